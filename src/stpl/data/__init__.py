@@ -1,0 +1,1 @@
+"""Everything that yields a `Clip`: data sets, optical flow, augmentation, data modules."""

@@ -1,0 +1,88 @@
+"""The one object that every data set yields and every method takes.
+
+Shape legend: B clips in a batch, T frames in a clip, H×W pixels. The current frame t is always the last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+IGNORE = 255
+"""Label value of pixels that count neither in a loss nor in a metric."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A short video clip with what is known about its current frame.
+
+    Batched clips (see `collate`) carry a leading B axis on every tensor and `key` is a tuple of B names.
+
+    Attributes:
+        frames: uint8 `[T,3,H,W]`, RGB, oldest first, so `frames[-1]` is the current frame t.
+        flow: float32 `[T-1,2,H,W]` in pixels, backward flow on the grid of the later frame: pixel (x, y) of frame
+            i+1 lies at (x+dx, y+dy) in frame i; channel 0 is dx, channel 1 is dy. `None` if not asked for.
+        label: int64 `[H,W]` train ids of the current frame, 255 = ignore. `None` for unlabelled clips.
+        augmented: uint8 `[T,3,H,W]`, `frames` after the cross-frame augmentation (photometric: pixels stay where they
+            are, so `flow` serves both). `None` if not asked for.
+        key: the clip's stable name.
+    """
+
+    frames: Tensor
+    flow: Tensor | None = None
+    label: Tensor | None = None
+    augmented: Tensor | None = None
+    key: str | tuple[str, ...] = ""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Clip:
+        """The same clip with all tensors on `device` (Lightning calls this to move a batch)."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Clip:
+        """The same clip in page-locked memory (the DataLoader calls this when `pin_memory=True`)."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Clip:
+        tensors = {name: function(value) for name, value in _tensors(self).items()}
+        return replace(self, **tensors)  # type: ignore[arg-type]
+
+
+def _tensors(clip: Clip) -> dict[str, Tensor]:
+    values = {field.name: getattr(clip, field.name) for field in fields(clip)}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def collate(clips: Sequence[Clip]) -> Clip:
+    """Stack clips along a new leading axis B; a field is `None` in the batch if it is `None` in the first clip."""
+    names = _tensors(clips[0])
+    stacked = {name: torch.stack([getattr(clip, name) for clip in clips]) for name in names}
+    return Clip(**stacked, key=tuple(str(clip.key) for clip in clips))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """What a reader must load besides the frames. A field that is not wanted is never read from disk.
+
+    Attributes:
+        flow: backward flow between consecutive frames.
+        label: the label of the current frame.
+    """
+
+    flow: bool = False
+    label: bool = False
+
+
+class ClipReader(Protocol):
+    """Random access to the clips of one split of one data set."""
+
+    def __len__(self) -> int:
+        """Number of clips."""
+        ...
+
+    def read(self, index: int, wants: Wants) -> Clip:
+        """The clip at `index` (0 ≤ index < len), with the fields that `wants` names; raises `DataError`."""
+        ...

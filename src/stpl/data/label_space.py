@@ -1,0 +1,136 @@
+"""Class names, palettes and id maps of every data set: tables, no code paths.
+
+A `LabelSpace` is the set of classes a network predicts. `remap` tables turn the ids that a data set stores on disk
+into train ids; every id that a table does not name becomes 255 (ignore).
+
+Sources: the released data loaders of DA-VSN, TPS and CMOM (`dataset/Viper.py`, `SynthiaSeq.py`, `info_*.json`);
+palette of the Cityscapes benchmark (Cordts et al., CVPR 2016).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpl.data.clip import IGNORE
+from stpl.errors import ConfigError, DataError
+
+PALETTE: dict[str, tuple[int, int, int]] = {
+    "road": (128, 64, 128),
+    "sidewalk": (244, 35, 232),
+    "building": (70, 70, 70),
+    "fence": (190, 153, 153),
+    "pole": (153, 153, 153),
+    "light": (250, 170, 30),
+    "sign": (220, 220, 0),
+    "vegetation": (107, 142, 35),
+    "terrain": (152, 251, 152),
+    "sky": (70, 130, 180),
+    "person": (220, 20, 60),
+    "rider": (255, 0, 0),
+    "car": (0, 0, 142),
+    "truck": (0, 0, 70),
+    "bus": (0, 60, 100),
+    "motorcycle": (0, 0, 230),
+    "bicycle": (119, 11, 32),
+}
+"""RGB colour of every class, as Cityscapes paints it."""
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The classes of one benchmark.
+
+    Attributes:
+        name: how configurations and checkpoints call it.
+        classes: class names in train-id order (0, 1, …).
+        remaps: for each data set name, the map from ids on disk to train ids.
+        unreported: classes that are trained but left out of the reported mean.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    remaps: dict[str, dict[int, int]] = field(repr=False)
+    unreported: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K the network predicts."""
+        return len(self.classes)
+
+    @property
+    def reported(self) -> tuple[int, ...]:
+        """Train ids that enter the mean IoU."""
+        return tuple(i for i, name in enumerate(self.classes) if name not in self.unreported)
+
+    @property
+    def palette(self) -> NDArray[np.uint8]:
+        """RGB colours uint8 `[K,3]` in train-id order."""
+        return np.array([PALETTE[name] for name in self.classes], dtype=np.uint8)
+
+    def lookup(self, dataset: str) -> NDArray[np.uint8]:
+        """Table uint8 `[65536]` from an id on disk (8 or 16 bit) to its train id, 255 where none is given."""
+        if dataset not in self.remaps:
+            raise ConfigError(
+                f"label space '{self.name}' has no id map for data set '{dataset}'",
+                mend=f"choose one of: {', '.join(sorted(self.remaps))}",
+            )
+        table = np.full(65536, IGNORE, dtype=np.uint8)
+        for source, target in self.remaps[dataset].items():
+            table[source] = target
+        return table
+
+
+def check_train_ids(label: NDArray[np.uint8], space: LabelSpace, where: str) -> None:
+    """Raise `DataError` if `label` holds a value that is neither a train id of `space` nor 255."""
+    present = np.flatnonzero(np.bincount(label.ravel(), minlength=256))
+    bad = [int(value) for value in present if value >= space.num_classes and value != IGNORE]
+    if bad:
+        raise DataError(
+            f"label values {bad} are outside '{space.name}' (0..{space.num_classes - 1}, 255 = ignore)",
+            where=where,
+            mend="remap the label file to train ids, or choose the label space it was made for",
+        )
+
+
+_VIPER_15 = (
+    "road", "sidewalk", "building", "fence", "light", "sign", "vegetation", "terrain", "sky", "person", "car",
+    "truck", "bus", "motorcycle", "bicycle",
+)  # fmt: skip
+_SYNTHIA_12 = (
+    "road", "sidewalk", "building", "fence", "pole", "light", "sign", "vegetation", "sky", "person", "rider", "car",
+)  # fmt: skip
+
+VIPER_15 = LabelSpace(
+    "viper15",
+    _VIPER_15,
+    {
+        # Trees (7) and other vegetation (8) are one class; van 25, train 29 and the rest are ignored.
+        "viper": {3: 0, 4: 1, 9: 2, 11: 3, 13: 4, 14: 5, 7: 6, 8: 6, 6: 7, 2: 8, 20: 9, 24: 10, 27: 11, 26: 12,
+                  23: 13, 22: 14},
+        # Rider (25) counts as person.
+        "cityscapes": {7: 0, 8: 1, 11: 2, 13: 3, 19: 4, 20: 5, 21: 6, 22: 7, 23: 8, 24: 9, 25: 9, 26: 10, 27: 11,
+                       28: 12, 32: 13, 33: 14},
+        "streets": {i: i for i in range(15)},
+    },
+)  # fmt: skip
+SYNTHIA_12 = LabelSpace(
+    "synthia12",
+    _SYNTHIA_12,
+    {
+        "synthia": {3: 0, 4: 1, 2: 2, 5: 3, 7: 4, 15: 5, 9: 6, 6: 7, 1: 8, 10: 9, 11: 10, 8: 11},
+        "cityscapes": {7: 0, 8: 1, 11: 2, 13: 3, 17: 4, 19: 5, 20: 6, 21: 7, 23: 8, 24: 9, 25: 10, 26: 11},
+    },
+    unreported=("fence",),  # almost absent: about 0 IoU for every published method
+)
+SPACES = {space.name: space for space in (VIPER_15, SYNTHIA_12)}
+"""All label spaces by name."""
+
+
+def label_space(name: str) -> LabelSpace:
+    """The label space called `name`; raises `ConfigError` naming the known ones."""
+    if name not in SPACES:
+        raise ConfigError(f"unknown label space '{name}'", mend=f"choose one of: {', '.join(sorted(SPACES))}")
+    return SPACES[name]

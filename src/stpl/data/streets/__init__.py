@@ -1,0 +1,1 @@
+"""The embedded benchmark `streets`: procedural street drives with exact labels and flow."""

@@ -1,0 +1,1 @@
+"""Torch modules without Lightning: networks, fusion, warping, weights."""

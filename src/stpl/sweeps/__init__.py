@@ -1,0 +1,1 @@
+"""A grid of runs: read the sweep file, schedule, survive crashes, record."""

@@ -1,0 +1,1 @@
+"""Video files in, side-by-side videos out."""

@@ -65,15 +65,17 @@ def collate(clips: Sequence[Clip]) -> Clip:
 
 @dataclass(frozen=True, slots=True)
 class Wants:
-    """What a reader must load besides the frames. A field that is not wanted is never read from disk.
+    """What a clip must carry besides its frames. A field that is not wanted is never read, estimated or drawn.
 
     Attributes:
         flow: backward flow between consecutive frames.
         label: the label of the current frame.
+        augmented: the frames after cross-frame augmentation (made by the data module, not by readers).
     """
 
     flow: bool = False
     label: bool = False
+    augmented: bool = False
 
 
 class ClipReader(Protocol):

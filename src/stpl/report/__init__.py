@@ -1,1 +1,5 @@
 """From run records to tables. Imports no torch."""
+
+from stpl.report.tables import print_table, report
+
+__all__ = ["print_table", "report"]

@@ -1,0 +1,70 @@
+"""Command-line options of a plain function, read from its signature and docstring by jsonargparse."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from stpl.errors import ConfigError
+
+
+def call(
+    function: Callable[..., Any], args: Sequence[str], *, prog: str, usage: str, positional: str | None = None
+) -> Any:
+    """Call `function` with the options in `args`.
+
+    Args:
+        function: typed, with a Google docstring; every parameter becomes an option.
+        args: the command line after the verb.
+        prog: what help calls the command.
+        usage: what follows `prog` in help.
+        positional: a list parameter that takes the words without a dash.
+
+    Raises:
+        ConfigError: for an unknown option (with «did you mean») or a value that its type does not take.
+    """
+    parser = ArgumentParser(prog=prog, usage=f"{prog} {usage}", exit_on_error=False)
+    parser.add_function_arguments(function)
+    names = list(inspect.signature(function).parameters)
+    options = _options(args, names, positional, prog)
+    try:
+        config = parser.parse_args(options)
+    except ArgumentError as error:
+        raise ConfigError(explain(error), mend=f"see `{prog} --help`") from error
+    return function(**parser.instantiate_classes(config).as_dict())
+
+
+def _options(args: Sequence[str], names: Sequence[str], positional: str | None, prog: str) -> list[str]:
+    """`args` with words turned into the positional parameter, and unknown options refused."""
+    options, words, rest = [], [], list(args)
+    while rest:
+        arg = rest.pop(0)
+        if not arg.startswith("-"):
+            words.append(arg)
+            continue
+        name, equals, _ = arg.removeprefix("--").partition("=")
+        if name not in ("help", "-h") and name.replace("-", "_").split(".")[0] not in names:
+            raise unknown_option(name, names, prog)
+        options.append(arg)
+        if not equals and rest and not rest[0].startswith("-"):
+            options.append(rest.pop(0))
+    if words and positional is None:
+        raise ConfigError(f"'{words[0]}' is not an option", mend=f"write options as --name=value; see `{prog} --help`")
+    return [*options, *(f"--{positional}+={word}" for word in words)]
+
+
+def unknown_option(name: str, names: Sequence[str], prog: str) -> ConfigError:
+    """The error for an option that is none of `names`."""
+    close = get_close_matches(name, names, 1)
+    hint = f"did you mean --{close[0]}? " if close else ""
+    return ConfigError(f"unknown option --{name}", mend=f"{hint}see `{prog} --help`")
+
+
+def explain(error: Exception) -> str:
+    """A parser's message in one line: what it is about, and the last and most specific of its reasons."""
+    lines = [line.strip(" -") for line in str(error).strip().splitlines() if line.strip()]
+    return lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"

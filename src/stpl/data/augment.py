@@ -1,0 +1,174 @@
+"""Cross-frame augmentation: blur and colour jitter, one draw for all frames of a clip.
+
+STPL §3.2 makes its second view by "randomized Gaussian blurring and color jittering" and cites TPS for it; the default
+strengths are those of TPS's released code. Both are photometric: pixels stay where they are, so the flow and the
+pseudo-labels of the original view hold for the augmented one.
+
+**Randomness is a function, not a state.** Nothing here reads or advances a global generator. Which clip is drawn, and
+how it is augmented, follows from (seed, step, position) alone through `clip_seed`, so a run that was killed and
+resumed, or that uses another number of workers, sees the same pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import struct
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpl.errors import ConfigError, DataError
+
+_BLUR, _JITTER, _FRAME = range(3)  # `clip_seed` steps that keep the draws of one call independent
+_local = threading.local()
+
+
+def clip_seed(seed: int, step: int, position: int) -> int:
+    """The seed of one random decision: the project's only way to derive seeds.
+
+    A hash (BLAKE2b) of the three numbers: the same on every machine and in every version of NumPy, and unrelated for
+    neighbouring steps or positions, which sums such as `seed + step` are not.
+
+    Args:
+        seed: the run's seed.
+        step: training step (or any other counter), 64-bit.
+        position: place within the step, for example the clip's place in the batch.
+
+    Returns:
+        An integer in [0, 2**63), which `numpy.random.default_rng`, `random.Random` and `torch.manual_seed` all take.
+    """
+    digest = hashlib.blake2b(struct.pack("<3q", seed, step, position), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+@dataclass(frozen=True)
+class CrossFrameAugmentation:
+    """Gaussian blur, then colour jitter, with one draw for all frames of a clip.
+
+    Attributes:
+        blur_sigmas: standard deviations of the blur, of which one is drawn, **relative to the frame's height**. TPS
+            draws Pillow's `GaussianBlur(radius)`, whose radius is the standard deviation, from {5, 7, 9} pixels at
+            512×1024; 7/512 means 7 px there and 1.3 px at 96×192, the same loss of detail of the scene.
+        blur_probability: how often a clip is blurred (TPS 0.6).
+        brightness: factor drawn from [max(0, 1-b), 1+b] (TPS 0.8).
+        contrast: as brightness, about the mean grey of each frame (TPS 0.8).
+        saturation: as brightness (TPS 0.8).
+        hue: shift drawn from [-h, h] turns of the colour circle, h ≤ 0.5 (TPS 0.2).
+        jitter_probability: how often the colours of a clip are jittered (TPS 0.8).
+        per_frame: draw for every frame anew instead of once for the clip. The ablation of cross-frame consistency;
+            nothing in the paper asks for it.
+
+    Raises:
+        ConfigError: a value is out of range, or the AGPL fork of albumentations is installed.
+    """
+
+    blur_sigmas: tuple[float, ...] = (5 / 512, 7 / 512, 9 / 512)
+    blur_probability: float = 0.6
+    brightness: float = 0.8
+    contrast: float = 0.8
+    saturation: float = 0.8
+    hue: float = 0.2
+    jitter_probability: float = 0.8
+    per_frame: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "blur_sigmas", tuple(self.blur_sigmas))  # a YAML list must hash too
+        _check("blur_sigmas", min(self.blur_sigmas, default=0.0), 1e-4, 0.5)
+        _check("blur_sigmas", max(self.blur_sigmas), 1e-4, 0.5)
+        for name, high in _LIMITS.items():
+            _check(name, getattr(self, name), 0.0, high)
+        refuse_agpl_fork()
+
+    def __call__(self, frames: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+        """Augment the frames of one clip; a pure function of its arguments, safe in threads and workers.
+
+        Args:
+            frames: uint8 `[T,3,H,W]` RGB, as in `Clip.frames`; not changed.
+            seed: see `clip_seed`; 0 ≤ seed.
+
+        Returns:
+            uint8 `[T,3,H,W]`, in memory of its own.
+
+        Raises:
+            DataError: `frames` has another type or shape.
+        """
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1] != 3:
+            raise DataError(
+                f"augmentation takes uint8 frames [T,3,H,W], got {frames.dtype} {list(frames.shape)}",
+                mend="augment before frames are normalised, and one clip at a time",
+            )
+        images = np.ascontiguousarray(frames.transpose(0, 2, 3, 1))
+        if self.per_frame:
+            parts = [self._draw(images[i : i + 1], clip_seed(seed, _FRAME, i)) for i in range(len(images))]
+            augmented = np.concatenate(parts)
+        else:
+            augmented = self._draw(images, seed)
+        return np.ascontiguousarray(augmented.transpose(0, 3, 1, 2))
+
+    def _draw(self, images: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+        # Each transform is seeded by itself. A Compose gives all its members one seed, so that their first draws, the
+        # decisions to act, are equal: with 0.6 and 0.8 a clip would never be blurred without being jittered.
+        for purpose, transform in zip((_BLUR, _JITTER), _transforms(self, images.shape[1]), strict=True):
+            transform.set_random_seed(clip_seed(seed, purpose, 0))
+            images = transform(images=images)["images"]
+        return images
+
+
+_LIMITS = {
+    "blur_probability": 1.0,
+    "brightness": 10.0,
+    "contrast": 10.0,
+    "saturation": 10.0,
+    "hue": 0.5,
+    "jitter_probability": 1.0,
+}
+"""Largest value of each option; the smallest is 0."""
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(
+            f"{value} is outside [{low}, {high}]", where=f"augmentation option '{name}'", mend="choose a value inside"
+        )
+
+
+def _transforms(options: CrossFrameAugmentation, height: int) -> tuple[Any, Any]:
+    """Blur and jitter for frames of this height; built once a thread, because a transform holds its generator."""
+    cache: dict[tuple[CrossFrameAugmentation, int], tuple[Any, Any]] = _local.__dict__.setdefault("transforms", {})
+    key = (options, height)
+    if key not in cache:
+        cache[key] = _build(options, height)
+    return cache[key]
+
+
+def _build(options: CrossFrameAugmentation, height: int) -> tuple[Any, Any]:
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import asks a server for news
+    import albumentations as A  # type: ignore[import-untyped] # here, because it takes two seconds
+
+    sigmas = [height * sigma for sigma in options.blur_sigmas]
+    blurs = [A.GaussianBlur(blur_limit=0, sigma_limit=(sigma, sigma), p=1.0) for sigma in sigmas]
+    jitter = A.ColorJitter(
+        brightness=options.brightness,
+        contrast=options.contrast,
+        saturation=options.saturation,
+        hue=options.hue,
+        p=options.jitter_probability,
+    )
+    return A.OneOf(blurs, p=options.blur_probability), jitter
+
+
+def refuse_agpl_fork() -> None:
+    """Raise `ConfigError` if AlbumentationsX is installed: it answers to the same import name under the AGPL."""
+    try:
+        version = importlib.metadata.version("albumentationsx")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    raise ConfigError(
+        f"AlbumentationsX {version} (AGPL-3.0) is installed in place of albumentations (MIT)",
+        mend="run: pip uninstall albumentationsx && pip install --force-reinstall albumentations==2.0.8",
+    )

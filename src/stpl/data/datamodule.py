@@ -1,0 +1,246 @@
+"""LightningDataModules that serve video clips.
+
+A data module holds two domains: `source` (labelled) and `target` (unlabelled video of the new camera, with labels for
+evaluation only). `domain` chooses which one a run trains and evaluates on. What a training clip carries is decided by
+the method alone (`Method.wants`): unless it wants labels, no label file of the training split is ever opened.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from stpl.data.augment import CrossFrameAugmentation
+from stpl.data.cityscapes import CityscapesSequence
+from stpl.data.clip import Clip, ClipReader, Wants, collate
+from stpl.data.flow import FlowCache
+from stpl.data.folder import VideoFrames
+from stpl.data.label_space import label_space
+from stpl.data.sampling import EstimatedFlow, EvaluationClips, StepSampler, TrainingClips
+from stpl.data.streets import StreetsClips, StreetsOptions, open_split
+from stpl.errors import ConfigError
+
+Domain = Literal["source", "target"]
+Split = Literal["train", "val"]
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How clips are loaded; shared by all data modules.
+
+    Attributes:
+        batch_size: clips per process and step.
+        eval_batch_size: clips per evaluation batch.
+        num_workers: loader processes; the batches do not depend on it.
+    """
+
+    batch_size: int = 1
+    eval_batch_size: int = 1
+    num_workers: int = 0
+
+
+class StepLoader(DataLoader[Clip]):
+    """A loader that tells Lightning it can be resumed: its sampler starts at the trainer's step, so it has no state."""
+
+    def state_dict(self) -> dict[str, int]:
+        """Nothing to keep."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Nothing to restore."""
+
+
+class ClipDataModule(LightningDataModule, ABC):
+    """Base: sub-classes say how to open a split, everything else is written here.
+
+    Args:
+        domain: the domain that is trained and evaluated on.
+        loading: batch sizes and workers.
+        augmentation: cross-frame augmentation, for methods that want augmented views.
+        sampling_seed: decides the order of clips and every augmentation; the command line sets it to the run's seed.
+    """
+
+    labelled = True
+    """Whether `val` has labels to evaluate on. Without, only the label-free selection score is computed."""
+
+    def __init__(
+        self,
+        domain: Domain = "target",
+        loading: Loading | None = None,
+        augmentation: CrossFrameAugmentation | None = None,
+        sampling_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.domain: Domain = domain
+        self.loading = loading or Loading()
+        self.augmentation = augmentation or CrossFrameAugmentation()
+        self.sampling_seed = sampling_seed
+        self._readers: dict[tuple[Domain, Split], ClipReader] = {}
+
+    @abstractmethod
+    def open(self, domain: Domain, split: Split) -> ClipReader:
+        """The reader of one split; raises `DataError` if it is not there."""
+
+    def reader(self, split: Split) -> ClipReader:
+        """The reader of a split of this run's domain, opened once."""
+        key = (self.domain, split)
+        if key not in self._readers:
+            self._readers[key] = self.open(*key)
+        return self._readers[key]
+
+    def train_dataloader(self) -> DataLoader[Clip]:
+        """Batches of the remaining steps of the run: starts at the trainer's global step."""
+        trainer, method = self._trainer(), self._trainer().lightning_module
+        reader, wants = self.reader("train"), method.wants
+        sampler = StepSampler(
+            len(reader),
+            seed=self.sampling_seed,
+            start=trainer.global_step,
+            steps=trainer.max_steps,
+            batch_size=self.loading.batch_size,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        clips = TrainingClips(reader, wants, self.augmentation, self.sampling_seed)
+        return StepLoader(
+            clips,
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=self.loading.num_workers,
+            pin_memory=trainer.strategy.root_device.type == "cuda",
+        )
+
+    def val_dataloader(self) -> DataLoader[Clip]:
+        """The evaluation clips in order."""
+        return DataLoader(
+            EvaluationClips(self.reader("val"), Wants(flow=True, label=self.labelled)),
+            batch_size=self.loading.eval_batch_size,
+            collate_fn=collate,
+            num_workers=self.loading.num_workers,
+        )
+
+    def _trainer(self) -> Any:
+        if self.trainer is None:
+            raise RuntimeError("a data module serves loaders only when attached to a Trainer")
+        return self.trainer
+
+
+class StreetsData(ClipDataModule):
+    """The embedded benchmark: source = `studio`, target = `camera`; drawn once, then read from a memory map.
+
+    Args:
+        root: folder of the drawn splits.
+        options: what is drawn.
+        flow: "estimated" (OpenCV DIS on the frames the network sees, cached) or "exact" (the renderer's own).
+        draw_workers: processes that draw; all cores if not given.
+        domain: see `ClipDataModule`.
+        loading: see `ClipDataModule`.
+        augmentation: see `ClipDataModule`.
+        sampling_seed: see `ClipDataModule`.
+    """
+
+    def __init__(
+        self,
+        root: Path = Path("data/streets"),
+        options: StreetsOptions | None = None,
+        flow: Literal["estimated", "exact"] = "estimated",
+        draw_workers: int | None = None,
+        domain: Domain = "target",
+        loading: Loading | None = None,
+        augmentation: CrossFrameAugmentation | None = None,
+        sampling_seed: int = 0,
+    ) -> None:
+        super().__init__(domain, loading, augmentation, sampling_seed)
+        self.root, self.options, self.flow, self.draw_workers = root, options or StreetsOptions(), flow, draw_workers
+
+    def open(self, domain: Domain, split: Split) -> ClipReader:
+        """`studio` or `camera`, drawn if it is not there yet."""
+        name = "studio" if domain == "source" else "camera"
+        drawn = open_split(self.root, name, split, self.options, self.draw_workers)
+        clips = StreetsClips(drawn)
+        return clips if self.flow == "exact" else EstimatedFlow(clips, FlowCache(drawn.folder / "flow"))
+
+
+class CityscapesData(ClipDataModule):
+    """Cityscapes-Seq as the target.
+
+    Args:
+        root: the folder that holds `leftImg8bit_sequence` and `gtFine`.
+        size: height and width the frames are resized to.
+        label_space: classes of the benchmark: viper15 or synthia12.
+        flow_cache: folder of estimated flow; `<root>/flow_dis` if not given.
+        train_list: frame list of the train split, for a copy without `gtFine/train`.
+        domain: see `ClipDataModule`; only "target".
+        loading: see `ClipDataModule`.
+        augmentation: see `ClipDataModule`.
+        sampling_seed: see `ClipDataModule`.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        size: tuple[int, int] = (512, 1024),
+        label_space: str = "viper15",
+        flow_cache: Path | None = None,
+        train_list: Path | None = None,
+        domain: Domain = "target",
+        loading: Loading | None = None,
+        augmentation: CrossFrameAugmentation | None = None,
+        sampling_seed: int = 0,
+    ) -> None:
+        super().__init__(domain, loading, augmentation, sampling_seed)
+        self.root, self.size, self.space, self.train_list = root, size, label_space, train_list
+        self.flow_cache = FlowCache(flow_cache or root / "flow_dis")
+
+    def open(self, domain: Domain, split: Split) -> ClipReader:
+        """The train or val split of Cityscapes-Seq."""
+        if domain == "source":
+            raise ConfigError("Cityscapes-Seq is a target here", mend="set data.init_args.domain to target")
+        return CityscapesSequence(
+            self.root,
+            split,
+            label_space(self.space),
+            self.size,
+            frame_list=self.train_list if split == "train" else None,
+            flow=self.flow_cache,
+        )
+
+
+class VideoData(ClipDataModule):
+    """One video file, or folder of frames, as an unlabelled target; nothing is evaluated.
+
+    Args:
+        path: the video file, or a folder of images.
+        size: height and width the frames are resized to; the video's own if not given.
+        stride: take every stride-th frame.
+        flow_cache: folder of estimated flow.
+        domain: see `ClipDataModule`; only "target".
+        loading: see `ClipDataModule`.
+        augmentation: see `ClipDataModule`.
+        sampling_seed: see `ClipDataModule`.
+    """
+
+    labelled = False
+
+    def __init__(
+        self,
+        path: Path,
+        size: tuple[int, int] | None = None,
+        stride: int = 1,
+        flow_cache: Path = Path("data/flow"),
+        domain: Domain = "target",
+        loading: Loading | None = None,
+        augmentation: CrossFrameAugmentation | None = None,
+        sampling_seed: int = 0,
+    ) -> None:
+        super().__init__(domain, loading, augmentation, sampling_seed)
+        self.path, self.size, self.stride, self.flow_cache = path, size, stride, FlowCache(flow_cache)
+
+    def open(self, domain: Domain, split: Split) -> ClipReader:
+        """All consecutive pairs of the video."""
+        return VideoFrames(self.path, self.size, stride=self.stride, flow=self.flow_cache)

@@ -1,0 +1,129 @@
+"""Randomness as a function, not a state: which clips form a step, and the loader that can start at any step.
+
+Nothing here depends on a generator's history, so a run that is killed at step s and resumed sees exactly the batches it
+would have seen, with any number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from stpl.data.augment import CrossFrameAugmentation, clip_seed
+from stpl.data.clip import Clip, ClipReader, Wants
+from stpl.data.flow import FlowCache
+
+_ORDER = -1  # no clip stands at this position, so the order of an epoch shares its seed with no augmentation
+
+
+class Ticket(NamedTuple):
+    """One place in one step: which clip stands there, and where that is."""
+
+    clip: int
+    step: int
+    position: int
+
+
+def ticket(seed: int, step: int, position: int, batch_size: int, length: int) -> Ticket:
+    """The clip at `position` of `step`: epochs are permutations of `length` clips, each a function of (seed, epoch)."""
+    epoch, place = divmod(step * batch_size + position, length)
+    order = np.random.default_rng(clip_seed(seed, epoch, _ORDER)).permutation(length)
+    return Ticket(int(order[place]), step, position)
+
+
+class StepSampler(Sampler[list[Ticket]]):
+    """Yields the batches of steps `start`..`steps`-1, for one rank of `world_size`.
+
+    Its length is `steps` even when it starts later, because Lightning counts a resumed epoch from its beginning.
+
+    Args:
+        length: number of clips.
+        seed: of the run.
+        start: first step.
+        steps: number of steps of the whole run.
+        batch_size: clips per rank and step.
+        rank: of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self, length: int, *, seed: int, start: int, steps: int, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.length, self.seed, self.start, self.steps = length, seed, start, steps
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[Ticket]]:
+        total = self.batch_size * self.world_size
+        mine = range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+        for step in range(self.start, self.steps):
+            yield [ticket(self.seed, step, position, total, self.length) for position in mine]
+
+
+class TrainingClips(Dataset[Clip]):
+    """Clips by ticket: read what the method wants, then augment if it asks for that.
+
+    Args:
+        reader: the split.
+        wants: what to load besides frames.
+        augmentation: the cross-frame augmentation, used if `wants.augmented`.
+        seed: of the run.
+    """
+
+    def __init__(self, reader: ClipReader, wants: Wants, augmentation: CrossFrameAugmentation, seed: int) -> None:
+        self.reader, self.wants, self.augmentation, self.seed = reader, wants, augmentation, seed
+
+    def __getitem__(self, place: Ticket) -> Clip:
+        clip = self.reader.read(place.clip, self.wants)
+        if not self.wants.augmented:
+            return clip
+        augmented = self.augmentation(clip.frames.numpy(), clip_seed(self.seed, place.step, place.position))
+        return replace(clip, augmented=torch.from_numpy(augmented))
+
+
+class EstimatedFlow:
+    """A reader whose flow is estimated from its frames (OpenCV DIS, once per clip) instead of what it would serve.
+
+    Args:
+        reader: the clips.
+        cache: keeps the estimates.
+    """
+
+    def __init__(self, reader: ClipReader, cache: FlowCache) -> None:
+        self.reader, self.cache = reader, cache
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def read(self, index: int, wants: Wants) -> Clip:
+        """The clip at `index`; see `ClipReader.read`."""
+        clip = self.reader.read(index, replace(wants, flow=False))
+        if not wants.flow:
+            return clip
+        earlier, later = (np.ascontiguousarray(frame.permute(1, 2, 0).numpy()) for frame in clip.frames[-2:])
+        return replace(clip, flow=torch.from_numpy(self.cache.get(str(clip.key), later, earlier))[None])
+
+
+class EvaluationClips(Dataset[Clip]):
+    """Every clip of a split in order, without augmentation.
+
+    Args:
+        reader: the split.
+        wants: what to load besides frames.
+    """
+
+    def __init__(self, reader: ClipReader, wants: Wants) -> None:
+        self.reader, self.wants = reader, wants
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, index: int) -> Clip:
+        return self.reader.read(index, self.wants)

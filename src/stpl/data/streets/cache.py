@@ -1,0 +1,268 @@
+"""Draws a split once and keeps it on disk as plain arrays, memory-mapped when opened.
+
+    ROOT/camera-train-1a2b3c4d5e6f/   frames.npy labels.npy flow.npy visible.npy manifest.json
+
+The folder's name holds a hash of the options and of the renderer's source, so another version draws beside it. A split
+is complete or absent: drives are drawn into `….partial`, where a run that was stopped goes on, and the finished folder
+is renamed into place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpl.data.streets.drive import StreetsOptions, renderer_version
+from stpl.data.streets.worker import command, draw_share, drive_file
+from stpl.errors import DataError
+
+try:
+    import fcntl
+except ImportError:  # not POSIX: no lock, so do not draw one split from two processes at once there
+    fcntl = None  # type: ignore[assignment]
+
+ARRAYS = {"frames": "uint8", "labels": "uint8", "flow": "float16", "visible": "bool"}
+"""The stored arrays. float16 holds flow to within 1/2048 of its value: 0.008 pixels at 16 pixels."""
+_MANIFEST = "manifest.json"
+_HEAD = 1 << 16  # bytes of a file that are checked at every opening
+
+
+@dataclass(frozen=True)
+class StreetsSplit:
+    """One drawn split on disk. Arrays are opened on first use only, and each by itself.
+
+    Attributes:
+        folder: where the arrays lie.
+        name: domain and split, e.g. "camera-train".
+        shape: drives D, frames per drive T, height H, width W.
+    """
+
+    folder: Path
+    name: str
+    shape: tuple[int, int, int, int]
+
+    def array(self, kind: str) -> NDArray[Any]:
+        """A read-only memory map.
+
+        Args:
+            kind: "frames" uint8 `[D,T,3,H,W]` RGB, "labels" uint8 `[D,T,H,W]`, "flow" float16 `[D,T,2,H,W]` (backward
+                flow of each frame in pixels) or "visible" bool `[D,T,H,W]`.
+
+        Raises:
+            DataError: if the file is missing or torn.
+        """
+        path = self.folder / f"{kind}.npy"
+        try:
+            return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+        except (OSError, ValueError, EOFError) as error:
+            raise _torn(path, str(error)) from error
+
+    def frames_of(self, drive: int) -> NDArray[np.uint8]:
+        """All frames of one drive, uint8 `[T,3,H,W]` RGB; for videos and for estimating flow."""
+        if not 0 <= drive < self.shape[0]:
+            raise DataError(f"there is no drive {drive}", where=self.folder, mend=f"choose 0 to {self.shape[0] - 1}")
+        return np.array(self.array("frames")[drive])
+
+
+def open_split(root: Path, domain: str, split: str, options: StreetsOptions | None = None, workers: int | None = None,
+               verify: bool = False) -> StreetsSplit:  # fmt: skip
+    """Open a split of the benchmark, drawing it first if this renderer has not drawn it under `root` yet.
+
+    Args:
+        root: folder of all drawn splits; made if it is missing.
+        domain: "studio" (the clean, labelled source) or "camera" (the target).
+        split: "train" or "val".
+        options: defaults to `StreetsOptions()`.
+        workers: processes that draw; by default one per available core. The result does not depend on it.
+        verify: check the whole content of every file instead of its size and first 64 KiB.
+
+    Raises:
+        DataError: a file is torn, or the disk is full or not writable.
+        ConfigError: there is no such domain or split.
+    """
+    options = options or StreetsOptions()
+    content = {"renderer": renderer_version(), "split": f"{domain}-{split}", **options.content(domain, split)}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    folder = Path(root) / f"{domain}-{split}-{digest}"
+    shape = (options.drives(domain, split), options.frames, options.height, options.width)
+    if not folder.exists():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with _lock(folder):
+                if not folder.exists():  # another process may have drawn it while this one waited
+                    _draw(folder, domain, split, options, shape, content, workers or _cores())
+        except OSError as error:
+            mend = "free some space or choose another folder, then run again: it goes on where it stopped"
+            raise DataError(f"cannot draw the split: {error}", where=folder, mend=mend) from error
+    _check(folder, content, verify)
+    return StreetsSplit(folder, f"{domain}-{split}", shape)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock file; waits while another process draws the same split."""
+    with (folder.parent / f".{folder.name}.lock").open("w") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"streets: another process draws {folder.name}, waiting", file=sys.stderr, flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # closing the file releases the lock
+
+
+def _draw(folder: Path, domain: str, split: str, options: StreetsOptions, shape: tuple[int, int, int, int],
+          content: dict[str, Any], workers: int) -> None:  # fmt: skip
+    partial = folder.with_name(f"{folder.name}.partial")
+    partial.mkdir(exist_ok=True)
+    # Single drives and the final arrays lie side by side for a moment, hence twice; 9 bytes a pixel.
+    need, free = 2 * 9 * int(np.prod(shape, dtype=np.int64)), shutil.disk_usage(partial).free
+    if free < need:
+        raise OSError(f"{need / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free")
+    progress = _Progress(f"{domain}-{split}", partial, shape[0])
+    if min(workers, shape[0]) <= 1:
+        for _ in draw_share(partial, domain, split, options, 0, 1):
+            progress.show()
+    else:
+        _run_workers(partial, domain, split, options, min(workers, shape[0]), progress)
+    progress.end()
+    _assemble(partial, shape, content)
+    partial.replace(folder)
+
+
+def _run_workers(
+    partial: Path, domain: str, split: str, options: StreetsOptions, workers: int, progress: _Progress
+) -> None:
+    with tempfile.TemporaryFile("w+") as log:
+        running = [
+            subprocess.Popen(command(partial, domain, split, options, share, workers), stdout=log, stderr=log)
+            for share in range(workers)
+        ]
+        try:
+            while any(process.poll() is None for process in running) and not any(p.returncode for p in running):
+                progress.show()
+                time.sleep(0.05)
+        finally:
+            for process in running:
+                if process.poll() is None and (sys.exc_info()[0] or any(p.returncode for p in running)):
+                    process.kill()
+                process.wait()
+        if any(process.returncode for process in running):
+            log.seek(0)
+            raise OSError(log.read().strip()[-2000:] or "a drawing process was killed")
+
+
+def _assemble(partial: Path, shape: tuple[int, int, int, int], content: dict[str, Any]) -> None:
+    """Gather the single drives into the final arrays, write the manifest, remove the single drives."""
+    drives, frames, height, width = shape
+    middle = {"frames": (3,), "flow": (2,)}
+    files: dict[str, dict[str, Any]] = {}
+    for kind, dtype in ARRAYS.items():
+        full = (drives, frames, *middle.get(kind, ()), height, width)
+        path = partial / f"{kind}.npy"
+        with path.open("wb") as file:
+            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": full}
+            np.lib.format.write_array_header_1_0(file, header)
+            for index in range(drives):
+                file.write(_drawn(drive_file(partial, index), kind).tobytes())
+        files[path.name] = {"shape": full, "dtype": dtype, **_fingerprint(path)}
+    text = json.dumps({**content, "files": files}, indent=1)
+    (partial / _MANIFEST).write_text(text + "\n", encoding="utf-8")
+    for rest in (*partial.glob("drive-*.npz"), *partial.glob("*.part")):
+        rest.unlink()
+
+
+def _drawn(path: Path, kind: str) -> NDArray[Any]:
+    """One array of a single drive; a file torn by a power cut is removed, so that the next run draws it anew."""
+    try:
+        with np.load(path) as data:
+            return data[kind]  # type: ignore[no-any-return]
+    except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
+        path.unlink(missing_ok=True)
+        raise DataError(f"torn drive: {error}", where=path, mend="run again: this drive is drawn anew") from error
+
+
+def _fingerprint(path: Path, whole: bool = True) -> dict[str, Any]:
+    """Size and SHA-256 of a file's head and, if asked, of all of it."""
+    with path.open("rb") as file:
+        head = hashlib.sha256(file.read(_HEAD)).hexdigest()
+        result: dict[str, Any] = {"bytes": path.stat().st_size, "sha256_head": head}
+        if whole:
+            file.seek(0)
+            result["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return result
+
+
+def _check(folder: Path, content: dict[str, Any], whole: bool) -> None:
+    """Raise `DataError` naming the first file of `folder` that is not as it was written."""
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        files = {f"{kind}.npy": manifest["files"][f"{kind}.npy"] for kind in ARRAYS}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _torn(folder / _MANIFEST, repr(error)) from error
+    if {name: manifest.get(name) for name in content} != json.loads(json.dumps(content)):
+        raise _torn(folder / _MANIFEST, "it describes another split")
+    for name, known in files.items():
+        try:
+            found = _fingerprint(folder / name, whole)
+        except OSError as error:
+            raise _torn(folder / name, str(error)) from error
+        for key, value in found.items():
+            if known.get(key) != value:
+                raise _torn(folder / name, f"{key} is {value}, {known.get(key)} was written")
+
+
+def _torn(path: Path, why: str) -> DataError:
+    return DataError(f"torn file ({why})", where=path, mend=f"delete the folder {path.parent}; it will be drawn again")
+
+
+class _Progress:
+    """One line on stderr that updates; a line every five seconds where stderr is not a terminal."""
+
+    def __init__(self, name: str, folder: Path, total: int) -> None:
+        self.name, self.folder, self.total = name, folder, total
+        self.start = self.shown = time.monotonic()
+        self.before = self._count()
+
+    def _count(self) -> int:
+        return sum(1 for _ in self.folder.glob("drive-*.npz"))
+
+    def show(self) -> None:
+        """Print the state if the last line is old enough."""
+        now = time.monotonic()
+        if now - self.shown < (0.3 if sys.stderr.isatty() else 5.0):
+            return
+        self.shown = now
+        self._print(self._count(), now)
+
+    def end(self) -> None:
+        """Print the final state."""
+        self._print(self.total, time.monotonic())
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+
+    def _print(self, count: int, now: float) -> None:
+        drawn, spent = count - self.before, now - self.start
+        left = f", {spent / drawn * (self.total - count):.0f} s left" if drawn > 0 and count < self.total else ""
+        line = f"streets: drawing {self.name}: {count}/{self.total} drives, {spent:.0f} s{left}"
+        print(f"\r{line}\033[K" if sys.stderr.isatty() else line, end="" if sys.stderr.isatty() else "\n",
+              file=sys.stderr, flush=True)  # fmt: skip

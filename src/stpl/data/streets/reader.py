@@ -1,0 +1,83 @@
+"""Serves drawn drives as clips."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stpl.data.clip import Clip, Wants
+from stpl.data.flow import FlowCache
+from stpl.data.streets.cache import StreetsSplit
+from stpl.errors import ConfigError, DataError
+
+
+class StreetsClips:
+    """The clips (frame i - previous, frame i) of every drive of a split; a `ClipReader`.
+
+    Arrays are memory-mapped when a clip first needs them, in the process that needs them: a reader whose labels are
+    never wanted never opens the label file.
+
+    Args:
+        split: from `open_split`.
+        previous: distance of the two frames, ≥ 1. Exact flow exists for 1 only.
+        flow: "exact" (the renderer's) or "estimated" (from the frames as the network sees them; kept in the folder
+            `flow-estimated-…` inside the split's own).
+    """
+
+    def __init__(
+        self, split: StreetsSplit, *, previous: int = 1, flow: Literal["exact", "estimated"] = "exact"
+    ) -> None:
+        if not 1 <= previous < split.shape[1]:
+            mend = f"choose 1 to {split.shape[1] - 1}"
+            raise ConfigError(f"streets: previous is {previous}, a drive has {split.shape[1]} frames", mend=mend)
+        self.split, self.previous, self.flow = split, previous, flow
+        self._estimates = FlowCache(split.folder / f"flow-estimated-{previous}")
+        self._open = lru_cache(maxsize=None)(split.array)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"split": self.split, "previous": self.previous, "flow": self.flow}  # workers map the files themselves
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def __len__(self) -> int:
+        """Number of clips: drives × (frames - previous)."""
+        return self.split.shape[0] * (self.split.shape[1] - self.previous)
+
+    def place(self, index: int) -> tuple[int, int]:
+        """Drive and current frame of clip `index`."""
+        if not 0 <= index < len(self):
+            raise DataError(f"there is no clip {index}", where=self.split.folder, mend=f"choose 0 to {len(self) - 1}")
+        drive, step = divmod(index, self.split.shape[1] - self.previous)
+        return drive, step + self.previous
+
+    def read(self, index: int, wants: Wants) -> Clip:
+        """The clip at `index`: two frames, the flow `[1,2,H,W]` and the label `[H,W]` if wanted.
+
+        Raises:
+            DataError: no such clip, torn file, or exact flow wanted with `previous` > 1.
+        """
+        drive, frame = self.place(index)
+        pair = self._open("frames")[drive, [frame - self.previous, frame]]
+        key = f"{self.split.name}/{drive:04d}/{frame:02d}"
+        flow = self._flow(key, pair, drive, frame) if wants.flow else None
+        label = torch.from_numpy(self._open("labels")[drive, frame].astype(np.int64)) if wants.label else None
+        return Clip(torch.from_numpy(np.ascontiguousarray(pair)), flow=flow, label=label, key=key)
+
+    def visible(self, index: int) -> NDArray[np.bool_]:
+        """Bool `[H,W]`: which points of the current frame of clip `index` were visible in the frame before it."""
+        drive, frame = self.place(index)
+        return np.array(self._open("visible")[drive, frame])
+
+    def _flow(self, key: str, pair: NDArray[np.uint8], drive: int, frame: int) -> torch.Tensor:
+        if self.flow == "estimated":
+            earlier, later = (np.ascontiguousarray(image.transpose(1, 2, 0)) for image in pair)
+            return torch.from_numpy(self._estimates.get(key, later, earlier)[None])
+        if self.previous != 1:
+            mend = "use previous=1, or flow='estimated'"
+            raise DataError(f"exact flow with previous={self.previous}", where=self.split.folder, mend=mend)
+        return torch.from_numpy(self._open("flow")[drive, frame].astype(np.float32)[None])

@@ -1,0 +1,237 @@
+"""Experiments by name: which overlays make one, and which rows of which paper tables they are.
+
+`experiments/tables.yaml` is the catalogue; its head explains its layout. An experiment is nothing but a list of YAML
+overlays merged in order, so a row of a table is data and never a branch in code. This module imports no torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from stpl.errors import ConfigError
+
+_T = TypeVar("_T")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice (plain YAML silently keeps the last one)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key.value}' is given twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in the YAML file `path`.
+
+    Raises:
+        ConfigError: if the file is missing, has a syntax error or a key twice (with the line), or is no mapping.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", where=path, mend="check the path") from error
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
+        raise ConfigError(f"{error.problem}", where=f"{path}{line}", mend="mend the YAML at this line") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"is not YAML: {error}", where=path, mend="mend the file") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError("must be a mapping of names to values", where=path, mend="begin with 'name: value' lines")
+    return content
+
+
+def unknown(kind: str, name: str, known: Iterable[str], where: str | Path | None = None) -> ConfigError:
+    """The error for a `name` that is none of the `known` ones, with «did you mean»."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return ConfigError(f"unknown {kind} '{name}'", where=where, mend=f"{hint}known: {', '.join(names) or 'none'}")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+        title: the row's title as in the paper.
+        experiment: name of the experiment whose runs it averages.
+        paper: benchmark → mIoU in percent that the paper states; empty where it states none.
+    """
+
+    title: str
+    experiment: str
+    paper: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table of a paper.
+
+    Attributes:
+        id: file name of the table, e.g. `table3`.
+        title: its caption.
+        citation: where the paper's numbers stand.
+        benchmark: the benchmark that the paper's table is on.
+        reference: experiment that differences are taken to.
+        rows: in the paper's order.
+    """
+
+    id: str
+    title: str
+    citation: str
+    benchmark: str
+    reference: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Everything that `tables.yaml` names.
+
+    Attributes:
+        tables: in the file's order.
+        experiments: experiment → overlay names (below the catalogue's folder, no suffix, `{bench}` unresolved).
+        benchmarks: benchmark → how tables call it, e.g. `viper` → `VIPER→CS`.
+    """
+
+    tables: tuple[Table, ...]
+    experiments: Mapping[str, tuple[str, ...]]
+    benchmarks: Mapping[str, str]
+
+    def table(self, identifier: str) -> Table:
+        """The table called `identifier`; raises `ConfigError` naming the known ones."""
+        found = {table.id: table for table in self.tables}
+        if identifier not in found:
+            raise unknown("table", identifier, found)
+        return found[identifier]
+
+
+def load_catalogue(root: Path = Path("experiments")) -> Catalogue:
+    """Read `tables.yaml` in `root`.
+
+    Raises:
+        ConfigError: for a missing or unknown key, a wrong type, or an experiment with two different overlay lists.
+    """
+    path = root / "tables.yaml"
+    content = load_yaml(path)
+    _check_keys(content, ("benchmarks", "tables", "experiments"), str(path))
+    experiments: dict[str, tuple[str, ...]] = {}
+    for name, entry in _get(content, "experiments", dict, str(path), {}).items():
+        where = f"{path}: experiments.{name}"
+        _check_keys(_typed(entry, dict, where), ("overlays",), where)
+        _define(experiments, name, entry, where)
+    tables = [_table(entry, experiments, path) for entry in _get(content, "tables", list, str(path))]
+    _check_references(tables, experiments, path)
+    benchmarks = _get(content, "benchmarks", dict, str(path), {})
+    return Catalogue(tuple(tables), experiments, {name: str(title) for name, title in benchmarks.items()})
+
+
+def benches(root: Path = Path("experiments")) -> list[str]:
+    """Names of the benchmarks that have an overlay `bench/<name>.yaml` (`<name>-training.yaml` is not one)."""
+    return sorted(path.stem for path in (root / "bench").glob("*.yaml") if not path.stem.endswith("-training"))
+
+
+def check_bench(bench: str, root: Path = Path("experiments")) -> None:
+    """Raise `ConfigError` with «did you mean» unless `bench` is one of `benches(root)`."""
+    if bench not in benches(root):
+        raise unknown("benchmark", bench, benches(root), root / "bench")
+
+
+def overlays(experiment: str, bench: str, root: Path = Path("experiments")) -> list[Path]:
+    """The configuration files of one experiment on one benchmark, to be merged in this order.
+
+    Args:
+        experiment: a name in `tables.yaml`, e.g. `stpl`.
+        bench: a file name in `bench/`, e.g. `streets`.
+        root: the folder of overlays.
+
+    Returns:
+        `base.yaml`, `bench/<bench>.yaml`, then the experiment's own overlays.
+
+    Raises:
+        ConfigError: for an unknown name (with «did you mean») or a missing file.
+    """
+    known = load_catalogue(root).experiments
+    if experiment not in known:
+        raise unknown("experiment", experiment, known, root / "tables.yaml")
+    check_bench(bench, root)
+    names = ["base", f"bench/{bench}", *(name.replace("{bench}", bench) for name in known[experiment])]
+    paths = [root / f"{name}.yaml" for name in names]
+    for path in paths:
+        if not path.is_file():
+            raise ConfigError(
+                f"the overlay is missing (experiment '{experiment}', benchmark '{bench}')",
+                where=path,
+                mend=f"write it, or mend the experiment's overlays in {root / 'tables.yaml'}",
+            )
+    return paths
+
+
+def _table(entry: Any, experiments: dict[str, tuple[str, ...]], path: Path) -> Table:
+    name = entry.get("id", "?") if isinstance(entry, dict) else "?"
+    where = f"{path}: table {name}"
+    _check_keys(_typed(entry, dict, where), ("id", "title", "citation", "benchmark", "reference", "rows"), where)
+    texts = {key: _get(entry, key, str, where) for key in ("id", "title", "citation", "benchmark", "reference")}
+    rows = tuple(_row(row, experiments, where) for row in _get(entry, "rows", list, where))
+    return Table(**texts, rows=rows)
+
+
+def _row(entry: Any, experiments: dict[str, tuple[str, ...]], where: str) -> Row:
+    name = entry.get("row", "?") if isinstance(entry, dict) else "?"
+    where = f"{where}, row '{name}'"
+    _check_keys(_typed(entry, dict, where), ("row", "experiment", "overlays", "paper"), where)
+    title, experiment = _get(entry, "row", str, where), _get(entry, "experiment", str, where)
+    if "overlays" in entry:
+        _define(experiments, experiment, entry, where)
+    paper = _get(entry, "paper", dict, where, {})
+    return Row(title, experiment, {bench: float(_typed(miou, (int, float), where)) for bench, miou in paper.items()})
+
+
+def _define(experiments: dict[str, tuple[str, ...]], name: str, entry: dict[str, Any], where: str) -> None:
+    names = tuple(str(_typed(item, str, where)) for item in _get(entry, "overlays", list, where))
+    if experiments.setdefault(name, names) != names:
+        raise ConfigError(
+            f"experiment '{name}' has the overlays {list(names)} here and {list(experiments[name])} before",
+            where=where,
+            mend="give the two experiments different names, or state the overlays once",
+        )
+
+
+def _check_references(tables: Sequence[Table], experiments: Mapping[str, Any], path: Path) -> None:
+    for table in tables:
+        for experiment in (table.reference, *(row.experiment for row in table.rows)):
+            if experiment not in experiments:
+                raise unknown("experiment", experiment, experiments, f"{path}: table {table.id}")
+
+
+def _check_keys(entry: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for key in entry:
+        if key not in known:
+            raise unknown("key", str(key), known, where)
+
+
+def _get(entry: Mapping[str, Any], key: str, kind: type[_T], where: str, default: _T | None = None) -> _T:
+    value = entry.get(key, default)
+    if value is None:
+        raise ConfigError(f"lacks '{key}'", where=where, mend=f"add '{key}:'")
+    return _typed(value, kind, f"{where}, '{key}'")
+
+
+def _typed(value: Any, kind: type[_T] | tuple[type[_T], ...], where: str) -> _T:
+    if isinstance(value, kind):
+        return value
+    kinds = " or ".join(item.__name__ for item in (kind if isinstance(kind, tuple) else (kind,)))
+    raise ConfigError(f"{value!r} is not a {kinds}", where=where, mend=f"write a {kinds} here")

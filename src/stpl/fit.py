@@ -1,0 +1,239 @@
+"""`stpl fit` and `stpl test`: a configuration in, a recorded run out.
+
+A run is composed of overlays: `--bench` and `--experiment` name them (`experiments/tables.yaml`), more `-c` files and
+settings on the command line follow and win. LightningCLI parses and builds everything.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentError
+from lightning import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+
+from stpl.arguments import explain
+from stpl.data.datamodule import ClipDataModule
+from stpl.errors import ConfigError
+from stpl.experiments import overlays
+from stpl.methods import Method, OptimizerOptions
+from stpl.nn import weights
+from stpl.nn.network import NetworkOptions
+from stpl.record import RunKey, RunLock, experiment_name, read_record, runs_root
+from stpl.recorder import Recorder, RunOptions
+
+EXPERIMENTS = Path("experiments")
+
+
+@dataclass
+class Request:
+    """A command line, taken apart.
+
+    Attributes:
+        bench: benchmark, or `None` if given by a configuration file.
+        experiment: experiment, or `None` likewise.
+        configs: configuration files, in the order of merging.
+        overrides: every other `--key=value`.
+    """
+
+    bench: str | None = None
+    experiment: str | None = None
+    configs: list[str] = field(default_factory=list)
+    overrides: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, args: Sequence[str]) -> Request:
+        """Split `--key=value` and `--key value`; raises `ConfigError` for anything else."""
+        request, rest = cls(), list(args)
+        while rest:
+            key, equals, value = rest.pop(0).partition("=")
+            if not key.startswith("-"):
+                raise ConfigError(f"'{key}' is not an option", mend="write settings as --key=value")
+            if not equals:
+                if not rest:
+                    raise ConfigError(f"{key} needs a value", mend=f"write {key}=value")
+                value = rest.pop(0)
+            request._take(key, value)
+        return request
+
+    def _take(self, key: str, value: str) -> None:
+        match key:
+            case "--bench":
+                self.bench = value
+            case "--experiment":
+                self.experiment = value
+            case "-c" | "--config":
+                self.configs.append(value)
+            case _:
+                self.overrides[key.removeprefix("--")] = value
+
+    def arguments(self) -> list[str]:
+        """The same for LightningCLI: overlays by their files, the experiment's name spelled out."""
+        files = [*self._overlays(), *self.configs]
+        settings = dict(self.overrides)
+        if self.experiment is not None:
+            named = {k: v for k, v in settings.items() if k != "seed_everything"}
+            settings.setdefault("run.base", self.experiment)
+            settings.setdefault("run.experiment", experiment_name(self.experiment, named))
+        if self.bench is not None:
+            settings.setdefault("run.bench", self.bench)
+        return [*(f"--config={file}" for file in files), *(f"--{key}={value}" for key, value in settings.items())]
+
+    def _overlays(self) -> list[Path]:
+        if self.experiment is None and self.bench is None:
+            return []
+        if self.experiment is None or self.bench is None:
+            raise ConfigError("--bench and --experiment belong together", mend="give both, or only -c files")
+        return overlays(self.experiment, self.bench, EXPERIMENTS)
+
+
+class SuiteCLI(LightningCLI):
+    """LightningCLI with the suite's groups: `network`, `optimizer` and `run` beside `model`, `data` and `trainer`.
+
+    Attributes:
+        recorder: writes into the run's folder.
+        key: identity of the run.
+    """
+
+    recorder: Recorder
+    key: RunKey
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Declare the groups and link them to those who use them."""
+        parser.add_argument(
+            "--start_from",
+            type=str | None,
+            default=None,
+            help="Experiment of the same benchmark whose last checkpoint (seed 0) is the starting point, e.g. source;"
+            " model.checkpoint wins.",
+        )
+        parser.add_class_arguments(RunOptions, "run")
+        parser.add_class_arguments(NetworkOptions, "network")
+        parser.add_class_arguments(OptimizerOptions, "optimizer")
+        parser.link_arguments("network", "model.init_args.network")
+        parser.link_arguments("optimizer", "model.init_args.optimizer")
+        parser.link_arguments("seed_everything", "data.init_args.sampling_seed")
+
+    def before_instantiate_classes(self) -> None:
+        """Turn `start_from` into the checkpoint it stands for."""
+        source, model = self.config.start_from, self.config.model.init_args
+        if source is not None and model.get("checkpoint") is None:
+            run = RunKey(self.config.run.bench, source, 0).directory(runs_root())
+            model["checkpoint"] = run / "checkpoints" / "last.ckpt"
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Trainer with the recorder, and a precision that suits the hardware where none is chosen."""
+        options: RunOptions = self.config_init.run
+        self.key = RunKey(options.bench, options.experiment, int(self.config.seed_everything))
+        self.recorder = Recorder(options.directory or self.key.directory(runs_root()), options)
+        settings = dict(self.config_init.trainer)
+        settings["precision"] = settings["precision"] or hardware_precision()
+        settings["callbacks"] = [self.recorder, *(settings["callbacks"] or [])]
+        settings["logger"] = wandb_logger(options, self.recorder.directory)
+        return Trainer(**settings)
+
+
+def build(args: Sequence[str]) -> tuple[SuiteCLI, Request]:
+    """Everything that a command line describes, built and not yet run.
+
+    Args:
+        args: the command line after the verb.
+
+    Raises:
+        StplError: for anything in the configuration that cannot be used.
+    """
+    request = Request.parse(args)
+    # The arguments come from the command line after all, expanded.
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter is intended")
+    try:
+        cli = SuiteCLI(
+            Method,
+            ClipDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            save_config_callback=None,
+            seed_everything_default=0,
+            parser_kwargs={"exit_on_error": False},
+            trainer_defaults={
+                "num_sanity_val_steps": 0,  # the run evaluates its starting point itself
+                "enable_model_summary": False,
+                "enable_checkpointing": False,  # the recorder does it
+                "inference_mode": False,  # metric states made in it could not be updated in training
+            },
+            args=request.arguments(),
+            run=False,
+        )
+    except ArgumentError as error:
+        raise ConfigError(explain(error), mend="mend the setting, or see `stpl fit --help`") from error
+    return cli, request
+
+
+def fit(args: Sequence[str]) -> Path:
+    """Run an experiment to its end, from its last checkpoint if there is one, and record it.
+
+    Args:
+        args: the command line after `stpl fit`.
+
+    Returns:
+        The run's folder. A run that is recorded already is left as it is.
+
+    Raises:
+        StplError: for a mistake in configuration, data or checkpoint; nothing is recorded then.
+    """
+    cli, request = build(args)
+    recorder, directory = cli.recorder, cli.recorder.directory
+    if read_record(directory) is not None:
+        print(f"{directory} is recorded already; delete the folder to run it again", file=sys.stderr)
+        return directory
+    with RunLock(directory):
+        recorder.checkpoints.mkdir(exist_ok=True)
+        cli.parser.save(cli.config, directory / "config.yaml", overwrite=True)
+        run(cli)
+        if cli.datamodule.labelled:
+            overrides = {k: v for k, v in request.overrides.items() if not k.startswith("run.")}
+            recorder.write_record(cli.key, overrides, list(cli.model.options.space.classes))
+    return directory
+
+
+def run(cli: SuiteCLI) -> None:
+    """Evaluate the starting point, then train; or go on where the last checkpoint stands."""
+    trainer, last = cli.trainer, cli.recorder.last_checkpoint
+    interval = trainer.val_check_interval
+    if trainer.max_steps > 0 and (not isinstance(interval, int) or trainer.max_steps % interval):
+        raise ConfigError(
+            f"trainer.max_steps ({trainer.max_steps}) is not a multiple of trainer.val_check_interval ({interval})",
+            mend="choose them so that the last step is evaluated",
+        )
+    resume = last.is_file()
+    if resume:
+        weights.read(last)  # tells a torn file from a defect
+    else:
+        trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
+    if trainer.max_steps > 0:
+        trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=str(last) if resume else None)
+
+
+def hardware_precision() -> str:
+    """`bf16-mixed` where the GPU or CPU has units for bfloat16, `32-true` elsewhere."""
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    units = torch.cpu.get_capabilities()
+    return "bf16-mixed" if units.get("avx512_bf16") or units.get("amx_bf16") else "32-true"
+
+
+def wandb_logger(options: RunOptions, directory: Path) -> Logger | bool:
+    """A W&B logger if the options ask for one; imported only then."""
+    if options.wandb == "disabled":
+        return False
+    from lightning.pytorch.loggers import WandbLogger
+
+    directory.mkdir(parents=True, exist_ok=True)
+    return WandbLogger(name=options.experiment, save_dir=directory, project="stpl", offline=options.wandb != "online")

@@ -1,0 +1,56 @@
+"""Pseudo-labels and which of them to trust (paper §3.2, «confident proportion k»)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Scope = Literal["global", "class"]
+
+
+def confident_pixels(logits: Tensor, proportion: float, scope: Scope = "global") -> tuple[Tensor, Tensor]:
+    """Pseudo-labels of a batch and the most confident of them.
+
+    Confidence is the largest softmax probability. `global` keeps the ⌊k·h·w⌉ most confident pixels of every frame, as
+    the paper's `topk(ŷ; k)` reads; `class` keeps that share of the pixels predicted as each class of every frame (at
+    least one), as CBST does, so that rare classes are not crowded out.
+
+    Args:
+        logits: `[B,K,h,w]`; no gradient flows through them.
+        proportion: k in (0, 1].
+        scope: whether pixels compete within the frame or within their predicted class.
+
+    Returns:
+        Pseudo-labels int64 `[B,h,w]`, and bool `[B,h,w]`, True where the pixel is kept.
+
+    Raises:
+        ValueError: if `proportion` is outside (0, 1] or `scope` is unknown.
+    """
+    if not 0 < proportion <= 1:
+        raise ValueError(f"the confident proportion must lie in (0, 1], got {proportion}")
+    if scope not in ("global", "class"):
+        raise ValueError(f"scope must be 'global' or 'class', got '{scope}'")
+    confidence, labels = logits.detach().float().softmax(1).max(1)
+    flat = confidence.flatten(1)
+    if scope == "global":
+        kept = flat.topk(max(1, round(proportion * flat.shape[1])), dim=1).indices
+        mask = torch.zeros_like(flat, dtype=torch.bool).scatter_(1, kept, True)
+    else:
+        mask = _top_of_each_class(flat, labels.flatten(1), proportion, logits.shape[1])
+    return labels, mask.view_as(labels)
+
+
+def _top_of_each_class(confidence: Tensor, labels: Tensor, proportion: float, num_classes: int) -> Tensor:
+    """Bool `[B,n]`: a pixel stays if its rank within its class is under the class's quota."""
+    counts = torch.zeros(len(labels), num_classes, dtype=torch.int64, device=labels.device)
+    counts.scatter_add_(1, labels, torch.ones_like(labels))
+    # Probabilities lie in [0, 1], so sorting by label - confidence groups by class, most confident first.
+    order = (labels.double() * 2 - confidence.double()).argsort(dim=1, stable=True)
+    first = counts.cumsum(1) - counts
+    sorted_labels = labels.gather(1, order)
+    rank = torch.arange(labels.shape[1], device=labels.device) - first.gather(1, sorted_labels)
+    quota = (counts * proportion).round().clamp(min=1).long()
+    kept = rank < quota.gather(1, sorted_labels)
+    return torch.zeros_like(kept).scatter_(1, order, kept)

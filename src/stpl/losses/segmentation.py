@@ -1,0 +1,22 @@
+"""Cross-entropy that survives frames without a single labelled pixel."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from stpl.data.clip import IGNORE
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy over pixels whose label is not 255; 0 with zero gradients if there is none.
+
+    Args:
+        logits: `[B,K,H,W]`.
+        labels: int64 `[B,H,W]`, train ids or 255.
+
+    Returns:
+        Scalar float32. (`torch`'s own mean is NaN when every pixel is ignored.)
+    """
+    total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
+    return total / (labels != IGNORE).sum().clamp(min=1)

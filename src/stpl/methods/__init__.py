@@ -1,0 +1,19 @@
+"""Every method is one file here and one YAML in `experiments/method/`. Importing this makes their names short."""
+
+from stpl.methods.base import Method, OptimizerOptions
+from stpl.methods.batchnorm_statistics import BatchNormStatistics
+from stpl.methods.contrast import Contrast, PixelContrast
+from stpl.methods.self_training import SelfTraining
+from stpl.methods.source_only import SourceOnly
+from stpl.methods.supervised import Supervised
+
+__all__ = [
+    "BatchNormStatistics",
+    "Contrast",
+    "Method",
+    "OptimizerOptions",
+    "PixelContrast",
+    "SelfTraining",
+    "SourceOnly",
+    "Supervised",
+]

@@ -1,0 +1,190 @@
+"""STPL and its relatives (paper §3): one method, in which a variant is a list of contrasts between named views.
+
+| row of Table 3 | contrasts (query, key) |
+|---|---|
+| Duplicate CL | (current, current) |
+| Temporal-only CL | (current, previous-warped) |
+| Spatial-only CL | (current, augmented current) |
+| Naive T+S CL | (current, previous-warped), (current, augmented current) |
+| STPL | (fused, augmented fused) |
+
+A view is a feature map on the grid of the current frame, so all of them share the pseudo-labels of the current frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from stpl.data.clip import Clip, Wants
+from stpl.errors import ConfigError
+from stpl.losses.confidence import Scope, confident_pixels
+from stpl.losses.pixel_contrast import Denominator, pixel_contrast
+from stpl.methods.base import Method, OptimizerOptions
+from stpl.nn.accel import Accel, clip_flow
+from stpl.nn.batchnorm import BatchNormPolicy
+from stpl.nn.fusion import FUSIONS, Fusion, FusionName
+from stpl.nn.network import NetworkOptions
+from stpl.nn.projection import ProjectionHead
+from stpl.nn.warp import warp
+
+View = Literal["current", "previous-warped", "augmented current", "fused", "augmented fused"]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A pair of views: every confident pixel of `query` against all confident pixels of `key`."""
+
+    query: View
+    key: View
+
+
+class PixelContrast(Method):
+    """Source-free adaptation by pixel-level contrast (Lo et al., CVPR 2023).
+
+    Open points of the paper are options; their defaults follow the evidence collected in `docs/stpl.md`.
+
+    Args:
+        network: see `Method`.
+        optimizer: see `Method`.
+        checkpoint: see `Method`.
+        batchnorm: see `Method`.
+        contrasts: the pairs of views; their losses are added (Eq. 4 for each).
+        fusion: the operation f that makes the fused views (paper §3.1, Table 4).
+        temperature: τ of Eq. 3.
+        confident_proportion: k, the share of pixels that take part, in (0, 1].
+        confident_scope: whether pixels compete within the frame ("global") or within their class ("class").
+        denominator: "negatives" is Eq. 3 as printed; "supcon" and "positive+negatives" are its relatives.
+        key_scope: whether a query meets the keys of its own clip ("clip", Eq. 1 and 2) or of the whole batch ("batch").
+        embedding_dim: output channels of the projection head.
+        previous_gradient: let gradients flow through the previous frame too; ACCEL's released code does not.
+    """
+
+    def __init__(
+        self,
+        network: NetworkOptions,
+        optimizer: OptimizerOptions,
+        checkpoint: Path | None = None,
+        batchnorm: BatchNormPolicy = "statistics",
+        contrasts: list[Contrast] | None = None,
+        fusion: FusionName = "stam",
+        temperature: float = 0.07,
+        confident_proportion: float = 0.7,
+        confident_scope: Scope = "global",
+        denominator: Denominator = "negatives",
+        key_scope: Literal["clip", "batch"] = "clip",
+        embedding_dim: int = 128,
+        previous_gradient: bool = False,
+    ) -> None:
+        super().__init__(network, optimizer, checkpoint, batchnorm)
+        self.contrasts = contrasts or [Contrast("fused", "augmented fused")]
+        self.temperature, self.denominator, self.key_scope = temperature, denominator, key_scope
+        self.confident_proportion, self.confident_scope = confident_proportion, confident_scope
+        self.previous_gradient = previous_gradient
+        names = {name for pair in self.contrasts for name in (pair.query, pair.key)}
+        self.wants = Wants(flow=True, augmented=any("augmented" in name for name in names))
+        fused = {name for name in names if "fused" in name}
+        if fused and fused != names:
+            raise ConfigError(
+                f"contrasts mix fused and single-frame views: {sorted(names)}",
+                where="model.contrasts",
+                mend="the projection head takes one width: use only fused, or only single-frame views",
+            )
+        dim = self.network.feature_dim
+        self.fusion: Fusion | None = FUSIONS[fusion](dim) if fused else None
+        self.projection = ProjectionHead(self.fusion.out_dim if self.fusion else dim, embedding_dim)
+
+    def losses(self, clip: Clip) -> dict[str, Tensor]:
+        """One contrast loss per pair of views."""
+        views = _Views(self.network, clip, self.fusion, self.previous_gradient)
+        labels, confident = confident_pixels(views.logits, self.confident_proportion, self.confident_scope)
+        embeddings: dict[View, Tensor] = {}
+        for pair in self.contrasts:
+            for name in (pair.query, pair.key):
+                if name not in embeddings:
+                    embeddings[name] = self.projection(views[name])
+        return {
+            f"{pair.query} ↔ {pair.key}": self._contrast(
+                embeddings[pair.query], embeddings[pair.key], labels, confident
+            )
+            for pair in self.contrasts
+        }
+
+    def _contrast(self, queries: Tensor, keys: Tensor, labels: Tensor, confident: Tensor) -> Tensor:
+        """Eq. 4, averaged over clips, or over the batch as if it were one clip."""
+        groups = range(len(queries)) if self.key_scope == "clip" else [slice(None)]
+        losses = []
+        for group in groups:
+            kept = confident[group]
+            classes = labels[group][kept]
+            rows = queries[group].movedim(-3, -1)[kept], keys[group].movedim(-3, -1)[kept]
+            losses.append(
+                pixel_contrast(*rows, classes, classes, temperature=self.temperature, denominator=self.denominator)
+            )
+        return torch.stack(losses).mean()
+
+
+class _Views:
+    """The named views of a batch, each made at most once and only if asked for; shapes `[B,C,h,w]`."""
+
+    def __init__(self, network: Accel, clip: Clip, fusion: Fusion | None, previous_gradient: bool) -> None:
+        self.network, self.clip, self.fusion = network, clip, fusion
+        self.previous_gradient = previous_gradient
+        self.makers: dict[str, Callable[[], Tensor]] = {
+            "current": lambda: self.current,
+            "previous-warped": lambda: self.previous_warped,
+            "augmented current": lambda: self.augmented_current,
+            "fused": lambda: self._fuse(self.previous_warped, self.current),
+            "augmented fused": lambda: self._fuse(self.augmented_previous_warped, self.augmented_current),
+        }
+
+    def __getitem__(self, name: View) -> Tensor:
+        return self.makers[name]()
+
+    @cached_property
+    def current(self) -> Tensor:
+        return self.network.encode(self.clip.frames[:, -1])
+
+    @cached_property
+    def previous(self) -> Tensor:
+        with torch.set_grad_enabled(self.previous_gradient):
+            return self.network.encode(self.clip.frames[:, -2])
+
+    @cached_property
+    def flow(self) -> Tensor:
+        return clip_flow(self.clip, (self.current.shape[-2], self.current.shape[-1]))
+
+    @cached_property
+    def previous_warped(self) -> Tensor:
+        return warp(self.previous, self.flow)
+
+    @cached_property
+    def augmented_current(self) -> Tensor:
+        return self.network.encode(self._augmented()[:, -1])
+
+    @cached_property
+    def augmented_previous_warped(self) -> Tensor:
+        with torch.set_grad_enabled(self.previous_gradient):
+            return warp(self.network.encode(self._augmented()[:, -2]), self.flow)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Fused prediction of the original clip, without gradient; it gives the pseudo-labels."""
+        with torch.no_grad():
+            current, previous = self.network.classify(self.current), self.network.classify(self.previous)
+            return self.network.fuse(current, previous, self.flow)
+
+    def _augmented(self) -> Tensor:
+        assert self.clip.augmented is not None  # wants.augmented
+        return self.clip.augmented
+
+    def _fuse(self, previous_warped: Tensor, current: Tensor) -> Tensor:
+        assert self.fusion is not None  # made whenever a fused view is named
+        fused: Tensor = self.fusion(previous_warped, current)
+        return fused

@@ -1,0 +1,46 @@
+"""Vanilla self-training: cross-entropy with the network's own confident predictions (paper §4.3, Table 3)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stpl.data.clip import IGNORE, Clip
+from stpl.losses.confidence import Scope, confident_pixels
+from stpl.losses.segmentation import cross_entropy
+from stpl.methods.base import Method, OptimizerOptions
+from stpl.nn.batchnorm import BatchNormPolicy
+from stpl.nn.network import NetworkOptions
+
+
+class SelfTraining(Method):
+    """Pseudo-labels from the current network, cross-entropy on the most confident pixels, at feature resolution.
+
+    Args:
+        network: see `Method`.
+        optimizer: see `Method`.
+        checkpoint: see `Method`.
+        batchnorm: see `Method`.
+        confident_proportion: k, the share of pixels whose pseudo-label is used, in (0, 1].
+        confident_scope: whether pixels compete within the frame ("global") or within their class ("class").
+    """
+
+    def __init__(
+        self,
+        network: NetworkOptions,
+        optimizer: OptimizerOptions,
+        checkpoint: Path | None = None,
+        batchnorm: BatchNormPolicy = "statistics",
+        confident_proportion: float = 0.7,
+        confident_scope: Scope = "global",
+    ) -> None:
+        super().__init__(network, optimizer, checkpoint, batchnorm)
+        self.confident_proportion, self.confident_scope = confident_proportion, confident_scope
+
+    def losses(self, clip: Clip) -> dict[str, Tensor]:
+        """Cross-entropy of the fused prediction with its own confident pseudo-labels."""
+        logits = self.network(clip)
+        labels, confident = confident_pixels(logits, self.confident_proportion, self.confident_scope)
+        return {"self_training": cross_entropy(logits, torch.where(confident, labels, IGNORE))}

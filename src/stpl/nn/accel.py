@@ -1,0 +1,64 @@
+"""ACCEL (Jain et al., CVPR 2019) in the form of DA-VSN, TPS and STPL: one network for both frames, scores fused."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from stpl.data.clip import Clip
+from stpl.nn.segmenter import Segmenter
+from stpl.nn.warp import resize_flow, warp
+
+
+class Accel(Segmenter):
+    """Video segmentation around any image segmenter: logits of t fused with the warped logits of t-1.
+
+    The score fusion is a 1×1 convolution without bias over [current, warped previous], initialised [I|0]: an untrained
+    ACCEL predicts exactly what its segmenter predicts. The previous frame takes no gradient (released code of DA-VSN).
+
+    Args:
+        segmenter: the network applied to every frame.
+    """
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.stride = segmenter.stride
+        self.feature_dim = segmenter.feature_dim
+        self.num_classes = segmenter.num_classes
+        self.normalization = segmenter.normalization
+        self.score_fusion = nn.Conv2d(2 * self.num_classes, self.num_classes, 1, bias=False)
+        identity = torch.eye(self.num_classes)
+        with torch.no_grad():
+            weight = torch.cat([identity, torch.zeros_like(identity)], dim=1)
+            self.score_fusion.weight.copy_(weight[:, :, None, None])
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Map frames uint8 `[B,3,H,W]` to features `[B,D,h,w]`."""
+        return self.segmenter.encode(frames)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Map features `[B,D,h,w]` of one frame to its logits `[B,K,h,w]` (before fusion)."""
+        return self.segmenter.classify(features)
+
+    def fuse(self, current: Tensor, previous: Tensor, flow: Tensor) -> Tensor:
+        """Fuse logits `[B,K,h,w]` of t and t-1 by flow `[B,2,h,w]` on their grid."""
+        return self.score_fusion(torch.cat([current, warp(previous, flow)], dim=1))  # type: ignore[no-any-return]
+
+    def forward(self, clip: Clip) -> Tensor:
+        """Fused logits `[B,K,h,w]` of the current frame of a batch of clips (T ≥ 2, with flow)."""
+        with torch.no_grad():
+            previous = self.classify(self.encode(clip.frames[:, -2]))
+        current = self.classify(self.encode(clip.frames[:, -1]))
+        return self.fuse(current, previous, clip_flow(clip, (current.shape[-2], current.shape[-1])))
+
+
+def clip_flow(clip: Clip, size: tuple[int, int]) -> Tensor:
+    """Flow `[B,2,*size]` from the current to the previous frame of a batch of clips, on a grid of `size`.
+
+    Raises:
+        ValueError: if the clip carries no flow (its method's `wants` must ask for it).
+    """
+    if clip.flow is None:
+        raise ValueError("this network needs clips with flow; set Wants(flow=True)")
+    return resize_flow(clip.flow[:, -1], size)

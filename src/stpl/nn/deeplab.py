@@ -1,0 +1,74 @@
+"""DeepLabV2: a dilated ResNet and a classifier of parallel dilated convolutions (Chen et al., TPAMI 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from stpl.nn.resnet import ResNet
+from stpl.nn.segmenter import Normalization, Segmenter
+
+
+class DilatedClassifier(nn.Module):
+    """ASPP of DeepLabV2: one 3×3 convolution per dilation, outputs summed.
+
+    All of them are summed; AdaptSegNet's released code returns after the first two by mistake.
+
+    Args:
+        channels: input channels D.
+        num_classes: output channels K.
+        dilations: dilation (and padding) of each branch; (6, 12, 18, 24) is the published classifier.
+    """
+
+    def __init__(self, channels: int, num_classes: int, dilations: Sequence[int] = (6, 12, 18, 24)) -> None:
+        super().__init__()
+        self.conv2d_list = nn.ModuleList(
+            nn.Conv2d(channels, num_classes, 3, padding=dilation, dilation=dilation) for dilation in dilations
+        )
+        for convolution in self.conv2d_list:
+            nn.init.normal_(convolution.weight, std=0.01)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features `[B,D,h,w]` to logits `[B,K,h,w]`."""
+        branches = iter(self.conv2d_list)
+        logits: Tensor = next(branches)(features)
+        for branch in branches:
+            logits = logits + branch(features)
+        return logits
+
+
+class DeepLabV2(Segmenter):
+    """DeepLabV2 at stride 8.
+
+    Args:
+        num_classes: number of classes K.
+        depth: of the ResNet: 18, 34, 50 or 101.
+        width: of the ResNet's first stage; 64 is the published network.
+        dilations: of the classifier.
+        normalization: how frames are normalised; it belongs to the backbone's weights.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        depth: int = 101,
+        width: int = 64,
+        dilations: Sequence[int] = (6, 12, 18, 24),
+        normalization: Normalization | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = ResNet(depth, width)
+        self.classifier = DilatedClassifier(self.backbone.feature_dim, num_classes, dilations)
+        self.stride = self.backbone.stride
+        self.feature_dim = self.backbone.feature_dim
+        self.num_classes = num_classes
+        self.normalization = normalization or Normalization()
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Map frames uint8 `[B,3,H,W]` to features of layer4 `[B,D,h,w]`."""
+        return self.backbone(self.normalize(frames))  # type: ignore[no-any-return]
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Map features `[B,D,h,w]` to logits `[B,K,h,w]`."""
+        return self.classifier(features)  # type: ignore[no-any-return]

@@ -1,0 +1,112 @@
+"""The fusion operations f of STPL (paper §3.1, Table 4): previous features, warped, and current features become one.
+
+Every operation maps `(previous_warped [B,C,h,w], current [B,C,h,w])` to `[B,out_dim,h,w]`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+FusionName = Literal["add", "conv", "concat", "stam"]
+
+
+class Fusion(nn.Module, ABC):
+    """Base of the fusion operations.
+
+    Attributes:
+        out_dim: channels of the fused feature.
+    """
+
+    out_dim: int
+
+    @abstractmethod
+    def forward(self, previous_warped: Tensor, current: Tensor) -> Tensor:
+        """Fuse two feature maps `[B,C,h,w]` into `[B,out_dim,h,w]`."""
+
+
+class Add(Fusion):
+    """Element-wise addition; `out_dim` = C."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.out_dim = channels
+
+    def forward(self, previous_warped: Tensor, current: Tensor) -> Tensor:
+        """Sum of both."""
+        return previous_warped + current
+
+
+class Concat(Fusion):
+    """Concatenation along channels; `out_dim` = 2C."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.out_dim = 2 * channels
+
+    def forward(self, previous_warped: Tensor, current: Tensor) -> Tensor:
+        """Both, previous first."""
+        return torch.cat([previous_warped, current], dim=1)
+
+
+class Conv1x1(Fusion):
+    """1×1 convolution of the concatenation; `out_dim` = C.
+
+    It starts as the mean of both frames, [½I|½I]; the paper does not state an initialisation, and this one keeps the
+    encoder's features recognisable from the first step.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.out_dim = channels
+        self.conv = nn.Conv2d(2 * channels, channels, 1)
+        half = 0.5 * torch.eye(channels)
+        with torch.no_grad():
+            self.conv.weight.copy_(torch.cat([half, half], dim=1)[:, :, None, None])
+            self.conv.bias.zero_()  # type: ignore[union-attr]
+
+    def forward(self, previous_warped: Tensor, current: Tensor) -> Tensor:
+        """A learned mixture of both."""
+        return self.conv(torch.cat([previous_warped, current], dim=1))  # type: ignore[no-any-return]
+
+
+class STAM(Fusion):
+    """Spatio-temporal attention module; `out_dim` = 2C.
+
+    The paper says only that it infers attention "along the spatial and temporal dimensions separately", after CBAM
+    (Woo et al., ECCV 2018). Here a temporal gate weights every channel of either frame (CBAM's channel gate over the 2C
+    stacked channels), then a spatial gate weights every pixel (CBAM's 7×7 gate); the output is the re-weighted stack.
+
+    Args:
+        channels: channels C of one frame.
+        reduction: of the temporal gate's hidden layer, CBAM's r.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        self.out_dim = 2 * channels
+        hidden = max(1, self.out_dim // reduction)
+        self.temporal = nn.Sequential(
+            nn.Linear(self.out_dim, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, self.out_dim)
+        )
+        self.spatial = nn.Sequential(nn.Conv2d(2, 1, 7, padding=3, bias=False), nn.BatchNorm2d(1, momentum=0.01))
+
+    def forward(self, previous_warped: Tensor, current: Tensor) -> Tensor:
+        """Both, previous first, weighted by the temporal and then by the spatial gate."""
+        stack = torch.cat([previous_warped, current], dim=1)
+        pooled = self.temporal(stack.mean((2, 3))) + self.temporal(stack.amax((2, 3)))
+        stack = stack * pooled.sigmoid()[:, :, None, None]
+        summary = torch.stack([stack.amax(1), stack.mean(1)], dim=1)
+        return stack * self.spatial(summary).sigmoid()  # type: ignore[no-any-return]
+
+
+FUSIONS: dict[str, type[Add] | type[Conv1x1] | type[Concat] | type[STAM]] = {
+    "add": Add,
+    "conv": Conv1x1,
+    "concat": Concat,
+    "stam": STAM,
+}
+"""Fusion operations by name."""

@@ -1,0 +1,61 @@
+"""From options to a network: the one place that composes backbone, head and ACCEL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from stpl.data.label_space import LabelSpace, label_space
+from stpl.errors import ConfigError
+from stpl.nn.accel import Accel
+from stpl.nn.deeplab import DeepLabV2
+from stpl.nn.segmenter import NORMALIZATIONS
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The video segmentation network: ACCEL around DeepLabV2.
+
+    Attributes:
+        depth: of the ResNet: 18, 34, 50 or 101.
+        width: channels of the ResNet's first stage; 64 is the published network.
+        dilations: of the DeepLabV2 classifier; (6, 12, 18, 24) is the published one.
+        normalization: "imagenet" (RGB, mean and std) or "caffe" (BGR, mean only); it belongs to the weights.
+        label_space: name of the classes the network predicts, e.g. viper15.
+    """
+
+    depth: int = 101
+    width: int = 64
+    dilations: tuple[int, ...] = (6, 12, 18, 24)
+    normalization: Literal["imagenet", "caffe"] = "imagenet"
+    label_space: str = "viper15"
+
+    @property
+    def space(self) -> LabelSpace:
+        """The label space by its name."""
+        return label_space(self.label_space)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, for checkpoints that load with `weights_only=True`."""
+        return {**asdict(self), "dilations": list(self.dilations)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> NetworkOptions:
+        """The inverse of `to_dict`; raises `ConfigError` for unknown names."""
+        try:
+            return cls(**{**values, "dilations": tuple(values["dilations"])})
+        except (TypeError, KeyError) as error:
+            raise ConfigError(f"these are not the options of a network: {dict(values)}") from error
+
+
+def build_network(options: NetworkOptions) -> Accel:
+    """ACCEL around a DeepLabV2, freshly initialised from the global torch generator."""
+    segmenter = DeepLabV2(
+        options.space.num_classes,
+        depth=options.depth,
+        width=options.width,
+        dilations=options.dilations,
+        normalization=NORMALIZATIONS[options.normalization],
+    )
+    return Accel(segmenter)

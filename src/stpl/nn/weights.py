@@ -1,0 +1,130 @@
+"""The one door for checkpoints: reading them safely, and putting weights into a module.
+
+A checkpoint of this suite is a Lightning checkpoint whose entry `stpl` tells, in plain types, what the network is:
+`{"schema": 1, "network": {…NetworkOptions…}, "classes": [names], "frame_size": [H, W], "step": int}`. Nothing but tensors
+and plain types is ever unpickled (`weights_only=True`).
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stpl.errors import CheckpointError
+from stpl.nn.network import NetworkOptions
+
+SCHEMA = 1
+_PREFIXES = ("network.", "module.", "_orig_mod.")
+_NAMES_SHOWN = 5
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint file; raises `CheckpointError` if it is missing, torn or not made of plain types."""
+    if not path.is_file():
+        raise CheckpointError("no such checkpoint", where=path, mend="train it first, or give the path of another")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            "the file is torn, or holds more than tensors and plain types, which is never unpickled here",
+            where=path,
+            mend="delete it and train again, or save only its state_dict",
+        ) from error
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise CheckpointError("the file is torn", where=path, mend="delete it and train or copy it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"holds a {type(content).__name__}, not a state_dict", where=path)
+    return content
+
+
+def describe(path: Path) -> NetworkOptions:
+    """The network a checkpoint of this suite was made for; raises `CheckpointError` if it does not say."""
+    return NetworkOptions.from_dict(_meta(path)["network"])
+
+
+def frame_size(path: Path) -> tuple[int, int]:
+    """Height and width of the frames that the network of a checkpoint of this suite was trained on."""
+    height, width = _meta(path)["frame_size"]
+    return height, width
+
+
+def _meta(path: Path) -> dict[str, Any]:
+    meta = read(path).get("stpl")
+    if not isinstance(meta, dict) or meta.get("schema") != SCHEMA:
+        raise CheckpointError(
+            f"does not describe its network (schema {SCHEMA} expected)",
+            where=path,
+            mend="use a checkpoint that this version of stpl wrote",
+        )
+    return meta
+
+
+def load(path: Path, module: nn.Module, *, classes: tuple[str, ...] | None = None) -> None:
+    """Put the weights of a checkpoint into `module`, all of them and nothing else.
+
+    Args:
+        path: a Lightning checkpoint (entry `state_dict`) or a bare state_dict; a prefix `network.` or `module.` is
+            taken off the keys. Entries of a training module besides its `network.` are left out.
+        module: takes the weights.
+        classes: class names the module predicts, compared with the checkpoint's own if it names them.
+
+    Raises:
+        CheckpointError: the file is missing or torn, was made for other classes, or its keys or shapes do not fit.
+    """
+    content = read(path)
+    made_for = tuple(content.get("stpl", {}).get("classes", ()))
+    if classes and made_for and made_for != classes:
+        raise CheckpointError(
+            f"was trained for {len(made_for)} classes ({', '.join(made_for)}), the network has {len(classes)} "
+            f"({', '.join(classes)})",
+            where=path,
+            mend="choose the label space the checkpoint was trained for (network.label_space)",
+        )
+    state = _strip(content.get("state_dict", content))
+    _check_fit(state, module.state_dict(), path)
+    module.load_state_dict(state)
+
+
+def _strip(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of the network: if any key starts with `network.`, only those; known prefixes taken off."""
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    for prefix in _PREFIXES:
+        inside = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        tensors = inside or tensors
+    return tensors
+
+
+def _check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
+    missing, unexpected = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    if missing or unexpected:
+        parts = [f"{len(missing)} missing ({_names(missing)})"] if missing else []
+        parts += [f"{len(unexpected)} unexpected ({_names(unexpected, wanted)})"] if unexpected else []
+        raise CheckpointError(
+            f"its keys do not fit the network: {'; '.join(parts)}",
+            where=path,
+            mend="set network.* to the network it was trained with",
+        )
+    shapes = [
+        f"{k} {tuple(state[k].shape)} ≠ {tuple(wanted[k].shape)}" for k in wanted if state[k].shape != wanted[k].shape
+    ]
+    if shapes:
+        raise CheckpointError(
+            f"{len(shapes)} tensors have another shape than the network's: {_names(shapes)}",
+            where=path,
+            mend="set network.* (depth, width, label_space) to the network it was trained with",
+        )
+
+
+def _names(names: list[str], wanted: Mapping[str, Any] | None = None) -> str:
+    shown = []
+    for name in names[:_NAMES_SHOWN]:
+        close = get_close_matches(name, wanted, 1) if wanted else []
+        shown.append(f"{name}, did you mean {close[0]}?" if close else name)
+    return ", ".join(shown) + (", …" if len(names) > _NAMES_SHOWN else "")

@@ -1,0 +1,335 @@
+"""Run records: what one run leaves on disk, and the only thing that sweeps and reports know about it.
+
+A run lives in `runs/<bench>/<experiment>/seed<k>/`. Its record, `result.json`, is written last and atomically, so a run
+is either recorded or not: a killed run leaves checkpoints to resume from, never half a record. This module imports no
+torch, so that everything which merely reads results starts at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypedDict, cast
+
+from stpl.errors import ConfigError, RecordError, StplError
+
+if sys.platform != "win32":
+    import fcntl
+
+SCHEMA = 1
+"""Version of `result.json`. It grows when a field changes its meaning; readers refuse other versions."""
+
+RECORD = "result.json"
+"""File name of a record inside its run's folder."""
+
+NEUTRAL = (
+    "run.", "trainer.logger", "trainer.enable_", "trainer.devices", "trainer.accelerator",
+    "data.init_args.num_workers", "data.num_workers",
+)  # fmt: skip
+"""Prefixes of settings that change where or how fast a run computes, not what: they leave its name alone."""
+
+_STRIPPED = ("model.init_args.", "model.")
+_MAX_NAME = 120
+
+
+def runs_root() -> Path:
+    """The folder that holds all runs: `$STPL_RUNS`, which a sweep sets for its trials, or `runs`."""
+    return Path(os.environ.get("STPL_RUNS", "runs"))
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class RunKey:
+    """The identity of one run; two runs with the same key are the same run.
+
+    Attributes:
+        bench: benchmark, e.g. `streets`.
+        experiment: experiment name as `experiment_name` makes it, e.g. `stpl,temperature=0.1`.
+        seed: non-negative seed of all randomness.
+
+    Raises:
+        ConfigError: for a name that cannot be one folder, or a negative seed.
+    """
+
+    bench: str
+    experiment: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        for kind, name in (("bench", self.bench), ("experiment", self.experiment)):
+            if not name or name.startswith(".") or re.search(r"[/\\\x00-\x1f]", name):
+                raise ConfigError(
+                    f"{kind} name {name!r} cannot name a folder",
+                    mend="use letters, digits, '-', '_', and do not begin with a dot",
+                )
+        if self.seed < 0:
+            raise ConfigError(f"seed {self.seed} is negative", mend="choose a seed of 0 or more")
+
+    def __str__(self) -> str:
+        return f"{self.bench}/{self.experiment}/seed{self.seed}"
+
+    def directory(self, root: Path = Path("runs")) -> Path:
+        """The run's folder below `root`."""
+        return root / self.bench / self.experiment / f"seed{self.seed}"
+
+    def read(self, root: Path = Path("runs")) -> RunRecord | None:
+        """The record of this very run below `root`, `None` if there is none.
+
+        Raises:
+            RecordError: if it is torn, or was copied here from another run.
+        """
+        record = read_record(self.directory(root))
+        if record is None:
+            return None
+        found = RunKey(record["bench"], record["experiment"], record["seed"])
+        if found != self:
+            raise _unusable(self.directory(root), f"the record is of the run {found}, not of {self}")
+        return record
+
+
+def experiment_name(base: str, overrides: Mapping[str, str]) -> str:
+    """The name of an experiment: its overlay's name plus the settings overridden on the command line, sorted.
+
+    Args:
+        base: name of the experiment in `experiments/tables.yaml`.
+        overrides: dotted setting → value as given on the command line. Settings under `NEUTRAL` are left out.
+
+    Returns:
+        E.g. `stpl,confident_proportion=0.5`: at most 120 characters, safe as a folder's name. Settings whose
+        characters had to be replaced, or that are too long to show, are told apart by a hash at the end.
+    """
+    settings = sorted(f"{_short(key)}={value}" for key, value in overrides.items() if not key.startswith(NEUTRAL))
+    plain = ",".join([base, *settings])
+    safe = re.sub(r"[^A-Za-z0-9._=,+-]", "_", plain)
+    if safe == plain and len(safe) <= _MAX_NAME:
+        return safe
+    digest = hashlib.sha256(plain.encode()).hexdigest()[:8]
+    return f"{safe[: _MAX_NAME - len(digest) - 1]}-{digest}"
+
+
+def _short(key: str) -> str:
+    return next((key.removeprefix(prefix) for prefix in _STRIPPED if key.startswith(prefix)), key)
+
+
+Evaluation = dict[str, Any]
+"""One evaluation on the target's labelled split: `step` (int), `miou` (percent), `iou` (class → percent, `None` where
+the class is absent), `score` (the label-free criterion, `None` if not computed), and any further metrics."""
+
+
+class RunRecord(TypedDict):
+    """What `result.json` holds.
+
+    Keys: `schema` (1); `bench`, `experiment`, `seed` (the run's key); `base` and `overrides` (what the experiment's
+    name was made from); `classes` (names in train-id order); `steps` (optimiser steps); `seconds` (wall time of all
+    sessions together); `peak_memory_mb` (`None` if unknown); `selection` (name of the label-free criterion); `last`,
+    `selected` and `best` (evaluations at the last step, where the criterion is best, where mIoU on labels is best;
+    the latter two `None` where nothing was to choose from); `versions` (package → version); `git` (commit or `None`);
+    `command` (argv).
+    """
+
+    schema: int
+    bench: str
+    experiment: str
+    base: str
+    overrides: dict[str, str]
+    seed: int
+    classes: list[str]
+    steps: int
+    seconds: float
+    peak_memory_mb: float | None
+    selection: str
+    last: Evaluation
+    selected: Evaluation | None
+    best: Evaluation | None
+    versions: dict[str, str]
+    git: str | None
+    command: list[str]
+
+
+_NUMBER = (int, float)
+_FIELDS: dict[str, tuple[type, ...]] = {
+    "bench": (str,), "experiment": (str,), "base": (str,), "overrides": (dict,), "seed": (int,), "classes": (list,),
+    "steps": (int,), "seconds": _NUMBER, "peak_memory_mb": (*_NUMBER, type(None)), "selection": (str,),
+    "last": (dict,), "selected": (dict, type(None)), "best": (dict, type(None)), "versions": (dict,),
+    "git": (str, type(None)), "command": (list,),
+}  # fmt: skip
+_EVALUATION: dict[str, tuple[type, ...]] = {
+    "step": (int,), "miou": _NUMBER, "iou": (dict,), "score": (*_NUMBER, type(None)),
+}  # fmt: skip
+
+
+def write_record(directory: Path, record: RunRecord) -> None:
+    """Write `record` into `directory` (made if absent) as a whole: a reader sees the old record or the new one.
+
+    Numbers that are not finite become `null`: JSON knows none, and an absent class has no IoU.
+
+    Raises:
+        RecordError: if the record itself breaks the schema (a defect of the caller).
+        StplError: if the disk refuses it; nothing is left half-written.
+    """
+    content = cast(dict[str, Any], _finite(record))
+    fault = _fault(content)
+    if fault is not None:
+        raise RecordError(f"refusing to write a record: {fault}", where=directory / RECORD)
+    write_atomically(directory / RECORD, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` (UTF-8) to `path`, making its folder: through a temporary sibling, synced, then renamed.
+
+    Raises:
+        StplError: if the disk refuses it; the old file, if any, is untouched and no temporary file remains.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise StplError(
+            f"cannot be written: {error.strerror or error}",
+            where=path,
+            mend="free space or mend permissions, then rerun",
+        ) from error
+
+
+def read_record(directory: Path) -> RunRecord | None:
+    """The record in `directory`, `None` if there is none.
+
+    Raises:
+        RecordError: if it is torn, of another schema, or lacks a field; the message says what to delete.
+    """
+    path = directory / RECORD
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise _unusable(directory, f"the record cannot be read ({error})") from error
+    fault = _fault(content)
+    if fault is not None:
+        raise _unusable(directory, fault)
+    return cast(RunRecord, content)
+
+
+def read_records(bench: str, experiment: str, root: Path = Path("runs")) -> list[RunRecord]:
+    """All records of one experiment below `root`, by rising seed; raises `RecordError` for a torn one."""
+    folders = (root / bench / experiment).glob("seed*")
+    seeds = sorted(int(folder.name[4:]) for folder in folders if re.fullmatch(r"seed(0|[1-9][0-9]*)", folder.name))
+    records = (RunKey(bench, experiment, seed).read(root) for seed in seeds)
+    return [record for record in records if record is not None]
+
+
+def _unusable(directory: Path, fault: str) -> RecordError:
+    return RecordError(fault, where=directory / RECORD, mend=f"delete the folder {directory} to run it again")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _fault(content: Any) -> str | None:
+    """What breaks schema version 1 in parsed JSON, `None` if nothing does."""
+    if not isinstance(content, dict):
+        return "the record is not a JSON object"
+    if content.get("schema") != SCHEMA:
+        return f"the record has schema {content.get('schema')!r}, this version of stpl reads {SCHEMA}"
+    fault = _wrong_field(content, _FIELDS, "")
+    if fault is not None:
+        return fault
+    moments = [name for name in ("last", "selected", "best") if content[name] is not None]
+    faults = (_evaluation_fault(content[name], name, content["classes"]) for name in moments)
+    return next((fault for fault in faults if fault is not None), None)
+
+
+def _evaluation_fault(evaluation: dict[str, Any], name: str, classes: list[str]) -> str | None:
+    fault = _wrong_field(evaluation, _EVALUATION, f"{name}.")
+    if fault is not None:
+        return fault
+    if not 0 <= evaluation["miou"] <= 100:
+        return f"'{name}.miou' is {evaluation['miou']}, outside 0..100 percent"
+    iou = evaluation["iou"]
+    strangers = sorted(set(iou) - set(classes))
+    if strangers:
+        return f"'{name}.iou' names classes that 'classes' does not: {', '.join(strangers)}"
+    wrong = [key for key, value in iou.items() if not _is(value, (*_NUMBER, type(None)))]
+    return f"'{name}.iou.{wrong[0]}' is not a number" if wrong else None
+
+
+def _wrong_field(content: dict[str, Any], fields: dict[str, tuple[type, ...]], prefix: str) -> str | None:
+    for name, types in fields.items():
+        if name not in content:
+            return f"the record lacks '{prefix}{name}'"
+        if not _is(content[name], types):
+            expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
+            return f"'{prefix}{name}' is {content[name]!r}, expected {expected}"
+    return None
+
+
+def _is(value: object, types: tuple[type, ...]) -> bool:
+    return isinstance(value, types) and not isinstance(value, bool)  # a bool is an int to Python, not to a record
+
+
+class RunLock:
+    """Keeps two processes from training in one folder.
+
+    A POSIX record lock on `<directory>/.lock`: the system releases it when the process ends in whatever way, and worker
+    processes that were forked from it do not keep it. It does not exclude a second lock of the same process. Windows
+    has no such locks; there the class does nothing and the user must not start a run twice.
+
+    Args:
+        directory: the run's folder, made if absent.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / ".lock"
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> RunLock:
+        """Take the lock; raises `RecordError` naming the process that holds it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if sys.platform != "win32":
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._lock(self._descriptor)
+        return self
+
+    def _lock(self, descriptor: int) -> None:
+        if sys.platform == "win32":
+            return
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            self.__exit__(None, None, None)
+            raise RecordError(
+                f"process {holder} is training in this folder",
+                where=self.path.parent,
+                mend="wait for it to end, or stop it, then call again",
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release the lock; the file stays, since removing it would race with the next holder."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -1,0 +1,230 @@
+"""What a run leaves behind: metrics line by line, checkpoints, and at the very end its record."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from stpl.errors import StplError
+from stpl.methods import Method
+from stpl.record import SCHEMA, RunKey, RunRecord, write_record
+
+SELECTION = "information maximisation, H(mean p) - mean H(p), on the unlabelled evaluation frames"
+_PACKAGES = ("stpl", "torch", "lightning", "torchmetrics", "albumentations", "opencv-python-headless", "numpy")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where a run belongs and what it leaves there.
+
+    Attributes:
+        bench: benchmark; the command line's `--bench` sets it.
+        experiment: name of the experiment; the command line derives it from `--experiment` and the overridden settings.
+        base: name of the overlay that the experiment's name began with.
+        directory: the run's folder, if it is not to be `runs/<bench>/<experiment>/seed<k>`.
+        log_every: steps between two rows of losses in metrics.csv.
+        checkpoint_every: steps between two resumable checkpoints.
+        wandb: "disabled", "offline" (kept in the run's folder for `wandb sync`) or "online".
+    """
+
+    bench: str = "streets"
+    experiment: str = "unnamed"
+    base: str = "unnamed"
+    directory: Path | None = None
+    log_every: int = 10
+    checkpoint_every: int = 50
+    wandb: str = "disabled"
+
+
+class MetricsFile:
+    """`metrics.csv`: `step,name,value` lines, appended and flushed one by one; the source of truth of all curves.
+
+    Args:
+        path: the file.
+    """
+
+    HEADER = ("step", "name", "value")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Append one line per value."""
+        fresh = not self.path.exists()
+        try:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                if fresh:
+                    writer.writerow(self.HEADER)
+                writer.writerows((step, name, repr(value)) for name, value in values.items())
+        except OSError as error:
+            raise StplError(
+                f"cannot be written: {error.strerror}", where=self.path, mend="free some space, then call again"
+            ) from error
+
+    def rewind(self, step: int) -> None:
+        """Drop all lines after `step`: a resumed run writes them again."""
+        if not self.path.exists():
+            return
+        with self.path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.reader(file) if len(row) == len(self.HEADER) and row[0].isdigit()]
+        self.path.unlink()
+        for row in rows:
+            if int(row[0]) <= step:
+                self.write(int(row[0]), {row[1]: float(row[2])})
+
+
+@dataclass
+class Recorder(Callback):
+    """Writes metrics and checkpoints while a run goes on, and keeps what its record will say.
+
+    `last.ckpt` can be resumed from; `selected.ckpt` is the evaluation with the best label-free score and `best.ckpt`
+    the one with the best mIoU on labels. All are replaced atomically.
+
+    Args:
+        directory: the run's folder.
+        options: how often.
+    """
+
+    directory: Path
+    options: RunOptions
+    evaluations: dict[int, dict[str, Any]] = field(default_factory=dict)
+    seconds: float = 0.0
+    _started: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.metrics = MetricsFile(self.directory / "metrics.csv")
+        self.checkpoints = self.directory / "checkpoints"
+        self._started = time.monotonic()
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The checkpoint to resume from."""
+        return self.checkpoints / "last.ckpt"
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know of the part before."""
+        return {"evaluations": self.evaluations, "seconds": self.elapsed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.evaluations, self.seconds = state_dict["evaluations"], state_dict["seconds"]
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training and evaluation so far, over all sittings."""
+        return self.seconds + time.monotonic() - self._started
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Announce the length of the run, or forget the lines that will be written again."""
+        self.metrics.rewind(trainer.global_step)
+        if trainer.global_step == 0:
+            self.metrics.write(0, {"progress/steps": float(trainer.max_steps)})
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log losses and save the resumable checkpoint, each at its own pace."""
+        step = trainer.global_step
+        if step % self.options.log_every == 0:
+            losses = {f"train/{name}".replace("train/train/", "train/"): float(x) for name, x in (outputs or {}).items()}
+            self._log(trainer, step, {"train/lr": trainer.optimizers[0].param_groups[0]["lr"], **losses})
+        # A step that is evaluated is saved after its evaluation.
+        if step % self.options.checkpoint_every == 0 and step % int(trainer.val_check_interval or 1):
+            self._save(trainer, self.last_checkpoint)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the evaluation, and the checkpoints that it makes the best so far."""
+        assert isinstance(pl_module, Method)
+        step = trainer.global_step
+        found = {"step": step, **pl_module.evaluation()}
+        self.evaluations[step] = found
+        numbers = {f"val/{name}": value for name, value in found.items() if isinstance(value, float)}
+        numbers |= {f"val/iou/{name}": iou for name, iou in found.get("iou", {}).items() if iou is not None}
+        self._log(trainer, step, numbers)
+        for name, criterion in (("selected", "score"), ("best", "miou")):
+            chosen = self.chosen(criterion)
+            if chosen is not None and chosen["step"] == step:
+                self._save(trainer, self.checkpoints / f"{name}.ckpt")
+        if trainer.state.fn == "fit" or trainer.max_steps == 0:
+            self._save(trainer, self.last_checkpoint)
+
+    def chosen(self, criterion: str) -> dict[str, Any] | None:
+        """The evaluation with the highest `criterion` (the earliest of equals); `None` if none has it."""
+        candidates = [e for e in self.evaluations.values() if e.get(criterion) is not None]
+        return max(candidates, key=lambda e: (e[criterion], -e["step"]), default=None)
+
+    def write_record(self, key: RunKey, overrides: dict[str, str], classes: list[str]) -> None:
+        """Write the run's record, once everything else is on disk."""
+        last = self.evaluations[max(self.evaluations)]
+        record: RunRecord = {
+            "schema": SCHEMA,
+            "bench": key.bench,
+            "experiment": key.experiment,
+            "seed": key.seed,
+            "base": self.options.base,
+            "overrides": overrides,
+            "classes": classes,
+            "steps": last["step"],
+            "seconds": round(self.elapsed, 2),
+            "peak_memory_mb": peak_memory_mb(),
+            "selection": SELECTION,
+            "last": last,
+            "selected": self.chosen("score"),
+            "best": self.chosen("miou"),
+            "versions": versions(),
+            "git": git_commit(),
+            "command": sys.argv,
+        }
+        write_record(self.directory, record)
+
+    def _log(self, trainer: Trainer, step: int, values: dict[str, float]) -> None:
+        if trainer.is_global_zero:
+            self.metrics.write(step, values)
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step)
+
+    def _save(self, trainer: Trainer, path: Path) -> None:
+        temporary = path.with_suffix(".partial")
+        try:
+            trainer.save_checkpoint(temporary, weights_only=False)
+            if trainer.is_global_zero:
+                temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise StplError(
+                f"cannot be written: {error.strerror or error}", where=path, mend="free some space, then call again"
+            ) from error
+
+
+def peak_memory_mb() -> float:
+    """Peak memory of this process: of the GPU if there is one, else resident, in MiB."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(kibibytes / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    return {"python": sys.version.split()[0], **{name: importlib.metadata.version(name) for name in _PACKAGES}}
+
+
+def git_commit() -> str | None:
+    """Commit of the code that runs, with `+` if files differ from it; `None` outside a repository."""
+    here = Path(__file__).parent
+    try:
+        call = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+        return subprocess.run(call, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,126 @@
+"""What a sweep shows while it runs: one live line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+METRICS = "metrics.csv"
+"""File name of a run's metrics: `step,name,value` lines, where `progress/steps` at step 0 is the number of steps."""
+
+PLAIN_SECONDS = 30.0
+"""How often a running cell is told where no terminal can show a live line."""
+
+
+class Progress:
+    """Shows one file's cells as they run.
+
+    Args:
+        name: the sweep's name.
+        total: number of its cells.
+        durations: seconds that the recorded cells took; the estimate of what is left rests on them.
+        console: where to show it.
+    """
+
+    def __init__(self, name: str, total: int, durations: Sequence[float], console: Console) -> None:
+        self._name, self._total, self._console = name, total, console
+        self._durations = list(durations)
+        self._left, self._told = 0, float("-inf")
+        self._live: Live | None = None
+
+    def start(self, title: str, index: int, left: int, directory: Path) -> None:
+        """A cell begins: its `index` from 1, and the number of cells `left` including it."""
+        self._title, self._left, self._metrics = f"[{index}/{self._total}] {title}", left, directory / METRICS
+        self._began = self._told = time.monotonic()
+        self._first_step = self._step = read_steps(self._metrics)[0]
+        self._stepped = self._began
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+            self._live.start()
+        else:
+            self.tell(f"{self._title}: started")
+
+    def tick(self) -> None:
+        """Show how far the running cell is."""
+        now = time.monotonic()
+        if self._live is not None:
+            self._live.update(Text(self._line(now)))
+        elif now - self._told >= PLAIN_SECONDS:
+            self._told = now
+            self.tell(self._line(now))
+
+    def finish(self, result: str, seconds: float | None) -> None:
+        """The running cell ended with `result`; `seconds` (`None` if it failed) enter the estimate."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if seconds is not None:
+            self._durations.append(seconds)
+            self._left -= 1
+        rest = self._mean_of_cells()
+        eta = "" if rest is None or not self._left else f", sweep ETA {clock(rest * self._left)}"
+        self.tell(f"{self._title}: {result}{eta}")
+
+    def wait(self, cells: int) -> None:
+        """Other workers run the `cells` that are left; said now and then."""
+        now = time.monotonic()
+        if now - self._told >= PLAIN_SECONDS:
+            self._told = now
+            self.tell(f"{self._name}: waiting for {cells} cells that other workers run")
+
+    def tell(self, line: str) -> None:
+        """Print one line that stays."""
+        self._console.print(Text(line), soft_wrap=True)
+
+    def _line(self, now: float) -> str:
+        step, steps = read_steps(self._metrics)
+        if step > self._step:
+            self._step, self._stepped = step, now
+        share = f" step {step}/{steps}," if steps else ""
+        eta = self._eta(now, steps)
+        rest = "" if eta is None else f", sweep ETA {clock(eta)}"
+        return f"{self._name} {self._title}:{share} {clock(now - self._began)} elapsed{rest}"
+
+    def _eta(self, now: float, steps: int) -> float | None:
+        """Seconds until all cells are done: this cell by its steps, the others by the mean of the finished ones."""
+        mean, done = self._mean_of_cells(), self._step - self._first_step
+        if not done:
+            return None if mean is None else max(self._began + mean - now, 0.0) + mean * (self._left - 1)
+        pace = (self._stepped - self._began) / done
+        here = pace * (steps - self._step) - (now - self._stepped)
+        return max(here, 0.0) + (pace * steps if mean is None else mean) * (self._left - 1)
+
+    def _mean_of_cells(self) -> float | None:
+        return sum(self._durations) / len(self._durations) if self._durations else None
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `h:mm:ss`."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+def read_steps(path: Path) -> tuple[int, int]:
+    """The last step in a run's `metrics.csv` and its number of steps; 0 for what is not written yet."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096).splitlines()
+            file.seek(max(0, path.stat().st_size - 4096))
+            tail = file.read().split(b"\n")[:-1]  # a line without its end is still being written
+    except OSError:
+        return 0, 0
+    total = next((_number(line.split(b",")[2]) for line in head if line.startswith(b"0,progress/steps,")), 0)
+    steps = [_number(line.split(b",")[0]) for line in tail[-50:] if line.count(b",") == 2]
+    return max(steps, default=0), total
+
+
+def _number(text: bytes) -> int:
+    try:
+        return int(float(text))
+    except ValueError:
+        return 0

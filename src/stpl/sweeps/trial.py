@@ -1,0 +1,111 @@
+"""One trial: a subprocess in a process group of its own, its output in its run's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from stpl.errors import StplError
+
+LOG = "log.txt"
+PATIENCE_SECONDS = 20.0
+"""How long a trial may take to write its checkpoint and end after SIGTERM."""
+
+_POLL_SECONDS = 0.5
+_TAIL_LINES = 15
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended.
+
+    Attributes:
+        code: exit status; negative if a signal ended it, as `subprocess` tells it.
+        seconds: wall time.
+        tail: the last lines of what it printed.
+    """
+
+    code: int
+    seconds: float
+    tail: str
+
+
+def run_trial(command: list[str], directory: Path, runs: Path, tick: Callable[[], None]) -> Outcome:
+    """Run `command` to its end; its output is appended to `<directory>/log.txt`.
+
+    Args:
+        command: the expanded command line.
+        directory: the run's folder, made if absent.
+        runs: the root of all runs, handed down as `$STPL_RUNS`.
+        tick: called about twice a second.
+
+    Raises:
+        StplError: if the log cannot be written.
+        BaseException: whatever interrupts the wait, after the trial has been ended: SIGTERM, then SIGKILL after 20 s
+            or at a second interrupt.
+    """
+    start = time.monotonic()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        log = (directory / LOG).open("ab")
+    except OSError as error:
+        raise StplError(f"cannot be written: {error.strerror}", where=directory / LOG, mend="free the disk") from error
+    with log:
+        log.write(f"\n=== {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC $ {shlex.join(command)}\n".encode())
+        log.flush()
+        offset = log.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-I", str(Path(__file__).with_name("launch.py")), str(os.getpid()), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "STPL_RUNS": str(runs.absolute()), "PYTHONUNBUFFERED": "1"},
+            process_group=0,  # Ctrl-C in the terminal reaches the sweep alone, which ends the trial in good order
+        )
+        code = _wait(process, tick)
+    return Outcome(code, time.monotonic() - start, _tail(directory / LOG, offset))
+
+
+def _wait(process: subprocess.Popen[bytes], tick: Callable[[], None]) -> int:
+    try:
+        while True:
+            try:
+                return process.wait(_POLL_SECONDS)
+            except subprocess.TimeoutExpired:
+                tick()
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the trial if it still runs, and whatever it left behind in its group."""
+    try:
+        if process.poll() is None:
+            _signal(process, signal.SIGTERM)
+            process.wait(PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        pass  # killed below
+    finally:
+        _signal(process, signal.SIGKILL)
+        process.wait()
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
+        os.killpg(process.pid, number)
+
+
+def _tail(path: Path, offset: int) -> str:
+    with path.open("rb") as file:
+        file.seek(max(offset, path.stat().st_size - 8192))
+        lines = file.read().decode(errors="replace").splitlines()
+    return "\n".join(line.rstrip() for line in lines[-_TAIL_LINES:]).strip()

@@ -1,0 +1,109 @@
+"""`stpl adapt`: a trained network and an unlabelled video in; an adapted network and a video of the difference out."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from stpl.data.folder import VideoFrames
+from stpl.fit import build, run
+from stpl.nn import weights
+from stpl.record import RunLock
+from stpl.video.predict import Frame, load_network, predict
+from stpl.video.side_by_side import SideBySide, overlay
+
+_PANEL_HEIGHT = 360
+
+
+def adapt(
+    checkpoint: Path,
+    video: Path,
+    output: Path | None = None,
+    experiment: str = "stpl",
+    steps: int = 200,
+    lr: float = 1e-4,
+    batch_size: int = 4,
+    size: tuple[int, int] | None = None,
+    stride: int = 1,
+    seed: int = 0,
+) -> None:
+    """Adapt a checkpoint to an unlabelled video, without source data and without labels.
+
+    Writes `adapted.ckpt` (the last step) and `side_by_side.webm` (input, before, after) into the output folder. Called
+    again after an interruption, it goes on from the last checkpoint.
+
+    Args:
+        checkpoint: the network to adapt, as `stpl fit` wrote it.
+        video: a video file or a folder of images.
+        output: folder to write into; `runs/video/<name of the video>` if not given.
+        experiment: which method; a name in experiments/tables.yaml.
+        steps: training steps.
+        lr: learning rate of the network; new modules learn ten times faster.
+        batch_size: clips a step.
+        size: height and width the network sees; the size the checkpoint was trained at if not given.
+        stride: take every stride-th frame.
+        seed: decides the order of clips and their augmentation.
+    """
+    options = weights.describe(checkpoint)
+    size = size or weights.frame_size(checkpoint)
+    settings: dict[str, object] = {
+        "run.experiment": video.stem,
+        "run.base": experiment,
+        "seed_everything": seed,
+        "model.init_args.checkpoint": checkpoint,
+        "data.init_args.path": video,
+        "data.init_args.size": list(size),
+        "data.init_args.stride": stride,
+        "data.init_args.loading.batch_size": batch_size,
+        "optimizer.lr": lr,
+        "trainer.max_steps": steps,
+        "trainer.val_check_interval": steps,
+        **{f"network.{name}": value for name, value in options.to_dict().items()},
+    }
+    if output is not None:
+        settings["run.directory"] = output
+    arguments = [f"--{name}={value}" for name, value in settings.items()]
+    cli, _ = build(["--bench=video", f"--experiment={experiment}", *arguments])
+    directory = cli.recorder.directory
+    with RunLock(directory):
+        run(cli)
+        shutil.copy(cli.recorder.last_checkpoint, directory / "adapted.ckpt")
+    print(f"adapted: {directory / 'adapted.ckpt'}", file=sys.stderr)
+    compare(checkpoint, directory / "adapted.ckpt", video, directory / "side_by_side.webm", size, stride)
+    print(f"video:   {directory / 'side_by_side.webm'}", file=sys.stderr)
+
+
+def compare(before: Path, after: Path, video: Path, output: Path, size: tuple[int, int], stride: int = 1) -> None:
+    """Write a side-by-side video of two checkpoints' predictions on a video.
+
+    Args:
+        before: a checkpoint.
+        after: another one of the same label space.
+        video: the video file or folder.
+        output: the `.webm` to write.
+        size: height and width the networks see.
+        stride: take every stride-th frame.
+    """
+    space = weights.describe(after).space
+    networks = [load_network(before), load_network(after)]
+    source = VideoFrames(video, stride=stride)
+    titles = ("input", f"before: {before.parent.parent.parent.name or before.name}", "after")
+    legend = (space.classes, space.palette)
+    with SideBySide(output, source.fps, titles, legend=legend) as writer:
+        shown = islice(_panels(source), 1, None)
+        for frame, labels in zip(shown, predict(networks, _panels(source), size), strict=True):
+            writer.write([frame, *(overlay(frame, label, space.palette) for label in labels)])
+
+
+def _panels(source: VideoFrames) -> Iterator[Frame]:
+    """Frames no taller than a panel."""
+    for frame in source.frames():
+        scale = min(1.0, _PANEL_HEIGHT / frame.shape[0])
+        width, height = round(frame.shape[1] * scale), round(frame.shape[0] * scale)
+        yield cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)

@@ -1,0 +1,56 @@
+"""Segment a stream of frames with a trained network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stpl.data import flow as optical_flow
+from stpl.data.clip import Clip
+from stpl.nn import weights
+from stpl.nn.accel import Accel
+from stpl.nn.network import build_network
+from stpl.nn.segmenter import upsample
+
+Frame = NDArray[np.uint8]
+
+
+def load_network(checkpoint: Path) -> Accel:
+    """The network a checkpoint describes, with its weights, ready to predict."""
+    options = weights.describe(checkpoint)
+    network = build_network(options)
+    weights.load(checkpoint, network, classes=options.space.classes)
+    return network.eval()
+
+
+@torch.inference_mode()
+def predict(networks: Iterable[Accel], frames: Iterable[Frame], size: tuple[int, int]) -> Iterator[list[Frame]]:
+    """Label every frame but the first with every network; flow is estimated once for all of them.
+
+    Args:
+        networks: in evaluation mode.
+        frames: uint8 `[H,W,3]` RGB in order.
+        size: height and width the networks see.
+
+    Yields:
+        For each frame from the second on, one label map uint8 `[H,W]` (train ids, at the frame's own size) a network.
+    """
+    networks, previous = list(networks), None
+    for frame in frames:
+        current = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA).astype(np.uint8)
+        if previous is not None:
+            clip = _clip(previous, current)
+            logits = [upsample(network(clip), (frame.shape[0], frame.shape[1])) for network in networks]
+            yield [x.argmax(1)[0].to(torch.uint8).numpy() for x in logits]
+        previous = current
+
+
+def _clip(previous: Frame, current: Frame) -> Clip:
+    frames = np.stack([previous, current]).transpose(0, 3, 1, 2)
+    flow = optical_flow.estimate(current, previous)
+    return Clip(torch.from_numpy(frames.copy())[None], flow=torch.from_numpy(flow)[None, None])

@@ -1,0 +1,242 @@
+"""Side-by-side videos that a browser plays, and the painting of labels.
+
+The file is WebM with VP8 or VP9: the codecs that the OpenCV wheel can encode *and* browsers play (its MPEG-4 Part 2 in
+an .mp4 is a trap: it encodes, and Chromium shows a black frame).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from stpl.errors import ConfigError, DataError
+
+_BACKGROUND, _TEXT, _SWATCH_EDGE = (22, 24, 28), (226, 228, 232), (90, 94, 102)
+_GAP, _TITLE_HEIGHT, _TITLE_SIZE = 8, 30, 18
+_LEGEND_ROW, _LEGEND_SIZE, _SWATCH = 26, 15, 15
+_FOURCC = {"vp8": "VP80", "vp9": "VP90"}
+
+
+def paint(labels: NDArray[np.integer[Any]], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Colour a label map.
+
+    Args:
+        labels: train ids, integers `[H,W]`; every value outside 0..K-1 (255 = ignore) becomes black.
+        palette: RGB uint8 `[K,3]`, for example `LabelSpace.palette`.
+
+    Returns:
+        uint8 `[H,W,3]`.
+    """
+    table = np.vstack([palette, np.zeros((1, 3), np.uint8)])
+    known = (labels >= 0) & (labels < len(palette))
+    return table[np.where(known, labels, len(palette))]
+
+
+def overlay(
+    frame: NDArray[np.uint8], labels: NDArray[np.integer[Any]], palette: NDArray[np.uint8], alpha: float = 0.55
+) -> NDArray[np.uint8]:
+    """Blend painted labels over a frame; pixels without a class (255) show the frame alone.
+
+    Args:
+        frame: uint8 `[H,W,3]` RGB.
+        labels: train ids, integers `[H,W]`.
+        palette: RGB uint8 `[K,3]`.
+        alpha: weight of the colours, 0 (frame only) to 1 (colours only).
+
+    Returns:
+        uint8 `[H,W,3]`.
+    """
+    known = ((labels >= 0) & (labels < len(palette)))[..., None]
+    blend = (1.0 - alpha) * frame + alpha * paint(labels, palette)
+    return np.where(known, np.rint(blend), frame).astype(np.uint8)
+
+
+def legend(classes: Sequence[str], palette: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    """A strip of colour swatches with class names, uint8 `[h,width,3]`; as many rows as the names need.
+
+    Names stand in columns of equal width. A class wider than the strip is cut off at its edge.
+    """
+    font = ImageFont.load_default(_LEGEND_SIZE)
+    cell = 2 * _GAP + _SWATCH + max((math.ceil(font.getlength(name)) for name in classes), default=0) + _GAP
+    columns = max(1, min(len(classes), (width - _GAP) // cell))
+    cell = max(cell, (width - _GAP) // columns)
+    image = Image.new("RGB", (width, math.ceil(len(classes) / columns) * _LEGEND_ROW + _GAP), _BACKGROUND)
+    draw = ImageDraw.Draw(image)
+    for index, (name, colour) in enumerate(zip(classes, palette, strict=True)):
+        x, middle = _GAP + index % columns * cell, index // columns * _LEGEND_ROW + (_GAP + _LEGEND_ROW) // 2
+        box = (x, middle - _SWATCH // 2, x + _SWATCH, middle + _SWATCH - _SWATCH // 2)
+        draw.rectangle(box, fill=tuple(int(value) for value in colour), outline=_SWATCH_EDGE)
+        draw.text((x + _SWATCH + _GAP, middle), name, font=font, fill=_TEXT, anchor="lm")
+    return np.array(image)
+
+
+class SideBySide:
+    """Writes titled panels next to each other as a WebM video; a context manager.
+
+    The file appears under its name when the `with` block ends well; if the block raises, nothing is left behind.
+
+    Example:
+        >>> with SideBySide(Path("adapted.webm"), 17.0, ["camera", "before", "after"]) as video:  # doctest: +SKIP
+        ...     video.write([frame, overlay(frame, before, palette), overlay(frame, after, palette)])
+
+    Args:
+        path: file to write, ending in `.webm`; an existing file is replaced.
+        fps: frames a second.
+        titles: one title a panel, in Latin letters (Pillow's built-in font has no Greek).
+        columns: panels in a row; `None` puts up to three in one row and more in a square.
+        panel_width: pixels a panel may take. Wider ones shrink to it; narrower ones are enlarged by the largest whole
+            factor that fits, so that pixels stay square blocks and labels keep their edges.
+        legend: class names and palette `[K,3]` to explain under the panels.
+        codec: `vp8` (four times faster to write) or `vp9` (60 % of the size).
+
+    Raises:
+        ConfigError: the suffix, `fps` or number of titles cannot be used.
+        DataError: the encoder cannot open the file; panels differ from the titles in number, or in size from each
+            other or from the frames before.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        fps: float,
+        titles: Sequence[str],
+        *,
+        columns: int | None = None,
+        panel_width: int = 640,
+        legend: tuple[Sequence[str], NDArray[np.uint8]] | None = None,
+        codec: Literal["vp8", "vp9"] = "vp8",
+    ) -> None:
+        self.path, self.fps, self.titles, self.legend = Path(path), fps, tuple(titles), legend
+        if self.path.suffix.lower() != ".webm":
+            raise ConfigError(
+                f"a video of type '{self.path.suffix}' would not play in browsers", where=path, mend="name it *.webm"
+            )
+        if not 0 < fps < 1000 or not self.titles or codec not in _FOURCC or panel_width < 16:
+            raise ConfigError(
+                f"cannot write {len(self.titles)} panels of width {panel_width} at {fps} frames a second as '{codec}'",
+                where=path,
+                mend="give one title or more, 0 < fps < 1000, panel_width of 16 or more, and codec vp8 or vp9",
+            )
+        many = len(self.titles)
+        self._columns = columns or (many if many <= 3 else math.ceil(math.sqrt(many)))
+        self._panel_width, self._codec = panel_width, codec
+        # The container is chosen by the extension, so the temporary name keeps it.
+        self._temporary = self.path.with_name(f".{self.path.stem}.{uuid.uuid4().hex}.webm")
+        self._writer: cv2.VideoWriter | None = None
+        self._panel_shape: tuple[int, ...] = ()
+        self._canvas: NDArray[np.uint8] = np.zeros((0, 0, 3), np.uint8)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is None:
+            if kind is None:
+                raise DataError("no frame was written", where=self.path, mend="check that the input video has frames")
+            return
+        self._writer.release()
+        if kind is None:
+            self._temporary.replace(self.path)
+        else:
+            self._discard()
+
+    def _discard(self) -> None:
+        with contextlib.suppress(OSError):  # the error under way is the one to tell
+            self._temporary.unlink(missing_ok=True)
+
+    def write(self, panels: Sequence[NDArray[np.uint8]]) -> None:
+        """Append one frame made of `panels`, each uint8 `[H,W,3]` RGB of one size, in the order of the titles."""
+        self._check(panels)
+        if self._writer is None:
+            self._panel_shape = panels[0].shape
+            self._canvas = self._compose_canvas()
+            self._writer = self._open()
+        canvas = self._canvas.copy()
+        height, width = self._cell
+        for index, panel in enumerate(panels):
+            x, y = self._corner(index)
+            filter_ = cv2.INTER_AREA if panel.shape[1] > width else cv2.INTER_NEAREST
+            canvas[y : y + height, x : x + width] = cv2.resize(panel, (width, height), interpolation=filter_)
+        self._writer.write(cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR))
+
+    def _check(self, panels: Sequence[NDArray[np.uint8]]) -> None:
+        shapes = {panel.shape for panel in panels} | ({self._panel_shape} if self._panel_shape else set())
+        right = len(panels) == len(self.titles) and len(shapes) == 1 and next(iter(shapes))[2:] == (3,)
+        if not right or any(panel.dtype != np.uint8 for panel in panels):
+            raise DataError(
+                f"expected {len(self.titles)} uint8 panels [H,W,3] of one size, got "
+                f"{[f'{panel.dtype} {panel.shape}' for panel in panels]}",
+                where=self.path,
+                mend="resize all panels to the size of the first frame's, and give one a title",
+            )
+
+    @property
+    def _cell(self) -> tuple[int, int]:
+        """Height and width of a panel as drawn."""
+        height, width = self._panel_shape[:2]
+        if width > self._panel_width:
+            return max(1, round(height * self._panel_width / width)), self._panel_width
+        factor = self._panel_width // width
+        return height * factor, width * factor
+
+    def _corner(self, index: int) -> tuple[int, int]:
+        height, width = self._cell
+        row, column = divmod(index, self._columns)
+        return _GAP + column * (width + _GAP), _TITLE_HEIGHT + row * (height + _TITLE_HEIGHT)
+
+    def _compose_canvas(self) -> NDArray[np.uint8]:
+        """Everything but the panels: background, titles, legend. Sides are even, as the codecs' chroma wants."""
+        height, width = self._cell
+        rows = math.ceil(len(self.titles) / self._columns)
+        size = (_GAP + self._columns * (width + _GAP), rows * (height + _TITLE_HEIGHT) + _GAP)
+        image = Image.new("RGB", size, _BACKGROUND)
+        draw, font = ImageDraw.Draw(image), ImageFont.load_default(_TITLE_SIZE)
+        for index, title in enumerate(self.titles):
+            x, y = self._corner(index)
+            draw.text((x + 2, y - _TITLE_HEIGHT // 2), title, font=font, fill=_TEXT, anchor="lm")
+        parts = [np.array(image)] + ([legend(*self.legend, size[0])] if self.legend else [])
+        canvas = np.vstack(parts)
+        odd = [(0, canvas.shape[0] % 2), (0, canvas.shape[1] % 2), (0, 0)]
+        return np.pad(canvas, odd, mode="edge")
+
+    def _open(self) -> cv2.VideoWriter:
+        height, width = self._canvas.shape[:2]
+        fourcc = cv2.VideoWriter.fourcc(*_FOURCC[self._codec])
+        with contextlib.suppress(OSError):  # the encoder then cannot open either, and that is told below
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        with _quiet():
+            writer = cv2.VideoWriter(str(self._temporary), cv2.CAP_FFMPEG, fourcc, self.fps, (width, height))
+        if not writer.isOpened():
+            self._discard()
+            raise DataError(
+                f"the {self._codec} encoder cannot open a {width}×{height} video",
+                where=self.path,
+                mend="choose a writable folder and smaller panels, or reinstall opencv-python-headless",
+            )
+        return writer
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Close standard error for the moment in which OpenCV says that a tag 'is not supported', and then uses it."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

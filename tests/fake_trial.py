@@ -1,0 +1,77 @@
+"""A torch-free stand-in for `stpl fit`, run as a subprocess by the sweep's tests.
+
+Behaviour is set by the environment: FAKE_LEDGER (a line per start), FAKE_STEPS and FAKE_SECONDS (per step),
+FAKE_BREAK=`experiment:exit code[:times]`. It "checkpoints" every step and resumes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import cast
+
+from stpl.record import RunKey, RunLock, RunRecord, experiment_name, runs_root, write_record
+
+
+def record_of(key: RunKey, miou: float, steps: int = 5, **changes: object) -> RunRecord:
+    evaluation = {"step": steps, "miou": miou, "iou": {"road": miou + 10, "car": miou - 10}, "score": 0.5}
+    record: dict[str, object] = {
+        "schema": 1, "bench": key.bench, "experiment": key.experiment, "base": key.experiment.split(",")[0],
+        "overrides": {}, "seed": key.seed, "classes": ["road", "car"], "steps": steps, "seconds": 1.5,
+        "peak_memory_mb": None, "selection": "entropy", "last": evaluation,
+        "selected": {**evaluation, "miou": miou + 1}, "best": {**evaluation, "miou": miou + 2}, "versions": {},
+        "git": None, "command": [],
+    }  # fmt: skip
+    return cast(RunRecord, {**record, **changes})
+
+
+def _log(message: str) -> None:
+    with Path(os.environ["FAKE_LEDGER"]).open("a", encoding="utf-8") as file:
+        file.write(message + "\n")
+
+
+def _break(experiment: str, directory: Path) -> None:
+    name, _, rule = os.environ.get("FAKE_BREAK", "").partition(":")
+    if name != experiment:
+        return
+    code, _, times = rule.partition(":")
+    count = directory / "broken"
+    broken = len(count.read_text()) if count.exists() else 0
+    if not times or broken < int(times):
+        count.write_text("x" * (broken + 1))
+        print("first line\nerror: the fake breaks", file=sys.stderr)
+        sys.exit(int(code))
+
+
+def _train(directory: Path, steps: int) -> None:
+    checkpoint, metrics = directory / "checkpoint", directory / "metrics.csv"
+    first = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    if not metrics.exists():
+        metrics.write_text(f"step,name,value\n0,progress/steps,{steps}\n")
+    for step in range(first + 1, steps + 1):
+        time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
+        with metrics.open("a") as file:
+            file.write(f"{step},train/loss,{1 / step}\n")
+        temporary = checkpoint.with_suffix(".tmp")
+        temporary.write_text(str(step))
+        temporary.replace(checkpoint)
+        _log(f"{directory.parent.name} {directory.name} step {step}")
+
+
+def main(arguments: list[str]) -> None:
+    options = dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
+    bench, base, seed = options.pop("bench"), options.pop("experiment"), int(options.pop("seed_everything"))
+    key = RunKey(bench, experiment_name(base, options), seed)
+    directory = key.directory(runs_root())
+    with RunLock(directory):
+        _log(f"{key} started")
+        _break(base, directory)
+        steps = int(os.environ.get("FAKE_STEPS", "2"))
+        _train(directory, steps)
+        write_record(directory, record_of(key, 40.0 + seed, steps))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from stpl.data.clip import Clip
+from stpl.errors import ConfigError
+from stpl.nn.accel import Accel
+from stpl.nn.batchnorm import BatchNormPolicy, apply_batchnorm_policy
+from stpl.nn.deeplab import DeepLabV2
+from stpl.nn.fusion import FUSIONS, STAM, Conv1x1
+from stpl.nn.projection import ProjectionHead
+from stpl.nn.resnet import ResNet
+from stpl.nn.segmenter import NORMALIZATIONS
+from stpl.nn.warp import resize_flow, warp
+
+
+def frames(batch: int, height: int, width: int) -> torch.Tensor:
+    return torch.randint(
+        0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("depth", "dim", "parameters"),
+    # Parameter counts of torchvision's networks without their classifier (fc).
+    [(18, 512, 11_176_512), (34, 512, 21_284_672), (50, 2048, 23_508_032), (101, 2048, 42_500_160)],
+)
+def test_resnets_are_the_published_ones(depth: int, dim: int, parameters: int) -> None:
+    with torch.device("meta"):
+        network = ResNet(depth)
+    assert network.feature_dim == dim
+    assert sum(p.numel() for p in network.parameters()) == parameters
+
+
+def test_stride_8_and_the_lineage_s_feature_size() -> None:
+    with torch.device("meta"):
+        network = ResNet(101)
+        features = network(torch.zeros(1, 3, 512, 1024))
+    assert features.shape == (1, 2048, 65, 129)
+
+
+def test_unknown_depth_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no ResNet of depth 20"):
+        ResNet(20)
+
+
+def test_normalizations() -> None:
+    image = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 3, 1, 1)
+    rgb = DeepLabV2(2, 18, 4).normalize(image).flatten()
+    assert rgb.tolist() == pytest.approx([(10 - 123.675) / 58.395, (20 - 116.28) / 57.12, (30 - 103.53) / 57.375])
+    bgr = DeepLabV2(2, 18, 4, normalization=NORMALIZATIONS["caffe"]).normalize(image).flatten()
+    assert bgr.tolist() == pytest.approx([30 - 104.00698793, 20 - 116.66876762, 10 - 122.67891434])
+
+
+def test_untrained_accel_is_its_segmenter() -> None:
+    torch.manual_seed(0)
+    segmenter = DeepLabV2(5, 18, 8, dilations=(1, 2)).eval()
+    clip = Clip(frames(4, 32, 48).view(2, 2, 3, 32, 48), flow=torch.randn(2, 1, 2, 32, 48))
+    fused = Accel(segmenter).eval()(clip)
+    assert torch.equal(fused, segmenter(clip))
+    assert fused.shape == (2, 5, 5, 7)
+
+
+def test_accel_takes_no_gradient_through_the_previous_frame() -> None:
+    network = Accel(DeepLabV2(5, 18, 8, dilations=(1,)))
+    with torch.no_grad():
+        network.score_fusion.weight.fill_(1.0)
+    network.segmenter.classifier.register_forward_hook(lambda _, __, out: calls.append(out.requires_grad))  # type: ignore[union-attr]
+    calls: list[bool] = []
+    network(Clip(frames(2, 32, 48)[None], flow=torch.zeros(1, 1, 2, 32, 48)))
+    assert sorted(calls) == [False, True]
+
+
+def test_accel_without_flow_says_so() -> None:
+    network = Accel(DeepLabV2(3, 18, 4, dilations=(1,))).eval()
+    with pytest.raises(ValueError, match="Wants"):
+        network(Clip(frames(2, 16, 16)[None]))
+
+
+def loop_warp(features: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
+    """One pixel at a time, bilinear, coordinates clamped to the border."""
+    _, height, width = features.shape
+    out = torch.zeros_like(features)
+    for y in range(height):
+        for x in range(width):
+            sx = min(max(x + flow[0, y, x].item(), 0), width - 1)
+            sy = min(max(y + flow[1, y, x].item(), 0), height - 1)
+            x0, y0 = int(sx), int(sy)
+            x1, y1 = min(x0 + 1, width - 1), min(y0 + 1, height - 1)
+            a, b = sx - x0, sy - y0
+            top = features[:, y0, x0] * (1 - a) + features[:, y0, x1] * a
+            bottom = features[:, y1, x0] * (1 - a) + features[:, y1, x1] * a
+            out[:, y, x] = top * (1 - b) + bottom * b
+    return out
+
+
+def test_warp_equals_a_loop_over_pixels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 3, 6, 9, generator=generator, dtype=torch.float64)
+    flow = 3 * torch.randn(2, 2, 6, 9, generator=generator, dtype=torch.float64)
+    expected = torch.stack([loop_warp(f, o) for f, o in zip(features, flow, strict=True)])
+    torch.testing.assert_close(warp(features, flow), expected)
+
+
+def test_warp_direction() -> None:
+    """What lies at (x+dx, y+dy) in the earlier frame comes to (x, y)."""
+    features = torch.arange(12.0).view(1, 1, 3, 4)
+    right = torch.zeros(1, 2, 3, 4)
+    right[:, 0] = 1
+    assert warp(features, right)[0, 0, 0].tolist() == [1, 2, 3, 3]
+    down = torch.zeros(1, 2, 3, 4)
+    down[:, 1] = 1
+    assert warp(features, down)[0, 0, :, 0].tolist() == [4, 8, 8]
+
+
+def test_warp_keeps_the_dtype_and_checks_the_grid() -> None:
+    features = torch.randn(1, 2, 4, 4).bfloat16()
+    assert warp(features, torch.zeros(1, 2, 4, 4)).equal(features)
+    with pytest.raises(ValueError, match="differ in grid"):
+        warp(features, torch.zeros(1, 2, 5, 4))
+
+
+def test_resize_flow_scales_each_component_by_its_axis() -> None:
+    flow = torch.stack([torch.full((9, 17), 8.0), torch.full((9, 17), 4.0)])[None]
+    small = resize_flow(flow, (5, 5))
+    assert small[0, 0].unique().item() == pytest.approx(8 * 4 / 16)
+    assert small[0, 1].unique().item() == pytest.approx(4 * 4 / 8)
+    assert resize_flow(flow, (9, 17)) is flow
+
+
+def test_warping_at_feature_size_agrees_with_warping_in_pixels() -> None:
+    """A shift by one stride is a shift by one feature."""
+    features = torch.randn(1, 2, 5, 9, generator=torch.Generator().manual_seed(0))
+    flow = torch.zeros(1, 2, 33, 65)
+    flow[:, 0] = 8
+    assert torch.allclose(warp(features, resize_flow(flow, (5, 9)))[..., :-1], features[..., 1:], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_fusions_keep_their_promise(name: str) -> None:
+    fusion = FUSIONS[name](8)
+    previous, current = torch.randn(2, 2, 8, 5, 6)
+    fused = fusion(previous, current)
+    assert fused.shape == (2, fusion.out_dim, 5, 6)
+
+
+def test_a_fresh_convolution_is_the_mean() -> None:
+    previous, current = torch.randn(2, 2, 8, 5, 6)
+    torch.testing.assert_close(Conv1x1(8)(previous, current), (previous + current) / 2)
+
+
+def test_stam_gates_follow_cbam() -> None:
+    torch.manual_seed(0)
+    stam = STAM(32).eval()
+    assert sum(p.numel() for p in stam.parameters()) == 680  # CBAM at 64 channels
+    previous, current = torch.rand(2, 1, 32, 5, 6)
+    stack = torch.cat([previous, current], 1)
+    fused = stam(previous, current)
+    gate = fused / stack
+    assert ((gate > 0) & (gate < 1)).all()
+    temporal = (stam.temporal(stack.mean((2, 3))) + stam.temporal(stack.amax((2, 3)))).sigmoid()
+    weighted = stack * temporal[:, :, None, None]
+    spatial = stam.spatial(torch.cat([weighted.amax(1, keepdim=True), weighted.mean(1, keepdim=True)], 1)).sigmoid()
+    torch.testing.assert_close(fused, weighted * spatial)
+
+
+def test_projections_are_unit_vectors_in_float32() -> None:
+    head = ProjectionHead(6, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = head(torch.randn(2, 6, 3, 3))
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out.norm(dim=1), torch.ones(2, 3, 3))
+
+
+@pytest.mark.parametrize(
+    ("policy", "statistics_move", "affine_trains"),
+    [("frozen", False, False), ("statistics", True, False), ("train", True, True)],
+)
+def test_batchnorm_policies(policy: BatchNormPolicy, statistics_move: bool, affine_trains: bool) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).train()
+    apply_batchnorm_policy(network, policy)
+    layer = network[1]
+    assert isinstance(layer, nn.BatchNorm2d)
+    assert layer.running_mean is not None
+    before = layer.running_mean.clone()
+    network(torch.randn(2, 3, 4, 4) + 5)
+    assert (not torch.equal(before, layer.running_mean)) == statistics_move
+    assert layer.weight.requires_grad == affine_trains
+    assert next(network[0].parameters()).requires_grad

@@ -1,0 +1,159 @@
+"""The contrast four ways: closed form, naive double loop, gradcheck, invariances."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from stpl.losses.pixel_contrast import Denominator, pixel_contrast
+
+FORMS: tuple[Denominator, ...] = ("negatives", "supcon", "positive+negatives")
+LN2 = math.log(2)
+
+
+def double_loop(
+    queries: Tensor, keys: Tensor, query_labels: Tensor, key_labels: Tensor, temperature: float, denominator: str
+) -> float:
+    """Eq. 3 and 4 as printed, one pair at a time, in Python floats."""
+    rows = []
+    for q, y in zip(queries.tolist(), query_labels.tolist(), strict=True):
+        scores = [sum(a * b for a, b in zip(q, k, strict=True)) / temperature for k in keys.tolist()]
+        positives = [s for s, other in zip(scores, key_labels.tolist(), strict=True) if other == y]
+        negatives = [s for s, other in zip(scores, key_labels.tolist(), strict=True) if other != y]
+        if not positives or not negatives:
+            continue
+        below = {
+            "negatives": lambda s, n=negatives: sum(map(math.exp, n)),
+            "supcon": lambda s, n=scores: sum(map(math.exp, n)),
+            "positive+negatives": lambda s, n=negatives: math.exp(s) + sum(map(math.exp, n)),
+        }[denominator]
+        rows.append(-sum(math.log(math.exp(s) / below(s)) for s in positives) / len(positives))
+    return sum(rows) / len(rows)
+
+
+def sample(n: int, m: int, dim: int = 8, classes: int = 5, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(n * 1000 + m)
+    queries, keys = (normalize(torch.randn(k, dim, generator=generator, dtype=dtype), dim=1) for k in (n, m))
+    labels = [torch.randint(0, classes, (k,), generator=generator) for k in (n, m)]
+    return queries, keys, *labels
+
+
+@pytest.mark.parametrize("denominator", FORMS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-4)])
+def test_equals_the_double_loop(denominator: Denominator, dtype: torch.dtype, tolerance: float) -> None:
+    queries, keys, query_labels, key_labels = sample(61, 47)
+    expected = double_loop(queries, keys, query_labels, key_labels, 0.07, denominator)
+    found = pixel_contrast(queries.to(dtype), keys.to(dtype), query_labels, key_labels, denominator=denominator)
+    assert found.item() == pytest.approx(expected, rel=tolerance)
+    assert found.dtype == dtype
+
+
+@pytest.mark.parametrize("denominator", FORMS)
+def test_blocks_do_not_show(denominator: Denominator, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = sample(61, 47)
+    whole = pixel_contrast(*inputs, denominator=denominator)
+    monkeypatch.setattr("stpl.losses.pixel_contrast._BLOCK_ROWS", 3)
+    assert pixel_contrast(*inputs, denominator=denominator).item() == pytest.approx(whole.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("denominator", FORMS)
+def test_gradcheck(denominator: Denominator) -> None:
+    queries, keys, query_labels, key_labels = sample(9, 7, dim=4, classes=3)
+
+    def loss(q: Tensor, k: Tensor) -> Tensor:
+        return pixel_contrast(q, k, query_labels, key_labels, temperature=0.5, denominator=denominator)
+
+    assert torch.autograd.gradcheck(loss, (queries.requires_grad_(), keys.requires_grad_()))
+
+
+@pytest.mark.parametrize(
+    ("denominator", "temperature", "expected"),
+    [
+        ("negatives", 1.0, LN2 - 1),
+        ("negatives", 0.5, LN2 - 2),
+        ("negatives", 0.07, -13.592567),
+        ("supcon", 1.0, math.log(2 + 2 / math.e)),
+        ("positive+negatives", 1.0, math.log(1 + 2 / math.e)),
+    ],
+)
+def test_hand_computed(denominator: Denominator, temperature: float, expected: float) -> None:
+    """Two orthogonal pairs: s = 1/τ within a class, 0 across; |P| = |N| = 2 (a query's own copy is a positive)."""
+    z = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]], dtype=torch.float64)
+    y = torch.tensor([0, 0, 1, 1])
+    found = pixel_contrast(z, z, y, y, temperature=temperature, denominator=denominator)
+    assert found.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_equal_features_give_the_logarithm_of_the_number_of_negatives() -> None:
+    z, y = torch.tensor([[1.0, 0]] * 4, dtype=torch.float64), torch.tensor([0, 0, 1, 1])
+    assert pixel_contrast(z, z, y, y, temperature=1.0).item() == pytest.approx(LN2)
+
+
+def test_queries_without_positives_or_negatives_are_skipped() -> None:
+    queries, keys, _, _ = sample(4, 3)
+    query_labels, key_labels = torch.tensor([0, 0, 7, 1]), torch.tensor([0, 1, 1])
+    found = pixel_contrast(queries, keys, query_labels, key_labels)
+    kept = torch.tensor([True, True, False, True])
+    assert found.item() == pytest.approx(pixel_contrast(queries[kept], keys, query_labels[kept], key_labels).item())
+
+
+@pytest.mark.parametrize("key_class", [0, 1])
+def test_no_usable_query_gives_zero_and_zero_gradients(key_class: int) -> None:
+    queries, keys, _, _ = sample(4, 3)
+    queries.requires_grad_()
+    loss = pixel_contrast(queries, keys, torch.zeros(4).long(), torch.full((3,), key_class))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == 0
+    assert queries.grad is not None
+    assert not queries.grad.any()
+
+
+def test_empty_sets_give_zero() -> None:
+    nothing, labels = torch.zeros(0, 8), torch.zeros(0).long()
+    assert pixel_contrast(nothing, nothing, labels, labels).item() == 0
+
+
+@pytest.mark.parametrize("denominator", FORMS)
+def test_order_and_rotation_do_not_matter(denominator: Denominator) -> None:
+    queries, keys, query_labels, key_labels = sample(31, 29)
+    whole = pixel_contrast(queries, keys, query_labels, key_labels, denominator=denominator).item()
+    order = torch.randperm(31, generator=torch.Generator().manual_seed(0))
+    rotation = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))[0]
+    shuffled = pixel_contrast(queries[order], keys, query_labels[order], key_labels, denominator=denominator)
+    rotated = pixel_contrast(queries @ rotation, keys @ rotation, query_labels, key_labels, denominator=denominator)
+    assert shuffled.item() == pytest.approx(whole, rel=1e-12)
+    assert rotated.item() == pytest.approx(whole, rel=1e-9)
+
+
+def test_float32_whatever_autocast_says() -> None:
+    queries, keys, query_labels, key_labels = sample(31, 29, dtype=torch.float32)
+    plain = pixel_contrast(queries, keys, query_labels, key_labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert pixel_contrast(queries, keys, query_labels, key_labels).item() == plain.item()
+
+
+def test_keeps_nothing_quadratic_for_backward() -> None:
+    queries, keys, query_labels, key_labels = sample(400, 300, dtype=torch.float32)
+    kept: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        pixel_contrast(queries.requires_grad_(), keys.requires_grad_(), query_labels, key_labels)
+    assert max(kept) <= 400 * 8
+
+
+def test_bad_arguments_are_named() -> None:
+    queries, keys, query_labels, key_labels = sample(4, 3)
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        pixel_contrast(queries, keys, query_labels, key_labels, temperature=0)
+    with pytest.raises(ValueError, match="unknown denominator"):
+        pixel_contrast(queries, keys, query_labels, key_labels, denominator="all")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="do not fit"):
+        pixel_contrast(queries, keys, query_labels[:2], key_labels)

@@ -1,0 +1,391 @@
+"""The benchmark `streets`: determinism, exactness of labels and flow, the domain shift, the cache, the reader."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from stpl.data.clip import ClipReader, Wants
+from stpl.data.label_space import VIPER_15, check_train_ids
+from stpl.data.streets import cache
+from stpl.data.streets.cache import StreetsSplit, open_split
+from stpl.data.streets.domain import DomainShift, photograph
+from stpl.data.streets.drive import Drive, StreetsOptions, draw_drive
+from stpl.data.streets.layout import make_scene
+from stpl.data.streets.reader import StreetsClips
+from stpl.data.streets.render import draw
+from stpl.data.streets.scene import C
+from stpl.errors import ConfigError, DataError
+
+TINY = StreetsOptions(height=24, width=48, frames=3, train_drives=4, val_drives=2, camera_val_drives=2)
+FULL = StreetsOptions()
+COUNT = 14
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    cv2.setNumThreads(0)
+
+
+@pytest.fixture(scope="module")
+def drives() -> list[Drive]:
+    return [draw_drive(FULL, "studio", "train", i) for i in range(COUNT)]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("streets")
+
+
+@pytest.fixture(scope="module")
+def split(root: Path) -> StreetsSplit:
+    return open_split(root, "camera", "train", TINY, workers=1)
+
+
+def same(a: Drive, b: Drive) -> bool:
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("frames", "labels", "flow", "visible"))
+
+
+def warped(image: NDArray[np.uint8], flow: NDArray[np.float32], how: int) -> NDArray[np.uint8]:
+    y, x = np.mgrid[: flow.shape[1], : flow.shape[2]].astype(np.float32)
+    return np.asarray(cv2.remap(image, x + flow[0], y + flow[1], how), dtype=np.uint8)
+
+
+# --- what is drawn
+
+
+def test_class_ids_are_those_of_the_label_space() -> None:
+    assert tuple(c.name.lower() for c in C if c != C.POLE) == VIPER_15.classes
+
+
+def test_drive_is_a_pure_function_of_seed_domain_split_and_index() -> None:
+    first = draw_drive(TINY, "camera", "train", 0)
+    assert same(first, draw_drive(TINY, "camera", "train", 0))
+    for other in (draw_drive(replace(TINY, seed=1), "camera", "train", 0), draw_drive(TINY, "camera", "train", 1),
+                  draw_drive(TINY, "camera", "val", 0), draw_drive(TINY, "studio", "train", 0)):  # fmt: skip
+        assert (first.labels != other.labels).mean() > 0.05
+
+
+def test_shapes_and_types_at_an_odd_size() -> None:
+    drive = draw_drive(replace(TINY, height=37, width=51), "camera", "train", 0)
+    assert drive.frames.shape == (3, 3, 37, 51)
+    assert drive.flow.shape == (3, 2, 37, 51)
+    assert drive.labels.shape == drive.visible.shape == (3, 37, 51)
+    assert [a.dtype for a in (drive.frames, drive.labels, drive.flow, drive.visible)] == ["u1", "u1", "f4", "?"]
+    assert not drive.flow[0].any()
+    assert not drive.visible[0].any()
+
+
+def test_all_classes_occur_often(drives: list[Drive]) -> None:
+    counts = np.stack([np.bincount(drive.labels.ravel(), minlength=256) for drive in drives])
+    for drive in drives:
+        check_train_ids(drive.labels, VIPER_15, "streets")
+    share, in_drives = counts.sum(0) / counts.sum(), (counts > 0).mean(0)
+    assert share[:15].min() > 0.0015  # each class: at least 0.15 % of the pixels
+    assert in_drives[:15].min() >= 0.2  # and in at least every fifth drive
+    assert share[255] < 0.015  # poles
+
+
+def test_flow_warps_the_previous_frame_onto_the_current_one(drives: list[Drive]) -> None:
+    still, moved, agree = [], [], []
+    for drive in drives:
+        for t in range(1, FULL.frames):
+            seen, now = drive.visible[t], drive.frames[t].transpose(1, 2, 0).astype(np.int64)
+            before = np.ascontiguousarray(drive.frames[t - 1].transpose(1, 2, 0))
+            moved.append(np.abs(warped(before, drive.flow[t], cv2.INTER_LINEAR) - now)[seen].mean())
+            still.append(np.abs(before - now)[seen].mean())
+            agree.append(
+                (warped(drive.labels[t - 1], drive.flow[t], cv2.INTER_NEAREST) == drive.labels[t])[seen].mean()
+            )
+            assert seen.mean() > 0.7
+    assert np.mean(still) > 6  # grey values of 255
+    assert np.mean(moved) < 0.45 * np.mean(still)
+    assert np.mean(agree) > 0.99
+    assert np.min(agree) > 0.97
+
+
+def test_flow_of_the_ground_is_that_of_a_pinhole_camera() -> None:
+    """Closed form for a camera that drives straight ahead: a ground point's row r below the horizon shrinks."""
+    scene = make_scene(np.random.default_rng(3), DomainShift().scaled(0).make_palette(), 2)
+    scene.path.yaw[:] = 0
+    scene.path.position[:] = [[1.75, 1.5, 0.0], [1.75, 1.5, 0.5]]
+    drawn = draw(scene, 96, 192)
+    focal, horizon = scene.path.focal * 192, scene.path.horizon * 96 - 0.5
+    y, x = 94, np.flatnonzero(drawn.labels[1, 94] == C.ROAD)
+    depth = focal * 1.5 / (y - horizon)
+    np.testing.assert_allclose(drawn.depth[1, y, x], depth, rtol=1e-5)
+    np.testing.assert_allclose(drawn.flow[1, 1, y, x], focal * 1.5 / (depth + 0.5) + horizon - y, atol=1e-4)
+    np.testing.assert_allclose(drawn.flow[1, 0, y, x], (x - 95.5) * (depth / (depth + 0.5) - 1), atol=1e-4)
+
+
+# --- the domains
+
+
+def test_geometry_does_not_depend_on_the_domain() -> None:
+    strong, none = (draw_drive(replace(TINY, severity=s), "camera", "train", 0) for s in (1.0, 0.0))
+    assert np.array_equal(strong.labels, none.labels)
+    assert np.array_equal(strong.flow, none.flow)
+    assert np.array_equal(strong.visible, none.visible)
+    assert np.abs(strong.frames.astype(int) - none.frames).mean() > 10
+
+
+def test_camera_without_severity_looks_like_the_studio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stpl.data.streets.drive.zlib.crc32", lambda _: 5)  # the same scenes in both domains
+    camera = draw_drive(replace(TINY, severity=0.0), "camera", "train", 0)
+    assert same(camera, draw_drive(TINY, "studio", "train", 0))
+
+
+def test_degradation_differs_between_consecutive_frames() -> None:
+    shift = DomainShift().scaled(0.8)
+    scene = make_scene(np.random.default_rng(1), shift.make_palette(), 1)
+    clean = draw(scene, 96, 192)
+    twice = photograph(clean.frames.repeat(4, 0), clean.depth.repeat(4, 0), shift, np.random.default_rng(0)).astype(
+        float
+    )
+    noise = np.abs(twice[1:] - twice[:-1]).mean((1, 2, 3))
+    assert noise.min() > 4  # the same scene, four different pictures
+    centred = twice - twice.mean((1, 2, 3), keepdims=True)
+    error = [np.square(centred[i] - centred[[j for j in range(4) if j != i]].mean(0)).mean() for i in range(4)]
+    single = [np.square(centred[i] - centred[(i + 1) % 4]).mean() for i in range(4)]
+    assert np.mean(error) < 0.85 * np.mean(single)  # averaging frames removes noise: two frames carry more than one
+
+
+@pytest.mark.parametrize("name", ["haze", "exposure", "white_balance", "gamma", "desaturation", "vignette", "defocus",
+                                  "motion", "flicker", "shot_noise", "read_noise", "lost_blocks", "compression",
+                                  "palette", "grain", "overcast"])  # fmt: skip
+def test_every_knob_of_the_shift_acts_alone(name: str) -> None:
+    none = DomainShift().scaled(0)
+    only = replace(none, **{name: getattr(DomainShift(), name)})
+    options = replace(TINY, severity=1.0, height=96, width=192)  # blur is far below a pixel at 48 pixels
+    one = draw_drive(replace(options, shift=only), "camera", "train", 0)
+    base = draw_drive(replace(options, shift=none), "camera", "train", 0)
+    assert np.abs(one.frames.astype(int) - base.frames).mean() > 0.1
+
+
+def test_cost_of_a_frame() -> None:
+    draw_drive(FULL, "camera", "train", 0)
+    start = time.process_time()
+    for i in range(3):
+        draw_drive(FULL, "camera", "train", i)
+    assert (time.process_time() - start) / (3 * FULL.frames) < 0.2  # 0.02 s here; bound for slow, busy machines
+
+
+@pytest.mark.parametrize(("field", "value"), [("severity", 1.5), ("frames", 1), ("height", 4), ("seed", -1)])
+def test_bad_options_are_refused(field: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=field):
+        replace(FULL, **{field: value})  # type: ignore[arg-type]
+
+
+def test_bad_shift_and_names_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"shift\.haze is -1"):
+        DomainShift(haze=-1)
+    with pytest.raises(ConfigError, match="no domain 'moon'"):
+        draw_drive(FULL, "moon", "train", 0)
+
+
+# --- the cache
+
+
+def test_cache_holds_the_drives_and_is_drawn_once(
+    split: StreetsSplit, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(TINY.train_drives):
+        drive = draw_drive(TINY, "camera", "train", i)
+        assert np.array_equal(split.array("frames")[i], drive.frames)
+        assert np.array_equal(split.frames_of(i), drive.frames)
+        assert np.array_equal(split.array("labels")[i], drive.labels)
+        assert np.array_equal(split.array("visible")[i], drive.visible)
+        np.testing.assert_allclose(split.array("flow")[i], drive.flow, rtol=1 / 2048, atol=1e-6)
+    assert isinstance(split.array("frames"), np.memmap)
+    assert {path.name for path in split.folder.iterdir()} == {
+        "frames.npy", "labels.npy", "flow.npy", "visible.npy", "manifest.json"}  # fmt: skip
+    monkeypatch.setattr(cache, "_draw", pytest.fail)
+    assert open_split(root, "camera", "train", TINY, verify=True) == split
+
+
+def test_any_number_of_workers_draws_the_same_bytes(split: StreetsSplit, tmp_path: Path) -> None:
+    again = open_split(tmp_path, "camera", "train", TINY, workers=2)
+    for path in split.folder.iterdir():
+        assert path.read_bytes() == (again.folder / path.name).read_bytes()
+
+
+def test_other_options_and_renderers_get_another_folder(
+    split: StreetsSplit, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = open_split(root, "camera", "train", replace(TINY, severity=0.5), workers=1)
+    monkeypatch.setattr(cache, "renderer_version", lambda: "another")
+    newer = open_split(root, "camera", "train", TINY, workers=1)
+    assert len({split.folder, other.folder, newer.folder}) == 3
+    studio = [open_split(root, "studio", "val", replace(TINY, severity=s), workers=1).folder for s in (0.2, 0.5)]
+    assert studio[0] == studio[1]  # the studio has no shift: nothing is drawn anew
+
+
+def test_interrupted_drawing_goes_on_and_leaves_no_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stpl.data.streets import worker
+
+    drawn: list[int] = []
+
+    def draw_or_fail(options: StreetsOptions, domain: str, part: str, index: int) -> Drive:
+        if index == 2 and len(drawn) == 2:
+            raise KeyboardInterrupt
+        drawn.append(index)
+        return draw_drive(options, domain, part, index)
+
+    monkeypatch.setattr(worker, "draw_drive", draw_or_fail)
+    with pytest.raises(KeyboardInterrupt):
+        open_split(tmp_path, "camera", "train", TINY, workers=1)
+    assert [p.name[-8:] for p in tmp_path.iterdir() if p.is_dir()] == [".partial"]
+    drawn.append(-1)
+    open_split(tmp_path, "camera", "train", TINY, workers=1)
+    assert drawn == [0, 1, -1, 2, 3]
+
+
+def test_full_disk_is_told_and_leaves_no_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
+    with pytest.raises(DataError, match="MB are needed"):
+        open_split(tmp_path, "studio", "val", TINY, workers=1)
+    monkeypatch.undo()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(DataError, match="No space left"):
+        open_split(tmp_path, "studio", "val", TINY, workers=1)
+    assert not list(tmp_path.glob("**/*.npy"))
+    assert not list(tmp_path.glob("**/*.part"))
+
+
+def test_worker_that_cannot_write_is_told(tmp_path: Path) -> None:
+    from stpl.data.streets.worker import DISK_FAILED, command
+
+    done = subprocess.run(command(tmp_path / "missing", "studio", "val", TINY, 0, 1), capture_output=True, text=True)
+    assert done.returncode == DISK_FAILED
+    assert "No such file" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["frames.npy", "labels.npy", "flow.npy", "visible.npy", "manifest.json"])
+def test_torn_file_is_named(split: StreetsSplit, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / split.folder.name
+    shutil.copytree(split.folder, folder)
+    os.truncate(folder / name, 100)
+    with pytest.raises(DataError, match="torn file") as caught:
+        open_split(tmp_path, "camera", "train", TINY)
+    assert str(caught.value).startswith(str(folder / name))
+    assert "delete the folder" in str(caught.value)
+
+
+def test_changed_byte_is_found_by_a_full_check(tmp_path: Path) -> None:
+    options = replace(TINY, height=96, width=192)
+    folder = open_split(tmp_path, "studio", "val", options, workers=1).folder
+    with (folder / "frames.npy").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([byte[0] ^ 1]))
+    open_split(tmp_path, "studio", "val", options)
+    with pytest.raises(DataError, match="sha256 is"):
+        open_split(tmp_path, "studio", "val", options, verify=True)
+
+
+def test_second_process_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = open_split(tmp_path, "studio", "val", TINY, workers=1)
+    shutil.move(probe.folder, tmp_path / "elsewhere")
+    monkeypatch.setattr(cache, "_draw", pytest.fail)
+    found: list[StreetsSplit] = []
+    with (tmp_path / f".{probe.folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the first process draws
+        waiting = threading.Thread(target=lambda: found.append(open_split(tmp_path, "studio", "val", TINY)))
+        waiting.start()
+        time.sleep(0.2)
+        assert not found
+        shutil.move(tmp_path / "elsewhere", probe.folder)
+    waiting.join(5)
+    assert found == [probe]
+
+
+# --- the reader
+
+
+def test_clips_are_pairs_of_frames_with_flow_and_label(split: StreetsSplit) -> None:
+    reader: ClipReader = StreetsClips(split)
+    assert len(reader) == 4 * 2
+    clip = reader.read(5, Wants(flow=True, label=True))
+    assert clip.key == "camera-train/0002/02"
+    drive = draw_drive(TINY, "camera", "train", 2)
+    assert torch.equal(clip.frames, torch.from_numpy(drive.frames[1:3]))
+    assert clip.label is not None
+    assert clip.label.dtype == torch.int64
+    assert torch.equal(clip.label, torch.from_numpy(drive.labels[2]).long())
+    assert clip.flow is not None
+    assert clip.flow.shape == (1, 2, 24, 48)
+    torch.testing.assert_close(clip.flow[0], torch.from_numpy(drive.flow[2]), rtol=1e-3, atol=1e-5)
+    assert np.array_equal(StreetsClips(split).visible(5), drive.visible[2])
+
+
+def test_label_file_is_never_opened_unless_wanted(split: StreetsSplit, tmp_path: Path) -> None:
+    folder = tmp_path / "unlabelled"
+    shutil.copytree(split.folder, folder, ignore=shutil.ignore_patterns("labels.npy"))
+    reader = StreetsClips(replace(split, folder=folder))
+    for index in range(len(reader)):
+        assert reader.read(index, Wants(flow=True)).label is None
+    with pytest.raises(DataError, match=r"labels\.npy"):
+        reader.read(0, Wants(label=True))
+
+
+def test_reader_travels_to_workers(split: StreetsSplit) -> None:
+    reader = StreetsClips(split)
+    reader.read(0, Wants())
+    assert torch.equal(pickle.loads(pickle.dumps(reader)).read(3, Wants()).frames, reader.read(3, Wants()).frames)
+
+
+def test_distant_pairs_have_no_exact_flow(split: StreetsSplit) -> None:
+    reader = StreetsClips(split, previous=2)
+    assert len(reader) == 4
+    assert torch.equal(reader.read(1, Wants()).frames[0], torch.from_numpy(split.frames_of(1)[0].copy()))
+    with pytest.raises(DataError, match="previous=2"):
+        reader.read(1, Wants(flow=True))
+    with pytest.raises(ConfigError, match="previous is 3"):
+        StreetsClips(split, previous=3)
+    with pytest.raises(DataError, match="no clip 4"):
+        reader.read(4, Wants())
+
+
+def test_estimated_flow_is_kept_and_agrees_with_the_exact_one(tmp_path: Path) -> None:
+    options = replace(FULL, frames=2, val_drives=2)
+    split = open_split(tmp_path, "studio", "val", options, workers=1)
+    exact, estimated = StreetsClips(split), StreetsClips(split, flow="estimated")
+    for index in range(2):
+        a, b = (reader.read(index, Wants(flow=True)).flow for reader in (exact, estimated))
+        assert a is not None
+        assert b is not None
+        error = (a - b)[0].norm(dim=0)[torch.from_numpy(exact.visible(index))]
+        assert error.median() < 0.5  # pixels
+    assert len(list(split.folder.glob("flow-estimated-1/**/*.npy"))) == 2
+    assert open_split(tmp_path, "studio", "val", options) == split
+
+
+def test_tall_pictures_are_covered() -> None:
+    drive = draw_drive(replace(TINY, height=96, width=32), "studio", "train", 0)
+    assert (drive.labels[:, :8] == C.SKY).mean() > 0.3
+    assert drive.frames.min(axis=1).max(axis=(1, 2)).min() > 0
+
+
+def test_drawing_imports_no_torch() -> None:
+    code = "import sys, stpl.data.streets.worker, stpl.data.streets.cache; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

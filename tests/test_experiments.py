@@ -109,7 +109,7 @@ def test_faults_in_the_catalogue_are_named(root: Path, old: str, new: str, fault
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("a: 1\nb: [1,\nc: 2\n", ":3: "),
+        ("a: 1\nb: [1\nc: 2\n", ":3: "),
         ("a: 1\nb:\n  c: 1\n  c: 2\n", ":4: the key 'c' is given twice"),
         ("- 1\n", "must be a mapping"),
         ("", "must be a mapping"),

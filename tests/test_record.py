@@ -5,12 +5,23 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
-from fake_trial import record_of
 
+from fake_trial import record_of
 from stpl.errors import ConfigError, RecordError, StplError
-from stpl.record import RECORD, RunKey, RunLock, experiment_name, read_record, read_records, runs_root, write_record
+from stpl.record import (
+    RECORD,
+    RunKey,
+    RunLock,
+    RunRecord,
+    experiment_name,
+    read_record,
+    read_records,
+    runs_root,
+    write_record,
+)
 
 KEY = RunKey("streets", "stpl", 0)
 
@@ -117,7 +128,7 @@ def test_wrong_fields_are_named(tmp_path: Path, field: str, value: object, fault
         read_record(tmp_path)
     assert fault in str(caught.value)
     with pytest.raises(RecordError, match="refusing to write"):
-        write_record(tmp_path / "new", record_of(KEY, 40.0, **{field: value}))
+        write_record(tmp_path / "new", cast(RunRecord, record))
     assert not (tmp_path / "new").exists()
 
 

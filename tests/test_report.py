@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fake_trial import record_of
 
+from fake_trial import record_of
 from stpl.errors import ConfigError, RecordError
 from stpl.record import RunKey, write_record
 from stpl.report import print_table, report
@@ -25,7 +25,12 @@ tables:
       - {row: Control, experiment: control, overlays: [b]}
       - {row: STPL, experiment: stpl, overlays: [c], paper: {viper: 52.5}}
       - {row: "Missing, never run", experiment: missing, overlays: [d], paper: {viper: 45}}
-  - {id: table4, title: Table 4, citation: x, benchmark: viper, reference: source_only, rows: [{row: STAM, experiment: stpl}]}
+  - id: table4
+    title: Table 4
+    citation: the paper's Table 4
+    benchmark: viper
+    reference: source_only
+    rows: [{row: STAM, experiment: stpl}]
 """
 
 
@@ -39,7 +44,7 @@ def experiments(tmp_path: Path) -> Path:
     return folder
 
 
-def put(runs: Path, bench: str = "streets", **mious: list[float]) -> None:
+def put(runs: Path, mious: dict[str, list[float]], bench: str = "streets") -> None:
     for experiment, values in mious.items():
         for seed, miou in enumerate(values):
             key = RunKey(bench, experiment, seed)
@@ -49,7 +54,7 @@ def put(runs: Path, bench: str = "streets", **mious: list[float]) -> None:
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     root = tmp_path / "runs"
-    put(root, source_only=[17.0, 18.0], control=[17.499], stpl=[40.0, 41.0, 43.5])
+    put(root, {"source_only": [17.0, 18.0], "control": [17.499], "stpl": [40.0, 41.0, 43.5]})
     return root
 
 
@@ -88,7 +93,7 @@ def test_markdown_shows_context_on_another_benchmark(runs: Path, experiments: Pa
 
 
 def test_paper_beside_ours_on_the_papers_benchmark(tmp_path: Path, experiments: Path) -> None:
-    put(tmp_path / "runs", "viper", stpl=[50.25])
+    put(tmp_path / "runs", {"stpl": [50.25]}, "viper")
     report(bench="viper", runs=tmp_path / "runs", experiments=experiments)
     table = (tmp_path / "runs/viper/tables/table3.md").read_text()
     assert "ours − paper" in table
@@ -118,7 +123,7 @@ def test_same_records_give_the_same_bytes(runs: Path, experiments: Path, tmp_pat
 
 
 def test_changed_settings_are_listed_as_variants(runs: Path, experiments: Path) -> None:
-    put(runs, **{"stpl,temperature=0.1": [42.0]})
+    put(runs, {"stpl,temperature=0.1": [42.0]})
     report(runs=runs, experiments=experiments)
     assert [(row["row"], row["delta_vs_source"]) for row in rows(runs / "streets/tables/variants.csv")] == [
         ("stpl,temperature=0.1", "24.50")

@@ -279,6 +279,17 @@ def test_worker_that_cannot_write_is_told(tmp_path: Path) -> None:
     assert "No such file" in done.stderr
 
 
+def test_failed_workers_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(code: str, error: type[Exception], match: str) -> None:
+        monkeypatch.setattr(cache, "command", lambda *_: [sys.executable, "-c", code])
+        with pytest.raises(error, match=match):
+            open_split(tmp_path, "studio", "val", TINY, workers=2)
+
+    run("import sys; print('No space left', file=sys.stderr); sys.exit(3)", DataError, "No space left")
+    run("import os; os.kill(os.getpid(), 9)", DataError, "was killed")
+    run("raise ValueError('a defect')", RuntimeError, "ValueError: a defect")
+
+
 @pytest.mark.parametrize("name", ["frames.npy", "labels.npy", "flow.npy", "visible.npy", "manifest.json"])
 def test_torn_file_is_named(split: StreetsSplit, tmp_path: Path, name: str) -> None:
     folder = tmp_path / split.folder.name
@@ -387,5 +398,5 @@ def test_tall_pictures_are_covered() -> None:
 
 
 def test_drawing_imports_no_torch() -> None:
-    code = "import sys, stpl.data.streets.worker, stpl.data.streets.cache; sys.exit('torch' in sys.modules)"
+    code = "import sys, stpl.data.streets.worker; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -6,6 +6,7 @@ settings on the command line follow and win. LightningCLI parses and builds ever
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -150,8 +151,7 @@ def build(args: Sequence[str]) -> tuple[SuiteCLI, Request]:
         StplError: for anything in the configuration that cannot be used.
     """
     request = Request.parse(args)
-    # The arguments come from the command line after all, expanded.
-    warnings.filterwarnings("ignore", "LightningCLI's args parameter is intended")
+    _quiet()
     try:
         cli = SuiteCLI(
             Method,
@@ -219,6 +219,20 @@ def run(cli: SuiteCLI) -> None:
         trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
     if trainer.max_steps > 0:
         trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=str(last) if resume else None)
+
+
+def _quiet() -> None:
+    """Keep Lightning's log to what a user can act on."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    ignored = (
+        "LightningCLI's args parameter is intended",  # the arguments do come from the command line, expanded
+        ".*does not have many workers",  # reading is cheap beside the step; data.loading.num_workers decides
+        ".*`training_step` returned `None`",  # that is how a method says it has nothing to minimise
+        ".*treespec, LeafSpec.* is deprecated",  # Lightning 2.6 calling torch 2.13
+    )
+    for message in ignored:
+        warnings.filterwarnings("ignore", message)
 
 
 def hardware_precision() -> str:

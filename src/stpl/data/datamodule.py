@@ -21,7 +21,7 @@ from stpl.data.clip import Clip, ClipReader, Wants, collate
 from stpl.data.flow import FlowCache
 from stpl.data.folder import VideoFrames
 from stpl.data.label_space import label_space
-from stpl.data.sampling import EstimatedFlow, EvaluationClips, StepSampler, TrainingClips
+from stpl.data.sampling import EvaluationClips, StepSampler, TrainingClips
 from stpl.data.streets import StreetsClips, StreetsOptions, open_split
 from stpl.errors import ConfigError
 
@@ -162,8 +162,7 @@ class StreetsData(ClipDataModule):
         """`studio` or `camera`, drawn if it is not there yet."""
         name = "studio" if domain == "source" else "camera"
         drawn = open_split(self.root, name, split, self.options, self.draw_workers)
-        clips = StreetsClips(drawn)
-        return clips if self.flow == "exact" else EstimatedFlow(clips, FlowCache(drawn.folder / "flow"))
+        return StreetsClips(drawn, flow=self.flow)
 
 
 class CityscapesData(ClipDataModule):

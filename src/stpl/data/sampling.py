@@ -16,7 +16,6 @@ from torch.utils.data import Dataset, Sampler
 
 from stpl.data.augment import CrossFrameAugmentation, clip_seed
 from stpl.data.clip import Clip, ClipReader, Wants
-from stpl.data.flow import FlowCache
 
 _ORDER = -1  # no clip stands at this position, so the order of an epoch shares its seed with no augmentation
 
@@ -86,29 +85,6 @@ class TrainingClips(Dataset[Clip]):
             return clip
         augmented = self.augmentation(clip.frames.numpy(), clip_seed(self.seed, place.step, place.position))
         return replace(clip, augmented=torch.from_numpy(augmented))
-
-
-class EstimatedFlow:
-    """A reader whose flow is estimated from its frames (OpenCV DIS, once per clip) instead of what it would serve.
-
-    Args:
-        reader: the clips.
-        cache: keeps the estimates.
-    """
-
-    def __init__(self, reader: ClipReader, cache: FlowCache) -> None:
-        self.reader, self.cache = reader, cache
-
-    def __len__(self) -> int:
-        return len(self.reader)
-
-    def read(self, index: int, wants: Wants) -> Clip:
-        """The clip at `index`; see `ClipReader.read`."""
-        clip = self.reader.read(index, replace(wants, flow=False))
-        if not wants.flow:
-            return clip
-        earlier, later = (np.ascontiguousarray(frame.permute(1, 2, 0).numpy()) for frame in clip.frames[-2:])
-        return replace(clip, flow=torch.from_numpy(self.cache.get(str(clip.key), later, earlier))[None])
 
 
 class EvaluationClips(Dataset[Clip]):

@@ -176,8 +176,9 @@ class _Views:
     @cached_property
     def logits(self) -> Tensor:
         """Fused prediction of the original clip, without gradient; it gives the pseudo-labels."""
+        features = self.current, self.previous  # made here, where gradients are still recorded
         with torch.no_grad():
-            current, previous = self.network.classify(self.current), self.network.classify(self.previous)
+            current, previous = (self.network.classify(x) for x in features)
             return self.network.fuse(current, previous, self.flow)
 
     def _augmented(self) -> Tensor:

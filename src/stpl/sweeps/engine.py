@@ -97,11 +97,11 @@ class _Schedule:
             self._console.print(f"[{index}/{len(self.cells)}] {cell.title}: {state}", markup=False, soft_wrap=True)
 
     def _work(self, storage: str | None, records: dict[str, RunRecord]) -> None:
-        from stpl.sweeps.claims import CellQueue, open_study  # Optuna takes most of a second to import
+        from stpl.sweeps.claims import CellQueue, open_storage  # Optuna takes most of a second to import
 
         bench = next(iter(self.cells.values())).key.bench
         url = storage or f"sqlite:///{(self._runs / bench / 'sweeps.sqlite3').absolute()}"
-        queue = CellQueue(open_study(url, f"{bench}/{self.sweep.path.stem}", self.sweep.goal))
+        queue = CellQueue(open_storage(url), f"{bench}/{self.sweep.path.stem}", self.sweep.goal)
         queue.mark_recorded({name: record["last"]["miou"] for name, record in records.items()})
         while todo := self._todo():
             if queue.offer(todo):

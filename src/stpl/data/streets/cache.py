@@ -22,13 +22,13 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stpl.data.streets.drive import StreetsOptions, renderer_version
-from stpl.data.streets.worker import command, draw_share, drive_file
+from stpl.data.streets.worker import DISK_FAILED, command, draw_share, drive_file
 from stpl.errors import DataError
 
 try:
@@ -163,12 +163,21 @@ def _run_workers(
                 time.sleep(0.05)
         finally:
             for process in running:
-                if process.poll() is None and (sys.exc_info()[0] or any(p.returncode for p in running)):
-                    process.kill()
+                process.kill()  # nothing to do unless another worker failed or the user interrupts
                 process.wait()
-        if any(process.returncode for process in running):
-            log.seek(0)
-            raise OSError(log.read().strip()[-2000:] or "a drawing process was killed")
+        _raise_failure([process.returncode for process in running], log)
+
+
+def _raise_failure(codes: list[int], log: IO[str]) -> None:
+    """Tell why a worker ended early; a disk or memory that is full is the user's, all else is a defect."""
+    log.seek(0)
+    text = log.read().strip()[-2000:]
+    if DISK_FAILED in codes:
+        raise OSError(text.splitlines()[-1])
+    if any(code > 0 for code in codes):
+        raise RuntimeError(f"a drawing process failed:\n{text}")
+    if any(codes):
+        raise OSError("a drawing process was killed (is there enough memory?)")
 
 
 def _assemble(partial: Path, shape: tuple[int, int, int, int], content: dict[str, Any]) -> None:

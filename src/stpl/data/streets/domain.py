@@ -56,9 +56,9 @@ class DomainShift:
     defocus: float = 1.3
     motion: float = 5.0
     flicker: float = 0.15
-    shot_noise: float = 0.09
-    read_noise: float = 0.05
-    lost_blocks: float = 0.12
+    shot_noise: float = 0.08
+    read_noise: float = 0.04
+    lost_blocks: float = 0.1
     compression: float = 0.8
 
     def __post_init__(self) -> None:
@@ -127,7 +127,7 @@ class _Conditions:
 def _one_frame(
     frame: NDArray[np.uint8], depth: Image, shift: DomainShift, drive: _Conditions, rng: Rng
 ) -> NDArray[np.uint8]:
-    image = frame.astype(np.float32) / 255
+    image: Image = frame.astype(np.float32) / np.float32(255)
     image += (drive.airlight - image) * drive.veil(depth)
     image = _lens(image, shift, drive.unit, rng)
     gain = 2.0 ** (drive.exposure + shift.flicker * rng.standard_normal())

@@ -180,7 +180,9 @@ def _facade(pal: Palette, rng: Rng, span: tuple[float, float], heights: tuple[fl
     c = Canvas(left, 0, right, top, 12, wall)
     c.rect(left, 0, right, eaves, wall, int(C.BUILDING))
     if top - eaves > 1:
-        c.poly([(left, eaves - 0.2), (right, eaves - 0.2), ((left + right) / 2, top)], wall, int(C.BUILDING))
+        ridge, lap = (left + right) / 2, eaves + 0.15  # reaches a little under the roof, so that no sky shows between
+        gable = [(left, eaves - 0.2), (left, lap), (ridge, top), (right, lap), (right, eaves - 0.2)]
+        c.poly(gable, wall, int(C.BUILDING))
     else:
         c.rect(left, eaves - 0.3, right, top, trim, int(C.BUILDING))
     c.grain(pal.grain("wall"), rng, 0.8)

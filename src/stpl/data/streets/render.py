@@ -21,6 +21,8 @@ from stpl.data.streets.canvas import EMPTY, Canvas
 from stpl.data.streets.scene import Body, Float64, Scene
 
 _NEAR = 0.35  # metres; nearer parts of a surface are clipped
+_NEAREST = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+_LINEAR = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 _FINE = np.array([[2.0, 0, 1], [0, 2, 1], [0, 0, 1]])
 
 
@@ -138,12 +140,10 @@ class _Painter:
             shift = np.array([[1.0, 0, x0], [0, 1, y0], [0, 0, 1]])
             back = np.linalg.inv(matrix) @ shift
             size, area = (x1 - x0, y1 - y0), (slice(y0, y1), slice(x0, x1))
-            marks = cv2.warpPerspective(surface.canvas.label, back, size, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
-                                        borderMode=cv2.BORDER_CONSTANT, borderValue=(EMPTY,))  # fmt: skip
+            marks = cv2.warpPerspective(surface.canvas.label, back, size, flags=_NEAREST, borderValue=(EMPTY,))
             mask = np.not_equal(marks, EMPTY)
             texture, scale = self.mips[n].level(level)
-            tones = cv2.warpPerspective(texture, scale @ back, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-                                        borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
+            tones = cv2.warpPerspective(texture, scale @ back, size, flags=_LINEAR, borderMode=cv2.BORDER_REPLICATE)
             cv2.copyTo(tones, mask.view(np.uint8), colour[area])
             np.copyto(label[area], marks, where=mask, casting="unsafe")
             np.copyto(number[area], n, where=mask)

@@ -1,0 +1,59 @@
+"""Fixtures that tests of whole runs share: a tiny `streets`, and a place for runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from stpl.data.streets import StreetsOptions, open_split
+
+REPOSITORY = Path(__file__).parent.parent
+TINY = StreetsOptions(height=48, width=96, frames=3, train_drives=4, val_drives=2, camera_val_drives=2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Results to the last digit need the same order of summation in every test."""
+    torch.set_num_threads(1)
+    yield
+
+
+@pytest.fixture(scope="session")
+def tiny_streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded benchmark, drawn small: all four splits."""
+    root = tmp_path_factory.mktemp("streets")
+    for domain in ("studio", "camera"):
+        for split in ("train", "val"):
+            open_split(root, domain, split, TINY, 1)
+    return root
+
+
+@pytest.fixture
+def tiny_run(
+    tiny_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[str]]:
+    """Arguments of `stpl fit` for a run of seconds; runs go to the test's own folder."""
+    monkeypatch.setenv("STPL_RUNS", str(tmp_path / "runs"))
+    monkeypatch.chdir(REPOSITORY)
+
+    def arguments(experiment: str, *extra: str, steps: int = 4) -> list[str]:
+        options = {f"data.init_args.options.{k}": getattr(TINY, k) for k in (
+            "height", "width", "frames", "train_drives", "val_drives", "camera_val_drives"
+        )}  # fmt: skip
+        settings = {
+            **options,
+            "data.init_args.root": tiny_streets,
+            "data.init_args.loading.batch_size": 2,
+            "network.width": 8,
+            "trainer.precision": "32-true",
+            "run.experiment": experiment,
+            "run.log_every": 1,
+        }
+        if experiment != "source_only":
+            settings |= {"trainer.max_steps": steps, "trainer.val_check_interval": 2}
+        return ["--bench=streets", f"--experiment={experiment}", *(f"--{k}={v}" for k, v in settings.items()), *extra]
+
+    return arguments

@@ -1,0 +1,233 @@
+"""Every row of Tables 3 and 4, run through the real command line on a tiny benchmark."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stpl.data.clip import Clip
+from stpl.errors import ConfigError
+from stpl.experiments import load_catalogue
+from stpl.fit import build, fit
+from stpl.methods import Contrast, OptimizerOptions, PixelContrast
+from stpl.methods.contrast import View
+from stpl.nn import weights
+from stpl.nn.network import NetworkOptions
+from stpl.record import read_record
+
+Arguments = Callable[..., list[str]]
+GOLDEN = Path(__file__).parent / "golden" / "losses.json"
+TRAINED = [name for name in load_catalogue().experiments if name not in ("source", "source_only")]
+SMALL = NetworkOptions(18, 8, (1, 2))
+
+
+@pytest.fixture(scope="session")
+def source(tiny_streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source checkpoint of a few steps; made once."""
+    return tmp_path_factory.mktemp("source")
+
+
+@pytest.fixture
+def with_source(tiny_run: Arguments, source: Path, tmp_path: Path) -> Arguments:
+    """`tiny_run`, with the source model in place."""
+    home = tmp_path / "runs" / "streets" / "source" / "seed0"
+    if not (source / "seed0").exists():
+        fit(tiny_run("source"))
+        shutil.copytree(home, source / "seed0")
+    elif not home.exists():
+        shutil.copytree(source / "seed0", home)
+    return tiny_run
+
+
+def losses(directory: Path) -> list[float]:
+    with (directory / "metrics.csv").open(newline="") as file:
+        return [float(row["value"]) for row in csv.DictReader(file) if row["name"] == "train/loss"]
+
+
+def state(directory: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    content: dict[str, torch.Tensor] = weights.read(directory / "checkpoints" / f"{name}.ckpt")["state_dict"]
+    return content
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("experiment", ["source", *TRAINED])
+def test_golden_loss_curve(experiment: str, with_source: Arguments) -> None:
+    """Four steps give the losses that were recorded when the method was last changed on purpose.
+
+    To renew them after such a change, delete the entry in golden/losses.json and run this test once.
+    """
+    found = losses(fit(with_source(experiment)) if experiment != "source" else _source_directory())
+    golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    if experiment not in golden:
+        GOLDEN.write_text(json.dumps({**golden, experiment: found}, indent=1) + "\n")
+        pytest.fail(f"recorded new golden losses of {experiment}; look at them, then run again")
+    assert found == pytest.approx(golden[experiment], rel=2e-3)
+
+
+def _source_directory() -> Path:
+    from stpl.record import RunKey, runs_root
+
+    return RunKey("streets", "source", 0).directory(runs_root())
+
+
+def test_source_only_evaluates_and_records(with_source: Arguments) -> None:
+    directory = fit(with_source("source_only"))
+    record = read_record(directory)
+    assert record is not None
+    assert record["steps"] == 0
+    assert record["last"] == record["best"] == record["selected"]
+    assert same(
+        {k: v for k, v in state(directory).items() if k.startswith("network.")},
+        {k: v for k, v in state(_source_directory()).items() if k.startswith("network.")},
+    )
+
+
+def test_batchnorm_statistics_moves_statistics_and_nothing_else(with_source: Arguments) -> None:
+    adapted, source = state(fit(with_source("batchnorm_statistics"))), state(_source_directory())
+    moved = {key for key in source if not torch.equal(source[key], adapted[key])}
+    assert moved
+    assert all(key.endswith(("running_mean", "running_var", "num_batches_tracked")) for key in moved)
+
+
+@pytest.mark.parametrize("experiment", ["batchnorm_statistics", "self_training", "naive", "stpl"])
+def test_adaptation_touches_no_label(
+    experiment: str, with_source: Arguments, tiny_streets: Path, tmp_path: Path
+) -> None:
+    """Garbage instead of the training labels changes nothing, to the last bit."""
+    clean = state(fit(with_source(experiment)))
+    garbage = tmp_path / "garbage"
+    shutil.copytree(tiny_streets, garbage)
+    (labels,) = garbage.glob("camera-train-*/labels.npy")
+    labels.write_bytes(b"garbage")
+    extra = (f"--data.init_args.root={garbage}", f"--run.experiment={experiment}-garbage")
+    directory = tmp_path / "runs" / "streets" / f"{experiment}-garbage"
+    _accept_manifest(labels)
+    assert same(clean, state(fit([*with_source(experiment), *extra])))
+    assert directory.exists()
+
+
+def _accept_manifest(labels: Path) -> None:
+    """Let the cache accept the garbage, so that only *use* of it could fail."""
+    good = np.load(next(labels.parent.glob("frames.npy")), mmap_mode="r").shape
+    np.save(labels, np.full((good[0], good[1], *good[3:]), 77, np.uint8))
+
+
+def test_labelled_method_would_notice_garbage(with_source: Arguments, tiny_streets: Path, tmp_path: Path) -> None:
+    """The counter-check of the test above: a method that uses labels does not survive it."""
+    garbage = tmp_path / "garbage"
+    shutil.copytree(tiny_streets, garbage)
+    (labels,) = garbage.glob("camera-train-*/labels.npy")
+    _accept_manifest(labels)
+    with pytest.raises(Exception, match=r"(?i)label|target|torn"):
+        fit(with_source("oracle", f"--data.init_args.root={garbage}"))
+
+
+class Crash(Exception):
+    pass
+
+
+@pytest.mark.parametrize("experiment", ["stpl", "self_training", "batchnorm_statistics"])
+@pytest.mark.parametrize("step", [3, 4, 5])
+def test_resumed_run_ends_with_the_same_weights(
+    experiment: str, step: int, with_source: Arguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in any step and called again, with another number of workers: bit-identical weights, curves, record."""
+    whole = fit(with_source(experiment, steps=6))
+    again = [*with_source(experiment, "--run.checkpoint_every=1", steps=6), "--run.experiment=crashed"]
+    cli, _ = build(again)
+    method = type(cli.model)
+    original = method.training_step
+
+    def crash(self: PixelContrast, clip: Clip, batch_idx: int) -> object:
+        if self.global_step == step - 1:
+            raise Crash
+        return original(self, clip, batch_idx)
+
+    monkeypatch.setattr(method, "training_step", crash)
+    with pytest.raises(Crash):
+        fit(again)
+    monkeypatch.setattr(method, "training_step", original)
+    resumed = fit([*again, "--data.init_args.loading.num_workers=1"])
+    assert same(state(whole), state(resumed))
+    assert losses(whole) == losses(resumed)
+    first, second = read_record(whole), read_record(resumed)
+    assert first is not None
+    assert second is not None
+    assert [first[k] for k in ("last", "selected", "best")] == [second[k] for k in ("last", "selected", "best")]
+
+
+def test_a_recorded_run_is_left_alone(with_source: Arguments, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = fit(with_source("self_training"))
+    before = (directory / "result.json").stat().st_mtime_ns
+    fit(with_source("self_training"))
+    assert (directory / "result.json").stat().st_mtime_ns == before
+    assert "recorded already" in capsys.readouterr().err
+
+
+def clip(batch: int = 2) -> Clip:
+    generator = torch.Generator().manual_seed(5)
+    frames, augmented = torch.randint(0, 256, (2, batch, 2, 3, 40, 56), dtype=torch.uint8, generator=generator)
+    return Clip(frames, flow=torch.randn(batch, 1, 2, 40, 56, generator=generator), augmented=augmented)
+
+
+def method(*pairs: tuple[View, View], **options: object) -> PixelContrast:
+    torch.manual_seed(0)
+    contrasts = [Contrast(query, key) for query, key in pairs] or None
+    return PixelContrast(SMALL, OptimizerOptions(), contrasts=contrasts, batchnorm="frozen", **options).train()  # type: ignore[arg-type]
+
+
+def test_naive_is_the_sum_of_temporal_and_spatial() -> None:
+    temporal, spatial = ("current", "previous-warped"), ("current", "augmented current")
+    naive = method(temporal, spatial).losses(clip())  # type: ignore[arg-type]
+    parts = {**method(temporal).losses(clip()), **method(spatial).losses(clip())}  # type: ignore[arg-type]
+    assert {k: v.item() for k, v in naive.items()} == pytest.approx({k: v.item() for k, v in parts.items()})
+
+
+def test_clip_keys_are_the_mean_over_clips() -> None:
+    batch = clip(2)
+    alone = [
+        method().losses(Clip(batch.frames[i : i + 1], batch.flow[i : i + 1], None, batch.augmented[i : i + 1]))  # type: ignore[index]
+        for i in range(2)
+    ]
+    together = method().losses(batch)
+    for name, value in together.items():
+        assert value.item() == pytest.approx(sum(float(part[name]) for part in alone) / 2, rel=1e-4)
+
+
+def test_the_previous_frame_takes_gradient_only_on_request() -> None:
+    """With «previous-warped» as both query and key, the encoder learns only if gradients may pass."""
+    pair: tuple[View, View] = ("previous-warped", "previous-warped")
+    for wanted in (False, True):
+        model = method(pair, previous_gradient=wanted)
+        sum(model.losses(clip()).values()).backward()  # type: ignore[union-attr]
+        assert (model.network.segmenter.backbone.conv1.weight.grad is not None) == wanted  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["current", "augmented current", "fused", "augmented fused"])
+def test_the_encoder_learns_from_either_side(name: View) -> None:
+    """Each view alone, on both sides of the contrast, brings gradients to the first layer."""
+    model = method((name, name))
+    sum(model.losses(clip()).values()).backward()  # type: ignore[union-attr]
+    gradient = model.network.segmenter.backbone.conv1.weight.grad  # type: ignore[union-attr]
+    assert gradient is not None
+    assert gradient.abs().sum() > 0
+
+
+def test_only_wanted_views_are_augmented() -> None:
+    assert not method(("current", "current")).wants.augmented
+    assert method().wants.augmented
+
+
+def test_mixed_widths_are_refused() -> None:
+    with pytest.raises(ConfigError, match="mix fused and single-frame views"):
+        method(("fused", "current"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,10 +15,9 @@ TINY = StreetsOptions(height=48, width=96, frames=3, train_drives=4, val_drives=
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
+def _one_thread() -> None:
     """Results to the last digit need the same order of summation in every test."""
     torch.set_num_threads(1)
-    yield
 
 
 @pytest.fixture(scope="session")
@@ -32,9 +31,7 @@ def tiny_streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tiny_run(
-    tiny_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., list[str]]:
+def tiny_run(tiny_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """Arguments of `stpl fit` for a run of seconds; runs go to the test's own folder."""
     monkeypatch.setenv("STPL_RUNS", str(tmp_path / "runs"))
     monkeypatch.chdir(REPOSITORY)

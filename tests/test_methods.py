@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from stpl.fit import build, fit
 from stpl.methods import Contrast, OptimizerOptions, PixelContrast
 from stpl.methods.contrast import View
 from stpl.nn import weights
+from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 from stpl.record import read_record
 
@@ -132,7 +134,7 @@ def test_labelled_method_would_notice_garbage(with_source: Arguments, tiny_stree
         fit(with_source("oracle", f"--data.init_args.root={garbage}"))
 
 
-class Crash(Exception):
+class CrashError(Exception):
     pass
 
 
@@ -150,11 +152,11 @@ def test_resumed_run_ends_with_the_same_weights(
 
     def crash(self: PixelContrast, clip: Clip, batch_idx: int) -> object:
         if self.global_step == step - 1:
-            raise Crash
+            raise CrashError
         return original(self, clip, batch_idx)
 
     monkeypatch.setattr(method, "training_step", crash)
-    with pytest.raises(Crash):
+    with pytest.raises(CrashError):
         fit(again)
     monkeypatch.setattr(method, "training_step", original)
     resumed = fit([*again, "--data.init_args.loading.num_workers=1"])
@@ -180,10 +182,12 @@ def clip(batch: int = 2) -> Clip:
     return Clip(frames, flow=torch.randn(batch, 1, 2, 40, 56, generator=generator), augmented=augmented)
 
 
-def method(*pairs: tuple[View, View], **options: object) -> PixelContrast:
+def method(*pairs: tuple[View, View], **options: Any) -> PixelContrast:
     torch.manual_seed(0)
     contrasts = [Contrast(query, key) for query, key in pairs] or None
-    return PixelContrast(SMALL, OptimizerOptions(), contrasts=contrasts, batchnorm="frozen", **options).train()  # type: ignore[arg-type]
+    return PixelContrast(
+        SMALL, OptimizerOptions(), contrasts=contrasts, batchnorm=BatchNormOptions("frozen"), **options
+    ).train()
 
 
 def test_naive_is_the_sum_of_temporal_and_spatial() -> None:
@@ -210,7 +214,7 @@ def test_the_previous_frame_takes_gradient_only_on_request() -> None:
     for wanted in (False, True):
         model = method(pair, previous_gradient=wanted)
         sum(model.losses(clip()).values()).backward()  # type: ignore[union-attr]
-        assert (model.network.segmenter.backbone.conv1.weight.grad is not None) == wanted  # type: ignore[union-attr]
+        assert (model.network.segmenter.backbone.conv1.weight.grad is not None) == wanted
 
 
 @pytest.mark.parametrize("name", ["current", "augmented current", "fused", "augmented fused"])
@@ -218,7 +222,7 @@ def test_the_encoder_learns_from_either_side(name: View) -> None:
     """Each view alone, on both sides of the contrast, brings gradients to the first layer."""
     model = method((name, name))
     sum(model.losses(clip()).values()).backward()  # type: ignore[union-attr]
-    gradient = model.network.segmenter.backbone.conv1.weight.grad  # type: ignore[union-attr]
+    gradient = model.network.segmenter.backbone.conv1.weight.grad
     assert gradient is not None
     assert gradient.abs().sum() > 0
 

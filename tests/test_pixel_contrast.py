@@ -22,16 +22,14 @@ def double_loop(
     rows = []
     for q, y in zip(queries.tolist(), query_labels.tolist(), strict=True):
         scores = [sum(a * b for a, b in zip(q, k, strict=True)) / temperature for k in keys.tolist()]
-        positives = [s for s, other in zip(scores, key_labels.tolist(), strict=True) if other == y]
-        negatives = [s for s, other in zip(scores, key_labels.tolist(), strict=True) if other != y]
+        positives = [s for s, c in zip(scores, key_labels.tolist(), strict=True) if c == y]
+        negatives = [s for s, c in zip(scores, key_labels.tolist(), strict=True) if c != y]
         if not positives or not negatives:
             continue
-        below = {
-            "negatives": lambda s, n=negatives: sum(map(math.exp, n)),
-            "supcon": lambda s, n=scores: sum(map(math.exp, n)),
-            "positive+negatives": lambda s, n=negatives: math.exp(s) + sum(map(math.exp, n)),
-        }[denominator]
-        rows.append(-sum(math.log(math.exp(s) / below(s)) for s in positives) / len(positives))
+        other = math.fsum(math.exp(s) for s in (scores if denominator == "supcon" else negatives))
+        own = denominator == "positive+negatives"
+        terms = [math.log(math.exp(s) / (other + (math.exp(s) if own else 0.0))) for s in positives]
+        rows.append(-math.fsum(terms) / len(positives))
     return sum(rows) / len(rows)
 
 

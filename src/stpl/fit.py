@@ -26,6 +26,7 @@ from stpl.errors import ConfigError
 from stpl.experiments import overlays
 from stpl.methods import Method, OptimizerOptions
 from stpl.nn import weights
+from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 from stpl.record import RunKey, RunLock, experiment_name, read_record, runs_root
 from stpl.recorder import Recorder, RunOptions
@@ -96,7 +97,7 @@ class Request:
 
 
 class SuiteCLI(LightningCLI):
-    """LightningCLI with the suite's groups: `network`, `optimizer` and `run` beside `model`, `data` and `trainer`.
+    """LightningCLI with the suite's own groups: `network`, `optimizer`, `batchnorm` and `run`.
 
     Attributes:
         recorder: writes into the run's folder.
@@ -118,8 +119,10 @@ class SuiteCLI(LightningCLI):
         parser.add_class_arguments(RunOptions, "run")
         parser.add_class_arguments(NetworkOptions, "network")
         parser.add_class_arguments(OptimizerOptions, "optimizer")
+        parser.add_class_arguments(BatchNormOptions, "batchnorm")
         parser.link_arguments("network", "model.init_args.network")
         parser.link_arguments("optimizer", "model.init_args.optimizer")
+        parser.link_arguments("batchnorm", "model.init_args.batchnorm")
         parser.link_arguments("seed_everything", "data.init_args.sampling_seed")
 
     def before_instantiate_classes(self) -> None:

@@ -137,7 +137,9 @@ class Recorder(Callback):
         """Log losses and save the resumable checkpoint, each at its own pace."""
         step = trainer.global_step
         if step % self.options.log_every == 0:
-            losses = {f"train/{name}".replace("train/train/", "train/"): float(x) for name, x in (outputs or {}).items()}
+            losses = {
+                f"train/{name}".replace("train/train/", "train/"): float(x) for name, x in (outputs or {}).items()
+            }
             self._log(trainer, step, {"train/lr": trainer.optimizers[0].param_groups[0]["lr"], **losses})
         # A step that is evaluated is saved after its evaluation.
         if step % self.options.checkpoint_every == 0 and step % int(trainer.val_check_interval or 1):

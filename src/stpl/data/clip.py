@@ -60,7 +60,7 @@ def collate(clips: Sequence[Clip]) -> Clip:
     """Stack clips along a new leading axis B; a field is `None` in the batch if it is `None` in the first clip."""
     names = _tensors(clips[0])
     stacked = {name: torch.stack([getattr(clip, name) for clip in clips]) for name in names}
-    return Clip(**stacked, key=tuple(str(clip.key) for clip in clips))  # type: ignore[arg-type]
+    return Clip(**stacked, key=tuple(str(clip.key) for clip in clips))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from stpl.data.clip import Clip, Wants
 from stpl.metrics.segmentation import SegmentationMetrics
 from stpl.metrics.selection import InformationMaximization
 from stpl.nn import weights
-from stpl.nn.batchnorm import BatchNormPolicy, apply_batchnorm_policy
+from stpl.nn.batchnorm import BatchNormOptions, apply_batchnorm
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.nn.segmenter import upsample
 
@@ -59,10 +59,11 @@ class Method(LightningModule, ABC):
         network: NetworkOptions,
         optimizer: OptimizerOptions,
         checkpoint: Path | None = None,
-        batchnorm: BatchNormPolicy = "statistics",
+        batchnorm: BatchNormOptions | None = None,
     ) -> None:
         super().__init__()
-        self.options, self.optimizer_options, self.batchnorm = network, optimizer, batchnorm
+        self.options, self.optimizer_options = network, optimizer
+        self.batchnorm = batchnorm or BatchNormOptions()
         self.network = build_network(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if checkpoint is not None:
             weights.load(checkpoint, self.network, classes=network.space.classes)
@@ -86,7 +87,7 @@ class Method(LightningModule, ABC):
         """Set the mode of all modules, then what the BatchNorm policy says."""
         super().train(mode)
         if mode:
-            apply_batchnorm_policy(self.network, self.batchnorm)
+            apply_batchnorm(self.network, self.batchnorm)
         return self
 
     def on_fit_start(self) -> None:

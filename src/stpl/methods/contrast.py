@@ -28,7 +28,7 @@ from stpl.losses.confidence import Scope, confident_pixels
 from stpl.losses.pixel_contrast import Denominator, pixel_contrast
 from stpl.methods.base import Method, OptimizerOptions
 from stpl.nn.accel import Accel, clip_flow
-from stpl.nn.batchnorm import BatchNormPolicy
+from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.fusion import FUSIONS, Fusion, FusionName
 from stpl.nn.network import NetworkOptions
 from stpl.nn.projection import ProjectionHead
@@ -71,7 +71,7 @@ class PixelContrast(Method):
         network: NetworkOptions,
         optimizer: OptimizerOptions,
         checkpoint: Path | None = None,
-        batchnorm: BatchNormPolicy = "statistics",
+        batchnorm: BatchNormOptions | None = None,
         contrasts: list[Contrast] | None = None,
         fusion: FusionName = "stam",
         temperature: float = 0.07,

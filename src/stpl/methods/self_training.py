@@ -11,7 +11,7 @@ from stpl.data.clip import IGNORE, Clip
 from stpl.losses.confidence import Scope, confident_pixels
 from stpl.losses.segmentation import cross_entropy
 from stpl.methods.base import Method, OptimizerOptions
-from stpl.nn.batchnorm import BatchNormPolicy
+from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 
 
@@ -32,7 +32,7 @@ class SelfTraining(Method):
         network: NetworkOptions,
         optimizer: OptimizerOptions,
         checkpoint: Path | None = None,
-        batchnorm: BatchNormPolicy = "statistics",
+        batchnorm: BatchNormOptions | None = None,
         confident_proportion: float = 0.7,
         confident_scope: Scope = "global",
     ) -> None:

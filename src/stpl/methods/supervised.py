@@ -10,7 +10,7 @@ from torch import Tensor
 from stpl.data.clip import Clip, Wants
 from stpl.losses.segmentation import cross_entropy
 from stpl.methods.base import Method, OptimizerOptions
-from stpl.nn.batchnorm import BatchNormPolicy
+from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 from stpl.nn.segmenter import upsample
 
@@ -33,7 +33,7 @@ class Supervised(Method):
         network: NetworkOptions,
         optimizer: OptimizerOptions,
         checkpoint: Path | None = None,
-        batchnorm: BatchNormPolicy = "train",
+        batchnorm: BatchNormOptions | None = None,
         head_factor: float = 10.0,
     ) -> None:
         super().__init__(network, optimizer, checkpoint, batchnorm)

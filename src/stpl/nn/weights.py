@@ -1,8 +1,8 @@
 """The one door for checkpoints: reading them safely, and putting weights into a module.
 
 A checkpoint of this suite is a Lightning checkpoint whose entry `stpl` tells, in plain types, what the network is:
-`{"schema": 1, "network": {…NetworkOptions…}, "classes": [names], "frame_size": [H, W], "step": int}`. Nothing but tensors
-and plain types is ever unpickled (`weights_only=True`).
+`{"schema": 1, "network": {…NetworkOptions…}, "classes": [names], "frame_size": [H, W], "step": int}`. Nothing but
+tensors and plain types is ever unpickled (`weights_only=True`).
 """
 
 from __future__ import annotations

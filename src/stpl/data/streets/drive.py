@@ -41,10 +41,10 @@ class StreetsOptions:
     severity: float = 0.8
     height: int = 96
     width: int = 192
-    frames: int = 6
-    train_drives: int = 200
-    val_drives: int = 24
-    camera_val_drives: int = 40
+    frames: int = 4
+    train_drives: int = 300
+    val_drives: int = 40
+    camera_val_drives: int = 60
     shift: DomainShift = field(default_factory=DomainShift)
 
     def __post_init__(self) -> None:

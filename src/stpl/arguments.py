@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from importlib import import_module
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -64,7 +66,45 @@ def unknown_option(name: str, names: Sequence[str], prog: str) -> ConfigError:
     return ConfigError(f"unknown option --{name}", mend=f"{hint}see `{prog} --help`")
 
 
+_KEY = re.compile(r'Parser key "([^"]+)":')
+_CLASS = re.compile(r"Problem with given class_path '([^']+)'")
+_REFUSED = re.compile(r"Option '([^']+)' is not accepted")
+_FRAME = (
+    "Parser key",
+    "Problem with",
+    "Given value",
+    "Subtypes:",
+    "Errors:",
+    "Does not validate",
+    "Expected a <class 'None",
+)
+
+
 def explain(error: Exception) -> str:
-    """A parser's message in one line: what it is about, and the last and most specific of its reasons."""
-    lines = [line.strip(" -") for line in str(error).strip().splitlines() if line.strip()]
-    return lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
+    """A parser's message in one line: the setting it is about, and the innermost of its reasons."""
+    text = str(error)
+    if text.startswith("unrecognized arguments:"):
+        return text.splitlines()[0].replace("unrecognized arguments:", "unknown setting")
+    lines = [line for line in text.splitlines() if not line.strip(" -").startswith(_FRAME) and line.strip()]
+    reason = max(lines, key=lambda line: len(line) - len(line.lstrip()), default=text).strip(" -")
+    keys = _KEY.findall(text)
+    refused = _REFUSED.search(reason)
+    if refused:
+        reason = f"unknown setting '{refused.group(1)}'{_hint(refused.group(1), _CLASS.findall(text))}"
+    return f"{'.'.join(keys)}: {reason}" if keys else reason
+
+
+def refused_key(error: Exception) -> str | None:
+    """The name of the setting that a parser's message is about, without what it belongs to; `None` if unclear."""
+    refused, keys = _REFUSED.search(str(error)), _KEY.findall(str(error))
+    return refused.group(1) if refused else keys[-1].split(".")[-1] if keys else None
+
+
+def _hint(name: str, class_paths: Sequence[str]) -> str:
+    """«did you mean» from the parameters of the innermost class."""
+    if not class_paths:
+        return ""
+    module, _, attribute = class_paths[-1].rpartition(".")
+    owner = getattr(import_module(module), attribute)
+    close = get_close_matches(name, inspect.signature(owner).parameters, 1)
+    return f", did you mean '{close[0]}'?" if close else f" of {attribute}"

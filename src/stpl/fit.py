@@ -7,6 +7,7 @@ settings on the command line follow and win. LightningCLI parses and builds ever
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -20,10 +21,10 @@ from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
-from stpl.arguments import explain
+from stpl.arguments import explain, refused_key
 from stpl.data.datamodule import ClipDataModule
-from stpl.errors import ConfigError
-from stpl.experiments import overlays
+from stpl.errors import ConfigError, StplError
+from stpl.experiments import load_yaml, overlays
 from stpl.methods import Method, OptimizerOptions
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
@@ -78,7 +79,7 @@ class Request:
 
     def arguments(self) -> list[str]:
         """The same for LightningCLI: overlays by their files, the experiment's name spelled out."""
-        files = [*self._overlays(), *self.configs]
+        files = [*self._overlays(), *(Path(file) for file in self.configs)]
         settings = dict(self.overrides)
         if self.experiment is not None:
             named = {k: v for k, v in settings.items() if k != "seed_everything"}
@@ -86,7 +87,17 @@ class Request:
             settings.setdefault("run.experiment", experiment_name(self.experiment, named))
         if self.bench is not None:
             settings.setdefault("run.bench", self.bench)
+        for file in files:
+            load_yaml(file)  # a syntax error or a doubled key is told with its line
         return [*(f"--config={file}" for file in files), *(f"--{key}={value}" for key, value in settings.items())]
+
+    def file_with(self, key: str | None) -> Path | None:
+        """The last of the configuration files in which `key` is written; `None` if it came from the command line."""
+        if any(name.split(".")[-1] == key for name in self.overrides):
+            return None
+        files = [*self._overlays(), *(Path(file) for file in self.configs)]
+        found = [file for file in files if key and re.search(rf"\b{re.escape(key)}\s*:", file.read_text("utf-8"))]
+        return found[-1] if found else None
 
     def _overlays(self) -> list[Path]:
         if self.experiment is None and self.bench is None:
@@ -164,7 +175,7 @@ def build(args: Sequence[str]) -> tuple[SuiteCLI, Request]:
             auto_configure_optimizers=False,
             save_config_callback=None,
             seed_everything_default=0,
-            parser_kwargs={"exit_on_error": False},
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
             trainer_defaults={
                 "num_sanity_val_steps": 0,  # the run evaluates its starting point itself
                 "enable_model_summary": False,
@@ -175,7 +186,10 @@ def build(args: Sequence[str]) -> tuple[SuiteCLI, Request]:
             run=False,
         )
     except ArgumentError as error:
-        raise ConfigError(explain(error), mend="mend the setting, or see `stpl fit --help`") from error
+        where = request.file_with(refused_key(error))
+        raise ConfigError(explain(error), where=where, mend="mend the setting, or see `stpl fit --help`") from error
+    except ValueError as error:
+        raise _user_mistake(error) from None
     return cli, request
 
 
@@ -222,6 +236,14 @@ def run(cli: SuiteCLI) -> None:
         trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
     if trainer.max_steps > 0:
         trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=str(last) if resume else None)
+
+
+def _user_mistake(error: BaseException) -> BaseException:
+    """The `StplError` under an error of the parser, which wraps what constructors raise; else the error itself."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, StplError):
+        cause = cause.__cause__ or cause.__context__
+    return cause or error
 
 
 def _quiet() -> None:

@@ -23,7 +23,7 @@ class Supervised(Method):
         optimizer: see `Method`.
         checkpoint: see `Method`.
         batchnorm: see `Method`.
-        head_factor: the classifier and the score fusion learn at `head_factor·lr`; 10 in the lineage.
+        head_factor: the classifier and the score fusion learn at `head_factor·lr`; the lineage uses 10 with SGD.
     """
 
     wants = Wants(flow=True, label=True)
@@ -34,7 +34,7 @@ class Supervised(Method):
         optimizer: OptimizerOptions,
         checkpoint: Path | None = None,
         batchnorm: BatchNormOptions | None = None,
-        head_factor: float = 10.0,
+        head_factor: float = 1.0,
     ) -> None:
         super().__init__(network, optimizer, checkpoint, batchnorm)
         self.head_factor = head_factor

@@ -21,7 +21,7 @@ Rng = np.random.Generator
 _REFERENCE_WIDTH = 192  # lengths in pixels are meant at this width and grow with the picture
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DomainShift:
     """Strengths of everything that separates `camera` from `studio`, at severity 1. All are ≥ 0; 0 switches it off.
 
@@ -44,21 +44,21 @@ class DomainShift:
         compression: largest loss of JPEG quality, 0..1.
     """
 
-    palette: float = 1.0
-    grain: float = 1.0
+    palette: float = 0.45
+    grain: float = 0.5
     overcast: float = 0.7
-    haze: float = 0.02
+    haze: float = 0.03
     exposure: float = 0.5
     white_balance: float = 0.3
     gamma: float = 0.5
-    desaturation: float = 0.5
+    desaturation: float = 0.6
     vignette: float = 0.5
     defocus: float = 1.3
     motion: float = 5.0
     flicker: float = 0.15
-    shot_noise: float = 0.08
-    read_noise: float = 0.04
-    lost_blocks: float = 0.1
+    shot_noise: float = 0.06
+    read_noise: float = 0.03
+    lost_blocks: float = 0.05
     compression: float = 0.8
 
     def __post_init__(self) -> None:

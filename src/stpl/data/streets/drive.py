@@ -21,7 +21,7 @@ DOMAINS = ("studio", "camera")
 SPLITS = ("train", "val")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StreetsOptions:
     """What the benchmark `streets` is made of; every field is part of the cache's name.
 

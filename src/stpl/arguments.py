@@ -31,6 +31,9 @@ def call(
     """
     parser = ArgumentParser(prog=prog, usage=f"{prog} {usage}", exit_on_error=False)
     parser.add_function_arguments(function)
+    if "-h" in args or "--help" in args:
+        parser.print_help()
+        return None
     names = list(inspect.signature(function).parameters)
     options = _options(args, names, positional, prog)
     try:

@@ -41,14 +41,14 @@ class Verb:
 
 VERBS = {
     "fit": Verb(
-        "stpl.fit:fit", "run one experiment and record it", "--bench=B --experiment=E [--key=value …]", raw=True
+        "stpl.fit:fit_command", "run one experiment and record it", "--bench=B --experiment=E [--key=value …]", raw=True
     ),
-    "test": Verb("stpl.fit:test", "evaluate a checkpoint", "--bench=B --checkpoint=FILE [--key=value …]", raw=True),
+    "test": Verb("stpl.fit:evaluate", "evaluate a checkpoint", "--bench=B --checkpoint=FILE", raw=True),
     "adapt": Verb("stpl.video.adapt:adapt", "adapt a checkpoint to a video", "--checkpoint=FILE --video=FILE"),
     "sweep": Verb(
         "stpl.sweeps:sweep", "run sweep files, one process a trial", "FILE… [--bench=B] [--seeds=N]", positional="files"
     ),
-    "report": Verb("stpl.report:report", "tables from the records", "[--bench=B]"),
+    "report": Verb("stpl.report:report", "write and print tables of what is recorded", "[--bench=B]"),
 }
 
 

@@ -1,17 +1,14 @@
 """`stpl fit` and `stpl test`: a configuration in, a recorded run out.
 
-A run is composed of overlays: `--bench` and `--experiment` name them (`experiments/tables.yaml`), more `-c` files and
-settings on the command line follow and win. LightningCLI parses and builds everything.
+`stpl.request` expands the command line; LightningCLI parses it and builds everything.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,87 +21,13 @@ from lightning.pytorch.loggers import Logger
 from stpl.arguments import explain, refused_key
 from stpl.data.datamodule import ClipDataModule
 from stpl.errors import ConfigError, StplError
-from stpl.experiments import load_yaml, overlays
 from stpl.methods import Method, OptimizerOptions
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
-from stpl.record import RunKey, RunLock, experiment_name, read_record, runs_root
+from stpl.record import RunKey, RunLock, read_record, runs_root
 from stpl.recorder import Recorder, RunOptions
-
-EXPERIMENTS = Path("experiments")
-
-
-@dataclass
-class Request:
-    """A command line, taken apart.
-
-    Attributes:
-        bench: benchmark, or `None` if given by a configuration file.
-        experiment: experiment, or `None` likewise.
-        configs: configuration files, in the order of merging.
-        overrides: every other `--key=value`.
-    """
-
-    bench: str | None = None
-    experiment: str | None = None
-    configs: list[str] = field(default_factory=list)
-    overrides: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def parse(cls, args: Sequence[str]) -> Request:
-        """Split `--key=value` and `--key value`; raises `ConfigError` for anything else."""
-        request, rest = cls(), list(args)
-        while rest:
-            key, equals, value = rest.pop(0).partition("=")
-            if not key.startswith("-"):
-                raise ConfigError(f"'{key}' is not an option", mend="write settings as --key=value")
-            if not equals:
-                if not rest:
-                    raise ConfigError(f"{key} needs a value", mend=f"write {key}=value")
-                value = rest.pop(0)
-            request._take(key, value)
-        return request
-
-    def _take(self, key: str, value: str) -> None:
-        match key:
-            case "--bench":
-                self.bench = value
-            case "--experiment":
-                self.experiment = value
-            case "-c" | "--config":
-                self.configs.append(value)
-            case _:
-                self.overrides[key.removeprefix("--")] = value
-
-    def arguments(self) -> list[str]:
-        """The same for LightningCLI: overlays by their files, the experiment's name spelled out."""
-        files = [*self._overlays(), *(Path(file) for file in self.configs)]
-        settings = dict(self.overrides)
-        if self.experiment is not None:
-            named = {k: v for k, v in settings.items() if k != "seed_everything"}
-            settings.setdefault("run.base", self.experiment)
-            settings.setdefault("run.experiment", experiment_name(self.experiment, named))
-        if self.bench is not None:
-            settings.setdefault("run.bench", self.bench)
-        for file in files:
-            load_yaml(file)  # a syntax error or a doubled key is told with its line
-        return [*(f"--config={file}" for file in files), *(f"--{key}={value}" for key, value in settings.items())]
-
-    def file_with(self, key: str | None) -> Path | None:
-        """The last of the configuration files in which `key` is written; `None` if it came from the command line."""
-        if any(name.split(".")[-1] == key for name in self.overrides):
-            return None
-        files = [*self._overlays(), *(Path(file) for file in self.configs)]
-        found = [file for file in files if key and re.search(rf"\b{re.escape(key)}\s*:", file.read_text("utf-8"))]
-        return found[-1] if found else None
-
-    def _overlays(self) -> list[Path]:
-        if self.experiment is None and self.bench is None:
-            return []
-        if self.experiment is None or self.bench is None:
-            raise ConfigError("--bench and --experiment belong together", mend="give both, or only -c files")
-        return overlays(self.experiment, self.bench, EXPERIMENTS)
+from stpl.request import Request, fit_help
 
 
 class SuiteCLI(LightningCLI):
@@ -155,6 +78,23 @@ class SuiteCLI(LightningCLI):
         return Trainer(**settings)
 
 
+_CLI: dict[str, Any] = {
+    "subclass_mode_model": True,
+    "subclass_mode_data": True,
+    "auto_configure_optimizers": False,
+    "save_config_callback": None,
+    "seed_everything_default": 0,
+    "parser_kwargs": {"exit_on_error": False, "allow_abbrev": False},
+    "trainer_defaults": {
+        "num_sanity_val_steps": 0,  # the run evaluates its starting point itself
+        "enable_model_summary": False,
+        "enable_checkpointing": False,  # the recorder does it
+        "inference_mode": False,  # metric states made in it could not be updated in training
+    },
+    "run": False,
+}
+
+
 def build(args: Sequence[str]) -> tuple[SuiteCLI, Request]:
     """Everything that a command line describes, built and not yet run.
 
@@ -165,32 +105,32 @@ def build(args: Sequence[str]) -> tuple[SuiteCLI, Request]:
         StplError: for anything in the configuration that cannot be used.
     """
     request = Request.parse(args)
+    return _build(request), request
+
+
+def _build(request: Request) -> SuiteCLI:
     _quiet()
     try:
-        cli = SuiteCLI(
-            Method,
-            ClipDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            save_config_callback=None,
-            seed_everything_default=0,
-            parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
-            trainer_defaults={
-                "num_sanity_val_steps": 0,  # the run evaluates its starting point itself
-                "enable_model_summary": False,
-                "enable_checkpointing": False,  # the recorder does it
-                "inference_mode": False,  # metric states made in it could not be updated in training
-            },
-            args=request.arguments(),
-            run=False,
-        )
+        return SuiteCLI(Method, ClipDataModule, **_CLI, args=request.arguments())
     except ArgumentError as error:
         where = request.file_with(refused_key(error))
         raise ConfigError(explain(error), where=where, mend="mend the setting, or see `stpl fit --help`") from error
     except ValueError as error:
         raise _user_mistake(error) from None
-    return cli, request
+
+
+def fit_command(args: Sequence[str]) -> None:
+    """`stpl fit`: help, or `fit`.
+
+    Args:
+        args: the command line after `stpl fit`.
+    """
+    if "--help-all" in args:
+        SuiteCLI(Method, ClipDataModule, **_CLI, args=["--help"])
+    elif not args or "-h" in args or "--help" in args:
+        print(fit_help())
+    else:
+        fit(args)
 
 
 def fit(args: Sequence[str]) -> Path:
@@ -218,6 +158,40 @@ def fit(args: Sequence[str]) -> Path:
             overrides = {k: v for k, v in request.overrides.items() if not k.startswith("run.")}
             recorder.write_record(cli.key, overrides, list(cli.model.options.space.classes))
     return directory
+
+
+_TEST_HELP = """\
+usage: stpl test --bench=B --checkpoint=FILE [--data.domain=source] [--key=value …]
+
+Evaluates a checkpoint on the labelled split of a benchmark and prints IoU per class in percent; records nothing. The
+network is built as the checkpoint describes it."""
+
+
+def evaluate(args: Sequence[str]) -> None:
+    """`stpl test`: evaluate a checkpoint and print its IoU per class; nothing is recorded.
+
+    Args:
+        args: the command line after `stpl test`.
+
+    Raises:
+        StplError: for a mistake in configuration, data or checkpoint.
+    """
+    request = Request.parse([arg for arg in args if arg not in ("-h", "--help")])
+    if "checkpoint" not in request.overrides:
+        print(_TEST_HELP)
+        return
+    checkpoint = request.overrides.pop("checkpoint")
+    network = weights.describe(Path(checkpoint)).to_dict()
+    request.experiment = "source_only"
+    request.overrides |= {f"network.{name}": str(value) for name, value in network.items()}
+    request.overrides |= {"start_from": "null", "model.init_args.checkpoint": checkpoint}
+    cli = _build(request)
+    cli.trainer.callbacks.remove(cli.recorder)  # type: ignore[attr-defined]
+    cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
+    found = cli.model.evaluation()
+    rows = [(name, iou) for name, iou in found["iou"].items() if iou is not None]
+    for name, value in [*rows, ("mIoU", found["miou"]), ("pixel accuracy", found["accuracy"])]:
+        print(f"{name:<16}{value:6.2f}")
 
 
 def run(cli: SuiteCLI) -> None:

@@ -1,0 +1,123 @@
+"""The command line of `stpl fit`, taken apart and expanded. Imports no torch.
+
+A run is composed of overlays: `--bench` and `--experiment` name them (`experiments/tables.yaml`), more `-c` files and
+settings on the command line follow and win.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stpl.errors import ConfigError
+from stpl.experiments import benches, load_catalogue, load_yaml, overlays
+from stpl.record import experiment_name
+
+_HERE, _SHIPPED = Path("experiments"), Path(__file__).parents[2] / "experiments"
+EXPERIMENTS = _HERE if _HERE.is_dir() else _SHIPPED
+"""The overlays: those of the working directory, or else those beside the source code."""
+_HELP = """\
+usage: stpl fit --bench=B --experiment=E [--seed_everything=N] [-c FILE …] [--key=value …]
+
+Runs an experiment and records it in runs/B/E/seedN. It is made of the overlays in experiments/, then your -c files in
+order, then your settings; an overridden setting becomes part of the experiment's name.
+
+  experiments  {experiments}
+  benchmarks   {benches}
+
+settings you may want (all: stpl fit --help-all)
+  --model.confident_proportion=0.7   k, the share of pixels that take part
+  --model.temperature=0.07           τ of Eq. 3
+  --model.denominator=negatives      or supcon, positive+negatives
+  --batchnorm.policy=statistics      or frozen, train
+  --optimizer.lr=2.5e-6  --trainer.max_steps=20000  --trainer.val_check_interval=1000
+  --data.loading.batch_size=1  --data.loading.num_workers=2
+  --trainer.precision=32-true        chosen from the hardware if not given
+  --run.wandb=offline                also log to W&B
+
+A run that is called again goes on from its last checkpoint, and is left alone once it is recorded."""
+
+
+def fit_help() -> str:
+    """What `stpl fit --help` says."""
+    names = load_catalogue(EXPERIMENTS).experiments
+    return _HELP.format(experiments="\n               ".join(_lines(names)), benches=", ".join(benches(EXPERIMENTS)))
+
+
+def _lines(names: Iterable[str]) -> list[str]:
+    return textwrap.wrap(", ".join(names), 100)
+
+
+@dataclass
+class Request:
+    """A command line, taken apart.
+
+    Attributes:
+        bench: benchmark, or `None` if given by a configuration file.
+        experiment: experiment, or `None` likewise.
+        configs: configuration files, in the order of merging.
+        overrides: every other `--key=value`.
+    """
+
+    bench: str | None = None
+    experiment: str | None = None
+    configs: list[str] = field(default_factory=list)
+    overrides: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, args: Sequence[str]) -> Request:
+        """Split `--key=value` and `--key value`; raises `ConfigError` for anything else."""
+        request, rest = cls(), list(args)
+        while rest:
+            key, equals, value = rest.pop(0).partition("=")
+            if not key.startswith("-"):
+                raise ConfigError(f"'{key}' is not an option", mend="write settings as --key=value")
+            if not equals:
+                if not rest:
+                    raise ConfigError(f"{key} needs a value", mend=f"write {key}=value")
+                value = rest.pop(0)
+            request._take(key, value)
+        return request
+
+    def _take(self, key: str, value: str) -> None:
+        match key:
+            case "--bench":
+                self.bench = value
+            case "--experiment":
+                self.experiment = value
+            case "-c" | "--config":
+                self.configs.append(value)
+            case _:
+                self.overrides[key.removeprefix("--")] = value
+
+    def arguments(self) -> list[str]:
+        """The same for LightningCLI: overlays by their files, the experiment's name spelled out."""
+        files = [*self._overlays(), *(Path(file) for file in self.configs)]
+        settings = dict(self.overrides)
+        if self.experiment is not None:
+            named = {k: v for k, v in settings.items() if k != "seed_everything"}
+            settings.setdefault("run.base", self.experiment)
+            settings.setdefault("run.experiment", experiment_name(self.experiment, named))
+        if self.bench is not None:
+            settings.setdefault("run.bench", self.bench)
+        for file in files:
+            load_yaml(file)  # a syntax error or a doubled key is told with its line
+        return [*(f"--config={file}" for file in files), *(f"--{key}={value}" for key, value in settings.items())]
+
+    def file_with(self, key: str | None) -> Path | None:
+        """The last of the configuration files in which `key` is written; `None` if it came from the command line."""
+        if any(name.split(".")[-1] == key for name in self.overrides):
+            return None
+        files = [*self._overlays(), *(Path(file) for file in self.configs)]
+        found = [file for file in files if key and re.search(rf"\b{re.escape(key)}\s*:", file.read_text("utf-8"))]
+        return found[-1] if found else None
+
+    def _overlays(self) -> list[Path]:
+        if self.experiment is None and self.bench is None:
+            return []
+        if self.experiment is None or self.bench is None:
+            raise ConfigError("--bench and --experiment belong together", mend="give both, or only -c files")
+        return overlays(self.experiment, self.bench, EXPERIMENTS)

@@ -1,0 +1,195 @@
+"""The command line, run as a user runs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import REPOSITORY
+from stpl.cli import VERBS, main
+from stpl.data.fake import MovingShapes, write_cityscapes
+from stpl.data.image import write_png
+from stpl.fit import fit
+from stpl.record import read_record
+from stpl.request import Request
+
+Arguments = Callable[..., list[str]]
+LIGHT = ["--network.depth=18", "--network.width=8", "--network.dilations=[1,2]", "--trainer.precision=32-true"]
+
+
+def test_help_is_short_and_loads_no_torch() -> None:
+    code = "import sys; from stpl.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(verb in done.stdout for verb in VERBS)
+    assert len(done.stdout.splitlines()) < 20
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    assert main([verb, "--help"]) == 0
+    assert f"stpl {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["fti"], "did you mean 'fit'?"),
+        (["sweep", "sweeps/table3.yaml", "--seed=3"], "did you mean --seeds?"),
+        (["fit", "--bench=street", "--experiment=stpl"], "did you mean 'streets'?"),
+        (["fit", "--bench=streets", "--experiment=stlp"], "did you mean 'stpl'?"),
+        (["fit", "--bench=streets"], "--bench and --experiment belong together"),
+        (["fit", "--bench=streets", "--experiment=stpl", "--network.dept=18"], "unknown setting --network.dept=18"),
+        (["fit", "--bench=streets", "--experiment=stpl", "--model.temprature=1"], "did you mean 'temperature'?"),
+        (["fit", "--bench=streets", "--experiment=stpl", "--model.temperature=hot"], "model.temperature: Expected"),
+        (["fit", "--bench=streets", "--experiment=stpl", "--trainer.max_steps=7"], "is not a multiple of"),
+        (["fit", "--bench=streets", "--experiment=stpl", "--network.label_space=viper"], "unknown label space 'viper'"),
+        (["fit", "--bench=streets", "--experiment=stpl", "--data.options.severity=7"], "between 0 and 1"),
+        (["fit", "stpl"], "'stpl' is not an option"),
+    ],
+)
+def test_mistakes_get_one_short_message(
+    arguments: list[str],
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setenv("STPL_RUNS", str(tmp_path))
+    extra = ["--start_from=null", *LIGHT[:3]] if "--experiment=stpl" in arguments else []
+    assert main([*arguments, *extra]) == 2
+    said = capsys.readouterr().err
+    assert expected in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.rglob("result.json"))
+
+
+def test_unknown_key_in_a_yaml_names_the_file(
+    tmp_path: Path, tiny_run: Arguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("model:\n  init_args:\n    temprature: 1\n")
+    assert main(["fit", *tiny_run("stpl", "--start_from=null", "-c", str(bad))]) == 2
+    said = capsys.readouterr().err
+    assert str(bad) in said
+    assert "did you mean 'temperature'?" in said
+
+
+def test_checkpoint_of_other_classes_or_torn_or_missing(
+    tmp_path: Path, tiny_run: Arguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = fit(tiny_run("self_training", "--start_from=null", "--network.label_space=synthia12"))
+    checkpoint = directory / "checkpoints" / "last.ckpt"
+    torn = tmp_path / "torn.ckpt"
+    torn.write_bytes(checkpoint.read_bytes()[:1000])
+    told = {checkpoint: "was trained for 12 classes", torn: "torn", tmp_path / "none.ckpt": "no such checkpoint"}
+    for path, expected in told.items():
+        capsys.readouterr()
+        assert main(["fit", *tiny_run("stpl", f"--model.checkpoint={path}")]) == 2
+        said = capsys.readouterr().err
+        assert expected in said
+        assert str(path) in said
+        assert "→" in said
+
+
+def test_a_checkpoint_that_holds_code_is_never_run(
+    tmp_path: Path, tiny_run: Arguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "evil.ckpt"
+    torch.save({"state_dict": {}, "payload": Request()}, path)
+    assert main(["fit", *tiny_run("stpl", f"--model.checkpoint={path}")]) == 2
+    assert "never unpickled" in capsys.readouterr().err
+
+
+def test_full_disk_leaves_no_record(
+    tiny_run: Arguments, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lightning.Trainer.save_checkpoint", full)
+    assert main(["fit", *tiny_run("self_training", "--start_from=null")]) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("result.json"))
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_cityscapes_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """STPL on Cityscapes-Seq in its true layout, with the paper's overlay, a light network and fake frames."""
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setenv("STPL_RUNS", str(tmp_path / "runs"))
+    data = write_cityscapes(tmp_path / "cs")
+    arguments = [
+        "--bench=cityscapes", "--experiment=stpl", "--start_from=null", f"--data.root={data}", "--data.size=[32,64]",
+        "--trainer.max_steps=2", "--trainer.val_check_interval=2", "--run.experiment=stpl",
+        "--data.loading.num_workers=0", *LIGHT,
+    ]  # fmt: skip
+    directory = fit(arguments)
+    record = read_record(directory)
+    assert record is not None
+    assert record["steps"] == 2
+    assert len(record["classes"]) == 15
+
+
+def test_torn_frame_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setenv("STPL_RUNS", str(tmp_path / "runs"))
+    data = write_cityscapes(tmp_path / "cs")
+    frame = sorted((data / "leftImg8bit_sequence" / "val").rglob("*_000019_leftImg8bit.png"))[0]
+    frame.write_bytes(frame.read_bytes()[:100])
+    arguments = [
+        "fit", "--bench=cityscapes", "--experiment=source_only", "--start_from=null", f"--data.root={data}",
+        "--data.size=[32,64]", "--data.loading.num_workers=0", *LIGHT,
+    ]  # fmt: skip
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert frame.name in said
+    assert "→" in said
+    assert not list(tmp_path.rglob("result.json"))
+
+
+def test_adapt_to_a_video(tiny_run: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder of frames in; an adapted checkpoint and a side-by-side video out; then the checkpoint evaluates."""
+    source = fit(tiny_run("source")) / "checkpoints" / "last.ckpt"
+    frames = tmp_path / "drive"
+    scene = MovingShapes(3, (60, 112))
+    for time in range(6):
+        write_png(frames / f"{time:03d}.png", np.asarray(scene.frame(time)))
+    out = tmp_path / "out"
+    arguments = [
+        "adapt",
+        f"--checkpoint={source}",
+        f"--video={frames}",
+        f"--output={out}",
+        "--steps=2",
+        "--batch_size=2",
+    ]
+    assert main(arguments) == 0
+    assert (out / "side_by_side.webm").stat().st_size > 1000
+    before, after = (torch.load(p, weights_only=True)["state_dict"] for p in (source, out / "adapted.ckpt"))
+    moved = [k for k in before if k.startswith("network.") and not torch.equal(before[k], after[k])]
+    assert moved
+    assert torch.load(out / "adapted.ckpt", weights_only=True)["stpl"]["frame_size"] == [48, 96]
+    capsys.readouterr()
+
+
+def test_evaluate_agrees_with_the_record(tiny_run: Arguments, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = fit(tiny_run("source"))
+    record = read_record(directory)
+    assert record is not None
+    data = [arg for arg in tiny_run("source") if arg.startswith(("--data", "--trainer.precision"))]
+    checkpoint = directory / "checkpoints" / "last.ckpt"
+    capsys.readouterr()
+    assert main(["test", "--bench=streets", f"--checkpoint={checkpoint}", "--data.domain=source", *data]) == 0
+    printed = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert float(printed["mIoU"]) == pytest.approx(record["last"]["miou"], abs=0.005)
+    assert float(printed["road"]) == pytest.approx(record["last"]["iou"]["road"], abs=0.005)

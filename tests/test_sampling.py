@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from stpl.data.augment import CrossFrameAugmentation
+from stpl.data.clip import Clip, Wants, collate
+from stpl.data.sampling import EvaluationClips, StepSampler, TrainingClips, ticket
+
+
+class Counting:
+    """A reader of three clips that remembers what was wanted."""
+
+    def __init__(self) -> None:
+        self.wanted: list[Wants] = []
+
+    def __len__(self) -> int:
+        return 3
+
+    def read(self, index: int, wants: Wants) -> Clip:
+        self.wanted.append(wants)
+        frames = torch.full((2, 3, 8, 8), 80 + 40 * index, dtype=torch.uint8)
+        return Clip(frames, flow=torch.zeros(1, 2, 8, 8) if wants.flow else None, key=str(index))
+
+
+def test_every_epoch_holds_every_clip_once() -> None:
+    length, batch = 7, 3
+    drawn = [ticket(5, step, position, batch, length).clip for step in range(7) for position in range(batch)]
+    for epoch in range(3):
+        assert sorted(drawn[epoch * length : (epoch + 1) * length]) == list(range(length))
+    assert drawn[:length] != drawn[length : 2 * length]
+
+
+def test_the_order_depends_on_the_seed_alone() -> None:
+    first = list(StepSampler(10, seed=1, start=0, steps=6, batch_size=2))
+    assert first == list(StepSampler(10, seed=1, start=0, steps=6, batch_size=2))
+    assert first != list(StepSampler(10, seed=2, start=0, steps=6, batch_size=2))
+
+
+@pytest.mark.parametrize("start", [0, 1, 5])
+def test_a_later_start_gives_the_rest(start: int) -> None:
+    whole = list(StepSampler(10, seed=1, start=0, steps=6, batch_size=2))
+    rest = StepSampler(10, seed=1, start=start, steps=6, batch_size=2)
+    assert list(rest) == whole[start:]
+    assert len(rest) == 6
+
+
+def test_ranks_share_a_step_without_overlap() -> None:
+    alone = StepSampler(10, seed=1, start=0, steps=5, batch_size=4)
+    ranks = [StepSampler(10, seed=1, start=0, steps=5, batch_size=2, rank=r, world_size=2) for r in range(2)]
+    for whole, *parts in zip(alone, *ranks, strict=True):
+        assert [t.clip for t in whole] == [t.clip for part in parts for t in part]
+
+
+def test_augmentation_is_a_function_of_seed_step_and_position() -> None:
+    def augmented(seed: int, step: int, position: int) -> torch.Tensor:
+        clips = TrainingClips(Counting(), Wants(augmented=True), CrossFrameAugmentation(jitter_probability=1), seed)
+        result = clips[ticket(seed, step, position, 1, 3)._replace(clip=1)].augmented
+        assert result is not None
+        return result
+
+    reference = augmented(0, 0, 0)
+    assert torch.equal(reference, augmented(0, 0, 0))
+    others = Counter(torch.equal(reference, augmented(*place)) for place in ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
+    assert others[False] == 3
+
+
+def test_nothing_unwanted_is_made() -> None:
+    reader = Counting()
+    clip = TrainingClips(reader, Wants(flow=True), CrossFrameAugmentation(), 0)[ticket(0, 0, 0, 1, 3)]
+    assert clip.augmented is None
+    assert reader.wanted == [Wants(flow=True)]
+
+
+def test_evaluation_reads_in_order() -> None:
+    clips = EvaluationClips(Counting(), Wants())
+    assert [clips[i].key for i in range(len(clips))] == ["0", "1", "2"]
+
+
+def test_collate_stacks_and_moves() -> None:
+    reader = Counting()
+    batch = collate([reader.read(i, Wants(flow=True)) for i in range(3)]).to("cpu")
+    assert batch.frames.shape == (3, 2, 3, 8, 8)
+    assert batch.flow is not None
+    assert batch.flow.shape == (3, 1, 2, 8, 8)
+    assert batch.label is None
+    assert batch.key == ("0", "1", "2")

@@ -21,7 +21,7 @@ tables:
     reference: source_only
     rows:
       - {row: Source-only, experiment: source_only, overlays: [method/source_only], paper: {viper: 37.1}}
-      - {row: Oracle, experiment: oracle, overlays: ["bench/{bench}-training", method/oracle]}
+      - {row: Oracle, experiment: oracle, overlays: ["bench/{bench}.training", method/oracle]}
   - id: table4
     title: Fusion
     citation: the paper
@@ -39,7 +39,7 @@ def root(tmp_path: Path) -> Path:
     for name in (
         "base",
         "bench/streets",
-        "bench/streets-training",
+        "bench/streets.training",
         "bench/viper",
         "method/source_only",
         "method/oracle",
@@ -59,7 +59,7 @@ def test_overlays_in_order(root: Path) -> None:
     assert names(overlays("source_only", "streets", root), root) == [
         "base.yaml", "bench/streets.yaml", "method/source_only.yaml",
     ]  # fmt: skip
-    assert names(overlays("oracle", "streets", root), root)[2:] == ["bench/streets-training.yaml", "method/oracle.yaml"]
+    assert names(overlays("oracle", "streets", root), root)[2:] == ["bench/streets.training.yaml", "method/oracle.yaml"]
 
 
 def test_benches_are_the_overlays_without_training(root: Path) -> None:
@@ -70,7 +70,7 @@ def test_missing_overlay_is_named(root: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         overlays("source", "viper", root)
     assert str(root / "method/source.yaml") in str(caught.value)
-    with pytest.raises(ConfigError, match="viper-training"):
+    with pytest.raises(ConfigError, match=r"viper\.training"):
         overlays("oracle", "viper", root)
 
 

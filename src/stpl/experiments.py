@@ -140,8 +140,8 @@ def load_catalogue(root: Path = Path("experiments")) -> Catalogue:
 
 
 def benches(root: Path = Path("experiments")) -> list[str]:
-    """Names of the benchmarks that have an overlay `bench/<name>.yaml` (`<name>-training.yaml` is not one)."""
-    return sorted(path.stem for path in (root / "bench").glob("*.yaml") if not path.stem.endswith("-training"))
+    """Names of the benchmarks that have an overlay `bench/<name>.yaml` (`<name>.training.yaml` is a part of one)."""
+    return sorted(path.stem for path in (root / "bench").glob("*.yaml") if "." not in path.stem)
 
 
 def check_bench(bench: str, root: Path = Path("experiments")) -> None:

@@ -18,6 +18,7 @@ from stpl.errors import ConfigError
 
 Image = NDArray[np.float32]
 Rng = np.random.Generator
+_FLAT_LEVEL = np.float32(0.45)  # grey that a flat tone curve leaves alone
 _REFERENCE_WIDTH = 192  # lengths in pixels are meant at this width and grow with the picture
 
 
@@ -34,6 +35,7 @@ class DomainShift:
         white_balance: largest relative gain of red against blue.
         gamma: largest change of log2 gamma.
         desaturation: largest share of colour lost.
+        flatness: share of contrast that the camera's flat tone curve takes from every picture, 0..1.
         vignette: largest darkening of the corners.
         defocus: largest standard deviation of a frame's blur, pixels at width 192.
         motion: longest motion blur of a frame, pixels at width 192.
@@ -44,22 +46,23 @@ class DomainShift:
         compression: largest loss of JPEG quality, 0..1.
     """
 
-    palette: float = 0.45
-    grain: float = 0.5
-    overcast: float = 0.7
-    haze: float = 0.03
-    exposure: float = 0.5
-    white_balance: float = 0.3
-    gamma: float = 0.5
-    desaturation: float = 0.6
-    vignette: float = 0.5
-    defocus: float = 1.3
-    motion: float = 5.0
-    flicker: float = 0.15
-    shot_noise: float = 0.06
-    read_noise: float = 0.03
-    lost_blocks: float = 0.05
-    compression: float = 0.8
+    palette: float = 0.66
+    grain: float = 0.66
+    overcast: float = 0.44
+    haze: float = 0.013
+    exposure: float = 0.44
+    white_balance: float = 0.19
+    gamma: float = 0.33
+    desaturation: float = 0.33
+    flatness: float = 0.1
+    vignette: float = 0.33
+    defocus: float = 0.88
+    motion: float = 3.3
+    flicker: float = 0.1
+    shot_noise: float = 0.053
+    read_noise: float = 0.026
+    lost_blocks: float = 0.066
+    compression: float = 0.53
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -77,7 +80,8 @@ class DomainShift:
         return Palette(self.palette, self.grain, self.overcast)
 
 
-_SHARES = {"palette", "grain", "overcast", "desaturation", "vignette", "lost_blocks", "compression"}
+_SHARES = {"palette", "grain", "overcast", "desaturation", "flatness", "vignette", "lost_blocks",
+           "compression"}  # fmt: skip
 CLEAN = DomainShift().scaled(0.0)
 """No shift at all: the studio."""
 
@@ -135,6 +139,7 @@ def _one_frame(
     image = _sensor(image, shift, rng)
     image = np.clip(image, 0, 1) ** np.float32(drive.gamma)
     image -= (image - image.mean(axis=2, keepdims=True)) * np.float32(1 - drive.saturation)
+    image += (_FLAT_LEVEL - image) * np.float32(shift.flatness)
     return _transmit(np.clip(np.rint(image * 255), 0, 255).astype(np.uint8), shift, rng)
 
 

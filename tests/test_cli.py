@@ -16,6 +16,7 @@ from stpl.cli import VERBS, main
 from stpl.data.fake import MovingShapes, write_cityscapes
 from stpl.data.image import write_png
 from stpl.fit import fit
+from stpl.nn.network import NetworkOptions, build_network
 from stpl.record import read_record
 from stpl.request import Request
 
@@ -85,8 +86,10 @@ def test_unknown_key_in_a_yaml_names_the_file(
 def test_checkpoint_of_other_classes_or_torn_or_missing(
     tmp_path: Path, tiny_run: Arguments, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    directory = fit(tiny_run("self_training", "--start_from=null", "--network.label_space=synthia12"))
-    checkpoint = directory / "checkpoints" / "last.ckpt"
+    checkpoint = tmp_path / "synthia.ckpt"
+    options = NetworkOptions(18, 8, (1, 3), label_space="synthia12")
+    meta = {"schema": 1, "network": options.to_dict(), "classes": list(options.space.classes)}
+    torch.save({"state_dict": build_network(options).state_dict(), "stpl": meta}, checkpoint)
     torn = tmp_path / "torn.ckpt"
     torn.write_bytes(checkpoint.read_bytes()[:1000])
     told = {checkpoint: "was trained for 12 classes", torn: "torn", tmp_path / "none.ckpt": "no such checkpoint"}
@@ -97,6 +100,11 @@ def test_checkpoint_of_other_classes_or_torn_or_missing(
         assert expected in said
         assert str(path) in said
         assert "→" in said
+
+
+def test_a_network_of_other_classes_than_the_data(tiny_run: Arguments, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *tiny_run("stpl", "--start_from=null", "--network.label_space=synthia12")]) == 2
+    assert "predicts synthia12, the data set has labels of viper15" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_holds_code_is_never_run(

@@ -203,6 +203,11 @@ def run(cli: SuiteCLI) -> None:
             f"trainer.max_steps ({trainer.max_steps}) is not a multiple of trainer.val_check_interval ({interval})",
             mend="choose them so that the last step is evaluated",
         )
+    network, data = cli.model.options.label_space, cli.datamodule.space_name
+    if data is not None and network != data:
+        raise ConfigError(
+            f"the network predicts {network}, the data set has labels of {data}", mend="set network.label_space to it"
+        )
     resume = last.is_file()
     if resume:
         weights.read(last)  # tells a torn file from a defect

@@ -125,8 +125,11 @@ class Recorder(Callback):
         """Seconds of training and evaluation so far, over all sittings."""
         return self.seconds + time.monotonic() - self._started
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Announce the length of the run, or forget the lines that will be written again."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Announce the length of the run, or forget the lines that will be written again.
+
+        Not `on_fit_start`: the step of a resumed run is restored after that.
+        """
         self.metrics.rewind(trainer.global_step)
         if trainer.global_step == 0:
             self.metrics.write(0, {"progress/steps": float(trainer.max_steps)})

@@ -20,7 +20,7 @@ from stpl.data.cityscapes import CityscapesSequence
 from stpl.data.clip import Clip, ClipReader, Wants, collate
 from stpl.data.flow import FlowCache
 from stpl.data.folder import VideoFrames
-from stpl.data.label_space import label_space
+from stpl.data.label_space import VIPER_15, label_space
 from stpl.data.sampling import EvaluationClips, StepSampler, TrainingClips
 from stpl.data.streets import StreetsClips, StreetsOptions, open_split
 from stpl.errors import ConfigError
@@ -64,6 +64,9 @@ class ClipDataModule(LightningDataModule, ABC):
         augmentation: cross-frame augmentation, for methods that want augmented views.
         sampling_seed: decides the order of clips and every augmentation; the command line sets it to the run's seed.
     """
+
+    space_name: str | None = None
+    """Name of the label space of the labels it serves; `None` where there are none."""
 
     labelled = True
     """Whether `val` has labels to evaluate on. Without, only the label-free selection score is computed."""
@@ -133,6 +136,8 @@ class ClipDataModule(LightningDataModule, ABC):
 class StreetsData(ClipDataModule):
     """The embedded benchmark: source = `studio`, target = `camera`; drawn once, then read from a memory map.
 
+    Its labels are those of viper15.
+
     Args:
         root: folder of the drawn splits.
         options: what is drawn.
@@ -143,6 +148,8 @@ class StreetsData(ClipDataModule):
         augmentation: see `ClipDataModule`.
         sampling_seed: see `ClipDataModule`.
     """
+
+    space_name = VIPER_15.name
 
     def __init__(
         self,
@@ -193,7 +200,7 @@ class CityscapesData(ClipDataModule):
         sampling_seed: int = 0,
     ) -> None:
         super().__init__(domain, loading, augmentation, sampling_seed)
-        self.root, self.size, self.space, self.train_list = root, size, label_space, train_list
+        self.root, self.size, self.space_name, self.train_list = root, size, label_space, train_list
         self.flow_cache = FlowCache(flow_cache or root / "flow_dis")
 
     def open(self, domain: Domain, split: Split) -> ClipReader:
@@ -203,7 +210,7 @@ class CityscapesData(ClipDataModule):
         return CityscapesSequence(
             self.root,
             split,
-            label_space(self.space),
+            label_space(str(self.space_name)),
             self.size,
             frame_list=self.train_list if split == "train" else None,
             flow=self.flow_cache,

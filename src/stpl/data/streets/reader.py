@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stpl.data.clip import Clip, Wants
 from stpl.data.flow import FlowCache
+from stpl.data.label_space import VIPER_15, check_train_ids
 from stpl.data.streets.cache import StreetsSplit
 from stpl.errors import ConfigError, DataError
 
@@ -59,19 +60,25 @@ class StreetsClips:
         """The clip at `index`: two frames, the flow `[1,2,H,W]` and the label `[H,W]` if wanted.
 
         Raises:
-            DataError: no such clip, torn file, or exact flow wanted with `previous` > 1.
+            DataError: no such clip, torn file, a label outside the label space, or exact flow wanted with
+                `previous` > 1.
         """
         drive, frame = self.place(index)
         pair = self._open("frames")[drive, [frame - self.previous, frame]]
         key = f"{self.split.name}/{drive:04d}/{frame:02d}"
         flow = self._flow(key, pair, drive, frame) if wants.flow else None
-        label = torch.from_numpy(self._open("labels")[drive, frame].astype(np.int64)) if wants.label else None
+        label = self._label(drive, frame) if wants.label else None
         return Clip(torch.from_numpy(np.ascontiguousarray(pair)), flow=flow, label=label, key=key)
 
     def visible(self, index: int) -> NDArray[np.bool_]:
         """Bool `[H,W]`: which points of the current frame of clip `index` were visible in the frame before it."""
         drive, frame = self.place(index)
         return np.array(self._open("visible")[drive, frame])
+
+    def _label(self, drive: int, frame: int) -> torch.Tensor:
+        label = self._open("labels")[drive, frame]
+        check_train_ids(label, VIPER_15, f"{self.split.folder / 'labels.npy'}")
+        return torch.from_numpy(label.astype(np.int64))
 
     def _flow(self, key: str, pair: NDArray[np.uint8], drive: int, frame: int) -> torch.Tensor:
         if self.flow == "estimated":

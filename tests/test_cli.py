@@ -52,6 +52,11 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str], monk
         (["fit", "--bench=streets", "--experiment=stpl", "--trainer.max_steps=7"], "is not a multiple of"),
         (["fit", "--bench=streets", "--experiment=stpl", "--network.label_space=viper"], "unknown label space 'viper'"),
         (["fit", "--bench=streets", "--experiment=stpl", "--data.options.severity=7"], "between 0 and 1"),
+        (["fit", "--bench=streets", "--experiment=stpl", "--model.confident_proportion=1.5"], "outside (0, 1]"),
+        (["fit", "--bench=streets", "--experiment=stpl", "--model.temperature=0"], "is not above 0"),
+        (["fit", "--bench=streets", "--experiment=stpl", "--trainer.max_steps=-1"], "max_steps is -1"),
+        (["fit", "--bench=streets", "--experiment=stpl", "--data.loading.batch_size=0"], "batch_size"),
+        (["fit", "--bench=streets", "--experiment=stpl", "--trainer.accumulate_grad_batches=2"], "one batch a step"),
         (["fit", "stpl"], "'stpl' is not an option"),
     ],
 )
@@ -188,6 +193,8 @@ def test_adapt_to_a_video(tiny_run: Arguments, tmp_path: Path, capsys: pytest.Ca
     assert moved
     assert torch.load(out / "adapted.ckpt", weights_only=True)["stpl"]["frame_size"] == [48, 96]
     capsys.readouterr()
+    assert main([*arguments[:-2], "--steps=4", "--batch_size=2"]) == 2
+    assert "other settings" in capsys.readouterr().err
 
 
 def test_evaluate_agrees_with_the_record(tiny_run: Arguments, capsys: pytest.CaptureFixture[str]) -> None:

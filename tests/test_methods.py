@@ -201,12 +201,10 @@ def test_naive_is_the_sum_of_temporal_and_spatial() -> None:
 
 def test_clip_keys_are_the_mean_over_clips() -> None:
     batch = clip(2)
-    alone = [
-        method(fusion="concat").losses(
-            Clip(batch.frames[i : i + 1], batch.flow[i : i + 1], None, batch.augmented[i : i + 1])
-        )  # type: ignore[index]
-        for i in range(2)
-    ]
+    assert batch.flow is not None
+    assert batch.augmented is not None
+    parts = zip(batch.frames, batch.flow, batch.augmented, strict=True)
+    alone = [method(fusion="concat").losses(Clip(f[None], o[None], None, a[None])) for f, o, a in parts]
     together = method(fusion="concat").losses(batch)
     for name, value in together.items():
         assert value.item() == pytest.approx(sum(part[name].item() for part in alone) / 2, rel=1e-4)

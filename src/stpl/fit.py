@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -60,19 +61,22 @@ class SuiteCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.init_args.sampling_seed")
 
     def before_instantiate_classes(self) -> None:
-        """Turn `start_from` into the checkpoint it stands for."""
+        """Settle what depends on the machine or on other runs, so that config.yaml tells it."""
+        trainer = self.config.trainer
+        if trainer.accelerator == "auto" and not torch.cuda.is_available():
+            trainer.accelerator = "cpu"  # Apple's GPU has no float64, which the metrics need
+        trainer.precision = trainer.precision or hardware_precision(trainer.accelerator)
         source, model = self.config.start_from, self.config.model.init_args
         if source is not None and model.get("checkpoint") is None:
             run = RunKey(self.config.run.bench, source, 0).directory(runs_root())
             model["checkpoint"] = run / "checkpoints" / "last.ckpt"
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Trainer with the recorder, and a precision that suits the hardware where none is chosen."""
+        """Trainer with the recorder."""
         options: RunOptions = self.config_init.run
         self.key = RunKey(options.bench, options.experiment, int(self.config.seed_everything))
         self.recorder = Recorder(options.directory or self.key.directory(runs_root()), options)
         settings = dict(self.config_init.trainer)
-        settings["precision"] = settings["precision"] or hardware_precision()
         settings["callbacks"] = [self.recorder, *(settings["callbacks"] or [])]
         settings["logger"] = wandb_logger(options, self.recorder.directory)
         return Trainer(**settings)
@@ -186,6 +190,9 @@ def evaluate(args: Sequence[str]) -> None:
     request.overrides |= {f"network.{name}": str(value) for name, value in network.items()}
     request.overrides |= {"start_from": "null", "model.init_args.checkpoint": checkpoint}
     cli = _build(request)
+    _check_labels(cli)
+    if not cli.datamodule.labelled:
+        raise ConfigError(f"{request.bench} has no labels to evaluate on", mend="choose another --bench")
     cli.trainer.callbacks.remove(cli.recorder)  # type: ignore[attr-defined]
     cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
     found = cli.model.evaluation()
@@ -194,24 +201,38 @@ def evaluate(args: Sequence[str]) -> None:
         print(f"{name:<16}{value:6.2f}")
 
 
-def run(cli: SuiteCLI) -> None:
-    """Evaluate the starting point, then train; or go on where the last checkpoint stands."""
-    trainer, last = cli.trainer, cli.recorder.last_checkpoint
-    interval = trainer.val_check_interval
-    if trainer.max_steps > 0 and (not isinstance(interval, int) or trainer.max_steps % interval):
-        raise ConfigError(
-            f"trainer.max_steps ({trainer.max_steps}) is not a multiple of trainer.val_check_interval ({interval})",
-            mend="choose them so that the last step is evaluated",
-        )
+def _check_labels(cli: SuiteCLI) -> None:
+    """Refuse a network that predicts other classes than the data set labels."""
     network, data = cli.model.options.label_space, cli.datamodule.space_name
     if data is not None and network != data:
         raise ConfigError(
             f"the network predicts {network}, the data set has labels of {data}", mend="set network.label_space to it"
         )
+
+
+def run(cli: SuiteCLI) -> None:
+    """Evaluate the starting point, then train; or go on where the last checkpoint stands."""
+    trainer, last = cli.trainer, cli.recorder.last_checkpoint
+    interval = trainer.val_check_interval
+    if trainer.max_steps < 0:
+        raise ConfigError(f"trainer.max_steps is {trainer.max_steps}", mend="set the number of steps")
+    if trainer.world_size > 1 or trainer.accumulate_grad_batches != 1:
+        raise ConfigError(
+            f"a run takes one device and one batch a step (asked: {trainer.world_size} devices, "
+            f"{trainer.accumulate_grad_batches} batches)",
+            mend="use trainer.devices=1 and data.loading.batch_size; run several trials side by side with stpl sweep",
+        )
+    if trainer.max_steps > 0 and (not isinstance(interval, int) or trainer.max_steps % interval):
+        raise ConfigError(
+            f"trainer.max_steps ({trainer.max_steps}) is not a multiple of trainer.val_check_interval ({interval})",
+            mend="choose them so that the last step is evaluated",
+        )
+    _check_labels(cli)
     resume = last.is_file()
     if resume:
         weights.read(last)  # tells a torn file from a defect
     else:
+        cli.recorder.metrics.path.unlink(missing_ok=True)  # of a sitting that ended before its first checkpoint
         trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
     if trainer.max_steps > 0:
         trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=str(last) if resume else None)
@@ -239,9 +260,9 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def hardware_precision() -> str:
-    """`bf16-mixed` where the GPU or CPU has units for bfloat16, `32-true` elsewhere."""
-    if torch.cuda.is_available():
+def hardware_precision(accelerator: str) -> str:
+    """`bf16-mixed` where the accelerator ("cpu" or a GPU's) has units for bfloat16, `32-true` elsewhere."""
+    if accelerator != "cpu":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     units = torch.cpu.get_capabilities()
     return "bf16-mixed" if units.get("avx512_bf16") or units.get("amx_bf16") else "32-true"
@@ -249,9 +270,9 @@ def hardware_precision() -> str:
 
 def wandb_logger(options: RunOptions, directory: Path) -> Logger | bool:
     """A W&B logger if the options ask for one; imported only then."""
-    if options.wandb == "disabled":
+    if options.wandb == "disabled" and "WANDB_SWEEP_ID" not in os.environ:
         return False
     from lightning.pytorch.loggers import WandbLogger
 
     directory.mkdir(parents=True, exist_ok=True)
-    return WandbLogger(name=options.experiment, save_dir=directory, project="stpl", offline=options.wandb != "online")
+    return WandbLogger(name=options.experiment, save_dir=directory, project="stpl", offline=options.wandb == "offline")

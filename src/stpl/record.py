@@ -33,7 +33,9 @@ RECORD = "result.json"
 
 NEUTRAL = (
     "run.", "trainer.logger", "trainer.enable_", "trainer.devices", "trainer.accelerator",
-    "data.init_args.num_workers", "data.num_workers",
+    *(f"data.{prefix}{name}" for prefix in ("", "init_args.") for name in (
+        "loading.num_workers", "loading.eval_batch_size", "root", "draw_workers", "flow_cache",
+    )),
 )  # fmt: skip
 """Prefixes of settings that change where or how fast a run computes, not what: they leave its name alone."""
 

@@ -10,14 +10,14 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from stpl.errors import StplError
+from stpl.errors import ConfigError, StplError
 from stpl.methods import Method
-from stpl.record import SCHEMA, RunKey, RunRecord, write_record
+from stpl.record import SCHEMA, RunKey, RunRecord, write_atomically, write_record
 
 SELECTION = "information maximisation, H(mean p) - mean H(p), on the unlabelled evaluation frames"
 _PACKAGES = ("stpl", "torch", "lightning", "torchmetrics", "albumentations", "opencv-python-headless", "numpy")
@@ -43,7 +43,12 @@ class RunOptions:
     directory: Path | None = None
     log_every: int = 10
     checkpoint_every: int = 50
-    wandb: str = "disabled"
+    wandb: Literal["disabled", "offline", "online"] = "disabled"
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{getattr(self, name)} is not a pace", where=f"run.{name}", mend="choose 1 or more")
 
 
 class MetricsFile:
@@ -78,10 +83,8 @@ class MetricsFile:
             return
         with self.path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.reader(file) if len(row) == len(self.HEADER) and row[0].isdigit()]
-        self.path.unlink()
-        for row in rows:
-            if int(row[0]) <= step:
-                self.write(int(row[0]), {row[1]: float(row[2])})
+        kept = [",".join(row) for row in (self.HEADER, *(row for row in rows if int(row[0]) <= step))]
+        write_atomically(self.path, "\n".join(kept) + "\n")
 
 
 @dataclass
@@ -214,7 +217,7 @@ class Recorder(Callback):
 
 def peak_memory_mb() -> float:
     """Peak memory of this process: of the GPU if there is one, else resident, in MiB."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
     kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(kibibytes / (2**20 if sys.platform == "darwin" else 2**10), 1)

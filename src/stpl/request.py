@@ -23,7 +23,7 @@ _HELP = """\
 usage: stpl fit --bench=B --experiment=E [--seed_everything=N] [-c FILE …] [--key=value …]
 
 Runs an experiment and records it in runs/B/E/seedN. It is made of the overlays in experiments/, then your -c files in
-order, then your settings; an overridden setting becomes part of the experiment's name.
+order, then your settings; -c files and overridden settings become part of the experiment's name.
 
   experiments  {experiments}
   benchmarks   {benches}
@@ -99,6 +99,7 @@ class Request:
         settings = dict(self.overrides)
         if self.experiment is not None:
             named = {k: v for k, v in settings.items() if k != "seed_everything"}
+            named |= {f"config{place}": Path(file).stem for place, file in enumerate(self.configs)}
             settings.setdefault("run.base", self.experiment)
             settings.setdefault("run.experiment", experiment_name(self.experiment, named))
         if self.bench is not None:

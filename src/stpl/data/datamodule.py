@@ -43,6 +43,13 @@ class Loading:
     eval_batch_size: int = 1
     num_workers: int = 0
 
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("eval_batch_size", 1), ("num_workers", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(
+                    f"{getattr(self, name)} is too small", where=f"data.loading.{name}", mend=f"choose {least} or more"
+                )
+
 
 class StepLoader(DataLoader[Clip]):
     """A loader that tells Lightning it can be resumed: its sampler starts at the trainer's step, so it has no state."""

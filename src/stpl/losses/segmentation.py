@@ -18,5 +18,6 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         Scalar float32. (`torch`'s own mean is NaN when every pixel is ignored.)
     """
-    total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
+    # Summed here: on CUDA only the unreduced form is deterministic.
+    total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none").sum()
     return total / (labels != IGNORE).sum().clamp(min=1)

@@ -12,6 +12,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from stpl.data.clip import Clip, Wants
+from stpl.errors import ConfigError
 from stpl.metrics.segmentation import SegmentationMetrics
 from stpl.metrics.selection import InformationMaximization
 from stpl.nn import weights
@@ -66,7 +67,7 @@ class Method(LightningModule, ABC):
         self.batchnorm = batchnorm or BatchNormOptions()
         self.network = build_network(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if checkpoint is not None:
-            weights.load(checkpoint, self.network, classes=network.space.classes)
+            weights.load(checkpoint, self.network, options=network)
         space = network.space
         self.frame_size = (0, 0)
         self.segmentation = SegmentationMetrics(space.num_classes, reported=space.reported)
@@ -101,7 +102,6 @@ class Method(LightningModule, ABC):
             return None
         total = torch.stack(list(losses.values())).sum()
         parts = {f"train/{name}": value.detach() for name, value in losses.items()}
-        self.log_dict({"train/loss": total.detach(), **parts}, batch_size=len(clip.frames))
         return {"loss": total, **parts}
 
     def validation_step(self, clip: Clip, batch_idx: int) -> None:
@@ -141,6 +141,11 @@ class Method(LightningModule, ABC):
         schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=steps, power=options.power)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Know the size of the frames before the next evaluation tells it."""
+        height, width = checkpoint["stpl"]["frame_size"]
+        self.frame_size = (height, width)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Describe the network in plain types, so that a checkpoint can be opened without its configuration."""
         checkpoint["stpl"] = {
@@ -155,3 +160,11 @@ class Method(LightningModule, ABC):
 def _number(value: Tensor) -> float | None:
     number = float(value)
     return None if number != number else number
+
+
+def check_proportion(proportion: float) -> None:
+    """Raise `ConfigError` unless the confident proportion k lies in (0, 1]."""
+    if not 0 < proportion <= 1:
+        raise ConfigError(
+            f"{proportion} is outside (0, 1]", where="model.confident_proportion", mend="choose a share like 0.7"
+        )

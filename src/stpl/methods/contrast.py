@@ -26,7 +26,7 @@ from stpl.data.clip import Clip, Wants
 from stpl.errors import ConfigError
 from stpl.losses.confidence import Scope, confident_pixels
 from stpl.losses.pixel_contrast import Denominator, pixel_contrast
-from stpl.methods.base import Method, OptimizerOptions
+from stpl.methods.base import Method, OptimizerOptions, check_proportion
 from stpl.nn.accel import Accel, clip_flow
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.fusion import FUSIONS, Fusion, FusionName
@@ -82,6 +82,9 @@ class PixelContrast(Method):
         embedding_dim: int = 128,
         previous_gradient: bool = False,
     ) -> None:
+        if temperature <= 0:
+            raise ConfigError(f"{temperature} is not above 0", where="model.temperature", mend="choose one like 0.07")
+        check_proportion(confident_proportion)
         super().__init__(network, optimizer, checkpoint, batchnorm)
         self.contrasts = contrasts or [Contrast("fused", "augmented fused")]
         self.temperature, self.denominator, self.key_scope = temperature, denominator, key_scope

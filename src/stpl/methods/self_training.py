@@ -10,7 +10,7 @@ from torch import Tensor
 from stpl.data.clip import IGNORE, Clip
 from stpl.losses.confidence import Scope, confident_pixels
 from stpl.losses.segmentation import cross_entropy
-from stpl.methods.base import Method, OptimizerOptions
+from stpl.methods.base import Method, OptimizerOptions, check_proportion
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 
@@ -36,6 +36,7 @@ class SelfTraining(Method):
         confident_proportion: float = 0.7,
         confident_scope: Scope = "global",
     ) -> None:
+        check_proportion(confident_proportion)
         super().__init__(network, optimizer, checkpoint, batchnorm)
         self.confident_proportion, self.confident_scope = confident_proportion, confident_scope
 

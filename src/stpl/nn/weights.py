@@ -66,30 +66,44 @@ def _meta(path: Path) -> dict[str, Any]:
     return meta
 
 
-def load(path: Path, module: nn.Module, *, classes: tuple[str, ...] | None = None) -> None:
+def load(path: Path, module: nn.Module, *, options: NetworkOptions | None = None) -> None:
     """Put the weights of a checkpoint into `module`, all of them and nothing else.
 
     Args:
         path: a Lightning checkpoint (entry `state_dict`) or a bare state_dict; a prefix `network.` or `module.` is
             taken off the keys. Entries of a training module besides its `network.` are left out.
         module: takes the weights.
-        classes: class names the module predicts, compared with the checkpoint's own if it names them.
+        options: what the module was built from, compared with the checkpoint's own if it tells them: classes, image
+            normalisation and dilations change no tensor's shape, and would load in silence.
 
     Raises:
         CheckpointError: the file is missing or torn, was made for other classes, or its keys or shapes do not fit.
     """
     content = read(path)
-    made_for = tuple(content.get("stpl", {}).get("classes", ()))
-    if classes and made_for and made_for != classes:
+    if options is not None and "stpl" in content:
+        _check_options(content["stpl"], options, path)
+    state = _strip(content.get("state_dict", content))
+    _check_fit(state, module.state_dict(), path)
+    module.load_state_dict(state)
+
+
+def _check_options(meta: Mapping[str, Any], options: NetworkOptions, path: Path) -> None:
+    made_for, classes = tuple(meta["classes"]), options.space.classes
+    if made_for != classes:
         raise CheckpointError(
             f"was trained for {len(made_for)} classes ({', '.join(made_for)}), the network has {len(classes)} "
             f"({', '.join(classes)})",
             where=path,
             mend="choose the label space the checkpoint was trained for (network.label_space)",
         )
-    state = _strip(content.get("state_dict", content))
-    _check_fit(state, module.state_dict(), path)
-    module.load_state_dict(state)
+    made, asked = meta["network"], options.to_dict()
+    differing = [name for name in ("normalization", "dilations") if made[name] != asked[name]]
+    if differing:
+        raise CheckpointError(
+            f"was trained with {', '.join(f'{name}={made[name]}' for name in differing)}",
+            where=path,
+            mend=f"set {', '.join(f'network.{name}' for name in differing)} to that",
+        )
 
 
 def _strip(state: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 
 from stpl.data.folder import VideoFrames
+from stpl.errors import ConfigError, StplError
 from stpl.fit import build, run
 from stpl.nn import weights
-from stpl.record import RunLock
+from stpl.record import RunLock, write_atomically
 from stpl.video.predict import Frame, load_network, predict
 from stpl.video.side_by_side import SideBySide, overlay
 
@@ -72,11 +73,34 @@ def adapt(
     cli, _ = build(["--bench=video", f"--experiment={experiment}", *arguments])
     directory = cli.recorder.directory
     with RunLock(directory):
+        _same_settings(directory / "settings.txt", "\n".join([experiment, *arguments]) + "\n")
+        cli.recorder.checkpoints.mkdir(exist_ok=True)
         run(cli)
-        shutil.copy(cli.recorder.last_checkpoint, directory / "adapted.ckpt")
+        _copy(cli.recorder.last_checkpoint, directory / "adapted.ckpt")
     print(f"adapted: {directory / 'adapted.ckpt'}", file=sys.stderr)
     compare(checkpoint, directory / "adapted.ckpt", video, directory / "side_by_side.webm", size, stride)
     print(f"video:   {directory / 'side_by_side.webm'}", file=sys.stderr)
+
+
+def _same_settings(stamp: Path, settings: str) -> None:
+    """Refuse to go on in a folder that another call began: its checkpoint would be handed back as this one's."""
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") != settings:
+        raise ConfigError(
+            "this folder holds an adaptation with other settings",
+            where=stamp,
+            mend="delete it, or give another --output",
+        )
+    write_atomically(stamp, settings)
+
+
+def _copy(source: Path, target: Path) -> None:
+    partial = target.with_suffix(".partial")
+    try:
+        shutil.copy(source, partial)
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StplError(f"cannot be written: {error.strerror}", where=target, mend="free some space") from error
 
 
 def compare(before: Path, after: Path, video: Path, output: Path, size: tuple[int, int], stride: int = 1) -> None:

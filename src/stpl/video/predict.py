@@ -24,8 +24,8 @@ def load_network(checkpoint: Path) -> Accel:
     """The network a checkpoint describes, with its weights, ready to predict."""
     options = weights.describe(checkpoint)
     network = build_network(options)
-    weights.load(checkpoint, network, classes=options.space.classes)
-    return network.eval()
+    weights.load(checkpoint, network, options=options)
+    return network.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @torch.inference_mode()
@@ -44,9 +44,9 @@ def predict(networks: Iterable[Accel], frames: Iterable[Frame], size: tuple[int,
     for frame in frames:
         current = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA).astype(np.uint8)
         if previous is not None:
-            clip = _clip(previous, current)
+            clip = _clip(previous, current).to(next(networks[0].parameters()).device)
             logits = [upsample(network(clip), (frame.shape[0], frame.shape[1])) for network in networks]
-            yield [x.argmax(1)[0].to(torch.uint8).numpy() for x in logits]
+            yield [x.argmax(1)[0].to(torch.uint8).cpu().numpy() for x in logits]
         previous = current
 
 

@@ -25,11 +25,10 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "stpl needs Python 3.11 or newer; name one: make PYTHON=python3.12 …" >&2; exit 2; }
 	@$(PYTHON) -m venv --clear $(VENV)
-	@if $(BIN)/python -m pip install --quiet --disable-pip-version-check uv 2>/dev/null; then \
-	  UV_FIND_LINKS="$(LINKS)" $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'; \
-	else \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'; \
-	fi
+	@# uv is five times faster; where it cannot be had or cannot reach the index, pip does the same.
+	@{ $(BIN)/python -m pip install --quiet --disable-pip-version-check uv 2>/dev/null && \
+	  UV_FIND_LINKS="$(LINKS)" $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]' 2>/dev/null; } \
+	|| $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 ablation: $(READY) ## Tables 3 and 4, all rows: make ablation [BENCH=streets] [SEEDS=3]; call again to resume

@@ -58,6 +58,11 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def _hear_interrupts() -> None:
+    """A shell starts background jobs with Ctrl-C ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(work: Path, options: str = "{}", **environment: str) -> subprocess.Popen[str]:
     # The environment's own PYTHONWARNINGS is left alone: a trial's warnings are its own matter.
     return subprocess.Popen(
@@ -67,6 +72,7 @@ def start(work: Path, options: str = "{}", **environment: str) -> subprocess.Pop
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=_hear_interrupts,
     )
 
 

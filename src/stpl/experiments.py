@@ -23,6 +23,7 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML that refuses a key given twice (plain YAML silently keeps the last one)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping node as a dict; raises `ConstructorError` at the second of two equal keys."""
         seen: set[str] = set()
         for key, _ in node.value:
             if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:

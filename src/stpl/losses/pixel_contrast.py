@@ -84,6 +84,7 @@ class _PixelContrast(torch.autograd.Function):
         scale: float,
         denominator: Denominator,
     ) -> Tensor:
+        """The loss; keeps the gradients of `queries` `[N,D]` and `keys` `[M,D]` for an incoming gradient of 1."""
         query_order, key_order = query_labels.argsort(stable=True), key_labels.argsort(stable=True)
         queries, keys = queries[query_order] * scale, keys[key_order]
         total, used = queries.new_zeros(()), 0
@@ -111,6 +112,7 @@ class _PixelContrast(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Those gradients times the incoming one, a scalar."""
         grad_queries, grad_keys = ctx.saved_tensors
         return grad * grad_queries, grad * grad_keys, None, None, None, None
 

@@ -1,5 +1,6 @@
 import struct
 import threading
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from stpl.data import flow as fl
 from stpl.data.flow import FlowCache
@@ -69,7 +71,8 @@ def test_estimated_flow_takes_the_earlier_frame_onto_the_later() -> None:
 def test_estimate_is_the_same_in_every_thread_and_at_every_call() -> None:
     later, earlier = shifted_pair(2, 1)
     wanted = fl.estimate(later, earlier)
-    fl.estimate(earlier[:, ::-1].copy(), later)  # leaves no trace in the estimator
+    fl.estimate(earlier[:, ::-1].copy(), later)  # leaves no trace in the estimator,
+    fl.estimate(later[:24, :40], earlier[:24, :40])  # nor does so small a frame, which needs other patches
     results = []
     threads = [threading.Thread(target=lambda: results.append(fl.estimate(later, earlier))) for _ in range(4)]
     for thread in threads:
@@ -174,15 +177,89 @@ def test_flo_round_trip_is_exact_and_opencv_agrees(tmp_path: Path) -> None:
     np.testing.assert_array_equal(fl.read(other), flow)
 
 
+def kitti_by_hand(red: NDArray[Any], green: NDArray[Any], blue: NDArray[Any]) -> bytes:
+    """A 16-bit RGB PNG, put together byte by byte: big-endian samples, filter 0, one IDAT."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    height, width = red.shape
+    rows = np.dstack([red, green, blue]).astype(">u2").reshape(height, -1)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def test_kitti_png_is_read_as_the_benchmark_writes_it(tmp_path: Path) -> None:
+    rng, path = np.random.default_rng(0), tmp_path / "f.png"
+    red, green = rng.integers(0, 2**16, (2, 7, 9))
+    path.write_bytes(kitti_by_hand(red, green, np.ones((7, 9))))
+    flow = fl.read(path, (7, 9))
+    assert flow.dtype == np.float32
+    assert flow.flags.c_contiguous
+    np.testing.assert_array_equal(flow, np.stack([(red - 2**15) / 64, (green - 2**15) / 64]))
+
+
+def test_invalid_pixels_of_a_kitti_png_get_zero_flow(tmp_path: Path) -> None:
+    valid = np.arange(12).reshape(3, 4) % 3 > 0
+    full = np.full((3, 4), 2**15 + 640)
+    (tmp_path / "f.png").write_bytes(kitti_by_hand(full, np.where(valid, full, 0), valid))
+    np.testing.assert_array_equal(fl.read(tmp_path / "f.png"), np.where(valid, 10.0, 0.0)[None].repeat(2, 0))
+
+
+def test_kitti_png_without_a_valid_pixel_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "f.png").write_bytes(kitti_by_hand(*np.zeros((3, 4, 5), int)))
+    with pytest.raises(DataError, match=r"f\.png: no pixel .* valid[\s\S]*→"):
+        fl.read(tmp_path / "f.png")
+
+
+def test_png_is_written_as_the_benchmark_reads_it(tmp_path: Path) -> None:
+    flow, path = smooth_flow(), tmp_path / "f.png"
+    fl.write(path, flow)
+    stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert stored is not None
+    assert stored.dtype == np.uint16
+    blue, green, red = stored.transpose(2, 0, 1).astype(int)
+    np.testing.assert_allclose((red - 2**15) / 64, flow[0], atol=1 / 128)
+    np.testing.assert_allclose((green - 2**15) / 64, flow[1], atol=1 / 128)
+    assert (blue == 1).all()
+    upper = np.asarray(Image.open(path))  # Pillow keeps the upper bytes, and knows the order of channels by itself
+    np.testing.assert_array_equal(upper[..., 0], red >> 8)
+    np.testing.assert_array_equal(upper[..., 1], green >> 8)
+
+
+def test_rewriting_a_png_file_changes_nothing(tmp_path: Path) -> None:
+    values = np.arange(2**16).reshape(2, 128, 256)
+    (tmp_path / "a.png").write_bytes(kitti_by_hand(values[0], values[1], np.ones((128, 256))))
+    first = fl.read(tmp_path / "a.png")
+    fl.write(tmp_path / "b.png", first)
+    np.testing.assert_array_equal(fl.read(tmp_path / "b.png"), first)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "flo", "png"])
+def test_probe_tells_the_size_and_finds_a_file_cut_short(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"f.{suffix}"
+    fl.write(path, smooth_flow())
+    assert fl.probe(path) == (12, 20)
+    whole = path.read_bytes()
+    for keep in (0, 5, 30, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:keep])
+        with pytest.raises(DataError, match=r"f\.\w+: [\s\S]*→"):
+            fl.probe(path)
+    path.unlink()
+    with pytest.raises(DataError, match=r"f\.\w+: [\s\S]*→"):
+        fl.probe(path)
+
+
 def torn(path: Path, keep: int) -> Path:
     path.write_bytes(path.read_bytes()[:keep])
     return path
 
 
 def bad_flow_file(kind: str, folder: Path) -> Path:
-    npy, flo = folder / "bad.npy", folder / "bad.flo"
-    fl.write(npy, smooth_flow())
-    fl.write(flo, smooth_flow())
+    npy, flo, png = folder / "bad.npy", folder / "bad.flo", folder / "bad.png"
+    for path in (npy, flo, png):
+        fl.write(path, smooth_flow())
     if kind == "missing":
         return folder / "none.npy"
     if kind == "float npy":
@@ -191,8 +268,21 @@ def bad_flow_file(kind: str, folder: Path) -> Path:
         np.save(npy, np.zeros((2, 12, 20), np.int16))
     elif kind == "pickle":
         np.save(npy, np.array([{}]), allow_pickle=True)
-    elif kind == "png":
-        return Path(npy).rename(folder / "bad.png")
+    elif kind == "suffix":
+        return Path(npy).rename(folder / "bad.tif")
+    elif kind == "npy as png":
+        return Path(npy).rename(png)
+    elif kind == "8-bit png":
+        Image.new("RGB", (20, 12)).save(png)
+        return png
+    elif kind == "grey png":
+        Image.fromarray(np.zeros((12, 20), np.uint16)).save(png)
+        return png
+    elif kind == "flipped bit":
+        data = bytearray(png.read_bytes())
+        data[len(data) // 2] ^= 1
+        png.write_bytes(data)
+        return png
     elif kind == "magic":
         flo.write_bytes(struct.pack("<fii", 1.0, 1, 1) + bytes(8))
         return flo
@@ -202,13 +292,15 @@ def bad_flow_file(kind: str, folder: Path) -> Path:
         "empty npy": lambda: torn(npy, 0),
         "torn flo": lambda: torn(flo, 700),
         "torn flo header": lambda: torn(flo, 7),
+        "torn png": lambda: torn(png, 300),
+        "torn png end": lambda: torn(png, png.stat().st_size - 5),
     }.get(kind, lambda: npy)()
 
 
 @pytest.mark.parametrize(
     "kind",
-    ["missing", "float npy", "channels first", "pickle", "png", "magic", "torn npy", "torn npy header", "empty npy",
-     "torn flo", "torn flo header"],
+    ["missing", "float npy", "channels first", "pickle", "suffix", "magic", "torn npy", "torn npy header", "empty npy",
+     "torn flo", "torn flo header", "npy as png", "8-bit png", "grey png", "flipped bit", "torn png", "torn png end"],
 )  # fmt: skip
 def test_unfit_flow_file_is_named_with_what_to_do(kind: str, tmp_path: Path) -> None:
     path = bad_flow_file(kind, tmp_path)
@@ -226,16 +318,21 @@ def test_flow_file_of_another_size_names_both_sizes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flow", "message"),
+    ("suffix", "flow", "message"),
     [
-        (np.full((2, 3, 3), 4000.0, np.float32), r"4000\.0 px[\s\S]*→ write a \.flo"),
-        (np.full((2, 3, 3), np.nan, np.float32), r"finite[\s\S]*→"),
-        (np.zeros((3, 3, 2), np.float32), r"\[2,H,W\][\s\S]*→"),
+        ("npy", np.full((2, 3, 3), 4000.0, np.float32), r"4000\.0 px[\s\S]*→ write a \.flo"),
+        ("png", np.full((2, 3, 3), 512.0, np.float32), r"512\.0 px[\s\S]*→ write a \.flo"),
+        ("png", np.full((2, 3, 3), -512.1, np.float32), r"512\.1 px[\s\S]*→ write a \.flo"),
+        ("npy", np.full((2, 3, 3), np.nan, np.float32), r"finite[\s\S]*→"),
+        ("png", np.full((2, 3, 3), np.inf, np.float32), r"finite[\s\S]*→"),
+        ("npy", np.zeros((3, 3, 2), np.float32), r"\[2,H,W\][\s\S]*→"),
     ],
 )
-def test_write_refuses_what_the_format_cannot_hold(flow: NDArray[Any], message: str, tmp_path: Path) -> None:
+def test_write_refuses_what_the_format_cannot_hold(
+    suffix: str, flow: NDArray[Any], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(DataError, match=message):
-        fl.write(tmp_path / "f.npy", flow)
+        fl.write(tmp_path / f"f.{suffix}", flow)
     assert not list(tmp_path.iterdir())
 
 

@@ -12,8 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-IGNORE = 255
-"""Label value of pixels that count neither in a loss nor in a metric."""
+from stpl.data.label_space import IGNORE as IGNORE  # part of this contract; it stands where torch is not needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +28,8 @@ class Clip:
         label: int64 `[H,W]` train ids of the current frame, 255 = ignore. `None` for unlabelled clips.
         augmented: uint8 `[T,3,H,W]`, `frames` after the cross-frame augmentation (photometric: pixels stay where they
             are, so `flow` serves both). `None` if not asked for.
+        visible: bool `[T-1,H,W]`, which pixels of frame i+1 show a point that frame i shows too. `None` if not asked
+            for, or not known: only a renderer knows it.
         key: the clip's stable name.
     """
 
@@ -36,6 +37,7 @@ class Clip:
     flow: Tensor | None = None
     label: Tensor | None = None
     augmented: Tensor | None = None
+    visible: Tensor | None = None
     key: str | tuple[str, ...] = ""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Clip:
@@ -71,11 +73,13 @@ class Wants:
         flow: backward flow between consecutive frames.
         label: the label of the current frame.
         augmented: the frames after cross-frame augmentation (made by the data module, not by readers).
+        visible: which pixels the frame before shows too, where the data set knows it.
     """
 
     flow: bool = False
     label: bool = False
     augmented: bool = False
+    visible: bool = False
 
 
 class ClipReader(Protocol):

@@ -15,18 +15,21 @@ from typing import Any, Literal
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from stpl.data import cityscapes
 from stpl.data.augment import CrossFrameAugmentation
-from stpl.data.cityscapes import CityscapesSequence
+from stpl.data.cache import CachedClips, open_cache
 from stpl.data.clip import Clip, ClipReader, Wants, collate
 from stpl.data.flow import FlowCache
 from stpl.data.folder import VideoFrames
-from stpl.data.label_space import VIPER_15, label_space
-from stpl.data.sampling import EvaluationClips, StepSampler, TrainingClips
+from stpl.data.label_space import SYNTHIA_12, VIPER_15, label_space
+from stpl.data.sampling import EvaluationClips, EvaluationShare, StepSampler, TrainingClips
+from stpl.data.sequence import SequenceClips, find_flow, open_set
 from stpl.data.streets import StreetsClips, StreetsOptions, open_split
 from stpl.errors import ConfigError
 
 Domain = Literal["source", "target"]
 Split = Literal["train", "val"]
+_SPACE_OF = {"viper": VIPER_15.name, "synthia": SYNTHIA_12.name}
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,8 @@ class Loading:
     """How clips are loaded; shared by all data modules.
 
     Attributes:
-        batch_size: clips per process and step.
-        eval_batch_size: clips per evaluation batch.
+        batch_size: clips per process and step: N devices train with N times as many a step.
+        eval_batch_size: clips per evaluation batch; processes share the batches.
         num_workers: loader processes; the batches do not depend on it.
     """
 
@@ -126,10 +129,14 @@ class ClipDataModule(LightningDataModule, ABC):
         )
 
     def val_dataloader(self) -> DataLoader[Clip]:
-        """The evaluation clips in order."""
+        """The evaluation clips in order, or this process's share of them."""
+        clips = EvaluationClips(self.reader("val"), Wants(flow=True, label=self.labelled, visible=True))
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        size = self.loading.eval_batch_size
         return DataLoader(
-            EvaluationClips(self.reader("val"), Wants(flow=True, label=self.labelled)),
-            batch_size=self.loading.eval_batch_size,
+            clips,
+            batch_size=size,
+            sampler=EvaluationShare(len(clips), batch_size=size, rank=rank, world_size=world_size),
             collate_fn=collate,
             num_workers=self.loading.num_workers,
         )
@@ -179,16 +186,25 @@ class StreetsData(ClipDataModule):
         return StreetsClips(drawn, flow=self.flow)
 
 
-class CityscapesData(ClipDataModule):
-    """Cityscapes-Seq as the target.
+class CityscapesTransfer(ClipDataModule):
+    """The benchmarks of the DA-VSN/TPS lineage: from VIPER or SYNTHIA-Seq (source) to Cityscapes-Seq (target).
+
+    The source domain trains on the source's labelled video; both domains are evaluated on Cityscapes' validation split,
+    as in the lineage. Training labels come at the size of the frames, labels for evaluation as they are stored.
 
     Args:
-        root: the folder that holds `leftImg8bit_sequence` and `gtFine`.
-        size: height and width the frames are resized to.
-        label_space: classes of the benchmark: viper15 or synthia12.
-        flow_cache: folder of estimated flow; `<root>/flow_dis` if not given.
-        train_list: frame list of the train split, for a copy without `gtFine/train`.
-        domain: see `ClipDataModule`; only "target".
+        root: folder that holds `Viper` or `SynthiaSeq`, and `Cityscapes`.
+        source: viper or synthia.
+        label_space: classes of the labels; viper15 or synthia12, after the source, if not given.
+        target_size: height and width of Cityscapes' frames.
+        source_size: height and width of the source's frames; 720×1280 (viper) or 640×1280 (synthia) if not given.
+        flow: "estimated" (OpenCV DIS at training size, kept in `<root>/<set>/flow_dis`) or "files" (the lineage's, in
+            `<root>/Estimated_optical_flow_…` or where TPS keeps them).
+        cache: read frames and estimated flow from the memory map that `stpl data cache` makes; made if absent.
+        source_list: frame list of the source.
+        target_train_list: frame list of the target's train split, for a copy without `gtFine/train`.
+        target_val_list: frame list of the target's val split.
+        domain: see `ClipDataModule`.
         loading: see `ClipDataModule`.
         augmentation: see `ClipDataModule`.
         sampling_seed: see `ClipDataModule`.
@@ -196,32 +212,42 @@ class CityscapesData(ClipDataModule):
 
     def __init__(
         self,
-        root: Path,
-        size: tuple[int, int] = (512, 1024),
-        label_space: str = "viper15",
-        flow_cache: Path | None = None,
-        train_list: Path | None = None,
+        root: Path = Path("data"),
+        source: Literal["viper", "synthia"] = "viper",
+        label_space: str | None = None,
+        target_size: tuple[int, int] = cityscapes.SIZE,
+        source_size: tuple[int, int] | None = None,
+        flow: Literal["estimated", "files"] = "estimated",
+        cache: bool = False,
+        source_list: Path | None = None,
+        target_train_list: Path | None = None,
+        target_val_list: Path | None = None,
         domain: Domain = "target",
         loading: Loading | None = None,
         augmentation: CrossFrameAugmentation | None = None,
         sampling_seed: int = 0,
     ) -> None:
         super().__init__(domain, loading, augmentation, sampling_seed)
-        self.root, self.size, self.space_name, self.train_list = root, size, label_space, train_list
-        self.flow_cache = FlowCache(flow_cache or root / "flow_dis")
+        self.root, self.source, self.flow, self.cache = root, source, flow, cache
+        self.space_name = label_space or _SPACE_OF[source]
+        self._sizes = {source: source_size, cityscapes.NAME: target_size}
+        self._lists = {
+            (source, "train"): source_list,
+            (cityscapes.NAME, "train"): target_train_list,
+            (cityscapes.NAME, "val"): target_val_list,
+        }
 
     def open(self, domain: Domain, split: Split) -> ClipReader:
-        """The train or val split of Cityscapes-Seq."""
-        if domain == "source":
-            raise ConfigError("Cityscapes-Seq is a target here", mend="set data.init_args.domain to target")
-        return CityscapesSequence(
-            self.root,
-            split,
+        """The source's train split, or a split of Cityscapes-Seq."""
+        name = self.source if (domain, split) == ("source", "train") else cityscapes.NAME
+        files = open_set(self.root, name, split, frame_list=self._lists[name, split], size=self._sizes[name])
+        clips = SequenceClips(
+            files,
             label_space(str(self.space_name)),
-            self.size,
-            frame_list=self.train_list if split == "train" else None,
-            flow=self.flow_cache,
+            flow=find_flow(files) if self.flow == "files" else FlowCache(files.folder / "flow_dis"),
+            label_size="input" if split == "train" else "native",
         )
+        return CachedClips(clips, open_cache(files, flow=self.flow == "estimated")) if self.cache else clips
 
 
 class VideoData(ClipDataModule):

@@ -1,7 +1,7 @@
 """Class names, palettes and id maps of every data set: tables, no code paths.
 
 A `LabelSpace` is the set of classes a network predicts. `remap` tables turn the ids that a data set stores on disk
-into train ids; every id that a table does not name becomes 255 (ignore).
+into train ids; every id that a table does not name becomes 255 (ignore). This module imports no torch.
 
 Sources: the released data loaders of DA-VSN, TPS and CMOM (`dataset/Viper.py`, `SynthiaSeq.py`, `info_*.json`);
 palette of the Cityscapes benchmark (Cordts et al., CVPR 2016).
@@ -9,13 +9,15 @@ palette of the Cityscapes benchmark (Cordts et al., CVPR 2016).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stpl.data.clip import IGNORE
 from stpl.errors import ConfigError, DataError
+
+IGNORE = 255
+"""Label value of pixels that count neither in a loss nor in a metric."""
 
 PALETTE: dict[str, tuple[int, int, int]] = {
     "road": (128, 64, 128),
@@ -48,12 +50,14 @@ class LabelSpace:
         classes: class names in train-id order (0, 1, …).
         remaps: for each data set name, the map from ids on disk to train ids.
         unreported: classes that are trained but left out of the reported mean.
+        protocol: how predictions of these classes are scored; a key of `stpl.metrics.segmentation.PROTOCOLS`.
     """
 
     name: str
     classes: tuple[str, ...]
     remaps: dict[str, dict[int, int]] = field(repr=False)
     unreported: tuple[str, ...] = ()
+    protocol: str = "lineage"
 
     @property
     def num_classes(self) -> int:
@@ -125,7 +129,12 @@ SYNTHIA_12 = LabelSpace(
     },
     unreported=("fence",),  # almost absent: about 0 IoU for every published method
 )
-SPACES = {space.name: space for space in (VIPER_15, SYNTHIA_12)}
+_WITHOUT_RIDER = {k: v for k, v in VIPER_15.remaps["cityscapes"].items() if k != 25}
+VIPER_15_UNIFIED = replace(
+    VIPER_15, name="viper15-unified", remaps={**VIPER_15.remaps, "cityscapes": _WITHOUT_RIDER}, protocol="unified"
+)
+SYNTHIA_12_UNIFIED = replace(SYNTHIA_12, name="synthia12-unified", protocol="unified")
+SPACES = {space.name: space for space in (VIPER_15, SYNTHIA_12, VIPER_15_UNIFIED, SYNTHIA_12_UNIFIED)}
 """All label spaces by name."""
 
 

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, Sampler
 
 from stpl.data.augment import CrossFrameAugmentation, clip_seed
 from stpl.data.clip import Clip, ClipReader, Wants
+from stpl.errors import ConfigError
 
 _ORDER = -1  # no clip stands at this position, so the order of an epoch shares its seed with no augmentation
 
@@ -64,6 +65,45 @@ class StepSampler(Sampler[list[Ticket]]):
         mine = range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         for step in range(self.start, self.steps):
             yield [ticket(self.seed, step, position, total, self.length) for position in mine]
+
+
+class EvaluationShare(Sampler[int]):
+    """Clips in order, every one once. Of several processes, each takes a stretch of them; the first takes the first.
+
+    A process takes whole batches, so a batch holds the same clips however many processes there are. Processes may have
+    different numbers of batches, never none.
+
+    Args:
+        length: number of clips.
+        batch_size: clips in a batch; the last of all may have fewer.
+        rank: of this process.
+        world_size: number of processes.
+
+    Raises:
+        ConfigError: if there are fewer batches than processes.
+    """
+
+    def __init__(self, length: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        batches = -(-length // batch_size)
+        if 1 < world_size > batches:
+            raise ConfigError(
+                f"{length} evaluation clips in batches of {batch_size} are too few for {world_size} processes",
+                where="data.loading.eval_batch_size",
+                mend="choose smaller batches, or fewer devices",
+            )
+        first, end = (batches * r // world_size for r in (rank, rank + 1))
+        self.clips = range(first * batch_size, min(end * batch_size, length))
+
+    @property
+    def first(self) -> int:
+        """Number of the first clip in this process's stretch."""
+        return self.clips.start
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.clips)
 
 
 class TrainingClips(Dataset[Clip]):

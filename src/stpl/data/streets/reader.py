@@ -57,7 +57,7 @@ class StreetsClips:
         return drive, step + self.previous
 
     def read(self, index: int, wants: Wants) -> Clip:
-        """The clip at `index`: two frames, the flow `[1,2,H,W]` and the label `[H,W]` if wanted.
+        """The clip at `index`: two frames, the flow `[1,2,H,W]`, the label `[H,W]` and visibility `[1,H,W]` if wanted.
 
         Raises:
             DataError: no such clip, torn file, a label outside the label space, or exact flow wanted with
@@ -68,7 +68,8 @@ class StreetsClips:
         key = f"{self.split.name}/{drive:04d}/{frame:02d}"
         flow = self._flow(key, pair, drive, frame) if wants.flow else None
         label = self._label(drive, frame) if wants.label else None
-        return Clip(torch.from_numpy(np.ascontiguousarray(pair)), flow=flow, label=label, key=key)
+        visible = torch.from_numpy(self.visible(index)[None]) if wants.visible and self.previous == 1 else None
+        return Clip(torch.from_numpy(np.ascontiguousarray(pair)), flow=flow, label=label, visible=visible, key=key)
 
     def visible(self, index: int) -> NDArray[np.bool_]:
         """Bool `[H,W]`: which points of the current frame of clip `index` were visible in the frame before it."""

@@ -1,0 +1,69 @@
+"""Work on many files in several threads, with one line of progress on stderr.
+
+Threads are enough: decoding and resizing (Pillow), optical flow (OpenCV, torch), checksums and writing all run outside
+Python's lock, so they use all cores; and no process is left behind when this one is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def each(
+    function: Callable[[Task], Result], tasks: Sequence[Task], *, workers: int = 0, title: str
+) -> Iterator[Result]:
+    """Results of `function` for all tasks, as they come.
+
+    Leaving early (an error, Ctrl-C) lets the running tasks end and drops the others.
+
+    Args:
+        function: safe in several threads at once.
+        tasks: its arguments.
+        workers: threads; 0 for one a core.
+        title: what progress is shown of.
+    """
+    progress = _Progress(title, len(tasks))
+    pool = ThreadPoolExecutor(workers or _cores(), thread_name_prefix=title)
+    try:
+        for future in as_completed([pool.submit(function, task) for task in tasks]):
+            yield future.result()
+            progress.add()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Progress:
+    """One line that updates; a line every five seconds where stderr is not a terminal."""
+
+    def __init__(self, title: str, total: int) -> None:
+        self.title, self.total, self.done = title, total, 0
+        self.start = self.shown = time.monotonic()
+
+    def add(self) -> None:
+        """Count a task as done; prints if the last line is old enough, and always at the end."""
+        self.done += 1
+        now = time.monotonic()
+        if self.done == self.total or now - self.shown >= (0.3 if sys.stderr.isatty() else 5.0):
+            self.shown = now
+            self._print(now - self.start)
+
+    def _print(self, spent: float) -> None:
+        rest = self.total - self.done
+        left = f", {spent / self.done * rest:.0f} s left" if rest else ""
+        line = f"{self.title}: {100 * self.done / self.total:.0f} %, {spent:.0f} s{left}"
+        if sys.stderr.isatty():
+            print(f"\r{line}\033[K", end="" if rest else "\n", file=sys.stderr, flush=True)
+        else:
+            print(line, file=sys.stderr, flush=True)

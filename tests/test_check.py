@@ -1,0 +1,221 @@
+"""Every fault that `stpl data check` promises to find is planted here, and must be named."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from stpl.cli import main
+from stpl.data import flow as fl
+from stpl.data.check import inspect
+from stpl.data.fake import MovingShapes, fake, write_cityscapes
+from stpl.data.flow_check import ALTERNATIVES, GIVEN, STILL, judge, warp_errors
+from stpl.data.flow_files import flow
+from stpl.data.label_space import VIPER_15
+from stpl.data.sequence import open_set
+
+SIZE = (64, 128)
+FLOW = "Estimated_optical_flow_Viper_train"
+FIRST = f"{FLOW}/001_0001000009_int16_x10.npy"
+LABEL = "Viper/train/cls/001/001_00010.png"
+FRAME = "Viper/train/img/001/001_00010.jpg"
+
+
+@pytest.fixture(scope="module")
+def master(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("viper")
+    fake("viper", root, SIZE)
+    flow("viper", root, size=SIZE)
+    return root
+
+
+@pytest.fixture
+def root(master: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(master, tmp_path / "data"))
+
+
+Check = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def check(root: Path, capsys: pytest.CaptureFixture[str]) -> Check:
+    def run(*options: str) -> tuple[int, str, str]:
+        code = main(["data", "check", "viper", f"--root={root}", "--size=64,128", *options])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_a_sound_split_passes_and_is_counted(check: Check, root: Path, tmp_path: Path) -> None:
+    code, said, _ = check(f"--json={tmp_path / 'report.json'}")
+    assert code == 0
+    assert "viper train: 4 clips (the lineage's list has 13367), 8 frames, 4 labels" in said
+    assert "4 of 4 flow files" in said
+    assert "flow is right: error " in said
+    assert said.endswith("all is well\n")
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert report["problems"] == []
+    assert report["sizes"] == {"frames": {"64×128": 8}, "labels": {"64×128": 4}, "flow files": {"64×128": 4}}
+    assert report["verdict"]["errors"][GIVEN] < 0.9 * report["verdict"]["errors"][STILL]
+
+
+def test_shares_of_classes_are_those_of_the_files(root: Path) -> None:
+    """Against a count by hand, with the own car (id 24 at the bottom centre) out of the cars, as in training."""
+    report = inspect(open_set(root, "viper", "train", size=SIZE), VIPER_15, None)
+    pixels = dict.fromkeys(VIPER_15.classes, 0)
+    ignored, total = {0: 0}, 0
+    for number in ("001/001_00010", "001/001_00020", "002/002_00010", "002/002_00020"):
+        ids = np.array(Image.open(root / f"Viper/train/cls/{number}.png"))
+        own = cv2.floodFill(ids.copy(), None, (64, 63), (99,), flags=8)[1] == 99
+        for value, count in zip(*np.unique(np.where(own, 0, ids), return_counts=True), strict=True):
+            train_id = VIPER_15.remaps["viper"].get(int(value))
+            if train_id is None:
+                ignored[int(value)] = ignored.get(int(value), 0) + int(count)
+            else:
+                pixels[VIPER_15.classes[train_id]] += int(count)
+        total += ids.size
+    known = sum(pixels.values())
+    assert report.classes == pytest.approx({name: 100 * count / known for name, count in pixels.items()})
+    assert report.ignored == pytest.approx({value: 100 * count / total for value, count in ignored.items()})
+    assert sum(report.classes.values()) == pytest.approx(100)
+    assert report.ignored[10] > 0  # poles
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def relabel(change: Callable[[NDArray[Any]], NDArray[Any]]) -> Callable[[Path], None]:
+    return lambda path: Image.fromarray(change(np.array(Image.open(path)))).save(path)
+
+
+def reflow(change: Callable[[fl.Flow], fl.Flow]) -> Callable[[Path], None]:
+    def all_of(first: Path) -> None:
+        for path in first.parent.iterdir():
+            fl.write(path, np.ascontiguousarray(change(fl.read(path))))
+
+    return all_of
+
+
+def halved_but_not_scaled(flow_2HW: fl.Flow) -> fl.Flow:
+    return flow_2HW[:, ::2, ::2]
+
+
+@pytest.mark.parametrize(
+    ("file", "fault", "message"),
+    [
+        (FRAME, Path.unlink, "001_00010.jpg: there is no such frame"),
+        (FRAME, cut, "001_00010.jpg: the image cannot be decoded"),
+        (FRAME, relabel(lambda frame: frame[:32, :64]), "001_00010.jpg: 32×64, most others are 64×128"),
+        (LABEL, cut, "001_00010.png: the image cannot be decoded"),
+        (LABEL, relabel(lambda ids: ids[:32]), "001_00010.png: the label is 32×128 (after the crop), its frame 64×128"),
+        (LABEL, relabel(lambda ids: np.where(ids == 3, np.uint8(77), ids)), "001_00010.png: ids [77] are no label ids"),
+        (LABEL, relabel(lambda ids: np.dstack([ids] * 3)), "001_00010.png: a label must have one channel of ids"),
+        (FIRST, Path.unlink, "001_0001000009_int16_x10.npy: there is no such flow file"),
+        (FIRST, cut, "001_0001000009_int16_x10.npy: the flow file is missing, torn or no .npy file"),
+        (FIRST, lambda path: fl.write(path, np.zeros((2, 9, 9), np.float32)), "x10.npy: 9×9, most others are 64×128"),
+        (FIRST, lambda path: np.save(path, np.zeros((*SIZE, 2), np.float32)), "expected int16 [H,W,2], found float32"),
+        (FIRST, reflow(np.negative), "flow looks reversed: it points from t-1 to t"),
+        (FIRST, reflow(lambda f: f[::-1]), "flow looks swapped: dy comes before dx"),
+        (FIRST, reflow(lambda f: -f[::-1]), "flow looks swapped and reversed"),
+        (FIRST, reflow(lambda f: f / np.float32(10)), "flow looks ten times too small"),
+        (FIRST, reflow(lambda f: f * 10), "flow looks ten times too large"),
+        (FIRST, reflow(halved_but_not_scaled), "flow looks twice too large"),
+        (FIRST, reflow(lambda f: f / np.float32(2)), "flow looks twice too small"),
+        (FIRST, reflow(lambda f: np.roll(f, 31, 2)[:, ::-1]), "flow looks unrelated to the frames"),
+    ],
+)
+def test_a_planted_fault_is_named(
+    file: str, fault: Callable[[Path], Any], message: str, check: Check, root: Path
+) -> None:
+    fault(root / file)
+    code, _, said = check()
+    assert code == 2
+    assert message in said
+    assert "→" in said
+
+
+def test_the_report_is_printed_and_written_whatever_is_wrong(check: Check, root: Path, tmp_path: Path) -> None:
+    for path in (root / "Viper").rglob("*.png"):
+        cut(path)
+    for path in (root / FLOW).iterdir():
+        path.unlink()
+    code, said, complaint = check(f"--json={tmp_path / 'report.json'}")
+    assert code == 2
+    assert "viper train: 4 clips" in said
+    assert "8 problems" in said
+    assert "8 problems:" in complaint
+    assert "… and 3 more" in complaint
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert len(report["problems"]) == 8
+    assert report["verdict"] is None
+
+
+def test_flow_may_lie_elsewhere_or_be_left_out(check: Check, root: Path) -> None:
+    (root / FLOW).rename(root / "mine")
+    assert "no flow files" in check()[1]
+    code, said, _ = check(f"--flow={root / 'mine'}", "--sample=2")
+    assert code == 0
+    assert "(2 pairs)" in said
+    for path in (root / "mine").iterdir():
+        cut(path)
+    assert check(f"--flow={root / 'mine'}")[0] == 2
+    assert check("--flow=none")[0] == 0
+    code, _, said = check("--flow=nowhere")
+    assert code == 2
+    assert "there is no folder 'nowhere'" in said
+
+
+def test_a_flow_made_by_the_opposite_call_is_seen_to_be_reversed(root: Path) -> None:
+    """The usual mistake is not a sign but an estimate from t-1 to t, whose vectors lie on the other frame's grid."""
+    files = open_set(root, "viper", "train", size=SIZE)
+    errors = []
+    for clip in files.clips:
+        earlier, later = (files.read_frame(path) for path in clip.frames)
+        errors.append(warp_errors(later, earlier, fl.estimate(earlier, later)))
+    verdict = judge(errors)
+    assert not verdict.right
+    assert "reversed: it points from t-1 to t" in verdict.words
+
+
+def test_an_unlabelled_split_is_checked_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "Cityscapes"
+    write_cityscapes(folder, splits=("train",), cities=("ulm",), snippets=1, size=(32, 64), labels=False)
+    assert main(["data", "check", "cityscapes", f"--root={tmp_path}", "--label_space=synthia12"]) == 0
+    said = capsys.readouterr().out
+    assert "1 clip (the lineage's list has 2975), 2 frames, 0 labels" in said
+    assert "no labels" in said
+    assert main(["data", "check", "cityscapes", f"--root={tmp_path}", "--split=val"]) == 2
+    assert "there are no frames" in capsys.readouterr().err
+    assert main(["data", "check", "viper", f"--root={tmp_path}", "--label_space=synthia12"]) == 2
+
+
+def test_frames_that_hardly_move_allow_no_verdict() -> None:
+    frame = MovingShapes(3, SIZE).frame(0)
+    verdict = judge([warp_errors(frame, frame, np.zeros((2, *SIZE), np.float32))])
+    assert verdict.right
+    assert "cannot be judged" in verdict.words
+
+
+@pytest.mark.parametrize("shift", [(3, 0), (0, -2), (-4, 1)])
+def test_the_error_of_a_known_shift(shift: tuple[int, int]) -> None:
+    """Against the definition: only the given reading is zero where the shift stays inside the image."""
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 1), dtype=np.uint8).repeat(3, axis=2)
+    dx, dy = shift
+    later, earlier = noise[8:-8, 8:-8], noise[8 - dy : 32 - dy, 8 - dx : 52 - dx]
+    constant = np.broadcast_to(np.array(shift, np.float32)[:, None, None], (2, 24, 44))
+    errors = warp_errors(np.ascontiguousarray(later), np.ascontiguousarray(earlier), constant)
+    assert set(errors) == {GIVEN, *ALTERNATIVES}
+    assert min(errors, key=lambda name: errors[name]) == GIVEN
+    grey = later[..., 0].astype(int), earlier[..., 0].astype(int)
+    assert errors[STILL] == pytest.approx(np.abs(grey[0] - grey[1]).mean())
+    y, x = np.indices((24, 44))
+    warped = grey[1][np.clip(y + dy, 0, 23), np.clip(x + dx, 0, 43)]
+    assert errors[GIVEN] == pytest.approx(np.abs(grey[0] - warped).mean(), abs=1e-4)

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from stpl.data import flow as optical_flow
+from stpl.data.clip import Wants
+from stpl.data.fake import MovingShapes, write_cityscapes, write_synthia, write_viper
+from stpl.data.label_space import SYNTHIA_12, VIPER_15
+from stpl.data.layout import FilePattern, FrameId
+from stpl.data.sequence import SETS, SequenceClips, SequenceSet, find_flow, open_set, read_scaled
+from stpl.errors import ConfigError, DataError
+
+SIZE = (32, 64)
+
+
+class Scene(MovingShapes):
+    """Moving shapes with ids that SYNTHIA and VIPER know, too."""
+
+    def label(self, time: int) -> NDArray[np.uint8]:
+        return super().label(time) % 16
+
+
+def scenes(name: str, frames: int) -> Scene:
+    return Scene(frames, (76, 128))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_viper(folder / "Viper", scenes, sequences=1)
+    write_synthia(folder / "SynthiaSeq", scenes, clips=2)
+    write_cityscapes(folder / "Cityscapes", splits=("train",), cities=("ulm",), snippets=1)
+    return folder
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_set_opens_under_one_root(name: str, root: Path) -> None:
+    files = open_set(root, name, SETS[name].splits[0], size=SIZE)
+    assert (files.name, files.folder, files.size) == (name, root / SETS[name].folder, SIZE)
+    assert all(path.is_file() for clip in files.clips for path in clip.frames)
+    clip = SequenceClips(files, SYNTHIA_12 if name == "synthia" else VIPER_15).read(0, Wants(flow=True))
+    assert clip.frames.shape == (2, 3, *SIZE)
+    assert clip.flow is not None
+    assert clip.flow.shape == (1, 2, *SIZE)
+    assert clip.label is None
+
+
+def test_all_is_at_the_usual_size_if_none_is_given(root: Path) -> None:
+    assert {name: open_set(root, name, "train").size for name in SETS} == {
+        "viper": (720, 1280), "synthia": (640, 1280), "cityscapes": (512, 1024)
+    }  # fmt: skip
+
+
+def test_unknown_set_is_told(root: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no data set 'kitti'[\s\S]*→ choose one of: viper, synthia, cityscapes"):
+        open_set(root, "kitti", "train")
+
+
+def test_a_set_without_an_id_map_is_refused(root: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'synthia12' has no id map for data set 'viper'"):
+        SequenceClips(open_set(root, "viper", "train"), SYNTHIA_12)
+
+
+def test_a_reader_travels_to_worker_processes(root: Path) -> None:
+    clips = SequenceClips(open_set(root, "synthia", "train", size=SIZE), SYNTHIA_12, label_size="input")
+    there = pickle.loads(pickle.dumps(clips)).read(1, Wants(flow=True, label=True))
+    here = clips.read(1, Wants(flow=True, label=True))
+    assert all(getattr(there, name).equal(getattr(here, name)) for name in ("frames", "flow", "label"))
+
+
+# A regular expression and a template that are not each other's inverse would let two names mean one frame.
+@pytest.mark.parametrize(
+    ("pattern", "good"),
+    [
+        (FilePattern(Path("x"), "{number:06d}.png"), "000012.png"),
+        (FilePattern(Path("x"), "{sequence}/{sequence}_{number:05d}.jpg", r"\d{3}"), "001/001_00012.jpg"),
+        (
+            FilePattern(Path("x"), "{city}/{sequence}_{number:06d}_l.png", r"[a-z]+_\d{6}"),
+            "ulm/ulm_000001_000012_l.png",
+        ),
+    ],
+)
+def test_names_are_read_back_and_nothing_else_is(pattern: FilePattern, good: str) -> None:
+    frame = pattern.parse(good)
+    assert frame is not None
+    assert frame.number == 12
+    assert pattern.path(frame) == Path("x") / good
+    assert frame.before(3) == FrameId(frame.sequence, 9)
+    for bad in (
+        f"./{good}",
+        f"/{good}",
+        f"../{good}",
+        good.replace("12", "012"),
+        f"{good}.bak",
+        good.upper() + " ",
+        "",
+    ):
+        assert pattern.parse(bad) is None
+
+
+def flow_file(files: SequenceSet, folder: Path, flow: NDArray[Any] | None = None, suffix: str = ".npy") -> None:
+    flow = np.zeros((2, *files.size), np.float32) if flow is None else flow
+    for clip in files.clips:
+        optical_flow.write(folder / f"{Path(clip.flow_name).stem}{suffix}", flow)
+
+
+def constant(dx: float, dy: float, size: tuple[int, int]) -> NDArray[np.float32]:
+    return np.stack([np.full(size, dx), np.full(size, dy)]).astype(np.float32)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".flo", ".png"])
+def test_flow_files_are_scaled_to_the_frames(suffix: str, root: Path, tmp_path: Path) -> None:
+    files = open_set(root, "cityscapes", "train", size=SIZE)
+    flow_file(files, tmp_path, constant(4.5, -2.0, (16, 32)), suffix)
+    flow = SequenceClips(files, VIPER_15, flow=tmp_path).read(0, Wants(flow=True)).flow
+    assert flow is not None
+    np.testing.assert_allclose(flow[0, 0], 9.0)
+    np.testing.assert_allclose(flow[0, 1], -4.0)
+
+
+def test_flow_of_the_lineages_sizes_is_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "flow.npy"
+    for size, made in (((720, 1280), (576, 1024)), ((640, 1280), (341, 683)), ((512, 1024), (512, 1024))):
+        optical_flow.write(path, constant(1, 1, made))
+        flow = read_scaled(path, size)
+        assert flow.shape == (2, *size)
+        np.testing.assert_allclose(flow[:, 0, 0], [size[1] / made[1], size[0] / made[0]], rtol=1e-6)
+
+
+def test_flow_of_another_shape_is_refused(root: Path, tmp_path: Path) -> None:
+    files = open_set(root, "cityscapes", "train", size=SIZE)
+    flow_file(files, tmp_path, constant(1, 1, (64, 64)))
+    with pytest.raises(DataError, match=r"int16_x10\.npy: the flow is 64×64, frames are 32×64[\s\S]*→ give the flow"):
+        SequenceClips(files, VIPER_15, flow=tmp_path).read(0, Wants(flow=True))
+
+
+def test_a_missing_flow_file_names_the_command(root: Path, tmp_path: Path) -> None:
+    files = open_set(root, "viper", "train", size=SIZE)
+    flow_file(files, tmp_path)
+    (tmp_path / "001_0002000019_int16_x10.npy").unlink()
+    with pytest.raises(DataError, match=r"0002000019_int16_x10\.npy: there is no such flow file \(1 of 2[\s\S]*→ make "
+                       r"it: stpl data flow viper --root=\S+ --split=train"):  # fmt: skip
+        SequenceClips(files, VIPER_15, flow=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "Estimated_optical_flow_Cityscapes-Seq_train",
+        "estimated_optical_flow_cityscapes_seq_train",
+        "Cityscapes/Estimated_optical_flow_Cityscapes-Seq_train",
+        "Cityscapes/estimated_optical_flow_cityscapes_seq_train",
+    ],
+)
+def test_flow_folders_of_both_spellings_are_found(place: str, tmp_path: Path) -> None:
+    write_cityscapes(tmp_path / "Cityscapes", splits=("train",), cities=("ulm",), snippets=1)
+    files = open_set(tmp_path, "cityscapes", "train")
+    with pytest.raises(
+        DataError, match=r"Cityscapes-Seq_train: there is no folder of flow files[\s\S]*→ make it: stpl"
+    ):
+        find_flow(files)
+    (tmp_path / place).mkdir()
+    assert find_flow(files).samefile(tmp_path / place)
+
+
+def test_flow_points_from_the_current_to_the_previous_frame(root: Path) -> None:
+    files = open_set(root, "synthia", "train", size=(64, 128))
+    clip = SequenceClips(files, SYNTHIA_12).read(0, Wants(flow=True))
+    assert clip.flow is not None
+    facade = clip.flow[0, :, 20:36, 8:100]  # it pans one pixel to the left a frame
+    np.testing.assert_allclose(np.median(facade.numpy(), axis=(1, 2)), [1, 0], atol=0.2)
+
+
+def test_a_label_that_is_not_there_is_told(root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("ulm/ulm_000000_000010_leftImg8bit.png\n")
+    files = open_set(root, "cityscapes", "train", frame_list=path)
+    with pytest.raises(DataError, match=r"ulm_000000_000010_leftImg8bit\.png: there is no label of[\s\S]*→ unpack"):
+        SequenceClips(files, VIPER_15).read(0, Wants(label=True))

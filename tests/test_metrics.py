@@ -7,7 +7,8 @@ import pytest
 import torch
 from sklearn.metrics import jaccard_score, recall_score
 
-from stpl.metrics.segmentation import SegmentationMetrics, confusion_matrix
+from stpl.data.label_space import SPACES, label_space
+from stpl.metrics.segmentation import PROTOCOLS, SegmentationMetrics, confusion_matrix
 from stpl.metrics.selection import InformationMaximization
 
 
@@ -60,6 +61,30 @@ def test_unreported_classes_stay_out_of_the_mean() -> None:
     every.update(prediction, label)
     some.update(prediction, label)
     assert some.compute()["miou"].item() == pytest.approx(every.compute()["iou"][[0, 1, 3]].mean().item())
+
+
+@pytest.mark.parametrize("name", ["viper15-unified", "synthia12-unified"])
+def test_the_unified_protocol_drops_unreported_classes_by_truth_and_by_prediction(name: str) -> None:
+    """Against the definition in UnifiedVideoDA: mask pixels, then count."""
+    space = label_space(name)
+    prediction, label = random_pair(space.num_classes)
+    metrics = SegmentationMetrics.of(space)
+    metrics.update(prediction, label)
+    found = metrics.compute()
+    unreported = [i for i in range(space.num_classes) if i not in space.reported]
+    assert [space.classes[i] for i in unreported] == (["fence"] if name.startswith("synthia") else [])
+    kept = ~(np.isin(label, [*unreported, 255]) | np.isin(prediction, unreported))
+    reported = list(space.reported)
+    expected = 100 * jaccard_score(label.numpy()[kept], prediction.numpy()[kept], labels=reported, average=None)
+    np.testing.assert_allclose(found["iou"][reported], expected, rtol=1e-12)
+    assert found["miou"].item() == pytest.approx(expected.mean())
+    lineage = SegmentationMetrics.of(label_space(name.removesuffix("-unified")))
+    lineage.update(prediction, label)
+    assert (found["miou"] > lineage.compute()["miou"]) == bool(unreported)  # errors into a dropped class are free
+
+
+def test_every_space_names_a_protocol() -> None:
+    assert {space.protocol for space in SPACES.values()} == set(PROTOCOLS)
 
 
 def test_shapes_must_agree() -> None:

@@ -46,6 +46,49 @@ def test_unknown_depth_is_refused() -> None:
         ResNet(20)
 
 
+def test_the_stride_sits_where_it_is_asked_for() -> None:
+    """Of the strided 3×3 convolution, torchvision keeps the dilation of the stage before."""
+    caffe, torchvision = ResNet(50, 4), ResNet(50, 4, "second")
+    shapes = [{key: value.shape for key, value in network.state_dict().items()} for network in (caffe, torchvision)]
+    assert shapes[0] == shapes[1]
+
+    def geometry(network: ResNet, block: str) -> list[tuple[int, int]]:
+        convolutions = (network.get_submodule(f"{block}.conv{i}") for i in (1, 2))
+        return [(c.stride[0], c.dilation[0]) for c in convolutions if isinstance(c, nn.Conv2d)]
+
+    assert [geometry(caffe, b) for b in ("layer2.0", "layer3.0", "layer4.0", "layer4.1")] == [
+        [(2, 1), (1, 1)], [(1, 1), (1, 2)], [(1, 1), (1, 4)], [(1, 1), (1, 4)],
+    ]  # fmt: skip
+    assert [geometry(torchvision, b) for b in ("layer2.0", "layer3.0", "layer4.0", "layer4.1")] == [
+        [(1, 1), (2, 1)], [(1, 1), (1, 1)], [(1, 1), (1, 2)], [(1, 1), (1, 4)],
+    ]  # fmt: skip
+
+
+def test_the_auxiliary_classifier_changes_no_prediction() -> None:
+    torch.manual_seed(0)
+    plain = Accel(DeepLabV2(5, 18, 8, dilations=(1, 2))).eval()
+    torch.manual_seed(0)
+    double = Accel(DeepLabV2(5, 18, 8, dilations=(1, 2), auxiliary=True)).eval()
+    clip = Clip(frames(4, 32, 48).view(2, 2, 3, 32, 48), flow=torch.randn(2, 1, 2, 32, 48))
+    assert torch.equal(plain(clip), double(clip))
+    assert [scores.shape for scores in plain.fused_scores(clip)] == [(2, 5, 5, 7)]
+    main, auxiliary = double.fused_scores(clip)
+    assert torch.equal(main, plain(clip))
+    head = double.segmenter.get_submodule("auxiliary")
+    layer3 = double.segmenter.backbone.middle(double.segmenter.normalize(clip.frames[:, 1]))  # type: ignore[union-attr, operator]
+    torch.testing.assert_close(auxiliary, head(layer3))  # [I|0]: the previous frame has no say yet
+
+
+def test_the_auxiliary_classifier_takes_no_gradient_through_the_previous_frame() -> None:
+    network = Accel(DeepLabV2(5, 18, 8, dilations=(1,), auxiliary=True))
+    clip = Clip(frames(2, 32, 48)[None], flow=torch.zeros(1, 1, 2, 32, 48))
+    with torch.no_grad():
+        identity = torch.eye(5)
+        network.score_fusion.weight.copy_(torch.cat([0 * identity, identity], 1)[:, :, None, None])
+    sum(scores.sum() for scores in network.fused_scores(clip)).backward()  # type: ignore[union-attr]
+    assert all(not p.grad.any() for p in network.segmenter.parameters() if p.grad is not None)
+
+
 def test_normalizations() -> None:
     image = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 3, 1, 1)
     rgb = DeepLabV2(2, 18, 4).normalize(image).flatten()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,34 @@ def test_options_survive_the_checkpoint() -> None:
     assert NetworkOptions.from_dict(OPTIONS.to_dict()) == OPTIONS
     with pytest.raises(ConfigError, match="not the options of a network"):
         NetworkOptions.from_dict({"depth": 18, "dilations": [1], "colour": "red"})
+
+
+def test_a_checkpoint_from_before_an_option_has_its_default(tmp_path: Path) -> None:
+    """Checkpoints that schema 1 wrote when there were fewer options still describe themselves, and load."""
+    source = build_network(OPTIONS)
+    entry = weights.description(OPTIONS, (48, 96), step=3)
+    del entry["holds"], entry["network"]["stride_in"], entry["network"]["auxiliary"]
+    torch.save({"state_dict": source.state_dict(), "stpl": entry}, tmp_path / "a.ckpt")
+    assert weights.describe(tmp_path / "a.ckpt") == OPTIONS
+    weights.load(tmp_path / "a.ckpt", build_network(OPTIONS), options=OPTIONS)
+
+
+def test_an_auxiliary_classifier_is_not_dropped_in_silence(tmp_path: Path) -> None:
+    double = replace(OPTIONS, auxiliary=True)
+    state = build_network(double).state_dict()
+    torch.save({"state_dict": state, "stpl": weights.description(double, (48, 96), step=0)}, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match=r"trained with auxiliary=True\n.*set network.auxiliary to that"):
+        weights.load(tmp_path / "a.ckpt", build_network(OPTIONS), options=OPTIONS)
+
+
+def test_the_unified_spaces_differ_in_what_they_ignore_alone() -> None:
+    for name, ignored in (("viper15", {25}), ("synthia12", set())):
+        lineage, unified = label_space(name), label_space(f"{name}-unified")
+        assert (lineage.classes, lineage.reported) == (unified.classes, unified.reported)
+        assert (lineage.protocol, unified.protocol) == ("lineage", "unified")
+        for dataset in lineage.remaps:
+            differing = set((lineage.lookup(dataset) != unified.lookup(dataset)).nonzero()[0].tolist())
+            assert differing == (ignored if dataset == "cityscapes" else set())
 
 
 def test_label_spaces_follow_the_papers() -> None:

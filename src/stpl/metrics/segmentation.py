@@ -1,17 +1,46 @@
 """Intersection over union from one confusion matrix over the whole data set, as Cityscapes and the lineage define it.
 
 (`torchmetrics.segmentation.MeanIoU` averages per image and fails on label 255.)
+
+The field scores these benchmarks in two ways, which are not comparable; a label space names its own (`protocol`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from stpl.data.clip import IGNORE
+from stpl.data.label_space import LabelSpace
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A way to score predictions.
+
+    Attributes:
+        drops_predictions: leave out every pixel whose truth *or prediction* is a class that is not reported. Errors
+            into such classes are then free, so the numbers come out higher.
+    """
+
+    drops_predictions: bool
+
+
+PROTOCOLS = {
+    # DA-VSN, TPS, CMOM, STPL: eval_video_UDA.py. Rider counts as person on VIPER; on SYNTHIA fence is left out of the
+    # mean alone.
+    "lineage": Protocol(drops_predictions=False),
+    # UnifiedVideoDA: mmseg/core/evaluation/metrics.py, `intersect_and_union`. Rider is ignored on VIPER (the label
+    # space's id map); fence is ignored on SYNTHIA, in truth and prediction. Its networks predict all 19 classes of
+    # Cityscapes and gain by each one ignored; ours predict no other class, so only fence can be dropped by prediction.
+    "unified": Protocol(drops_predictions=True),
+}
+"""By the name that `LabelSpace.protocol` gives."""
 
 
 def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int = IGNORE) -> Tensor:
@@ -24,13 +53,16 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore
         ignore_index: label value to leave out.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: if the shapes differ, or a label is neither a class nor `ignore_index`.
     """
     if prediction.shape != label.shape:
         raise ValueError(f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ in shape")
-    keep = label != ignore_index
-    index = label[keep].long() * num_classes + prediction[keep].long()
-    return torch.bincount(index, minlength=num_classes**2).view(num_classes, num_classes)
+    index = label.long() * num_classes + prediction
+    index = index.masked_fill_(label == ignore_index, num_classes**2)  # a bin of its own is faster than a selection
+    counts = torch.bincount(index.flatten(), minlength=num_classes**2 + 1)
+    if len(counts) > num_classes**2 + 1:
+        raise ValueError(f"there are labels or predictions beyond the {num_classes} classes")
+    return counts[:-1].view(num_classes, num_classes)
 
 
 def intersection_over_union(confusion: Tensor) -> Tensor:
@@ -50,21 +82,44 @@ class SegmentationMetrics(Metric):
         num_classes: number of classes K.
         ignore_index: label value to leave out.
         reported: train ids that enter the means; all if not given (SYNTHIA leaves out fence).
+        dropped: train ids whose pixels are left out, by truth and by prediction.
     """
 
     full_state_update = False
     confusion: Tensor
 
-    def __init__(self, num_classes: int, ignore_index: int = IGNORE, reported: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int = IGNORE,
+        reported: Sequence[int] | None = None,
+        dropped: Sequence[int] = (),
+    ) -> None:
         super().__init__()
+        self.dropped = list(dropped)
         self.num_classes, self.ignore_index = num_classes, ignore_index
         self.reported = list(range(num_classes) if reported is None else reported)
         zeros = torch.zeros(num_classes, num_classes, dtype=torch.int64)
         self.add_state("confusion", default=zeros, dist_reduce_fx="sum")
 
+    @classmethod
+    def of(cls, space: LabelSpace) -> Self:
+        """The metric of a label space, by the protocol that it names."""
+        unreported = sorted(set(range(space.num_classes)) - set(space.reported))
+        dropped = unreported if PROTOCOLS[space.protocol].drops_predictions else []
+        return cls(space.num_classes, reported=space.reported, dropped=dropped)
+
     def update(self, prediction: Tensor, label: Tensor) -> None:
         """Count predictions `[B,H,W]` against labels `[B,H,W]`, both train ids."""
-        self.confusion += confusion_matrix(prediction, label, self.num_classes, self.ignore_index)
+        counts = confusion_matrix(prediction, label, self.num_classes, self.ignore_index)
+        counts[self.dropped] = 0
+        counts[:, self.dropped] = 0
+        self.confusion += counts
+
+    def pixels(self) -> Tensor:
+        """How many pixels were counted, of all ranks."""
+        with self.sync_context():
+            return self.confusion.sum()
 
     def compute(self) -> dict[str, Tensor]:
         """`miou`, `iou` `[K]`, `accuracy` (of pixels) and `class_accuracy` (mean recall), in percent.

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from stpl.data.clip import Clip
 from stpl.nn.segmenter import Segmenter
 from stpl.nn.warp import resize_flow, warp
+
+
+class Observation(NamedTuple):
+    """What one forward pass of ACCEL makes of a batch of clips.
+
+    Attributes:
+        features: of the current frame, `[B,D,h,w]`.
+        logits: fused, `[B,K,h,w]`: the prediction.
+        previous: logits of the previous frame by itself, on its own grid, `[B,K,h,w]`.
+    """
+
+    features: Tensor
+    logits: Tensor
+    previous: Tensor
 
 
 class Accel(Segmenter):
@@ -28,10 +44,8 @@ class Accel(Segmenter):
         self.num_classes = segmenter.num_classes
         self.normalization = segmenter.normalization
         self.score_fusion = nn.Conv2d(2 * self.num_classes, self.num_classes, 1, bias=False)
-        identity = torch.eye(self.num_classes)
         with torch.no_grad():
-            weight = torch.cat([identity, torch.zeros_like(identity)], dim=1)
-            self.score_fusion.weight.copy_(weight[:, :, None, None])
+            self.score_fusion.weight.copy_(no_fusion(self.num_classes))
 
     def encode(self, frames: Tensor) -> Tensor:
         """Map frames uint8 `[B,3,H,W]` to features `[B,D,h,w]`."""
@@ -47,10 +61,33 @@ class Accel(Segmenter):
 
     def forward(self, clip: Clip) -> Tensor:
         """Fused logits `[B,K,h,w]` of the current frame of a batch of clips (T ≥ 2, with flow)."""
+        return self.observe(clip).logits
+
+    def observe(self, clip: Clip) -> Observation:
+        """What `forward` gives, and what it was made from."""
         with torch.no_grad():
             previous = self.classify(self.encode(clip.frames[:, -2]))
-        current = self.classify(self.encode(clip.frames[:, -1]))
-        return self.fuse(current, previous, clip_flow(clip, (current.shape[-2], current.shape[-1])))
+        features = self.encode(clip.frames[:, -1])
+        current = self.classify(features)
+        flow = clip_flow(clip, (current.shape[-2], current.shape[-1]))
+        return Observation(features, self.fuse(current, previous, flow), previous)
+
+    def fused_scores(self, clip: Clip) -> tuple[Tensor, ...]:
+        """What `forward` gives, then the same of any classifier that only training uses.
+
+        All share one score fusion (released code of DA-VSN and TPS).
+        """
+        with torch.no_grad():
+            previous = self.segmenter.score(clip.frames[:, -2])
+        current = self.segmenter.score(clip.frames[:, -1])
+        flow = clip_flow(clip, (current[0].shape[-2], current[0].shape[-1]))
+        return tuple(self.fuse(now, before, flow) for now, before in zip(current, previous, strict=True))
+
+
+def no_fusion(num_classes: int) -> Tensor:
+    """The score fusion `[K,2K,1,1]` that takes the current frame's logits and nothing of the previous one's: [I|0]."""
+    identity = torch.eye(num_classes)
+    return torch.cat([identity, torch.zeros_like(identity)], dim=1)[:, :, None, None]
 
 
 def clip_flow(clip: Clip, size: tuple[int, int]) -> Tensor:

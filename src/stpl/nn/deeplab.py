@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from stpl.nn.resnet import ResNet
+from stpl.nn.resnet import ResNet, StrideIn
 from stpl.nn.segmenter import Normalization, Segmenter
 
 
@@ -45,8 +45,11 @@ class DeepLabV2(Segmenter):
         num_classes: number of classes K.
         depth: of the ResNet: 18, 34, 50 or 101.
         width: of the ResNet's first stage; 64 is the published network.
-        dilations: of the classifier.
+        dilations: of the classifiers.
         normalization: how frames are normalised; it belongs to the backbone's weights.
+        stride_in: where the ResNet's bottlenecks have their stride; it belongs to the backbone's weights.
+        auxiliary: also classify layer3's output, as AdaptSegNet, ADVENT, DA-VSN and TPS do in training («multi-level»,
+            `layer5` there). No prediction uses it.
     """
 
     def __init__(
@@ -56,10 +59,13 @@ class DeepLabV2(Segmenter):
         width: int = 64,
         dilations: Sequence[int] = (6, 12, 18, 24),
         normalization: Normalization | None = None,
+        stride_in: StrideIn = "first",
+        auxiliary: bool = False,
     ) -> None:
         super().__init__()
-        self.backbone = ResNet(depth, width)
+        self.backbone = ResNet(depth, width, stride_in)
         self.classifier = DilatedClassifier(self.backbone.feature_dim, num_classes, dilations)
+        self.auxiliary = DilatedClassifier(self.backbone.middle_dim, num_classes, dilations) if auxiliary else None
         self.stride = self.backbone.stride
         self.feature_dim = self.backbone.feature_dim
         self.num_classes = num_classes
@@ -72,3 +78,10 @@ class DeepLabV2(Segmenter):
     def classify(self, features: Tensor) -> Tensor:
         """Map features `[B,D,h,w]` to logits `[B,K,h,w]`."""
         return self.classifier(features)  # type: ignore[no-any-return]
+
+    def score(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """Logits `[B,K,h,w]` of frames uint8 `[B,3,H,W]`: those of the classifier, then the auxiliary's if any."""
+        if self.auxiliary is None:
+            return super().score(frames)
+        middle = self.backbone.middle(self.normalize(frames))
+        return self.classify(self.backbone.last(middle)), self.auxiliary(middle)

@@ -10,6 +10,7 @@ from stpl.data.label_space import LabelSpace, label_space
 from stpl.errors import ConfigError
 from stpl.nn.accel import Accel
 from stpl.nn.deeplab import DeepLabV2
+from stpl.nn.resnet import StrideIn
 from stpl.nn.segmenter import NORMALIZATIONS
 
 
@@ -22,6 +23,9 @@ class NetworkOptions:
         width: channels of the ResNet's first stage; 64 is the published network.
         dilations: of the DeepLabV2 classifier; (6, 12, 18, 24) is the published one.
         normalization: "imagenet" (RGB, mean and std) or "caffe" (BGR, mean only); it belongs to the weights.
+        stride_in: which convolution of a bottleneck takes the stride, "first" (Caffe's ResNet, the lineage's) or
+            "second" (torchvision's); it belongs to the weights.
+        auxiliary: add the lineage's second classifier, on layer3's output. Only supervised training uses it.
         label_space: name of the classes the network predicts, e.g. viper15.
     """
 
@@ -29,6 +33,8 @@ class NetworkOptions:
     width: int = 64
     dilations: tuple[int, ...] = (6, 12, 18, 24)
     normalization: Literal["imagenet", "caffe"] = "imagenet"
+    stride_in: StrideIn = "first"
+    auxiliary: bool = False
     label_space: str = "viper15"
 
     @property
@@ -42,7 +48,11 @@ class NetworkOptions:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NetworkOptions:
-        """The inverse of `to_dict`; raises `ConfigError` for unknown names."""
+        """The inverse of `to_dict`, options that an older version did not write at their defaults.
+
+        Raises:
+            ConfigError: for unknown names.
+        """
         try:
             return cls(**{**values, "dilations": tuple(values["dilations"])})
         except (TypeError, KeyError) as error:
@@ -57,5 +67,7 @@ def build_network(options: NetworkOptions) -> Accel:
         width=options.width,
         dilations=options.dilations,
         normalization=NORMALIZATIONS[options.normalization],
+        stride_in=options.stride_in,
+        auxiliary=options.auxiliary,
     )
     return Accel(segmenter)

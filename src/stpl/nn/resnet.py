@@ -1,19 +1,27 @@
 """ResNet (He et al., CVPR 2016), dilated to stride 8 as in DeepLab (Chen et al., TPAMI 2018).
 
-Parameter names are torchvision's, so its weights load by key. Two details follow the Caffe network that DeepLabV2,
-AdaptSegNet, DA-VSN and TPS use: a bottleneck's stride sits on its first 1×1 convolution, and the max-pooling rounds up
-(`ceil_mode`), so 512×1024 pixels become 65×129 features.
+Parameter names are torchvision's, so its weights load by key. The form follows the Caffe network that DeepLabV2,
+AdaptSegNet, DA-VSN and TPS use: a bottleneck's stride sits on its first 1×1 convolution (`stride_in="first"`), and the
+max-pooling rounds up (`ceil_mode`), so 512×1024 pixels become 65×129 features whose corners lie on the image's corners.
+
+torchvision's weights were trained with the stride on the 3×3 convolution: `stride_in="second"` puts it there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Literal
 
 from torch import Tensor, nn
 
 from stpl.errors import ConfigError
 
-_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+StrideIn = Literal["first", "second"]
+"""Which convolution of a bottleneck takes the stride: the 1×1 (Caffe's ResNet) or the 3×3 (torchvision's)."""
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+"""Blocks in each of the four stages, by depth."""
+
+_STRIDES, _DILATIONS = (1, 2, 1, 1), (1, 1, 2, 4)
 
 
 def _shortcut(inplanes: int, outplanes: int, stride: int) -> nn.Module | None:
@@ -23,16 +31,31 @@ def _shortcut(inplanes: int, outplanes: int, stride: int) -> nn.Module | None:
     return nn.Sequential(convolution, nn.BatchNorm2d(outplanes))
 
 
+def _conv3x3(inplanes: int, outplanes: int, stride: int, dilation: int) -> nn.Conv2d:
+    return nn.Conv2d(inplanes, outplanes, 3, stride, dilation, dilation, bias=False)
+
+
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut; the block of ResNet-18 and ResNet-34."""
+    """Two 3×3 convolutions and a shortcut; the block of ResNet-18 and ResNet-34.
+
+    Args:
+        inplanes: input channels.
+        planes: output channels.
+        stride: of the first convolution, which is where every version of this block has it.
+        dilation: of the second convolution.
+        entry_dilation: of the first convolution.
+        stride_in: not used; the blocks are called alike.
+    """
 
     expansion = 1
 
-    def __init__(self, inplanes: int, planes: int, stride: int, dilation: int) -> None:
+    def __init__(
+        self, inplanes: int, planes: int, stride: int, dilation: int, entry_dilation: int, stride_in: StrideIn
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inplanes, planes, 3, stride, dilation, dilation, bias=False)
+        self.conv1 = _conv3x3(inplanes, planes, stride, entry_dilation)
         self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = nn.Conv2d(planes, planes, 3, 1, dilation, dilation, bias=False)
+        self.conv2 = _conv3x3(planes, planes, 1, dilation)
         self.bn2 = nn.BatchNorm2d(planes)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(inplanes, planes, stride)
@@ -45,15 +68,27 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3, 1×1 convolutions and a shortcut, stride on the first; the block of ResNet-50 and ResNet-101."""
+    """1×1, 3×3, 1×1 convolutions and a shortcut; the block of ResNet-50 and ResNet-101.
+
+    Args:
+        inplanes: input channels.
+        planes: channels of the 3×3 convolution; the output has 4·planes.
+        stride: of the convolution that `stride_in` names.
+        dilation: not used; the blocks are called alike.
+        entry_dilation: of the 3×3 convolution.
+        stride_in: see `StrideIn`.
+    """
 
     expansion = 4
 
-    def __init__(self, inplanes: int, planes: int, stride: int, dilation: int) -> None:
+    def __init__(
+        self, inplanes: int, planes: int, stride: int, dilation: int, entry_dilation: int, stride_in: StrideIn
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inplanes, planes, 1, stride, bias=False)
+        first, second = (stride, 1) if stride_in == "first" else (1, stride)
+        self.conv1 = nn.Conv2d(inplanes, planes, 1, first, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = nn.Conv2d(planes, planes, 3, 1, dilation, dilation, bias=False)
+        self.conv2 = _conv3x3(planes, planes, second, entry_dilation)
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv3 = nn.Conv2d(planes, planes * self.expansion, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(planes * self.expansion)
@@ -74,9 +109,12 @@ class ResNet(nn.Module):
     Args:
         depth: 18, 34, 50 or 101.
         width: channels of the first stage; 64 is the published network, less makes a lighter one of the same form.
+        stride_in: see `StrideIn`. With "second", the convolution that lost its stride to the dilation keeps the
+            dilation of the stage before, so that every fourth feature is what the undilated network computes.
 
     Attributes:
         feature_dim: channels D of the output (8·width·expansion; 2048 for ResNet-101).
+        middle_dim: channels of layer3's output, half as many.
         stride: 8.
 
     Raises:
@@ -85,43 +123,40 @@ class ResNet(nn.Module):
 
     stride = 8
 
-    def __init__(self, depth: int = 101, width: int = 64) -> None:
+    def __init__(self, depth: int = 101, width: int = 64, stride_in: StrideIn = "first") -> None:
         super().__init__()
-        if depth not in _BLOCKS:
-            raise ConfigError(f"no ResNet of depth {depth}", mend=f"choose one of: {', '.join(map(str, _BLOCKS))}")
+        if depth not in BLOCKS:
+            raise ConfigError(f"no ResNet of depth {depth}", mend=f"choose one of: {', '.join(map(str, BLOCKS))}")
         block = BasicBlock if depth < 50 else Bottleneck
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
-        stages = zip(_BLOCKS[depth], (1, 2, 1, 1), (1, 1, 2, 4), strict=True)
-        channels = width
-        for i, (blocks, stride, dilation) in enumerate(stages):
+        channels, entry = width, 1
+        for i, (blocks, stride, dilation) in enumerate(zip(BLOCKS[depth], _STRIDES, _DILATIONS, strict=True)):
+            entry = dilation if stride_in == "first" else entry
             planes = width * 2**i
-            self.add_module(f"layer{i + 1}", _stage(block, channels, planes, blocks, stride, dilation))
-            channels = planes * block.expansion
-        self.feature_dim = channels
+            first = block(channels, planes, stride, dilation, entry, stride_in)
+            channels, entry = planes * block.expansion, dilation
+            rest = (block(channels, planes, 1, dilation, dilation, stride_in) for _ in range(blocks - 1))
+            self.add_module(f"layer{i + 1}", nn.Sequential(first, *rest))
+        self.feature_dim, self.middle_dim = channels, channels // 2
         self.apply(_initialise)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map normalised images `[B,3,H,W]` to features `[B,D,h,w]` with h ≈ H/8, w ≈ W/8."""
+    def middle(self, x: Tensor) -> Tensor:
+        """Map normalised images `[B,3,H,W]` to the output of layer3 `[B,D/2,h,w]` with h ≈ H/8, w ≈ W/8."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        for i in range(4):
+        for i in range(3):
             x = self.get_submodule(f"layer{i + 1}")(x)
         return x
 
+    def last(self, middle: Tensor) -> Tensor:
+        """Map the output of layer3 `[B,D/2,h,w]` to features `[B,D,h,w]`."""
+        return self.get_submodule("layer4")(middle)  # type: ignore[no-any-return]
 
-def _stage(
-    block: Callable[[int, int, int, int], nn.Module],
-    inplanes: int,
-    planes: int,
-    blocks: int,
-    stride: int,
-    dilation: int,
-) -> nn.Sequential:
-    expansion: int = block.expansion  # type: ignore[attr-defined]
-    rest = [block(planes * expansion, planes, 1, dilation) for _ in range(blocks - 1)]
-    return nn.Sequential(block(inplanes, planes, stride, dilation), *rest)
+    def forward(self, x: Tensor) -> Tensor:
+        """Map normalised images `[B,3,H,W]` to features `[B,D,h,w]` with h ≈ H/8, w ≈ W/8."""
+        return self.last(self.middle(x))
 
 
 def _initialise(module: nn.Module) -> None:

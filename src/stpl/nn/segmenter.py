@@ -61,17 +61,22 @@ class Segmenter(nn.Module, ABC):
     def classify(self, features: Tensor) -> Tensor:
         """Map features `[B,D,h,w]` to logits `[B,K,h,w]`."""
 
+    def score(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """Logits `[B,K,h,w]` of frames uint8 `[B,3,H,W]`: of the classifier that predicts, then of any only trained."""
+        return (self.classify(self.encode(frames)),)
+
     def forward(self, clip: Clip) -> Tensor:
         """Logits `[B,K,h,w]` of the current frame of a batch of clips."""
         return self.classify(self.encode(clip.frames[:, -1]))
 
     def normalize(self, frames: Tensor) -> Tensor:
         """Frames uint8 `[B,3,H,W]` RGB as float32, normalised, channels-last in memory."""
-        mean = torch.tensor(self.normalization.mean, device=frames.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.normalization.std, device=frames.device).view(1, 3, 1, 1)
-        if self.normalization.channels == "bgr":
-            frames = frames.flip(1)
-        return ((frames.float() - mean) / std).contiguous(memory_format=torch.channels_last)
+        constants = self.normalization
+        order = (0, 1, 2) if constants.channels == "rgb" else (2, 1, 0)
+        # Plain numbers, one channel at a time: a tensor of them would be copied to the device, which waits for it.
+        channels = zip(order, constants.mean, constants.std, strict=True)
+        normalized = torch.stack([(frames[:, i].float() - mean) / std for i, mean, std in channels], dim=1)
+        return normalized.contiguous(memory_format=torch.channels_last)
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -55,5 +55,7 @@ def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = flow.shape[-2:]
     if (height, width) == size:
         return flow
-    scale = flow.new_tensor([(size[1] - 1) / (width - 1), (size[0] - 1) / (height - 1)])
-    return F.interpolate(flow, size=size, mode="bilinear", align_corners=True) * scale.view(1, 2, 1, 1)
+    resized = F.interpolate(flow, size=size, mode="bilinear", align_corners=True)
+    # Plain factors: a tensor of them would be copied to the device, which waits for it.
+    dx, dy = resized[:, 0] * ((size[1] - 1) / (width - 1)), resized[:, 1] * ((size[0] - 1) / (height - 1))
+    return torch.stack([dx, dy], dim=1)

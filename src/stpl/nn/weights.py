@@ -1,7 +1,8 @@
 """The one door for checkpoints: reading them safely, and putting weights into a module.
 
 A checkpoint of this suite is a Lightning checkpoint whose entry `stpl` tells, in plain types, what the network is:
-`{"schema": 1, "network": {…NetworkOptions…}, "classes": [names], "frame_size": [H, W], "step": int}`. Nothing but
+`{"schema": 1, "network": {…NetworkOptions…}, "classes": [names], "frame_size": [H, W], "step": int, "holds": …}`, where
+`holds` is "network", or "backbone" where the classifiers are absent (a converted ImageNet checkpoint). Nothing but
 tensors and plain types is ever unpickled (`weights_only=True`).
 """
 
@@ -12,7 +13,7 @@ import zipfile
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,12 @@ from stpl.errors import CheckpointError
 from stpl.nn.network import NetworkOptions
 
 SCHEMA = 1
+Holds = Literal["network", "backbone"]
+"""What a checkpoint declares to hold: the whole network, or only its backbone."""
+
+BACKBONE = "segmenter.backbone."
+"""What the backbone's keys begin with."""
+
 _PREFIXES = ("network.", "module.", "_orig_mod.")
 _NAMES_SHOWN = 5
 
@@ -46,27 +53,53 @@ def read(path: Path) -> dict[str, Any]:
 
 def describe(path: Path) -> NetworkOptions:
     """The network a checkpoint of this suite was made for; raises `CheckpointError` if it does not say."""
-    return NetworkOptions.from_dict(_meta(path)["network"])
+    return NetworkOptions.from_dict(entry(path)["network"])
 
 
 def frame_size(path: Path) -> tuple[int, int]:
     """Height and width of the frames that the network of a checkpoint of this suite was trained on."""
-    height, width = _meta(path)["frame_size"]
+    height, width = entry(path)["frame_size"]
     return height, width
 
 
-def _meta(path: Path) -> dict[str, Any]:
-    meta = read(path).get("stpl")
-    if not isinstance(meta, dict) or meta.get("schema") != SCHEMA:
+def description(
+    options: NetworkOptions, frame_size: tuple[int, int], step: int, holds: Holds = "network", origin: str | None = None
+) -> dict[str, Any]:
+    """The entry `stpl` of a checkpoint, in plain types.
+
+    Args:
+        options: what the network was built from.
+        frame_size: height and width of the frames it was trained on.
+        step: optimiser steps so far.
+        holds: what the checkpoint's weights are.
+        origin: where converted weights came from.
+    """
+    plain = {
+        "schema": SCHEMA,
+        "network": options.to_dict(),
+        "classes": list(options.space.classes),
+        "frame_size": list(frame_size),
+        "step": step,
+        "holds": holds,
+    }
+    return plain if origin is None else {**plain, "origin": origin}
+
+
+def entry(path: Path) -> dict[str, Any]:
+    """What `description` wrote into a checkpoint; raises `CheckpointError` if there is nothing of the kind."""
+    found = read(path).get("stpl")
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         raise CheckpointError(
             f"does not describe its network (schema {SCHEMA} expected)",
             where=path,
-            mend="use a checkpoint that this version of stpl wrote",
+            mend="use a checkpoint that this version of stpl wrote, or `stpl weights convert` a foreign one",
         )
-    return meta
+    return found
 
 
-def load(path: Path, module: nn.Module, *, options: NetworkOptions | None = None) -> None:
+def load(
+    path: Path, module: nn.Module, *, options: NetworkOptions | None = None, backbone_suffices: bool = False
+) -> None:
     """Put the weights of a checkpoint into `module`, all of them and nothing else.
 
     Args:
@@ -74,30 +107,43 @@ def load(path: Path, module: nn.Module, *, options: NetworkOptions | None = None
             taken off the keys. Entries of a training module besides its `network.` are left out.
         module: takes the weights.
         options: what the module was built from, compared with the checkpoint's own if it tells them: classes, image
-            normalisation and dilations change no tensor's shape, and would load in silence.
+            normalisation, dilations and strides change no tensor's shape, and would load in silence.
+        backbone_suffices: take a checkpoint that declares to hold only a backbone; the rest of `module` stays as it is.
 
     Raises:
-        CheckpointError: the file is missing or torn, was made for other classes, or its keys or shapes do not fit.
+        CheckpointError: the file is missing or torn, was made for other classes, its keys or shapes do not fit, or it
+            declares to hold only a backbone and that does not suffice.
     """
     content = read(path)
-    if options is not None and "stpl" in content:
-        _check_options(content["stpl"], options, path)
-    state = _strip(content.get("state_dict", content))
-    _check_fit(state, module.state_dict(), path)
-    module.load_state_dict(state)
+    meta = content.get("stpl", {})
+    backbone_only = meta.get("holds", "network") == "backbone"
+    if backbone_only and not backbone_suffices:
+        raise CheckpointError(
+            "holds only a backbone, no classifier",
+            where=path,
+            mend="train a source model from it (--experiment=source --model.checkpoint=…), and start from that",
+        )
+    if options is not None and meta:
+        _check_options(meta, options, path, backbone_only)
+    state, wanted = tensors(content), module.state_dict()
+    if backbone_only:
+        wanted = {key: value for key, value in wanted.items() if key.startswith(BACKBONE)}
+    check_fit(state, wanted, path, mend="set network.* to the network it was trained with")
+    module.load_state_dict({**module.state_dict(), **state})
 
 
-def _check_options(meta: Mapping[str, Any], options: NetworkOptions, path: Path) -> None:
+def _check_options(meta: Mapping[str, Any], options: NetworkOptions, path: Path, backbone_only: bool) -> None:
     made_for, classes = tuple(meta["classes"]), options.space.classes
-    if made_for != classes:
+    if made_for != classes and not backbone_only:
         raise CheckpointError(
             f"was trained for {len(made_for)} classes ({', '.join(made_for)}), the network has {len(classes)} "
             f"({', '.join(classes)})",
             where=path,
             mend="choose the label space the checkpoint was trained for (network.label_space)",
         )
-    made, asked = meta["network"], options.to_dict()
-    differing = [name for name in ("normalization", "dilations") if made[name] != asked[name]]
+    made, asked = NetworkOptions.from_dict(meta["network"]).to_dict(), options.to_dict()
+    names = ["normalization", "stride_in"] + ([] if backbone_only else ["dilations", "auxiliary"])
+    differing = [name for name in names if made[name] != asked[name]]
     if differing:
         raise CheckpointError(
             f"was trained with {', '.join(f'{name}={made[name]}' for name in differing)}",
@@ -106,16 +152,20 @@ def _check_options(meta: Mapping[str, Any], options: NetworkOptions, path: Path)
         )
 
 
-def _strip(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of the network: if any key starts with `network.`, only those; known prefixes taken off."""
-    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+def tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The network's tensors in what `read` gave: a bare state_dict, or one under `state_dict`.
+
+    If any key starts with `network.`, only those are taken; known prefixes are taken off.
+    """
+    found = {key: value for key, value in content.get("state_dict", content).items() if isinstance(value, Tensor)}
     for prefix in _PREFIXES:
-        inside = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        tensors = inside or tensors
-    return tensors
+        inside = {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
+        found = inside or found
+    return found
 
 
-def _check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
+def check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, mend: str) -> None:
+    """Raise `CheckpointError`, naming keys and shapes, unless `state` has the keys and shapes of `wanted`."""
     missing, unexpected = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     if missing or unexpected:
         parts = [f"{len(missing)} missing ({_names(missing)})"] if missing else []
@@ -123,7 +173,7 @@ def _check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: 
         raise CheckpointError(
             f"its keys do not fit the network: {'; '.join(parts)}",
             where=path,
-            mend="set network.* to the network it was trained with",
+            mend=mend,
         )
     shapes = [
         f"{k} {tuple(state[k].shape)} ≠ {tuple(wanted[k].shape)}" for k in wanted if state[k].shape != wanted[k].shape
@@ -132,7 +182,7 @@ def _check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: 
         raise CheckpointError(
             f"{len(shapes)} tensors have another shape than the network's: {_names(shapes)}",
             where=path,
-            mend="set network.* (depth, width, label_space) to the network it was trained with",
+            mend=mend,
         )
 
 

@@ -1,0 +1,358 @@
+"""`stpl weights inspect` and `convert`: checkpoints of other programs, made into ours.
+
+| layout | written by | recognised by |
+|---|---|---|
+| torchvision | torchvision's ResNet-18 to -101 | plain ResNet keys |
+| caffe | `DeepLab_resnet_pretrained_*.pth`, with which AdaptSegNet and its heirs start | `Scale.` before each key |
+| advent | ADVENT and others that sum all four dilations | `layer5`, `layer6` |
+| adaptsegnet | AdaptSegNet, whose code returns after two of its four dilations | cannot be told from `advent` |
+| accel | DA-VSN, TPS, CMOM | `layer5`, `layer6`, `sf_layer` |
+
+In the last three, `layer6` classifies layer4's output and `layer5` is the auxiliary classifier of layer3's; only
+AdaptSegNet's single-level network calls its one classifier `layer5`. An image network becomes the ACCEL network that
+predicts the same: its score fusion is [I|0]. The classifiers of the first two are for other classes and stay out.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from stpl.data.label_space import SPACES
+from stpl.errors import CheckpointError, ConfigError, StplError
+from stpl.nn import weights
+from stpl.nn.accel import no_fusion
+from stpl.nn.network import NetworkOptions, build_network
+from stpl.nn.resnet import BLOCKS, StrideIn
+
+LayoutName = Literal["torchvision", "caffe", "advent", "adaptsegnet", "accel"]
+FRAME_SIZE = (512, 1024)
+"""Height and width at which the lineage evaluates: what a converted checkpoint says of its frames."""
+
+_OURS = (
+    (weights.BACKBONE, ""), ("segmenter.classifier.", "layer6."), ("segmenter.auxiliary.", "layer5."),
+    ("score_fusion.", "sf_layer."),
+)  # fmt: skip
+_HEADS = ("layer5.", "layer6.", "sf_layer.")
+_MAY_ALSO_BE: dict[LayoutName, tuple[LayoutName, ...]] = {"torchvision": ("caffe",), "advent": ("adaptsegnet",)}
+_DILATIONS = {4: (6, 12, 18, 24), 2: (6, 12)}
+_OF_BACKBONE = ("depth", "width", "normalization", "stride_in")
+_NAMES_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a layout implies for the network that its weights need.
+
+    Attributes:
+        title: who wrote it.
+        normalization: how it was fed.
+        stride_in: where its bottlenecks have their stride.
+        classifies: whether it brings classifiers for the label space.
+    """
+
+    title: str
+    normalization: Literal["imagenet", "caffe"]
+    stride_in: StrideIn
+    classifies: bool
+
+
+LAYOUTS: dict[LayoutName, Layout] = {
+    "torchvision": Layout("torchvision's ResNet", "imagenet", "second", False),
+    "caffe": Layout("Caffe's ResNet as DeepLabV2 takes it", "caffe", "first", False),
+    "advent": Layout("ADVENT's DeepLabV2", "caffe", "first", True),
+    "adaptsegnet": Layout("AdaptSegNet's DeepLabV2: the first two dilations only", "caffe", "first", True),
+    "accel": Layout("ACCEL of DA-VSN, TPS and CMOM", "caffe", "first", True),
+}
+"""By name."""
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A checkpoint of another program, understood.
+
+    Attributes:
+        layout: a key of `LAYOUTS`.
+        tensors: what can be converted, by the names of `accel`.
+        left_out: keys in the file that belong to its layout and are not converted.
+        depth: of the ResNet.
+        width: of the ResNet's first stage.
+        num_classes: that its classifier predicts; `None` without one.
+        dilations: of its classifiers; those of DeepLabV2 without one.
+        auxiliary: whether it has the classifier of layer3's output.
+    """
+
+    layout: LayoutName
+    tensors: dict[str, Tensor]
+    left_out: tuple[str, ...]
+    depth: int
+    width: int
+    num_classes: int | None
+    dilations: tuple[int, ...]
+    auxiliary: bool
+
+    def options(self, label_space: str) -> NetworkOptions:
+        """The network of ours that takes the weights."""
+        layout = LAYOUTS[self.layout]
+        return NetworkOptions(
+            depth=self.depth,
+            width=self.width,
+            dilations=self.dilations,
+            normalization=layout.normalization,
+            stride_in=layout.stride_in,
+            auxiliary=self.auxiliary,
+            label_space=label_space,
+        )
+
+
+def understand(path: Path, layout: LayoutName | Literal["auto"] = "auto") -> Foreign:
+    """Read a foreign checkpoint and find out what it is.
+
+    Args:
+        path: a state_dict, bare or under `state_dict`.
+        layout: a key of `LAYOUTS` where the keys leave a choice (`adaptsegnet`, or `caffe` for plain ResNet keys).
+
+    Raises:
+        CheckpointError: missing, torn, one of ours, of no known layout, or of another one than `layout`.
+    """
+    content = weights.read(path)
+    if "stpl" in content:
+        raise CheckpointError("this checkpoint is one of ours already", where=path, mend="use it as it is")
+    state = weights.tensors(content)
+    name = _choose(_recognise(state, path), layout, path)
+    state = {key.removeprefix("Scale."): value for key, value in state.items()}
+    if LAYOUTS[name].classifies and not _starting(state, "layer6."):
+        state = {key.replace("layer5.", "layer6."): value for key, value in state.items()}
+    left_out = _left_out(state, name)
+    kept = {key: value for key, value in state.items() if key not in left_out}
+    classifier = _starting(kept, "layer6.conv2d_list.")
+    branches = len({key.split(".")[2] for key in classifier})
+    if branches and branches not in _DILATIONS:
+        raise CheckpointError(f"its classifier has {branches} dilations, 2 or 4 are known", where=path)
+    return Foreign(
+        layout=name,
+        tensors=kept,
+        left_out=left_out,
+        depth=_depth(kept, path),
+        width=len(kept["conv1.weight"]),
+        num_classes=len(kept[classifier[0]]) if classifier else None,
+        dilations=_DILATIONS[branches or 4],
+        auxiliary=bool(_starting(kept, "layer5.")),
+    )
+
+
+def _starting(state: Mapping[str, Tensor], prefix: str | tuple[str, ...]) -> list[str]:
+    return [key for key in state if key.startswith(prefix)]
+
+
+def _recognise(state: Mapping[str, Tensor], path: Path) -> LayoutName:
+    if "Scale.conv1.weight" in state:
+        return "caffe"
+    if "conv1.weight" not in state or not _starting(state, "layer4."):
+        shown = ", ".join(list(state)[:_NAMES_SHOWN])
+        raise CheckpointError(
+            f"its layout is not known; keys such as {shown or 'none at all'}",
+            where=path,
+            mend=f"give a checkpoint of one of: {', '.join(LAYOUTS)}",
+        )
+    if "sf_layer.weight" in state:
+        return "accel"
+    return "advent" if _starting(state, ("layer5.conv2d_list.", "layer6.conv2d_list.")) else "torchvision"
+
+
+def _choose(found: LayoutName, asked: LayoutName | Literal["auto"], path: Path) -> LayoutName:
+    possible = (found, *_MAY_ALSO_BE.get(found, ()))
+    if asked == "auto":
+        return found
+    if asked not in possible:
+        raise CheckpointError(
+            f"its keys are not of layout {asked}", where=path, mend=f"give --layout={' or '.join(possible)}"
+        )
+    return asked
+
+
+def _left_out(state: Mapping[str, Tensor], name: LayoutName) -> tuple[str, ...]:
+    if name == "adaptsegnet":
+        unused = tuple(f"{head}conv2d_list.{i}." for head in ("layer5.", "layer6.") for i in (2, 3))
+        return tuple(_starting(state, unused))
+    return () if LAYOUTS[name].classifies else tuple(_starting(state, ("fc.", "layer5.")))
+
+
+def _depth(state: Mapping[str, Tensor], path: Path) -> int:
+    blocks = tuple(len({key.split(".")[1] for key in _starting(state, f"layer{i}.")}) for i in range(1, 5))
+    bottleneck = "layer1.0.conv3.weight" in state
+    depths = [depth for depth, known in BLOCKS.items() if known == blocks and (depth >= 50) == bottleneck]
+    if not depths:
+        raise CheckpointError(
+            f"a ResNet with {', '.join(map(str, blocks))} {'bottlenecks' if bottleneck else 'blocks'} a stage",
+            where=path,
+            mend=f"only depths {', '.join(map(str, BLOCKS))} are known",
+        )
+    return depths[0]
+
+
+def translate(foreign: Foreign, options: NetworkOptions, holds: weights.Holds, path: Path) -> dict[str, Tensor]:
+    """The weights by our names, complete: BatchNorm's counters may be absent, and the score fusion of an image network.
+
+    Args:
+        foreign: what `understand` found.
+        options: the network that takes them.
+        holds: the whole network, or only its backbone.
+        path: the file, for messages.
+
+    Raises:
+        CheckpointError: keys are missing or unexpected, or a tensor has another shape; by the file's names.
+    """
+    given, wanted = foreign.tensors, _blueprint(options, holds)
+    if holds == "backbone":
+        given = {key: value for key, value in given.items() if not key.startswith(_HEADS)}
+    fill = {key: torch.zeros((), dtype=torch.int64) for key in wanted if key.endswith("num_batches_tracked")}
+    if holds == "network" and foreign.layout != "accel":
+        fill["score_fusion.weight"] = no_fusion(options.space.num_classes)
+    names = {key: _their_name(key) for key in wanted}
+    demanded = {names[key]: value for key, value in wanted.items() if key not in fill or names[key] in given}
+    weights.check_fit(given, demanded, path, mend="see `stpl weights inspect`; it is no network of a known layout")
+    return {key: _float32(given[names[key]] if names[key] in given else fill[key]) for key in wanted}
+
+
+def _blueprint(options: NetworkOptions, holds: weights.Holds = "network") -> dict[str, Tensor]:
+    """Keys and shapes, without memory."""
+    with torch.device("meta"):
+        state: dict[str, Tensor] = build_network(options).state_dict()
+    return {key: value for key, value in state.items() if holds == "network" or key.startswith(weights.BACKBONE)}
+
+
+def _their_name(key: str) -> str:
+    ours, theirs = next(pair for pair in _OURS if key.startswith(pair[0]))
+    return theirs + key.removeprefix(ours)
+
+
+def _float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def inspect(checkpoint: Path, layout: LayoutName | Literal["auto"] = "auto") -> None:
+    """Say what a checkpoint is: layout, network, classes, normalisation, and what is missing or unknown in it.
+
+    Args:
+        checkpoint: the file, foreign or one of ours.
+        layout: its layout, where the keys leave a choice.
+    """
+    ours = "stpl" in weights.read(checkpoint)
+    findings = _told(weights.entry(checkpoint)) if ours else _findings(understand(checkpoint, layout))
+    for name, value in findings.items():
+        print(f"{name:<15}{value}")
+
+
+def _told(ours: Mapping[str, Any]) -> dict[str, str]:
+    """What a checkpoint of ours says of itself."""
+    network = ", ".join(f"{name}={value}" for name, value in ours["network"].items())
+    told = {"layout": "stpl", "holds": ours.get("holds", "network"), "network": network, "step": ours["step"]}
+    return {**told, "classes": ", ".join(ours["classes"]), "origin": ours.get("origin", "trained by stpl")}
+
+
+def _findings(foreign: Foreign) -> dict[str, str]:
+    layout, options = LAYOUTS[foreign.layout], foreign.options(next(iter(SPACES)))
+    known = {_their_name(key) for key in _blueprint(options, "network" if foreign.num_classes else "backbone")}
+    known_absent = {key for key in known if key.endswith("num_batches_tracked")} | {"sf_layer.weight"}
+    channels = "BGR, mean only" if layout.normalization == "caffe" else "RGB, mean and standard deviation"
+    where = {"first": "1×1 convolution, as in Caffe", "second": "3×3 convolution, as in torchvision"}[layout.stride_in]
+    return {
+        "layout": f"{foreign.layout}: {layout.title}{_alternatives(foreign.layout)}",
+        "network": f"ResNet-{foreign.depth}, width {foreign.width}",
+        "stride": f"a bottleneck's is in its {where}"
+        if foreign.depth >= 50
+        else "in the first of two 3×3 convolutions",
+        "normalisation": f"{layout.normalization}: {channels}",
+        "classes": _classes(foreign),
+        "classifiers": _classifiers(foreign),
+        "tensors": _counts(foreign.tensors),
+        "left out": _names(foreign.left_out),
+        "missing": _names(sorted(known - known_absent - foreign.tensors.keys())),
+        "unknown": _names(sorted(foreign.tensors.keys() - known)),
+    }
+
+
+def _alternatives(name: LayoutName) -> str:
+    others = _MAY_ALSO_BE.get(name, ())
+    return f" (by its keys it may also be --layout={others[0]}: {LAYOUTS[others[0]].title})" if others else ""
+
+
+def _classes(foreign: Foreign) -> str:
+    if foreign.num_classes is None:
+        return "none: only the backbone can be converted"
+    spaces = [name for name, space in SPACES.items() if space.num_classes == foreign.num_classes]
+    fits = f"label spaces of that size: {', '.join(spaces)}" if spaces else "no label space has as many"
+    return f"{foreign.num_classes} ({fits})"
+
+
+def _classifiers(foreign: Foreign) -> str:
+    if foreign.num_classes is None:
+        return "none"
+    levels = "of layer4 and layer3 (multi-level)" if foreign.auxiliary else "of layer4 (single-level)"
+    fusion = "score fusion" if "sf_layer.weight" in foreign.tensors else "no score fusion: an image network"
+    return f"{levels}, {len(foreign.dilations)} dilations each, {fusion}"
+
+
+def _counts(tensors: Mapping[str, Tensor]) -> str:
+    parts = {"backbone": sum(not key.startswith(_HEADS) for key in tensors)}
+    parts |= {head.rstrip("."): len(_starting(tensors, head)) for head in _HEADS}
+    return f"{len(tensors)}: " + ", ".join(f"{count} {name}" for name, count in parts.items() if count)
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f", … ({len(names)} in all)" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(names[:_NAMES_SHOWN]) + more if names else "nothing"
+
+
+def convert(
+    checkpoint: Path,
+    out: Path,
+    layout: LayoutName | Literal["auto"] = "auto",
+    label_space: str = "viper15",
+    backbone_only: bool = False,
+) -> None:
+    """Make a foreign checkpoint one of ours, for `--model.checkpoint`; it carries the description of its network.
+
+    Args:
+        checkpoint: the foreign file.
+        out: the checkpoint to write; it must not exist.
+        layout: the file's layout, where its keys leave a choice.
+        label_space: the classes that it predicts, in their order.
+        backbone_only: leave its classifiers out, for example because they are for other classes.
+    """
+    if out.exists():
+        raise ConfigError("this file exists already", where=out, mend="delete it, or give another --out")
+    foreign = understand(checkpoint, layout)
+    holds: weights.Holds = "backbone" if backbone_only or foreign.num_classes is None else "network"
+    options = foreign.options(label_space)
+    if holds == "network" and foreign.num_classes != options.space.num_classes:
+        raise CheckpointError(
+            f"predicts {foreign.num_classes} classes, '{label_space}' has {options.space.num_classes}",
+            where=checkpoint,
+            mend="give the --label_space it was trained for, or --backbone_only=true",
+        )
+    state = translate(foreign, options, holds, checkpoint)
+    origin = f"{checkpoint.name}, layout {foreign.layout}"
+    description = weights.description(options, FRAME_SIZE, step=0, holds=holds, origin=origin)
+    _write({"state_dict": {f"network.{key}": value for key, value in state.items()}, "stpl": description}, out)
+    settings = {name: value for name, value in options.to_dict().items() if holds == "network" or name in _OF_BACKBONE}
+    print(f"wrote {out}: {'the whole network' if holds == 'network' else 'only the backbone'}, for")
+    print("  " + " ".join(f"--network.{name}={value}".replace(" ", "") for name, value in settings.items()))
+
+
+def _write(content: dict[str, Any], path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(content, temporary)
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError when the disk is full
+        temporary.unlink(missing_ok=True)
+        raise StplError(f"cannot be written ({error})", where=path, mend="free some space") from error

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+import contrast_kernels
+from stpl.bench import contrast as bench
+from stpl.data.clip import IGNORE
+from stpl.losses import pixel_contrast_masked, pixel_contrast_sorted
 from stpl.losses.pixel_contrast import Denominator, pixel_contrast
 
 FORMS: tuple[Denominator, ...] = ("negatives", "supcon", "positive+negatives")
@@ -52,10 +61,15 @@ def test_equals_the_double_loop(denominator: Denominator, dtype: torch.dtype, to
 
 @pytest.mark.parametrize("denominator", FORMS)
 def test_blocks_do_not_show(denominator: Denominator, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = sample(61, 47)
-    whole = pixel_contrast(*inputs, denominator=denominator)
-    monkeypatch.setattr("stpl.losses.pixel_contrast._BLOCK_ROWS", 3)
-    assert pixel_contrast(*inputs, denominator=denominator).item() == pytest.approx(whole.item(), rel=1e-12)
+    """Blocks of three rows, or of one where even that is too many, give what one block gives."""
+    queries, keys, query_labels, key_labels = sample(61, 47)
+    for engine in (pixel_contrast_sorted, pixel_contrast_masked):
+        whole = engine.contrast(queries, keys, query_labels, key_labels, 1 / 0.07, denominator)
+        for elements in (3 * 47, 1):
+            monkeypatch.setattr(engine, "_BLOCK_ELEMENTS", elements)
+            parts = engine.contrast(queries, keys, query_labels, key_labels, 1 / 0.07, denominator)
+            for found, expected in zip(parts, whole, strict=True):
+                torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("denominator", FORMS)
@@ -155,3 +169,88 @@ def test_bad_arguments_are_named() -> None:
         pixel_contrast(queries, keys, query_labels, key_labels, denominator="all")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="do not fit"):
         pixel_contrast(queries, keys, query_labels[:2], key_labels)
+
+
+@pytest.mark.parametrize("denominator", FORMS)
+def test_ignored_pixels_take_no_part(denominator: Denominator) -> None:
+    """Neither as queries nor as keys, and no gradient reaches them."""
+    queries, keys, query_labels, key_labels = contrast_kernels.sample(61, 47, torch.float64)
+    used_q, used_k = query_labels != IGNORE, key_labels != IGNORE
+    assert 0 < used_k.sum() < 47
+    queries.requires_grad_()
+    keys.requires_grad_()
+    found = pixel_contrast(queries, keys, query_labels, key_labels, denominator=denominator)
+    found.backward()  # type: ignore[no-untyped-call]
+    kept = queries[used_q], keys[used_k], query_labels[used_q], key_labels[used_k]
+    assert found.item() == pytest.approx(pixel_contrast(*kept, denominator=denominator).item(), rel=1e-12)
+    assert queries.grad is not None
+    assert keys.grad is not None
+    assert not queries.grad[~used_q].any()
+    assert not keys.grad[~used_k].any()
+
+
+@pytest.mark.parametrize("denominator", FORMS)
+@pytest.mark.parametrize("sizes", [(61, 47), (5, 90), (1, 1)])
+def test_engines_agree(denominator: Denominator, sizes: tuple[int, int]) -> None:
+    """Value and gradients of the CPU's engine and of the one for any device, with ignored pixels and lonely classes."""
+    inputs = contrast_kernels.sample(*sizes, torch.float64)
+    found = pixel_contrast_sorted.contrast(*inputs, 1 / 0.07, denominator)
+    expected = pixel_contrast_masked.contrast(*inputs, 1 / 0.07, denominator)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-14)
+
+
+def test_gradients_equal_the_dense_form_in_float64() -> None:
+    """At float32, as a whole, within 1e-5; the dense form is Eq. 3 by autograd."""
+    assert bench.gradient_error(*bench.sample(700, 128, 15)) < 1e-5
+
+
+def test_a_sharp_temperature_stays_finite() -> None:
+    """Where exp(s/τ) alone would overflow float32."""
+    queries, keys, query_labels, key_labels = sample(61, 47, dtype=torch.float32)
+    exact = pixel_contrast(queries.double(), keys.double(), query_labels, key_labels, temperature=0.002)
+    for engine in (pixel_contrast_sorted, pixel_contrast_masked):
+        found = engine.contrast(queries, keys, query_labels, key_labels, 1 / 0.002, "negatives")
+        assert found[0].item() == pytest.approx(exact.item(), rel=1e-4)
+        assert all(x.isfinite().all() for x in found)
+
+
+@pytest.mark.skipif(find_spec("pytorch_metric_learning") is None, reason="pytorch-metric-learning is not installed")
+def test_supcon_is_that_of_a_known_library() -> None:
+    """Gradients against pytorch-metric-learning, which normalises its inputs itself."""
+    queries, keys, labels = bench.sample(90, 16, 4)
+    inputs = queries.double(), keys.double(), labels
+
+    def supcon(q: Tensor, k: Tensor, y: Tensor) -> Tensor:
+        return pixel_contrast(normalize(q, dim=1), normalize(k, dim=1), y, y, denominator="supcon")
+
+    found = bench.step(supcon, *inputs)
+    for a, b in zip(found, bench.step(bench.library, *inputs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.parametrize("mode", ["interpret", "compile"])
+def test_the_kernels_of_cuda_without_a_gpu(mode: str) -> None:
+    """Interpreted, they equal the CPU's engine; they compile, and fit the shared memory of any GPU from sm_80 on."""
+    script = Path(contrast_kernels.__file__)
+    done = subprocess.run([sys.executable, str(script), mode], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found) >= 6
+    assert max(found.values()) < (1e-5 if mode == "interpret" else 99 * 1024)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("denominator", FORMS)
+def test_a_gpu_gives_what_the_cpu_gives(denominator: Denominator) -> None:
+    inputs = contrast_kernels.sample(700, 900, torch.float32)
+    expected = pixel_contrast_sorted.contrast(*inputs, 1 / 0.07, denominator)
+    queries, keys, *labels = (x.cuda() for x in inputs)
+    queries.requires_grad_()
+    keys.requires_grad_()
+    loss = pixel_contrast(queries, keys, *labels, denominator=denominator)
+    loss.backward()  # type: ignore[no-untyped-call]
+    for found, wanted in zip((loss, queries.grad, keys.grad), expected, strict=True):
+        assert found is not None
+        assert (found.cpu() - wanted).norm() < 1e-5 * wanted.norm()

@@ -9,25 +9,30 @@ For a query q with class y let P be the keys of class y, N all other keys, s_k =
 
 The loss is the mean over queries (Eq. 4). A query without positives or without negatives is skipped.
 
-How it is computed. Queries and keys are sorted by class, so the sets P and N are slices and no mask is built. The first
-two forms need the positives only through their mean μ, because 1/|P| Σ_P s_p = q·μ/τ. Rows are processed in blocks; a
-block's similarities are used for the value *and* for the gradients, then dropped: memory is linear in the number of
-pixels, and a backward pass costs nothing more than a multiplication by the incoming gradient. Everything is computed in
-float32 or wider, whatever autocast says: exp(1/0.07) does not fit half precision.
+How it is computed. The first two forms need the positives only through their mean μ, because 1/|P| Σ_P s_p = q·μ/τ, and
+the negatives' sum is formed from the negatives alone, never as a difference. Rows are processed in blocks; a block's
+similarities are used for the value *and* for the gradients, then dropped: memory is linear in the number of pixels,
+three matrix products serve both passes, and the backward pass only multiplies by the incoming gradient. Everything is
+computed in float32 or wider, whatever autocast says: exp(1/0.07) does not fit half precision.
+
+Three engines do the same mathematics, chosen by device: `pixel_contrast_sorted` (CPU: classes are slices, which reads
+their bounds), `pixel_contrast_triton` (CUDA), `pixel_contrast_masked` (everything else). Only the first reads values
+back to Python, where that costs nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 Denominator = Literal["negatives", "supcon", "positive+negatives"]
-_BLOCK_ROWS = 512  # rows of similarities alive at a time: 12 MB at 5,869 keys in float32
+Engine = Callable[[Tensor, Tensor, Tensor, Tensor, float, str], tuple[Tensor, Tensor, Tensor]]
+"""`(queries, keys, query_labels, key_labels, 1/τ, denominator) → (loss, its gradient by queries, by keys)`."""
 
 
 def pixel_contrast(
@@ -44,8 +49,8 @@ def pixel_contrast(
     Args:
         queries: unit vectors `[N,D]`.
         keys: unit vectors `[M,D]`.
-        query_labels: class of each query, integer `[N]`.
-        key_labels: class of each key, integer `[M]`.
+        query_labels: class of each query, integer `[N]`, 0…254; a pixel of label 255 takes no part.
+        key_labels: class of each key, integer `[M]`, likewise.
         temperature: τ > 0.
         denominator: which keys stand under the fraction, see the module's docstring.
 
@@ -58,8 +63,8 @@ def pixel_contrast(
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    if denominator not in _ROWS:
-        raise ValueError(f"unknown denominator '{denominator}', choose one of: {', '.join(_ROWS)}")
+    if denominator not in get_args(Denominator):
+        raise ValueError(f"unknown denominator '{denominator}', choose one of: {', '.join(get_args(Denominator))}")
     if queries.shape[1:] != keys.shape[1:] or len(queries) != len(query_labels) or len(keys) != len(key_labels):
         shapes = [tuple(t.shape) for t in (queries, keys, query_labels, key_labels)]
         raise ValueError(f"queries, keys, query_labels, key_labels of shapes {shapes} do not fit")
@@ -85,29 +90,10 @@ class _PixelContrast(torch.autograd.Function):
         denominator: Denominator,
     ) -> Tensor:
         """The loss; keeps the gradients of `queries` `[N,D]` and `keys` `[M,D]` for an incoming gradient of 1."""
-        query_order, key_order = query_labels.argsort(stable=True), key_labels.argsort(stable=True)
-        queries, keys = queries[query_order] * scale, keys[key_order]
-        total, used = queries.new_zeros(()), 0
-        grad_queries, grad_keys = torch.zeros_like(queries), torch.zeros_like(keys)
-        for group in _groups(query_labels[query_order], key_labels[key_order]):
-            positives = slice(group.key_start, group.key_stop)
-            negatives = torch.cat([keys[: group.key_start], keys[group.key_stop :]])
-            grad_positives, grad_negatives = torch.zeros_like(keys[positives]), torch.zeros_like(negatives)
-            for start in range(group.query_start, group.query_stop, _BLOCK_ROWS):
-                rows = slice(start, min(start + _BLOCK_ROWS, group.query_stop))
-                total += _ROWS[denominator](
-                    queries[rows], keys[positives], negatives, grad_queries[rows], grad_positives, grad_negatives
-                )
-            grad_keys[positives] += grad_positives
-            grad_keys[: group.key_start] += grad_negatives[: group.key_start]
-            grad_keys[group.key_stop :] += grad_negatives[group.key_start :]
-            used += group.query_stop - group.query_start
-        count = max(used, 1)
-        ctx.save_for_backward(
-            torch.empty_like(grad_queries).index_copy_(0, query_order, grad_queries * (scale / count)),
-            torch.empty_like(grad_keys).index_copy_(0, key_order, grad_keys / count),
-        )
-        return total / count
+        engine = choose_engine(queries)
+        loss, grad_queries, grad_keys = engine(queries, keys, query_labels, key_labels, scale, denominator)
+        ctx.save_for_backward(grad_queries, grad_keys)
+        return loss
 
     @staticmethod
     @once_differentiable
@@ -117,83 +103,17 @@ class _PixelContrast(torch.autograd.Function):
         return grad * grad_queries, grad * grad_keys, None, None, None, None
 
 
-class _Group(NamedTuple):
-    """One class: its queries and its keys as ranges of the sorted order."""
-
-    query_start: int
-    query_stop: int
-    key_start: int
-    key_stop: int
-
-
-def _groups(query_labels: Tensor, key_labels: Tensor) -> Iterator[_Group]:
-    """Classes that have queries, positives and negatives, as ranges of the sorted labels (one read-back)."""
-    classes = torch.unique_consecutive(query_labels)
-    sides = (False, True)
-    bounds = [torch.searchsorted(x, classes, right=side) for x in (query_labels, key_labels) for side in sides]
-    for row in torch.stack(bounds, dim=1).tolist():
-        group = _Group(*row)
-        if 0 < group.key_stop - group.key_start < len(key_labels):
-            yield group
+def choose_engine(queries: Tensor) -> Engine:
+    """The engine for the device, dtype and width of `queries` `[N,D]`."""
+    if queries.device.type == "cpu":
+        from stpl.losses.pixel_contrast_sorted import contrast
+    elif _fits_triton(queries) and find_spec("triton") is not None:
+        from stpl.losses.pixel_contrast_triton import contrast
+    else:
+        from stpl.losses.pixel_contrast_masked import contrast
+    return contrast
 
 
-def _fraction(
-    queries: Tensor,
-    positives: Tensor,
-    negatives: Tensor,
-    grad_queries: Tensor,
-    grad_positives: Tensor,
-    grad_negatives: Tensor,
-    *,
-    with_positives: bool,
-) -> Tensor:
-    """Sum of L_q over a block of one class, gradients added in place; the denominator sums exp over N, or over P∪N."""
-    mean = positives.mean(0)
-    similarities = queries @ negatives.T
-    if with_positives:
-        similarities = torch.cat([queries @ positives.T, similarities], dim=1)
-    log_sum = similarities.logsumexp(1, keepdim=True)
-    weights = similarities.sub_(log_sum).exp_()
-    grad_positives -= queries.sum(0) / len(positives)
-    if with_positives:
-        grad_queries += weights[:, : len(positives)] @ positives
-        grad_positives += weights[:, : len(positives)].T @ queries
-        weights = weights[:, len(positives) :]
-    grad_queries += weights @ negatives - mean
-    grad_negatives += weights.T @ queries
-    return log_sum.sum() - (queries @ mean).sum()
-
-
-def _negatives(*block: Tensor) -> Tensor:
-    return _fraction(*block, with_positives=False)
-
-
-def _supcon(*block: Tensor) -> Tensor:
-    return _fraction(*block, with_positives=True)
-
-
-def _positive_and_negatives(
-    queries: Tensor,
-    positives: Tensor,
-    negatives: Tensor,
-    grad_queries: Tensor,
-    grad_positives: Tensor,
-    grad_negatives: Tensor,
-) -> Tensor:
-    """As `_fraction` for a denominator that holds one positive at a time: L_q = 1/|P| Σ_P softplus(log Σ_N - s_p)."""
-    similarities = queries @ negatives.T
-    log_sum = similarities.logsumexp(1, keepdim=True)
-    margin = log_sum - queries @ positives.T
-    pull = margin.sigmoid() / len(positives)
-    push = similarities.sub_(log_sum).exp_() * pull.sum(1, keepdim=True)
-    grad_queries += push @ negatives - pull @ positives
-    grad_negatives += push.T @ queries
-    grad_positives -= pull.T @ queries
-    return F.softplus(margin).mean(1).sum()
-
-
-_ROWS: dict[str, Callable[..., Tensor]] = {
-    "negatives": _negatives,
-    "supcon": _supcon,
-    "positive+negatives": _positive_and_negatives,
-}
+def _fits_triton(queries: Tensor) -> bool:
+    """Whether the kernels take these vectors: longer ones do not fit a multiprocessor's shared memory."""
+    return queries.device.type == "cuda" and queries.dtype == torch.float32 and queries.shape[1] <= 512

@@ -17,15 +17,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from stpl.data.clip import Clip, Wants
+from stpl.data.clip import IGNORE, Clip, Wants
 from stpl.errors import ConfigError
 from stpl.losses.confidence import Scope, confident_pixels
 from stpl.losses.pixel_contrast import Denominator, pixel_contrast
+from stpl.losses.ranks import gather_ranks
 from stpl.methods.base import Method, OptimizerOptions, check_proportion
 from stpl.nn.accel import Accel, clip_flow
 from stpl.nn.batchnorm import BatchNormOptions
@@ -61,7 +62,8 @@ class PixelContrast(Method):
         confident_proportion: k, the share of pixels that take part, in (0, 1].
         confident_scope: whether pixels compete within the frame ("global") or within their class ("class").
         denominator: "negatives" is Eq. 3 as printed; "supcon" and "positive+negatives" are its relatives.
-        key_scope: whether a query meets the keys of its own clip ("clip", Eq. 1 and 2) or of the whole batch ("batch").
+        key_scope: whether a query meets the keys of its own clip ("clip", Eq. 1 and 2), of the whole batch ("batch"),
+            or of the batches of all ranks ("ranks").
         embedding_dim: output channels of the projection head.
         previous_gradient: let gradients flow through the previous frame too; ACCEL's released code does not.
     """
@@ -78,7 +80,7 @@ class PixelContrast(Method):
         confident_proportion: float = 0.7,
         confident_scope: Scope = "global",
         denominator: Denominator = "negatives",
-        key_scope: Literal["clip", "batch"] = "clip",
+        key_scope: Literal["clip", "batch", "ranks"] = "clip",
         embedding_dim: int = 128,
         previous_gradient: bool = False,
     ) -> None:
@@ -107,30 +109,48 @@ class PixelContrast(Method):
         """One contrast loss per pair of views."""
         views = _Views(self.network, clip, self.fusion, self.previous_gradient)
         labels, confident = confident_pixels(views.logits, self.confident_proportion, self.confident_scope)
-        embeddings: dict[View, Tensor] = {}
+        places, classes = self._kept(labels.flatten(1), confident.flatten(1))
+        pixels: dict[View, Tensor] = {}
         for pair in self.contrasts:
             for name in (pair.query, pair.key):
-                if name not in embeddings:
-                    embeddings[name] = self.projection(views[name])
+                if name not in pixels:
+                    pixels[name] = self._embed(views[name], places)
         return {
-            f"{pair.query} ↔ {pair.key}": self._contrast(
-                embeddings[pair.query], embeddings[pair.key], labels, confident
-            )
+            f"{pair.query} ↔ {pair.key}": self._contrast(pixels[pair.query], pixels[pair.key], classes)
             for pair in self.contrasts
         }
 
-    def _contrast(self, queries: Tensor, keys: Tensor, labels: Tensor, confident: Tensor) -> Tensor:
-        """Eq. 4, averaged over clips, or over the batch as if it were one clip."""
-        groups = range(len(queries)) if self.key_scope == "clip" else [slice(None)]
-        losses = []
-        for group in groups:
-            kept = confident[group]
-            classes = labels[group][kept]
-            rows = queries[group].movedim(-3, -1)[kept], keys[group].movedim(-3, -1)[kept]
-            losses.append(
-                pixel_contrast(*rows, classes, classes, temperature=self.temperature, denominator=self.denominator)
-            )
-        return torch.stack(losses).mean()
+    def _kept(self, labels: Tensor, confident: Tensor) -> tuple[Tensor, Tensor]:
+        """Places of the confident pixels of `[B,h·w]` and their classes, both `[B,n]`.
+
+        n is known beforehand, so that no device is asked how many there are: per-class quotas are rounded, by at most
+        one pixel a class, and places beyond them are labelled `IGNORE`.
+        """
+        count, spare = labels.shape[1], 0 if self.confident_scope == "global" else self.network.num_classes
+        kept = min(count, max(1, round(self.confident_proportion * count)) + spare)
+        places = (~confident).to(torch.uint8).argsort(dim=1, stable=True)[:, :kept]
+        return places, torch.where(confident, labels, IGNORE).gather(1, places)
+
+    def _embed(self, features: Tensor, places: Tensor) -> Tensor:
+        """Embeddings `[B,n,D]` of the pixels at `places` `[B,n]` of features `[B,C,h,w]`.
+
+        The head sees each pixel alone, so those that take no part need not go through it.
+        """
+        clips = zip(features.flatten(2).transpose(1, 2), places, strict=True)
+        pixels = torch.stack([pixels.index_select(0, kept) for pixels, kept in clips])
+        embedding: Tensor = self.projection(pixels.transpose(1, 2)[..., None])
+        return embedding[..., 0].transpose(1, 2)
+
+    def _contrast(self, queries: Tensor, keys: Tensor, classes: Tensor) -> Tensor:
+        """Eq. 4 of queries and keys `[B,n,D]`, averaged over clips, or over the batch as if it were one clip."""
+        options: dict[str, Any] = {"temperature": self.temperature, "denominator": self.denominator}
+        if self.key_scope == "clip":
+            clips = zip(queries, keys, classes, strict=True)
+            return torch.stack([pixel_contrast(q, k, c, c, **options) for q, k, c in clips]).mean()
+        queries, keys, classes = queries.flatten(0, 1), keys.flatten(0, 1), classes.flatten()
+        if self.key_scope == "ranks":
+            return pixel_contrast(queries, gather_ranks(keys), classes, gather_ranks(classes), **options)
+        return pixel_contrast(queries, keys, classes, classes, **options)
 
 
 class _Views:

@@ -1,0 +1,5 @@
+"""`stpl bench`: how fast the parts are, as ratios of things measured side by side.
+
+A machine's speed changes from minute to minute, so nothing here is judged by its seconds: every figure is compared with
+another one measured in turn with it, in the same run. Peak memory is measured in a fresh process, never computed.
+"""

@@ -1,0 +1,140 @@
+"""Measuring: seconds of several actions in turn, peak memory of one in a fresh process, and how both are told.
+
+Memory is the process's peak resident set (`VmHWM` of /proc, reset just before the action) beyond what was resident
+then. glibc's allocator is told to give large blocks back to the system at once, so that what an earlier step freed
+cannot hide what this one takes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+from stpl.errors import ConfigError
+from stpl.record import write_atomically
+
+_STATUS = Path("/proc/self/status")
+Action = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one action, measured several times.
+
+    Attributes:
+        seconds: every measurement.
+    """
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle one."""
+        return median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Distance between the quartiles, as a share of the median."""
+        if len(self.seconds) < 2:
+            return 0.0
+        low, _, high = quantiles(self.seconds, n=4, method="inclusive")
+        return (high - low) / self.median
+
+
+def interleaved(actions: Mapping[str, Action], repeats: int, *, warm: int = 1) -> dict[str, Timing]:
+    """Measure the actions in turn, `repeats` rounds after `warm` unmeasured ones, so that all meet the same machine.
+
+    Raises:
+        ConfigError: for less than one round.
+    """
+    if repeats < 1:
+        raise ConfigError(f"{repeats} rounds measure nothing", where="--repeats", mend="choose 1 or more")
+    seconds: dict[str, list[float]] = {name: [] for name in actions}
+    for turn in range(warm + repeats):
+        for name, action in actions.items():
+            start = time.perf_counter()
+            action()
+            if turn >= warm:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def peak_mb(target: str, **arguments: Any) -> float | None:
+    """Peak memory of an action beyond what is resident before it, in MB (10⁶ bytes), in a fresh process.
+
+    Args:
+        target: "module:function"; the function prepares, warms up, and returns the action to measure.
+        arguments: of that function; plain types.
+
+    Returns:
+        The peak; `None` on a system without /proc, where it cannot be reset.
+    """
+    if not _STATUS.exists():
+        return None
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
+    command = [sys.executable, "-m", "stpl.bench.measure", target, json.dumps(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise RuntimeError(f"measuring the memory of {target} failed:\n{done.stderr}")
+    return float(done.stdout.splitlines()[-1])
+
+
+def _peak_here(target: str, arguments: str) -> float:
+    """What `peak_mb` runs in the fresh process."""
+    module, name = target.split(":")
+    action: Action = getattr(import_module(module), name)(**json.loads(arguments))
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+    before = _resident_mb("VmRSS")
+    kept = action()
+    peak = _resident_mb("VmHWM") - before
+    del kept
+    return peak
+
+
+def _resident_mb(field: str) -> float:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of text: a title, a header, rows; the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [
+        "  ".join(f"{cell:<{width}}" if i == 0 else f"{cell:>{width}}" for i, (cell, width) in enumerate(cells))
+        for cells in (list(zip(row, widths, strict=True)) for row in (header, *rows))
+    ]
+    return "\n".join([title, "", lines[0].rstrip(), "-" * len(lines[0]), *(line.rstrip() for line in lines[1:])])
+
+
+def times_table(title: str, timings: Mapping[str, Timing], base: str, memory: Mapping[str, float | None]) -> str:
+    """Median, spread, time as a multiple of `base`'s, and the peak memory where it was measured."""
+    rows = [
+        [
+            name,
+            f"{timing.median:.4g} s",
+            f"±{timing.spread / 2:.0%}",
+            f"{timing.median / timings[base].median:.2f}×",
+            "" if memory.get(name) is None else f"{memory[name]:.0f} MB",
+        ]
+        for name, timing in timings.items()
+    ]
+    return table(title, ["", "median", "spread", f"of «{base}»", "peak memory"], rows)
+
+
+def write_json(path: Path | None, figures: Mapping[str, object]) -> None:
+    """Write `figures` to `path`, whole or not at all; nothing to do without a path."""
+    if path is not None:
+        write_atomically(path, json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    print(_peak_here(*sys.argv[1:]))

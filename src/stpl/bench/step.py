@@ -1,0 +1,119 @@
+"""`stpl bench step`: one training step of STPL against the same step as published code of the field is written.
+
+* stpl: the method as it runs, in the hardware's precision.
+* stpl, float32: the same in float32; what is left where the hardware has no units for bfloat16.
+* plain: float32, tensors in the default memory format, one forward for each view, the contrast in its dense form.
+
+All three start from the same weights, take the same clip and evaluate the same four views: current, previous, augmented
+current, augmented previous; the previous frames take no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stpl.bench import contrast
+from stpl.bench.measure import Action, interleaved, peak_mb, times_table, write_json
+from stpl.data.clip import Clip
+from stpl.methods import OptimizerOptions, PixelContrast
+from stpl.nn.network import NetworkOptions
+
+FORMS = ("stpl", "stpl, float32", "plain")
+
+
+def step(
+    height: int = 512,
+    width: int = 1024,
+    network: NetworkOptions | None = None,
+    repeats: int = 3,
+    json: Path | None = None,
+    memory: bool = True,
+) -> None:
+    """Time and memory of a training step of STPL against the same step written plainly.
+
+    Args:
+        height: of the frames.
+        width: of the frames.
+        network: the network; ResNet-101 if not given.
+        repeats: rounds that are measured; all forms take part in each.
+        json: file for the figures.
+        memory: measure peak memory too, each form in a fresh process.
+    """
+    options = (network or NetworkOptions()).to_dict()
+    settings: dict[str, Any] = {"height": height, "width": width, "network": options}
+    timings = interleaved({form: prepare(form, **settings) for form in FORMS}, repeats)
+    peaks = {form: peak_mb("stpl.bench.step:prepare", form=form, **settings) for form in FORMS if memory}
+    title = (
+        f"one STPL step at {height}×{width}, ResNet-{options['depth']} of width {options['width']},"
+        f" {torch.get_num_threads()} threads, {_precision()}"
+    )
+    print(times_table(title, timings, "stpl", peaks))
+    figures = {
+        "height": height,
+        "width": width,
+        "network": options,
+        "threads": torch.get_num_threads(),
+        "precision": _precision(),
+        "seconds": {form: timing.median for form, timing in timings.items()},
+        "spread": {form: timing.spread for form, timing in timings.items()},
+        "peak_mb": peaks,
+    }
+    write_json(json, figures)
+
+
+def prepare(form: str, height: int, width: int, network: dict[str, Any]) -> Action:
+    """The step in one of the `FORMS`, its network built and its clip drawn."""
+    torch.manual_seed(0)
+    kind = Plain if form == "plain" else PixelContrast
+    method = kind(NetworkOptions.from_dict(network), OptimizerOptions()).train()
+    optimizer = torch.optim.SGD(method.parameter_groups(), momentum=0.9)
+    precision = torch.bfloat16 if form == "stpl" and _precision() == "bf16-mixed" else None
+    return partial(_run, method, optimizer, draw_clip(height, width), precision)
+
+
+def draw_clip(height: int, width: int) -> Clip:
+    """A clip of two random frames, their augmentation and a small flow."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, 1, 2, 3, height // 8, width // 8)
+    frames, augmented = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).repeat(1, 1, 1, 1, 8, 8)
+    return Clip(frames, flow=torch.randn(1, 1, 2, height, width, generator=generator), augmented=augmented)
+
+
+def _run(method: PixelContrast, optimizer: torch.optim.Optimizer, clip: Clip, precision: torch.dtype | None) -> float:
+    optimizer.zero_grad()
+    with torch.autocast("cpu", precision or torch.bfloat16, enabled=precision is not None):
+        output = method.training_step(clip, 0)
+    assert output is not None
+    output["loss"].backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return float(output["loss"].detach())
+
+
+def _precision() -> str:
+    from stpl.fit import hardware_precision
+
+    return hardware_precision("cpu")
+
+
+class Plain(PixelContrast):
+    """STPL with its tensors in the default memory format and the contrast in its dense form."""
+
+    def __init__(self, network: NetworkOptions, optimizer: OptimizerOptions) -> None:
+        super().__init__(network, optimizer)
+        self.network.to(memory_format=torch.contiguous_format)
+        segmenter = self.network.segmenter
+        segmenter.normalize = _contiguous(segmenter.normalize)
+
+    def _contrast(self, queries: Tensor, keys: Tensor, classes: Tensor) -> Tensor:
+        """Clip by clip."""
+        return torch.stack([contrast.dense(*clip) for clip in zip(queries, keys, classes, strict=True)]).mean()
+
+
+def _contiguous(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda frames: function(frames).contiguous()

@@ -1,0 +1,134 @@
+"""The contrast on a CPU: pixels sorted by class, so that positives and negatives are slices and no mask is built.
+
+The sorted keys are laid out twice, one after the other: all keys but those of one class are then a single slice, from
+the end of that class to its next beginning, and each product is one call without a copy. Similarities are kept in
+units of log 2, because `exp2` is four times as fast as `exp` in torch's CPU kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stpl.data.clip import IGNORE
+
+_BLOCK_ELEMENTS = 2**20  # similarities alive at a time: 4 MB, which stay in the cache between the passes over them
+_LN2 = math.log(2)
+
+
+def contrast(
+    queries: Tensor, keys: Tensor, query_labels: Tensor, key_labels: Tensor, scale: float, denominator: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Value and gradients; see `stpl.losses.pixel_contrast`.
+
+    Args:
+        queries: `[N,D]`, float32 or wider.
+        keys: `[M,D]`, of the same dtype.
+        query_labels: integer `[N]`.
+        key_labels: integer `[M]`.
+        scale: 1/τ.
+        denominator: one of `stpl.losses.pixel_contrast.Denominator`.
+
+    Returns:
+        The loss, its gradient by `queries` `[N,D]` and by `keys` `[M,D]`.
+    """
+    query_order, key_order = _order(query_labels), _order(key_labels)
+    keys_by_class = keys[key_order]
+    sides = _Sides(queries[query_order] * (scale / _LN2), torch.cat([keys_by_class, keys_by_class]))
+    total, used, count = queries.new_zeros(()), 0, len(key_order)
+    rows_of = _one_positive if denominator == "positive+negatives" else _fraction
+    for group in _groups(query_labels[query_order], key_labels[key_order]):
+        positives = slice(group.key_start, group.key_stop)
+        start = group.key_start if denominator == "supcon" else group.key_stop
+        others = slice(start, group.key_start + count)
+        for rows in _blocks(group, others.stop - others.start):
+            total += rows_of(sides, rows, positives, others)
+        used += group.query_stop - group.query_start
+    by_class = sides.grad_keys[:count] + sides.grad_keys[count:]
+    factor = 1 / max(used, 1)
+    return (
+        total * (_LN2 * factor),
+        torch.zeros_like(queries).index_copy_(0, query_order, sides.grad_queries.mul_(scale * factor)),
+        torch.zeros_like(keys).index_copy_(0, key_order, by_class.mul_(_LN2 * factor)),
+    )
+
+
+class _Sides:
+    """Sorted queries in units of log 2, sorted keys twice, and what their gradients are so far (up to a factor)."""
+
+    def __init__(self, queries: Tensor, keys: Tensor) -> None:
+        self.queries, self.keys = queries, keys
+        self.grad_queries, self.grad_keys = torch.zeros_like(queries), torch.zeros_like(keys)
+
+
+class _Group(NamedTuple):
+    """One class: its queries and its keys as ranges of the sorted order."""
+
+    query_start: int
+    query_stop: int
+    key_start: int
+    key_stop: int
+
+
+def _order(labels: Tensor) -> Tensor:
+    """Indices of the pixels that take part, class by class."""
+    order = labels.argsort(stable=True)
+    return order[labels[order] != IGNORE]
+
+
+def _groups(query_labels: Tensor, key_labels: Tensor) -> Iterator[_Group]:
+    """Classes that have queries, positives and negatives, as ranges of the sorted labels."""
+    classes = torch.unique_consecutive(query_labels)
+    sides = (False, True)
+    bounds = [torch.searchsorted(x, classes, right=side) for x in (query_labels, key_labels) for side in sides]
+    for row in torch.stack(bounds, dim=1).tolist():
+        group = _Group(*row)
+        if 0 < group.key_stop - group.key_start < len(key_labels):
+            yield group
+
+
+def _blocks(group: _Group, width: int) -> Iterator[slice]:
+    """Ranges of queries whose similarities with `width` keys fit the buffer; of nearly equal length."""
+    count = group.query_stop - group.query_start
+    blocks = math.ceil(count * width / _BLOCK_ELEMENTS)
+    step = math.ceil(count / blocks)
+    for start in range(group.query_start, group.query_stop, step):
+        yield slice(start, min(start + step, group.query_stop))
+
+
+def _softmax(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """2^(s - log_sum) `[R,M]` not yet divided by its row sums, those sums `[R,1]`, and log2 Σ 2^s `[R,1]`."""
+    similarities = queries @ keys.T
+    top = similarities.amax(1, keepdim=True)
+    powers = torch.exp2_(similarities.sub_(top))
+    sums = powers.sum(1, keepdim=True)
+    return powers, sums, top + sums.log2()
+
+
+def _fraction(sides: _Sides, rows: slice, positives: slice, others: slice) -> Tensor:
+    """Sum of L_q over rows of one class, in units of log 2; the denominator sums over the keys `others`."""
+    queries, keys = sides.queries[rows], sides.keys[others]
+    mean = sides.keys[positives].mean(0)
+    powers, sums, log_sum = _softmax(queries, keys)
+    torch.sub((powers @ keys).div_(sums), mean, out=sides.grad_queries[rows])
+    sides.grad_keys[others].addmm_(powers.T, queries / sums)
+    sides.grad_keys[positives] -= queries.sum(0) / (positives.stop - positives.start)
+    return log_sum.sum() - (queries @ mean).sum()
+
+
+def _one_positive(sides: _Sides, rows: slice, positives: slice, others: slice) -> Tensor:
+    """As `_fraction` for a denominator that holds one positive at a time: L_q = 1/|P| Σ_P softplus(log Σ_N - s_p)."""
+    queries, keys = sides.queries[rows], sides.keys[others]
+    powers, sums, log_sum = _softmax(queries, keys)
+    margin = (log_sum - queries @ sides.keys[positives].T) * _LN2
+    pull = margin.sigmoid() / margin.shape[1]
+    share = pull.sum(1, keepdim=True) / sums
+    torch.sub((powers @ keys).mul_(share), pull @ sides.keys[positives], out=sides.grad_queries[rows])
+    sides.grad_keys[others].addmm_(powers.T, queries * share)
+    sides.grad_keys[positives] -= pull.T @ queries
+    return F.softplus(margin).mean(1).sum() / _LN2

@@ -51,7 +51,8 @@ def test_negative_seed_is_refused() -> None:
         ({"model.confident_proportion": "0.5"}, "stpl,confident_proportion=0.5"),
         ({"model.init_args.temperature": "0.1", "model.b": "2"}, "stpl,b=2,temperature=0.1"),
         ({"optimizer.lr": "1e-3"}, "stpl,optimizer.lr=1e-3"),
-        ({"run.wandb": "offline", "trainer.devices": "2", "data.init_args.loading.num_workers": "4"}, "stpl"),
+        ({"run.wandb": "offline", "trainer.accelerator": "gpu", "data.init_args.loading.num_workers": "4"}, "stpl"),
+        ({"trainer.devices": "2"}, "stpl,trainer.devices=2"),  # a step then has twice as many clips
         ({"trainer.max_steps": "10"}, "stpl,trainer.max_steps=10"),
     ],
 )

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import ArgumentError
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 
 from stpl.arguments import explain, refused_key
 from stpl.data.datamodule import ClipDataModule
+from stpl.data.label_space import label_space
+from stpl.devices import build_trainer, check_command_line, ended_together
 from stpl.errors import ConfigError, StplError
 from stpl.methods import Method, OptimizerOptions
 from stpl.nn import weights
@@ -29,6 +32,7 @@ from stpl.nn.network import NetworkOptions
 from stpl.record import RunKey, RunLock, read_record, runs_root
 from stpl.recorder import Recorder, RunOptions
 from stpl.request import Request, fit_help
+from stpl.tracking import Tracking, wandb_logger
 
 
 class SuiteCLI(LightningCLI):
@@ -37,10 +41,12 @@ class SuiteCLI(LightningCLI):
     Attributes:
         recorder: writes into the run's folder.
         key: identity of the run.
+        tracking: sends to W&B what the recorder does not; `None` if nobody asked for it.
     """
 
     recorder: Recorder
     key: RunKey
+    tracking: Tracking | None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Declare the groups and link them to those who use them."""
@@ -72,14 +78,19 @@ class SuiteCLI(LightningCLI):
             model["checkpoint"] = run / "checkpoints" / "last.ckpt"
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Trainer with the recorder."""
+        """Trainer with the recorder; only the first of several processes sends to W&B."""
         options: RunOptions = self.config_init.run
         self.key = RunKey(options.bench, options.experiment, int(self.config.seed_everything))
         self.recorder = Recorder(options.directory or self.key.directory(runs_root()), options)
         settings = dict(self.config_init.trainer)
-        settings["callbacks"] = [self.recorder, *(settings["callbacks"] or [])]
-        settings["logger"] = wandb_logger(options, self.recorder.directory)
-        return Trainer(**settings)
+        first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+        logger = wandb_logger(options, self.recorder.directory, self.key) if first else None
+        self.tracking = None if logger is None else Tracking(logger, yaml.safe_load(self.parser.dump(self.config)))
+        extra = [self.tracking] if self.tracking else []
+        settings["callbacks"] = [self.recorder, *extra, *(settings["callbacks"] or [])]
+        settings["logger"] = logger or False
+        synchronized: bool = self.config_init.batchnorm.synchronized
+        return build_trainer(settings, synchronized=synchronized, leaves_idle=self.model.leaves_idle)
 
 
 _CLI: dict[str, Any] = {
@@ -94,6 +105,7 @@ _CLI: dict[str, Any] = {
         "enable_model_summary": False,
         "enable_checkpointing": False,  # the recorder does it
         "inference_mode": False,  # metric states made in it could not be updated in training
+        "use_distributed_sampler": False,  # it repeats clips until all processes have as many; ours does not
     },
     "run": False,
 }
@@ -112,10 +124,32 @@ def build(args: Sequence[str]) -> tuple[SuiteCLI, Request]:
     return _build(request), request
 
 
-def _build(request: Request) -> SuiteCLI:
+class _Parser(SuiteCLI):
+    """Parses a command line and builds nothing."""
+
+    def before_instantiate_classes(self) -> None:
+        """Settle nothing."""
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+
+def parse(args: Sequence[str]) -> None:
+    """Check names and types of all settings of a command line, but not what only building tells, such as ranges.
+
+    Args:
+        args: the command line after `stpl fit`.
+
+    Raises:
+        StplError: for the first setting that is wrong.
+    """
+    _build(Request.parse(args), _Parser)
+
+
+def _build(request: Request, kind: type[SuiteCLI] = SuiteCLI) -> SuiteCLI:
     _quiet()
     try:
-        return SuiteCLI(Method, ClipDataModule, **_CLI, args=request.arguments())
+        return kind(Method, ClipDataModule, **_CLI, args=request.arguments())
     except ArgumentError as error:
         where = request.file_with(refused_key(error))
         raise ConfigError(explain(error), where=where, mend="mend the setting, or see `stpl fit --help`") from error
@@ -151,16 +185,24 @@ def fit(args: Sequence[str]) -> Path:
     """
     cli, request = build(args)
     recorder, directory = cli.recorder, cli.recorder.directory
-    if read_record(directory) is not None:
+    if (record := read_record(directory)) is not None:
+        if cli.tracking is not None and "WANDB_SWEEP_ID" in os.environ:
+            cli.tracking.replay(record, recorder.metrics.path)
         print(f"{directory} is recorded already; delete the folder to run it again", file=sys.stderr)
         return directory
-    with RunLock(directory):
+    check_command_line(cli.trainer, args)
+    if not cli.trainer.is_global_zero:
+        run(cli)
+        return directory
+    with RunLock(directory), ended_together(cli.trainer):
         recorder.checkpoints.mkdir(exist_ok=True)
         cli.parser.save(cli.config, directory / "config.yaml", overwrite=True)
         run(cli)
         if cli.datamodule.labelled:
             overrides = {k: v for k, v in request.overrides.items() if not k.startswith("run.")}
             recorder.write_record(cli.key, overrides, list(cli.model.options.space.classes))
+        if cli.tracking is not None:
+            cli.tracking.finish(read_record(directory))
     return directory
 
 
@@ -184,30 +226,52 @@ def evaluate(args: Sequence[str]) -> None:
     if "checkpoint" not in request.overrides:
         print(_TEST_HELP)
         return
-    checkpoint = request.overrides.pop("checkpoint")
-    network = weights.describe(Path(checkpoint)).to_dict()
-    request.experiment = "source_only"
-    request.overrides |= {f"network.{name}": str(value) for name, value in network.items()}
-    request.overrides |= {"start_from": "null", "model.init_args.checkpoint": checkpoint}
-    cli = _build(request)
-    _check_labels(cli)
+    cli = build_evaluation(request)
     if not cli.datamodule.labelled:
         raise ConfigError(f"{request.bench} has no labels to evaluate on", mend="choose another --bench")
-    cli.trainer.callbacks.remove(cli.recorder)  # type: ignore[attr-defined]
-    cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
-    found = cli.model.evaluation()
+    check_command_line(cli.trainer, args)
+    with ended_together(cli.trainer):
+        cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
+        found = cli.model.evaluation()
+    if not cli.trainer.is_global_zero:
+        return
     rows = [(name, iou) for name, iou in found["iou"].items() if iou is not None]
     for name, value in [*rows, ("mIoU", found["miou"]), ("pixel accuracy", found["accuracy"])]:
         print(f"{name:<16}{value:6.2f}")
 
 
-def _check_labels(cli: SuiteCLI) -> None:
-    """Refuse a network that predicts other classes than the data set labels."""
-    network, data = cli.model.options.label_space, cli.datamodule.space_name
-    if data is not None and network != data:
+def build_evaluation(request: Request) -> SuiteCLI:
+    """The network of the checkpoint that `request` names, built as the checkpoint describes it, and nothing recorded.
+
+    Args:
+        request: a command line with `checkpoint`; what it says of the network wins over the checkpoint's description,
+            so that `network.label_space` can choose another protocol of evaluation.
+
+    Raises:
+        StplError: for a mistake in configuration, data or checkpoint.
+    """
+    checkpoint = request.overrides.pop("checkpoint")
+    network = weights.describe(Path(checkpoint)).to_dict()
+    request.experiment = "source_only"
+    request.overrides = {f"network.{name}": str(value) for name, value in network.items()} | request.overrides
+    request.overrides |= {"start_from": "null", "model.init_args.checkpoint": checkpoint}
+    cli = _build(request)
+    _match_labels(cli)
+    cli.trainer.callbacks.remove(cli.recorder)  # type: ignore[attr-defined]
+    return cli
+
+
+def _match_labels(cli: SuiteCLI) -> None:
+    """Refuse a network that predicts other classes than the data set labels; else its space decides what is ignored."""
+    network, data = cli.model.options.space, cli.datamodule.space_name
+    if data is None:
+        return
+    if network.classes != label_space(data).classes:
         raise ConfigError(
-            f"the network predicts {network}, the data set has labels of {data}", mend="set network.label_space to it"
+            f"the network predicts {network.name}, the data set has labels of {data}",
+            mend="set network.label_space to it",
         )
+    cli.datamodule.space_name = network.name  # viper15-unified has viper15's classes, and ignores riders
 
 
 def run(cli: SuiteCLI) -> None:
@@ -216,23 +280,24 @@ def run(cli: SuiteCLI) -> None:
     interval = trainer.val_check_interval
     if trainer.max_steps < 0:
         raise ConfigError(f"trainer.max_steps is {trainer.max_steps}", mend="set the number of steps")
-    if trainer.world_size > 1 or trainer.accumulate_grad_batches != 1:
+    if trainer.accumulate_grad_batches != 1:
         raise ConfigError(
-            f"a run takes one device and one batch a step (asked: {trainer.world_size} devices, "
-            f"{trainer.accumulate_grad_batches} batches)",
-            mend="use trainer.devices=1 and data.loading.batch_size; run several trials side by side with stpl sweep",
+            f"a run takes one batch a step (asked: {trainer.accumulate_grad_batches})",
+            where="trainer.accumulate_grad_batches",
+            mend="use data.loading.batch_size and trainer.devices",
         )
     if trainer.max_steps > 0 and (not isinstance(interval, int) or trainer.max_steps % interval):
         raise ConfigError(
             f"trainer.max_steps ({trainer.max_steps}) is not a multiple of trainer.val_check_interval ({interval})",
             mend="choose them so that the last step is evaluated",
         )
-    _check_labels(cli)
+    _match_labels(cli)
     resume = last.is_file()
     if resume:
         weights.read(last)  # tells a torn file from a defect
     else:
-        cli.recorder.metrics.path.unlink(missing_ok=True)  # of a sitting that ended before its first checkpoint
+        if trainer.is_global_zero:
+            cli.recorder.metrics.path.unlink(missing_ok=True)  # of a sitting that ended before its first checkpoint
         trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
     if trainer.max_steps > 0:
         trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=str(last) if resume else None)
@@ -252,6 +317,7 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     ignored = (
         "LightningCLI's args parameter is intended",  # the arguments do come from the command line, expanded
+        "Found .* in eval mode at the start of training",  # frozen BatchNorm
         ".*does not have many workers",  # reading is cheap beside the step; data.loading.num_workers decides
         ".*`training_step` returned `None`",  # that is how a method says it has nothing to minimise
         ".*treespec, LeafSpec.* is deprecated",  # Lightning 2.6 calling torch 2.13
@@ -266,13 +332,3 @@ def hardware_precision(accelerator: str) -> str:
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     units = torch.cpu.get_capabilities()
     return "bf16-mixed" if units.get("avx512_bf16") or units.get("amx_bf16") else "32-true"
-
-
-def wandb_logger(options: RunOptions, directory: Path) -> Logger | bool:
-    """A W&B logger if the options ask for one; imported only then."""
-    if options.wandb == "disabled" and "WANDB_SWEEP_ID" not in os.environ:
-        return False
-    from lightning.pytorch.loggers import WandbLogger
-
-    directory.mkdir(parents=True, exist_ok=True)
-    return WandbLogger(name=options.experiment, save_dir=directory, project="stpl", offline=options.wandb == "offline")

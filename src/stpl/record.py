@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 from stpl.errors import ConfigError, RecordError, StplError
 
@@ -32,7 +32,7 @@ RECORD = "result.json"
 """File name of a record inside its run's folder."""
 
 NEUTRAL = (
-    "run.", "trainer.logger", "trainer.enable_", "trainer.devices", "trainer.accelerator",
+    "run.", "trainer.logger", "trainer.enable_", "trainer.accelerator",
     *(f"data.{prefix}{name}" for prefix in ("", "init_args.") for name in (
         "loading.num_workers", "loading.eval_batch_size", "root", "draw_workers", "flow_cache",
     )),
@@ -123,7 +123,23 @@ def _short(key: str) -> str:
 
 Evaluation = dict[str, Any]
 """One evaluation on the target's labelled split: `step` (int), `miou` (percent), `iou` (class → percent, `None` where
-the class is absent), `score` (the label-free criterion, `None` if not computed), and any further metrics."""
+the class is absent), `score` (the label-free criterion, `None` if not computed), any further metrics, and the groups
+of `GROUPS`, which older records lack. A group maps names to numbers, or to numbers by k (`purity`, `vpq`)."""
+
+GROUPS = ("scores", "feature_space", "temporal")
+"""Groups of an evaluation: label-free scores, feature-space metrics, temporal metrics."""
+
+
+def flat(evaluation: Evaluation) -> dict[str, float]:
+    """All numbers of an evaluation under the names that `metrics.csv` gives them after `val/`.
+
+    A class's IoU is `iou/road`; numbers of a group have their bare name, those by k `purity@10`. The step is left out.
+    """
+    found = {name: value for name, value in evaluation.items() if isinstance(value, float)}
+    found |= {f"iou/{name}": value for name, value in evaluation.get("iou", {}).items()}
+    for name, value in (item for group in GROUPS for item in evaluation.get(group, {}).items()):
+        found |= {f"{name}@{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 class RunRecord(TypedDict):
@@ -133,8 +149,8 @@ class RunRecord(TypedDict):
     name was made from); `classes` (names in train-id order); `steps` (optimiser steps); `seconds` (wall time of all
     sessions together); `peak_memory_mb` (`None` if unknown); `selection` (name of the label-free criterion); `last`,
     `selected` and `best` (evaluations at the last step, where the criterion is best, where mIoU on labels is best;
-    the latter two `None` where nothing was to choose from); `versions` (package → version); `git` (commit or `None`);
-    `command` (argv).
+    the latter two `None` where nothing was to choose from); `selections` (label-free score → the evaluation where it is
+    best; older records lack it); `versions` (package → version); `git` (commit or `None`); `command` (argv).
     """
 
     schema: int
@@ -151,6 +167,7 @@ class RunRecord(TypedDict):
     last: Evaluation
     selected: Evaluation | None
     best: Evaluation | None
+    selections: NotRequired[dict[str, Evaluation]]
     versions: dict[str, str]
     git: str | None
     command: list[str]
@@ -184,8 +201,8 @@ def write_record(directory: Path, record: RunRecord) -> None:
     write_atomically(directory / RECORD, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) to `path`, making its folder: through a temporary sibling, synced, then renamed.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write `content` (text as UTF-8) to `path`, making its folder: through a temporary sibling, synced, then renamed.
 
     Raises:
         StplError: if the disk refuses it; the old file, if any, is untouched and no temporary file remains.
@@ -193,8 +210,8 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -256,13 +273,19 @@ def _fault(content: Any) -> str | None:
     fault = _wrong_field(content, _FIELDS, "")
     if fault is not None:
         return fault
-    moments = [name for name in ("last", "selected", "best") if content[name] is not None]
-    faults = (_evaluation_fault(content[name], name, content["classes"]) for name in moments)
+    selections = content.get("selections", {})
+    if not isinstance(selections, dict):
+        return f"'selections' is {selections!r}, expected dict"
+    moments = {name: content[name] for name in ("last", "selected", "best") if content[name] is not None}
+    moments |= {f"selections.{name}": evaluation for name, evaluation in selections.items()}
+    faults = (_evaluation_fault(evaluation, name, content["classes"]) for name, evaluation in moments.items())
     return next((fault for fault in faults if fault is not None), None)
 
 
-def _evaluation_fault(evaluation: dict[str, Any], name: str, classes: list[str]) -> str | None:
-    fault = _wrong_field(evaluation, _EVALUATION, f"{name}.")
+def _evaluation_fault(evaluation: Any, name: str, classes: list[str]) -> str | None:
+    if not isinstance(evaluation, dict):
+        return f"'{name}' is {evaluation!r}, expected dict"
+    fault = _wrong_field(evaluation, _EVALUATION, f"{name}.") or _group_fault(evaluation, name)
     if fault is not None:
         return fault
     if not 0 <= evaluation["miou"] <= 100:
@@ -273,6 +296,18 @@ def _evaluation_fault(evaluation: dict[str, Any], name: str, classes: list[str])
         return f"'{name}.iou' names classes that 'classes' does not: {', '.join(strangers)}"
     wrong = [key for key, value in iou.items() if not _is(value, (*_NUMBER, type(None)))]
     return f"'{name}.iou.{wrong[0]}' is not a number" if wrong else None
+
+
+def _group_fault(evaluation: dict[str, Any], name: str) -> str | None:
+    for group in GROUPS:
+        members = evaluation.get(group, {})
+        if not isinstance(members, dict):
+            return f"'{name}.{group}' is {members!r}, expected dict"
+        for key, value in members.items():
+            values = value.values() if isinstance(value, dict) else [value]
+            if not all(_is(number, (*_NUMBER, type(None))) for number in values):
+                return f"'{name}.{group}.{key}' is not a number"
+    return None
 
 
 def _wrong_field(content: dict[str, Any], fields: dict[str, tuple[type, ...]], prefix: str) -> str | None:

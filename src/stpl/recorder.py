@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
+import io
 import resource
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 
 from stpl.errors import ConfigError, StplError
 from stpl.methods import Method
-from stpl.record import SCHEMA, RunKey, RunRecord, write_atomically, write_record
+from stpl.record import SCHEMA, Evaluation, RunKey, RunRecord, flat, write_atomically, write_record
 
 SELECTION = "information maximisation, H(mean p) - mean H(p), on the unlabelled evaluation frames"
 _PACKAGES = ("stpl", "torch", "lightning", "torchmetrics", "albumentations", "opencv-python-headless", "numpy")
@@ -101,7 +104,7 @@ class Recorder(Callback):
 
     directory: Path
     options: RunOptions
-    evaluations: dict[int, dict[str, Any]] = field(default_factory=dict)
+    evaluations: dict[int, Evaluation] = field(default_factory=dict)
     seconds: float = 0.0
     _started: float = 0.0
 
@@ -133,6 +136,8 @@ class Recorder(Callback):
 
         Not `on_fit_start`: the step of a resumed run is restored after that.
         """
+        if not trainer.is_global_zero:
+            return
         self.metrics.rewind(trainer.global_step)
         if trainer.global_step == 0:
             self.metrics.write(0, {"progress/steps": float(trainer.max_steps)})
@@ -143,23 +148,24 @@ class Recorder(Callback):
         """Log losses and save the resumable checkpoint, each at its own pace."""
         step = trainer.global_step
         if step % self.options.log_every == 0:
-            losses = {
-                f"train/{name}".replace("train/train/", "train/"): float(x) for name, x in (outputs or {}).items()
-            }
+            # Without a part, it is the constant of a method that minimises nothing.
+            losses = _over_processes(trainer, outputs) if outputs and len(outputs) > 1 else {}
+            losses = {f"train/{name}".replace("train/train/", "train/"): x for name, x in losses.items()}
             self._log(trainer, step, {"train/lr": trainer.optimizers[0].param_groups[0]["lr"], **losses})
         # A step that is evaluated is saved after its evaluation.
         if step % self.options.checkpoint_every == 0 and step % int(trainer.val_check_interval or 1):
             self._save(trainer, self.last_checkpoint)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the evaluation, and the checkpoints that it makes the best so far."""
+        """Keep the evaluation, the checkpoints that it makes the best so far and, of the last one, its arrays."""
         assert isinstance(pl_module, Method)
         step = trainer.global_step
+        if step >= trainer.max_steps and trainer.is_global_zero:
+            for name, arrays in pl_module.evaluator.arrays().items():
+                write_arrays(self.directory / f"{name}.npz", {**arrays, "step": np.array(step)})
         found = {"step": step, **pl_module.evaluation()}
         self.evaluations[step] = found
-        numbers = {f"val/{name}": value for name, value in found.items() if isinstance(value, float)}
-        numbers |= {f"val/iou/{name}": iou for name, iou in found.get("iou", {}).items() if iou is not None}
-        self._log(trainer, step, numbers)
+        self._log(trainer, step, {f"val/{name}": value for name, value in flat(found).items()})
         for name, criterion in (("selected", "score"), ("best", "miou")):
             chosen = self.chosen(criterion)
             if chosen is not None and chosen["step"] == step:
@@ -167,10 +173,16 @@ class Recorder(Callback):
         if trainer.state.fn == "fit" or trainer.max_steps == 0:
             self._save(trainer, self.last_checkpoint)
 
-    def chosen(self, criterion: str) -> dict[str, Any] | None:
-        """The evaluation with the highest `criterion` (the earliest of equals); `None` if none has it."""
-        candidates = [e for e in self.evaluations.values() if e.get(criterion) is not None]
-        return max(candidates, key=lambda e: (e[criterion], -e["step"]), default=None)
+    def chosen(self, criterion: str) -> Evaluation | None:
+        """The evaluation with the highest `criterion`, a name of `flat`'s (the earliest of equals); `None` if none."""
+        candidates = [(flat(e).get(criterion), -e["step"], e) for e in self.evaluations.values()]
+        found = max((c for c in candidates if c[0] is not None), key=lambda c: c[:2], default=None)
+        return None if found is None else found[2]
+
+    def selections(self) -> dict[str, Evaluation]:
+        """For each label-free score, the evaluation where it is highest."""
+        names = dict.fromkeys(name for e in self.evaluations.values() for name in e.get("scores", {}))
+        return {name: chosen for name in names if (chosen := self.chosen(name)) is not None}
 
     def write_record(self, key: RunKey, overrides: dict[str, str], classes: list[str]) -> None:
         """Write the run's record, once everything else is on disk."""
@@ -190,6 +202,7 @@ class Recorder(Callback):
             "last": last,
             "selected": self.chosen("score"),
             "best": self.chosen("miou"),
+            "selections": self.selections(),
             "versions": versions(),
             "git": git_commit(),
             "command": sys.argv,
@@ -213,6 +226,19 @@ class Recorder(Callback):
             raise StplError(
                 f"cannot be written: {error.strerror or error}", where=path, mend="free some space, then call again"
             ) from error
+
+
+def _over_processes(trainer: Trainer, losses: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Losses of this process's part of a batch, averaged over all parts."""
+    values = torch.stack([loss.double() for loss in losses.values()])
+    return dict(zip(losses, trainer.strategy.reduce(values, reduce_op="mean").tolist(), strict=True))
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays by name into a compressed `.npz` as a whole; raises `StplError` if the disk refuses it."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_atomically(path, content.getvalue())
 
 
 def peak_memory_mb() -> float:

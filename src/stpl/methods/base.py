@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -10,15 +11,15 @@ from typing import Any, Literal, Self
 import torch
 from lightning import LightningModule
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, PolynomialLR
 
 from stpl.data.clip import Clip, Wants
 from stpl.errors import ConfigError
-from stpl.metrics.segmentation import SegmentationMetrics
-from stpl.metrics.selection import InformationMaximization
+from stpl.methods.evaluation import Evaluator, predicted
+from stpl.methods.ranks import from_first
 from stpl.nn import weights
-from stpl.nn.batchnorm import BatchNormOptions, apply_batchnorm
+from stpl.nn.batchnorm import BatchNormOptions, apply_batchnorm, average_statistics
 from stpl.nn.network import NetworkOptions, build_network
-from stpl.nn.segmenter import upsample
 
 
 @dataclass(frozen=True)
@@ -27,20 +28,30 @@ class OptimizerOptions:
 
     Attributes:
         name: "sgd" or "adamw".
-        lr: initial learning rate; it decays to 0 over the run by (1 - step/steps)^power.
+        lr: initial learning rate; it decays by (1 - step/horizon)^power.
         momentum: of SGD.
         weight_decay: L2 penalty (SGD) or decoupled decay (AdamW); 5e-4 is the lineage's.
+        head_factor: the classifiers learn at `head_factor·lr`; the lineage (ADVENT, DA-VSN, TPS) uses 10. Backbone and
+            score fusion learn at `lr`.
         new_module_factor: modules that are not in the source checkpoint learn at `factor·lr`. The paper states one
             rate, with which a random projection head would hardly move; 10 is the lineage's factor for new heads.
         power: of the polynomial decay.
+        horizon: step at which the decay reaches 0; the length of the run if not given. The lineage decays over
+            250000 steps and stops at 40000 (TPS) or 120000 (DA-VSN), where 85 % and 56 % of the rate are left.
+        schedule: "poly" decays all rates alike. "advent" repeats an error of ADVENT's released code that DA-VSN, TPS
+            and CMOM share: it writes the decayed rate to the first group of parameters and 10 times that to the second,
+            which is the score fusion there, and never touches the third, so the classifiers keep their initial rate.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
     lr: float = 2.5e-6
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    head_factor: float = 1.0
     new_module_factor: float = 10.0
     power: float = 0.9
+    horizon: int | None = None
+    schedule: Literal["poly", "advent"] = "poly"
 
 
 class Method(LightningModule, ABC):
@@ -54,6 +65,11 @@ class Method(LightningModule, ABC):
     """
 
     wants: Wants = Wants(flow=True)
+    trains_classifiers = False
+    """Whether the method can start from a backbone whose classifiers know nothing yet."""
+
+    leaves_idle = True
+    """Whether some parameters may get no gradient. Several processes then look for them at every step."""
 
     def __init__(
         self,
@@ -67,22 +83,35 @@ class Method(LightningModule, ABC):
         self.batchnorm = batchnorm or BatchNormOptions()
         self.network = build_network(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if checkpoint is not None:
-            weights.load(checkpoint, self.network, options=network)
-        space = network.space
+            weights.load(checkpoint, self.network, options=network, backbone_suffices=self.trains_classifiers)
         self.frame_size = (0, 0)
-        self.segmentation = SegmentationMetrics(space.num_classes, reported=space.reported)
-        self.selection = InformationMaximization(space.num_classes)
+        self.evaluator = Evaluator(network.space)
+        self.train()  # settles which parameters learn before they are spread over devices
 
     @abstractmethod
     def losses(self, clip: Clip) -> dict[str, Tensor]:
-        """Named scalar losses of a batch; their sum is minimised and each is logged. Empty: nothing to minimise."""
+        """Named scalar losses of a batch; their sum is minimised and each is logged. Empty: nothing to minimise.
+
+        Several processes average their gradients. They train as one process with all their clips does, if losses are
+        means over clips, or means over known pixels times `pixel_weight`.
+        """
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Optimiser groups: the network at lr, everything else at `new_module_factor`·lr."""
+        """Optimiser groups with their initial `lr`: backbone, score fusion, classifiers, modules outside the network.
+
+        Names and order of the first three are the lineage's; `learning_rates` tells them apart by `name`.
+        """
         options = self.optimizer_options
-        new = [p for name, p in self.named_parameters() if not name.startswith("network.")]
-        groups = [(list(self.network.parameters()), options.lr), (new, options.lr * options.new_module_factor)]
-        return [{"params": parameters, "lr": lr} for parameters, lr in groups if parameters]
+        rates = {
+            "backbone": options.lr,
+            "score_fusion": options.lr,
+            "classifiers": options.lr * options.head_factor,
+            "new": options.lr * options.new_module_factor,
+        }
+        members: dict[str, list[torch.nn.Parameter]] = {name: [] for name in rates}
+        for name, parameter in self.named_parameters():
+            members[_group(name)].append(parameter)
+        return [{"name": name, "params": members[name], "lr": lr} for name, lr in rates.items() if members[name]]
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all modules, then what the BatchNorm policy says."""
@@ -96,49 +125,59 @@ class Method(LightningModule, ABC):
         self.train()
 
     def training_step(self, clip: Clip, batch_idx: int) -> dict[str, Tensor] | None:
-        """Sum of the losses; `None` where there is nothing to minimise."""
+        """Sum of the losses; where there is nothing to minimise `None`, or a loss that moves nothing.
+
+        Lightning refuses `None` in distributed training. A constant reaches no parameter; a loss of zero that did would
+        start the weight decay.
+        """
         losses = self.losses(clip)
         if not losses:
-            return None
+            alone = self.trainer.world_size == 1
+            return None if alone else {"loss": torch.zeros((), device=self.device, requires_grad=True)}
         total = torch.stack(list(losses.values())).sum()
         parts = {f"train/{name}": value.detach() for name, value in losses.items()}
         return {"loss": total, **parts}
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Keep the running statistics of all processes equal."""
+        average_statistics(self)
+
+    def on_validation_start(self) -> None:
+        """Tell the evaluator which of all clips this process begins with."""
+        loader: Any = self.trainer.val_dataloaders
+        self.evaluator.begin(getattr(loader.sampler, "first", 0))
+
+    def on_validation_epoch_end(self) -> None:
+        """Bring together what all processes found."""
+        self.evaluator.gather()
+
     def validation_step(self, clip: Clip, batch_idx: int) -> None:
-        """Accumulate the metrics of a batch; logits (not labels) are brought to the label's size."""
+        """Accumulate the metrics of a batch."""
         self.frame_size = (clip.frames.shape[-2], clip.frames.shape[-1])
-        logits = self.network(clip)
-        self.selection.update(logits)
-        if clip.label is not None:
-            prediction = upsample(logits, (clip.label.shape[-2], clip.label.shape[-1])).argmax(1)
-            self.segmentation.update(prediction, clip.label)
+        self.evaluator.update(clip, self.network.observe(clip))
+
+    def predict_step(self, clip: Clip, batch_idx: int) -> Tensor:
+        """Predicted train ids int64 `[B,H,W]`: what `validation_step` scores, or at the frames' size without labels."""
+        return predicted(self.network(clip), clip)
 
     def evaluation(self) -> dict[str, Any]:
-        """What the validation that just ended found, as plain numbers; resets the metrics.
+        """What the validation that just ended found, as plain numbers (`Evaluator.numbers`); resets the metrics.
 
-        `score` is the label-free selection score; `miou`, `iou` (by class name, `None` where absent), `accuracy` and
-        `class_accuracy` are in percent and missing if the clips had no labels.
+        All processes get the numbers of the first, so that all decide alike what to keep.
         """
-        found: dict[str, Any] = {"score": float(self.selection.compute())}
-        if self.segmentation.update_called:
-            values = self.segmentation.compute()
-            names = self.options.space.classes
-            found |= {name: _number(value) for name, value in values.items() if name != "iou"}
-            found["iou"] = dict(zip(names, map(_number, values["iou"]), strict=True))
-        self.selection.reset()
-        self.segmentation.reset()
+        found = from_first(self.evaluator.numbers)
+        self.evaluator.reset()
         return found
 
     def configure_optimizers(self) -> Any:
-        """SGD or AdamW over `parameter_groups`, polynomial decay per step over the whole run."""
+        """SGD or AdamW over `parameter_groups`, and `learning_rates` per step."""
         options, groups = self.optimizer_options, self.parameter_groups()
         optimizer: torch.optim.Optimizer
         if options.name == "sgd":
             optimizer = torch.optim.SGD(groups, momentum=options.momentum, weight_decay=options.weight_decay)
         else:
             optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
-        steps = max(1, int(self.trainer.max_steps))
-        schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=steps, power=options.power)
+        schedule = learning_rates(optimizer, options, max(1, int(self.trainer.max_steps)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -148,18 +187,42 @@ class Method(LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Describe the network in plain types, so that a checkpoint can be opened without its configuration."""
-        checkpoint["stpl"] = {
-            "schema": weights.SCHEMA,
-            "network": self.options.to_dict(),
-            "classes": list(self.options.space.classes),
-            "frame_size": list(self.frame_size),
-            "step": int(self.global_step),
-        }
+        checkpoint["stpl"] = weights.description(self.options, self.frame_size, int(self.global_step))
 
 
-def _number(value: Tensor) -> float | None:
-    number = float(value)
-    return None if number != number else number
+def _group(name: str) -> str:
+    """The optimiser group of a parameter of a method, by its name."""
+    if not name.startswith("network."):
+        return "new"
+    if name.startswith(f"network.{weights.BACKBONE}"):
+        return "backbone"
+    return "score_fusion" if name.startswith("network.score_fusion.") else "classifiers"
+
+
+def learning_rates(optimizer: torch.optim.Optimizer, options: OptimizerOptions, steps: int) -> LRScheduler:
+    """The schedule of `options` over a run of `steps` steps.
+
+    Raises:
+        ConfigError: if the horizon lies before the end of the run.
+    """
+    horizon = steps if options.horizon is None else options.horizon
+    if horizon < steps:
+        raise ConfigError(
+            f"{horizon} is less than the {steps} steps of the run",
+            where="optimizer.horizon",
+            mend="choose a later step, or leave it out to decay over the run",
+        )
+    if options.schedule == "poly":
+        return PolynomialLR(optimizer, total_iters=horizon, power=options.power)
+
+    def decayed(step: int) -> float:
+        return float((1 - min(step, horizon) / horizon) ** options.power)
+
+    errors: dict[str, Callable[[int], float]] = {
+        "score_fusion": lambda step: 10 * decayed(step),
+        "classifiers": lambda step: 1.0,
+    }
+    return LambdaLR(optimizer, [errors.get(group["name"], decayed) for group in optimizer.param_groups])
 
 
 def check_proportion(proportion: float) -> None:

@@ -11,6 +11,7 @@ from stpl.data.clip import IGNORE, Clip
 from stpl.losses.confidence import Scope, confident_pixels
 from stpl.losses.segmentation import cross_entropy
 from stpl.methods.base import Method, OptimizerOptions, check_proportion
+from stpl.methods.ranks import pixel_weight
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 
@@ -44,4 +45,5 @@ class SelfTraining(Method):
         """Cross-entropy of the fused prediction with its own confident pseudo-labels."""
         logits = self.network(clip)
         labels, confident = confident_pixels(logits, self.confident_proportion, self.confident_scope)
-        return {"self_training": cross_entropy(logits, torch.where(confident, labels, IGNORE))}
+        labels = torch.where(confident, labels, IGNORE)
+        return {"self_training": pixel_weight(labels) * cross_entropy(logits, labels)}

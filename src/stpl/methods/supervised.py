@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from stpl.data.clip import Clip, Wants
 from stpl.losses.segmentation import cross_entropy
 from stpl.methods.base import Method, OptimizerOptions
+from stpl.methods.ranks import pixel_weight
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 from stpl.nn.segmenter import upsample
@@ -18,15 +18,19 @@ from stpl.nn.segmenter import upsample
 class Supervised(Method):
     """Cross-entropy of the fused prediction, as the DA-VSN lineage trains its source models.
 
+    A network with an auxiliary classifier (`network.auxiliary`) trains it along, fused by the same score fusion.
+
     Args:
         network: see `Method`.
         optimizer: see `Method`.
-        checkpoint: see `Method`.
+        checkpoint: see `Method`; a converted backbone will do.
         batchnorm: see `Method`.
-        head_factor: the classifier and the score fusion learn at `head_factor·lr`; the lineage uses 10 with SGD.
+        auxiliary_weight: of the auxiliary classifier's loss; 0.1 is that of AdaptSegNet, ADVENT, DA-VSN and TPS.
     """
 
     wants = Wants(flow=True, label=True)
+    trains_classifiers = True
+    leaves_idle = False
 
     def __init__(
         self,
@@ -34,23 +38,18 @@ class Supervised(Method):
         optimizer: OptimizerOptions,
         checkpoint: Path | None = None,
         batchnorm: BatchNormOptions | None = None,
-        head_factor: float = 1.0,
+        auxiliary_weight: float = 0.1,
     ) -> None:
         super().__init__(network, optimizer, checkpoint, batchnorm)
-        self.head_factor = head_factor
+        self.loss_weights = {"cross_entropy": 1.0, "auxiliary": auxiliary_weight}
 
     def losses(self, clip: Clip) -> dict[str, Tensor]:
-        """Cross-entropy at the label's resolution."""
-        assert clip.label is not None  # wants.label
-        logits = upsample(self.network(clip), (clip.label.shape[-2], clip.label.shape[-1]))
-        return {"cross_entropy": cross_entropy(logits, clip.label)}
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """The backbone at lr, the heads at `head_factor`·lr."""
-        lr = self.optimizer_options.lr
-        backbone = [(name, p) for name, p in self.network.named_parameters() if ".backbone." in name]
-        heads = [p for name, p in self.network.named_parameters() if ".backbone." not in name]
-        return [
-            {"params": [p for _, p in backbone], "lr": lr},
-            {"params": heads, "lr": lr * self.head_factor},
-        ]
+        """Cross-entropy of each classifier at the label's resolution, weighted."""
+        label = clip.label
+        assert label is not None  # wants.label
+        known = pixel_weight(label)
+        scores = self.network.fused_scores(clip)
+        return {
+            name: known * weight * cross_entropy(upsample(logits, (label.shape[-2], label.shape[-1])), label)
+            for (name, weight), logits in zip(self.loss_weights.items(), scores, strict=False)
+        }

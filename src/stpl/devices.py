@@ -1,0 +1,89 @@
+"""Runs on several devices: one process each, by Lightning's DistributedDataParallel.
+
+The first process starts the others of its node by its own command line, unless a launcher (torchrun, Slurm) did. Each
+builds the same run; the first alone locks the run's folder and writes into it.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+
+from stpl.errors import ConfigError
+
+_PATIENCE_SECONDS = 60.0
+"""How long the other processes may take to end after the first."""
+
+
+def build_trainer(settings: dict[str, Any], *, synchronized: bool, leaves_idle: bool) -> Trainer:
+    """A Trainer; if the settings name several devices, one that spreads the batch over them.
+
+    The set of parameters without a gradient is looked for at every step and not fixed at the first (`static_graph`),
+    since a batch may leave out more of them than another. Buffers are not copied from the first process: that is a
+    collective at every forward pass, of which processes have unequal numbers in evaluation. `average_statistics` looks
+    after the running statistics.
+
+    Args:
+        settings: of `Trainer`.
+        synchronized: whether BatchNorm normalises by the batches of all processes.
+        leaves_idle: whether some parameters may get no gradient.
+
+    Raises:
+        ConfigError: for another strategy, or for synchronised BatchNorm without GPUs.
+    """
+    strategy = settings.get("strategy", "auto")
+    if strategy not in ("auto", "ddp"):
+        raise ConfigError(f"'{strategy}' is not supported", where="trainer.strategy", mend="use ddp, or leave it out")
+    trainer = Trainer(**settings)
+    if trainer.world_size == 1:
+        return trainer
+    if synchronized and trainer.strategy.root_device.type == "cpu":
+        raise ConfigError(
+            "SyncBatchNorm exists for GPUs only", where="batchnorm.synchronized", mend="set it to false on the CPU"
+        )
+    strategy = DDPStrategy(find_unused_parameters=leaves_idle, forward_sync_buffers=False)
+    return Trainer(**settings | {"strategy": strategy, "sync_batchnorm": synchronized})
+
+
+def check_command_line(trainer: Trainer, args: Sequence[str]) -> None:
+    """Refuse several devices where this process could not be started again for them.
+
+    Args:
+        trainer: from `build_trainer`.
+        args: the command line after the verb that is being run.
+
+    Raises:
+        ConfigError: if this process was not started by such a command line, but by a notebook, say.
+    """
+    strategy = trainer.strategy
+    if not isinstance(strategy, DDPStrategy) or strategy.cluster_environment is None:
+        return
+    alone = not strategy.cluster_environment.creates_processes_externally
+    if alone and sys.argv[-len(args) :] != list(args):
+        raise ConfigError(
+            f"{trainer.world_size} processes are started by a command line, and this run was not",
+            where="trainer.devices",
+            mend="call stpl in a terminal, or use one device",
+        )
+
+
+@contextmanager
+def ended_together(trainer: Trainer) -> Iterator[None]:
+    """Leave no process of this node behind: wait for the others, or kill them if this one fails and they would wait."""
+    others: list[subprocess.Popen[bytes]]
+    try:
+        yield
+        others = getattr(trainer.strategy.launcher, "procs", [])
+        for process in others:
+            process.wait(_PATIENCE_SECONDS)
+    except BaseException:
+        if trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGKILL)
+        raise

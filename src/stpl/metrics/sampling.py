@@ -1,0 +1,93 @@
+"""A small, even sample of the pixels of many clips, kept while the clips stream by.
+
+Shape legend: M kept pixels, C channels, B images, h×w pixels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from stpl.data.clip import IGNORE
+
+
+class PixelSample(Metric):
+    """Base of metrics that look at at most `per_class` pixels of every class, drawn evenly from all clips.
+
+    Every pixel has a random priority, a pure function of (seed, number of its clip, place), and the lowest of each
+    class stay. So the sample depends neither on the size of the batches nor on the network: two runs are compared at
+    the very same pixels, as long as the classes come from the ground truth.
+
+    Args:
+        per_class: pixels to keep per class.
+        seed: of the priorities.
+
+    Attributes:
+        first_clip: number of the first clip that this process sees, where several processes share the clips.
+    """
+
+    full_state_update = False
+    first_clip = 0
+    vectors: list[Tensor]
+    classes: list[Tensor]
+    priorities: list[Tensor]
+    clips: Tensor
+
+    def __init__(self, per_class: int, seed: int = 0) -> None:
+        super().__init__()
+        self.per_class, self.seed = per_class, seed
+        for name in ("vectors", "classes", "priorities"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+        self.add_state("clips", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, vectors: Tensor, classes: Tensor) -> None:
+        """Offer the pixels of a batch.
+
+        Args:
+            vectors: `[B,C,h,w]`; kept as float32.
+            classes: train ids `[B,h,w]`; pixels with 255 are not offered.
+        """
+        drawn = self._draw(classes)
+        image, y, x = (classes != IGNORE).nonzero(as_tuple=True)
+        all_classes = torch.cat([*self.classes, classes[image, y, x]])
+        all_priorities = torch.cat([*self.priorities, drawn[image, y, x]])
+        stays = torch.zeros_like(all_classes, dtype=torch.bool)
+        stays[lowest_of_each(all_priorities, all_classes, self.per_class)] = True
+        known, fresh = stays[: len(stays) - len(image)], stays[len(stays) - len(image) :]
+        rows = vectors[image[fresh], :, y[fresh], x[fresh]].float()
+        self.vectors = [torch.cat([*(kept[known] for kept in self.vectors), rows])]
+        self.classes, self.priorities = [all_classes[stays]], [all_priorities[stays]]
+        self.clips += len(classes)
+
+    def _draw(self, classes: Tensor) -> Tensor:
+        """Priorities float64 of a batch's pixels, uniform in [0, 1)."""
+        first = self.first_clip + int(self.clips)
+        numbers = range(first, first + len(classes))
+        drawn = [np.random.default_rng((self.seed, number)).random(tuple(classes.shape[1:])) for number in numbers]
+        return torch.from_numpy(np.stack(drawn)).to(classes.device)
+
+    def sample(self) -> tuple[Tensor, Tensor]:
+        """The kept vectors float32 `[M,C]` and their classes int64 `[M]`: by class, each class in random order."""
+        if not self.classes:
+            return torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64)
+        classes = dim_zero_cat(self.classes)
+        order = lowest_of_each(dim_zero_cat(self.priorities), classes, self.per_class)
+        return dim_zero_cat(self.vectors)[order], classes[order].long()
+
+
+def lowest_of_each(priorities: Tensor, classes: Tensor, count: int) -> Tensor:
+    """Indices of the `count` lowest priorities of each class (all, where there are fewer), by class, then priority.
+
+    Args:
+        priorities: `[N]`.
+        classes: integers `[N]`.
+        count: per class.
+    """
+    order = priorities.argsort(stable=True)
+    order = order[classes[order].argsort(stable=True)]
+    ordered = classes[order]
+    rank = torch.arange(len(order), device=order.device) - torch.searchsorted(ordered, ordered)
+    return order[rank < count]

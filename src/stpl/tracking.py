@@ -1,0 +1,149 @@
+"""What Weights & Biases gets of a run: its resolved configuration, the code's version, metrics, tables and pictures.
+
+`metrics.csv` and the record stay the source of truth: W&B's own offline log is lost with a process that is killed.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import os
+import secrets
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from stpl.data.clip import Clip
+from stpl.data.label_space import IGNORE
+from stpl.errors import ConfigError
+from stpl.methods import Method
+from stpl.record import RunKey, RunRecord, flat, write_atomically
+from stpl.recorder import RunOptions, git_commit, versions
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import WandbLogger
+
+PICTURES = 4
+"""Clips of which every evaluation shows frame, prediction and label."""
+
+_ID = "wandb.id"
+
+
+def wandb_logger(options: RunOptions, directory: Path, key: RunKey) -> WandbLogger | None:
+    """A W&B logger if the options ask for one, or a W&B agent runs this; imported only then.
+
+    A run that goes on from its checkpoint goes on in W&B too: its id lies in its folder. Runs of one experiment are
+    grouped, so that W&B shows their mean over seeds.
+
+    Raises:
+        ConfigError: for "online" without an account; nobody is ever asked for one.
+    """
+    in_sweep = "WANDB_SWEEP_ID" in os.environ
+    if options.wandb == "disabled" and not in_sweep:
+        return None
+    from lightning.pytorch.loggers import WandbLogger
+
+    offline = options.wandb == "offline" or os.environ.get("WANDB_MODE") == "offline"
+    if not offline:
+        _check_account()
+    directory.mkdir(parents=True, exist_ok=True)
+    return WandbLogger(
+        name=f"{key.experiment} seed {key.seed}",
+        group=f"{key.bench}/{key.experiment}",
+        save_dir=directory,
+        project="stpl",
+        offline=offline,
+        id=None if in_sweep else _run_id(directory),  # the agent gives its own
+    )
+
+
+def _check_account() -> None:
+    import wandb
+
+    if os.environ.get("WANDB_MODE") != "disabled" and not wandb.login(prompt=False):
+        raise ConfigError(
+            "no W&B account is known here",
+            where="run.wandb",
+            mend="call `wandb login`, or set run.wandb=offline and `wandb sync` the run's folder later",
+        )
+
+
+def _run_id(directory: Path) -> str:
+    path = directory / _ID
+    if not path.exists():
+        write_atomically(path, secrets.token_hex(8) + "\n")
+    return path.read_text(encoding="utf-8").strip()
+
+
+class Tracking(Callback):
+    """Sends what the recorder does not: configuration, version, per-class tables, pictures.
+
+    Only the first of several processes has one.
+
+    Args:
+        logger: from `wandb_logger`.
+        config: the fully resolved configuration.
+    """
+
+    def __init__(self, logger: WandbLogger, config: dict[str, Any]) -> None:
+        self.logger = logger
+        self._config = config | {"code": {"git": git_commit(), **versions()}}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Send the configuration before anything else."""
+        self.logger.log_hyperparams(self._config)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Send pictures of the first clips: the current frame, with prediction and label as masks."""
+        assert isinstance(pl_module, Method)
+        if batch_idx == 0:
+            self._send_pictures(pl_module, _first(batch), trainer.global_step)
+
+    def finish(self, record: RunRecord | None) -> None:
+        """Send the table of per-class IoU and the record's last numbers, and end the run in W&B."""
+        if record is not None:
+            rows = [[name, iou] for name, iou in record["last"]["iou"].items()]
+            self.logger.log_table("iou per class", columns=["class", "IoU"], data=rows, step=record["last"]["step"])
+            for moment, evaluation in (("selected", record["selected"]), ("best", record["best"])):
+                if evaluation is not None:
+                    numbers = {f"{moment}/{name}": value for name, value in flat(evaluation).items()}
+                    self.logger.experiment.summary.update(numbers)
+        self.logger.experiment.finish()
+
+    def replay(self, record: RunRecord, metrics: Path) -> None:
+        """Send a run that was recorded before, its curves from `metrics.csv`: a W&B agent asks for it once more."""
+        self.logger.log_hyperparams(self._config)
+        with metrics.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))[1:]
+        for step, group in itertools.groupby(rows, key=lambda row: int(row[0])):
+            self.logger.log_metrics({row[1]: float(row[2]) for row in group}, step)
+        self.finish(record)
+
+    def _send_pictures(self, method: Method, clip: Clip, step: int) -> None:
+        with torch.no_grad():
+            prediction = method.predict_step(clip, 0)
+        names = dict(enumerate(method.options.space.classes)) | {IGNORE: "ignored"}
+        layers = {"prediction": prediction} | ({} if clip.label is None else {"label": clip.label})
+        masks = [
+            {layer: {"mask_data": ids[place].cpu().numpy(), "class_labels": names} for layer, ids in layers.items()}
+            for place in range(len(clip.frames))
+        ]
+        frames = [frame.permute(1, 2, 0).cpu().numpy() for frame in clip.frames[:, -1]]
+        self.logger.log_image("predictions", frames, step, masks=masks, caption=list(clip.key))
+
+
+def _first(clip: Clip) -> Clip:
+    """The first clips of a batch."""
+    values = {field.name: getattr(clip, field.name) for field in fields(clip)}
+    return replace(clip, **{name: value[:PICTURES] for name, value in values.items() if value is not None})

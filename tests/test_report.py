@@ -2,15 +2,20 @@ from __future__ import annotations
 
 import csv
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from fake_trial import record_of
+from stpl.cli import main
 from stpl.errors import ConfigError, RecordError
 from stpl.record import RunKey, write_record
-from stpl.report import print_table, report
+from stpl.report import print_table
+from stpl.report import report as report_all
 from stpl.report.tables import COLUMNS
+
+report = partial(report_all, page=False)
 
 TABLES = """
 benchmarks: {viper: VIPER→CS, streets: streets}
@@ -119,7 +124,9 @@ def test_same_records_give_the_same_bytes(runs: Path, experiments: Path, tmp_pat
     report(runs=runs, experiments=experiments, output=tmp_path / "two")
     first = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
     assert first == {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()}
-    assert sorted(first) == [f"{name}.{kind}" for name in ("per_class", "table3", "table4") for kind in ("csv", "md")]
+    assert sorted(first) == [
+        f"{name}.{kind}" for name in ("per_class", "table3", "table4") for kind in ("csv", "md", "tex")
+    ]
 
 
 def test_changed_settings_are_listed_as_variants(runs: Path, experiments: Path) -> None:
@@ -183,3 +190,26 @@ def test_terminal_never_cuts_a_number(
     monkeypatch.setenv("COLUMNS", "80")
     report(runs=runs, experiments=experiments)
     assert "…" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--page=false"], ["--page", "false"]])
+def test_a_switch_takes_its_value_either_way(
+    words: list[str], runs: Path, experiments: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", f"--runs={runs}", f"--experiments={experiments}", *words]) == 0
+    assert "written to" in capsys.readouterr().out
+    assert not (runs / "streets/report").exists()
+
+
+def test_a_bare_switch_is_on(runs: Path, experiments: Path) -> None:
+    assert main(["report", f"--runs={runs}", f"--experiments={experiments}", "--page"]) == 0
+    assert (runs / "streets/report/index.html").exists()
+
+
+def test_a_missing_extra_leaves_the_tables(
+    runs: Path, experiments: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("stpl.report.command.EXTRA", ("no_such_package",))
+    report_all(runs=runs, experiments=experiments)
+    assert "pip install 'stpl[report]'" in capsys.readouterr().out
+    assert (runs / "streets/tables/table3.csv").exists()

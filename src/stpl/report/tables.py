@@ -1,20 +1,18 @@
-"""`stpl report`: tables of a benchmark's runs as CSV, Markdown and in the terminal."""
+"""The tables of a benchmark's runs, ready to be written and shown."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
 
-from stpl.experiments import Catalogue, check_bench, load_catalogue
-from stpl.record import write_atomically
-from stpl.report.rows import ClassLine, Line, TableLines, class_lines, table_lines, variants
+from stpl.experiments import check_bench, load_catalogue
+from stpl.report.formats import NOTHING, Sheet, number, show
+from stpl.report.rows import Line, MetricLine, TableLines, class_lines, metric_lines, selection_lines, table_lines
+from stpl.report.sensitivity import sensitivity_sheet
+from stpl.report.statistics import DRAWS, SWAPS, Comparison
+from stpl.report.suite import Suite
 
 COLUMNS = (
     "row", "seeds", "miou_last_mean", "miou_last_std", "miou_selected_mean", "miou_best_mean", "delta_vs_source",
@@ -22,43 +20,8 @@ COLUMNS = (
 )  # fmt: skip
 """Columns of a table's CSV; an empty cell means that there is nothing to show."""
 
-_NOTHING = "–"
-
-
-def report(
-    *,
-    bench: str = "streets",
-    runs: Path = Path("runs"),
-    experiments: Path = Path("experiments"),
-    output: Path | None = None,
-) -> None:
-    """Write and print every table of the catalogue from the records on disk.
-
-    Writes `<id>.csv` and `<id>.md` for each table, `per_class.csv` and `per_class.md`, and, where runs with settings
-    changed on the command line are recorded, `variants.csv` and `variants.md`. The same records give the same bytes.
-
-    Args:
-        bench: benchmark whose runs to read.
-        runs: folder of all runs.
-        experiments: folder that holds `tables.yaml`.
-        output: folder to write to; `<runs>/<bench>/tables` if not given.
-
-    Raises:
-        StplError: for an unknown benchmark, a broken catalogue, a torn record (named), or a full disk.
-    """
-    check_bench(bench, experiments)
-    catalogue = load_catalogue(experiments)
-    folder = runs / bench / "tables" if output is None else output
-    console = Console(highlight=False)
-    for table in (*catalogue.tables, *variants(catalogue, bench, runs)):
-        lines = table_lines(table, bench, runs)
-        write_atomically(folder / f"{table.id}.csv", _csv(COLUMNS, [_csv_row(line) for line in lines.lines]))
-        write_atomically(folder / f"{table.id}.md", _markdown(lines, catalogue))
-        _show(lines, catalogue, console)
-    classes, rows = class_lines(catalogue, bench, runs)
-    write_atomically(folder / "per_class.csv", _csv(*_per_class(classes, rows, "", ".2f")))
-    write_atomically(folder / "per_class.md", _per_class_markdown(classes, rows, bench))
-    console.print(Text(f"written to {folder}"), soft_wrap=True)
+BETTER, DIFFERENT, ALIKE = "†", "*", " ns"
+"""Marks: above the best baseline, different from the source-only model, not significantly so."""
 
 
 def print_table(
@@ -76,56 +39,77 @@ def print_table(
         StplError: as `report`, and for an unknown table.
     """
     check_bench(bench, experiments)
-    catalogue = load_catalogue(experiments)
-    _show(table_lines(catalogue.table(table), bench, runs), catalogue, Console(highlight=False))
+    suite = Suite(bench, runs, load_catalogue(experiments))
+    show(main_sheet(table_lines(suite.catalogue.table(table), suite), suite), Console(highlight=False))
 
 
-def _csv(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue()
+def sheets(suite: Suite, tables: Sequence[TableLines]) -> list[Sheet]:
+    """Everything but the main tables: per-class IoU, and what the records give of the rest."""
+    return [
+        per_class_sheet(suite),
+        *([tests_sheet(tables, suite)] if any(lines.has_tests for lines in tables) else []),
+        *_metric_sheets(suite),
+        *([curves] if (curves := sensitivity_sheet(suite)) else []),
+    ]
+
+
+def main_sheet(lines: TableLines, suite: Suite) -> Sheet:
+    """A table of the catalogue: mIoU of every row at three checkpoints, beside the paper's."""
+    header, rows = _cells(lines, suite)
+    title = f"{lines.table.title}, {suite.title}"
+    csv_rows = [_csv_row(line) for line in lines.lines]
+    return Sheet(lines.table.id, title, header, rows, notes(lines, suite), COLUMNS, csv_rows)
 
 
 def _csv_row(line: Line) -> list[str]:
     numbers = (line.last, line.spread, line.selected, line.best, line.delta, line.paper)
-    return [line.title, str(len(line.seeds)), *(_number(value, ".2f", "") for value in numbers)]
+    return [line.title, str(len(line.seeds)), *(number(value, nothing="") for value in numbers)]
 
 
-def _number(value: float | None, form: str = ".2f", nothing: str = _NOTHING) -> str:
-    # Adding 0.0 after rounding turns -0.00 into 0.00.
-    return nothing if value is None else format(round(value, 2) + 0.0, form)
-
-
-def _cells(lines: TableLines, catalogue: Catalogue) -> tuple[list[str], list[list[str]]]:
+def _cells(lines: TableLines, suite: Suite) -> tuple[list[str], list[list[str]]]:
     """Header and rows as people read them."""
     header = ["Method", "Seeds", "mIoU last", "selected", "best", "Δ source"]
     rows = [_measured(line) for line in lines.lines]
     if not lines.has_paper:
         return header, rows
     ours = lines.bench == lines.paper_bench
-    header += ["paper", "ours − paper"] if ours else [f"paper ({_called(lines.paper_bench, catalogue)})"]
+    header += ["paper", "ours − paper"] if ours else [f"paper ({suite.called(lines.paper_bench)})"]
     return header, [[*row, *_stated(line, ours)] for row, line in zip(rows, lines.lines, strict=True)]
 
 
-def _called(bench: str, catalogue: Catalogue) -> str:
-    return catalogue.benchmarks.get(bench, bench)
-
-
 def _measured(line: Line) -> list[str]:
-    spread = "" if line.spread is None else f" ± {_number(line.spread)}"
-    numbers = [_number(line.selected), _number(line.best), _number(line.delta, "+.2f")]
-    return [line.title, str(len(line.seeds)), _number(line.last) + spread, *numbers]
+    spread = "" if line.spread is None else f" ± {number(line.spread)}"
+    above = BETTER if line.baseline and line.baseline.significant and line.baseline.difference > 0 else ""
+    delta = number(line.delta, "+.2f") + mark(line.source)
+    return [
+        line.title,
+        str(len(line.seeds)),
+        number(line.last) + spread + above,
+        number(line.selected),
+        number(line.best),
+        delta,
+    ]
+
+
+def mark(comparison: Comparison | None) -> str:
+    """`*` or ` ns` behind a difference; nothing where none was tested."""
+    if comparison is None:
+        return ""
+    return DIFFERENT if comparison.significant else ALIKE
 
 
 def _stated(line: Line, ours: bool) -> list[str]:
-    paper = _number(line.paper, ".1f")
-    if not ours:
-        return [paper]
-    difference = None if line.last is None or line.paper is None else line.last - line.paper
-    return [paper, _number(difference, "+.2f")]
+    paper = number(line.paper, ".1f")
+    return [paper, number(line_to_paper(line), "+.2f")] if ours else [paper]
 
 
-def _notes(lines: TableLines, catalogue: Catalogue) -> list[str]:
+def line_to_paper(line: Line) -> float | None:
+    """Ours minus the paper's."""
+    return None if line.last is None or line.paper is None else line.last - line.paper
+
+
+def notes(lines: TableLines, suite: Suite) -> list[str]:
+    """What a reader of a main table must know."""
     seeds = sorted({seed for line in lines.lines for seed in line.seeds})
     by = f" by {'; '.join(lines.criteria)}" if lines.criteria else ""
     return [
@@ -135,65 +119,168 @@ def _notes(lines: TableLines, catalogue: Catalogue) -> list[str]:
         f"selected: at the checkpoint chosen without labels{by}. "
         "best: at the checkpoint chosen on target labels, hence optimistic.",
         "Δ source: last minus last of the source-only model.",
-        *_paper_note(lines, catalogue),
+        *_marks_note(lines),
+        *_paper_note(lines, suite),
     ]
 
 
-def _paper_note(lines: TableLines, catalogue: Catalogue) -> list[str]:
+def _marks_note(lines: TableLines) -> list[str]:
+    if not lines.has_tests:
+        return []
+    return [
+        f"{DIFFERENT} differs significantly from the source-only model,{ALIKE}: does not. "
+        f"{BETTER} significantly above the best other row that trains without target labels. "
+        "Significant: permutation test over clips with Holm's correction within the table, p < 0.05, and the bootstrap "
+        "interval over clips and seeds leaves out 0 (tests.csv)."
+    ]
+
+
+def _paper_note(lines: TableLines, suite: Suite) -> list[str]:
     if not lines.has_paper:
         return []
     context = "" if lines.bench == lines.paper_bench else ", another benchmark: context, not a comparison"
-    return [f"Paper ({_called(lines.paper_bench, catalogue)}{context}): {lines.table.citation}."]
+    return [f"Paper ({suite.called(lines.paper_bench)}{context}): {lines.table.citation}."]
 
 
-def _title(lines: TableLines, catalogue: Catalogue) -> str:
-    return f"{lines.table.title}, {_called(lines.bench, catalogue)}"
+def per_class_sheet(suite: Suite) -> Sheet:
+    """IoU of every class at the last step."""
+    classes, lines = class_lines(suite)
 
+    def body(form: str, nothing: str) -> list[list[str]]:
+        values = [[line.miou, *map(line.iou.get, classes)] for line in lines]
+        return [
+            [line.title, str(line.seeds), *(number(value, form, nothing) for value in row)]
+            for line, row in zip(lines, values, strict=True)
+        ]
 
-def _markdown(lines: TableLines, catalogue: Catalogue) -> str:
-    notes = "\n".join(f"- {note}" for note in _notes(lines, catalogue))
-    return f"## {_title(lines, catalogue)}\n\n{_grid(*_cells(lines, catalogue))}\n{notes}\n"
-
-
-def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns also line up in a text editor; the first is flush left, numbers flush right."""
-    columns = list(zip(header, *rows, strict=True))
-    widths = [max(3, *(len(cell) for cell in column)) for column in columns]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [header, rule, *rows]
-    return "".join(f"| {' | '.join(_pad(line, widths))} |\n" for line in lines)
-
-
-def _pad(line: Sequence[str], widths: Sequence[int]) -> list[str]:
-    return [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
-
-
-def _per_class(
-    classes: Sequence[str], rows: Sequence[ClassLine], nothing: str, form: str
-) -> tuple[list[str], list[list[str]]]:
-    body = [
-        [row.title, str(row.seeds), *(_number(value, form, nothing) for value in (row.miou, *row.iou.values()))]
-        for row in rows
-    ]
-    return ["row", "seeds", "miou", *classes], body
-
-
-def _per_class_markdown(classes: Sequence[str], rows: Sequence[ClassLine], bench: str) -> str:
-    grid = _grid(*_per_class(classes, rows, _NOTHING, ".1f"))
     note = "IoU in percent at the last step, mean over seeds; – where a class or a record is absent."
-    return f"## Per-class IoU, {bench}\n\n{grid}\n{note}\n"
+    header = ["row", "seeds", "miou", *classes]
+    title = f"Per-class IoU, {suite.title}"
+    return Sheet("per_class", title, header, body(".1f", NOTHING), [note], header, body(".2f", ""))
 
 
-def _show(lines: TableLines, catalogue: Catalogue, console: Console) -> None:
-    header, rows = _cells(lines, catalogue)
-    title = Text(_title(lines, catalogue), style="bold")
-    gap = 1 if console.width > 90 else 0
-    table = RichTable(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, gap, 0, 0), pad_edge=False)
-    for index, name in enumerate(header):  # headers in several lines: a row fits 80 columns, numbers are never cut
-        table.add_column(Text(name.replace(" ", "\n")), justify="left" if index == 0 else "right", no_wrap=index > 0)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console.print(table)
-    for note in _notes(lines, catalogue):
-        console.print(Text(note, style="dim"), soft_wrap=True)
-    console.print()
+_TESTS = (
+    "table", "row", "against", "difference", "ci_low", "ci_high", "p_clips", "p_clips_holm", "p_seeds", "seeds",
+    "clips", "significant",
+)  # fmt: skip
+
+
+def tests_sheet(tables: Sequence[TableLines], suite: Suite) -> Sheet:
+    """Every comparison that was tested, with its interval and its p values."""
+    found = [
+        (lines.table.id, line, comparison)
+        for lines in tables
+        for line in lines.lines
+        for comparison in (line.source, line.baseline)
+        if comparison is not None
+    ]
+    header = ["Row", "against", "Δ mIoU", "95 % interval", "p clips", "p Holm", "p seeds", "significant"]
+    rows = [_test_cells(line.title, suite.title_of(c.against), c) for _, line, c in found]
+    csv_rows = [_test_csv(table, line, c) for table, line, c in found]
+    title = f"Paired tests, {suite.title}"
+    return Sheet("tests", title, header, rows, list(_TEST_NOTES), _TESTS, csv_rows)
+
+
+_TEST_NOTES = (
+    f"Interval: percentile bootstrap over clips and seeds, {DRAWS} draws, paired. Clips that follow one another are "
+    "drawn together.",
+    "p clips: permutation test, the two models' counts of a clip swapped; exact with few clips, else "
+    f"{SWAPS} random swaps. p Holm: the same, corrected for the comparisons of its table.",
+    "p seeds: exact sign-flip test over seeds; it cannot fall below 2/2^n for n seeds (0.25 for three).",
+    "significant: p Holm < 0.05 and the interval leaves out 0.",
+)
+
+
+def _test_cells(row: str, against: str, comparison: Comparison) -> list[str]:
+    low, high = comparison.interval.low, comparison.interval.high
+    return [
+        row,
+        against,
+        number(comparison.difference, "+.2f"),
+        f"{number(low, '+.2f')} … {number(high, '+.2f')}",
+        *(probability(p) for p in (comparison.p_clips, comparison.p_holm, comparison.p_seeds)),
+        "yes" if comparison.significant else "no",
+    ]
+
+
+def _test_csv(table: str, line: Line, comparison: Comparison) -> list[str]:
+    values = (comparison.difference, comparison.interval.low, comparison.interval.high)
+    ps = (comparison.p_clips, comparison.p_holm, comparison.p_seeds)
+    return [
+        table,
+        line.title,
+        comparison.against,
+        *(number(value) for value in values),
+        *("" if p is None else f"{p:.4f}" for p in ps),
+        str(comparison.seeds),
+        str(line.clips),
+        "yes" if comparison.significant else "no",
+    ]
+
+
+def probability(p: float | None) -> str:
+    """A p value as people read it."""
+    return NOTHING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+NAMES = {
+    "sigma_intra": "σ intra", "sigma_inter": "σ inter", "sigma_intra_normalized": "σ intra, unit",
+    "sigma_inter_normalized": "σ inter, unit", "silhouette": "silhouette", "mtc": "mTC",
+    "pl_predconsis": "PL-PredConsis", "pl_warped": "PL-Warped", "pl_consistency": "PL-Consistency",
+    "information_maximization": "information maximisation", "soft_neighborhood_density": "neighbourhood density",
+}  # fmt: skip
+"""How people read the names of metrics and validators."""
+
+
+def metric_name(key: str) -> str:
+    """`vpq@1` as people read it."""
+    name, _, k = key.partition("@")
+    shown = NAMES.get(name, name.upper() if name == "vpq" else name.replace("_", " "))
+    return f"{shown}@{k}" if k else shown
+
+
+def metric_texts(lines: Sequence[MetricLine], keys: Sequence[str], nothing: str = NOTHING) -> list[list[str]]:
+    """The metrics `keys` of each line, the columns of small numbers with more decimals: about four digits each."""
+    columns = [[line.values.get(key) for line in lines] for key in keys]
+    largest = [max((abs(value) for value in column if value is not None), default=0.0) for column in columns]
+    decimals = [2 if most >= 10 else 3 if most >= 1 else 4 for most in largest]
+    texts = [
+        [nothing if value is None else f"{value:.{places}f}" for value in column]
+        for column, places in zip(columns, decimals, strict=True)
+    ]
+    return [list(row) for row in zip(*texts, strict=True)]
+
+
+METRIC_TABLES: dict[str, tuple[str, str, Callable[[Suite], list[MetricLine]]]] = {
+    "metrics": (
+        "Feature space and consistency in time",
+        "Mean over seeds at the last step. σ: variance within and between classes of balanced pixel features; unit: of "
+        "features scaled to length 1. purity@k: share in percent of the k nearest neighbours that are of the same "
+        "class. mTC: agreement in percent of a prediction with the warped one of the frame before. VPQ@s: video "
+        "panoptic quality over windows of s frames.",
+        metric_lines,
+    ),
+    "selection": (
+        "Checkpoints chosen without labels",
+        "mIoU in percent, mean over seeds: at the last step, at the checkpoint that each validator chooses without "
+        "labels, and at the best one on target labels (optimistic).",
+        selection_lines,
+    ),
+}
+"""Tables of metrics: title, note and lines by id."""
+
+
+def _metric_sheets(suite: Suite) -> list[Sheet]:
+    found = [(name, title, note, numbers(suite)) for name, (title, note, numbers) in METRIC_TABLES.items()]
+    return [_metric_sheet(name, title, note, lines, suite) for name, title, note, lines in found if lines]
+
+
+def _metric_sheet(name: str, title: str, note: str, lines: Sequence[MetricLine], suite: Suite) -> Sheet:
+    keys = list(dict.fromkeys(key for line in lines for key in line.values))
+
+    def body(nothing: str) -> list[list[str]]:
+        texts = metric_texts(lines, keys, nothing)
+        return [[line.title, str(line.seeds), *row] for line, row in zip(lines, texts, strict=True)]
+
+    header = ["Method", "Seeds", *map(metric_name, keys)]
+    return Sheet(name, f"{title}, {suite.title}", header, body(NOTHING), [note], ["row", "seeds", *keys], body(""))

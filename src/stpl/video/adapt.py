@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
-import cv2
-import numpy as np
-
-from stpl.data.folder import VideoFrames
 from stpl.errors import ConfigError, StplError
 from stpl.fit import build, run
 from stpl.nn import weights
 from stpl.record import RunLock, write_atomically
-from stpl.video.predict import Frame, load_network, predict
-from stpl.video.side_by_side import SideBySide, overlay
-
-_PANEL_HEIGHT = 360
+from stpl.video.film import film
 
 
 def adapt(
@@ -78,7 +69,10 @@ def adapt(
         run(cli)
         _copy(cli.recorder.last_checkpoint, directory / "adapted.ckpt")
     print(f"adapted: {directory / 'adapted.ckpt'}", file=sys.stderr)
-    compare(checkpoint, directory / "adapted.ckpt", video, directory / "side_by_side.webm", size, stride)
+    titles = {f"before: {checkpoint.parent.parent.parent.name or checkpoint.name}": checkpoint}
+    film(
+        titles | {"after": directory / "adapted.ckpt"}, video, directory / "side_by_side.webm", size=size, stride=stride
+    )
     print(f"video:   {directory / 'side_by_side.webm'}", file=sys.stderr)
 
 
@@ -101,33 +95,3 @@ def _copy(source: Path, target: Path) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise StplError(f"cannot be written: {error.strerror}", where=target, mend="free some space") from error
-
-
-def compare(before: Path, after: Path, video: Path, output: Path, size: tuple[int, int], stride: int = 1) -> None:
-    """Write a side-by-side video of two checkpoints' predictions on a video.
-
-    Args:
-        before: a checkpoint.
-        after: another one of the same label space.
-        video: the video file or folder.
-        output: the `.webm` to write.
-        size: height and width the networks see.
-        stride: take every stride-th frame.
-    """
-    space = weights.describe(after).space
-    networks = [load_network(before), load_network(after)]
-    source = VideoFrames(video, stride=stride)
-    titles = ("input", f"before: {before.parent.parent.parent.name or before.name}", "after")
-    legend = (space.classes, space.palette)
-    with SideBySide(output, source.fps, titles, legend=legend) as writer:
-        shown = islice(_panels(source), 1, None)
-        for frame, labels in zip(shown, predict(networks, _panels(source), size), strict=True):
-            writer.write([frame, *(overlay(frame, label, space.palette) for label in labels)])
-
-
-def _panels(source: VideoFrames) -> Iterator[Frame]:
-    """Frames no taller than a panel."""
-    for frame in source.frames():
-        scale = min(1.0, _PANEL_HEIGHT / frame.shape[0])
-        width, height = round(frame.shape[1] * scale), round(frame.shape[0] * scale)
-        yield cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)

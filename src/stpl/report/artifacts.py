@@ -1,0 +1,121 @@
+"""The arrays that a run leaves beside its record. A run without them is valid: older runs have none.
+
+`evaluation.npz` (one confusion matrix a clip), `features.npz` (pixels of the feature space) and `samples.npz` (a few
+clips as a short video), all of the last step.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpl.errors import RecordError
+
+EVALUATION, FEATURES, SAMPLES = "evaluation.npz", "features.npz", "samples.npz"
+
+
+@dataclass(frozen=True)
+class EvaluationClips:
+    """What was counted on each clip of the labelled target split.
+
+    Attributes:
+        keys: names of the N clips, in the order of the evaluation.
+        confusions: pixel counts int64 `[N,K,K]`; rows are the truth.
+    """
+
+    keys: tuple[str, ...]
+    confusions: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class FeatureSample:
+    """Pixels of the feature space, about as many of every class.
+
+    Attributes:
+        features: float32 `[M,D]`.
+        classes: uint8 `[M]`, train ids of the truth.
+    """
+
+    features: NDArray[np.float32]
+    classes: NDArray[np.uint8]
+
+    def of(self, ids: Sequence[int], most: int) -> FeatureSample:
+        """The first `most` pixels of each of the classes `ids`, class by class."""
+        rows = np.concatenate([np.flatnonzero(self.classes == index)[:most] for index in ids] or [np.zeros(0, np.intp)])
+        return FeatureSample(self.features[rows], self.classes[rows])
+
+
+@dataclass(frozen=True)
+class VideoSample:
+    """Consecutive evaluation clips with what was predicted on them.
+
+    Attributes:
+        keys: names of the S clips.
+        frames: current frames uint8 `[S,H,W,3]` RGB.
+        labels: train ids uint8 `[S,H,W]`, 255 = ignore.
+        predictions: train ids uint8 `[S,H,W]`.
+    """
+
+    keys: tuple[str, ...]
+    frames: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    predictions: NDArray[np.uint8]
+
+
+def read_evaluation(run: Path) -> EvaluationClips | None:
+    """The per-clip counts of the run in folder `run`, `None` if it has none; raises `RecordError` for a torn file."""
+    found = _read(run / EVALUATION, "keys", "confusions")
+    if found is None:
+        return None
+    keys, confusions = found
+    _check(run / EVALUATION, confusions.ndim == 3 and len(keys) == len(confusions))
+    return EvaluationClips(tuple(map(str, keys)), confusions.astype(np.int64))
+
+
+def read_features(run: Path) -> FeatureSample | None:
+    """The feature pixels of the run in folder `run`, `None` if it has none; raises `RecordError` for a torn file."""
+    found = _read(run / FEATURES, "features", "classes")
+    if found is None:
+        return None
+    features, classes = found
+    _check(run / FEATURES, features.ndim == 2 and classes.shape == features.shape[:1])
+    return FeatureSample(features.astype(np.float32), classes.astype(np.uint8))
+
+
+def read_samples(run: Path) -> VideoSample | None:
+    """The short video of the run in folder `run`, `None` if it has none; raises `RecordError` for a torn file."""
+    found = _read(run / SAMPLES, "keys", "frames", "labels", "predictions")
+    if found is None:
+        return None
+    keys, frames, labels, predictions = found
+    right = frames.ndim == 4 and labels.shape == predictions.shape == frames.shape[:3] and len(keys) == len(frames)
+    _check(run / SAMPLES, right)
+    return VideoSample(tuple(map(str, keys)), frames, labels, predictions)
+
+
+def _read(path: Path, *names: str) -> list[NDArray[Any]] | None:
+    try:
+        # NumPy would leave a file open that is no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return [arrays[name] for name in names]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise _torn(path, str(error)) from error
+
+
+def _check(path: Path, right: bool) -> None:
+    if not right:
+        raise _torn(path, "its arrays do not fit together")
+
+
+def _torn(path: Path, fault: str) -> RecordError:
+    return RecordError(
+        f"cannot be read ({fault})", where=path, mend=f"delete {path} to report without it, or its folder to run again"
+    )

@@ -1,0 +1,107 @@
+"""`stpl report`: tables and a page of what is recorded."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from stpl.experiments import check_bench, load_catalogue
+from stpl.report.formats import show
+from stpl.report.rows import TableLines, tables
+from stpl.report.suite import Suite
+from stpl.report.tables import main_sheet, sheets
+
+EXTRA = ("matplotlib", "jinja2", "sklearn")
+"""What the page needs and the extra `stpl[report]` brings."""
+
+
+def report(
+    *,
+    bench: str = "streets",
+    runs: Path = Path("runs"),
+    experiments: Path = Path("experiments"),
+    output: Path | None = None,
+    page: bool = True,
+    chosen: str = "stpl",
+    figures: Path | None = None,
+    live: bool = False,
+    port: int = 8008,
+) -> None:
+    """Write and print every table of the catalogue from the records on disk, and write the page.
+
+    Writes `<id>.csv`, `<id>.md` and `<id>.tex` (booktabs) for each table, for `per_class`, and, where there is any of
+    it, for `variants` (settings changed on the command line), `tests` (what is significant), `metrics` (feature space
+    and consistency in time) and `selection` (label-free validators). Then `<runs>/<bench>/report/index.html`: one file
+    that needs no server and no network. The same records give the same bytes.
+
+    Args:
+        bench: benchmark whose runs to read.
+        runs: folder of all runs.
+        experiments: folder that holds `tables.yaml`.
+        output: folder to write to; `<runs>/<bench>/tables` and `<runs>/<bench>/report` if not given.
+        page: write the page; needs the extra stpl[report].
+        chosen: the experiment that figures and player hold against the source-only model.
+        figures: folder to write every figure to, as SVG, PNG and PDF.
+        live: serve the page on this machine alone (127.0.0.1), and follow a running sweep, until interrupted.
+        port: of the served page; 0 takes a free one.
+
+    Raises:
+        StplError: for an unknown benchmark or experiment, a broken catalogue, a torn record or artifact (named), a
+            missing package, a port in use, or a full disk.
+    """
+    check_bench(bench, experiments)
+    suite = Suite(bench, runs, load_catalogue(experiments))
+    console = Console(highlight=False)
+    folder = suite.folder / "tables" if output is None else output
+    found = tables(suite)
+    _write_tables(suite, found, folder, console)
+    drawn = figures or live or (page and _has_extra())
+    if drawn:
+        place = suite.folder / "report" if output is None else output
+        _draw(suite, found, chosen, folder, place if page or live else None, figures, console)
+    elif page:
+        console.print(Text("no page: pip install 'stpl[report]' for it"), soft_wrap=True)
+    if live:
+        from stpl.report.live import serve
+
+        serve(suite, chosen, port)
+
+
+def _draw(
+    suite: Suite,
+    found: list[TableLines],
+    chosen: str,
+    written: Path,
+    place: Path | None,
+    figures: Path | None,
+    console: Console,
+) -> None:
+    """Draw the figures; export them if `figures` is given, write the page if `place` is."""
+    from stpl.report.gallery import gallery
+    from stpl.report.page import write_page
+    from stpl.report.theme import export
+
+    pictures = gallery(suite, found, chosen, place or figures or written, written)
+    if figures:
+        for picture in pictures:
+            export(picture.figure, figures / picture.name)
+        console.print(Text(f"{len(pictures)} figures: {figures}"), soft_wrap=True)
+    if place:
+        console.print(Text(f"page: {write_page(suite, found, pictures, chosen, place)}"), soft_wrap=True)
+
+
+def _has_extra() -> bool:
+    return all(importlib.util.find_spec(name) for name in EXTRA)
+
+
+def _write_tables(suite: Suite, found: list[TableLines], folder: Path, console: Console) -> None:
+    for lines in found:
+        sheet = main_sheet(lines, suite)
+        sheet.write(folder)
+        show(sheet, console)
+    for sheet in sheets(suite, found):
+        sheet.write(folder)
+    console.print(Text(f"written to {folder}"), soft_wrap=True)

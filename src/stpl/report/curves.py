@@ -1,0 +1,99 @@
+"""Curves over training steps, read from the `metrics.csv` that runs write line by line."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from stpl.report.suite import Suite
+
+METRICS = "metrics.csv"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One quantity of one experiment over steps.
+
+    Attributes:
+        experiment: its name.
+        steps: rising.
+        mean: over the seeds that have the step.
+        low: least of them.
+        high: greatest of them.
+    """
+
+    experiment: str
+    steps: tuple[int, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A run that has begun and has no record yet.
+
+    Attributes:
+        run: its folder below the benchmark's, e.g. `stpl/seed0`.
+        step: the last step it told of.
+        steps: how many it will take; 0 if it has not said so.
+        miou: of its last evaluation in percent, if there was one.
+    """
+
+    run: str
+    step: int
+    steps: int
+    miou: float | None
+
+
+def curves(suite: Suite, experiments: Iterable[str], metric: str) -> list[Curve]:
+    """The curve of `metric` for each of the experiments that wrote any, over all seeds, finished or not."""
+    found = []
+    for experiment in experiments:
+        folders = sorted((suite.folder / experiment).glob(f"seed*/{METRICS}"))
+        seeds = [values for values in (read_metric(path, metric) for path in folders) if values]
+        steps = sorted({step for values in seeds for step in values})
+        at = [[values[step] for values in seeds if step in values] for step in steps]
+        if len(steps) > 1:
+            mean = tuple(map(statistics.fmean, at))
+            found.append(Curve(experiment, tuple(steps), mean, tuple(map(min, at)), tuple(map(max, at))))
+    return found
+
+
+def read_metric(path: Path, metric: str) -> dict[int, float]:
+    """Step → value of one metric in a `metrics.csv`; a last line that is being written is left out."""
+    return {step: value for step, name, value in _rows(path) if name == metric}
+
+
+def unfinished(suite: Suite) -> list[Progress]:
+    """Runs of the benchmark that have begun and are not recorded, by name."""
+    folders = sorted(path.parent for path in suite.folder.glob(f"*/seed*/{METRICS}"))
+    return [_progress(folder) for folder in folders if not (folder / "result.json").exists()]
+
+
+def _progress(folder: Path) -> Progress:
+    step, steps, miou = 0, 0, None
+    for at, name, value in _rows(folder / METRICS):
+        step = max(step, at)
+        if name == "progress/steps":
+            steps = int(value)
+        elif name == "val/miou":
+            miou = value
+    return Progress(f"{folder.parent.name}/{folder.name}", step, steps, miou)
+
+
+def _rows(path: Path) -> Iterable[tuple[int, str, float]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        return
+    whole = text[: text.rfind("\n") + 1]
+    for row in csv.reader(whole.splitlines()):
+        if len(row) == 3 and row[0].isdigit():
+            try:
+                yield int(row[0]), row[1], float(row[2])
+            except ValueError:  # a value that no version of ours writes
+                continue

@@ -1,0 +1,270 @@
+"""Which figures a suite has: every figure for which runs left the numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpl.experiments import unknown
+from stpl.record import write_atomically
+from stpl.report import figures
+from stpl.report.artifacts import read_evaluation, read_features
+from stpl.report.curves import curves
+from stpl.report.embedding import FIGURE_CLASSES, plane
+from stpl.report.figures import Style
+from stpl.report.rows import TableLines, class_lines
+from stpl.report.sensitivity import sensitivity_sheet
+from stpl.report.suite import Suite
+from stpl.report.theme import LIGHT, series
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+EMBEDDED = 120
+"""Pixels of a class in an embedding: enough to see a cluster, and few enough to lay out in two seconds."""
+
+_LOGARITHMIC = ("temperature", "lr")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure and where it belongs.
+
+    Attributes:
+        name: file name without suffix, unique.
+        section: part of the page: intervals, classes, curves, sensitivity, features or confusion.
+        caption: one sentence below it.
+        figure: drawn.
+    """
+
+    name: str
+    section: str
+    caption: str
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Focus:
+    """The rows that a reader compares.
+
+    Attributes:
+        reference: the source-only model.
+        baseline: the best other row that trains without target labels, if there is one.
+        chosen: the row that the page is about.
+        bound: the row that trains on the target's labels, if there is one.
+    """
+
+    reference: str
+    baseline: str | None
+    chosen: str
+    bound: str | None
+
+    @property
+    def rows(self) -> list[str]:
+        """All of them, each once."""
+        return list(dict.fromkeys(name for name in (self.reference, self.baseline, self.chosen, self.bound) if name))
+
+
+def focus(suite: Suite, tables: Sequence[TableLines], chosen: str) -> Focus:
+    """What to hold `chosen` against; raises `ConfigError` if it is neither in the catalogue nor recorded."""
+    if chosen not in suite.catalogue.experiments and chosen not in suite.recorded():
+        raise unknown("experiment", chosen, {*suite.catalogue.experiments, *suite.recorded()}, "--chosen")
+    mine = [lines for lines in tables if any(line.experiment == chosen for line in lines.lines)] or list(tables)
+    # The table with the most rows of ours has the widest choice of baselines.
+    table = max(mine, key=lambda lines: sum(line.last is not None for line in lines.lines), default=None)
+    if table is None:
+        return Focus(chosen, None, chosen, None)
+    reference, bounds = table.table.reference, table.table.bounds
+    others = [
+        (line.last, line.experiment)
+        for line in table.lines
+        if line.experiment not in (None, reference, chosen, *bounds) and line.last is not None
+    ]
+    baseline = max(others)[1] if others else None
+    bound = next((name for name in bounds if suite.records(name)), None)
+    return Focus(reference, baseline, chosen, bound)
+
+
+def styles(suite: Suite, rows: Focus) -> dict[str, Style]:
+    """How each experiment looks: by its place in the catalogue, so that it looks the same in every figure."""
+    named = {rows.reference: "muted", rows.bound: "ink", rows.chosen: "chosen"}
+    names = list(dict.fromkeys([*suite.shown(), *suite.recorded()]))
+    rest = [name for name in names if name not in named]
+    colours = {
+        **{name: series(index) for index, name in enumerate(rest)},
+        **{n: LIGHT[c] for n, c in named.items() if n},
+    }
+    return {n: Style(suite.title_of(n), index, colours[n], n == rows.chosen) for index, n in enumerate(names)}
+
+
+def gallery(suite: Suite, tables: Sequence[TableLines], chosen: str, place: Path, written: Path) -> list[Picture]:
+    """Draw every figure for which there are numbers.
+
+    Args:
+        suite: the runs.
+        tables: their tables.
+        chosen: the experiment that the figures are about.
+        place: folder of the page; embeddings are kept there, since they take longest.
+        written: folder of the tables, where searches tell the importance of their parameters.
+
+    Raises:
+        StplError: for an unknown experiment, a torn artifact, or a missing package.
+    """
+    rows = focus(suite, tables, chosen)
+    looks = styles(suite, rows)
+    return [
+        *_intervals(suite, tables, chosen),
+        *_classes(suite, rows, looks),
+        *_curves(suite, tables, looks),
+        *_sensitivity(suite),
+        *_importance(written),
+        *_embeddings(suite, rows, place),
+        *_purity(suite, looks),
+        *_confusions(suite, rows),
+    ]
+
+
+def _intervals(suite: Suite, tables: Sequence[TableLines], chosen: str) -> Iterator[Picture]:
+    for lines in tables:
+        ours = lines.bench == lines.paper_bench
+        rows = [
+            (line.title, line.last, line.interval, line.paper if ours else None)
+            for line in lines.lines
+            if line.last is not None
+        ]
+        bold = next((line.title for line in lines.lines if line.experiment == chosen), "")
+        if any(row[2] for row in rows):
+            figure = figures.interval_figure(rows, lines.table.title, bold)
+            caption = "Mean over seeds, with the 95 % bootstrap interval over clips and seeds."
+            yield Picture(f"intervals-{lines.table.id}", "intervals", caption, figure)
+
+
+def _classes(suite: Suite, rows: Focus, looks: Mapping[str, Style]) -> Iterator[Picture]:
+    classes, lines = class_lines(suite)
+    found = {line.experiment: line for line in lines if line.experiment and line.seeds}
+    shown = [(looks[name], found[name].iou) for name in rows.rows if name in found]
+    if shown:
+        caption = "Mean over seeds at the last step. The squares are the classes' colours in labels and player."
+        yield Picture("classes", "classes", caption, figures.class_figure(classes, shown))
+
+
+_BAND = "Mean over seeds; the band reaches from the least seed to the greatest."
+_CURVES = (
+    ("miou", "val/miou", "mIoU on the target's labels", "mIoU, percent", _BAND),
+    (
+        "loss", "train/loss", "Training loss", "loss",
+        f"{_BAND} Losses of different rows are different sums: their course compares, their height does not.",
+    ),
+)  # fmt: skip
+
+
+def _curves(suite: Suite, tables: Sequence[TableLines], looks: Mapping[str, Style]) -> Iterator[Picture]:
+    """Of the catalogue's tables; the many variants of a sweep would be a tangle."""
+    for lines in tables:
+        unfit = set(lines.table.bounds)  # a row that is trained for much longer would hide the others
+        names = [name for name in suite.shown() if name in {line.experiment for line in lines.lines}.difference(unfit)]
+        for kind, metric, what, ylabel, caption in _CURVES:
+            found = curves(suite, names, metric)
+            if found:
+                title = f"{what}: {lines.table.title.split('.')[0]}"
+                figure = figures.curve_figure(found, looks, title, ylabel)
+                yield Picture(f"curves-{kind}-{lines.table.id}", "curves", caption, figure)
+
+
+def _sensitivity(suite: Suite) -> Iterator[Picture]:
+    sheet = sensitivity_sheet(suite)
+    points: dict[str, list[tuple[float, float, float | None]]] = {}
+    for parameter, value, _, mean, spread in sheet.csv_rows if sheet else []:
+        with contextlib.suppress(ValueError):  # a setting that is a word has no place on an axis
+            point = (float(value), float(mean), float(spread) if spread else None)
+            points.setdefault(parameter, []).append(point)
+    for parameter, found in points.items():
+        if len(found) > 1:
+            name = parameter.split(".")[-1]
+            figure = figures.sensitivity_figure(name.replace("_", " "), found, name in _LOGARITHMIC)
+            caption = "Mean over seeds; bars are the standard deviation over seeds, where there are several."
+            yield Picture(f"sensitivity-{name}", "sensitivity", caption, figure)
+
+
+def _importance(written: Path) -> Iterator[Picture]:
+    """Of every search that told the importance of its parameters."""
+    for path in sorted(written.glob("*_importance.csv")):
+        with path.open(newline="", encoding="utf-8") as file:
+            shares = [(row["parameter"], float(row["importance"])) for row in csv.DictReader(file)]
+        if shares:
+            search = path.stem.removesuffix("_importance")
+            caption = "What makes a trial one of the best tenth (PED-ANOVA): share of each parameter."
+            figure = figures.importance_figure(shares, f"Importance in the search {search}")
+            yield Picture(f"importance-{search}", "sensitivity", caption, figure)
+
+
+def _embeddings(suite: Suite, rows: Focus, place: Path) -> Iterator[Picture]:
+    for name in dict.fromkeys(name for name in (rows.reference, rows.chosen, rows.bound) if name):
+        record = next(iter(suite.records(name)), None)
+        sample = read_features(suite.directory(record)) if record else None
+        if record is None or sample is None:
+            continue
+        names = record["classes"]
+        pixels = sample.of([names.index(shown) for shown in FIGURE_CLASSES if shown in names], EMBEDDED)
+        if len(pixels.classes) < 4:
+            continue
+        positions = _kept_plane(pixels.features, place / "planes")
+        space = record["last"].get("feature_space") or {}
+        sigmas = [f"σ {kind} {space[f'sigma_{kind}']:.4g}" for kind in ("intra", "inter") if f"sigma_{kind}" in space]
+        title = "\n".join([suite.title_of(name), ", ".join(sigmas)]).strip()
+        caption = (
+            f"t-SNE of pixel features, seed {record['seed']}: {len(positions)} pixels of the target split, balanced."
+        )
+        figure = figures.embedding_figure(positions, pixels.classes, names, title)
+        yield Picture(f"embedding-{name}", "features", caption, figure)
+
+
+def _kept_plane(features: NDArray[np.float32], folder: Path) -> NDArray[np.float32]:
+    """`plane(features)`, from the file that an earlier call kept under the features' hash if there is one."""
+    path = folder / f"{hashlib.sha256(features.tobytes()).hexdigest()[:20]}.f32"
+    try:
+        return np.frombuffer(path.read_bytes(), np.float32).reshape(len(features), 2)
+    except (OSError, ValueError):
+        positions = plane(features)
+        write_atomically(path, positions.tobytes())
+        return positions
+
+
+def _purity(suite: Suite, looks: Mapping[str, Style]) -> Iterator[Picture]:
+    found = []
+    for name in suite.shown():
+        spaces = [record["last"].get("feature_space") or {} for record in suite.records(name)]
+        purity = _mean_of([space["purity"] for space in spaces if space.get("purity")])
+        if purity:
+            found.append((looks[name], purity))
+    if found:
+        caption = "Share of the k nearest neighbours that are of the same class; mean over seeds."
+        yield Picture("purity", "features", caption, figures.purity_figure(found))
+
+
+def _mean_of(curves: Iterable[Mapping[str, float]]) -> dict[int, float]:
+    values: dict[int, list[float]] = {}
+    for curve in curves:
+        for k, percent in curve.items():
+            values.setdefault(int(k), []).append(percent)
+    return {k: statistics.fmean(values[k]) for k in sorted(values)}
+
+
+def _confusions(suite: Suite, rows: Focus) -> Iterator[Picture]:
+    for name in dict.fromkeys((rows.reference, rows.chosen)):
+        records = suite.records(name)
+        found = [clips for record in records if (clips := read_evaluation(suite.directory(record))) is not None]
+        if found:
+            total = sum(clips.confusions.sum(0) for clips in found)
+            figure = figures.confusion_figure(np.asarray(total), records[0]["classes"], suite.title_of(name))
+            caption = "Of the pixels of a class (row), the share in percent taken for each class (column); all seeds."
+            yield Picture(f"confusion-{name}", "confusion", caption, figure)

@@ -1,0 +1,73 @@
+"""How mIoU depends on one setting: the curves over k and τ, or over whatever else was varied alone."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+
+from stpl.record import NEUTRAL
+from stpl.report.formats import Sheet, number
+from stpl.report.suite import Suite
+
+BASE = "stpl"
+"""The experiment whose settings are varied."""
+
+COLUMNS = ("parameter", "value", "seeds", "miou_mean", "miou_std")
+
+
+def sensitivity_sheet(suite: Suite) -> Sheet | None:
+    """One line per value of every setting that runs of `BASE` changed alone; `None` if no setting has two values.
+
+    The mIoU is that at the last step: mean and sample standard deviation over seeds.
+    """
+    points = _points(suite)
+    names = [name for name, _ in points]
+    varied = sorted((point for point in points.items() if names.count(point[0][0]) > 1), key=_by)
+    if not varied:
+        return None
+    lines = [(*key, len(mious), statistics.fmean(mious), _spread(mious)) for key, mious in varied]
+    return Sheet(
+        id="sensitivity",
+        title=f"Sensitivity of {BASE} to single settings, {suite.title}",
+        header=["Setting", "value", "seeds", "mIoU last"],
+        rows=[
+            [name, value, str(seeds), number(mean) + ("" if spread is None else f" ± {number(spread)}")]
+            for name, value, seeds, mean, spread in lines
+        ],
+        notes=["mIoU in percent at the last step: mean ± sample standard deviation over seeds."],
+        csv_header=COLUMNS,
+        csv_rows=[
+            [name, value, str(seeds), number(mean, nothing=""), number(spread, nothing="")]
+            for name, value, seeds, mean, spread in lines
+        ],
+    )
+
+
+def _points(suite: Suite) -> dict[tuple[str, str], list[float]]:
+    """(setting, value) → mIoU of every seed."""
+    points: dict[tuple[str, str], list[float]] = {}
+    for experiment in suite.recorded():
+        for record in suite.records(experiment):
+            changed = _changed(record["overrides"])
+            if record["base"] == BASE and len(changed) == 1:
+                points.setdefault(changed.popitem(), []).append(float(record["last"]["miou"]))
+    return points
+
+
+def _changed(overrides: Mapping[str, str]) -> dict[str, str]:
+    """The settings that make a difference, by the names that sweeps give them."""
+    found = {name: value for name, value in overrides.items() if not name.startswith((*NEUTRAL, "seed_everything"))}
+    return {name.replace(".init_args.", "."): str(value) for name, value in found.items()}
+
+
+def _by(point: tuple[tuple[str, str], list[float]]) -> tuple[str, float, str]:
+    """Order by setting, then by value as a number; words follow the numbers."""
+    name, value = point[0]
+    try:
+        return name, float(value), value
+    except ValueError:
+        return name, float("inf"), value
+
+
+def _spread(values: list[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None

@@ -1,0 +1,112 @@
+"""Everything that is recorded of one benchmark, read once for all tables and figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stpl.data.label_space import SPACES
+from stpl.errors import RecordError
+from stpl.experiments import Catalogue
+from stpl.record import RECORD, RunKey, RunRecord, read_records
+from stpl.report.artifacts import EVALUATION, read_evaluation
+from stpl.report.statistics import Counts, count
+
+_TOLERANCE = 0.01  # of mIoU in percent: what the artifact counts must be what the record says
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The runs of one benchmark.
+
+    Attributes:
+        bench: its name.
+        runs: folder of all runs.
+        catalogue: which rows make which tables.
+    """
+
+    bench: str
+    runs: Path
+    catalogue: Catalogue
+    _records: dict[str, list[RunRecord]] = field(default_factory=dict, repr=False)
+    _counts: dict[str, Counts | None] = field(default_factory=dict, repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the benchmark's runs."""
+        return self.runs / self.bench
+
+    @property
+    def title(self) -> str:
+        """How tables call the benchmark."""
+        return self.called(self.bench)
+
+    def called(self, bench: str) -> str:
+        """How tables call a benchmark."""
+        return self.catalogue.benchmarks.get(bench, bench)
+
+    def recorded(self) -> list[str]:
+        """Experiments with a record: those of the catalogue in its order, then the others by name."""
+        found = {path.parents[1].name for path in self.folder.glob(f"*/seed*/{RECORD}")}
+        known = [name for name in self.shown() if name in found]
+        return known + sorted(found.difference(known))
+
+    def shown(self) -> dict[str, str]:
+        """Experiment → title, of all rows that the benchmark's tables show, in their order; the first title stays."""
+        titles: dict[str, str] = {}
+        for table in self.catalogue.tables:
+            for row in table.rows:
+                if row.experiment and table.shown_on(self.bench):
+                    titles.setdefault(row.experiment, row.title)
+        return titles
+
+    def title_of(self, experiment: str) -> str:
+        """What to call an experiment: its title in the tables, or its name."""
+        return self.shown().get(experiment, experiment)
+
+    def records(self, experiment: str) -> list[RunRecord]:
+        """The records of an experiment by rising seed; raises `RecordError` for a torn one."""
+        if experiment not in self._records:
+            self._records[experiment] = read_records(self.bench, experiment, self.runs)
+        return self._records[experiment]
+
+    def directory(self, record: RunRecord) -> Path:
+        """The folder of a run."""
+        return RunKey(record["bench"], record["experiment"], record["seed"]).directory(self.runs)
+
+    def counts(self, experiment: str) -> Counts | None:
+        """The per-clip counts of an experiment's runs; `None` if none kept them.
+
+        Raises:
+            RecordError: for a torn file, one that does not belong to its record, or runs on different clips.
+        """
+        if experiment not in self._counts:
+            self._counts[experiment] = self._read_counts(experiment)
+        return self._counts[experiment]
+
+    def _read_counts(self, experiment: str) -> Counts | None:
+        kept = [(record, read_evaluation(self.directory(record))) for record in self.records(experiment)]
+        found = [(record, clips) for record, clips in kept if clips is not None]
+        if not found:
+            return None
+        record, clips = found[0]
+        for other, more in found:
+            if more.keys != clips.keys or more.confusions.shape != clips.confusions.shape:
+                raise self._unusable(other, f"its clips are not those of seed {record['seed']}")
+        counts = count(clips.keys, {r["seed"]: c.confusions for r, c in found}, reported(record))
+        for (other, _), miou in zip(found, counts.mious, strict=True):
+            if abs(other["last"]["miou"] - miou) > _TOLERANCE:
+                raise self._unusable(other, f"it counts {miou:.2f} mIoU, the record says {other['last']['miou']:.2f}")
+        return counts
+
+    def _unusable(self, record: RunRecord, fault: str) -> RecordError:
+        folder = self.directory(record)
+        return RecordError(fault, where=folder / EVALUATION, mend=f"delete the folder {folder} to run it again")
+
+
+def reported(record: RunRecord) -> list[int]:
+    """The train ids that enter a record's mIoU: those that the label space of its classes reports."""
+    for space in SPACES.values():
+        if list(space.classes) == record["classes"]:
+            return list(space.reported)
+    return list(range(len(record["classes"])))

@@ -1,0 +1,152 @@
+"""Colours of page and figures, and figures as SVG that follows the page's colours.
+
+Figures are drawn by matplotlib in the colours of the light theme. On the page, each of these colours becomes the CSS
+variable of the same name, so one SVG serves light, dark and print. Colours of classes are data and stay as they are.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stpl.data.label_space import PALETTE
+from stpl.errors import StplError
+from stpl.record import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LIGHT = {
+    "paper": "#fbfbfc", "surface": "#fefefe", "raised": "#f1f3f6", "ink": "#1a1f27", "muted": "#586170",
+    "line": "#d7dce3", "accent": "#1d55a8", "good": "#0b6e4f", "bad": "#a8321e",
+    "chosen": "#c2500a", "series-0": "#1d54a9", "series-1": "#0e7a5f", "series-2": "#8e3a9d", "series-3": "#8a6100",
+    "series-4": "#0b7793", "series-5": "#b3245b", "series-6": "#56621f", "series-7": "#5d5bc0",
+}  # fmt: skip
+"""Name → colour. Text colours have a contrast of at least 4.5 to `paper`, `surface` and `raised` (WCAG AA)."""
+
+DARK = {
+    "paper": "#12151a", "surface": "#191d24", "raised": "#232932", "ink": "#e9ecf1", "muted": "#a6afbd",
+    "line": "#363e4a", "accent": "#84b4ff", "good": "#5fd0a5", "bad": "#ff9a85",
+    "chosen": "#ff9d5c", "series-0": "#85b5fe", "series-1": "#4fcfa4", "series-2": "#d795e6", "series-3": "#e3b341",
+    "series-4": "#57c7e3", "series-5": "#ff8fb5", "series-6": "#b9c964", "series-7": "#aeacff",
+}  # fmt: skip
+"""The same names for the dark theme."""
+
+SERIES = sum(name.startswith("series-") for name in LIGHT)
+"""Number of colours for curves."""
+
+_SIZE = 9.5  # points; figures are 4.6 inches wide and shown at about 1.3 times that size
+
+
+def series(index: int) -> str:
+    """The colour of the curve number `index`; they come again after `SERIES` of them."""
+    return LIGHT[f"series-{index % SERIES}"]
+
+
+def class_rgb(name: str) -> tuple[int, int, int]:
+    """The colour of a class as Cityscapes paints it; one made of its name where Cityscapes has no such class."""
+    made = zlib.crc32(name.encode())
+    return PALETTE.get(name, (made & 255, made >> 8 & 255, made >> 16 & 255))
+
+
+def class_colour(name: str) -> str:
+    """`class_rgb` as `#rrggbb`."""
+    return "#{:02x}{:02x}{:02x}".format(*class_rgb(name))
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Matplotlib's settings while a figure is made or saved; equal figures give equal bytes.
+
+    Raises:
+        StplError: if matplotlib is not installed.
+    """
+    try:
+        import matplotlib as mpl
+    except ImportError as error:
+        raise StplError("figures need matplotlib", mend="pip install 'stpl[report]'") from error
+    ink, muted, line = LIGHT["ink"], LIGHT["muted"], LIGHT["line"]
+    settings: Any = {
+        "font.size": _SIZE, "font.family": "DejaVu Sans", "text.color": ink, "axes.labelcolor": muted,
+        "axes.titlesize": _SIZE + 0.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlecolor": ink,
+        "axes.edgecolor": line, "axes.facecolor": "none", "axes.spines.top": False, "axes.spines.right": False,
+        "axes.grid": True, "axes.axisbelow": True, "grid.color": line, "grid.linewidth": 0.6, "xtick.color": line,
+        "ytick.color": line, "xtick.labelcolor": muted, "ytick.labelcolor": muted, "figure.facecolor": "none",
+        "legend.frameon": False, "legend.fontsize": _SIZE - 1, "legend.labelcolor": ink, "lines.linewidth": 1.6,
+        "svg.fonttype": "none", "svg.hashsalt": "stpl", "pdf.fonttype": 42, "savefig.facecolor": "none",
+        "axes.unicode_minus": True,
+    }  # fmt: skip
+    with mpl.rc_context(settings):
+        yield
+
+
+_TAGS = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->", re.DOTALL)
+_FONT = re.compile(r"font: ((?:[\w.]+ )*?[\d.]+px) [^;\"]+")
+_ID = re.compile(r'(\bid="|url\(#|xlink:href="#)')
+_SIZES = re.compile(r'(<svg\b[^>]*?) width="[^"]*"([^>]*?)>')
+_HEIGHT = re.compile(r'(<svg\b[^>]*?) height="[^"]*"')
+
+
+def inline_svg(figure: Figure, name: str, description: str) -> str:
+    """A figure as an `<svg>` element for the page.
+
+    Args:
+        figure: drawn under `drawing`.
+        name: unique on the page; prefix of all ids inside.
+        description: what a screen reader says.
+    """
+    text = _TAGS.sub("", _saved(figure, "svg").decode()).strip()
+    text = _HEIGHT.sub(r"\1", _SIZES.sub(r"\1\2>", text, count=1), count=1)
+    label = html.escape(description, quote=True)
+    text = text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    text = _ID.sub(lambda match: f"{match[1]}{name}-", _FONT.sub(r"font: \1 var(--sans)", text))
+    for variable, colour in LIGHT.items():
+        text = text.replace(colour, f"var(--{variable})")
+    return text
+
+
+def _saved(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}[kind]
+    with drawing():
+        _settle(figure)
+        figure.savefig(buffer, format=kind, dpi=200, metadata=undated)
+    return buffer.getvalue()
+
+
+def _settle(figure: Figure) -> None:
+    """Lay the figure out once: constrained layout goes on from where it is, and would move a little at every saving."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+
+
+def export(figure: Figure, path: Path) -> list[Path]:
+    """Write a figure as SVG, PNG (200 dots an inch) and PDF on white.
+
+    Args:
+        figure: drawn under `drawing`.
+        path: without suffix.
+
+    Returns:
+        The files.
+
+    Raises:
+        StplError: if the disk refuses one; it is then not there at all.
+    """
+    files = []
+    figure.set_facecolor("white")
+    for kind in ("svg", "png", "pdf"):
+        files.append(path.with_name(f"{path.name}.{kind}"))
+        write_atomically(files[-1], _saved(figure, kind))
+    figure.set_facecolor("none")
+    return files

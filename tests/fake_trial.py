@@ -1,7 +1,8 @@
 """A torch-free stand-in for `stpl fit`, run as a subprocess by the sweep's tests.
 
 Behaviour is set by the environment: FAKE_LEDGER (a line per start), FAKE_STEPS and FAKE_SECONDS (per step),
-FAKE_BREAK=`experiment:exit code[:times]`. It "checkpoints" every step and resumes.
+FAKE_BREAK=`experiment:exit code[:times]`. It "checkpoints" and evaluates every step, and resumes. Its mIoU depends on
+the seed and on the settings model.x and model.colour.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -45,15 +48,22 @@ def _break(experiment: str, directory: Path) -> None:
         sys.exit(int(code))
 
 
-def _train(directory: Path, steps: int) -> None:
+def _quality(options: dict[str, str]) -> float:
+    """What the settings do to the mIoU: best at x = 0.3; a colour counts too."""
+    x = float(options.get("model.x", "0.3"))
+    return -20 * (x - 0.3) ** 2 + {"red": 0.0, "green": 5.0}.get(options.get("model.colour", "red"), 0.0)
+
+
+def _train(directory: Path, steps: int, miou: float, log: Callable[[int, float], None]) -> None:
     checkpoint, metrics = directory / "checkpoint", directory / "metrics.csv"
     first = int(checkpoint.read_text()) if checkpoint.exists() else 0
     if not metrics.exists():
-        metrics.write_text(f"step,name,value\n0,progress/steps,{steps}\n")
+        metrics.write_text(f"step,name,value\n0,progress/steps,{steps}\n0,val/miou,0.0\n")
     for step in range(first + 1, steps + 1):
         time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
         with metrics.open("a") as file:
-            file.write(f"{step},train/loss,{1 / step}\n")
+            file.write(f"{step},train/loss,{1 / step}\n{step},val/miou,{miou * step / steps}\n")
+        log(step, miou * step / steps)
         temporary = checkpoint.with_suffix(".tmp")
         temporary.write_text(str(step))
         temporary.replace(checkpoint)
@@ -65,12 +75,25 @@ def main(arguments: list[str]) -> None:
     bench, base, seed = options.pop("bench"), options.pop("experiment"), int(options.pop("seed_everything"))
     key = RunKey(bench, experiment_name(base, options), seed)
     directory = key.directory(runs_root())
-    with RunLock(directory):
+    with RunLock(directory), _tracked() as log:
         _log(f"{key} started")
         _break(base, directory)
-        steps = int(os.environ.get("FAKE_STEPS", "2"))
-        _train(directory, steps)
-        write_record(directory, record_of(key, 40.0 + seed, steps))
+        steps, miou = int(os.environ.get("FAKE_STEPS", "2")), 40.0 + seed + _quality(options)
+        _train(directory, steps, miou, log)
+        write_record(directory, record_of(key, miou, steps))
+        _log(f"{key} recorded")
+
+
+@contextmanager
+def _tracked() -> Iterator[Callable[[int, float], None]]:
+    """Under a W&B agent, log to W&B as `stpl fit` does."""
+    if "WANDB_SWEEP_ID" not in os.environ:
+        yield lambda step, miou: None
+        return
+    import wandb
+
+    with wandb.init(project="stpl", dir=runs_root()) as run:
+        yield lambda step, miou: run.log({"val/miou": miou, "step": step})
 
 
 if __name__ == "__main__":

@@ -1,176 +1,191 @@
-"""Which worker runs which cell: claims in an Optuna study that several workers may share.
+"""Which worker runs which trial: claims in an Optuna study that several workers may share.
 
-Optuna's own GridSampler misses cells when workers run in parallel or die, so every cell is enqueued as a trial under
-its run's name and claimed by the one worker that turns it from WAITING to RUNNING. A claim is kept alive by a
-heartbeat; a claim whose worker died is freed and the cell is enqueued again. The study never decides that a cell is
-done: the record on disk does.
+A trial is claimed by the one worker that turns it from WAITING (or nothing) to RUNNING, which then signs it and lets
+its heart beat: a number that grows. A claim is free again when its process on this machine is gone, or when its number
+has stood still for long, as every worker sees for itself: no clocks are compared, and every storage serves, also one
+without Optuna's own heartbeats (gRPC). What a trial is, and when all are done, `stpl.sweeps.queues` knows.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import threading
 import time
-import warnings
-from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Literal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import TypedDict, cast
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.pruners import BasePruner, NopPruner
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy import Connection, event
-from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
-from stpl.errors import ConfigError
+from stpl.sweeps.interrupts import waiting
+from stpl.sweeps.schema import Goal
 
-HEARTBEAT_SECONDS = 5
-GRACE_SECONDS = 30
-"""A claim without heartbeat for this long is free. On its own machine a dead worker is noticed at once."""
+HEARTBEAT_SECONDS = 5.0
+GRACE_SECONDS = 30.0
+"""A claim whose heart stood still for this long is free. On its own machine a dead worker is noticed at once."""
 
-_SIGNING = timedelta(seconds=GRACE_SECONDS)
-_WAIT_SECONDS = 2.0
-_OPENINGS = 5
+WAIT_SECONDS = 2.0
+BEGAN = "STPL_SWEEP_BEGAN"
+"""Environment variable: when the call of `stpl sweep` began that this worker belongs to, in ISO form."""
 
 
 class TrialFailedError(Exception):
-    """The trial ended without a record; the claim is given up and the sweep goes on."""
+    """The trial ended without a record; its claim is given up and the sweep goes on."""
 
 
-def open_storage(url: str) -> optuna.storages.RDBStorage:
-    """Open or make the database at `url` (SQLite, PostgreSQL, MySQL).
-
-    Raises:
-        ConfigError: if it cannot be opened.
-    """
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    _make_folder(url)
-    for attempt in range(_OPENINGS):
-        try:
-            return _open(url)
-        except (SQLAlchemyError, ImportError, OSError, ValueError, optuna.exceptions.OptunaError) as error:
-            if isinstance(error, (OperationalError, IntegrityError)) and attempt + 1 < _OPENINGS:
-                time.sleep(0.5)  # two workers that make the same new database get in each other's way
-                continue
-            raise ConfigError(
-                f"cannot be opened: {str(error).splitlines()[0]}",
-                where=url,
-                mend="check the URL; a damaged SQLite file may be deleted, the records decide what is done",
-            ) from error
-    raise AssertionError("unreachable")
+class TrialDroppedError(Exception):
+    """The trial was not to be run by this worker: another claim on the same runs is older."""
 
 
-def _open(url: str) -> optuna.storages.RDBStorage:
-    sqlite = url.startswith("sqlite")
-    arguments = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        storage = optuna.storages.RDBStorage(
-            url, engine_kwargs=arguments, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS
-        )
-    if sqlite:
-        event.listen(storage.engine, "begin", _begin_immediately)
-    return storage
+class Failure(TypedDict):
+    """Why a run failed: which one, its exit code, the last lines of its output, and where all of it is."""
+
+    run: str
+    code: int
+    tail: str
+    log: str
 
 
-def _begin_immediately(connection: Connection) -> None:
-    # SQLite ignores the SELECT … FOR UPDATE by which Optuna lets only one worker claim a trial.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _make_folder(url: str) -> None:
-    if url.startswith("sqlite:///"):
-        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-
-
-class CellQueue:
-    """The cells of one sweep in a shared study.
+class Claims:
+    """The trials of one sweep in a shared study.
 
     Args:
-        storage: from `open_storage`.
+        storage: from `stpl.sweeps.storage.open_storage`.
         name: of the study.
         goal: of its metric.
+        sampler: proposes the parameters of a search.
+        pruner: says which trials end early.
 
     Attributes:
         study: the study, for whoever wants to look at it.
     """
 
-    def __init__(self, storage: optuna.storages.RDBStorage, name: str, goal: Literal["maximize", "minimize"]) -> None:
-        self._storage = storage
-        self.study = optuna.create_study(storage=storage, study_name=name, direction=goal, load_if_exists=True)
-        self._worker = f"{platform.node()}:{os.getpid()}"
+    def __init__(
+        self,
+        storage: BaseStorage,
+        name: str,
+        goal: Goal,
+        sampler: BaseSampler | None = None,
+        pruner: BasePruner | None = None,
+    ) -> None:
+        self.study = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            direction=goal,
+            load_if_exists=True,
+            sampler=sampler or RandomSampler(),
+            pruner=pruner or NopPruner(),
+        )
+        self.worker = f"{platform.node()}:{os.getpid()}"
+        self._began = datetime.fromisoformat(os.environ.get(BEGAN) or datetime.now().isoformat())
+        self._seen: dict[int, tuple[object, float]] = {}
 
-    def mark_recorded(self, values: Mapping[str, float]) -> None:
-        """Show recorded cells (name → mIoU) as COMPLETE in the study, whoever ran them."""
-        known = {_cell(trial) for trial in self._trials(TrialState.COMPLETE)}
-        for cell, value in values.items():
-            if cell not in known:
-                attributes = {"cell": cell}
-                self.study.add_trial(
-                    optuna.trial.create_trial(state=TrialState.COMPLETE, value=value, user_attrs=attributes)
-                )
+    def claim(self, run: Callable[[Trial], float]) -> None:
+        """Claim the next trial and `run` it.
 
-    def offer(self, cells: Iterable[str]) -> bool:
-        """Enqueue what nobody has claimed or enqueued; whether any of `cells` is now there to be claimed."""
-        self._free_dead_claims()
-        names = list(cells)
-        running = {_cell(trial) for trial in self._trials(TrialState.RUNNING)}
-        waiting = {_cell(trial) for trial in self._trials(TrialState.WAITING)}
-        for cell in names:
-            if cell not in running | waiting:
-                self.study.enqueue_trial({}, user_attrs={"cell": cell})
-        return any(cell not in running for cell in names)
-
-    def claim(self, cells: Iterable[str], run: Callable[[str], float]) -> None:
-        """Claim the next waiting cell and `run` it, holding the claim by heartbeat.
-
-        Trials that are not among `cells` (left by a call with other seeds) or that another worker claimed first are
-        dropped. `run` returns the cell's value or raises `TrialFailedError`; anything else it raises passes through.
+        `run` returns the trial's value, or raises `TrialFailedError`, `TrialDroppedError` or `optuna.TrialPruned`;
+        anything else it raises passes through and frees the claim too.
         """
-        mine = set(cells)
-
-        def objective(trial: Trial) -> float:
-            # In this order: a claim with a worker's name has a heartbeat, whenever the worker dies.
-            self._storage.record_heartbeat(trial._trial_id)
-            trial.set_user_attr("worker", self._worker)
-            cell = trial.user_attrs.get("cell")
-            if cell not in mine or self._claimed_before(trial):
-                raise optuna.TrialPruned
-            return run(cell)
-
-        self.study.optimize(objective, n_trials=1, catch=(TrialFailedError,))
+        trial = self.study.ask()
+        state, value = TrialState.FAIL, None
+        try:
+            trial.set_user_attr("worker", self.worker)
+            with self._heartbeat(trial):
+                value = run(trial)
+            state = TrialState.COMPLETE
+        except optuna.TrialPruned:
+            state = TrialState.PRUNED
+        except (TrialFailedError, TrialDroppedError, UpdateFinishedTrialError):
+            pass  # the last: another worker took this one for dead (it was asleep, say) and freed the claim
+        finally:
+            self._tell(trial, state, value)
 
     def wait(self) -> None:
-        """Let some time pass while other workers run what is left, and free the claims of the dead ones."""
-        time.sleep(_WAIT_SECONDS)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            optuna.storages.fail_stale_trials(self.study)
+        """Let some time pass while other workers run what is left."""
+        with waiting():
+            time.sleep(WAIT_SECONDS)
 
-    def _claimed_before(self, trial: Trial) -> bool:
-        # Two workers may have enqueued one cell at the same moment; the older claim wins.
-        rivals = [rival for rival in self._trials(TrialState.RUNNING) if rival.number < trial.number]
-        return trial.user_attrs["cell"] in {_cell(rival) for rival in rivals}
+    def fail(self, trial: Trial, failure: Failure) -> None:
+        """Write into the study why `trial` fails; the caller raises `TrialFailedError` then."""
+        trial.set_user_attr("failure", failure)
 
-    def _free_dead_claims(self) -> None:
-        for trial in self._trials(TrialState.RUNNING):
+    def failures(self, name: str) -> list[Failure]:
+        """The failures of the trials called `name` since this call of `stpl sweep` began, the last one last."""
+        return [
+            cast(Failure, trial.user_attrs["failure"])
+            for trial in self.trials(TrialState.FAIL)
+            if "failure" in trial.user_attrs
+            and name_of(trial) == name
+            and (trial.datetime_complete or self._began) >= self._began
+        ]
+
+    def free_dead_claims(self) -> None:
+        """Turn the claims of dead workers into failed trials, for somebody to try again."""
+        for trial in self.trials(TrialState.RUNNING):
             if self._is_dead(trial):
-                self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+                self._tell(trial.number, TrialState.FAIL)
+
+    def tidy(self) -> None:
+        """Leave no claim and nothing enqueued behind, once all is done: two workers may have enqueued one trial."""
+        self.free_dead_claims()
+        for _ in self.trials(TrialState.WAITING):
+            self.claim(_drop)
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """The trials in any of the `states`, all if none is named, by number."""
+        return self.study.get_trials(deepcopy=False, states=states or None)
+
+    def _tell(self, trial: Trial | int, state: TrialState, value: float | None = None) -> None:
+        """End a trial, unless another worker did."""
+        with suppress(UpdateFinishedTrialError):  # Optuna looks first and ends it then: two workers may do it at once
+            self.study.tell(trial, value, state=state, skip_if_finished=True)
 
     def _is_dead(self, trial: FrozenTrial) -> bool:
-        """Whether the worker is known to be gone; one on another machine is left to its heartbeat."""
-        if "worker" not in trial.user_attrs:  # it died between claiming and signing, or is just between them
-            return trial.datetime_start is not None and datetime.now() - trial.datetime_start > _SIGNING
-        host, _, process = str(trial.user_attrs["worker"]).rpartition(":")
-        return host == platform.node() and not _alive(int(process))
+        host, _, process = str(trial.user_attrs.get("worker", ":0")).rpartition(":")
+        if host == platform.node() and not _alive(int(process)):
+            return True
+        beat, now = (trial.user_attrs.get("worker"), trial.user_attrs.get("beat")), time.monotonic()
+        before, since = self._seen.get(trial.number, (None, now))
+        if before != beat:
+            since = now
+        self._seen[trial.number] = beat, since
+        return now - since > GRACE_SECONDS
 
-    def _trials(self, state: TrialState) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=(state,))
+    @contextmanager
+    def _heartbeat(self, trial: Trial) -> Iterator[None]:
+        stop = threading.Event()
+
+        def beat() -> None:
+            count = 0
+            while not stop.wait(HEARTBEAT_SECONDS):
+                count += 1
+                with suppress(Exception):  # the next beat may get through; the sweep's own calls tell what is wrong
+                    self.study._storage.set_trial_user_attr(trial._trial_id, "beat", count)
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
 
 
-def _cell(trial: FrozenTrial) -> str | None:
-    cell = trial.user_attrs.get("cell")
-    return None if cell is None else str(cell)
+def _drop(trial: Trial) -> float:
+    raise TrialDroppedError
+
+
+def name_of(trial: FrozenTrial) -> str | None:
+    """The name that a queue gave the trial, `None` if it has none yet."""
+    name = trial.user_attrs.get("cell")
+    return None if name is None else str(name)
 
 
 def _alive(process: int) -> bool:

@@ -9,16 +9,18 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from stpl.errors import ConfigError
 from stpl.experiments import unknown
-from stpl.record import RunKey, experiment_name
-from stpl.sweeps.schema import IDENTITY, Sweep, Value
+from stpl.record import RunKey, experiment_name, write_atomically
+from stpl.sweeps.distributions import Value
+from stpl.sweeps.schema import IDENTITY, Sweep
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a grid: one run.
+    """One cell of a grid, or one seed of a trial of a search: one run.
 
     Attributes:
         key: the run it makes.
@@ -34,8 +36,8 @@ class Cell:
         return f"{self.key.experiment} seed {self.key.seed}"
 
 
-def narrow(sweep: Sweep, bench: str | None, seeds: int | None) -> Sweep:
-    """The sweep on another benchmark and with the seeds 0..seeds-1.
+def narrow(sweep: Sweep, bench: str | None, seeds: int | None, data: Path | None = None) -> Sweep:
+    """The sweep on another benchmark, with the seeds 0..seeds-1, on the data sets in the folder `data`.
 
     A constant `seed_everything: {value: k}` stays: it marks what is trained once and shared.
 
@@ -48,13 +50,17 @@ def narrow(sweep: Sweep, bench: str | None, seeds: int | None) -> Sweep:
     if bench is not None:
         choices.pop("bench", None)
         constants["bench"] = bench
+    if data is not None:
+        constants["data.root"] = str(data.absolute())
     if seeds is not None and "seed_everything" in choices:
         choices["seed_everything"] = tuple(range(seeds))
     return replace(sweep, constants=constants, choices=choices)
 
 
 def cells(sweep: Sweep) -> list[Cell]:
-    """All cells of the grid, seed by seed, so that a whole table with one seed stands before the next begins.
+    """The cells of the grid, seed by seed, so that a whole table with one seed stands before the next begins.
+
+    At most `run_cap` of them if the file gives one.
 
     Raises:
         ConfigError: if two cells would be the same run, or the sweep spans several benchmarks.
@@ -68,7 +74,36 @@ def cells(sweep: Sweep) -> list[Cell]:
         raise ConfigError(f"two cells are the same run {twice}", where=sweep.path, mend="vary what changes the result")
     if len({key.bench for key in keys}) > 1:
         raise ConfigError("spans several benchmarks", where=sweep.path, mend="give one: --bench NAME")
-    return found
+    return found[: sweep.run_cap]
+
+
+def trial_cells(sweep: Sweep, drawn: Mapping[str, Value]) -> list[Cell]:
+    """The cells of one trial of a search: the `drawn` parameters with each of the seeds."""
+    fixed = {**sweep.constants, **drawn}
+    seeds = sweep.choices.get("seed_everything") or (fixed["seed_everything"],)
+    return [_cell(sweep, {**fixed, "seed_everything": seed}) for seed in seeds]
+
+
+def examples(sweep: Sweep) -> list[Cell]:
+    """Cells that show every value of every choice, and the ends of every range, at least once."""
+    if sweep.method == "grid":
+        return _covering(cells(sweep))
+    spaces = {name: distribution.examples() for name, distribution in sweep.space.items()}
+    longest = max(map(len, spaces.values()))
+    points = ({name: values[i % len(values)] for name, values in spaces.items()} for i in range(longest))
+    return [cell for point in points for cell in trial_cells(sweep, point)[:1]]
+
+
+def _covering(found: list[Cell]) -> list[Cell]:
+    """Those of the cells that have a value which none before them has."""
+    seen: set[tuple[str, str]] = set()
+    kept = []
+    for cell in found:
+        values = {(name, str(value)) for name, value in cell.parameters.items()}
+        if not values <= seen:
+            kept.append(cell)
+            seen |= values
+    return kept
 
 
 def _cell(sweep: Sweep, parameters: dict[str, Value]) -> Cell:
@@ -80,19 +115,29 @@ def _cell(sweep: Sweep, parameters: dict[str, Value]) -> Cell:
     return Cell(RunKey(str(parameters["bench"]), experiment, seed), parameters)
 
 
-def command_line(sweep: Sweep, cell: Cell) -> list[str]:
+JSON_FILE = "sweep_arguments.json"
+"""Name of the file in a run's folder that `${args_json_file}` stands for."""
+
+
+def command_line(sweep: Sweep, cell: Cell, runs: Path = Path("runs")) -> list[str]:
     """The trial's command with W&B's macros expanded.
 
     `${args}` gives `--name=value` words, `${args_no_equals}` `--name value`, `${args_no_hyphens}` `name=value`,
-    `${args_no_boolean_flags}` leaves false flags out and true ones bare, `${args_json}` one JSON object;
+    `${args_append_hydra}` `+name=value`, `${args_override_hydra}` `++name=value`, `${args_no_boolean_flags}` leaves
+    false flags out and true ones bare, `${args_json}` one JSON object, `${args_json_file}` the path of a file with it;
     `${program}`, `${env}` (`/usr/bin/env`) and `${envvar:NAME}` (also inside a word) are W&B's.
     Arguments come in sorted order, as `wandb sweep` stores them, so `a` precedes `a.b`. `${interpreter}` is the Python
     that runs the sweep, where W&B takes whichever `python` comes first on the PATH.
 
+    Args:
+        sweep: the file.
+        cell: one of its cells.
+        runs: folder of all runs.
+
     Raises:
         ConfigError: for a macro that W&B would silently drop, or an environment variable that is not set.
     """
-    macros = _macros(sweep, cell)
+    macros = _macros(sweep, cell, runs)
     words: list[str] = []
     for chunk in sweep.command:
         word = re.sub(r"\$\{envvar:([A-Z0-9_]*)\}", lambda match: _variable(match[1], sweep), chunk)
@@ -105,15 +150,28 @@ def command_line(sweep: Sweep, cell: Cell) -> list[str]:
     return words
 
 
-def _macros(sweep: Sweep, cell: Cell) -> dict[str, list[str]]:
+def write_arguments(sweep: Sweep, cell: Cell, runs: Path) -> None:
+    """Write the file that `${args_json_file}` stands for, if the command asks for it."""
+    if "${args_json_file}" in sweep.command:
+        write_atomically(cell.key.directory(runs) / JSON_FILE, _json(cell) + "\n")
+
+
+def _json(cell: Cell) -> str:
+    return json.dumps(dict(sorted(cell.parameters.items())))
+
+
+def _macros(sweep: Sweep, cell: Cell, runs: Path) -> dict[str, list[str]]:
     items = sorted(cell.parameters.items())
     flags = [f"--{name}" if value is True else f"--{name}={value}" for name, value in items if value is not False]
     return {
         "args": [f"--{name}={value}" for name, value in items],
         "args_no_equals": [word for name, value in items for word in (f"--{name}", str(value))],
         "args_no_hyphens": [f"{name}={value}" for name, value in items],
+        "args_append_hydra": [f"+{name}={value}" for name, value in items],
+        "args_override_hydra": [f"++{name}={value}" for name, value in items],
         "args_no_boolean_flags": flags,
-        "args_json": [json.dumps(dict(items))],
+        "args_json": [_json(cell)],
+        "args_json_file": [str(cell.key.directory(runs) / JSON_FILE)],
         "program": [sweep.program],
         "interpreter": [sys.executable],
         "env": ["/usr/bin/env"],

@@ -8,21 +8,46 @@ trial as the text "None".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from stpl.errors import ConfigError
 from stpl.experiments import load_yaml, unknown
+from stpl.sweeps.distributions import Choice, Distribution, Quantile, Range, Value, read_distribution
 
-Value = str | int | float | bool | list[Any]
+Goal = Literal["maximize", "minimize"]
+Method = Literal["grid", "random", "bayes"]
 
 DEFAULT_COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")
 IDENTITY = ("bench", "experiment", "seed_everything")
 """The parameters that every sweep names: together with the other settings they say which run a cell is."""
 
-_USED = ("program", "method", "metric", "parameters", "command")
-_IGNORED = ("name", "description", "project", "entity")  # they say how W&B files the sweep
+_USED = ("program", "method", "metric", "parameters", "command", "early_terminate", "run_cap")
+_IGNORED = ("name", "description", "project", "entity", "apiVersion", "kind")  # they say how W&B files the sweep
+_ELSEWHERE = {
+    "controller": "W&B's own scheduler",
+    "scheduler": "W&B's own scheduler; choose a sampler with `stpl sweep --sampler`",
+    "job": "W&B Launch",
+    "image_uri": "W&B Launch",
+    "metrics": "several goals at once",
+}
+
+
+@dataclass(frozen=True)
+class Hyperband:
+    """`early_terminate: {type: hyperband}`: asynchronous successive halving in one bracket.
+
+    At the evaluations `first`, `first`·`eta`, `first`·`eta`², … a trial goes on only if its metric is among the best
+    1/`eta` of those that came as far (Li et al., «A System for Massively Parallel Hyperparameter Tuning», 2020).
+
+    Attributes:
+        first: evaluation of the first rung, counted from 0, the evaluation of the starting point (as W&B counts).
+        eta: ≥ 2.
+    """
+
+    first: int
+    eta: int
 
 
 @dataclass(frozen=True)
@@ -33,17 +58,46 @@ class Sweep:
         path: the file.
         program: what `${program}` stands for.
         command: the trial's command line with macros unexpanded.
-        goal: of the metric that W&B shows.
+        metric: name of what is optimised: a name in metrics.csv such as `val/miou`, or a field of the record.
+        goal: of the metric.
         constants: parameter → its one `value`.
         choices: parameter → its `values`, in the file's order.
+        method: "grid" runs every cell; "random" and "bayes" search.
+        ranges: parameter → its distribution, where that is not a choice; a grid has none.
+        target: a value of the metric at which nothing new is begun.
+        early: when trials end early; `None` for never.
+        run_cap: number of trials of a search, or of runs of a grid; `None` for all cells of a grid.
     """
 
     path: Path
     program: str
     command: tuple[str, ...]
-    goal: Literal["maximize", "minimize"]
+    metric: str
+    goal: Goal
     constants: Mapping[str, Value]
     choices: Mapping[str, tuple[Value, ...]]
+    method: Method = "grid"
+    ranges: Mapping[str, Distribution] = field(default_factory=dict)
+    target: float | None = None
+    early: Hyperband | None = None
+    run_cap: int | None = None
+
+    @property
+    def bench(self) -> str:
+        """The benchmark that it runs on."""
+        return str(self.constants.get("bench") or self.choices["bench"][0])
+
+    @property
+    def space(self) -> dict[str, Distribution]:
+        """What a search draws from: every parameter that varies, but the seeds, which each trial runs all of."""
+        choices = {name: Choice(values) for name, values in self.choices.items() if name != "seed_everything"}
+        return {**choices, **self.ranges}
+
+    def reached(self, value: float) -> bool:
+        """Whether `value` meets the target."""
+        if self.target is None:
+            return False
+        return value >= self.target if self.goal == "maximize" else value <= self.target
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -53,39 +107,125 @@ def read_sweep(path: Path) -> Sweep:
         ConfigError: for anything that this program or W&B would not run as written.
     """
     content = load_yaml(path)
-    for key in content:
-        if key not in (*_USED, *_IGNORED):
-            raise unknown("key", key, (*_USED, *_IGNORED), path)
-    _check_method(content.get("method"), path)
+    _check_keys(content, path)
+    method = _method(content.get("method"), path)
     metric = _mapping(content.get("metric", {"name": "val/miou", "goal": "maximize"}), f"{path}: metric")
     parameters = _mapping(content.get("parameters"), f"{path}: parameters")
-    entries = {str(name): _parameter(name, entry, path) for name, entry in parameters.items()}
+    entries = {str(name): _parameter(name, entry, path, method) for name, entry in parameters.items()}
     missing = [name for name in IDENTITY if name not in entries]
     if missing:
         raise ConfigError(f"lacks {', '.join(missing)}", where=f"{path}: parameters", mend="add each with a value")
-    return Sweep(
+    sweep = Sweep(
         path=path,
         program=str(content.get("program", "")),
         command=_command(content.get("command", list(DEFAULT_COMMAND)), path),
+        metric=_metric_name(metric, path),
         goal=_goal(metric, path),
-        constants={name: entry for name, entry in entries.items() if not isinstance(entry, tuple)},
+        constants={name: entry for name, entry in entries.items() if not isinstance(entry, tuple | Range | Quantile)},
         choices={name: entry for name, entry in entries.items() if isinstance(entry, tuple)},
+        method=method,
+        ranges={name: entry for name, entry in entries.items() if isinstance(entry, Range | Quantile)},
+        target=_optional_number(metric, "target", f"{path}: metric"),
+        early=_early(content.get("early_terminate"), path),
+        run_cap=_run_cap(content.get("run_cap"), path),
     )
+    _check_search(sweep)
+    return sweep
 
 
-def _check_method(method: Any, path: Path) -> None:
-    if method == "grid":
+def _check_keys(content: Mapping[str, Any], path: Path) -> None:
+    for key in content:
+        if key in _ELSEWHERE:
+            raise ConfigError(f"'{key}' is for {_ELSEWHERE[key]}", where=path, mend=f"take {key} out")
+        if key not in (*_USED, *_IGNORED):
+            raise unknown("key", key, (*_USED, *_IGNORED), path)
+
+
+def _check_search(sweep: Sweep) -> None:
+    """What only a search needs: an end, one benchmark, and something to search."""
+    if sweep.method == "grid":
         return
-    if method in ("random", "bayes"):
-        raise ConfigError(f"method '{method}' is not supported", where=path, mend="list the values and use 'grid'")
-    raise unknown("method", str(method), ("grid",), path)
+    if sweep.run_cap is None:
+        raise ConfigError(
+            f"a sweep by '{sweep.method}' without run_cap never ends", where=sweep.path, mend="add run_cap: 30"
+        )
+    if not sweep.space:
+        raise ConfigError("nothing varies", where=f"{sweep.path}: parameters", mend="give a parameter a range")
+    for name in ("bench", "seed_everything"):
+        if name in sweep.ranges or (name == "bench" and name in sweep.choices):
+            raise ConfigError(
+                f"{name} cannot be searched",
+                where=f"{sweep.path}: parameters.{name}",
+                mend="give it one value" if name == "bench" else "list the seeds that every trial runs: values: [0, 1]",
+            )
 
 
-def _goal(metric: dict[str, Any], path: Path) -> Literal["maximize", "minimize"]:
-    goal = metric.get("goal")
-    if isinstance(metric.get("name"), str) and goal in ("maximize", "minimize"):
-        return cast(Literal["maximize", "minimize"], goal)
-    raise ConfigError("needs a name and a goal", where=f"{path}: metric", mend="goal: maximize or minimize")
+def _method(method: Any, path: Path) -> Method:
+    if method not in ("grid", "random", "bayes"):
+        raise unknown("method", str(method), ("grid", "random", "bayes"), path)
+    return cast(Method, method)
+
+
+def _metric_name(metric: dict[str, Any], path: Path) -> str:
+    for key in metric:
+        if key not in ("name", "goal", "target", "impute", "impute_while_running"):
+            raise unknown("key", str(key), ("name", "goal", "target"), f"{path}: metric")
+    if not isinstance(metric.get("name"), str):
+        raise ConfigError("needs a name", where=f"{path}: metric", mend="name: val/miou")
+    return str(metric["name"])
+
+
+def _goal(metric: dict[str, Any], path: Path) -> Goal:
+    if metric.get("goal") in ("maximize", "minimize"):
+        return cast(Goal, metric["goal"])
+    # W&B would minimise where nothing is said; a forgotten goal must not search for the worst mIoU.
+    raise ConfigError("needs a goal", where=f"{path}: metric", mend="goal: maximize or minimize")
+
+
+def _optional_number(entry: Mapping[str, Any], key: str, where: str) -> float | None:
+    value = entry.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{key} is {value!r}, not a number", where=where, mend=f"write {key}: NUMBER")
+    return float(value)
+
+
+def _run_cap(value: Any, path: Path) -> int | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    raise ConfigError(f"run_cap is {value!r}", where=path, mend="write a whole number above 0")
+
+
+def _early(entry: Any, path: Path) -> Hyperband | None:
+    if entry is None:
+        return None
+    where = f"{path}: early_terminate"
+    entry = _mapping(entry, where)
+    for key in entry:
+        if key not in (known := ("type", "min_iter", "max_iter", "s", "eta", "strict")):
+            raise unknown("key", str(key), known, where)
+    if entry.get("type") != "hyperband":
+        raise unknown("type", str(entry.get("type")), ("hyperband",), where)
+    numbers = {key: _optional_number(entry, key, where) for key in ("min_iter", "max_iter", "s", "eta")}
+    eta = 3.0 if numbers["eta"] is None else numbers["eta"]
+    if eta < 2 or eta != int(eta):
+        raise ConfigError(f"eta is {eta:g}", where=where, mend="choose a whole number from 2 on")
+    return Hyperband(_first_rung(numbers, eta, where), int(eta))
+
+
+def _first_rung(numbers: Mapping[str, float | None], eta: float, where: str) -> int:
+    """`min_iter`; or W&B's other way to say it: the last band `max_iter`/eta and, going down, `s` of them."""
+    if numbers["min_iter"] is not None:
+        first = int(numbers["min_iter"])
+    elif numbers["max_iter"] is not None and numbers["s"] is not None:
+        bands = [numbers["max_iter"] / eta**place for place in range(1, int(numbers["s"]) + 1)]
+        first = int(min((band for band in bands if band >= 1), default=0))
+    else:
+        raise ConfigError("needs min_iter, or max_iter and s", where=where, mend="write min_iter: 1")
+    if first < 1:
+        raise ConfigError("its first band lies before evaluation 1", where=where, mend="choose larger numbers")
+    return first
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
@@ -100,8 +240,8 @@ def _command(value: Any, path: Path) -> tuple[str, ...]:
     return tuple(str(item) for item in value)
 
 
-def _parameter(name: Any, entry: Any, path: Path) -> Value | tuple[Value, ...]:
-    """The constant of a parameter, or its values as a tuple."""
+def _parameter(name: Any, entry: Any, path: Path, method: Method) -> Value | tuple[Value, ...] | Range | Quantile:
+    """The constant of a parameter, its values as a tuple, or its distribution."""
     where = f"{path}: parameters.{name}"
     entry = _mapping(entry, where)
     if "parameters" in entry:
@@ -110,15 +250,23 @@ def _parameter(name: Any, entry: Any, path: Path) -> Value | tuple[Value, ...]:
             where=where,
             mend=f"write flat dotted names: '{name}.option: {{values: [...]}}'",
         )
-    if set(entry) not in ({"value"}, {"values"}):
-        raise ConfigError(
-            f"a grid takes either 'value' or 'values', found {', '.join(sorted(map(str, entry)))}",
-            where=where,
-            mend="write {value: x} or {values: [x, y]}",
-        )
-    if "value" in entry:
+    named = entry.get("distribution")
+    keys = set(entry) - {"distribution"}
+    if keys == {"value"} and named in (None, "constant"):
         return _value(entry["value"], where)
-    values = entry["values"]
+    values = _values(entry["values"], where) if "values" in entry else None
+    if values is not None and keys == {"values"} and named in (None, "categorical"):
+        return values
+    distribution = read_distribution(entry, where)
+    if method != "grid":
+        return distribution
+    values = distribution.values() if isinstance(distribution, Range) else None
+    if values is None:
+        raise ConfigError("a grid cannot list all values of this", where=where, mend="write {values: [x, y]}")
+    return values
+
+
+def _values(values: Any, where: str) -> tuple[Value, ...]:
     if not isinstance(values, list) or not values:
         raise ConfigError(f"'values' must be a non-empty list, not {values!r}", where=where, mend="list the values")
     if len({str(value) for value in values}) != len(values):

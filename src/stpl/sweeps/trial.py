@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from stpl.errors import StplError
+from stpl.sweeps.interrupts import waiting
 
 LOG = "log.txt"
 PATIENCE_SECONDS = 20.0
@@ -56,13 +57,12 @@ def run_trial(command: list[str], directory: Path, runs: Path, tick: Callable[[]
     start = time.monotonic()
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        log = (directory / LOG).open("ab")
+        with (directory / LOG).open("ab", buffering=0) as log:
+            log.write(f"\n=== {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC $ {shlex.join(command)}\n".encode())
+            offset = log.tell()
     except OSError as error:
         raise StplError(f"cannot be written: {error.strerror}", where=directory / LOG, mend="free the disk") from error
-    with log:
-        log.write(f"\n=== {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC $ {shlex.join(command)}\n".encode())
-        log.flush()
-        offset = log.tell()
+    with (directory / LOG).open("ab", buffering=0) as log:
         process = subprocess.Popen(
             [sys.executable, "-I", str(Path(__file__).with_name("launch.py")), str(os.getpid()), *command],
             stdin=subprocess.DEVNULL,
@@ -79,7 +79,8 @@ def _wait(process: subprocess.Popen[bytes], tick: Callable[[], None]) -> int:
     try:
         while True:
             try:
-                return process.wait(_POLL_SECONDS)
+                with waiting():
+                    return process.wait(_POLL_SECONDS)
             except subprocess.TimeoutExpired:
                 tick()
     finally:
@@ -91,7 +92,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     try:
         if process.poll() is None:
             _signal(process, signal.SIGTERM)
-            process.wait(PATIENCE_SECONDS)
+            with waiting():
+                process.wait(PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:
         pass  # killed below
     finally:

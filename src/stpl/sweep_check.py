@@ -1,0 +1,76 @@
+"""`stpl sweep check`: is a sweep file right, for W&B's schema and for the program that it runs?
+
+It stands outside `stpl.sweeps`, which knows runs only by what they leave on disk: here the trials' options are parsed.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from stpl.errors import ConfigError, StplError
+from stpl.sweeps.grid import Cell, cells, command_line, examples, narrow
+from stpl.sweeps.schema import Sweep, read_sweep
+
+
+def check(
+    files: list[Path],
+    *,
+    bench: str | None = None,
+    seeds: int | None = None,
+    data: Path | None = None,
+    runs: Path = Path("runs"),
+) -> None:
+    """Check sweep files and print the commands that they would run.
+
+    Each file is held against W&B's sweep schema. Where its command is `stpl fit`, every value of every parameter, and
+    the ends of every range, are parsed by that program as well. Nothing is run and nothing is written.
+
+    Args:
+        files: sweep files.
+        bench: benchmark to check for instead of the one in the files.
+        seeds: as for `stpl sweep`.
+        data: as for `stpl sweep`.
+        runs: as for `stpl sweep`.
+
+    Raises:
+        StplError: naming the file and the parameter that is wrong.
+    """
+    plans = [narrow(read_sweep(path), bench, seeds, data) for path in files]
+    for plan in plans:
+        checked = [_check_options(plan, cell, runs) for cell in examples(plan)]
+        shown = cells(plan) if plan.method == "grid" else examples(plan)
+        for cell in shown:
+            print(shlex.join(command_line(plan, cell, runs)))
+        print(f"{plan.path}: {_summary(plan, len(shown), all(checked))}")
+
+
+def _summary(plan: Sweep, commands: int, checked: bool) -> str:
+    what = f"{commands} cells" if plan.method == "grid" else f"{plan.run_cap} trials by {plan.method}, examples above"
+    return what if checked else f"{what}; options not checked, the command is not `stpl fit`"
+
+
+def _check_options(plan: Sweep, cell: Cell, runs: Path) -> bool:
+    """Parse the options of a cell; whether its command is one that can be."""
+    arguments = _fit_arguments(command_line(plan, cell, runs))
+    if arguments is None:
+        return False
+    from stpl.fit import parse
+
+    try:
+        parse(arguments)
+    except StplError as error:
+        settings = ", ".join(f"{name}={value}" for name, value in cell.parameters.items())
+        raise ConfigError(
+            f"{error.what} (with {settings})", where=f"{plan.path}: parameters", mend=error.mend or "mend the parameter"
+        ) from error
+    return True
+
+
+def _fit_arguments(command: Sequence[str]) -> list[str] | None:
+    """What follows `stpl fit` in a command; `None` if it is another program."""
+    for place, word in enumerate(command[:-1]):
+        if Path(word).name == "stpl" and command[place + 1] == "fit":
+            return list(command[place + 2 :])
+    return None

@@ -1,0 +1,345 @@
+"""What there is to do in a sweep, and when it is done.
+
+Optuna's own GridSampler misses cells when workers run in parallel or die, so every cell of a grid is enqueued as a
+trial under its run's name. The study never decides that a cell is done: the record on disk does. A search counts its
+trials instead; one whose worker died is tried again with the same parameters, so its runs go on from their checkpoints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import secrets
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import optuna
+from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from stpl.errors import ConfigError
+from stpl.experiments import unknown
+from stpl.record import RunRecord, write_atomically
+from stpl.sweeps.claims import Claims, Failure, TrialDroppedError, name_of
+from stpl.sweeps.grid import Cell, cells, trial_cells
+from stpl.sweeps.schema import Sweep
+
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+_SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
+    "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, constant_liar=True),
+    "random": lambda seed: RandomSampler(seed=seed),
+    "gp": lambda seed: GPSampler(seed=seed),
+    "cmaes": lambda seed: CmaEsSampler(seed=seed),
+    "qmc": lambda seed: QMCSampler(seed=seed, scramble=True),
+}
+_NEEDS = {"gp": ("scipy", "torch"), "cmaes": ("cmaes",), "qmc": ("scipy",)}
+SAMPLERS = tuple(_SAMPLERS)
+"""What `stpl sweep --sampler` takes; `tpe` is the default of `bayes`, `random` of `random`."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one trial runs: its cells, one after the other.
+
+    Attributes:
+        name: of the trial: the run's key in a grid, without the seed in a search.
+        title: how it is called on screen.
+        place: its number from 1.
+        cells: the runs.
+    """
+
+    name: str
+    title: str
+    place: int
+    cells: tuple[Cell, ...]
+
+
+class Queue(Claims, ABC):
+    """A sweep's trials.
+
+    Args:
+        storage: from `open_storage`.
+        sweep: the file.
+        runs: folder of all runs.
+        attempts: how often a trial that fails is tried.
+        sampler: one of `SAMPLERS`; that of the file's method if not given.
+    """
+
+    def __init__(
+        self, storage: BaseStorage, sweep: Sweep, runs: Path, attempts: int = 3, sampler: str | None = None
+    ) -> None:
+        self.sweep, self.runs, self._attempts = sweep, runs, attempts
+        self._sampler = sampler or ("tpe" if sweep.method == "bayes" else "random")
+        super().__init__(storage, f"{sweep.bench}/{sweep.path.stem}", sweep.goal, pruner=_pruner(sweep))
+        self._folder = _token(runs)
+        self._check_space()
+        self.study.set_user_attr("method", sweep.method)
+        self.study.set_user_attr("metric", sweep.metric)
+        self.study.set_user_attr("total", self.total)
+
+    @property
+    @abstractmethod
+    def total(self) -> int:
+        """Number of trials when all is done."""
+
+    @property
+    def cells(self) -> Mapping[str, Cell]:
+        """Run's key → cell, of those that are known beforehand."""
+        return {}
+
+    def records(self) -> dict[str, RunRecord]:
+        """The records of `cells`; raises `RecordError` for a torn one."""
+        found = {name: cell.key.read(self.runs) for name, cell in self.cells.items()}
+        return {name: record for name, record in found.items() if record is not None}
+
+    def mark_recorded(self, values: Mapping[str, float]) -> None:
+        """Show recorded cells (name → value of the metric) as COMPLETE in the study, whoever ran them."""
+        known = {name_of(trial) for trial in self.trials(TrialState.COMPLETE)}
+        for name, value in values.items():
+            if name not in known:
+                self.study.add_trial(
+                    optuna.trial.create_trial(state=TrialState.COMPLETE, value=value, user_attrs={"cell": name})
+                )
+
+    @abstractmethod
+    def left(self) -> int:
+        """Number of trials that are neither done nor given up."""
+
+    @abstractmethod
+    def offer(self) -> bool:
+        """Free the claims of the dead, enqueue what is to be tried again; whether there is something to claim."""
+
+    @abstractmethod
+    def job(self, trial: Trial) -> Job:
+        """What a claimed trial is to run; raises `TrialDroppedError` if nothing."""
+
+    def _check_space(self) -> None:
+        """Refuse to go on with a search whose ranges were changed: the sampler would learn from another question."""
+        space = repr({name: distribution.examples() for name, distribution in sorted(self.sweep.space.items())})
+        before = self.study.user_attrs.get("space", space)
+        if self.sweep.method != "grid" and before != space:
+            raise ConfigError(
+                "its ranges changed since this search began",
+                where=self.sweep.path,
+                mend=f"give the file another name, or forget the study '{self.study.study_name}': optuna delete-study",
+            )
+        self.study.set_user_attr("space", space)
+
+    def claim(self, run: Callable[[Trial], float]) -> None:
+        """Claim the next trial and `run` it, once it is noted which folder its runs go to."""
+
+        def noted(trial: Trial) -> float:
+            trial.set_user_attr("runs", self._folder)
+            return run(trial)
+
+        super().claim(noted)
+
+    def free_dead_claims(self) -> None:
+        """Turn the claims of dead workers into failed trials.
+
+        Raises:
+            ConfigError: if a living worker has another folder of runs: neither would see the other's records.
+        """
+        super().free_dead_claims()
+        for trial in self.trials(TrialState.RUNNING):
+            if trial.user_attrs.get("runs", self._folder) != self._folder:
+                raise ConfigError(
+                    f"the worker {trial.user_attrs['worker']} has another folder of runs",
+                    where=self.runs.absolute(),
+                    mend="let all machines share one folder, or give each its own --storage",
+                )
+
+    def ended_early(self) -> int:
+        """Number of trials that the pruner ended."""
+        return len({name_of(trial) for trial in self.trials(TrialState.PRUNED)})
+
+    def given_up(self) -> dict[str, Failure]:
+        """The trials that failed as often as they may, with their last failure."""
+        failures = {name: self.failures(name) for name in self._failed_names()}
+        return {name: found[-1] for name, found in failures.items() if len(found) >= self._attempts}
+
+    def _failed_names(self) -> set[str]:
+        return {name for trial in self.trials(TrialState.FAIL) if (name := name_of(trial)) is not None}
+
+    def _reached(self) -> bool:
+        """Whether any trial met the target."""
+        values = (trial.value for trial in self.trials(TrialState.COMPLETE))
+        return any(self.sweep.reached(value) for value in values if value is not None)
+
+    def _running(self, trial: Trial, name: str) -> bool:
+        """Whether an older claim runs the same."""
+        rivals = [rival for rival in self.trials(TrialState.RUNNING) if rival.number < trial.number]
+        return name in {name_of(rival) for rival in rivals}
+
+
+class GridQueue(Queue):
+    """The cells of a grid, each once."""
+
+    @cached_property
+    def cells(self) -> Mapping[str, Cell]:
+        """Run's key → cell, in the order of running."""
+        return {str(cell.key): cell for cell in cells(self.sweep)}
+
+    @property
+    def total(self) -> int:
+        """Number of cells."""
+        return len(self.cells)
+
+    def left(self) -> int:
+        """Number of cells that are neither recorded, nor ended early, nor given up."""
+        return 0 if self._reached() else len(self._todo())
+
+    def offer(self) -> bool:
+        """Enqueue what nobody has claimed or enqueued; whether any cell is now there to be claimed."""
+        self.free_dead_claims()
+        running = {name_of(trial) for trial in self.trials(TrialState.RUNNING)}
+        waiting = {name_of(trial) for trial in self.trials(TrialState.WAITING)}
+        todo = self._todo()
+        for name in todo:
+            if name not in running | waiting:
+                self.study.enqueue_trial({}, user_attrs={"cell": name})
+        return any(name not in running for name in todo)
+
+    def job(self, trial: Trial) -> Job:
+        """The cell that the trial was enqueued for.
+
+        Dropped is what a call with other seeds left, and what two workers enqueued at the same moment: the older claim
+        wins.
+        """
+        name = str(trial.user_attrs.get("cell"))
+        if name not in self._todo() or self._running(trial, name):
+            raise TrialDroppedError(name)
+        cell = self.cells[name]
+        return Job(name, cell.title, 1 + list(self.cells).index(name), (cell,))
+
+    def _todo(self) -> list[str]:
+        done = {*self.records(), *self._ended_early(), *self.given_up()}
+        return [name for name in self.cells if name not in done]
+
+    def _ended_early(self) -> set[str]:
+        # One whose folder was deleted is to run again, as one whose record was deleted.
+        names = {str(name_of(trial)) for trial in self.trials(TrialState.PRUNED)}
+        return {name for name in names & set(self.cells) if self.cells[name].key.directory(self.runs).exists()}
+
+
+class SearchQueue(Queue):
+    """The trials of a random or Bayesian search: `run_cap` of them, each with all its seeds.
+
+    A trial that is tried again is a new trial of the study with the same parameters and the same `root`, the number of
+    the first one.
+    """
+
+    @property
+    def total(self) -> int:
+        """Number of trials when all is done."""
+        assert self.sweep.run_cap is not None  # the schema sees to it
+        return self.sweep.run_cap
+
+    def left(self) -> int:
+        """Number of trials that are neither done nor given up."""
+        roots = self._roots()
+        total = len(roots) if self._reached() else self.total
+        return total - len([root for root, trials in roots.items() if self._is_done(trials)])
+
+    def offer(self) -> bool:
+        """Enqueue again what a dead worker left and what failed; whether there is a trial to claim."""
+        self.free_dead_claims()
+        roots = self._roots()
+        for root, trials in roots.items():
+            ended = all(trial.state == TrialState.FAIL for trial in trials)
+            if ended and not self._is_done(trials):
+                drawn = next(trial.params for trial in trials if trial.params)
+                self.study.enqueue_trial(drawn, user_attrs={"root": root, "cell": name_of(trials[0])})
+        waiting = bool(self.trials(TrialState.WAITING))
+        return waiting or (not self._reached() and self._originals() < self.total)
+
+    def claim(self, run: Callable[[Trial], float]) -> None:
+        """Claim the next trial, its parameters drawn from what is known, and `run` it."""
+        # A function of the study's state: one worker alone repeats its proposals, two at once seldom draw the same.
+        seed = zlib.crc32(f"{self.study.study_name}/{len(self.trials())}".encode())
+        self.study.sampler = _SAMPLERS[self._sampler](seed)
+        super().claim(run)
+
+    def job(self, trial: Trial) -> Job:
+        """The runs with the parameters that the sampler proposes; a trial too many, or one that runs, is dropped."""
+        root = trial.user_attrs.get("root")
+        if root is None and self._originals(before=trial.number) >= self.total:
+            raise TrialDroppedError
+        if root is not None and self._is_done(self._roots()[root]):
+            raise TrialDroppedError
+        drawn = {name: distribution.draw(trial, name) for name, distribution in self.sweep.space.items()}
+        found = trial_cells(self.sweep, drawn)
+        name = f"{found[0].key.bench}/{found[0].key.experiment}"
+        if self._running(trial, name):
+            raise TrialDroppedError(name)
+        trial.set_user_attr("cell", name)
+        trial.set_user_attr("drawn", drawn)
+        trial.set_user_attr("root", trial.number if root is None else root)
+        varied = ", ".join(f"{key.removeprefix('model.')}={value}" for key, value in drawn.items())
+        return Job(name, varied, len(self._roots()), tuple(found))
+
+    def _roots(self) -> dict[int, list[FrozenTrial]]:
+        roots: dict[int, list[FrozenTrial]] = {}
+        for trial in self.trials():
+            if "root" in trial.user_attrs:
+                roots.setdefault(trial.user_attrs["root"], []).append(trial)
+        return roots
+
+    def _is_done(self, trials: list[FrozenTrial]) -> bool:
+        if any(trial.state in _ENDED for trial in trials):
+            return True
+        return len(self.failures(str(name_of(trials[0])))) >= self._attempts
+
+    def _originals(self, before: int | None = None) -> int:
+        """Number of trials begun, retries not counted; those that are just being drawn are."""
+        trials = [trial for trial in self.trials() if before is None or trial.number < before]
+        drawing = [t for t in trials if t.state == TrialState.RUNNING and "root" not in t.user_attrs]
+        return len(drawing) + len({t.user_attrs["root"] for t in trials if "root" in t.user_attrs})
+
+
+def make_queue(storage: BaseStorage, sweep: Sweep, runs: Path, attempts: int, sampler: str | None) -> Queue:
+    """The queue of a sweep."""
+    kind = GridQueue if sweep.method == "grid" else SearchQueue
+    return kind(storage, sweep, runs, attempts, sampler)
+
+
+def check_sampler(sweep: Sweep, sampler: str | None) -> None:
+    """Raise `ConfigError` unless the sampler is known and can draw all that varies in `sweep`."""
+    if sampler is None or sweep.method == "grid":
+        return
+    if sampler not in _SAMPLERS:
+        raise unknown("sampler", sampler, SAMPLERS, "--sampler")
+    absent = [package for package in _NEEDS.get(sampler, ()) if importlib.util.find_spec(package) is None]
+    if absent:
+        raise ConfigError(
+            f"the sampler '{sampler}' needs {absent[0]}, which is not installed",
+            where="--sampler",
+            mend=f"pip install {absent[0]}, or choose tpe",
+        )
+
+
+def _token(runs: Path) -> str:
+    """What tells this folder of runs from others, wherever it is mounted: a word in a file that is made once."""
+    path = runs / ".folder"
+    if not path.exists():
+        own = runs / f".folder.{os.getpid()}"
+        write_atomically(own, secrets.token_hex(8))
+        with contextlib.suppress(FileExistsError):  # another worker was faster
+            os.link(own, path)
+        own.unlink()
+    return path.read_text(encoding="utf-8")
+
+
+def _pruner(sweep: Sweep) -> BasePruner:
+    if sweep.early is None:
+        return NopPruner()
+    return SuccessiveHalvingPruner(
+        min_resource=sweep.early.first, reduction_factor=sweep.early.eta, min_early_stopping_rate=0
+    )

@@ -1,0 +1,66 @@
+"""What a search found, as CSV: its trials, and how much each parameter matters."""
+
+from __future__ import annotations
+
+import csv
+import io
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from stpl.record import write_atomically
+from stpl.sweeps.distributions import QUANTILE
+from stpl.sweeps.queues import SearchQueue
+
+TRIAL_COLUMNS = ("trial", "state", "value", "evaluations", "runs")
+IMPORTANCE_COLUMNS = ("parameter", "importance")
+_FEWEST = 4
+"""Completed trials below which an importance says nothing."""
+
+
+def write_results(queue: SearchQueue, tell: Callable[[str], None]) -> None:
+    """Write `<name>_trials.csv` and `<name>_importance.csv` into `<runs>/<bench>/tables`, and tell the best trial.
+
+    The first has one line a trial: its number, `complete` or `early`, the metric (mean over seeds; the last one seen
+    of a trial that ended early), the number of evaluations seen, its runs' folder below the bench, then the parameters.
+    The second holds each parameter's share of what makes a trial one of the best tenth (PED-ANOVA, Watanabe et al.,
+    IJCAI 2023); it is left out below four completed trials.
+    """
+    bench, _, name = queue.study.study_name.partition("/")
+    folder = queue.runs / bench / "tables"
+    parameters = sorted(queue.sweep.space)
+    ended = queue.trials(TrialState.COMPLETE, TrialState.PRUNED)
+    _write(folder / f"{name}_trials.csv", (*TRIAL_COLUMNS, *parameters), (_row(trial, parameters) for trial in ended))
+    completed = queue.trials(TrialState.COMPLETE)
+    if len(completed) >= _FEWEST:
+        rows = [(parameter, f"{share:.4f}") for parameter, share in _importances(queue.study).items()]
+        _write(folder / f"{name}_importance.csv", IMPORTANCE_COLUMNS, rows)
+    if completed:
+        best = queue.study.best_trial
+        drawn = ", ".join(f"{key}={value}" for key, value in best.user_attrs["drawn"].items())
+        tell(f"{name}: best {queue.sweep.metric} {best.value:.2f} with {drawn}")
+
+
+def _row(trial: FrozenTrial, parameters: Sequence[str]) -> list[str]:
+    state = "complete" if trial.state == TrialState.COMPLETE else "early"
+    value = "" if trial.value is None else f"{trial.value:.4f}"
+    drawn = trial.user_attrs["drawn"]
+    runs = str(trial.user_attrs["cell"]).partition("/")[2]
+    evaluations = str(len(trial.intermediate_values))
+    return [str(trial.number), state, value, evaluations, runs, *(str(drawn[name]) for name in parameters)]
+
+
+def _importances(study: optuna.Study) -> dict[str, float]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of parameters that always had one value
+        shares = optuna.importance.get_param_importances(study)
+    return {name.removesuffix(QUANTILE): share for name, share in shares.items()}
+
+
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_atomically(path, text.getvalue())

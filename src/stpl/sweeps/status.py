@@ -1,0 +1,170 @@
+"""`stpl sweep status`: what runs where, what failed and why, and how long it will take."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import cast
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from stpl.errors import ConfigError
+from stpl.sweeps.claims import Failure, name_of
+from stpl.sweeps.progress import METRICS, clock, read_steps
+from stpl.sweeps.storage import opened
+
+
+@dataclass(frozen=True)
+class Running:
+    """A trial that runs.
+
+    Attributes:
+        name: the run's key in a grid, without its seed in a search.
+        worker: host and process.
+        seconds: since it was claimed.
+        step: the last step of the run that is being trained, 0 if none is known.
+        steps: their number, 0 if unknown.
+    """
+
+    name: str
+    worker: str
+    seconds: float
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far one sweep is.
+
+    Attributes:
+        study: `bench/file`.
+        total: number of trials when all is done.
+        done: number of recorded ones.
+        early: number of those that the pruner ended.
+        waiting: number of those enqueued.
+        running: those that run.
+        failed: name → last failure of those whose last attempt failed and that no one tries at the moment.
+        eta: seconds until all are done at the pace so far, `None` if unknown or nothing runs.
+    """
+
+    study: str
+    total: int
+    done: int
+    early: int
+    waiting: int
+    running: tuple[Running, ...]
+    failed: dict[str, Failure]
+    eta: float | None
+
+
+def status(*, bench: str | None = None, runs: Path = Path("runs"), storage: str | None = None) -> None:
+    """Show what sweeps are doing: what runs where, what failed and why, and the time left.
+
+    Args:
+        bench: show only this benchmark's sweeps.
+        runs: folder of all runs.
+        storage: URL of the database; the SQLite files beside the runs if not given.
+
+    Raises:
+        StplError: if there is no sweep, or its database cannot be read.
+    """
+    console = Console(highlight=False)
+    urls = [storage] if storage else [f"sqlite:///{path.absolute()}" for path in sorted(runs.glob("*/sweeps.sqlite3"))]
+    found = [item for url in urls for item in read_status(url, runs) if bench in (None, item.study.partition("/")[0])]
+    if not found:
+        raise ConfigError("no sweep has been started", where=storage or runs, mend="start one: stpl sweep FILE…")
+    for item in found:
+        _show(item, console)
+
+
+def read_status(url: str, runs: Path) -> list[Status]:
+    """The status of every sweep in the database at `url`; step numbers are read below `runs`."""
+    with opened(url) as storage:
+        names = optuna.get_all_study_names(storage=storage)
+        return [_status(optuna.load_study(study_name=name, storage=storage), runs) for name in sorted(names)]
+
+
+def _status(study: optuna.Study, runs: Path) -> Status:
+    trials = study.get_trials(deepcopy=False)
+    by_name: dict[str, list[FrozenTrial]] = {}
+    for trial in trials:
+        by_name.setdefault(str(name_of(trial)), []).append(trial)
+    by_name.pop("None", None)
+    states = {name: {trial.state for trial in found} for name, found in by_name.items()}
+    done = {name for name, found in states.items() if TrialState.COMPLETE in found}
+    early = {name for name, found in states.items() if TrialState.PRUNED in found} - done
+    active = {name for name, found in states.items() if found & {TrialState.RUNNING, TrialState.WAITING}}
+    running = [_running(trial, runs) for trial in trials if trial.state == TrialState.RUNNING]
+    total = int(study.user_attrs.get("total", len(by_name)))
+    return Status(
+        study=study.study_name,
+        total=total,
+        done=len(done),
+        early=len(early),
+        waiting=len([name for name, found in states.items() if TrialState.WAITING in found]),
+        running=tuple(running),
+        failed=_failures(by_name, done | early | active),
+        eta=_eta(trials, running, total - len(done) - len(early)),
+    )
+
+
+def _running(trial: FrozenTrial, runs: Path) -> Running:
+    name = str(name_of(trial) or "drawing its parameters")
+    began = trial.datetime_start or datetime.now()
+    # In a search the name lacks the seed: the run that was written to last is the one being trained.
+    folders = [runs / name, *(runs / name).glob("seed*")]
+    files = [folder / METRICS for folder in folders if (folder / METRICS).is_file()]
+    newest = max(files, key=lambda path: path.stat().st_mtime, default=None)
+    step, steps = (0, 0) if newest is None else read_steps(newest)
+    seconds = (datetime.now() - began).total_seconds()
+    return Running(name, str(trial.user_attrs.get("worker", "?")), seconds, step, steps)
+
+
+def _failures(by_name: dict[str, list[FrozenTrial]], fine: Iterable[str]) -> dict[str, Failure]:
+    found = {}
+    for name, trials in by_name.items():
+        failures = [trial.user_attrs["failure"] for trial in trials if "failure" in trial.user_attrs]
+        if failures and name not in fine:
+            found[name] = cast(Failure, failures[-1])
+    return found
+
+
+def _eta(trials: Sequence[FrozenTrial], running: Sequence[Running], left: int) -> float | None:
+    """What is left at the mean duration of the finished, by as many workers as run now."""
+    finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    durations = [_duration(trial) for trial in finished if _duration(trial) > timedelta(seconds=1)]
+    if not durations or not running or left <= 0:
+        return None
+    mean = statistics.fmean(duration.total_seconds() for duration in durations)
+    spent = sum(min(item.seconds, mean) for item in running)
+    return max(0.0, mean * left - spent) / len(running)
+
+
+def _duration(trial: FrozenTrial) -> timedelta:
+    return trial.duration or timedelta(0)  # what was recorded before the sweep began has none
+
+
+def _show(item: Status, console: Console) -> None:
+    eta = "" if item.eta is None else f", ETA {clock(item.eta)}"
+    early = f", {item.early} ended early" if item.early else ""
+    line = f"{item.done} of {item.total} recorded{early}, {len(item.running)} running, {item.waiting} waiting"
+    console.print(Text(f"{item.study}: {line}, {len(item.failed)} failed{eta}", style="bold"), soft_wrap=True)
+    if item.running:
+        table = Table("run", "worker", "step", "for", box=box.SIMPLE_HEAD, pad_edge=False)
+        for running in item.running:
+            step = f"{running.step}/{running.steps}" if running.steps else ""
+            table.add_row(*map(Text, (running.name, running.worker, step, clock(running.seconds))))
+        console.print(table)
+    for failure in item.failed.values():
+        last = failure["tail"].splitlines()[-1] if failure["tail"] else "no output"
+        line = f"failed: {failure['run']} (exit code {failure['code']}): {last}\n  → {failure['log']}"
+        console.print(Text(line), soft_wrap=True)

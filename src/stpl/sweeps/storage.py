@@ -1,0 +1,147 @@
+"""The database that the workers of a sweep share, and errors in it as people understand them."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage, run_grpc_proxy_server
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
+
+from stpl.errors import ConfigError, StplError
+
+_OPENINGS = 5
+_DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
+_GRPC = "grpc://"
+GRPC_PORT = 13000
+"""Where `stpl sweep serve` listens unless told otherwise."""
+
+
+def default_url(runs: Path, bench: str) -> str:
+    """The SQLite file beside the runs of `bench`."""
+    return f"sqlite:///{(runs / bench / 'sweeps.sqlite3').absolute()}"
+
+
+def open_storage(url: str) -> BaseStorage:
+    """Open or make the database at `url`: SQLite, PostgreSQL, MySQL, or `grpc://host:port` of `stpl sweep serve`.
+
+    Raises:
+        ConfigError: if it cannot be opened.
+    """
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    _make_folder(url)
+    for attempt in range(_OPENINGS):
+        try:
+            return _open(url)
+        except (SQLAlchemyError, ImportError, OSError, ValueError, optuna.exceptions.OptunaError) as error:
+            if isinstance(error, (OperationalError, IntegrityError)) and attempt + 1 < _OPENINGS:
+                time.sleep(0.5)  # two workers that make the same new database get in each other's way
+                continue
+            raise _cannot_be_opened(url, error) from error
+    raise AssertionError("unreachable")
+
+
+def _cannot_be_opened(url: str, error: Exception) -> ConfigError:
+    if isinstance(error, ImportError):
+        return ConfigError(
+            f"needs a driver that is not installed ({error.name})", where=url, mend="pip install 'stpl[cluster]'"
+        )
+    return ConfigError(
+        f"cannot be opened: {str(error).splitlines()[0]}",
+        where=url,
+        mend="check the URL; a damaged SQLite file may be deleted, the records decide what is done",
+    )
+
+
+def _open(url: str) -> BaseStorage:
+    if url.startswith(_GRPC):
+        return _open_proxy(url)
+    sqlite = url.startswith("sqlite")
+    scheme, _, rest = url.partition("://")
+    storage = RDBStorage(
+        f"{_DRIVERS.get(scheme, scheme)}://{rest}" if rest else url,
+        engine_kwargs={"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True},
+    )
+    if sqlite:
+        event.listen(storage.engine, "begin", _begin_immediately)
+    return storage
+
+
+def _open_proxy(url: str) -> GrpcStorageProxy:
+    host, _, port = url.removeprefix(_GRPC).rstrip("/").partition(":")
+    storage = GrpcStorageProxy(host=host, port=int(port or GRPC_PORT))
+    try:
+        storage.wait_server_ready(timeout=10)
+    except Exception as error:  # grpc's own classes, which only exist where grpcio is installed
+        if isinstance(error, ImportError):
+            raise
+        raise OSError("no server answers; start one: stpl sweep serve --storage=URL") from error
+    return storage
+
+
+def _begin_immediately(connection: Connection) -> None:
+    # SQLite ignores the SELECT … FOR UPDATE by which Optuna lets only one worker claim a trial.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _make_folder(url: str) -> None:
+    if url.startswith("sqlite:///"):
+        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def opened(url: str) -> Iterator[BaseStorage]:
+    """The database at `url`, closed in the end.
+
+    Raises:
+        StplError: naming `url`, if it cannot be opened, or fails in the middle: damaged, full, gone. What is recorded
+            is kept.
+    """
+    storage = open_storage(url)
+    try:
+        yield storage
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise _failed(url, error.__cause__ or error) from error
+    except Exception as error:
+        if type(error).__module__.split(".")[0] != "grpc":
+            raise
+        raise _failed(url, error) from error
+    finally:
+        if isinstance(storage, RDBStorage):
+            storage.engine.dispose()
+
+
+def _failed(url: str, error: BaseException) -> StplError:
+    return StplError(
+        f"the database failed: {str(getattr(error, 'orig', None) or error).splitlines()[0]}",
+        where=url,
+        mend="mend or free its disk (a damaged SQLite file may be deleted, the records decide what is done), then"
+        " call again",
+    )
+
+
+def serve(*, storage: str, host: str = "localhost", port: int = GRPC_PORT) -> None:
+    """Let workers share a database through one process, Optuna's gRPC proxy: `--storage=grpc://host:port`.
+
+    For SQLite over several machines, and for more workers than a database takes connections.
+
+    Args:
+        storage: URL of the database.
+        host: name or address to listen on; `0.0.0.0` for all. There is no password: use it within one network.
+        port: to listen on.
+
+    Raises:
+        ConfigError: if the database cannot be opened.
+    """
+    opened = open_storage(storage)
+    print(f"workers: stpl sweep FILE… --storage=grpc://{host}:{port}", flush=True)
+    try:
+        run_grpc_proxy_server(opened, host=host, port=port)
+    except ImportError as error:
+        raise _cannot_be_opened(f"grpc://{host}:{port}", error) from error

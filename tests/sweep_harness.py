@@ -1,0 +1,115 @@
+"""What tests of sweeps share: a sweep over fake trials, started as a process of its own, and what it leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+FAKE = Path(__file__).with_name("fake_trial.py")
+COMMAND = f'command: ["${{env}}", "${{interpreter}}", "{FAKE}", "${{args}}"]\n'
+SWEEP = f"""
+program: stpl
+method: grid
+metric: {{name: val/miou, goal: maximize}}
+parameters:
+  bench: {{value: streets}}
+  experiment: {{values: [a, b]}}
+  seed_everything: {{values: [0]}}
+{COMMAND}"""
+DRIVER = """
+import sys
+from pathlib import Path
+from stpl.errors import StplError
+from stpl.sweeps import sweep
+try:
+    sweep([Path("sweep.yaml")], **eval(sys.argv[1]))
+except StplError as error:
+    print(error)
+    sys.exit(2)
+"""
+
+
+def prepare(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str = SWEEP) -> Path:
+    """Go to `folder`, write `sweep.yaml` and an empty ledger there, and forget what fakes were told before."""
+    monkeypatch.chdir(folder)
+    for name in [name for name in os.environ if name.startswith("FAKE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("FAKE_LEDGER", str(folder / "ledger"))
+    (folder / "ledger").touch()
+    (folder / "sweep.yaml").write_text(text)
+    return folder
+
+
+def start(work: Path, options: str = "{}", **environment: str) -> subprocess.Popen[str]:
+    """Call `sweep` with the options, in a process."""
+    # The environment's own PYTHONWARNINGS is left alone: a trial's warnings are its own matter.
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", DRIVER, options],
+        cwd=work,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=_hear_interrupts,
+    )
+
+
+def _hear_interrupts() -> None:
+    """A shell starts background jobs with Ctrl-C ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and output, once it has ended."""
+    output, _ = process.communicate(timeout=90)
+    return process.returncode, output
+
+
+def ledger(work: Path) -> list[str]:
+    """What the fakes did, in order."""
+    return (work / "ledger").read_text().splitlines()
+
+
+def starts(work: Path) -> list[str]:
+    """The runs that were started, in order."""
+    return [line.removesuffix(" started") for line in ledger(work) if line.endswith("started")]
+
+
+def wait_for(work: Path, text: str, count: int = 1) -> None:
+    """Wait until so many lines of the ledger contain `text`."""
+    deadline = time.monotonic() + 60
+    while sum(text in line for line in ledger(work)) < count:
+        assert time.monotonic() < deadline, f"'{text}' never happened"
+        time.sleep(0.02)
+
+
+def children(process: int) -> list[int]:
+    """The processes that `process` started and that live (Linux)."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = path.read_text().rpartition(")")[2].split()[:2]
+        except OSError:  # it has just ended
+            continue
+        if int(parent) == process and state != "Z":
+            found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def mentions(text: str) -> list[str]:
+    """The command lines of all processes that mention `text` (Linux)."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if text in line and int(path.parent.name) != os.getpid():
+            found.append(line)
+    return found

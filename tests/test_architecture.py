@@ -20,7 +20,7 @@ ALLOWED = {
     "metrics": {"errors", "data.clip", "data.label_space"},
     "methods": {"errors", "data.clip", "data.label_space", "nn", "losses", "metrics"},
     "sweeps": {"errors", "record", "experiments"},
-    "report": {"errors", "record", "experiments"},
+    "report": {"errors", "record", "experiments", "data.label_space"},
 }
 NO_TORCH = ("record", "experiments", "sweeps", "report", "request", "cli", "errors", "arguments")
 NO_TRAINER = ("nn", "losses", "metrics")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stpl.data.label_space import label_space
 from stpl.errors import ConfigError
 from stpl.experiments import benches, load_catalogue, load_yaml, overlays
 
@@ -147,7 +148,32 @@ def test_the_catalogue_states_the_papers_rows() -> None:
     assert rows["table4"] == {
         "Element-wise addition": 51.4, "1x1 convolution layer": 51.8, "Concatenation": 52.3, "STAM": 52.5,
     }  # fmt: skip
-    assert catalogue.tables[1].rows[-1].experiment == "stpl"
+    assert catalogue.table("table4").rows[-1].experiment == "stpl"
+
+
+def test_the_papers_means_are_those_of_its_classes() -> None:
+    catalogue = load_catalogue(ROOT / "experiments")
+    stated = [
+        (row, bench) for name in ("table1", "table2") for row in catalogue.table(name).rows for bench in row.paper_iou
+    ]
+    assert len(stated) == 28
+    for row, bench in stated:
+        values = row.paper_iou[bench]
+        # Both are rounded to one digit, so the two may differ by twice half a digit.
+        assert sum(values) / len(values) == pytest.approx(row.paper[bench], abs=0.1), (row.title, bench)
+
+
+def test_paper_classes_are_the_reported_ones() -> None:
+    classes = load_catalogue(ROOT / "experiments").paper_classes
+    for bench, name in (("viper", "viper15"), ("synthia", "synthia12")):
+        space = label_space(name)
+        assert classes[bench] == tuple(space.classes[i] for i in space.reported)
+
+
+def test_a_table_that_only_the_paper_ran_is_shown_on_its_own_benchmark() -> None:
+    catalogue = load_catalogue(ROOT / "experiments")
+    assert [table.id for table in catalogue.tables if table.shown_on("streets")] == ["table3", "table4"]
+    assert [table.id for table in catalogue.tables if table.shown_on("synthia")] == ["table2", "table3", "table4"]
 
 
 def test_what_only_reads_results_imports_no_torch() -> None:

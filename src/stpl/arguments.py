@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
@@ -24,7 +24,7 @@ def call(
         args: the command line after the verb.
         prog: what help calls the command.
         usage: what follows `prog` in help.
-        positional: a list parameter that takes the words without a dash.
+        positional: the parameter that takes the words without a dash: all of them if it is a list, else one.
 
     Raises:
         ConfigError: for an unknown option (with «did you mean») or a value that its type does not take.
@@ -34,8 +34,8 @@ def call(
     if "-h" in args or "--help" in args:
         parser.print_help()
         return None
-    names = list(inspect.signature(function).parameters)
-    options = _options(args, names, positional, prog)
+    options, words = _options(args, inspect.signature(function).parameters, prog)
+    options += _positional(function, positional, words, prog)
     try:
         config = parser.parse_args(options)
     except ArgumentError as error:
@@ -43,8 +43,13 @@ def call(
     return function(**parser.instantiate_classes(config).as_dict())
 
 
-def _options(args: Sequence[str], names: Sequence[str], positional: str | None, prog: str) -> list[str]:
-    """`args` with words turned into the positional parameter, and unknown options refused."""
+_NUMBERS = re.compile(r"^(--[\w.-]+=)?(\d+(?:,\d+)+)$")  # 128,256 is written for [128,256]
+
+
+def _options(
+    args: Sequence[str], parameters: Mapping[str, inspect.Parameter], prog: str
+) -> tuple[list[str], list[str]]:
+    """The options among `args`, unknown ones refused, and the words that belong to none. A bare switch is true."""
     options, words, rest = [], [], list(args)
     while rest:
         arg = rest.pop(0)
@@ -52,14 +57,23 @@ def _options(args: Sequence[str], names: Sequence[str], positional: str | None, 
             words.append(arg)
             continue
         name, equals, _ = arg.removeprefix("--").partition("=")
-        if name not in ("help", "-h") and name.replace("-", "_").split(".")[0] not in names:
-            raise unknown_option(name, names, prog)
+        parameter = parameters.get(name.replace("-", "_").split(".")[0])
+        if parameter is None:
+            raise unknown_option(name, list(parameters), prog)
+        if parameter.annotation in (bool, "bool") and not equals and (not rest or rest[0] not in ("true", "false")):
+            arg = f"{arg}=true"
         options.append(arg)
-        if not equals and rest and not rest[0].startswith("-"):
+        if "=" not in arg and rest and not rest[0].startswith("-"):
             options.append(rest.pop(0))
-    if words and positional is None:
-        raise ConfigError(f"'{words[0]}' is not an option", mend=f"write options as --name=value; see `{prog} --help`")
-    return [*options, *(f"--{positional}+={word}" for word in words)]
+    return [_NUMBERS.sub(r"\1[\2]", option) for option in options], words
+
+
+def _positional(function: Callable[..., Any], name: str | None, words: Sequence[str], prog: str) -> list[str]:
+    """`words` as options of the positional parameter; raises `ConfigError` if there are more than it takes."""
+    takes_many = name is not None and "list" in str(inspect.signature(function).parameters[name].annotation)
+    if (len(words) > 1 and not takes_many) or (words and name is None):
+        raise ConfigError(f"'{words[-1]}' is not an option", mend=f"write options as --name=value; see `{prog} --help`")
+    return [f"--{name}{'+' if takes_many else ''}={word}" for word in words]
 
 
 def unknown_option(name: str, names: Sequence[str], prog: str) -> ConfigError:

@@ -23,7 +23,7 @@ class Verb:
         summary: one line of help.
         usage: what follows the verb.
         raw: the function takes the remaining arguments as they are; otherwise jsonargparse reads its signature.
-        positional: the function's parameter that takes words without a dash.
+        positional: the function's parameter that takes words without a dash: a list takes all, any other type one.
     """
 
     target: str
@@ -48,8 +48,50 @@ VERBS = {
     "sweep": Verb(
         "stpl.sweeps:sweep", "run sweep files, one process a trial", "FILE… [--bench=B] [--seeds=N]", positional="files"
     ),
-    "report": Verb("stpl.report:report", "write and print tables of what is recorded", "[--bench=B]"),
+    "sweep check": Verb(
+        "stpl.sweep_check:check", "is a sweep file right, what would it run?", "FILE… [--bench=B]", positional="files"
+    ),
+    "sweep status": Verb(
+        "stpl.sweeps.status:status", "what runs where, what failed and why", "[--bench=B] [--storage=URL]"
+    ),
+    "sweep serve": Verb("stpl.sweeps.storage:serve", "share a database through one port", "--storage=URL [--port=N]"),
+    "report": Verb("stpl.report:report", "tables, figures and a page of the runs", "[--bench=B] [--live]"),
+    "video": Verb(
+        "stpl.video.film:video", "predictions side by side as a video", "[ROW…] [--bench=B]", positional="rows"
+    ),
+    "predict": Verb(
+        "stpl.predict:predict", "write predictions as label images", "--bench=B --checkpoint=FILE --out=DIR", raw=True
+    ),
+    "data fake": Verb(
+        "stpl.data.fake:fake", "write a tiny data set in its true layout", "SET --root=DIR", positional="dataset"
+    ),
+    "data check": Verb(
+        "stpl.data.check:check", "look for what is missing or wrong", "SET --root=DIR", positional="dataset"
+    ),
+    "data flow": Verb(
+        "stpl.data.flow_files:flow", "estimate optical flow to files", "SET --root=DIR", positional="dataset"
+    ),
+    "data cache": Verb(
+        "stpl.data.cache:cache", "keep frames and flow at training size", "SET --root=DIR", positional="dataset"
+    ),
+    "weights inspect": Verb(
+        "stpl.nn.convert:inspect", "say what a foreign checkpoint is", "FILE", positional="checkpoint"
+    ),
+    "weights convert": Verb(
+        "stpl.nn.convert:convert", "make a foreign checkpoint one of ours", "FILE --out=FILE", positional="checkpoint"
+    ),
+    "bench contrast": Verb("stpl.bench.contrast:contrast", "the contrast against other ways", "[--n=N] [--json=FILE]"),
+    "bench step": Verb("stpl.bench.step:step", "a training step against a plain one", "[--height=H] [--json=FILE]"),
+    "bench warp": Verb("stpl.bench.warp:warp", "warping against a loop over pixels", "[--json=FILE]"),
+    "bench data": Verb(
+        "stpl.bench.data:data",
+        "clips per second, stage by stage",
+        "[SET] [--root=DIR] [--json=FILE]",
+        positional="dataset",
+    ),
+    "bench suite": Verb("stpl.bench.suite:suite", "seconds until something happens", "[--json=FILE]"),
 }
+"""By name; a name of two words is one of a group: `stpl data check`. `sweep` is a verb with a group beside it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,10 +121,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, *args: str) -> int:
+    group = [verb for verb in VERBS if verb.startswith(f"{name} ")]
+    if name in VERBS and (not args or f"{name} {args[0]}" not in group):
+        group = []
+    if group and (not args or args[0] in ("-h", "--help")):
+        print(_help(group))
+        return 0
+    if group:
+        name, args = f"{name} {args[0]}", args[1:]
     if name not in VERBS:
-        close = get_close_matches(name, VERBS, 1)
+        close = get_close_matches(name, group or VERBS, 1)
         hint = f", did you mean '{close[0]}'?" if close else ""
-        print(f"stpl: no verb '{name}'{hint}\n\n{_help()}", file=sys.stderr)
+        print(f"stpl: no verb '{name}'{hint}\n\n{_help(group)}", file=sys.stderr)
         return USAGE_ERROR
     verb = VERBS[name]
     if verb.raw:
@@ -94,8 +144,18 @@ def _run(name: str, *args: str) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _help() -> str:
-    lines = [f"  {name:<8}{verb.summary}\n  {'':<8}  stpl {name} {verb.usage}" for name, verb in VERBS.items()]
+def _help(names: Sequence[str] = ()) -> str:
+    """Help on the verbs called `names`; on all, with groups in one line each, if there are none."""
+    width = max(map(len, names or ("weights",))) + 2
+    groups: dict[str, list[str]] = {name.split()[0]: [] for name in VERBS if " " in name and not names}
+    lines = []
+    for name, verb in VERBS.items():
+        group, _, member = name.partition(" ")
+        if member and not names:
+            groups[group].append(member)
+        elif not names or name in names:
+            lines.append(f"  {name:<{width}}{verb.summary}\n  {'':<{width}}  stpl {name} {verb.usage}")
+    lines += [f"  {group:<{width}}{', '.join(verbs)}" for group, verbs in groups.items()]
     return "\n".join(
         ["usage: stpl VERB …", "", *lines, "", "`stpl VERB --help` tells more; `make help` lists recipes."]
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,13 +68,15 @@ class Row:
 
     Attributes:
         title: the row's title as in the paper.
-        experiment: name of the experiment whose runs it averages.
+        experiment: name of the experiment whose runs it averages; `None` for a row that only the paper has run.
         paper: benchmark → mIoU in percent that the paper states; empty where it states none.
+        paper_iou: benchmark → IoU in percent of each of the benchmark's `Catalogue.paper_classes`, where stated.
     """
 
     title: str
-    experiment: str
+    experiment: str | None
     paper: Mapping[str, float]
+    paper_iou: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +87,11 @@ class Table:
         id: file name of the table, e.g. `table3`.
         title: its caption.
         citation: where the paper's numbers stand.
-        benchmark: the benchmark that the paper's table is on.
+        benchmark: the benchmark that the paper's table is on; a table with rows that only the paper has run is shown
+            on no other.
         reference: experiment that differences are taken to.
         rows: in the paper's order.
+        bounds: experiments that train on the target's labels: no baseline to anyone.
     """
 
     id: str
@@ -96,6 +100,11 @@ class Table:
     benchmark: str
     reference: str
     rows: tuple[Row, ...]
+    bounds: tuple[str, ...] = ()
+
+    def shown_on(self, bench: str) -> bool:
+        """Whether the table has anything to say about `bench`."""
+        return bench == self.benchmark or all(row.experiment for row in self.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +115,13 @@ class Catalogue:
         tables: in the file's order.
         experiments: experiment → overlay names (below the catalogue's folder, no suffix, `{bench}` unresolved).
         benchmarks: benchmark → how tables call it, e.g. `viper` → `VIPER→CS`.
+        paper_classes: benchmark → classes whose IoU the paper states, in its order.
     """
 
     tables: tuple[Table, ...]
     experiments: Mapping[str, tuple[str, ...]]
     benchmarks: Mapping[str, str]
+    paper_classes: Mapping[str, tuple[str, ...]]
 
     def table(self, identifier: str) -> Table:
         """The table called `identifier`; raises `ConfigError` naming the known ones."""
@@ -128,7 +139,7 @@ def load_catalogue(root: Path = Path("experiments")) -> Catalogue:
     """
     path = root / "tables.yaml"
     content = load_yaml(path)
-    _check_keys(content, ("benchmarks", "tables", "experiments"), str(path))
+    _check_keys(content, ("benchmarks", "paper_classes", "tables", "experiments"), str(path))
     experiments: dict[str, tuple[str, ...]] = {}
     for name, entry in _get(content, "experiments", dict, str(path), {}).items():
         where = f"{path}: experiments.{name}"
@@ -137,7 +148,9 @@ def load_catalogue(root: Path = Path("experiments")) -> Catalogue:
     tables = [_table(entry, experiments, path) for entry in _get(content, "tables", list, str(path))]
     _check_references(tables, experiments, path)
     benchmarks = _get(content, "benchmarks", dict, str(path), {})
-    return Catalogue(tuple(tables), experiments, {name: str(title) for name, title in benchmarks.items()})
+    classes = {k: tuple(v) for k, v in _get(content, "paper_classes", dict, str(path), {}).items()}
+    _check_class_counts(tables, classes, path)
+    return Catalogue(tuple(tables), experiments, {name: str(title) for name, title in benchmarks.items()}, classes)
 
 
 def benches(root: Path = Path("experiments")) -> list[str]:
@@ -184,21 +197,27 @@ def overlays(experiment: str, bench: str, root: Path = Path("experiments")) -> l
 def _table(entry: Any, experiments: dict[str, tuple[str, ...]], path: Path) -> Table:
     name = entry.get("id", "?") if isinstance(entry, dict) else "?"
     where = f"{path}: table {name}"
-    _check_keys(_typed(entry, dict, where), ("id", "title", "citation", "benchmark", "reference", "rows"), where)
-    texts = {key: _get(entry, key, str, where) for key in ("id", "title", "citation", "benchmark", "reference")}
+    keys = ("id", "title", "citation", "benchmark", "reference")
+    _check_keys(_typed(entry, dict, where), (*keys, "bounds", "rows"), where)
+    texts = {key: _get(entry, key, str, where) for key in keys}
     rows = tuple(_row(row, experiments, where) for row in _get(entry, "rows", list, where))
-    return Table(**texts, rows=rows)
+    return Table(**texts, rows=rows, bounds=tuple(_get(entry, "bounds", list, where, [])))
 
 
 def _row(entry: Any, experiments: dict[str, tuple[str, ...]], where: str) -> Row:
     name = entry.get("row", "?") if isinstance(entry, dict) else "?"
     where = f"{where}, row '{name}'"
-    _check_keys(_typed(entry, dict, where), ("row", "experiment", "overlays", "paper"), where)
-    title, experiment = _get(entry, "row", str, where), _get(entry, "experiment", str, where)
+    _check_keys(_typed(entry, dict, where), ("row", "experiment", "overlays", "paper", "paper_iou"), where)
+    title, experiment = _get(entry, "row", str, where), entry.get("experiment")
     if "overlays" in entry:
-        _define(experiments, experiment, entry, where)
-    paper = _get(entry, "paper", dict, where, {})
-    return Row(title, experiment, {bench: float(_typed(miou, (int, float), where)) for bench, miou in paper.items()})
+        _define(experiments, _get(entry, "experiment", str, where), entry, where)
+    paper = {bench: _percent(miou, where) for bench, miou in _get(entry, "paper", dict, where, {}).items()}
+    iou = _get(entry, "paper_iou", dict, where, {})
+    return Row(title, experiment, paper, {bench: tuple(_percent(v, where) for v in iou[bench]) for bench in iou})
+
+
+def _percent(value: Any, where: str) -> float:
+    return float(_typed(value, (int, float), where))
 
 
 def _define(experiments: dict[str, tuple[str, ...]], name: str, entry: dict[str, Any], where: str) -> None:
@@ -213,9 +232,20 @@ def _define(experiments: dict[str, tuple[str, ...]], name: str, entry: dict[str,
 
 def _check_references(tables: Sequence[Table], experiments: Mapping[str, Any], path: Path) -> None:
     for table in tables:
-        for experiment in (table.reference, *(row.experiment for row in table.rows)):
-            if experiment not in experiments:
+        for experiment in (table.reference, *table.bounds, *(row.experiment for row in table.rows)):
+            if experiment is not None and experiment not in experiments:
                 raise unknown("experiment", experiment, experiments, f"{path}: table {table.id}")
+
+
+def _check_class_counts(tables: Sequence[Table], classes: Mapping[str, tuple[str, ...]], path: Path) -> None:
+    for name, row in ((table.id, row) for table in tables for row in table.rows):
+        for bench, values in row.paper_iou.items():
+            if len(values) != len(classes.get(bench, ())):
+                raise ConfigError(
+                    f"{len(values)} IoU for the {len(classes.get(bench, ()))} paper_classes of {bench}",
+                    where=f"{path}: table {name}, row '{row.title}'",
+                    mend="give one for each class, in that order",
+                )
 
 
 def _check_keys(entry: Mapping[str, Any], known: Sequence[str], where: str) -> None:

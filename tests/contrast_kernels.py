@@ -1,0 +1,77 @@
+"""What `test_pixel_contrast.py` asks of the CUDA kernels, in a process of its own.
+
+Triton interprets them only if TRITON_INTERPRET is set before it is imported. Called as
+`contrast_kernels.py interpret|compile`; prints JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from stpl.data.clip import IGNORE
+from stpl.losses import pixel_contrast_sorted
+
+
+def sample(n: int, m: int, dtype: torch.dtype, dim: int = 24) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Unit vectors and labels of five classes: one has no keys, some pixels are ignored."""
+    generator = torch.Generator().manual_seed(n)
+    queries, keys = (normalize(torch.randn(k, dim, generator=generator, dtype=dtype), dim=1) for k in (n, m))
+    query_labels, key_labels = (torch.randint(0, 6, (k,), generator=generator) for k in (n, m))
+    key_labels[key_labels == 4] = 3
+    return queries, keys, query_labels.where(query_labels < 5, IGNORE), key_labels.where(key_labels < 5, IGNORE)
+
+
+def interpret() -> dict[str, float]:
+    """Largest relative distance from the CPU's engine, of value and gradients, for each form and some sizes."""
+    os.environ["TRITON_INTERPRET"] = "1"
+    from stpl.losses import pixel_contrast_triton
+
+    errors = {}
+    for n, m, dim in ((137, 101, 24), (20, 70, 130), (1, 1, 8)):
+        for form in ("negatives", "supcon", "positive+negatives"):
+            inputs = sample(n, m, torch.float32, dim)
+            expected = pixel_contrast_sorted.contrast(*inputs, 1 / 0.07, form)
+            found = pixel_contrast_triton.contrast(*inputs, 1 / 0.07, form)
+            distances = [(f - e).norm() / e.norm().clamp(min=1e-6) for f, e in zip(found, expected, strict=True)]
+            errors[f"{form} {n}x{m}x{dim}"] = float(max(distances))
+    return errors
+
+
+def compile_kernels() -> dict[str, float]:
+    """Bytes of shared memory of each kernel, compiled for sm_80; the smallest GPUs of that kind have 99 KB."""
+    os.environ["TRITON_DEFAULT_FP_FUSION"] = "1"  # otherwise Triton 3.9 warns that 3.10 will change the default
+    from triton import compile as compile_kernel
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from stpl.losses import pixel_contrast_triton as engine
+
+    inputs = {"queries": "*fp32", "keys": "*fp32", "query_labels": "*i32", "key_labels": "*i32"}
+    inputs |= dict.fromkeys(("n", "m", "d"), "i32")
+    kernels = {
+        engine._rows: ("log_sums", "weighted"),
+        engine._pulls: ("log_sums", "shares", "totals", "pulls", "pulled"),
+        engine._columns: ("log_sums", "pushes", "pulls", "gradient"),
+    }
+    shared = {}
+    for dim in (128, 512):
+        vectors = torch.zeros(1, dim)
+        options = engine._Kernels(vectors, vectors, torch.zeros(1), torch.zeros(1), "negatives").options
+        launch = {name: options.pop(name) for name in ("num_warps", "num_stages")}
+        for kernel, outputs in kernels.items():
+            types = inputs | dict.fromkeys(outputs, "*fp32") | dict.fromkeys(options, "constexpr")
+            source = ASTSource(kernel, types, constexprs=options)
+            built = compile_kernel(source, target=GPUTarget("cuda", 80, 32), options=launch)
+            shared[f"{kernel.__name__} {dim}"] = float(built.metadata.shared)
+    return shared
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(json.dumps(interpret() if sys.argv[1] == "interpret" else compile_kernels()))

@@ -7,18 +7,20 @@ PYTHON ?= python3
 BENCH ?= streets
 SEEDS ?= 1
 DATA ?=
+WORKERS ?= 0
 LIVE ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
+SWEEP = $(BIN)/stpl sweep --bench=$(BENCH) --seeds=$(SEEDS) $(if $(DATA),--data=$(DATA))
 # Folders of wheels that pip is configured to use (a CPU build of torch, say); uv does not read pip's configuration.
 LINKS = $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || true)
 
 .PHONY: help setup ablation report dashboard notebooks sensitivity bench test lint format lock clean
 
 help: ## this list
-	@echo "usage: make RECIPE [BENCH=streets] [SEEDS=1] [DATA=folder of data sets]"; echo
+	@echo "usage: make RECIPE [BENCH=streets] [SEEDS=1] [DATA=folder of data sets] [WORKERS=0: one per GPU or core]"; echo
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 16
 
 setup: $(DEV) ## make .venv with exact versions (the other recipes call it)
@@ -42,7 +44,8 @@ $(DEV): $(READY)
 	@touch $@
 
 ablation: $(READY) ## Tables 3 and 4, all rows: make ablation [BENCH=viper DATA=/data] [SEEDS=3]; call again to resume
-	@$(BIN)/stpl sweep sweeps/source.yaml sweeps/table3.yaml sweeps/table4.yaml --bench=$(BENCH) --seeds=$(SEEDS) $(if $(DATA),--data=$(DATA))
+	@$(SWEEP) sweeps/source.yaml
+	@$(SWEEP) sweeps/table3.yaml sweeps/table4.yaml --workers=$(WORKERS)
 	@$(BIN)/stpl report --bench=$(BENCH)
 
 report: $(READY) ## write and print the tables from what is recorded
@@ -56,7 +59,8 @@ notebooks: $(DEV) ## run the notebooks on what is recorded; the results go to ru
 	@$(BIN)/jupyter-execute notebooks/*.ipynb --output=../runs/notebooks/{notebook_name}
 
 sensitivity: $(READY) ## k and τ: the confident proportion and the temperature of STPL
-	@$(BIN)/stpl sweep sweeps/source.yaml sweeps/k.yaml sweeps/tau.yaml --bench=$(BENCH) --seeds=$(SEEDS) $(if $(DATA),--data=$(DATA))
+	@$(SWEEP) sweeps/source.yaml
+	@$(SWEEP) sweeps/k.yaml sweeps/tau.yaml --workers=$(WORKERS)
 	@$(BIN)/stpl report --bench=$(BENCH)
 
 bench: $(DEV) ## speed and memory of the parts as ratios; figures go to build/bench/ (leave the machine alone meanwhile)

@@ -170,6 +170,14 @@ def test_resumed_run_ends_with_the_same_weights(
     assert [first[k] for k in ("last", "selected", "best")] == [second[k] for k in ("last", "selected", "best")]
 
 
+def test_the_backbone_is_compiled_where_asked(with_source: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would be compiled; the same weights come out, because the stand-in changes nothing."""
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, *args, **kwargs: compiled.append(module))
+    fit(with_source("self_training", "--run.compile=true", steps=2))
+    assert [type(module).__name__ for module in compiled] == ["ResNet"]
+
+
 def test_a_recorded_run_is_left_alone(with_source: Arguments, capsys: pytest.CaptureFixture[str]) -> None:
     directory = fit(with_source("self_training"))
     before = (directory / "result.json").stat().st_mtime_ns

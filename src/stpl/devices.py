@@ -6,6 +6,7 @@ builds the same run; the first alone locks the run's folder and writes into it.
 
 from __future__ import annotations
 
+import atexit
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.strategies import DDPStrategy
+from torch import distributed
 
 from stpl.errors import ConfigError
 
@@ -78,6 +80,8 @@ def check_command_line(trainer: Trainer, args: Sequence[str]) -> None:
 def ended_together(trainer: Trainer) -> Iterator[None]:
     """Leave no process of this node behind: wait for the others, or kill them if this one fails and they would wait."""
     others: list[subprocess.Popen[bytes]]
+    # Lightning does this for NCCL only; gloo's threads abort a process that ends while they still run.
+    atexit.register(_leave_group)
     try:
         yield
         others = getattr(trainer.strategy.launcher, "procs", [])
@@ -87,3 +91,8 @@ def ended_together(trainer: Trainer) -> Iterator[None]:
         if trainer.strategy.launcher is not None:
             trainer.strategy.launcher.kill(signal.SIGKILL)
         raise
+
+
+def _leave_group() -> None:
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()

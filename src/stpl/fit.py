@@ -292,6 +292,8 @@ def run(cli: SuiteCLI) -> None:
             mend="choose them so that the last step is evaluated",
         )
     _match_labels(cli)
+    if cli.recorder.options.compile:
+        cli.model.network.segmenter.get_submodule("backbone").compile()
     resume = last.is_file()
     if resume:
         weights.read(last)  # tells a torn file from a defect

@@ -38,6 +38,7 @@ class RunOptions:
         log_every: steps between two rows of losses in metrics.csv.
         checkpoint_every: steps between two resumable checkpoints.
         wandb: "disabled", "offline" (kept in the run's folder for `wandb sync`) or "online".
+        compile: run the backbone through `torch.compile`; pays on GPUs in long runs, its first step takes minutes.
     """
 
     bench: str = "streets"
@@ -47,6 +48,7 @@ class RunOptions:
     log_every: int = 10
     checkpoint_every: int = 50
     wandb: Literal["disabled", "offline", "online"] = "disabled"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("log_every", "checkpoint_every"):

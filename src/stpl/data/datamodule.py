@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
@@ -63,6 +64,11 @@ class StepLoader(DataLoader[Clip]):
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Nothing to restore."""
+
+
+def _one_thread(worker: int) -> None:
+    """OpenCV takes every core in every loader process, and the trainer's own threads starve; torch takes one."""
+    cv2.setNumThreads(0)
 
 
 class ClipDataModule(LightningDataModule, ABC):
@@ -125,6 +131,7 @@ class ClipDataModule(LightningDataModule, ABC):
             batch_sampler=sampler,
             collate_fn=collate,
             num_workers=self.loading.num_workers,
+            worker_init_fn=_one_thread,
             pin_memory=trainer.strategy.root_device.type == "cuda",
         )
 
@@ -139,6 +146,7 @@ class ClipDataModule(LightningDataModule, ABC):
             sampler=EvaluationShare(len(clips), batch_size=size, rank=rank, world_size=world_size),
             collate_fn=collate,
             num_workers=self.loading.num_workers,
+            worker_init_fn=_one_thread,
         )
 
     def _trainer(self) -> Any:

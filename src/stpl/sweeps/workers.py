@@ -24,6 +24,7 @@ from stpl.errors import StplError
 from stpl.sweeps.claims import BEGAN
 
 _POLL_SECONDS = 0.2
+_MOST_WITHOUT_GPU = 4
 _QUICK_SECONDS = 10.0
 _QUICK_DEATHS = 10
 """A worker that dies so often in a row, each time so soon, will not live."""
@@ -45,12 +46,15 @@ class Place:
 
 
 def places(count: int) -> list[Place]:
-    """Divide the machine among `count` workers (0: one per GPU): a GPU each, or equal shares of the CPU cores.
+    """Divide the machine among `count` workers: a GPU each, or equal shares of the CPU cores.
+
+    0 makes one worker per GPU; without a GPU one per core, at most four: small trials wait for Python more than they
+    compute, and each takes a gigabyte.
 
     With more workers than GPUs some share one; with more than cores likewise.
     """
     gpus, cores = visible_gpus(), _cores()
-    count = count or max(1, len(gpus))
+    count = count or len(gpus) or min(_MOST_WITHOUT_GPU, len(cores))
     found = []
     for index in range(count):
         share = cores[index * len(cores) // count : (index + 1) * len(cores) // count] or [cores[index % len(cores)]]
@@ -89,7 +93,7 @@ def supervise(files: Sequence[Path], options: Mapping[str, object], workers: int
     Args:
         files: sweep files.
         options: of `stpl sweep`, for each worker; `None` values are left out.
-        workers: how many; 0 for one per GPU.
+        workers: how many; 0 as `places` says.
         console: where their lines go, each with its worker's number.
 
     Raises:

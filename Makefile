@@ -9,10 +9,12 @@ SEEDS ?= 1
 DATA ?=
 WORKERS ?= 0
 LIVE ?=
+OPTUNA ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
+CLUSTER := $(VENV)/.ready-cluster
 SWEEP = $(BIN)/stpl sweep --bench=$(BENCH) --seeds=$(SEEDS) $(if $(DATA),--data=$(DATA))
 # Folders of wheels that pip is configured to use (a CPU build of torch, say); uv does not read pip's configuration.
 LINKS = $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || true)
@@ -43,6 +45,11 @@ $(DEV): $(READY)
 	@$(call install,dev)
 	@touch $@
 
+$(CLUSTER): $(READY)
+	@echo "adding database drivers and optuna-dashboard …"
+	@$(call install,cluster)
+	@touch $@
+
 ablation: $(READY) ## Tables 3 and 4, all rows: make ablation [BENCH=viper DATA=/data] [SEEDS=3]; call again to resume
 	@$(SWEEP) sweeps/source.yaml
 	@$(SWEEP) sweeps/table3.yaml sweeps/table4.yaml --workers=$(WORKERS)
@@ -51,8 +58,8 @@ ablation: $(READY) ## Tables 3 and 4, all rows: make ablation [BENCH=viper DATA=
 report: $(READY) ## write and print the tables from what is recorded
 	@$(BIN)/stpl report --bench=$(BENCH) --page=false
 
-dashboard: $(READY) ## the page of what is recorded: runs/BENCH/report/index.html; LIVE=1 serves it and follows a sweep
-	@$(BIN)/stpl report --bench=$(BENCH) $(if $(LIVE),--live)
+dashboard: $(READY) $(if $(OPTUNA),$(CLUSTER)) ## the page of what is recorded: runs/BENCH/report/index.html; LIVE=1 follows a sweep; OPTUNA=1: optuna-dashboard
+	@$(BIN)/stpl $(if $(OPTUNA),dashboard optuna,report) --bench=$(BENCH) $(if $(OPTUNA),,$(if $(LIVE),--live))
 
 notebooks: $(DEV) ## run the notebooks on what is recorded; the results go to runs/notebooks/
 	@mkdir -p runs/notebooks

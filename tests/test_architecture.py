@@ -22,7 +22,7 @@ ALLOWED = {
     "sweeps": {"errors", "record", "experiments"},
     "report": {"errors", "record", "experiments", "data.label_space"},
 }
-NO_TORCH = ("record", "experiments", "sweeps", "report", "request", "cli", "errors", "arguments")
+NO_TORCH = ("record", "experiments", "sweeps", "report", "request", "cli", "errors", "arguments", "charts", "dashboard")
 NO_TRAINER = ("nn", "losses", "metrics")
 
 

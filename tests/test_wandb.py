@@ -14,6 +14,7 @@ import pytest
 
 from conftest import REPOSITORY
 from fake_trial import record_of
+from stpl.charts import CONFUSION, FEATURES, PURITY
 from stpl.errors import ConfigError
 from stpl.record import RunKey, read_record
 from stpl.recorder import RunOptions
@@ -107,9 +108,19 @@ def test_real_run_without_an_account_is_synced_later(
     assert run.summary["best/miou"] == pytest.approx(record["best"]["miou"] if record["best"] else None)
     assert run.summary["val/iou/road"] == pytest.approx(record["last"]["iou"]["road"])
     uploaded = stub.runs["artifact"].files | run.files
-    table = next(json.loads(content) for name, content in uploaded.items() if name.endswith(".table.json"))
-    assert table["columns"] == ["class", "IoU"]
-    assert dict(table["data"]) == pytest.approx(record["last"]["iou"])
+    tables = [json.loads(content) for name, content in uploaded.items() if name.endswith(".table.json")]
+    by_columns = {tuple(table["columns"]): table["data"] for table in tables}
+    assert dict(by_columns["class", "IoU"]) == pytest.approx(record["last"]["iou"])
+    assert {CONFUSION.columns, PURITY.columns, FEATURES.columns} <= set(by_columns)
+    purity = {str(k): percent for k, percent in by_columns[PURITY.columns]}
+    assert purity == pytest.approx(record["last"]["feature_space"]["purity"])
+    charts = run.config["_wandb"]["value"]["visualize"]
+    assert {key: chart["panel_config"]["panelDefId"] for key, chart in charts.items()} == {
+        chart.key: chart.preset for chart in (CONFUSION, PURITY, FEATURES)
+    }
+    (video,) = (content for name, content in run.files.items() if name.startswith("media/videos/"))
+    assert video.startswith(b"\x1aE\xdf\xa3")  # EBML, as WebM begins
+    assert run.tags == ["streets"]
     pictures = [name for name in run.files if name.startswith("media/images/predictions")]
     masks = [name for name in run.files if name.startswith("media/images/mask")]
     assert len(pictures) == 2 * 4  # at the start and at the end
@@ -124,19 +135,25 @@ def _evaluations(directory: Path) -> list[dict[str, float]]:
 class Listener:
     """Stands for a `WandbLogger` and for its run."""
 
-    def __init__(self) -> None:
-        self.metrics: dict[int, dict[str, float]] = {}
+    def __init__(self, save_dir: Path) -> None:
+        self.save_dir = str(save_dir)
+        self.metrics: dict[int, dict[str, Any]] = {}
         self.config: dict[str, Any] = {}
         self.summary: dict[str, Any] = {}
         self.tables: dict[str, Any] = {}
+        self.videos: dict[str, bytes] = {}
         self.finished = 0
         self.experiment = self
 
     def log_hyperparams(self, config: dict[str, Any]) -> None:
         self.config = config
 
-    def log_metrics(self, values: dict[str, float], step: int) -> None:
+    def log_metrics(self, values: dict[str, Any], step: int) -> None:
         self.metrics[step] = values
+
+    def log_video(self, key: str, videos: list[str], step: int, caption: list[str]) -> None:
+        (path,) = videos
+        self.videos[f"{key} {step}: {caption[0]}"] = Path(path).read_bytes()
 
     def log_table(self, key: str, **table: Any) -> None:
         self.tables[key] = table
@@ -149,13 +166,14 @@ def test_recorded_run_is_sent_to_an_agent_without_running_again(tmp_path: Path) 
     (tmp_path / "metrics.csv").write_text(
         "step,name,value\n0,progress/steps,4.0\n0,val/miou,20.5\n4,val/miou,30.5\n4,val/score,0.5\n"
     )
-    listener = Listener()
+    listener = Listener(tmp_path)
     Tracking(listener, {"a": 1}).replay(record_of(KEY, 30.5), tmp_path / "metrics.csv")  # type: ignore[arg-type]
     assert listener.metrics == {0: {"progress/steps": 4.0, "val/miou": 20.5}, 4: {"val/miou": 30.5, "val/score": 0.5}}
     assert listener.config["a"] == 1
     assert {"git", "python"} <= set(listener.config["code"])
     assert listener.summary["best/miou"] == 32.5
     assert listener.tables["iou per class"]["data"] == [["road", 40.5], ["car", 20.5]]
+    assert listener.videos == {}  # a run of an older version keeps no arrays
     assert listener.finished == 1
 
 

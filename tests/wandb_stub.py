@@ -1,7 +1,8 @@
 """A W&B server small enough for a test: it keeps what the real client sends, and hands out the cells of one grid.
 
 It answers the GraphQL operations and the uploads that `wandb sweep`, `wandb agent`, `wandb.init` and `wandb sync` of
-wandb 0.31 make; an operation that it does not know is kept in `unknown` and answered with nothing.
+wandb 0.31 make, and those by which wandb-workspaces 0.4 saves a view; an operation that it does not know is kept in
+`unknown` and answered with nothing.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Run:
         summary: the last one.
         files: uploaded files by name.
         commit: of the code.
+        tags: of the run.
         sweep: the sweep that it belongs to.
         exit_code: once it has ended.
     """
@@ -43,6 +45,7 @@ class Run:
     summary: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     commit: str | None = None
+    tags: list[str] = field(default_factory=list)
     sweep: str | None = None
     exit_code: int | None = None
 
@@ -61,12 +64,14 @@ class WandbStub:
     Attributes:
         runs: run's id → what arrived.
         sweeps: sweep's id → its configuration.
+        views: saved views of the project, as the client sent them, in the order of arrival.
         unknown: operations that it could not answer.
     """
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = defaultdict(Run)
         self.sweeps: dict[str, dict[str, Any]] = {}
+        self.views: list[dict[str, Any]] = []
         self.unknown: list[str] = []
         self.operations: list[str] = []
         self._cells: dict[str, list[dict[str, Any]]] = {}
@@ -132,6 +137,8 @@ class WandbStub:
         teams: dict[str, Any] = {"edges": []}
         return {"viewer": {"id": "viewer", "entity": "tester", "username": "tester", "flags": "{}", "teams": teams}}
 
+    _GetDefaultEntity = _Viewer
+
     def _ServerFeaturesQuery(self, _: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
         return {"serverInfo": {"features": []}}
 
@@ -154,6 +161,10 @@ class WandbStub:
             "earlyStopJobRunning": False, "controller": None, "scheduler": None, "runs": {"edges": []},
         }  # fmt: skip
         return {"project": {"sweep": sweep}}
+
+    def _UpsertView2(self, variables: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+        self.views.append(variables)
+        return {"upsertView": {"view": {"id": f"view{len(self.views)}", "name": variables["name"]}, "inserted": True}}
 
     def _CreateAgent(self, variables: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
         identifier = f"agent{len(self._agents)}"
@@ -181,6 +192,7 @@ class WandbStub:
         run = self.runs[name]
         run.config = json.loads(variables.get("config") or "{}") or run.config
         run.commit = variables.get("commit") or run.commit
+        run.tags = variables.get("tags") or run.tags
         run.sweep = variables.get("sweep") or run.sweep
         bucket = {
             "id": name, "name": name, "displayName": variables.get("displayName"), "description": None,

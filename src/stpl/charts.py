@@ -92,12 +92,12 @@ def charts(record: RunRecord, run: Path) -> dict[str, CustomChart]:
     """
     clips, sample = read_evaluation(run), read_features(run)
     purity = record["last"].get("feature_space", {}).get("purity", {})
-    rows: dict[Chart, Sequence[Sequence[Any]]] = {
-        CONFUSION: [] if clips is None else list(_pairs(clips, record["classes"])),
-        PURITY: [(int(k), value) for k, value in purity.items() if value is not None],
-        FEATURES: [] if sample is None else list(_points(sample, record["classes"])),
-    }
-    return {chart.key: chart.of(found) for chart, found in rows.items() if found}
+    rows: list[tuple[Chart, Sequence[Sequence[Any]]]] = [
+        (CONFUSION, [] if clips is None else list(_pairs(clips, record["classes"]))),
+        (PURITY, [(int(k), value) for k, value in purity.items() if value is not None]),
+        (FEATURES, [] if sample is None else list(_points(sample, record["classes"]))),
+    ]
+    return {chart.key: chart.of(found) for chart, found in rows if found}
 
 
 def _pairs(clips: EvaluationClips, classes: Sequence[str]) -> Iterator[tuple[str, str, int]]:

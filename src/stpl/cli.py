@@ -56,6 +56,12 @@ VERBS = {
     ),
     "sweep serve": Verb("stpl.sweeps.storage:serve", "share a database through one port", "--storage=URL [--port=N]"),
     "report": Verb("stpl.report:report", "tables, figures and a page of the runs", "[--bench=B] [--live]"),
+    "dashboard wandb": Verb(
+        "stpl.dashboard:wandb", "save a W&B workspace for the runs", "[--bench=B] [--entity=E] [--out=FILE.json]"
+    ),
+    "dashboard optuna": Verb(
+        "stpl.dashboard:optuna", "Optuna's dashboard of the sweeps", "[--bench=B] [--storage=URL] [--port=N]"
+    ),
     "video": Verb(
         "stpl.video.film:video", "predictions side by side as a video", "[ROW…] [--bench=B]", positional="rows"
     ),

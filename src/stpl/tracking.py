@@ -9,6 +9,7 @@ import csv
 import itertools
 import os
 import secrets
+import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from stpl.charts import IOU, PICTURES, VIDEO, charts, film
 from stpl.data.clip import Clip
 from stpl.data.label_space import IGNORE
 from stpl.errors import ConfigError
@@ -26,7 +28,7 @@ from stpl.recorder import RunOptions, git_commit, versions
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger
 
-PICTURES = 4
+SHOWN = 4
 """Clips of which every evaluation shows frame, prediction and label."""
 
 _ID = "wandb.id"
@@ -53,6 +55,7 @@ def wandb_logger(options: RunOptions, directory: Path, key: RunKey) -> WandbLogg
     return WandbLogger(
         name=f"{key.experiment} seed {key.seed}",
         group=f"{key.bench}/{key.experiment}",
+        tags=[key.bench],  # by which the workspace of a benchmark finds its runs
         save_dir=directory,
         project="stpl",
         offline=offline,
@@ -79,7 +82,7 @@ def _run_id(directory: Path) -> str:
 
 
 class Tracking(Callback):
-    """Sends what the recorder does not: configuration, version, per-class tables, pictures.
+    """Sends what the recorder does not: configuration, version, per-class tables, pictures, charts, video.
 
     Only the first of several processes has one.
 
@@ -111,15 +114,13 @@ class Tracking(Callback):
             self._send_pictures(pl_module, _first(batch), trainer.global_step)
 
     def finish(self, record: RunRecord | None) -> None:
-        """Send the table of per-class IoU and the record's last numbers, and end the run in W&B."""
-        if record is not None:
-            rows = [[name, iou] for name, iou in record["last"]["iou"].items()]
-            self.logger.log_table("iou per class", columns=["class", "IoU"], data=rows, step=record["last"]["step"])
-            for moment, evaluation in (("selected", record["selected"]), ("best", record["best"])):
-                if evaluation is not None:
-                    numbers = {f"{moment}/{name}": value for name, value in flat(evaluation).items()}
-                    self.logger.experiment.summary.update(numbers)
-        self.logger.experiment.finish()
+        """Send the record's last numbers, the table of per-class IoU, charts and video, and end the run in W&B."""
+        try:
+            if record is not None:
+                self._send_summary(record)
+                self._send_arrays(record, Path(self.logger.save_dir or "."))
+        finally:
+            self.logger.experiment.finish()
 
     def replay(self, record: RunRecord, metrics: Path) -> None:
         """Send a run that was recorded before, its curves from `metrics.csv`: a W&B agent asks for it once more."""
@@ -129,6 +130,22 @@ class Tracking(Callback):
         for step, group in itertools.groupby(rows, key=lambda row: int(row[0])):
             self.logger.log_metrics({row[1]: float(row[2]) for row in group}, step)
         self.finish(record)
+
+    def _send_summary(self, record: RunRecord) -> None:
+        rows = [[name, iou] for name, iou in record["last"]["iou"].items()]
+        self.logger.log_table(IOU, columns=["class", "IoU"], data=rows, step=record["last"]["step"])
+        for moment, evaluation in (("selected", record["selected"]), ("best", record["best"])):
+            if evaluation is not None:
+                numbers = {f"{moment}/{name}": value for name, value in flat(evaluation).items()}
+                self.logger.experiment.summary.update(numbers)
+
+    def _send_arrays(self, record: RunRecord, run: Path) -> None:
+        step = record["last"]["step"]
+        if drawn := charts(record, run):
+            self.logger.log_metrics(drawn, step)  # type: ignore[arg-type]  # it hands on what W&B can log
+        with tempfile.TemporaryDirectory() as folder:  # W&B copies the file when it is logged
+            if video := film(record, run, Path(folder) / f"{VIDEO}.webm"):
+                self.logger.log_video(VIDEO, [str(video)], step, caption=["input, label, prediction"])
 
     def _send_pictures(self, method: Method, clip: Clip, step: int) -> None:
         with torch.no_grad():
@@ -140,10 +157,10 @@ class Tracking(Callback):
             for place in range(len(clip.frames))
         ]
         frames = [frame.permute(1, 2, 0).cpu().numpy() for frame in clip.frames[:, -1]]
-        self.logger.log_image("predictions", frames, step, masks=masks, caption=list(clip.key))
+        self.logger.log_image(PICTURES, frames, step, masks=masks, caption=list(clip.key))
 
 
 def _first(clip: Clip) -> Clip:
     """The first clips of a batch."""
     values = {field.name: getattr(clip, field.name) for field in fields(clip)}
-    return replace(clip, **{name: value[:PICTURES] for name, value in values.items() if value is not None})
+    return replace(clip, **{name: value[:SHOWN] for name, value in values.items() if value is not None})

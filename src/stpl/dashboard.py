@@ -1,0 +1,246 @@
+"""`stpl dashboard`: the views of other programs on runs and sweeps, W&B's workspace and Optuna's dashboard.
+
+The project's own page needs neither: `stpl report`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIServer, make_server
+
+from stpl.charts import CONFUSION, FEATURES, IOU, PICTURES, PURITY, VIDEO, Chart
+from stpl.data.label_space import label_space
+from stpl.errors import ConfigError
+from stpl.experiments import check_bench, load_yaml
+from stpl.record import runs_root, write_atomically
+
+_HOST = "127.0.0.1"
+_STEP = "trainer/global_step"  # the axis that Lightning's logger gives every metric
+_LOSSES = "train/([^l]|l[^r]).*"  # all but the learning rate; W&B's expressions know no lookahead
+
+
+def optuna(bench: str = "streets", storage: str | None = None, port: int = 8080) -> None:
+    """Show the sweeps of a benchmark in Optuna's dashboard, on this machine alone, until interrupted.
+
+    Args:
+        bench: benchmark whose sweeps to show.
+        storage: URL of the sweeps' database; the SQLite file beside the runs if not given.
+        port: of 127.0.0.1 to listen on.
+
+    Raises:
+        StplError: if optuna-dashboard is not installed, no sweep has been started, the database cannot be opened, or
+            the port is taken.
+    """
+    from stpl.sweeps.storage import default_url, opened
+
+    dashboard = _imported("optuna_dashboard", "cluster")
+    url = storage or default_url(runs_root(), bench)
+    file = Path(url.removeprefix("sqlite:///"))
+    if url.startswith("sqlite:///") and not file.is_file():
+        raise ConfigError("no sweep has been started", where=file, mend=f"start one: stpl sweep FILE… --bench={bench}")
+    with opened(url) as study_storage:
+        _serve(dashboard.wsgi(study_storage), port)
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """Answers in threads: wsgiref swallows a Ctrl-C that comes while the main thread answers."""
+
+    daemon_threads = True
+
+
+def _serve(application: Any, port: int) -> None:
+    try:
+        server = make_server(_HOST, port, application, server_class=_Server)
+    except (OSError, OverflowError) as error:
+        fault = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot listen: {fault}", where=f"{_HOST}:{port}", mend="choose another --port") from error
+    with server:
+        print(f"optuna-dashboard: http://{_HOST}:{port}/ (Ctrl-C ends it)", flush=True)
+        server.serve_forever()
+
+
+def wandb(
+    bench: str = "streets",
+    project: str = "stpl",
+    entity: str | None = None,
+    out: Path | None = None,
+    experiments: Path = Path("experiments"),
+) -> None:
+    """Save a W&B workspace that shows a benchmark's runs: mIoU, IoU per class, feature space, time, pictures.
+
+    Every call saves a new view; delete those that are no longer wanted in W&B.
+
+    Args:
+        bench: benchmark whose runs to show.
+        project: W&B project that the runs are in.
+        entity: user or team that owns the project; the account's default if not given.
+        out: write the definition to this JSON file instead; needs no account and sends nothing.
+        experiments: folder of overlays.
+
+    Raises:
+        ConfigError: for an unknown benchmark, if wandb-workspaces is not installed, without an account (nobody is ever
+            asked for one), or if W&B refuses the view.
+    """
+    check_bench(bench, experiments)
+    space = label_space(load_yaml(experiments / "bench" / f"{bench}.yaml")["network"]["label_space"])
+    view = _workspace(bench, space.classes, project, entity or "")
+    if out is None:
+        _save(view)
+    else:
+        write_atomically(out, json.dumps(_definition(view), indent=1) + "\n")
+        print(f"definition: {out}")
+
+
+def _imported(module: str, extra: str) -> Any:
+    """An optional package."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on its own use of pydantic and Optuna
+            return import_module(module)
+    except ModuleNotFoundError as error:
+        name = module.partition(".")[0].replace("_", "-")
+        raise ConfigError(f"{name} is not installed", mend=f"pip install 'stpl[{extra}]'") from error
+
+
+def _definition(view: Any) -> dict[str, Any]:
+    """The view as W&B's `upsertView` takes it, the specification not yet a text."""
+    model = view._to_model()
+    spec = model.spec.model_dump_json(by_alias=True, exclude_none=True)
+    names = {"entityName": view.entity} if view.entity else {}
+    names |= {"projectName": view.project, "displayName": view.name, "type": "project-view"}
+    return {**names, "spec": json.loads(spec)}
+
+
+def _save(view: Any) -> None:
+    import wandb as client
+
+    try:
+        if os.environ.get("WANDB_MODE") in ("offline", "disabled") or not client.login(prompt=False):
+            raise ConfigError(
+                "no W&B account is known here",
+                mend="call `wandb login`, or write the definition to a file: --out=FILE.json",
+            )
+        view.entity = view.entity or client.Api().default_entity
+        view.save()  # and tells where
+    except (client.errors.Error, OSError, ValueError) as error:
+        raise ConfigError(
+            f"W&B refused the view: {str(error).splitlines()[0]}",
+            where="/".join(filter(None, (view.entity, view.project))),
+            mend="check --entity and --project; the project exists once a run was sent to it",
+        ) from error
+
+
+def _workspace(bench: str, classes: Sequence[str], project: str, entity: str) -> Any:
+    """The view: runs of one benchmark, those of one experiment as one curve with its spread over seeds."""
+    workspaces, expressions = (_imported(f"wandb_workspaces.{name}", "wandb") for name in ("workspaces", "expr"))
+    panels = _Panels(bench)
+    sections = {
+        "mIoU": panels.overview(),
+        "IoU per class": panels.classes(classes),
+        "Feature space": panels.feature_space(),
+        "Temporal consistency": panels.temporal(),
+        "Predictions": panels.pictures(),
+        "Training": panels.training(),
+    }
+    return workspaces.Workspace(
+        entity=entity,
+        project=project,
+        name=f"stpl {bench}",
+        sections=[workspaces.Section(name=name, panels=found, is_open=True) for name, found in sections.items()],
+        settings=workspaces.WorkspaceSettings(x_axis=_STEP, max_runs=20),
+        runset_settings=workspaces.RunsetSettings(
+            filters=[expressions.Tags().isin([bench])],
+            groupby=[expressions.Metric("Group")],
+            pinned_columns=[f"summary:{name}" for name in ("val/miou", "selected/miou", "best/miou")],
+        ),
+    )
+
+
+class _Panels:
+    """Makes the panels of each section, for metrics as `metrics.csv` calls them.
+
+    Args:
+        bench: the benchmark, a part of each panel's identifier: one definition is the same in every call.
+    """
+
+    def __init__(self, bench: str) -> None:
+        self._bench, self._kinds = bench, _imported("wandb_workspaces.reports.v2", "wandb")
+
+    def overview(self) -> list[Any]:
+        """How mIoU went over the run and is at the chosen checkpoints, and the score that chose without labels."""
+        moments = ["val/miou", "selected/miou", "best/miou"]
+        return [
+            self._line("mIoU (%)", "val/miou"),
+            self._new("BarPlot", "mIoU (%): last, selected without labels, best on labels", metrics=moments),
+            self._line("Label-free score", "val/score"),
+            self._line("Pixel accuracy (%)", "val/accuracy"),
+        ]
+
+    def classes(self, classes: Sequence[str]) -> list[Any]:
+        """All classes at the end of the run, then each over the run."""
+        names = {name: f"val/iou/{name}" for name in classes}
+        table = self._new("WeavePanelSummaryTable", None, table_name=IOU)
+        bars = self._new("BarPlot", "IoU (%) at the end", metrics=list(names.values()), max_bars_to_show=len(names))
+        return [bars, table, *(self._line(f"IoU of {name} (%)", metric) for name, metric in names.items())]
+
+    def feature_space(self) -> list[Any]:
+        """Variances, silhouette and purity over the run; purity over k and the features at its end."""
+        return [
+            self._line("σ intra-class", "val/sigma_intra"),
+            self._line("σ inter-class", "val/sigma_inter"),
+            self._line("σ of unit vectors", "val/sigma_intra_normalized", "val/sigma_inter_normalized"),
+            self._line("Silhouette", "val/silhouette"),
+            self._lines("Purity of the k nearest neighbours (%)", "val/purity@.*"),
+            self._chart(PURITY),
+            self._chart(FEATURES),
+        ]
+
+    def temporal(self) -> list[Any]:
+        """How well predictions agree with those of the frame before."""
+        return [
+            self._line("mTC (%)", "val/mtc"),
+            self._line("PL-PredConsis (%)", "val/pl_predconsis"),
+            self._line("PL-Warped (%)", "val/pl_warped"),
+            self._line("PL-Consistency (%)", "val/pl_consistency"),
+            self._lines("VPQ over windows of s frames (%)", "val/vpq@.*"),
+        ]
+
+    def pictures(self) -> list[Any]:
+        """Frames with prediction and label, the video, the confusion matrix."""
+        return [
+            self._new("MediaBrowser", "Predictions", media_keys=[PICTURES], num_columns=2),
+            self._new("MediaBrowser", "Video", media_keys=[VIDEO], num_columns=1),
+            self._chart(CONFUSION),
+        ]
+
+    def training(self) -> list[Any]:
+        """Losses and learning rate."""
+        return [self._lines("Losses", _LOSSES), self._line("Learning rate", "train/lr")]
+
+    def _line(self, title: str, *metrics: str) -> Any:
+        return self._new("LinePlot", title, x=_STEP, y=list(metrics))
+
+    def _lines(self, title: str, pattern: str) -> Any:
+        return self._new("LinePlot", title, x=_STEP, metric_regex=pattern)
+
+    def _chart(self, chart: Chart) -> Any:
+        query = {"summaryTable": {"tableKey": chart.table}}
+        strings = {"title": chart.title}
+        return self._new(
+            "CustomChart", None, query=query, chart_name=chart.preset, chart_fields=chart.fields, chart_strings=strings
+        )
+
+    def _new(self, kind: str, title: str | None, **settings: Any) -> Any:
+        named = {} if title is None else {"title": title}
+        panel = getattr(self._kinds, kind)(**named, **settings)
+        described = repr((self._bench, kind, title, sorted(settings.items())))
+        panel._id = hashlib.sha256(described.encode()).hexdigest()[:11]
+        return panel

@@ -24,7 +24,6 @@ from stpl.errors import StplError
 from stpl.sweeps.claims import BEGAN
 
 _POLL_SECONDS = 0.2
-_MOST_WITHOUT_GPU = 4
 _QUICK_SECONDS = 10.0
 _QUICK_DEATHS = 10
 """A worker that dies so often in a row, each time so soon, will not live."""
@@ -48,13 +47,13 @@ class Place:
 def places(count: int) -> list[Place]:
     """Divide the machine among `count` workers: a GPU each, or equal shares of the CPU cores.
 
-    0 makes one worker per GPU; without a GPU one per core, at most four: small trials wait for Python more than they
-    compute, and each takes a gigabyte.
+    0 makes one worker per GPU, and one in all without a GPU: on two cores two workers of one thread each took longer
+    than one of two threads.
 
     With more workers than GPUs some share one; with more than cores likewise.
     """
     gpus, cores = visible_gpus(), _cores()
-    count = count or len(gpus) or min(_MOST_WITHOUT_GPU, len(cores))
+    count = count or max(1, len(gpus))
     found = []
     for index in range(count):
         share = cores[index * len(cores) // count : (index + 1) * len(cores) // count] or [cores[index % len(cores)]]

@@ -95,3 +95,4 @@ def main(port: str, rank: str, folder: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    os._exit(0)  # all is written; gloo's threads now and then abort a process while the interpreter takes itself apart

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,3 +56,24 @@ def tiny_run(tiny_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return ["--bench=streets", f"--experiment={experiment}", *(f"--{k}={v}" for k, v in settings.items()), *extra]
 
     return arguments
+
+
+_opened: list[str] = []
+_listening = [False]
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if _listening[0] and event == "open":
+        _opened.append(str(arguments[0]))
+
+
+sys.addaudithook(_audit)
+
+
+@pytest.fixture
+def opened() -> Iterator[list[str]]:
+    """Every file that Python opens during the test, by any means."""
+    _opened.clear()
+    _listening[0] = True
+    yield _opened
+    _listening[0] = False

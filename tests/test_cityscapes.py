@@ -1,6 +1,4 @@
 import shutil
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -149,27 +147,6 @@ def test_clips_collate(root: Path) -> None:
     batch = collate([dataset.read(i, Wants(flow=True, label=True)) for i in range(3)])
     assert batch.frames.shape == (3, 2, 3, *SIZE)
     assert batch.key == tuple(ALL_KEYS[:3])
-
-
-_opened: list[str] = []
-_listening = [False]
-
-
-def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if _listening[0] and event == "open":
-        _opened.append(str(arguments[0]))
-
-
-sys.addaudithook(_audit)
-
-
-@pytest.fixture
-def opened() -> Iterator[list[str]]:
-    """Every file that Python opens during the test, by any means."""
-    _opened.clear()
-    _listening[0] = True
-    yield _opened
-    _listening[0] = False
 
 
 def test_no_label_is_opened_unless_wanted(root: Path, opened: list[str]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,27 +59,6 @@ def test_target_is_cityscapes(root: Path) -> None:
     assert train.frames.shape[2:] == train.label.shape == (32, 64)  # labels serve the oracle only
     assert not train.frames.equal(val.frames)
     assert (root / "Cityscapes" / "flow_dis" / "cityscapes" / "train").is_dir()
-
-
-_opened: list[str] = []
-_listening = [False]
-
-
-def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if _listening[0] and event == "open":
-        _opened.append(str(arguments[0]))
-
-
-sys.addaudithook(_audit)
-
-
-@pytest.fixture
-def opened() -> Iterator[list[str]]:
-    """Every file that Python opens during the test, by any means."""
-    _opened.clear()
-    _listening[0] = True
-    yield _opened
-    _listening[0] = False
 
 
 @pytest.mark.parametrize("cache", [False, True])

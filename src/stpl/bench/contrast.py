@@ -128,6 +128,7 @@ def _products(queries: Tensor, keys: Tensor) -> Action:
     similarities, gradient = queries.new_empty(len(queries), len(keys)), torch.empty_like(queries)
 
     def products() -> None:
+        """The four products, forward's and backward's."""
         for _ in range(2):
             torch.mm(queries, keys.T, out=similarities)
         torch.mm(similarities, keys, out=gradient)
@@ -148,11 +149,13 @@ def _one_pass(queries: Tensor, keys: Tensor) -> dict[str, Action]:
     left, right = _halves(queries), _halves(keys)
 
     def plain() -> None:
+        """The three products in float32."""
         torch.mm(queries, keys.T)
         torch.mm(weights, keys)
         torch.mm(weights.T, queries)
 
     def split() -> None:
+        """The same three from bfloat16 halves."""
         matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
         before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
         torch.mm(torch.cat([left[0], left[0], left[1]], 1), torch.cat([right[0], right[1], right[0]], 1).T)

@@ -61,11 +61,19 @@ def interleaved(actions: Mapping[str, Action], repeats: int, *, warm: int = 1) -
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for turn in range(warm + repeats):
         for name, action in actions.items():
+            _tell(f"round {turn + 1}/{warm + repeats}: {name}")
             start = time.perf_counter()
             action()
             if turn >= warm:
                 seconds[name].append(time.perf_counter() - start)
+    _tell("")
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def _tell(line: str) -> None:
+    """Say on a terminal what is being measured; a round at full size takes a minute."""
+    if sys.stderr.isatty():
+        print(f"\r{line}\033[K", end="", file=sys.stderr, flush=True)
 
 
 def peak_mb(target: str, **arguments: Any) -> float | None:
@@ -80,9 +88,11 @@ def peak_mb(target: str, **arguments: Any) -> float | None:
     """
     if not _STATUS.exists():
         return None
+    _tell(f"memory of {arguments.get('form', target)}")
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
     command = [sys.executable, "-m", "stpl.bench.measure", target, json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    _tell("")
     if done.returncode:
         raise RuntimeError(f"measuring the memory of {target} failed:\n{done.stderr}")
     return float(done.stdout.splitlines()[-1])

@@ -21,7 +21,6 @@ import io
 import json
 import os
 import shutil
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,14 +35,9 @@ from numpy.typing import NDArray
 from stpl.data import flow as optical_flow
 from stpl.data.clip import Clip, Wants
 from stpl.data.image import write_atomically
-from stpl.data.parallel import each
+from stpl.data.parallel import each, only_one
 from stpl.data.sequence import SequenceClips, SequenceSet, open_set
 from stpl.errors import DataError
-
-try:
-    import fcntl
-except ImportError:  # not POSIX: no lock, so do not build one cache from two processes at once there
-    fcntl = None  # type: ignore[assignment]
 
 _VERSION = 1
 DTYPES = {"frames": "uint8", "flow": "float16"}
@@ -181,9 +175,11 @@ def open_cache(files: SequenceSet, *, flow: bool = True, workers: int = 0) -> Se
     frame_array, flow_array = _Array(files, "frames", 3, names), _Array(files, "flow", 2, pairs)
 
     def frame(row: int) -> NDArray[np.uint8]:
+        """A frame `[3,H,W]` at training size."""
         return files.read_frame(paths[row]).transpose(2, 0, 1)
 
     def flow_of(clip: int) -> NDArray[np.float16]:
+        """The backward flow `[2,H,W]` of a clip, pixels, from the frames that are kept already."""
         earlier, later = (_channels_last(frames.row(row)) for row in rows[clip])
         return optical_flow.estimate(later, earlier).astype(np.float16)
 
@@ -308,20 +304,13 @@ def _npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
 
 @contextlib.contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock file; waits while another process makes the same cache."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    with file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"another process makes the cache {folder}, waiting", file=sys.stderr, flush=True)
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # closing the file releases the lock
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(only_one(folder / ".lock", f"another process makes the cache {folder}, waiting"))
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        yield
 
 
 def _torn(path: Path, why: str) -> DataError:

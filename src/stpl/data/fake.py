@@ -154,6 +154,7 @@ def _streets(dataset: str, size: Size, seed: int) -> SceneSource:
     table = _own_ids(dataset)
 
     def scene(name: str, frames: int) -> Drive:
+        """The drive of this name, in the data set's own ids."""
         options = StreetsOptions(seed=seed, height=size[0], width=size[1], frames=frames)
         drive = draw_drive(options, domain, "train", zlib.crc32(f"{dataset}/{name}".encode()))
         return Drive(drive.frames, table[drive.labels], bonnet)

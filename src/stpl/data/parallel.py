@@ -1,4 +1,4 @@
-"""Work on many files in several threads, with one line of progress on stderr.
+"""Work on many files in several threads, with one line of progress on stderr, and by one process at a time.
 
 Threads are enough: decoding and resizing (Pillow), optical flow (OpenCV, torch), checksums and writing all run outside
 Python's lock, so they use all cores; and no process is left behind when this one is killed.
@@ -11,7 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
+
+try:
+    import fcntl
+except ImportError:  # not POSIX: no lock, so do not make one thing from two processes at once there
+    fcntl = None  # type: ignore[assignment]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -31,7 +38,7 @@ def each(
         title: what progress is shown of.
     """
     progress = _Progress(title, len(tasks))
-    pool = ThreadPoolExecutor(workers or _cores(), thread_name_prefix=title)
+    pool = ThreadPoolExecutor(workers or cores(), thread_name_prefix=title)
     try:
         for future in as_completed([pool.submit(function, task) for task in tasks]):
             yield future.result()
@@ -40,7 +47,25 @@ def each(
         pool.shutdown(cancel_futures=True)
 
 
-def _cores() -> int:
+@contextmanager
+def only_one(lock: Path, waiting: str) -> Iterator[None]:
+    """Hold the lock file `lock`; while another process holds it, say `waiting` on stderr and wait.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    with lock.open("w") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(waiting, file=sys.stderr, flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # closing the file releases the lock
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -63,7 +63,8 @@ class PixelContrast(Method):
         confident_scope: whether pixels compete within the frame ("global") or within their class ("class").
         denominator: "negatives" is Eq. 3 as printed; "supcon" and "positive+negatives" are its relatives.
         key_scope: whether a query meets the keys of its own clip ("clip", Eq. 1 and 2), of the whole batch ("batch"),
-            or of the batches of all ranks ("ranks").
+            or of the batches of all ranks ("ranks"; ranks weigh the same, also where the per-class scope left one of
+            them a few pixels more).
         embedding_dim: output channels of the projection head.
         previous_gradient: let gradients flow through the previous frame too; ACCEL's released code does not.
     """

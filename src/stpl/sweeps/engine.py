@@ -66,13 +66,14 @@ def sweep(
     elif all(_is_recorded(plan, runs) for plan in sweeps):
         for plan in sweeps:
             console.print(f"{plan.path.stem}: all {len(cells(plan))} cells are recorded", markup=False, soft_wrap=True)
-    elif workers != 1:
-        from stpl.sweeps.workers import supervise
+    else:
+        from stpl.sweeps.workers import places, supervise  # Optuna takes most of a second to import
 
+        if len(places(workers)) == 1:
+            _work(sweeps, Settings(runs, storage, attempts, sampler), console)
+            return
         given = {"bench": bench, "seeds": seeds, "data": data, "storage": storage, "sampler": sampler}
         supervise(files, {"runs": runs, "attempts": attempts, **given}, workers, console)
-    else:
-        _work(sweeps, Settings(runs, storage, attempts, sampler), console)
 
 
 def _check(sweeps: list[Sweep], sampler: str | None) -> None:

@@ -9,17 +9,14 @@ is renamed into place.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -27,14 +24,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stpl.data.parallel import cores, only_one
 from stpl.data.streets.drive import StreetsOptions, renderer_version
 from stpl.data.streets.worker import DISK_FAILED, command, draw_share, drive_file
 from stpl.errors import DataError
-
-try:
-    import fcntl
-except ImportError:  # not POSIX: no lock, so do not draw one split from two processes at once there
-    fcntl = None  # type: ignore[assignment]
 
 ARRAYS = {"frames": "uint8", "labels": "uint8", "flow": "float16", "visible": "bool"}
 """The stored arrays. float16 holds flow to within 1/2048 of its value: 0.008 pixels at 16 pixels."""
@@ -103,31 +96,15 @@ def open_split(root: Path, domain: str, split: str, options: StreetsOptions | No
     if not folder.exists():
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with _lock(folder):
+            lock = folder.with_name(f".{folder.name}.lock")
+            with only_one(lock, f"streets: another process draws {folder.name}, waiting"):
                 if not folder.exists():  # another process may have drawn it while this one waited
-                    _draw(folder, domain, split, options, shape, content, workers or _cores())
+                    _draw(folder, domain, split, options, shape, content, workers or cores())
         except OSError as error:
             mend = "free some space or choose another folder, then run again: it goes on where it stopped"
             raise DataError(f"cannot draw the split: {error}", where=folder, mend=mend) from error
     _check(folder, content, verify)
     return StreetsSplit(folder, f"{domain}-{split}", shape)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock file; waits while another process draws the same split."""
-    with (folder.parent / f".{folder.name}.lock").open("w") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"streets: another process draws {folder.name}, waiting", file=sys.stderr, flush=True)
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # closing the file releases the lock
 
 
 def _draw(folder: Path, domain: str, split: str, options: StreetsOptions, shape: tuple[int, int, int, int],

@@ -51,8 +51,7 @@ $(CLUSTER): $(READY)
 	@touch $@
 
 ablation: $(READY) ## Tables 3 and 4, all rows: make ablation [BENCH=viper DATA=/data] [SEEDS=3]; call again to resume
-	@$(SWEEP) sweeps/source.yaml
-	@$(SWEEP) sweeps/table3.yaml sweeps/table4.yaml --workers=$(WORKERS)
+	@$(SWEEP) sweeps/source.yaml sweeps/table3.yaml sweeps/table4.yaml --workers=$(WORKERS)
 	@$(BIN)/stpl report --bench=$(BENCH)
 
 report: $(READY) ## write and print the tables from what is recorded
@@ -66,8 +65,7 @@ notebooks: $(DEV) ## run the notebooks on what is recorded; the results go to ru
 	@$(BIN)/jupyter-execute notebooks/*.ipynb --output=../runs/notebooks/{notebook_name}
 
 sensitivity: $(READY) ## k and τ: the confident proportion and the temperature of STPL
-	@$(SWEEP) sweeps/source.yaml
-	@$(SWEEP) sweeps/k.yaml sweeps/tau.yaml --workers=$(WORKERS)
+	@$(SWEEP) sweeps/source.yaml sweeps/k.yaml sweeps/tau.yaml --workers=$(WORKERS)
 	@$(BIN)/stpl report --bench=$(BENCH)
 
 bench: $(DEV) ## speed and memory of the parts as ratios; figures go to build/bench/ (leave the machine alone meanwhile)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -10,6 +11,8 @@ from rich.console import Console
 from stpl.errors import ConfigError, StplError
 from stpl.sweeps.grid import cells, command_line, examples, narrow
 from stpl.sweeps.interrupts import Terminated, orderly_interrupts
+from stpl.sweeps.launcher import Launcher, own_arguments
+from stpl.sweeps.places import places, visible_gpus
 from stpl.sweeps.schema import Sweep, read_sweep
 from stpl.sweeps.settings import Settings
 
@@ -67,11 +70,11 @@ def sweep(
         for plan in sweeps:
             console.print(f"{plan.path.stem}: all {len(cells(plan))} cells are recorded", markup=False, soft_wrap=True)
     else:
-        from stpl.sweeps.workers import places, supervise  # Optuna takes most of a second to import
-
         if len(places(workers)) == 1:
             _work(sweeps, Settings(runs, storage, attempts, sampler), console)
             return
+        from stpl.sweeps.workers import supervise  # Optuna takes most of a second to import
+
         given = {"bench": bench, "seeds": seeds, "data": data, "storage": storage, "sampler": sampler}
         supervise(files, {"runs": runs, "attempts": attempts, **given}, workers, console)
 
@@ -104,13 +107,20 @@ def _is_recorded(plan: Sweep, runs: Path) -> bool:
 
 
 def _work(sweeps: list[Sweep], settings: Settings, console: Console) -> None:
-    from stpl.sweeps.schedule import Worker  # Optuna takes most of a second to import
-
     try:
-        with orderly_interrupts():
+        with Launcher(prepared=_may_prepare(sweeps)) as launcher, orderly_interrupts():
+            from stpl.sweeps.schedule import Worker  # Optuna takes most of a second to import, the launcher more
+
             for plan in sweeps:
-                if not Worker(plan, settings, console).work():
+                if not Worker(plan, settings, launcher, console).work():
                     raise SystemExit(1)
     except KeyboardInterrupt as interrupt:
         console.print("interrupted; call again to resume")
         raise SystemExit(143 if isinstance(interrupt, Terminated) else 130) from None
+
+
+def _may_prepare(sweeps: list[Sweep]) -> bool:
+    """Whether trials run this program and survive a fork, with no GPU and none of macOS's frameworks."""
+    commands = [command_line(plan, cell) for plan in sweeps for cell in examples(plan)[:1]]
+    own = any(own_arguments(command) is not None for command in commands)
+    return own and sys.platform == "linux" and not visible_gpus()

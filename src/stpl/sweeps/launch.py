@@ -1,36 +1,99 @@
-"""Start a trial that cannot outlive its sweep. Run as a script: `python launch.py PARENT_PID COMMAND...`.
+"""Start what cannot outlive its parent: a worker of a sweep, or a worker's trials from one process that is prepared.
 
-On Linux the kernel kills the trial when the sweep dies, even by `kill -9`, so that no orphan trains on beside the next
-call. The setting survives `exec`. A script of its own, because running Python between `fork` and `exec` of a process
-with threads may deadlock. Elsewhere an orphan trains on, and the lock on its folder keeps a second one out.
+Importing Lightning takes longer than many a trial trains. So a worker keeps a launcher: `python -m stpl.sweeps.launch`
+imports `stpl.fit` once, while the worker opens its storage, and forks for every trial. Other programs it executes.
+
+On Linux the kernel kills a process of this kind when its parent dies, even by `kill -9`, so that no orphan trains on
+beside the next call; the setting survives `exec`. Elsewhere an orphan trains on, and the lock on its folder keeps a
+second one out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import json
 import os
+import runpy
 import signal
 import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from io import TextIOWrapper
+from typing import Any, NoReturn
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def main(parent: int, command: list[str]) -> None:
-    """Tie this process to `parent`, then become `command`; exits with 2 if there is no such program."""
+def serve(*, prepared: bool) -> None:
+    """Start trials one by one: requests on stdin, each trial's process and then its exit code on stdout.
+
+    In the process of a trial of this program it returns, so that the trial runs as `python -m stpl` does, up to the end
+    of the interpreter.
+
+    Args:
+        prepared: whether to import this program first, for trials that run it.
+    """
+    requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what an import prints is no answer
+    if prepared:
+        with contextlib.suppress(Exception):  # the trial will meet it too, and its log tell
+            import stpl.fit  # noqa: F401
+        # The only threads that imports begin are those of BLAS libraries, which end them before a fork.
+        warnings.filterwarnings("ignore", message=".*is multi-threaded, use of fork", category=DeprecationWarning)
+    for line in iter(requests.readline, ""):
+        server, trial = os.getpid(), os.fork()
+        if trial == 0:
+            os.setpgid(0, 0)
+            _tie_to(server)
+            requests.close()
+            answers.close()
+            _become(json.loads(line))
+            return
+        with contextlib.suppress(OSError):  # both sides set it, and whoever comes second is refused
+            os.setpgid(trial, trial)
+        print(trial, file=answers)
+        print(os.waitstatus_to_exitcode(os.waitpid(trial, 0)[1]), file=answers)
+    sys.exit()
+
+
+def _become(request: Mapping[str, Any]) -> None:
+    """Turn this process into the trial: its streams and variables, then its program, or arguments for ours."""
+    log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    if request["arguments"] is None:
+        _execute(request["command"])
+    assert isinstance(sys.stdout, TextIOWrapper)
+    sys.stdout.reconfigure(line_buffering=True)  # a log is read while it is written
+    sys.argv[1:] = request["arguments"]
+
+
+def _tie_to(parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the line above
             sys.exit(1)
+
+
+def _execute(command: Sequence[str]) -> NoReturn:
     try:
-        os.execvp(command[0], command)
+        os.execvp(command[0], list(command))
     except OSError as error:
-        sys.exit(_refuse(command[0], error))
+        print(f"cannot run '{command[0]}': {error.strerror}", file=sys.stderr)
+        sys.exit(2)
 
 
-def _refuse(program: str, error: OSError) -> int:
-    print(f"cannot run '{program}': {error.strerror}", file=sys.stderr)
-    return 2
+def main(parent: str, role: str, *command: str) -> None:
+    """Tie this process to `parent`, then `execute` the command, or `serve`, `prepared` or not."""
+    _tie_to(int(parent))
+    if role == "execute":
+        _execute(command)
+    serve(prepared=role == "prepared")
+    runpy.run_module("stpl", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2:])
+    main(*sys.argv[1:])

@@ -13,6 +13,7 @@ from stpl.errors import ConfigError, RecordError
 from stpl.record import RunLock, RunRecord
 from stpl.sweeps.claims import Failure, TrialFailedError
 from stpl.sweeps.grid import Cell, command_line, write_arguments
+from stpl.sweeps.launcher import Launcher
 from stpl.sweeps.metric import curve, final_value
 from stpl.sweeps.progress import Progress
 from stpl.sweeps.queues import GridQueue, Job, SearchQueue, make_queue
@@ -32,11 +33,12 @@ class Worker:
     Args:
         sweep: the file.
         settings: of the call.
+        launcher: starts the trials.
         console: where to tell how it goes.
     """
 
-    def __init__(self, sweep: Sweep, settings: Settings, console: Console) -> None:
-        self.sweep, self._settings, self._console = sweep, settings, console
+    def __init__(self, sweep: Sweep, settings: Settings, launcher: Launcher, console: Console) -> None:
+        self.sweep, self._settings, self._launcher, self._console = sweep, settings, launcher, console
         self._url = settings.storage or default_url(settings.runs, sweep.bench)
         self._name = sweep.path.stem
 
@@ -111,7 +113,7 @@ class Worker:
         write_arguments(self.sweep, cell, self._settings.runs)
         command = command_line(self.sweep, cell, self._settings.runs)
         try:
-            outcome = run_trial(command, directory, self._settings.runs, lambda: self._tick(watch))
+            outcome = run_trial(self._launcher, command, directory, self._settings.runs, lambda: self._tick(watch))
         except optuna.TrialPruned as early:
             self._progress.finish(f"ended early ({early})", None)
             raise

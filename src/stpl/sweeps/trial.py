@@ -1,13 +1,10 @@
-"""One trial: a subprocess in a process group of its own, its output in its run's folder."""
+"""One trial: a process in a group of its own, its output in its run's folder."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +13,7 @@ from pathlib import Path
 
 from stpl.errors import StplError
 from stpl.sweeps.interrupts import waiting
+from stpl.sweeps.launcher import Launched, Launcher
 
 LOG = "log.txt"
 PATIENCE_SECONDS = 20.0
@@ -40,10 +38,11 @@ class Outcome:
     tail: str
 
 
-def run_trial(command: list[str], directory: Path, runs: Path, tick: Callable[[], None]) -> Outcome:
+def run_trial(launcher: Launcher, command: list[str], directory: Path, runs: Path, tick: Callable[[], None]) -> Outcome:
     """Run `command` to its end; its output is appended to `<directory>/log.txt`.
 
     Args:
+        launcher: starts it.
         command: the expanded command line.
         directory: the run's folder, made if absent.
         runs: the root of all runs, handed down as `$STPL_RUNS`.
@@ -62,48 +61,33 @@ def run_trial(command: list[str], directory: Path, runs: Path, tick: Callable[[]
             offset = log.tell()
     except OSError as error:
         raise StplError(f"cannot be written: {error.strerror}", where=directory / LOG, mend="free the disk") from error
-    with (directory / LOG).open("ab", buffering=0) as log:
-        process = subprocess.Popen(
-            [sys.executable, "-I", str(Path(__file__).with_name("launch.py")), str(os.getpid()), *command],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "STPL_RUNS": str(runs.absolute()), "PYTHONUNBUFFERED": "1"},
-            process_group=0,  # Ctrl-C in the terminal reaches the sweep alone, which ends the trial in good order
-        )
-        code = _wait(process, tick)
+    environment = {**os.environ, "STPL_RUNS": str(runs.absolute()), "PYTHONUNBUFFERED": "1"}
+    code = _wait(launcher.start(command, directory / LOG, environment), tick)
     return Outcome(code, time.monotonic() - start, _tail(directory / LOG, offset))
 
 
-def _wait(process: subprocess.Popen[bytes], tick: Callable[[], None]) -> int:
+def _wait(trial: Launched, tick: Callable[[], None]) -> int:
     try:
         while True:
-            try:
-                with waiting():
-                    return process.wait(_POLL_SECONDS)
-            except subprocess.TimeoutExpired:
-                tick()
+            with waiting():
+                code = trial.wait(_POLL_SECONDS)
+            if code is not None:
+                return code
+            tick()
     finally:
-        _end(process)
+        _end(trial)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(trial: Launched) -> None:
     """End the trial if it still runs, and whatever it left behind in its group."""
     try:
-        if process.poll() is None:
-            _signal(process, signal.SIGTERM)
+        if trial.code is None:
+            trial.signal(signal.SIGTERM)
             with waiting():
-                process.wait(PATIENCE_SECONDS)
-    except subprocess.TimeoutExpired:
-        pass  # killed below
+                trial.wait(PATIENCE_SECONDS)
     finally:
-        _signal(process, signal.SIGKILL)
-        process.wait()
-
-
-def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
-        os.killpg(process.pid, number)
+        trial.signal(signal.SIGKILL)
+        trial.wait()
 
 
 def _tail(path: Path, offset: int) -> str:

@@ -52,7 +52,7 @@ $(CLUSTER): $(READY)
 
 ablation: $(READY) ## Tables 3 and 4, all rows: make ablation [BENCH=viper DATA=/data] [SEEDS=3]; call again to resume
 	@$(SWEEP) sweeps/source.yaml sweeps/table3.yaml sweeps/table4.yaml --workers=$(WORKERS)
-	@$(BIN)/stpl report --bench=$(BENCH)
+	@$(BIN)/stpl report --bench=$(BENCH) --page=false
 
 report: $(READY) ## write and print the tables from what is recorded
 	@$(BIN)/stpl report --bench=$(BENCH) --page=false

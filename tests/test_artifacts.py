@@ -226,6 +226,30 @@ def test_accel_tells_what_its_prediction_is_made_of() -> None:
         assert torch.equal(seen.previous, network.classify(network.encode(frames[:, 0])))
 
 
+def test_a_frame_that_successive_clips_share_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = build_network(NetworkOptions(18, 8, (1, 2))).eval()
+    with torch.no_grad():
+        network.score_fusion.weight.normal_()
+    first, second = torch.randint(0, 256, (2, 4, 3, 40, 56), dtype=torch.uint8)  # two drives of four frames
+    pairs = [(drive, t) for drive in (first, second) for t in (1, 2, 3)]
+    frames = torch.stack([drive[t - 1 : t + 1] for drive, t in pairs])
+    clip = Clip(frames, flow=torch.randn(6, 1, 2, 40, 56))
+    expected = network(clip)
+    encode, encoded = network.encode, list[int]()
+
+    def counted(frames: torch.Tensor) -> torch.Tensor:
+        encoded.append(len(frames))
+        return encode(frames)
+
+    monkeypatch.setattr(network, "encode", counted)
+    seen = network.observe(clip)
+    assert encoded == [8]
+    torch.testing.assert_close(seen.logits, expected)
+    torch.testing.assert_close(seen.features, encode(frames[:, 1]))
+    torch.testing.assert_close(seen.previous, network.classify(encode(frames[:, 0])))
+
+
 def names_of(samples: ClipSamples, keys: list[str]) -> list[str]:
     blank = torch.zeros(len(keys), 4, 6, dtype=torch.int64)
     samples.update(keys, torch.zeros(len(keys), 3, 4, 6, dtype=torch.uint8), blank)

@@ -158,7 +158,7 @@ class Method(LightningModule, ABC):
 
     def predict_step(self, clip: Clip, batch_idx: int) -> Tensor:
         """Predicted train ids int64 `[B,H,W]`: what `validation_step` scores, or at the frames' size without labels."""
-        return predicted(self.network(clip), clip)
+        return predicted(self.network.observe(clip).logits, clip)
 
     def evaluation(self) -> dict[str, Any]:
         """What the validation that just ended found, as plain numbers (`Evaluator.numbers`); resets the metrics.

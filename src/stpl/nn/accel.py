@@ -13,7 +13,7 @@ from stpl.nn.warp import resize_flow, warp
 
 
 class Observation(NamedTuple):
-    """What one forward pass of ACCEL makes of a batch of clips.
+    """What ACCEL makes of a batch of clips in evaluation.
 
     Attributes:
         features: of the current frame, `[B,D,h,w]`.
@@ -61,16 +61,29 @@ class Accel(Segmenter):
 
     def forward(self, clip: Clip) -> Tensor:
         """Fused logits `[B,K,h,w]` of the current frame of a batch of clips (T ≥ 2, with flow)."""
-        return self.observe(clip).logits
-
-    def observe(self, clip: Clip) -> Observation:
-        """What `forward` gives, and what it was made from."""
         with torch.no_grad():
             previous = self.classify(self.encode(clip.frames[:, -2]))
-        features = self.encode(clip.frames[:, -1])
-        current = self.classify(features)
-        flow = clip_flow(clip, (current.shape[-2], current.shape[-1]))
-        return Observation(features, self.fuse(current, previous, flow), previous)
+        current = self.classify(self.encode(clip.frames[:, -1]))
+        return self.fuse(current, previous, clip_flow(clip, (current.shape[-2], current.shape[-1])))
+
+    @torch.no_grad()
+    def observe(self, clip: Clip) -> Observation:
+        """What `forward` gives in evaluation mode, and what it was made from.
+
+        A frame that one clip of the batch ends with and the next begins with is encoded once. While BatchNorm uses the
+        batch's statistics that would not be the same.
+        """
+        before, now = clip.frames[:, -2], clip.frames[:, -1]
+        batch = len(now)
+        shared = torch.zeros(batch, dtype=torch.bool, device=now.device)
+        shared[1:] = (before[1:] == now[:-1]).flatten(1).all(1)
+        rows = torch.arange(batch, device=now.device) - 1
+        rows[~shared] = batch + torch.arange(int((~shared).sum()), device=now.device)
+        features = self.encode(torch.cat([now, before[~shared]]))
+        logits = self.classify(features)
+        current, previous = logits[:batch], logits[rows]
+        flow = clip_flow(clip, (logits.shape[-2], logits.shape[-1]))
+        return Observation(features[:batch], self.fuse(current, previous, flow), previous)
 
     def fused_scores(self, clip: Clip) -> tuple[Tensor, ...]:
         """What `forward` gives, then the same of any classifier that only training uses.

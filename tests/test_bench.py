@@ -113,6 +113,7 @@ def test_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parent.parent)
     figures = bench(tmp_path, "suite", "--repeats=1")
     assert 0 < figures["seconds_help"] < figures["seconds_first_step"]
+    assert figures["seconds_trial"] > 0
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""`stpl bench suite`: how long a user waits before anything happens: for help, and for a trial's first step."""
+"""`stpl bench suite`: how long a user waits before anything happens: for help, and for the first step of a run."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -11,16 +12,19 @@ from tempfile import TemporaryDirectory
 
 from stpl.bench.measure import interleaved, times_table, write_json
 from stpl.errors import ConfigError
+from stpl.sweeps.launcher import Launcher
 
-_STEP = "first step of a trial"
+_STEP = "first step of a run"
+_TRIAL = "a sweep's trial of no step"
 _TINY = {"height": 48, "width": 96, "frames": 3, "train_drives": 4, "val_drives": 2, "camera_val_drives": 2}
 
 
 def suite(repeats: int = 3, experiments: Path = Path("experiments"), json: Path | None = None) -> None:
-    """Seconds until `stpl --help` has answered and until a trial takes its first step, each in a fresh process.
+    """Seconds until `stpl --help` has answered, until a run takes its first step, and of a sweep's trial without steps.
 
-    The trial is STPL on a tiny `streets` that is drawn already, from fresh weights, its starting point evaluated; it
-    is compared with what Python takes to import torch and Lightning, below which no trial can be.
+    The run is STPL on a tiny `streets` that is drawn already, from fresh weights, its starting point evaluated; it is
+    compared with what Python takes to import torch and Lightning, below which no fresh process can be. The trial is the
+    same with no step to take, from a sweep's launcher: what every trial after the first one takes beside training.
 
     Args:
         repeats: rounds that are measured; all take part in each.
@@ -32,20 +36,23 @@ def suite(repeats: int = 3, experiments: Path = Path("experiments"), json: Path 
     """
     if not (experiments / "base.yaml").is_file():
         raise ConfigError("no overlays are here", where=experiments, mend="call it in the repository's folder")
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as name, Launcher(prepared=True) as launcher:
+        folder = Path(name)
         commands = {
             "stpl --help": ["-m", "stpl", "--help"],
-            _STEP: ["-m", "stpl.bench.suite", *_trial(Path(folder))],
+            _STEP: ["-m", "stpl.bench.suite", *_arguments(folder, steps=1)],
             "python": ["-c", "pass"],
             "import torch, lightning": ["-c", "import torch, lightning"],
         }
         environment = {**os.environ, "STPL_RUNS": f"{folder}/runs"}
         actions = {name: partial(_run, [sys.executable, *words], environment) for name, words in commands.items()}
+        actions[_TRIAL] = partial(_run_trial, launcher, folder, environment)
         timings = interleaved(actions, repeats)
     print(times_table("start-up", timings, "import torch, lightning", {}))
     figures = {
         "seconds_help": timings["stpl --help"].median,
         "seconds_first_step": timings[_STEP].median,
+        "seconds_trial": timings[_TRIAL].median,
         "seconds_python": timings["python"].median,
         "seconds_imports": timings["import torch, lightning"].median,
         "spread": {name: timing.spread for name, timing in timings.items()},
@@ -53,13 +60,13 @@ def suite(repeats: int = 3, experiments: Path = Path("experiments"), json: Path 
     write_json(json, figures)
 
 
-def _trial(folder: Path) -> list[str]:
-    """The trial's command line; its data is drawn by the first, unmeasured round."""
+def _arguments(folder: Path, steps: int) -> list[str]:
+    """The run's arguments; its data is drawn by the first, unmeasured round."""
     settings = {
         "bench": "streets",
         "experiment": "stpl",
         "start_from": "null",
-        "trainer.max_steps": 1,
+        "trainer.max_steps": steps,
         "trainer.val_check_interval": 1,
         "data.init_args.root": folder / "streets",
         **{f"data.init_args.options.{name}": value for name, value in _TINY.items()},
@@ -73,14 +80,21 @@ def _run(command: list[str], environment: dict[str, str]) -> None:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
 
 
+def _run_trial(launcher: Launcher, folder: Path, environment: dict[str, str]) -> None:
+    shutil.rmtree(folder / "runs", ignore_errors=True)
+    command, log = [sys.executable, "-m", "stpl", "fit", *_arguments(folder, steps=0)], folder / "log.txt"
+    if launcher.start(command, log, environment).wait():
+        raise RuntimeError(f"{' '.join(command)} failed:\n{log.read_text()}")
+
+
 def _until_first_step(arguments: list[str]) -> None:
-    """Run a trial and leave at once when its first step begins."""
+    """Begin a run and leave at once when its first step begins."""
     from stpl.fit import fit
     from stpl.methods import Method
 
     Method.training_step = lambda *_: os._exit(0)  # type: ignore[method-assign]
     fit(arguments)
-    raise RuntimeError("the trial took no step")
+    raise RuntimeError("the run took no step")
 
 
 if __name__ == "__main__":

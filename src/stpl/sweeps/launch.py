@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
+import importlib
 import json
 import os
 import runpy
@@ -37,10 +39,7 @@ def serve(*, prepared: bool) -> None:
     requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what an import prints is no answer
     if prepared:
-        with contextlib.suppress(Exception):  # the trial will meet it too, and its log tell
-            import stpl.fit  # noqa: F401
-        # The only threads that imports begin are those of BLAS libraries, which end them before a fork.
-        warnings.filterwarnings("ignore", message=".*is multi-threaded, use of fork", category=DeprecationWarning)
+        _prepare()
     for line in iter(requests.readline, ""):
         server, trial = os.getpid(), os.fork()
         if trial == 0:
@@ -55,6 +54,17 @@ def serve(*, prepared: bool) -> None:
         print(trial, file=answers)
         print(os.waitstatus_to_exitcode(os.waitpid(trial, 0)[1]), file=answers)
     sys.exit()
+
+
+def _prepare() -> None:
+    """Import this program, and what it imports on the way to a first step."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    with contextlib.suppress(Exception):  # the trial will meet it too, and its log tell
+        importlib.import_module("stpl.fit")
+        importlib.import_module("albumentations")
+    gc.freeze()  # trials share the imported objects, and their collector need not look at them
+    # The only threads that imports begin are those of BLAS libraries, which end them before a fork.
+    warnings.filterwarnings("ignore", message=".*is multi-threaded, use of fork", category=DeprecationWarning)
 
 
 def _become(request: Mapping[str, Any]) -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from stpl.sweeps.engine import _may_prepare
 from stpl.sweeps.launcher import Launched, Launcher, own_arguments
+from stpl.sweeps.schema import read_sweep
 from sweep_harness import children
 
 PYTHON = ["/usr/bin/env", sys.executable]
@@ -48,6 +50,21 @@ def test_only_this_program_by_this_interpreter_is_our_own() -> None:
     assert own_arguments(["python", *ours[1:]]) is None
     assert own_arguments([sys.executable, "-m", "other"]) is None
     assert own_arguments(["/usr/bin/env"]) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there is anything prepared")
+def test_only_trials_of_this_program_without_a_gpu_are_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = Path(__file__).parent.parent / "sweeps" / "table3.yaml"
+    foreign = tmp_path / "foreign.yaml"
+    foreign.write_text(shipped.read_text().replace('"-m", "stpl"', '"-m", "other"'))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert _may_prepare([read_sweep(shipped)])
+    assert not _may_prepare([read_sweep(foreign)])
+    assert _may_prepare([read_sweep(foreign), read_sweep(shipped)])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert not _may_prepare([read_sweep(shipped)])
 
 
 def test_exit_codes_and_signals_are_told(bare: Launcher, tmp_path: Path) -> None:

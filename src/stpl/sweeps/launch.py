@@ -10,6 +10,7 @@ second one out.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -101,8 +102,22 @@ def main(parent: str, role: str, *command: str) -> None:
     _tie_to(int(parent))
     if role == "execute":
         _execute(command)
-    serve(prepared=role == "prepared")
-    runpy.run_module("stpl", run_name="__main__", alter_sys=True)
+    status = [1]  # of an error that nobody caught
+    atexit.register(_leave, status)  # the first to be registered is the last to be called
+    try:
+        serve(prepared=role == "prepared")
+        runpy.run_module("stpl", run_name="__main__", alter_sys=True)
+        status[0] = 0
+    except SystemExit as end:
+        status[0] = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+
+
+def _leave(status: Sequence[int]) -> NoReturn:
+    """End at once: to take apart all that was imported before the fork takes a second, and triton complains of it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status[0])
 
 
 if __name__ == "__main__":

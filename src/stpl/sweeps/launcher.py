@@ -35,7 +35,6 @@ class Launcher:
             [sys.executable, "-m", "stpl.sweeps.launch", str(os.getpid()), role],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            bufsize=0,
             process_group=0,  # Ctrl-C in the terminal reaches the sweep alone, which ends the trial in good order
         )
 
@@ -59,6 +58,7 @@ class Launcher:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it was killed just now, and the trial will read as killed
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
         return Launched(self._process)
 
     def close(self) -> None:

@@ -125,13 +125,13 @@ def test_unknown_metric_is_named_after_the_first_run(work: Path) -> None:
 
 def test_gpus_and_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("stpl.sweeps.places._cores", lambda: [0, 1, 2, 3, 8])
-    monkeypatch.setattr("stpl.sweeps.places.visible_gpus", list)
+    monkeypatch.setattr("stpl.machine.cores", lambda: [0, 1, 2, 3, 8])
+    monkeypatch.setattr("stpl.machine.visible_gpus", list)
     assert [set(place.cores or ()) for place in places(2)] == [{0, 1}, {2, 3, 8}]
     assert [place.environment for place in places(2)] == [{"OMP_NUM_THREADS": "2"}, {"OMP_NUM_THREADS": "3"}]
     assert len(places(0)) == 1
     assert places(6)[-1].cores == frozenset({8})
-    monkeypatch.setattr("stpl.sweeps.places.visible_gpus", lambda: ["0", "GPU-5f"])
+    monkeypatch.setattr("stpl.machine.visible_gpus", lambda: ["0", "GPU-5f"])
     assert [place.environment["CUDA_VISIBLE_DEVICES"] for place in places(0)] == ["0", "GPU-5f"]
     assert [place.environment["CUDA_VISIBLE_DEVICES"] for place in places(3)] == ["0", "GPU-5f", "0"]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -139,7 +139,7 @@ def test_gpus_and_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_visible_gpus_are_those_that_the_variable_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    from stpl.sweeps.places import visible_gpus
+    from stpl.machine import visible_gpus
 
     for given, expected in (("2,3", ["2", "3"]), ("", []), ("-1", [])):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)

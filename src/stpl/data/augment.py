@@ -147,9 +147,7 @@ def _transforms(options: CrossFrameAugmentation, height: int) -> tuple[Any, Any]
 
 
 def _build(options: CrossFrameAugmentation, height: int) -> tuple[Any, Any]:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import asks a server for news
-    import albumentations as A  # type: ignore[import-untyped] # here, because it takes two seconds
-
+    A = import_albumentations()
     sigmas = [height * sigma for sigma in options.blur_sigmas]
     blurs = [A.GaussianBlur(blur_limit=0, sigma_limit=(sigma, sigma), p=1.0) for sigma in sigmas]
     jitter = A.ColorJitter(
@@ -160,6 +158,14 @@ def _build(options: CrossFrameAugmentation, height: int) -> tuple[Any, Any]:
         p=options.jitter_probability,
     )
     return A.OneOf(blurs, p=options.blur_probability), jitter
+
+
+def import_albumentations() -> Any:
+    """The package: imported where it is first needed, because it takes two seconds, and kept from asking for news."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    import albumentations  # type: ignore[import-untyped]
+
+    return albumentations
 
 
 def refuse_agpl_fork() -> None:

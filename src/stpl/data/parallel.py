@@ -6,7 +6,6 @@ Python's lock, so they use all cores; and no process is left behind when this on
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+
+from stpl.machine import cores
 
 try:
     import fcntl
@@ -38,7 +39,7 @@ def each(
         title: what progress is shown of.
     """
     progress = _Progress(title, len(tasks))
-    pool = ThreadPoolExecutor(workers or cores(), thread_name_prefix=title)
+    pool = ThreadPoolExecutor(workers or len(cores()), thread_name_prefix=title)
     try:
         for future in as_completed([pool.submit(function, task) for task in tasks]):
             yield future.result()
@@ -62,11 +63,6 @@ def only_one(lock: Path, waiting: str) -> Iterator[None]:
                 print(waiting, file=sys.stderr, flush=True)
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield  # closing the file releases the lock
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Progress:

@@ -98,6 +98,7 @@ def _load(vectors, labels, index, number, dim_in, DIM: tl.constexpr):  # type: i
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _store(vectors, tile, index, number, dim_in, DIM: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Write the tile's rows to vectors `[index,DIM]` but for those beyond the end."""
     dims = tl.arange(0, DIM)
     inside = (index[:, None] < number) & (dims[None, :] < dim_in)
     tl.store(vectors + index[:, None] * dim_in + dims[None, :], tile, mask=inside)
@@ -108,6 +109,7 @@ def _rows(  # type: ignore[no-untyped-def]
     queries, keys, query_labels, key_labels, n, m, d, log_sums, weighted,
     SUPCON: tl.constexpr, DIM: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
+    """`_Kernels.rows` for one tile of queries: the sum under the fraction grows key by key, with its largest term apart."""
     rows = tl.program_id(0) * TILE + tl.arange(0, TILE)
     q, y = _load(queries, query_labels, rows, n, d, DIM)
     top = tl.full((TILE,), _FAR, tl.float32)
@@ -133,6 +135,7 @@ def _pulls(  # type: ignore[no-untyped-def]
     queries, keys, query_labels, key_labels, n, m, d, log_sums, shares, totals, pulls, pulled,
     SUPCON: tl.constexpr, DIM: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
+    """`_Kernels.pulls` for one tile of queries, over the keys of their classes."""
     rows = tl.program_id(0) * TILE + tl.arange(0, TILE)
     q, y = _load(queries, query_labels, rows, n, d, DIM)
     log_sum = tl.load(log_sums + rows, mask=rows < n, other=0.0)
@@ -159,6 +162,7 @@ def _columns(  # type: ignore[no-untyped-def]
     queries, keys, query_labels, key_labels, n, m, d, log_sums, pushes, pulls, gradient,
     SUPCON: tl.constexpr, DIM: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
+    """`_Kernels.columns` for one tile of keys, over all queries."""
     cols = tl.program_id(0) * TILE + tl.arange(0, TILE)
     k, z = _load(keys, key_labels, cols, m, d, DIM)
     sums = tl.zeros((TILE, DIM), tl.float32)

@@ -216,6 +216,7 @@ def learning_rates(optimizer: torch.optim.Optimizer, options: OptimizerOptions, 
         return PolynomialLR(optimizer, total_iters=horizon, power=options.power)
 
     def decayed(step: int) -> float:
+        """Share of the initial rate at a step, in [0, 1]."""
         return float((1 - min(step, horizon) / horizon) ** options.power)
 
     errors: dict[str, Callable[[int], float]] = {

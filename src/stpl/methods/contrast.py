@@ -173,27 +173,33 @@ class _Views:
 
     @cached_property
     def current(self) -> Tensor:
+        """Features of the current frame."""
         return self.network.encode(self.clip.frames[:, -1])
 
     @cached_property
     def previous(self) -> Tensor:
+        """Features of the previous frame, on its own grid."""
         with torch.set_grad_enabled(self.previous_gradient):
             return self.network.encode(self.clip.frames[:, -2])
 
     @cached_property
     def flow(self) -> Tensor:
+        """Flow `[B,2,h,w]` from the current to the previous frame, in units of the features' grid."""
         return clip_flow(self.clip, (self.current.shape[-2], self.current.shape[-1]))
 
     @cached_property
     def previous_warped(self) -> Tensor:
+        """Features of the previous frame, on the current one's grid."""
         return warp(self.previous, self.flow)
 
     @cached_property
     def augmented_current(self) -> Tensor:
+        """Features of the augmented current frame."""
         return self.network.encode(self._augmented()[:, -1])
 
     @cached_property
     def augmented_previous_warped(self) -> Tensor:
+        """Features of the augmented previous frame, on the current one's grid; flow is that of the original clip."""
         with torch.set_grad_enabled(self.previous_gradient):
             return warp(self.network.encode(self._augmented()[:, -2]), self.flow)
 

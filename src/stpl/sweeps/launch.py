@@ -59,10 +59,9 @@ def serve(*, prepared: bool) -> None:
 
 def _prepare() -> None:
     """Import this program, and what it imports on the way to a first step."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     with contextlib.suppress(Exception):  # the trial will meet it too, and its log tell
         importlib.import_module("stpl.fit")
-        importlib.import_module("albumentations")
+        importlib.import_module("stpl.data.augment").import_albumentations()
     gc.freeze()  # trials share the imported objects, and their collector need not look at them
     # The only threads that imports begin are those of BLAS libraries, which end them before a fork.
     warnings.filterwarnings("ignore", message=".*is multi-threaded, use of fork", category=DeprecationWarning)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
+
+from stpl import machine
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ def places(count: int) -> list[Place]:
 
     With more workers than GPUs some share one; with more than cores likewise.
     """
-    gpus, cores = visible_gpus(), _cores()
+    gpus, cores = machine.visible_gpus(), machine.cores()
     count = count or max(1, len(gpus))
     found = []
     for index in range(count):
@@ -44,22 +43,3 @@ def places(count: int) -> list[Place]:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
         found.append(Place(index + 1, environment, None if gpus else frozenset(share)))
     return found
-
-
-def visible_gpus() -> list[str]:
-    """Names of the GPUs as `CUDA_VISIBLE_DEVICES` takes them: those it names already, or all that the driver lists."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [name for name in given.split(",") if name and name != "-1"]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    with suppress(OSError, subprocess.SubprocessError):
-        call = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-        return subprocess.run(call, capture_output=True, text=True, check=True, timeout=30).stdout.split()
-    return []
-
-
-def _cores() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))

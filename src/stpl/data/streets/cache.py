@@ -24,10 +24,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stpl.data.parallel import cores, only_one
+from stpl.data.parallel import only_one
 from stpl.data.streets.drive import StreetsOptions, renderer_version
 from stpl.data.streets.worker import DISK_FAILED, command, draw_share, drive_file
 from stpl.errors import DataError
+from stpl.machine import cores
 
 ARRAYS = {"frames": "uint8", "labels": "uint8", "flow": "float16", "visible": "bool"}
 """The stored arrays. float16 holds flow to within 1/2048 of its value: 0.008 pixels at 16 pixels."""
@@ -99,7 +100,7 @@ def open_split(root: Path, domain: str, split: str, options: StreetsOptions | No
             lock = folder.with_name(f".{folder.name}.lock")
             with only_one(lock, f"streets: another process draws {folder.name}, waiting"):
                 if not folder.exists():  # another process may have drawn it while this one waited
-                    _draw(folder, domain, split, options, shape, content, workers or cores())
+                    _draw(folder, domain, split, options, shape, content, workers or len(cores()))
         except OSError as error:
             mend = "free some space or choose another folder, then run again: it goes on where it stopped"
             raise DataError(f"cannot draw the split: {error}", where=folder, mend=mend) from error

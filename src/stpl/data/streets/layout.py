@@ -109,6 +109,7 @@ def _free(z0: float, z1: float, crossings: list[float]) -> bool:
 def _roadside(scene: Scene, pal: Palette, rng: Rng, direction: int, side: Side, length: float, crossings: list[float],
               crowns: list[Canvas]) -> None:  # fmt: skip
     def put(body: Body, x: float, z: float) -> None:
+        """Add a body at x metres beside the road's middle, z metres along it."""
         body.position = (direction * x, z)
         scene.bodies.append(body)
 

@@ -121,6 +121,7 @@ class _Painter:
         camera, ahead = self.path.position[t], self._camera(t)[2]
 
         def key(index: int) -> tuple[int, float]:
+            """Layer, then distance ahead of the camera in metres, negative."""
             body = self.bodies[index]
             x, z = (body.position[i] + body.velocity[i] * t for i in (0, 1))
             return body.layer, -float(ahead[0] * (x - camera[0]) + ahead[2] * (z - camera[2]))

@@ -86,6 +86,7 @@ def car(pal: Palette, rng: Rng) -> Body:
     _wheels(side, pal, rng, [1.35, -1.35], 0.34, label)
 
     def strip(i: int, canvas: Canvas) -> None:
+        """Paint what is on face number i of the body, counted from the front."""
         top = canvas.top
         if i in (2, 4):  # windscreen, rear window
             canvas.rect(-half + 0.1, 0.08, half - 0.1, top - 0.07, glass)
@@ -130,6 +131,7 @@ def truck(pal: Palette, rng: Rng) -> Body:
     _wheels(side, pal, rng, [z - 1.0, -z + 1.2, -z + 2.3], 0.5, label)
 
     def strip(i: int, canvas: Canvas) -> None:
+        """Paint what is on face number i of the body, counted from the front."""
         if i <= 2:
             canvas.rect(-half, 0, half, canvas.top, cab)
         if i == 1:
@@ -171,6 +173,7 @@ def bus(pal: Palette, rng: Rng) -> Body:
     _wheels(side, pal, rng, [z - 2.3, -z + 2.4], 0.48, label)
 
     def strip(i: int, canvas: Canvas) -> None:
+        """Paint what is on face number i of the body, counted from the front."""
         if i == 1:
             canvas.rect(-half + 0.08, 0.05, half - 0.08, canvas.top - 0.5, glass)
             canvas.rect(-half + 0.2, canvas.top - 0.42, half - 0.2, canvas.top - 0.08, dark)

@@ -1,0 +1,28 @@
+"""What this machine has that a process may use; nothing heavy is imported for it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from contextlib import suppress
+
+
+def cores() -> list[int]:
+    """Numbers of the CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def visible_gpus() -> list[str]:
+    """Names of the GPUs as `CUDA_VISIBLE_DEVICES` takes them: those it names already, or all that the driver lists."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name for name in given.split(",") if name and name != "-1"]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    with suppress(OSError, subprocess.SubprocessError):
+        call = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+        return subprocess.run(call, capture_output=True, text=True, check=True, timeout=30).stdout.split()
+    return []

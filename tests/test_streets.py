@@ -1,10 +1,9 @@
-"""The benchmark `streets`: determinism, exactness of labels and flow, the domain shift, the cache, the reader."""
+"""The benchmark `streets`: determinism, exactness of labels and flow, the domain shift, the cache."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -16,17 +15,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
-from stpl.data.clip import ClipReader, Wants
 from stpl.data.label_space import VIPER_15, check_train_ids
 from stpl.data.streets import cache
 from stpl.data.streets.cache import StreetsSplit, open_split
 from stpl.data.streets.domain import DomainShift, photograph
 from stpl.data.streets.drive import Drive, StreetsOptions, draw_drive
 from stpl.data.streets.layout import make_scene
-from stpl.data.streets.reader import StreetsClips
 from stpl.data.streets.render import draw
 from stpl.data.streets.scene import C
 from stpl.errors import ConfigError, DataError
@@ -328,67 +324,6 @@ def test_second_process_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.
         shutil.move(tmp_path / "elsewhere", probe.folder)
     waiting.join(5)
     assert found == [probe]
-
-
-# --- the reader
-
-
-def test_clips_are_pairs_of_frames_with_flow_and_label(split: StreetsSplit) -> None:
-    reader: ClipReader = StreetsClips(split)
-    assert len(reader) == 4 * 2
-    clip = reader.read(5, Wants(flow=True, label=True))
-    assert clip.key == "camera-train/0002/02"
-    drive = draw_drive(TINY, "camera", "train", 2)
-    assert torch.equal(clip.frames, torch.from_numpy(drive.frames[1:3]))
-    assert clip.label is not None
-    assert clip.label.dtype == torch.int64
-    assert torch.equal(clip.label, torch.from_numpy(drive.labels[2]).long())
-    assert clip.flow is not None
-    assert clip.flow.shape == (1, 2, 24, 48)
-    torch.testing.assert_close(clip.flow[0], torch.from_numpy(drive.flow[2]), rtol=1e-3, atol=1e-5)
-    assert np.array_equal(StreetsClips(split).visible(5), drive.visible[2])
-
-
-def test_label_file_is_never_opened_unless_wanted(split: StreetsSplit, tmp_path: Path) -> None:
-    folder = tmp_path / "unlabelled"
-    shutil.copytree(split.folder, folder, ignore=shutil.ignore_patterns("labels.npy"))
-    reader = StreetsClips(replace(split, folder=folder))
-    for index in range(len(reader)):
-        assert reader.read(index, Wants(flow=True)).label is None
-    with pytest.raises(DataError, match=r"labels\.npy"):
-        reader.read(0, Wants(label=True))
-
-
-def test_reader_travels_to_workers(split: StreetsSplit) -> None:
-    reader = StreetsClips(split)
-    reader.read(0, Wants())
-    assert torch.equal(pickle.loads(pickle.dumps(reader)).read(3, Wants()).frames, reader.read(3, Wants()).frames)
-
-
-def test_distant_pairs_have_no_exact_flow(split: StreetsSplit) -> None:
-    reader = StreetsClips(split, previous=2)
-    assert len(reader) == 4
-    assert torch.equal(reader.read(1, Wants()).frames[0], torch.from_numpy(split.frames_of(1)[0].copy()))
-    with pytest.raises(DataError, match="previous=2"):
-        reader.read(1, Wants(flow=True))
-    with pytest.raises(ConfigError, match="previous is 3"):
-        StreetsClips(split, previous=3)
-    with pytest.raises(DataError, match="no clip 4"):
-        reader.read(4, Wants())
-
-
-def test_estimated_flow_is_kept_and_agrees_with_the_exact_one(tmp_path: Path) -> None:
-    options = replace(FULL, frames=2, val_drives=2)
-    split = open_split(tmp_path, "studio", "val", options, workers=1)
-    exact, estimated = StreetsClips(split), StreetsClips(split, flow="estimated")
-    for index in range(2):
-        a, b = (reader.read(index, Wants(flow=True)).flow for reader in (exact, estimated))
-        assert a is not None
-        assert b is not None
-        error = (a - b)[0].norm(dim=0)[torch.from_numpy(exact.visible(index))]
-        assert error.median() < 0.5  # pixels
-    assert len(list(split.folder.glob("flow-estimated-1/**/*.npy"))) == 2
-    assert open_split(tmp_path, "studio", "val", options) == split
 
 
 def test_tall_pictures_are_covered() -> None:

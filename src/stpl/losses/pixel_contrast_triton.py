@@ -109,7 +109,7 @@ def _rows(  # type: ignore[no-untyped-def]
     queries, keys, query_labels, key_labels, n, m, d, log_sums, weighted,
     SUPCON: tl.constexpr, DIM: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """`_Kernels.rows` for one tile of queries: the sum under the fraction grows key by key, with its largest term apart."""
+    """`_Kernels.rows` for one tile of queries; the sum grows tile by tile, scaled by its largest term so far."""
     rows = tl.program_id(0) * TILE + tl.arange(0, TILE)
     q, y = _load(queries, query_labels, rows, n, d, DIM)
     top = tl.full((TILE,), _FAR, tl.float32)

@@ -21,8 +21,8 @@ TINY = StreetsOptions(height=24, width=48, frames=3, train_drives=4, val_drives=
 
 
 @pytest.fixture(scope="module")
-def split(root: Path) -> StreetsSplit:
-    return open_split(root, "camera", "train", TINY, workers=1)
+def split(tmp_path_factory: pytest.TempPathFactory) -> StreetsSplit:
+    return open_split(tmp_path_factory.mktemp("streets"), "camera", "train", TINY, workers=1)
 
 
 def test_clips_are_pairs_of_frames_with_flow_and_label(split: StreetsSplit) -> None:

@@ -75,7 +75,7 @@ def small_step() -> dict[str, Any]:
 
 def test_step(tmp_path: Path) -> None:
     options = ("--network.depth=18", "--network.width=8", "--network.dilations=[1,2]")
-    figures = bench(tmp_path, "step", "--height=48", "--width=64", *options, "--repeats=1", "--memory=false")
+    figures = bench(tmp_path, "step", "--height=48", "--width=64", *options, "--repeats=1")
     assert set(figures["seconds"]) == set(step.FORMS)
     assert min(figures["seconds"].values()) > 0
     assert figures["network"]["depth"] == 18

@@ -7,6 +7,8 @@ builds the same run; the first alone locks the run's folder and writes into it.
 from __future__ import annotations
 
 import atexit
+import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -23,6 +25,8 @@ from stpl.errors import ConfigError
 
 _PATIENCE_SECONDS = 60.0
 """How long the other processes may take to end after the first."""
+_ALLOCATOR_VARIABLES = {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"}
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def build_trainer(settings: dict[str, Any], *, synchronized: bool, leaves_idle: bool) -> Trainer:
@@ -48,6 +52,8 @@ def build_trainer(settings: dict[str, Any], *, synchronized: bool, leaves_idle: 
     if strategy not in ("auto", "ddp"):
         raise ConfigError(f"'{strategy}' is not supported", where="trainer.strategy", mend="use ddp, or leave it out")
     trainer = Trainer(**settings)
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
     if trainer.world_size == 1:
         return trainer
     if synchronized and trainer.strategy.root_device.type == "cpu":
@@ -56,6 +62,21 @@ def build_trainer(settings: dict[str, Any], *, synchronized: bool, leaves_idle: 
         )
     strategy = DDPStrategy(find_unused_parameters=leaves_idle, forward_sync_buffers=False)
     return Trainer(**settings | {"strategy": strategy, "sync_batchnorm": synchronized})
+
+
+def keep_freed_memory() -> None:
+    """Have glibc's allocator keep what tensors on the CPU leave free, for the rest of this process.
+
+    By default it returns the free end of its heap to the system after nearly every large block, and gets it back zeroed
+    and page by page: at 512×1024 that took up to a third of a step (`stpl bench step`). Peak memory grows by a tenth at
+    most. Nothing happens with another C library, or where the environment sets the allocator's thresholds itself.
+    """
+    if sys.platform != "linux" or not _ALLOCATOR_VARIABLES.isdisjoint(os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most it takes; blocks above are mapped one by one, as ever
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def check_command_line(trainer: Trainer, args: Sequence[str]) -> None:

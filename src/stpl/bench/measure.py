@@ -1,8 +1,7 @@
-"""Measuring: seconds of several actions in turn, peak memory of one in a fresh process, and how both are told.
+"""Measuring: seconds of several actions in turn, peak memory in a fresh process, and how both are told.
 
 Memory is the process's peak resident set (`VmHWM` of /proc, reset just before the action) beyond what was resident
-then. glibc's allocator is told to give large blocks back to the system at once, so that what an earlier step freed
-cannot hide what this one takes.
+then.
 """
 
 from __future__ import annotations
@@ -56,8 +55,7 @@ def interleaved(actions: Mapping[str, Action], repeats: int, *, warm: int = 1) -
     Raises:
         ConfigError: for less than one round.
     """
-    if repeats < 1:
-        raise ConfigError(f"{repeats} rounds measure nothing", where="--repeats", mend="choose 1 or more")
+    _check(repeats)
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for turn in range(warm + repeats):
         for name, action in actions.items():
@@ -70,44 +68,90 @@ def interleaved(actions: Mapping[str, Action], repeats: int, *, warm: int = 1) -
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
+def _check(repeats: int) -> None:
+    if repeats < 1:
+        raise ConfigError(f"{repeats} rounds measure nothing", where="--repeats", mend="choose 1 or more")
+
+
 def _tell(line: str) -> None:
     """Say on a terminal what is being measured; a round at full size takes a minute."""
     if sys.stderr.isatty():
         print(f"\r{line}\033[K", end="", file=sys.stderr, flush=True)
 
 
+def in_processes(
+    target: str, cases: Mapping[str, Mapping[str, Any]], repeats: int
+) -> tuple[dict[str, Timing], dict[str, float | None]]:
+    """Measure actions in turn, each in a fresh process at every round, under the allocator that it chooses itself.
+
+    Args:
+        target: "module:function"; the function prepares and returns the action. It is run once before it is timed.
+        cases: arguments of that function for each action; plain types.
+        repeats: rounds.
+
+    Returns:
+        Times, and median peaks of memory as `peak_mb` defines them.
+
+    Raises:
+        ConfigError: for less than one round.
+    """
+    _check(repeats)
+    found: dict[str, list[dict[str, float | None]]] = {name: [] for name in cases}
+    for turn in range(repeats):
+        for name, arguments in cases.items():
+            _tell(f"round {turn + 1}/{repeats}: {name}")
+            found[name].append(_in_process(target, arguments))
+    _tell("")
+    timings, peaks = {}, {}
+    for name, measured in found.items():
+        timings[name] = Timing(tuple(value["seconds"] or 0.0 for value in measured))
+        known = [peak for value in measured if (peak := value["peak_mb"]) is not None]
+        peaks[name] = median(known) if known else None
+    return timings, peaks
+
+
 def peak_mb(target: str, **arguments: Any) -> float | None:
     """Peak memory of an action beyond what is resident before it, in MB (10⁶ bytes), in a fresh process.
 
+    The allocator is told to give large blocks back at once, so that what was freed earlier hides nothing.
+
     Args:
-        target: "module:function"; the function prepares, warms up, and returns the action to measure.
+        target: "module:function"; the function prepares and returns the action to measure.
         arguments: of that function; plain types.
 
     Returns:
         The peak; `None` on a system without /proc, where it cannot be reset.
     """
-    if not _STATUS.exists():
-        return None
     _tell(f"memory of {arguments.get('form', target)}")
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
-    command = [sys.executable, "-m", "stpl.bench.measure", target, json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    measured = _in_process(target, arguments, MALLOC_MMAP_THRESHOLD_="262144", MALLOC_TRIM_THRESHOLD_="262144")
     _tell("")
+    return measured["peak_mb"]
+
+
+def _in_process(target: str, arguments: Mapping[str, Any], **environment: str) -> dict[str, float | None]:
+    command = [sys.executable, "-m", "stpl.bench.measure", target, json.dumps(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
     if done.returncode:
-        raise RuntimeError(f"measuring the memory of {target} failed:\n{done.stderr}")
-    return float(done.stdout.splitlines()[-1])
+        raise RuntimeError(f"measuring {target} failed:\n{done.stderr}")
+    measured: dict[str, float | None] = json.loads(done.stdout.splitlines()[-1])
+    return measured
 
 
-def _peak_here(target: str, arguments: str) -> float:
-    """What `peak_mb` runs in the fresh process."""
+def _measure_here(target: str, arguments: str) -> dict[str, float | None]:
+    """What `_in_process` runs in the fresh process: the action twice, the second time against the clock."""
     module, name = target.split(":")
     action: Action = getattr(import_module(module), name)(**json.loads(arguments))
-    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-    before = _resident_mb("VmRSS")
+    known = _STATUS.exists()
+    if known:
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+    before = _resident_mb("VmRSS") if known else 0.0
+    action()
+    start = time.perf_counter()
     kept = action()
-    peak = _resident_mb("VmHWM") - before
+    seconds = time.perf_counter() - start
+    peak = _resident_mb("VmHWM") - before if known else None
     del kept
-    return peak
+    return {"seconds": seconds, "peak_mb": peak}
 
 
 def _resident_mb(field: str) -> float:
@@ -147,4 +191,4 @@ def write_json(path: Path | None, figures: Mapping[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    print(_peak_here(*sys.argv[1:]))
+    print(json.dumps(_measure_here(*sys.argv[1:])))

@@ -5,7 +5,8 @@
 * plain: float32, tensors in the default memory format, one forward for each view, the contrast in its dense form.
 
 All three start from the same weights, take the same clip and evaluate the same four views: current, previous, augmented
-current, augmented previous; the previous frames take no gradient.
+current, augmented previous; the previous frames take no gradient. Each form has processes of its own: the first two set
+the C library's allocator as `stpl fit` does, the third leaves it as it is.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import torch
 from torch import Tensor
 
 from stpl.bench import contrast
-from stpl.bench.measure import Action, interleaved, peak_mb, times_table, write_json
+from stpl.bench.measure import Action, in_processes, times_table, write_json
 from stpl.data.clip import Clip
+from stpl.devices import keep_freed_memory
 from stpl.methods import OptimizerOptions, PixelContrast
 from stpl.nn.network import NetworkOptions
 
@@ -33,7 +35,6 @@ def step(
     network: NetworkOptions | None = None,
     repeats: int = 3,
     json: Path | None = None,
-    memory: bool = True,
 ) -> None:
     """Time and memory of a training step of STPL against the same step written plainly.
 
@@ -41,14 +42,13 @@ def step(
         height: of the frames.
         width: of the frames.
         network: the network; ResNet-101 if not given.
-        repeats: rounds that are measured; all forms take part in each.
+        repeats: rounds; in each, every form takes an unmeasured and a measured step in a process of its own.
         json: file for the figures.
-        memory: measure peak memory too, each form in a fresh process.
     """
     options = (network or NetworkOptions()).to_dict()
     settings: dict[str, Any] = {"height": height, "width": width, "network": options}
-    timings = interleaved({form: prepare(form, **settings) for form in FORMS}, repeats)
-    peaks = {form: peak_mb("stpl.bench.step:prepare", form=form, **settings) for form in FORMS if memory}
+    cases = {form: {"form": form, **settings} for form in FORMS}
+    timings, peaks = in_processes("stpl.bench.step:prepare", cases, repeats)
     title = (
         f"one STPL step at {height}×{width}, ResNet-{options['depth']} of width {options['width']},"
         f" {torch.get_num_threads()} threads, {_precision()}"
@@ -70,6 +70,8 @@ def step(
 def prepare(form: str, height: int, width: int, network: dict[str, Any]) -> Action:
     """The step in one of the `FORMS`, its network built and its clip drawn."""
     torch.manual_seed(0)
+    if form != "plain":
+        keep_freed_memory()
     kind = Plain if form == "plain" else PixelContrast
     method = kind(NetworkOptions.from_dict(network), OptimizerOptions()).train()
     optimizer = torch.optim.SGD(method.parameter_groups(), momentum=0.9)

@@ -9,12 +9,11 @@ import sys
 import pytest
 
 _CHURN = """
-import resource, sys
+import resource
 import torch
 from stpl.devices import keep_freed_memory
 
-if sys.argv[1] == "keep":
-    keep_freed_memory()
+keep_freed_memory()
 torch.ones(24 << 20, dtype=torch.uint8)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
@@ -24,15 +23,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def faults(mode: str, **environment: str) -> int:
+def faults(**environment: str) -> int:
     """Page faults of a process that allocates and frees 96 MB twenty times."""
-    command = [sys.executable, "-W", "ignore", "-c", _CHURN, mode]
+    command = [sys.executable, "-W", "ignore", "-c", _CHURN]
     env = {**os.environ, **environment}
     return int(subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout)
 
 
 @pytest.mark.skipif("CS_GNU_LIBC_VERSION" not in getattr(os, "confstr_names", ()), reason="the allocator of glibc")
 def test_freed_memory_is_kept_unless_the_environment_decides() -> None:
-    left_alone = faults("leave")
-    assert faults("keep") < left_alone / 4
-    assert faults("keep", MALLOC_TRIM_THRESHOLD_="131072") > left_alone / 2
+    # Not compared with glibc's defaults, under which it is chance what lies at the heap's end and is given back.
+    assert faults() < faults(MALLOC_TRIM_THRESHOLD_="131072") / 4

@@ -1,7 +1,8 @@
 """Runs on several devices: one process each, by Lightning's DistributedDataParallel.
 
 The first process starts the others of its node by its own command line, unless a launcher (torchrun, Slurm) did. Each
-builds the same run; the first alone locks the run's folder and writes into it.
+builds the same run; the first alone locks the run's folder and writes into it. What torch and the C library are told
+before a run, on one device or several, is told here too.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ def keep_freed_memory() -> None:
     """Have glibc's allocator keep what tensors on the CPU leave free, for the rest of this process.
 
     By default it returns the free end of its heap to the system after nearly every large block, and gets it back zeroed
-    and page by page: at 512×1024 that took up to a third of a step (`stpl bench step`). Peak memory grows by a tenth at
-    most. Nothing happens with another C library, or where the environment sets the allocator's thresholds itself.
+    and page by page: at 512×1024 that took up to a third of an STPL step on two cores, and peak memory grew by up to a
+    tenth. Nothing happens with another C library, or where the environment sets the allocator's thresholds itself.
     """
     if sys.platform != "linux" or not _ALLOCATOR_VARIABLES.isdisjoint(os.environ):
         return

@@ -122,6 +122,8 @@ def peak_mb(target: str, **arguments: Any) -> float | None:
     Returns:
         The peak; `None` on a system without /proc, where it cannot be reset.
     """
+    if not _STATUS.exists():
+        return None
     _tell(f"memory of {arguments.get('form', target)}")
     measured = _in_process(target, arguments, MALLOC_MMAP_THRESHOLD_="262144", MALLOC_TRIM_THRESHOLD_="262144")
     _tell("")

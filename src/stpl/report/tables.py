@@ -147,6 +147,7 @@ def per_class_sheet(suite: Suite) -> Sheet:
     classes, lines = class_lines(suite)
 
     def body(form: str, nothing: str) -> list[list[str]]:
+        """The rows as text: numbers in `form`, `nothing` where one is absent."""
         values = [[line.miou, *map(line.iou.get, classes)] for line in lines]
         return [
             [line.title, str(line.seeds), *(number(value, form, nothing) for value in row)]
@@ -279,6 +280,7 @@ def _metric_sheet(name: str, title: str, note: str, lines: Sequence[MetricLine],
     keys = list(dict.fromkeys(key for line in lines for key in line.values))
 
     def body(nothing: str) -> list[list[str]]:
+        """The rows as text, `nothing` where a number is absent."""
         texts = metric_texts(lines, keys, nothing)
         return [[line.title, str(line.seeds), *row] for line, row in zip(lines, texts, strict=True)]
 

@@ -163,6 +163,7 @@ class Claims:
         stop = threading.Event()
 
         def beat() -> None:
+            """Count up in the study until the trial has ended, so that others see that it lives."""
             count = 0
             while not stop.wait(HEARTBEAT_SECONDS):
                 count += 1

@@ -27,8 +27,8 @@ class Place:
 def places(count: int) -> list[Place]:
     """Divide the machine among `count` workers: a GPU each, or equal shares of the CPU cores.
 
-    0 makes one worker per GPU, and one in all without a GPU: on two cores two workers of one thread each took longer
-    than one of two threads.
+    0 makes one worker per GPU, and one in all without a GPU: on two cores `make ablation` took longer with two workers
+    of one thread each, because one trains the source model and draws while the other waits.
 
     With more workers than GPUs some share one; with more than cores likewise.
     """

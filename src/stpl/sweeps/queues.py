@@ -136,6 +136,7 @@ class Queue(Claims, ABC):
         """Claim the next trial and `run` it, once it is noted which folder its runs go to."""
 
         def noted(trial: Trial) -> float:
+            """Run the trial with its folder written beside it."""
             trial.set_user_attr("runs", self._folder)
             return run(trial)
 

@@ -76,6 +76,7 @@ def _forwarded(crew: Sequence[_Member], console: Console) -> Iterator[list[int]]
     stopped: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
+        """Pass the signal on: the first asks the crew to end in good order, the next to end now."""
         if not stopped:
             console.print("stopping; once more to stop at once")
         stopped.append(number)

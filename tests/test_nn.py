@@ -10,6 +10,7 @@ from stpl.nn.accel import Accel
 from stpl.nn.batchnorm import BatchNormOptions, BatchNormPolicy, apply_batchnorm
 from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.fusion import FUSIONS, STAM, Conv1x1
+from stpl.nn.pixels import Over, pool, reweigh, take
 from stpl.nn.projection import ProjectionHead
 from stpl.nn.resnet import ResNet
 from stpl.nn.segmenter import NORMALIZATIONS
@@ -147,6 +148,13 @@ def test_warp_equals_a_loop_over_pixels() -> None:
     torch.testing.assert_close(warp(features, flow), expected)
 
 
+def test_warp_has_exact_gradients() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(2, 3, 4, 5, dtype=torch.double, requires_grad=True)
+    flow = torch.randn(2, 2, 4, 5, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(warp, (features, flow))
+
+
 def test_warp_direction() -> None:
     """What lies at (x+dx, y+dy) in the earlier frame comes to (x, y)."""
     features = torch.arange(12.0).view(1, 1, 3, 4)
@@ -209,12 +217,50 @@ def test_stam_gates_follow_cbam() -> None:
     torch.testing.assert_close(fused, weighted * spatial)
 
 
+def test_the_gates_have_the_gradients_of_plain_operations() -> None:
+    """Of features without equal values; where some are equal, any of them may take the gradient of the maximum."""
+    torch.manual_seed(0)
+    stam = STAM(8).double()
+    frames = [torch.randn(2, 8, 5, 6, dtype=torch.double, requires_grad=True) for _ in range(2)]
+    weights = torch.randn(2, 16, 5, 6, dtype=torch.double)
+    stack = torch.cat(frames, 1)
+    temporal = (stam.temporal(stack.mean((2, 3))) + stam.temporal(stack.amax((2, 3)))).sigmoid()
+    weighted = stack * temporal[:, :, None, None]
+    spatial = stam.spatial(torch.stack([weighted.amax(1), weighted.mean(1)], 1)).sigmoid()
+    leaves = [*frames, *stam.parameters()]
+    expected = torch.autograd.grad(weighted * spatial, leaves, weights)
+    found = torch.autograd.grad(stam(*frames), leaves, weights)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("over", ["pixels", "channels"])
+def test_pooling_and_weighing_have_exact_gradients(over: Over) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 4, 5, dtype=torch.double, requires_grad=True)
+    weights = torch.randn((2, 5) if over == "pixels" else (2, 3, 4), dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: pool(x, over), (x,))
+    assert torch.autograd.gradcheck(reweigh, (x, weights))
+
+
+def test_a_mean_in_half_precision_does_not_overflow() -> None:
+    _, mean, peak = pool(torch.full((1, 65, 129, 3), 20.0, dtype=torch.float16), "pixels")
+    assert mean.tolist() == peak.tolist() == [[20.0] * 3]  # the sum of 8,385 pixels is beyond float16
+
+
+def test_taken_pixels_and_their_gradient() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 4, 5, dtype=torch.double, requires_grad=True)
+    places = torch.stack([torch.randperm(12)[:7] for _ in range(2)])
+    assert take(x, places).equal(torch.stack([x[i].flatten(0, 1)[places[i]] for i in range(2)]))
+    assert torch.autograd.gradcheck(lambda x: take(x, places), (x,))
+
+
 def test_projections_are_unit_vectors_in_float32() -> None:
     head = ProjectionHead(6, 4)
     with torch.autocast("cpu", torch.bfloat16):
-        out = head(torch.randn(2, 6, 3, 3))
+        out = head(torch.randn(2, 9, 6))
     assert out.dtype == torch.float32
-    torch.testing.assert_close(out.norm(dim=1), torch.ones(2, 3, 3))
+    torch.testing.assert_close(out.norm(dim=-1), torch.ones(2, 9))
 
 
 @pytest.mark.parametrize(

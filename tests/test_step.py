@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -131,6 +132,22 @@ def test_a_step_reads_nothing_back(scope: Any, key_scope: Any, monkeypatch: pyte
         assert output["loss"].isfinite().item()
 
 
+@pytest.mark.parametrize("pair", [("fused", "augmented fused"), ("current", "previous-warped")])
+def test_a_step_leaves_nothing_to_the_collector(pair: tuple[View, View]) -> None:
+    """A tensor in a cycle of references would keep its memory through the steps that follow."""
+    model, batch = stpl(pair), clip()
+    gc.collect()
+    gc.disable()
+    try:
+        output = model.training_step(batch, 0)
+        assert output is not None
+        output["loss"].backward()  # type: ignore[no-untyped-call]
+        del output
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("scope", ["global", "class"])
 def test_self_training_reads_nothing_back(scope: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = SelfTraining(SMALL, OptimizerOptions(), confident_scope=scope).train()
@@ -169,7 +186,7 @@ def test_the_step_keeps_exactly_the_confident_pixels(scope: Any) -> None:
     confident[:, torch.randperm(35, generator=generator)[:14]] = True
     expected = []
     for i in range(2):
-        q, k = (model.projection(x)[i].flatten(1).T[confident[i]] for x in (queries, keys))
+        q, k = (model.projection(x[i].flatten(1).T[confident[i]]) for x in (queries, keys))
         expected.append(pixel_contrast(q, k, labels[i][confident[i]], labels[i][confident[i]]))
     places, classes = model._kept(labels, confident)
     found = model._contrast(model._embed(queries, places), model._embed(keys, places), classes)

@@ -26,8 +26,8 @@ from stpl.errors import ConfigError
 
 _PATIENCE_SECONDS = 60.0
 """How long the other processes may take to end after the first."""
-_ALLOCATOR_VARIABLES = {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"}
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_ALLOCATOR_VARIABLES = {"MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"}
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def build_trainer(settings: dict[str, Any], *, synchronized: bool, leaves_idle: bool) -> Trainer:
@@ -68,15 +68,15 @@ def build_trainer(settings: dict[str, Any], *, synchronized: bool, leaves_idle: 
 def keep_freed_memory() -> None:
     """Have glibc's allocator keep what tensors on the CPU leave free, for the rest of this process.
 
-    By default it returns the free end of its heap to the system after nearly every large block, and gets it back zeroed
-    and page by page: at 512×1024 that took up to a third of an STPL step on two cores, and peak memory grew by up to a
-    tenth. Nothing happens with another C library, or where the environment sets the allocator's thresholds itself.
+    By default it maps large blocks one by one, returns the free end of its heap to the system after nearly every one of
+    the others, and gets all of it back zeroed and page by page: up to a third of an STPL step at 512×1024 on two cores.
+    Nothing happens with another C library, or where the environment sets up the allocator itself.
     """
     if sys.platform != "linux" or not _ALLOCATOR_VARIABLES.isdisjoint(os.environ):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most it takes; blocks above are mapped one by one, as ever
+        mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 

@@ -23,7 +23,7 @@ def warp(height: int = 65, width: int = 129, channels: int = 128, repeats: int =
         json: file for the figures.
     """
     generator = torch.Generator().manual_seed(0)
-    features = torch.randn(1, channels, height, width, generator=generator)
+    features = torch.randn(1, channels, height, width, generator=generator).to(memory_format=torch.channels_last)
     flow = 3 * torch.randn(1, 2, height, width, generator=generator)
     timings = interleaved(
         {"stpl": partial(warp_by_flow, features, flow), "loop": partial(loop, features, flow)}, repeats

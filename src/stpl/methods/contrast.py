@@ -13,7 +13,6 @@ A view is a feature map on the grid of the current frame, so all of them share t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +31,7 @@ from stpl.nn.accel import Accel, clip_flow
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.fusion import FUSIONS, Fusion, FusionName
 from stpl.nn.network import NetworkOptions
+from stpl.nn.pixels import take
 from stpl.nn.projection import ProjectionHead
 from stpl.nn.warp import warp
 
@@ -137,10 +137,8 @@ class PixelContrast(Method):
 
         The head sees each pixel alone, so those that take no part need not go through it.
         """
-        clips = zip(features.flatten(2).transpose(1, 2), places, strict=True)
-        pixels = torch.stack([pixels.index_select(0, kept) for pixels, kept in clips])
-        embedding: Tensor = self.projection(pixels.transpose(1, 2)[..., None])
-        return embedding[..., 0].transpose(1, 2)
+        embedding: Tensor = self.projection(take(features.permute(0, 2, 3, 1), places))
+        return embedding
 
     def _contrast(self, queries: Tensor, keys: Tensor, classes: Tensor) -> Tensor:
         """Eq. 4 of queries and keys `[B,n,D]`, averaged over clips, or over the batch as if it were one clip."""
@@ -160,16 +158,20 @@ class _Views:
     def __init__(self, network: Accel, clip: Clip, fusion: Fusion | None, previous_gradient: bool) -> None:
         self.network, self.clip, self.fusion = network, clip, fusion
         self.previous_gradient = previous_gradient
-        self.makers: dict[str, Callable[[], Tensor]] = {
-            "current": lambda: self.current,
-            "previous-warped": lambda: self.previous_warped,
-            "augmented current": lambda: self.augmented_current,
-            "fused": lambda: self._fuse(self.previous_warped, self.current),
-            "augmented fused": lambda: self._fuse(self.augmented_previous_warped, self.augmented_current),
-        }
 
     def __getitem__(self, name: View) -> Tensor:
-        return self.makers[name]()
+        # No table of bound methods: it would refer to this object, and the step's tensors would wait for the collector.
+        match name:
+            case "current":
+                return self.current
+            case "previous-warped":
+                return self.previous_warped
+            case "augmented current":
+                return self.augmented_current
+            case "fused":
+                return self._fuse(self.previous_warped, self.current)
+            case "augmented fused":
+                return self._fuse(self.augmented_previous_warped, self.augmented_current)
 
     @cached_property
     def current(self) -> Tensor:

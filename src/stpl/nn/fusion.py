@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from stpl.nn.pixels import pool, reweigh
+
 FusionName = Literal["add", "conv", "concat", "stam"]
 
 
@@ -95,12 +97,13 @@ class STAM(Fusion):
         self.spatial = nn.Sequential(nn.Conv2d(2, 1, 7, padding=3, bias=False), nn.BatchNorm2d(1, momentum=0.01))
 
     def forward(self, previous_warped: Tensor, current: Tensor) -> Tensor:
-        """Both, previous first, weighted by the temporal and then by the spatial gate."""
-        stack = torch.cat([previous_warped, current], dim=1)
-        pooled = self.temporal(stack.mean((2, 3))) + self.temporal(stack.amax((2, 3)))
-        stack = stack * pooled.sigmoid()[:, :, None, None]
-        summary = torch.stack([stack.amax(1), stack.mean(1)], dim=1)
-        return stack * self.spatial(summary).sigmoid()  # type: ignore[no-any-return]
+        """Both, previous first, weighted by the temporal and then by the spatial gate; in `channels_last`."""
+        stack = torch.cat([previous_warped, current], dim=1).permute(0, 2, 3, 1).contiguous()
+        stack, mean, peak = pool(stack, "pixels")
+        stack = reweigh(stack, (self.temporal(mean) + self.temporal(peak)).sigmoid())
+        stack, mean, peak = pool(stack, "channels")
+        stack = reweigh(stack, self.spatial(torch.stack([peak, mean], dim=1))[:, 0].sigmoid())
+        return stack.permute(0, 3, 1, 2)
 
 
 FUSIONS: dict[str, type[Add] | type[Conv1x1] | type[Concat] | type[STAM]] = {

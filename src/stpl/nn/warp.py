@@ -15,12 +15,16 @@ from torch.nn import functional as F
 def warp(features: Tensor, backward_flow: Tensor) -> Tensor:
     """Bring features of the earlier frame onto the grid of the later frame: out(x, y) = features(x+dx, y+dy).
 
+    The four corners of a look-up are rows of a table, one row for each pixel, and a weighted sum of rows is what
+    `embedding_bag` does; for wide features in `channels_last` that is several times faster than `grid_sample`.
+
     Args:
         features: `[B,C,H,W]` of the earlier frame; float.
-        backward_flow: `[B,2,H,W]` in units of this grid, channel 0 = dx, channel 1 = dy.
+        backward_flow: `[B,2,H,W]` in units of this grid, channel 0 = dx, channel 1 = dy; finite.
 
     Returns:
-        Warped features `[B,C,H,W]`, dtype of `features`; the look-up itself is done in float32 or wider.
+        Warped features `[B,C,H,W]` in `channels_last`, dtype of `features`; the look-up itself is done in float32 or
+        wider.
 
     Raises:
         ValueError: if the grids differ.
@@ -29,21 +33,27 @@ def warp(features: Tensor, backward_flow: Tensor) -> Tensor:
         raise ValueError(f"features {tuple(features.shape)} and flow {tuple(backward_flow.shape)} differ in grid")
     dtype = torch.promote_types(features.dtype, torch.float32)
     height, width = features.shape[-2:]
-    ys = torch.arange(height, device=features.device, dtype=dtype)
-    xs = torch.arange(width, device=features.device, dtype=dtype)
-    flow = backward_flow.to(dtype)
-    # grid_sample wants coordinates in [-1, 1] with corner pixels' centres at ±1.
-    grid_x = (xs.view(1, 1, -1) + flow[:, 0]) * (2 / max(width - 1, 1)) - 1
-    grid_y = (ys.view(1, -1, 1) + flow[:, 1]) * (2 / max(height - 1, 1)) - 1
+    places, weights = _corners(backward_flow.to(dtype))
+    pixels = features.to(dtype).permute(0, 2, 3, 1).flatten(0, 2)
     with torch.autocast(features.device.type, enabled=False):
-        warped = F.grid_sample(
-            features.to(dtype),
-            torch.stack([grid_x, grid_y], dim=-1),
-            mode="bilinear",
-            padding_mode="border",
-            align_corners=True,
-        )
-    return warped.to(features.dtype)
+        warped = F.embedding_bag(places, pixels, mode="sum", per_sample_weights=weights)
+    return warped.to(features.dtype).view(len(features), height, width, -1).permute(0, 3, 1, 2)
+
+
+def _corners(flow: Tensor) -> tuple[Tensor, Tensor]:
+    """For flow `[B,2,H,W]`, the four pixels of each look-up in the flat batch and their weights, `[B·H·W,4]`."""
+    batch, _, height, width = flow.shape
+    ys = torch.arange(height, device=flow.device, dtype=flow.dtype)
+    xs = torch.arange(width, device=flow.device, dtype=flow.dtype)
+    x = (xs + flow[:, 0]).clamp(0, width - 1)
+    y = (ys[:, None] + flow[:, 1]).clamp(0, height - 1)
+    left, top = x.detach().floor(), y.detach().floor()
+    right, bottom = (left + 1).clamp(max=width - 1), (top + 1).clamp(max=height - 1)
+    a, b = x - left, y - top
+    first = torch.arange(0, flow[:, 0].numel(), height * width, device=flow.device).view(batch, 1, 1)
+    places = [first + (row * width + column).long() for row in (top, bottom) for column in (left, right)]
+    weights = [row * column for row in (1 - b, b) for column in (1 - a, a)]
+    return torch.stack(places, dim=-1).flatten(0, 2), torch.stack(weights, dim=-1).flatten(0, 2)
 
 
 def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:

@@ -22,7 +22,7 @@ LINKS = $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || tru
 .PHONY: help setup ablation report dashboard notebooks sensitivity bench test lint format lock clean
 
 help: ## this list
-	@echo "usage: make RECIPE [BENCH=streets] [SEEDS=1] [DATA=folder of data sets] [WORKERS=0: one per GPU]"; echo
+	@echo "usage: make RECIPE [BENCH=streets] [SEEDS=1] [DATA=folder of data sets] [WORKERS=0: one per GPU or core]"; echo
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 16
 
 setup: $(DEV) ## make .venv with exact versions (the other recipes call it)
@@ -51,7 +51,8 @@ $(CLUSTER): $(READY)
 	@touch $@
 
 ablation: $(READY) ## Tables 3 and 4, all rows: make ablation [BENCH=viper DATA=/data] [SEEDS=3]; call again to resume
-	@$(SWEEP) sweeps/source.yaml sweeps/table3.yaml sweeps/table4.yaml --workers=$(WORKERS)
+	@$(SWEEP) sweeps/source.yaml
+	@$(SWEEP) sweeps/ablation.yaml --workers=$(WORKERS)
 	@$(BIN)/stpl report --bench=$(BENCH) --page=false
 
 report: $(READY) ## write and print the tables from what is recorded
@@ -65,7 +66,8 @@ notebooks: $(DEV) ## run the notebooks on what is recorded; the results go to ru
 	@$(BIN)/jupyter-execute notebooks/*.ipynb --output=../runs/notebooks/{notebook_name}
 
 sensitivity: $(READY) ## k and τ: the confident proportion and the temperature of STPL
-	@$(SWEEP) sweeps/source.yaml sweeps/k.yaml sweeps/tau.yaml --workers=$(WORKERS)
+	@$(SWEEP) sweeps/source.yaml
+	@$(SWEEP) sweeps/k.yaml sweeps/tau.yaml --workers=$(WORKERS)
 	@$(BIN)/stpl report --bench=$(BENCH)
 
 bench: $(DEV) ## speed and memory of the parts as ratios; figures go to build/bench/ (leave the machine alone meanwhile)

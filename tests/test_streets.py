@@ -275,6 +275,22 @@ def test_worker_that_cannot_write_is_told(tmp_path: Path) -> None:
     assert "No such file" in done.stderr
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be shared out here")
+def test_a_worker_of_a_sweep_draws_with_the_cores_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.sched_getaffinity(0)
+    monkeypatch.setenv("STPL_SWEEP_CORES", ",".join(map(str, before)))
+    shares: list[int] = []
+    monkeypatch.setattr(cache, "_run_workers", lambda *given: shares.append(given[4]))
+    monkeypatch.setattr(cache, "_assemble", lambda partial, *_: (partial / "manifest.json").touch())
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        with pytest.raises(DataError, match="torn"):  # nothing was drawn
+            open_split(tmp_path, "studio", "train", TINY)
+    finally:
+        os.sched_setaffinity(0, before)
+    assert shares == ([min(len(before), 4)] if len(before) > 1 else [])
+
+
 def test_failed_workers_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(code: str, error: type[Exception], match: str) -> None:
         monkeypatch.setattr(cache, "command", lambda *_: [sys.executable, "-c", code])

@@ -128,8 +128,9 @@ def test_gpus_and_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stpl.machine.cores", lambda: [0, 1, 2, 3, 8])
     monkeypatch.setattr("stpl.machine.visible_gpus", list)
     assert [set(place.cores or ()) for place in places(2)] == [{0, 1}, {2, 3, 8}]
-    assert [place.environment for place in places(2)] == [{"OMP_NUM_THREADS": "2"}, {"OMP_NUM_THREADS": "3"}]
-    assert len(places(0)) == 1
+    assert [place.environment["OMP_NUM_THREADS"] for place in places(2)] == ["2", "3"]
+    assert {place.environment["STPL_SWEEP_CORES"] for place in places(2)} == {"0,1,2,3,8"}
+    assert len(places(0)) == 4
     assert places(6)[-1].cores == frozenset({8})
     monkeypatch.setattr("stpl.machine.visible_gpus", lambda: ["0", "GPU-5f"])
     assert [place.environment["CUDA_VISIBLE_DEVICES"] for place in places(0)] == ["0", "GPU-5f"]

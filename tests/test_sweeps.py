@@ -115,13 +115,14 @@ def test_cells_come_seed_by_seed_and_narrow_keeps_constants(work: Path) -> None:
 
 
 def test_the_shipped_sweeps_cover_the_shipped_tables() -> None:
-    found = {
-        name: cells(read_sweep(ROOT / f"sweeps/{name}.yaml")) for name in ("source", "table3", "table4", "k", "tau")
-    }
+    names = ("source", "table3", "table4", "ablation", "k", "tau")
+    found = {name: cells(read_sweep(ROOT / f"sweeps/{name}.yaml")) for name in names}
     assert [str(cell.key) for cell in found["source"]] == ["streets/source/seed0"]
     assert narrow(read_sweep(ROOT / "sweeps/source.yaml"), None, 3).constants["seed_everything"] == 0
     for table in (table for table in load_catalogue(ROOT / "experiments").tables if table.shown_on("streets")):
         assert {cell.key.experiment for cell in found[table.id]} == {row.experiment for row in table.rows}
+    both = {str(cell.key) for name in ("table3", "table4") for cell in found[name]}
+    assert {str(cell.key) for cell in found["ablation"]} == both
     assert found["k"][2].key.experiment == "stpl,confident_proportion=0.5"
     assert found["tau"][0].key.experiment == "stpl,temperature=0.03"
     plan = read_sweep(ROOT / "sweeps/tau.yaml")

@@ -15,6 +15,16 @@ def cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
+SWEEP_CORES = "STPL_SWEEP_CORES"
+"""Variable in which a worker of a sweep, which may use a share of the cores, finds those of all its workers."""
+
+
+def sweep_cores() -> list[int]:
+    """Numbers of the CPU cores for work that all workers of a sweep wait for; without a sweep, `cores`."""
+    given = os.environ.get(SWEEP_CORES)
+    return [int(number) for number in given.split(",")] if given else cores()
+
+
 def visible_gpus() -> list[str]:
     """Names of the GPUs as `CUDA_VISIBLE_DEVICES` takes them: those it names already, or all that the driver lists."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -46,7 +46,7 @@ def sweep(
         storage: URL of the database that several workers share (SQLite, PostgreSQL, MySQL, or `grpc://host:port` of
             `stpl sweep serve`); an SQLite file beside the runs if not given.
         workers: trials side by side on this machine, each with its own GPU, or its share of the CPU cores where there
-            is none; 0 for one per GPU, or one in all without any.
+            is none; 0 for one per GPU, or without any one per core, at most four.
         attempts: how often a trial that fails is tried before it is recorded as failed and the sweep goes on.
         sampler: of searches: tpe (the default of `bayes`), random, gp, qmc or cmaes.
         dry_run: list the cells and whether they are recorded, and run nothing.

@@ -28,7 +28,7 @@ from stpl.data.parallel import only_one
 from stpl.data.streets.drive import StreetsOptions, renderer_version
 from stpl.data.streets.worker import DISK_FAILED, command, draw_share, drive_file
 from stpl.errors import DataError
-from stpl.machine import cores
+from stpl.machine import sweep_cores
 
 ARRAYS = {"frames": "uint8", "labels": "uint8", "flow": "float16", "visible": "bool"}
 """The stored arrays. float16 holds flow to within 1/2048 of its value: 0.008 pixels at 16 pixels."""
@@ -82,7 +82,7 @@ def open_split(root: Path, domain: str, split: str, options: StreetsOptions | No
         domain: "studio" (the clean, labelled source) or "camera" (the target).
         split: "train" or "val".
         options: defaults to `StreetsOptions()`.
-        workers: processes that draw; by default one per available core. The result does not depend on it.
+        workers: processes that draw; by default one per available core, or per core of the sweep it belongs to. The result does not depend on it.
         verify: check the whole content of every file instead of its size and first 64 KiB.
 
     Raises:
@@ -100,7 +100,7 @@ def open_split(root: Path, domain: str, split: str, options: StreetsOptions | No
             lock = folder.with_name(f".{folder.name}.lock")
             with only_one(lock, f"streets: another process draws {folder.name}, waiting"):
                 if not folder.exists():  # another process may have drawn it while this one waited
-                    _draw(folder, domain, split, options, shape, content, workers or len(cores()))
+                    _draw(folder, domain, split, options, shape, content, workers or len(sweep_cores()))
         except OSError as error:
             mend = "free some space or choose another folder, then run again: it goes on where it stopped"
             raise DataError(f"cannot draw the split: {error}", where=folder, mend=mend) from error

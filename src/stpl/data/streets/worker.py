@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from stpl.data.streets.domain import DomainShift
 from stpl.data.streets.drive import StreetsOptions, draw_drive
+from stpl.machine import sweep_cores
 
 DISK_FAILED = 3
 """Exit code when a drive could not be written; the reason is the last line on stderr."""
@@ -60,6 +62,9 @@ def main(arguments: list[str]) -> int:
     """Draw one share; stops when the process that started it is gone."""
     folder, domain, split, values, share, of, parent = arguments
     cv2.setNumThreads(0)  # one worker per core already
+    if hasattr(os, "sched_setaffinity"):  # a sweep's worker has a share of them, while the others wait for this
+        with suppress(OSError):
+            os.sched_setaffinity(0, sweep_cores())
     plain = json.loads(values)
     options = StreetsOptions(**{**plain, "shift": DomainShift(**plain["shift"])})
     try:

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from fake_trial import record_of
 from stpl.errors import ConfigError, RecordError
@@ -17,6 +18,7 @@ from stpl.experiments import load_catalogue
 from stpl.record import RunKey, read_records, write_record
 from stpl.sweeps import sweep
 from stpl.sweeps.grid import cells, command_line, narrow
+from stpl.sweeps.progress import Progress
 from stpl.sweeps.queues import GridQueue
 from stpl.sweeps.schema import read_sweep
 from stpl.sweeps.storage import open_storage
@@ -133,6 +135,21 @@ def test_the_shipped_sweeps_cover_the_shipped_tables() -> None:
 
 
 # --- the engine -------------------------------------------------------------------------------------------------------
+
+
+def test_the_estimate_counts_all_workers(tmp_path: Path) -> None:
+    console = Console(record=True, width=200)
+    progress = Progress("table", 8, console)
+    progress.start("a", 1, tmp_path)
+    progress.know([10, 30], left=6, workers=3)
+    progress.finish("done")
+    progress.know([10, 30, 30], left=0, workers=1)
+    progress.finish("done")
+    assert console.export_text().splitlines() == [
+        "[1/8] a: started",
+        "[1/8] a: done, sweep ETA 0:00:40",
+        "[1/8] a: done",
+    ]
 
 
 def test_every_cell_once_then_only_what_is_new(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

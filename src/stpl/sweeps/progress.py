@@ -24,19 +24,22 @@ class Progress:
     Args:
         name: the sweep's name.
         total: number of its cells.
-        durations: seconds that the recorded cells took; the estimate of what is left rests on them.
         console: where to show it.
     """
 
-    def __init__(self, name: str, total: int, durations: Sequence[float], console: Console) -> None:
+    def __init__(self, name: str, total: int, console: Console) -> None:
         self._name, self._total, self._console = name, total, console
-        self._durations = list(durations)
-        self._left, self._told = 0, float("-inf")
+        self._durations: list[float] = []
+        self._left, self._workers, self._told = 0, 1, float("-inf")
         self._live: Live | None = None
 
-    def start(self, title: str, index: int, left: int, directory: Path) -> None:
-        """A cell begins: its `index` from 1, and the number of cells `left` including it."""
-        self._title, self._left, self._metrics = f"[{index}/{self._total}] {title}", left, directory / METRICS
+    def know(self, durations: Sequence[float], left: int, workers: int) -> None:
+        """How all workers stand: seconds of the recorded cells, cells `left`, and how many `workers` run one."""
+        self._durations, self._left, self._workers = list(durations), left, max(1, workers)
+
+    def start(self, title: str, index: int, directory: Path) -> None:
+        """A cell begins; its `index` counts from 1."""
+        self._title, self._metrics = f"[{index}/{self._total}] {title}", directory / METRICS
         self._began = self._told = time.monotonic()
         self._first_step = self._step = read_steps(self._metrics)[0]
         self._stepped = self._began
@@ -55,16 +58,13 @@ class Progress:
             self._told = now
             self.tell(self._line(now))
 
-    def finish(self, result: str, seconds: float | None) -> None:
-        """The running cell ended with `result`; `seconds` (`None` if it failed) enter the estimate."""
+    def finish(self, result: str) -> None:
+        """The running cell ended with `result`."""
         if self._live is not None:
             self._live.stop()
             self._live = None
-        if seconds is not None:
-            self._durations.append(seconds)
-            self._left -= 1
         rest = self._mean_of_cells()
-        eta = "" if rest is None or not self._left else f", sweep ETA {clock(rest * self._left)}"
+        eta = "" if rest is None or not self._left else f", sweep ETA {clock(rest * self._left / self._workers)}"
         self.tell(f"{self._title}: {result}{eta}")
 
     def wait(self, cells: int) -> None:
@@ -91,10 +91,14 @@ class Progress:
         """Seconds until all cells are done: this cell by its steps, the others by the mean of the finished ones."""
         mean, done = self._mean_of_cells(), self._step - self._first_step
         if not done:
-            return None if mean is None else max(self._began + mean - now, 0.0) + mean * (self._left - 1)
-        pace = (self._stepped - self._began) / done
-        here = pace * (steps - self._step) - (now - self._stepped)
-        return max(here, 0.0) + (pace * steps if mean is None else mean) * (self._left - 1)
+            if mean is None:
+                return None
+            here = self._began + mean - now
+        else:
+            pace = (self._stepped - self._began) / done
+            here, mean = pace * (steps - self._step) - (now - self._stepped), pace * steps if mean is None else mean
+        here = max(here, 0.0)
+        return max(here, (here + mean * (self._left - 1)) / self._workers)
 
     def _mean_of_cells(self) -> float | None:
         return sum(self._durations) / len(self._durations) if self._durations else None

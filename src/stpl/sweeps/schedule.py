@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 import optuna
-from optuna.trial import Trial
+from optuna.trial import Trial, TrialState
 from rich.console import Console
 
 from stpl.errors import ConfigError, RecordError
@@ -41,6 +41,7 @@ class Worker:
         self.sweep, self._settings, self._launcher, self._console = sweep, settings, launcher, console
         self._url = settings.storage or default_url(settings.runs, sweep.bench)
         self._name = sweep.path.stem
+        self._durations: dict[str, float] = {}  # of the cells that this worker ran
 
     def work(self) -> bool:
         """Run all that is left; whether every trial is done (and none was given up)."""
@@ -52,9 +53,8 @@ class Worker:
                 self._settings.attempts,
                 self._settings.sampler,
             )
+            self._progress = Progress(self._name, self._queue.total, self._console)
             records = self._queue.records()
-            durations = [record["seconds"] for record in records.values()]
-            self._progress = Progress(self._name, self._queue.total, durations, self._console)
             values = {name: self._value(self._queue.cells[name], record) for name, record in records.items()}
             self._queue.mark_recorded(values)
             while left := self._queue.left():
@@ -87,7 +87,7 @@ class Worker:
     def _run(self, trial: Trial) -> float:
         """Run one claimed trial; the mean over its seeds of the metric."""
         job = self._queue.job(trial)
-        self._left = self._queue.left()
+        self._look_around()
         watch = _Watch(trial, self.sweep)
         values = []
         for cell in job.cells:
@@ -95,6 +95,13 @@ class Worker:
             values.append(self._value(cell, self._complete(cell, job, trial, watch)))
             watch.look(may_end=cell is not job.cells[-1])
         return statistics.fmean(values)
+
+    def _look_around(self, ended: int = 0) -> None:
+        """See what all workers have done; `ended` trials are over, but the study does not know it yet."""
+        recorded = {name: record["seconds"] for name, record in self._queue.records().items()}
+        self._left = self._queue.left() - ended
+        durations = list((self._durations | recorded).values())
+        self._progress.know(durations, self._left, len(self._queue.trials(TrialState.RUNNING)))
 
     def _complete(self, cell: Cell, job: Job, trial: Trial, watch: _Watch) -> RunRecord:
         """The record of a cell, which is trained if it has none."""
@@ -109,16 +116,16 @@ class Worker:
     def _attempt(self, cell: Cell, job: Job, trial: Trial, watch: _Watch) -> None:
         directory = cell.key.directory(self._settings.runs)
         title = job.title if len(job.cells) == 1 else f"{job.title}, seed {cell.key.seed}"
-        self._progress.start(title, job.place, self._left, directory)
+        self._progress.start(title, job.place, directory)
         write_arguments(self.sweep, cell, self._settings.runs)
         command = command_line(self.sweep, cell, self._settings.runs)
         try:
             outcome = run_trial(self._launcher, command, directory, self._settings.runs, lambda: self._tick(watch))
         except optuna.TrialPruned as early:
-            self._progress.finish(f"ended early ({early})", None)
+            self._progress.finish(f"ended early ({early})")
             raise
         except BaseException:
-            self._progress.finish("stopped", None)
+            self._progress.finish("stopped")
             raise
         self._judge(cell, job, trial, outcome)
 
@@ -131,14 +138,16 @@ class Worker:
         if outcome.code == 0 and record is not None:
             value = self._value(cell, record)
             short = "mIoU" if self.sweep.metric == "val/miou" else self.sweep.metric
-            self._progress.finish(f"{short} {value:.2f} in {outcome.seconds:.0f} s", record["seconds"])
+            self._durations[str(cell.key)] = record["seconds"]
+            self._look_around(ended=isinstance(self._queue, SearchQueue) and cell is job.cells[-1])
+            self._progress.finish(f"{short} {value:.2f} in {outcome.seconds:.0f} s")
             return
         if outcome.code == _USER_MISTAKE and _LOCKED in outcome.tail:
-            self._progress.finish("runs elsewhere", None)
+            self._progress.finish("runs elsewhere")
             return
         ended = f"exit code {outcome.code}" if outcome.code else "it wrote no record"
         if outcome.code == _USER_MISTAKE:
-            self._progress.finish(f"failed ({ended})", None)
+            self._progress.finish(f"failed ({ended})")
             raise ConfigError(
                 f"the trial refuses its options:\n{outcome.tail}",
                 where=directory / LOG,
@@ -148,7 +157,7 @@ class Worker:
         self._queue.fail(trial, failure)
         times, allowed = 1 + len(self._queue.failures(job.name)), self._settings.attempts
         again = "given up" if times >= allowed else f"trying again (attempt {times + 1} of {allowed})"
-        self._progress.finish(f"failed ({ended}), {again}", None)
+        self._progress.finish(f"failed ({ended}), {again}")
         raise TrialFailedError(job.name)
 
     def _value(self, cell: Cell, record: RunRecord) -> float:

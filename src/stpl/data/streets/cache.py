@@ -82,7 +82,8 @@ def open_split(root: Path, domain: str, split: str, options: StreetsOptions | No
         domain: "studio" (the clean, labelled source) or "camera" (the target).
         split: "train" or "val".
         options: defaults to `StreetsOptions()`.
-        workers: processes that draw; by default one per available core, or per core of the sweep it belongs to. The result does not depend on it.
+        workers: processes that draw; by default one per available core, all cores of a sweep included. The result
+            does not depend on it.
         verify: check the whole content of every file instead of its size and first 64 KiB.
 
     Raises:

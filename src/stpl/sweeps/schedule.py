@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from pathlib import Path
 
 import optuna
@@ -24,6 +25,7 @@ from stpl.sweeps.storage import default_url, opened
 from stpl.sweeps.trial import LOG, Outcome, run_trial
 
 _USER_MISTAKE = 2  # exit code of a trial whose options are wrong: trying again cannot help
+_LOOK_SECONDS = 10.0  # how old the estimate of what is left may be
 _LOCKED = "is training in this folder"  # what `RunLock` says
 
 
@@ -99,7 +101,7 @@ class Worker:
     def _look_around(self, ended: int = 0) -> None:
         """See what all workers have done; `ended` trials are over, but the study does not know it yet."""
         recorded = {name: record["seconds"] for name, record in self._queue.records().items()}
-        self._left = self._queue.left() - ended
+        self._left, self._looked = self._queue.left() - ended, time.monotonic()
         durations = list((self._durations | recorded).values())
         self._progress.know(durations, self._left, len(self._queue.trials(TrialState.RUNNING)))
 
@@ -130,6 +132,8 @@ class Worker:
         self._judge(cell, job, trial, outcome)
 
     def _tick(self, watch: _Watch) -> None:
+        if time.monotonic() - self._looked > _LOOK_SECONDS:
+            self._look_around()
         self._progress.tick()
         watch.look(may_end=True)
 

@@ -7,7 +7,7 @@ from torch import nn
 from stpl.data.clip import Clip
 from stpl.errors import ConfigError
 from stpl.nn.accel import Accel
-from stpl.nn.batchnorm import BatchNormOptions, BatchNormPolicy, apply_batchnorm
+from stpl.nn.batchnorm import BatchNormOptions, BatchNormPolicy, apply_batchnorm, forget_batches
 from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.fusion import FUSIONS, STAM, Conv1x1
 from stpl.nn.pixels import Over, pool, reweigh, take
@@ -278,3 +278,24 @@ def test_batchnorm_policies(policy: BatchNormPolicy, statistics_move: bool, affi
     assert (not torch.equal(before, layer.running_mean)) == statistics_move
     assert layer.weight.requires_grad == affine_trains
     assert next(network[0].parameters()).requires_grad
+
+
+def test_without_momentum_statistics_are_the_mean_of_all_batches() -> None:
+    """Also when training goes on from a checkpoint, and evaluations count for nothing."""
+    layer, generator = nn.BatchNorm2d(3), torch.Generator().manual_seed(0)
+    torch.nn.init.constant_(layer.get_buffer("running_mean"), 9.0)
+    batches = torch.randn(5, 4, 3, 2, 2, generator=generator)
+    forget_batches(layer)
+    for batch in batches[:3]:
+        layer.train()
+        apply_batchnorm(layer, BatchNormOptions(momentum=None))
+        layer(batch)
+        layer.eval()
+        layer(batch + 100)
+    resumed = nn.BatchNorm2d(3)
+    resumed.load_state_dict(layer.state_dict())
+    apply_batchnorm(resumed, BatchNormOptions(momentum=None))
+    for batch in batches[3:]:
+        resumed(batch)
+    torch.testing.assert_close(resumed.running_mean, batches.mean((0, 1, 3, 4)))
+    torch.testing.assert_close(resumed.running_var, batches.transpose(1, 2).flatten(2).var(2).mean(0))

@@ -293,6 +293,12 @@ def run(cli: SuiteCLI) -> None:
         )
     _match_labels(cli)
     if cli.recorder.options.compile:
+        if cli.model.batchnorm.momentum is None:
+            raise ConfigError(
+                "a compiled backbone would be compiled anew at every step: its momentum changes",
+                where="batchnorm.momentum",
+                mend="choose a number, such as 0.02, or run.compile=false",
+            )
         cli.model.network.segmenter.get_submodule("backbone").compile()
     resume = last.is_file()
     if resume:

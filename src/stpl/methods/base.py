@@ -18,7 +18,7 @@ from stpl.errors import ConfigError
 from stpl.methods.evaluation import Evaluator, predicted
 from stpl.methods.ranks import from_first
 from stpl.nn import weights
-from stpl.nn.batchnorm import BatchNormOptions, apply_batchnorm, average_statistics
+from stpl.nn.batchnorm import BatchNormOptions, apply_batchnorm, average_statistics, forget_batches
 from stpl.nn.network import NetworkOptions, build_network
 
 
@@ -84,6 +84,7 @@ class Method(LightningModule, ABC):
         self.network = build_network(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if checkpoint is not None:
             weights.load(checkpoint, self.network, options=network, backbone_suffices=self.trains_classifiers)
+        forget_batches(self.network)
         self.frame_size = (0, 0)
         self.evaluator = Evaluator(network.space)
         self.train()  # settles which parameters learn before they are spread over devices

@@ -21,14 +21,15 @@ class BatchNormOptions:
     Attributes:
         policy: "frozen", "statistics" or "train", see `BatchNormPolicy`.
         momentum: share of a batch in the running statistics at each forward pass; 0.1 is the lineage's. Less makes the
-            statistics of a short run steadier.
+            statistics of a short run steadier. `None` makes them the mean over all batches of the run, with nothing
+            left of the statistics it started from.
         synchronized: of several processes, whether batch statistics are those of all their batches together
             (SyncBatchNorm, GPUs only). Otherwise each process normalises by its own batch, and only the running
             statistics are averaged over processes.
     """
 
     policy: BatchNormPolicy = "statistics"
-    momentum: float = 0.1
+    momentum: float | None = 0.1
     synchronized: bool = False
 
 
@@ -37,9 +38,42 @@ def apply_batchnorm(module: nn.Module, options: BatchNormOptions) -> None:
     for layer in module.modules():
         if isinstance(layer, _BatchNorm):
             layer.train(options.policy != "frozen")
-            layer.momentum = options.momentum
+            if options.momentum is None:
+                _weigh_equally(layer)
+            else:
+                layer.momentum = options.momentum
             for parameter in layer.parameters():
                 parameter.requires_grad_(options.policy == "train")
+
+
+def forget_batches(module: nn.Module) -> None:
+    """Have every BatchNorm in `module` count its batches from 0, as at the start of a run."""
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm) and layer.num_batches_tracked is not None:
+            layer.num_batches_tracked.zero_()
+
+
+def _weigh_equally(layer: _BatchNorm) -> None:
+    assert layer.num_batches_tracked is not None
+    seen = int(layer.num_batches_tracked)
+    known = [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, _EqualShares)]
+    if known:
+        known[0].seen = seen
+    else:
+        layer.register_forward_pre_hook(_EqualShares(seen))
+
+
+class _EqualShares:
+    """Gives the nth batch of a layer the share 1/n; PyTorch's own way reads n from the device at every forward pass."""
+
+    def __init__(self, seen: int) -> None:
+        self.seen = seen
+
+    def __call__(self, layer: nn.Module, inputs: tuple[object, ...]) -> None:
+        """Set the momentum of the batch that comes."""
+        if layer.training:
+            self.seen += 1
+            layer.momentum = 1 / self.seen  # type: ignore[assignment]
 
 
 @torch.no_grad()

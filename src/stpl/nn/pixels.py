@@ -1,7 +1,7 @@
-"""Operations over all pixels of wide features, forward and backward with few passes over them.
+"""Operations over all pixels of wide features, with few passes over them: STAM's gates, the choice of pixels.
 
 At 65×129 a stack of two ResNet-101 features has 34 million values, and a plain composition of `mean`, `amax` and `*`
-for an attention gate passes over them some forty times. Here sums are matrix products with ones, the gradient of a
+for an attention gate passes over them again and again. Here sums are matrix products with ones, the gradient of a
 maximum goes to one place (one of them, where several are equal), and x, its mean and its maximum share a backward pass.
 
 Features are `[B,h,w,C]`: the channels of a pixel lie side by side, as in the memory format `channels_last`.
@@ -62,6 +62,7 @@ def take(x: Tensor, places: Tensor) -> Tensor:
 class _Pool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, over: Over) -> tuple[Tensor, Tensor, Tensor]:
+        """What `pool` returns."""
         peak, places = _peak(x, over)
         ctx.over = over
         ctx.save_for_backward(places)
@@ -70,6 +71,7 @@ class _Pool(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, grad_mean: Tensor, grad_peak: Tensor) -> tuple[Tensor, None]:
+        """The gradients of all three results in one pass; that of the maximum at its places."""
         (places,) = ctx.saved_tensors
         grad = grad.contiguous() + _spread(grad_mean / _count(grad, ctx.over), ctx.over)
         grad.view(-1).index_add_(0, places, grad_peak.flatten())
@@ -79,12 +81,14 @@ class _Pool(torch.autograd.Function):
 class _Reweigh(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weights: Tensor) -> Tensor:
+        """What `reweigh` returns."""
         ctx.save_for_backward(x, weights)
         return x * _spread(weights, _shared_by(weights))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the features in one pass, and of the weights as a sum over what shares each."""
         x, weights = ctx.saved_tensors
         over, grad = _shared_by(weights), grad.contiguous()
         product = grad * x
@@ -95,6 +99,7 @@ class _Reweigh(torch.autograd.Function):
 class _Take(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, places: Tensor) -> Tensor:
+        """What `take` returns."""
         first = torch.arange(0, x.shape[:-1].numel(), x.shape[1] * x.shape[2], device=x.device).view(-1, 1)
         rows = (places + first).flatten()
         ctx.shape = x.shape
@@ -104,6 +109,7 @@ class _Take(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """Zero but at the places, which are distinct, so that copying is adding."""
         (rows,) = ctx.saved_tensors
         taken = grad.new_zeros(ctx.shape)
         taken.view(-1, ctx.shape[-1]).index_copy_(0, rows, grad.flatten(0, 1))

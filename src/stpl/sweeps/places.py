@@ -41,9 +41,9 @@ def places(count: int) -> list[Place]:
         share = cores[index * len(cores) // count : (index + 1) * len(cores) // count] or [cores[index % len(cores)]]
         threads = min(len(share), int(os.environ.get("OMP_NUM_THREADS") or len(share)))
         environment = {"OMP_NUM_THREADS": str(threads)}
-        if not gpus:
-            environment[machine.SWEEP_CORES] = ",".join(map(str, cores))
-        else:
+        if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
+        else:
+            environment[machine.SWEEP_CORES] = ",".join(map(str, cores))
         found.append(Place(index + 1, environment, None if gpus else frozenset(share)))
     return found

@@ -46,9 +46,9 @@ class DomainShift:
         compression: largest loss of JPEG quality, 0..1.
     """
 
-    palette: float = 0.66
-    grain: float = 0.66
-    overcast: float = 0.44
+    palette: float = 0.85
+    grain: float = 0.1
+    overcast: float = 0.15
     haze: float = 0.013
     exposure: float = 0.44
     white_balance: float = 0.19

@@ -102,6 +102,7 @@ class Launched:
 
     def _hear(self, answer: bytes) -> None:
         if not answer:
+            self._launcher.wait()  # its files close a moment before `poll` tells that it was killed
             self.code = _KILLED  # the launcher, and the trial with it
         for number in map(int, answer.split()):  # a line is written at once, so none is read in parts
             if self._pid is None:

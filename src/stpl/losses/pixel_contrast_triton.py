@@ -88,7 +88,7 @@ class _Kernels:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _load(vectors, labels, index, number, dim_in, DIM: tl.constexpr):  # type: ignore[no-untyped-def]
+def _load(vectors, labels, index, number, dim_in, DIM: tl.constexpr) -> tuple[Any, Any]:  # type: ignore[no-untyped-def]
     """Vectors `[index,DIM]` and labels `[index]`; beyond the end zeros and `IGNORE`."""
     dims = tl.arange(0, DIM)
     inside = (index[:, None] < number) & (dims[None, :] < dim_in)
@@ -97,7 +97,7 @@ def _load(vectors, labels, index, number, dim_in, DIM: tl.constexpr):  # type: i
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _store(vectors, tile, index, number, dim_in, DIM: tl.constexpr):  # type: ignore[no-untyped-def]
+def _store(vectors, tile, index, number, dim_in, DIM: tl.constexpr) -> None:  # type: ignore[no-untyped-def]
     """Write the tile's rows to vectors `[index,DIM]` but for those beyond the end."""
     dims = tl.arange(0, DIM)
     inside = (index[:, None] < number) & (dims[None, :] < dim_in)
@@ -108,7 +108,7 @@ def _store(vectors, tile, index, number, dim_in, DIM: tl.constexpr):  # type: ig
 def _rows(  # type: ignore[no-untyped-def]
     queries, keys, query_labels, key_labels, n, m, d, log_sums, weighted,
     SUPCON: tl.constexpr, DIM: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """`_Kernels.rows` for one tile of queries; the sum grows tile by tile, scaled by its largest term so far."""
     rows = tl.program_id(0) * TILE + tl.arange(0, TILE)
     q, y = _load(queries, query_labels, rows, n, d, DIM)
@@ -134,7 +134,7 @@ def _rows(  # type: ignore[no-untyped-def]
 def _pulls(  # type: ignore[no-untyped-def]
     queries, keys, query_labels, key_labels, n, m, d, log_sums, shares, totals, pulls, pulled,
     SUPCON: tl.constexpr, DIM: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """`_Kernels.pulls` for one tile of queries, over the keys of their classes."""
     rows = tl.program_id(0) * TILE + tl.arange(0, TILE)
     q, y = _load(queries, query_labels, rows, n, d, DIM)
@@ -161,7 +161,7 @@ def _pulls(  # type: ignore[no-untyped-def]
 def _columns(  # type: ignore[no-untyped-def]
     queries, keys, query_labels, key_labels, n, m, d, log_sums, pushes, pulls, gradient,
     SUPCON: tl.constexpr, DIM: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """`_Kernels.columns` for one tile of keys, over all queries."""
     cols = tl.program_id(0) * TILE + tl.arange(0, TILE)
     k, z = _load(keys, key_labels, cols, m, d, DIM)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ def interpret() -> dict[str, float]:
     os.environ["TRITON_INTERPRET"] = "1"
     from stpl.losses import pixel_contrast_triton
 
+    _teach_bfloat16()
+
     errors = {}
     for n, m, dim in ((137, 101, 24), (20, 70, 130), (1, 1, 8)):
         for form in ("negatives", "supcon", "positive+negatives"):
@@ -43,8 +46,26 @@ def interpret() -> dict[str, float]:
     return errors
 
 
+def _teach_bfloat16() -> None:
+    """Triton's interpreter keeps bfloat16 as integers, converts it everywhere but in products, and multiplies those."""
+    from triton.language import bfloat16, float32
+    from triton.runtime import interpreter
+
+    def widened(x: Any) -> Any:
+        if x.dtype.scalar != bfloat16:
+            return x
+        values = interpreter._convert_float(x.data, bfloat16, float32, None).view("float32")
+        return interpreter.TensorHandle(values, float32)
+
+    def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        return narrow(self, widened(a), widened(b), *rest)
+
+    narrow = interpreter.InterpreterBuilder.create_dot
+    interpreter.InterpreterBuilder.create_dot = create_dot
+
+
 def compile_kernels() -> dict[str, float]:
-    """Bytes of shared memory of each kernel, compiled for sm_80; the smallest GPUs of that kind have 99 KB."""
+    """Share of the shared memory of a GPU that each kernel takes: an RTX 3090 (99 KB) and an H100 (227 KB)."""
     os.environ["TRITON_DEFAULT_FP_FUSION"] = "1"  # otherwise Triton 3.9 warns that 3.10 will change the default
     from triton import compile as compile_kernel
     from triton.backends.compiler import GPUTarget
@@ -52,23 +73,25 @@ def compile_kernels() -> dict[str, float]:
 
     from stpl.losses import pixel_contrast_triton as engine
 
-    inputs = {"queries": "*fp32", "keys": "*fp32", "query_labels": "*i32", "key_labels": "*i32"}
-    inputs |= dict.fromkeys(("n", "m", "d"), "i32")
+    inputs = dict.fromkeys(("q_high", "q_low", "k_high", "k_low"), "*bf16")
+    inputs |= {"query_labels": "*i32", "key_labels": "*i32", "n": "i32", "m": "i32"}
     kernels = {
         engine._rows: ("log_sums", "weighted"),
         engine._pulls: ("log_sums", "shares", "totals", "pulls", "pulled"),
         engine._columns: ("log_sums", "pushes", "pulls", "gradient"),
     }
     shared = {}
-    for dim in (128, 512):
-        vectors = torch.zeros(1, dim)
-        options = engine._Kernels(vectors, vectors, torch.zeros(1), torch.zeros(1), "negatives").options
-        launch = {name: options.pop(name) for name in ("num_warps", "num_stages")}
-        for kernel, outputs in kernels.items():
-            types = inputs | dict.fromkeys(outputs, "*fp32") | dict.fromkeys(options, "constexpr")
-            source = ASTSource(kernel, types, constexprs=options)
-            built = compile_kernel(source, target=GPUTarget("cuda", 80, 32), options=launch)
-            shared[f"{kernel.__name__} {dim}"] = float(built.metadata.shared)
+    for capability, kilobytes, dims in ((86, 99, (128, 512)), (90, 227, (128,))):
+        for dim in dims:
+            for kernel, outputs in kernels.items():
+                options = engine.launch_options(dim, supcon=False, small=capability == 86)
+                launch = {name: options.pop(name) for name in ("num_warps", "num_stages")}
+                if kernel is engine._columns:
+                    options["PULLS"] = True
+                types = inputs | dict.fromkeys(outputs, "*fp32") | dict.fromkeys(options, "constexpr")
+                source = ASTSource(kernel, types, constexprs=options)
+                built = compile_kernel(source, target=GPUTarget("cuda", capability, 32), options=launch)
+                shared[f"{kernel.__name__} {dim} sm_{capability}"] = built.metadata.shared / 1024 / kilobytes
     return shared
 
 

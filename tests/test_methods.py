@@ -177,9 +177,7 @@ def test_the_backbone_is_compiled_where_asked(with_source: Arguments, monkeypatc
     """What would be compiled; the same weights come out, because the stand-in changes nothing."""
     compiled: list[torch.nn.Module] = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, *args, **kwargs: compiled.append(module))
-    with pytest.raises(ConfigError, match="compiled anew at every step"):
-        fit(with_source("self_training", "--run.compile=true", steps=2))
-    fit(with_source("self_training", "--run.compile=true", "--batchnorm.momentum=0.02", steps=2))
+    fit(with_source("self_training", "--run.compile=true", steps=2))
     assert [type(module).__name__ for module in compiled] == ["ResNet"]
 
 

@@ -38,7 +38,7 @@ def test_resnets_are_the_published_ones(depth: int, dim: int, parameters: int) -
 def test_stride_8_and_the_lineage_s_feature_size() -> None:
     with torch.device("meta"):
         network = ResNet(101)
-        features = network(torch.zeros(1, 3, 512, 1024))
+        _, features = network(torch.zeros(1, 3, 512, 1024))
     assert features.shape == (1, 2048, 65, 129)
 
 
@@ -76,7 +76,7 @@ def test_the_auxiliary_classifier_changes_no_prediction() -> None:
     main, auxiliary = double.fused_scores(clip)
     assert torch.equal(main, plain(clip))
     head = double.segmenter.get_submodule("auxiliary")
-    layer3 = double.segmenter.backbone.middle(double.segmenter.normalize(clip.frames[:, 1]))  # type: ignore[union-attr, operator]
+    layer3 = double.segmenter.backbone(double.segmenter.normalize(clip.frames[:, 1]))[0]  # type: ignore[operator]
     torch.testing.assert_close(auxiliary, head(layer3))  # [I|0]: the previous frame has no say yet
 
 

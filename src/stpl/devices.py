@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import distributed
 
 from stpl.errors import ConfigError
@@ -63,6 +63,12 @@ def build_trainer(settings: dict[str, Any], *, synchronized: bool, leaves_idle: 
         )
     strategy = DDPStrategy(find_unused_parameters=leaves_idle, forward_sync_buffers=False)
     return Trainer(**settings | {"strategy": strategy, "sync_batchnorm": synchronized})
+
+
+def records_steps(trainer: Trainer) -> bool:
+    """Whether steps can be recorded as CUDA graphs: on one GPU, where nobody listens to the gradients one by one."""
+    strategy = trainer.strategy
+    return isinstance(strategy, SingleDeviceStrategy) and strategy.root_device.type == "cuda"
 
 
 def keep_freed_memory() -> None:

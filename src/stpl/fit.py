@@ -23,7 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from stpl.arguments import explain, refused_key
 from stpl.data.datamodule import ClipDataModule
 from stpl.data.label_space import label_space
-from stpl.devices import build_trainer, check_command_line, ended_together
+from stpl.devices import build_trainer, check_command_line, ended_together, records_steps
 from stpl.errors import ConfigError, StplError
 from stpl.methods import Method, OptimizerOptions
 from stpl.nn import weights
@@ -293,13 +293,9 @@ def run(cli: SuiteCLI) -> None:
         )
     _match_labels(cli)
     if cli.recorder.options.compile:
-        if cli.model.batchnorm.momentum is None:
-            raise ConfigError(
-                "a compiled backbone would be compiled anew at every step: its momentum changes",
-                where="batchnorm.momentum",
-                mend="choose a number, such as 0.02, or run.compile=false",
-            )
         cli.model.network.segmenter.get_submodule("backbone").compile()
+    if cli.recorder.options.cuda_graph and records_steps(trainer):
+        cli.model.record_step()
     resume = last.is_file()
     if resume:
         weights.read(last)  # tells a torn file from a defect

@@ -40,27 +40,30 @@ class Clip:
     visible: Tensor | None = None
     key: str | tuple[str, ...] = ""
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Clip:
-        """The same clip with all tensors on `device` (Lightning calls this to move a batch)."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+    def to(self, device: torch.device | str) -> Clip:
+        """The same clip with all tensors on `device`; what lies in page-locked memory is copied while the host goes on.
+
+        Lightning calls this to move a batch, and says `non_blocking` to tensors only.
+        """
+        return self.map(lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
 
     def pin_memory(self) -> Clip:
         """The same clip in page-locked memory (the DataLoader calls this when `pin_memory=True`)."""
-        return self._map(Tensor.pin_memory)
+        return self.map(Tensor.pin_memory)
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Clip:
-        tensors = {name: function(value) for name, value in _tensors(self).items()}
-        return replace(self, **tensors)  # type: ignore[arg-type]
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that are there, but for the key."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
-
-def _tensors(clip: Clip) -> dict[str, Tensor]:
-    values = {field.name: getattr(clip, field.name) for field in fields(clip)}
-    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    def map(self, function: Callable[[Tensor], Tensor]) -> Clip:
+        """The same clip with `function` applied to all tensors."""
+        return replace(self, **{name: function(value) for name, value in self.tensors().items()})  # type: ignore[arg-type]
 
 
 def collate(clips: Sequence[Clip]) -> Clip:
     """Stack clips along a new leading axis B; a field is `None` in the batch if it is `None` in the first clip."""
-    names = _tensors(clips[0])
+    names = clips[0].tensors()
     stacked = {name: torch.stack([getattr(clip, name) for clip in clips]) for name in names}
     return Clip(**stacked, key=tuple(str(clip.key) for clip in clips))
 

@@ -44,8 +44,9 @@ def confident_pixels(logits: Tensor, proportion: float, scope: Scope = "global")
 
 def _top_of_each_class(confidence: Tensor, labels: Tensor, proportion: float, num_classes: int) -> Tensor:
     """Bool `[B,n]`: a pixel stays if its rank within its class is under the class's quota."""
-    counts = torch.zeros(len(labels), num_classes, dtype=torch.int64, device=labels.device)
-    counts.scatter_add_(1, labels, torch.ones_like(labels))
+    # Compared and not scattered: CUDA's scatter_add adds in any order, which deterministic mode refuses.
+    classes = torch.arange(num_classes, device=labels.device)
+    counts = (labels[:, None] == classes[:, None]).sum(2)
     # Probabilities lie in [0, 1], so sorting by label - confidence groups by class, most confident first.
     order = (labels.double() * 2 - confidence.double()).argsort(dim=1, stable=True)
     first = counts.cumsum(1) - counts

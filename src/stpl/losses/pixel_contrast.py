@@ -15,14 +15,19 @@ similarities are used for the value *and* for the gradients, then dropped: memor
 three matrix products serve both passes, and the backward pass only multiplies by the incoming gradient. Everything is
 computed in float32 or wider, whatever autocast says: exp(1/0.07) does not fit half precision.
 
-Three engines do the same mathematics, chosen by device: `pixel_contrast_sorted` (CPU: classes are slices, which reads
-their bounds), `pixel_contrast_triton` (CUDA), `pixel_contrast_masked` (everything else). Only the first reads values
-back to Python, where that costs nothing.
+Three engines do the same mathematics, chosen by device: `sorted` (CPU: classes are slices, which reads their bounds),
+`triton` (GPUs with matrix units for bfloat16), `masked` (everything else); each is a module `pixel_contrast_…`. Only the
+first reads values back to Python, where that costs nothing.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+import warnings
 from collections.abc import Callable
+from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
@@ -31,6 +36,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 Denominator = Literal["negatives", "supcon", "positive+negatives"]
+EngineName = Literal["auto", "sorted", "masked", "triton"]
 Engine = Callable[[Tensor, Tensor, Tensor, Tensor, float, str], tuple[Tensor, Tensor, Tensor]]
 """`(queries, keys, query_labels, key_labels, 1/τ, denominator) → (loss, its gradient by queries, by keys)`."""
 
@@ -43,6 +49,7 @@ def pixel_contrast(
     *,
     temperature: float = 0.07,
     denominator: Denominator = "negatives",
+    engine: EngineName = "auto",
 ) -> Tensor:
     """Contrast every query pixel with every key pixel (STPL, Eq. 3 and 4).
 
@@ -53,13 +60,15 @@ def pixel_contrast(
         key_labels: class of each key, integer `[M]`, likewise.
         temperature: τ > 0.
         denominator: which keys stand under the fraction, see the module's docstring.
+        engine: what computes it; "auto" chooses by the device.
 
     Returns:
         Scalar, float32 (float64 for float64 inputs): the mean over queries that have a positive and a negative; 0,
         with zero gradients, if there is none. With `negatives` the value may be below zero.
 
     Raises:
-        ValueError: for a temperature ≤ 0, an unknown denominator, or shapes that do not fit.
+        ValueError: for a temperature ≤ 0, an unknown denominator or engine, an engine that these tensors or this
+            machine do not allow, or shapes that do not fit.
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
@@ -71,7 +80,7 @@ def pixel_contrast(
     dtype = torch.promote_types(queries.dtype, torch.float32)
     with torch.autocast(queries.device.type, enabled=False):
         loss: Tensor = _PixelContrast.apply(  # type: ignore[no-untyped-call]
-            queries.to(dtype), keys.to(dtype), query_labels, key_labels, 1.0 / temperature, denominator
+            queries.to(dtype), keys.to(dtype), query_labels, key_labels, 1.0 / temperature, denominator, engine
         )
     return loss
 
@@ -88,10 +97,11 @@ class _PixelContrast(torch.autograd.Function):
         key_labels: Tensor,
         scale: float,
         denominator: Denominator,
+        engine: EngineName,
     ) -> Tensor:
         """The loss; keeps the gradients of `queries` `[N,D]` and `keys` `[M,D]` for an incoming gradient of 1."""
-        engine = choose_engine(queries)
-        loss, grad_queries, grad_keys = engine(queries, keys, query_labels, key_labels, scale, denominator)
+        compute = choose_engine(queries, engine)
+        loss, grad_queries, grad_keys = compute(queries, keys, query_labels, key_labels, scale, denominator)
         ctx.save_for_backward(grad_queries, grad_keys)
         return loss
 
@@ -100,20 +110,58 @@ class _PixelContrast(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Those gradients times the incoming one, a scalar."""
         grad_queries, grad_keys = ctx.saved_tensors
-        return grad * grad_queries, grad * grad_keys, None, None, None, None
+        return grad * grad_queries, grad * grad_keys, None, None, None, None, None
 
 
-def choose_engine(queries: Tensor) -> Engine:
-    """The engine for the device, dtype and width of `queries` `[N,D]`."""
+def choose_engine(queries: Tensor, name: EngineName = "auto") -> Engine:
+    """The engine called `name`, or the best one for `queries` `[N,D]`.
+
+    Raises:
+        ValueError: for an unknown name, or for "triton" where it cannot run.
+    """
+    if name not in get_args(EngineName):
+        raise ValueError(f"unknown engine '{name}', choose one of: {', '.join(get_args(EngineName))}")
+    if name == "triton" and (obstacle := _obstacle(queries) or _missing()):
+        raise ValueError(f"the engine 'triton' cannot run: {obstacle}")
+    if name == "auto":
+        name = _best(queries)
+    engine: Engine = import_module(f"stpl.losses.pixel_contrast_{name}").contrast
+    return engine
+
+
+def _best(queries: Tensor) -> EngineName:
     if queries.device.type == "cpu":
-        from stpl.losses.pixel_contrast_sorted import contrast
-    elif _fits_triton(queries) and find_spec("triton") is not None:
-        from stpl.losses.pixel_contrast_triton import contrast
-    else:
-        from stpl.losses.pixel_contrast_masked import contrast
-    return contrast
+        return "sorted"
+    if _obstacle(queries):
+        return "masked"
+    if missing := _missing():
+        _tell_once(f"{missing}; the contrast runs without its own kernels, several times slower")
+        return "masked"
+    return "triton"
 
 
-def _fits_triton(queries: Tensor) -> bool:
-    """Whether the kernels take these vectors: longer ones do not fit a multiprocessor's shared memory."""
-    return queries.device.type == "cuda" and queries.dtype == torch.float32 and queries.shape[1] <= 512
+def _obstacle(queries: Tensor) -> str | None:
+    """Why the kernels do not take these vectors, if they do not."""
+    if queries.device.type != "cuda":
+        return f"it is for GPUs, the vectors are on the {queries.device.type}"
+    if queries.dtype != torch.float32 or queries.shape[1] > 512:  # longer ones do not fit into shared memory
+        return f"it takes float32 vectors of up to 512 components, not {queries.dtype} of {queries.shape[1]}"
+    if torch.version.cuda and torch.cuda.get_device_capability(queries.device) < (8, 0):
+        return "this GPU has no matrix units for bfloat16"
+    return None
+
+
+@cache
+def _missing() -> str | None:
+    """What this machine lacks to compile the kernels."""
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    compilers = [os.environ["CC"]] if os.environ.get("CC") else ["cc", "gcc", "clang"]
+    if not any(map(shutil.which, compilers)):
+        return f"Triton needs a C compiler, and there is none ({', '.join(compilers)})"
+    return None
+
+
+@cache
+def _tell_once(message: str) -> None:
+    warnings.warn(message, stacklevel=2)

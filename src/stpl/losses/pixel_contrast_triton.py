@@ -6,12 +6,18 @@ al., NeurIPS 2022): a running maximum and sum give log Σ exp, and the weighted 
 result is the same in every run. What concerns the positives alone goes through class sums, as in
 `stpl.losses.pixel_contrast_masked`.
 
-Shape legend: TILE queries meet TILE keys at a time, DIM = D rounded up to a power of two.
+Precision. Every number is kept as the sum of two bfloat16 numbers, 16 bits of mantissa, and a product is three products
+of such halves on the tensor cores, summed in float32 (the fourth, of the small halves, is below the rest's rounding).
+Similarities are exact to about 1e-5 and gradients to about 1e-5 of their size; float32 itself has no tensor cores.
+Similarities are in units of log 2, because the hardware's exponential is 2^x.
+
+Shape legend: TILE queries meet STEP keys at a time (in `_columns`: keys, queries), DIM = D rounded up to a power of 2.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -23,26 +29,49 @@ from stpl.losses.pixel_contrast_masked import Positives
 
 _IGNORE = tl.constexpr(IGNORE)
 _FAR = tl.constexpr(-1e30)  # stands for -∞, without which 0·∞ could arise
+_LN2 = math.log(2)
+_LARGE = (
+    9,
+    10,
+)  # major compute capabilities of data-centre GPUs since the H100; the A100 spills registers at their tiles
 
 
 def contrast(
     queries: Tensor, keys: Tensor, query_labels: Tensor, key_labels: Tensor, scale: float, denominator: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Value and gradients of float32 tensors; see `stpl.losses.pixel_contrast_sorted.contrast`."""
-    queries, keys = (queries * scale).contiguous(), keys.contiguous()
+    queries = queries * (scale / _LN2)
     side = Positives.of(queries, keys, query_labels, key_labels)
     kernels = _Kernels(queries, keys, query_labels, key_labels, denominator)
     log_sum, grad_queries = kernels.rows()
     if denominator == "positive+negatives":
-        total, pull, pulled = kernels.pulls(log_sum, side.used / side.number)
+        share = side.used / side.number
+        total, pull, pulled = kernels.pulls(log_sum, share)
         grad_queries = grad_queries * pull - pulled
-        grad_keys = kernels.columns(log_sum, pull, side.used / side.number)
+        grad_keys = kernels.columns(log_sum, pull, share)
     else:
         total = (log_sum - (queries * side.mean).sum(1, keepdim=True)) * side.used
         grad_queries = (grad_queries - side.mean) * side.used
-        grad_keys = kernels.columns(log_sum, side.used, torch.zeros_like(side.used))
+        grad_keys = kernels.columns(log_sum, side.used, None)
         grad_keys -= side.pull_on_keys(queries, query_labels, key_labels)
-    return total.sum() / side.queries, grad_queries * (scale / side.queries), grad_keys / side.queries
+    return (
+        total.sum() * (_LN2 / side.queries),
+        grad_queries * (scale / side.queries),
+        grad_keys * (_LN2 / side.queries),
+    )
+
+
+class _Halves(NamedTuple):
+    """Vectors `[N,D]` as the sum of two of bfloat16."""
+
+    high: Tensor
+    low: Tensor
+
+    @classmethod
+    def of(cls, vectors: Tensor) -> _Halves:
+        """Of float32 vectors, contiguous."""
+        high = vectors.to(torch.bfloat16, memory_format=torch.contiguous_format)
+        return cls(high, (vectors - high).to(torch.bfloat16, memory_format=torch.contiguous_format))
 
 
 class _Kernels:
@@ -50,132 +79,171 @@ class _Kernels:
 
     def __init__(self, queries: Tensor, keys: Tensor, query_labels: Tensor, key_labels: Tensor, form: str) -> None:
         self.queries, self.keys = queries, keys
-        self.inputs = (queries, keys, query_labels.int(), key_labels.int(), len(queries), len(keys), queries.shape[1])
-        dim = max(16, triton.next_power_of_2(queries.shape[1]))
-        self.tile = 32 if dim <= 128 else 16  # what ptxas compiles for sm_80 without spilling registers
-        self.options: dict[str, Any] = {
-            "SUPCON": form == "supcon",
-            "DIM": dim,
-            "TILE": self.tile,
-            # Three products in TF32 give float32's accuracy on tensor cores; AMD's have no such mode.
-            "PRECISION": "ieee" if torch.version.hip else "tf32x3",
-            "num_warps": 8,
-            "num_stages": 2,
-        }
-
-    def _grid(self, vectors: Tensor) -> tuple[int]:
-        return (max(1, triton.cdiv(len(vectors), self.tile)),)  # an empty grid cannot be launched
+        self.sizes = (len(queries), len(keys))
+        labels = (query_labels.int(), key_labels.int())
+        self.inputs = (*_Halves.of(queries), *_Halves.of(keys), *labels, *self.sizes)
+        small = queries.is_cuda and torch.cuda.get_device_capability(queries.device)[0] not in _LARGE
+        self.options = launch_options(queries.shape[1], supcon=form == "supcon", small=small)
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """Log Σ exp `[N,1]` over the keys under the fraction, and the softmax-weighted sum of those keys `[N,D]`."""
-        log_sum, weighted = self.queries.new_empty(len(self.queries), 1), torch.empty_like(self.queries)
+        log_sum, weighted = self._column(), torch.empty_like(self.queries, memory_format=torch.contiguous_format)
         _rows[self._grid(self.queries)](*self.inputs, log_sum, weighted, **self.options)
         return log_sum, weighted
 
     def pulls(self, log_sum: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Per query, over its positives, times `share` `[N,1]`: Σ softplus, Σ sigmoid `[N,1]`, Σ sigmoid·k `[N,D]`."""
-        total, pull, pulled = torch.empty_like(log_sum), torch.empty_like(log_sum), torch.empty_like(self.queries)
+        total, pull = self._column(), self._column()
+        pulled = torch.empty_like(self.queries, memory_format=torch.contiguous_format)
         _pulls[self._grid(self.queries)](*self.inputs, log_sum, share, total, pull, pulled, **self.options)
         return total, pull, pulled
 
-    def columns(self, log_sum: Tensor, push: Tensor, pull: Tensor) -> Tensor:
+    def columns(self, log_sum: Tensor, push: Tensor, pull: Tensor | None) -> Tensor:
         """Gradient `[M,D]` on the keys: Σ_q push·softmax·q, minus Σ_q pull·sigmoid·q over queries of its class."""
-        gradient = torch.empty_like(self.keys)
-        _columns[self._grid(self.keys)](
-            *self.inputs, log_sum, push.contiguous(), pull.contiguous(), gradient, **self.options
-        )
+        gradient = torch.empty_like(self.keys, memory_format=torch.contiguous_format)
+        weights = (push, push if pull is None else pull)
+        options = self.options | {"PULLS": pull is not None}
+        _columns[self._grid(self.keys)](*self.inputs, log_sum, *weights, gradient, **options)
         return gradient
 
+    def _column(self) -> Tensor:
+        return self.queries.new_empty(len(self.queries), 1)
+
+    def _grid(self, vectors: Tensor) -> tuple[int]:
+        return (max(1, triton.cdiv(len(vectors), self.options["TILE"])),)  # an empty grid cannot be launched
+
+
+def launch_options(dim: int, *, supcon: bool, small: bool) -> dict[str, Any]:
+    """Constants and launch settings of the kernels for vectors of `dim` components.
+
+    They are fixed and not tuned on the spot: sums depend on the tiles, and a run that is resumed must find the same.
+
+    Args:
+        dim: D.
+        supcon: whether positives stand under the fraction too.
+        small: for GPUs with 99 KB of shared memory and no products of whole groups of warps.
+    """
+    wide = max(16, triton.next_power_of_2(dim))
+    tile, step = (64, 32 if small else 64) if wide <= 128 else (32, 32) if wide <= 256 else (16, 16)
+    constants = {"SUPCON": supcon, "D": dim, "DIM": wide, "TILE": tile, "STEP": step}
+    return {**constants, "num_warps": 4, "num_stages": 2}
+
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _load(vectors, labels, index, number, dim_in, DIM: tl.constexpr) -> tuple[Any, Any]:  # type: ignore[no-untyped-def]
-    """Vectors `[index,DIM]` and labels `[index]`; beyond the end zeros and `IGNORE`."""
+def _load(high, low, labels, index, number, D: tl.constexpr, DIM: tl.constexpr) -> tuple[Any, Any, Any]:  # type: ignore[no-untyped-def]
+    """Both halves of vectors `[index,DIM]` and labels `[index]`; beyond the end zeros and `IGNORE`."""
     dims = tl.arange(0, DIM)
-    inside = (index[:, None] < number) & (dims[None, :] < dim_in)
-    tile = tl.load(vectors + index[:, None] * dim_in + dims[None, :], mask=inside, other=0.0)
-    return tile, tl.load(labels + index, mask=index < number, other=_IGNORE)
+    inside = index[:, None] < number
+    if D < DIM:
+        inside = inside & (dims[None, :] < D)
+    place = index[:, None] * D + dims[None, :]
+    return (
+        tl.load(high + place, mask=inside, other=0.0),
+        tl.load(low + place, mask=inside, other=0.0),
+        tl.load(labels + index, mask=index < number, other=_IGNORE),
+    )
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _store(vectors, tile, index, number, dim_in, DIM: tl.constexpr) -> None:  # type: ignore[no-untyped-def]
-    """Write the tile's rows to vectors `[index,DIM]` but for those beyond the end."""
+def _store(vectors, tile, index, number, D: tl.constexpr, DIM: tl.constexpr) -> None:  # type: ignore[no-untyped-def]
+    """Write the tile's rows to vectors `[index,D]` but for those beyond the end."""
     dims = tl.arange(0, DIM)
-    inside = (index[:, None] < number) & (dims[None, :] < dim_in)
-    tl.store(vectors + index[:, None] * dim_in + dims[None, :], tile, mask=inside)
+    inside = (index[:, None] < number) & (dims[None, :] < D)
+    tl.store(vectors + index[:, None] * D + dims[None, :], tile, mask=inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _similar(high, low, other_high, other_low) -> Any:  # type: ignore[no-untyped-def]
+    """Products of the rows of two tiles `[TILE,STEP]`, in float32; the smallest terms first."""
+    products = tl.dot(low, tl.trans(other_high))
+    products = tl.dot(high, tl.trans(other_low), products)
+    return tl.dot(high, tl.trans(other_high), products)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _weighted(weights, high, low, sums) -> Any:  # type: ignore[no-untyped-def]
+    """`sums` `[TILE,DIM]` plus the rows of a tile `[STEP,DIM]` weighted by `[TILE,STEP]`."""
+    rounded = weights.to(tl.bfloat16)
+    rest = (weights - rounded.to(tl.float32)).to(tl.bfloat16)
+    sums = tl.dot(rest, high, sums)
+    sums = tl.dot(rounded, low, sums)
+    return tl.dot(rounded, high, sums)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _rows(  # type: ignore[no-untyped-def]
-    queries, keys, query_labels, key_labels, n, m, d, log_sums, weighted,
-    SUPCON: tl.constexpr, DIM: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr,
+    q_high, q_low, k_high, k_low, query_labels, key_labels, n, m, log_sums, weighted,
+    SUPCON: tl.constexpr, D: tl.constexpr, DIM: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr,
 ) -> None:  # fmt: skip
     """`_Kernels.rows` for one tile of queries; the sum grows tile by tile, scaled by its largest term so far."""
     rows = tl.program_id(0) * TILE + tl.arange(0, TILE)
-    q, y = _load(queries, query_labels, rows, n, d, DIM)
+    high, low, y = _load(q_high, q_low, query_labels, rows, n, D, DIM)
     top = tl.full((TILE,), _FAR, tl.float32)
     total = tl.zeros((TILE,), tl.float32)
     sums = tl.zeros((TILE, DIM), tl.float32)
-    for start in range(0, m, TILE):
-        k, z = _load(keys, key_labels, start + tl.arange(0, TILE), m, d, DIM)
-        s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+    for start in range(0, m, STEP):
+        k, k_rest, z = _load(k_high, k_low, key_labels, start + tl.arange(0, STEP), m, D, DIM)
         counted = (z[None, :] != _IGNORE) & (SUPCON | (z[None, :] != y[:, None]))
-        new = tl.maximum(top, tl.max(tl.where(counted, s, _FAR), 1))
-        p = tl.where(counted, tl.exp(s - new[:, None]), 0.0)
-        shrink = tl.exp(top - new)
+        s = tl.where(counted, _similar(high, low, k, k_rest), _FAR)
+        new = tl.maximum(top, tl.max(s, 1))
+        p = tl.where(counted, tl.exp2(s - new[:, None]), 0.0)
+        shrink = tl.exp2(top - new)
         total = total * shrink + tl.sum(p, 1)
-        sums = sums * shrink[:, None] + tl.dot(p, k, input_precision=PRECISION)
+        sums = _weighted(p, k, k_rest, sums * shrink[:, None])
         top = new
     total = tl.where(total > 0, total, 1.0)  # a query without such keys; it is not used
-    tl.store(log_sums + rows, top + tl.log(total), mask=rows < n)
-    _store(weighted, sums / total[:, None], rows, n, d, DIM)
+    tl.store(log_sums + rows, top + tl.log2(total), mask=rows < n)
+    _store(weighted, sums / total[:, None], rows, n, D, DIM)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _pulls(  # type: ignore[no-untyped-def]
-    queries, keys, query_labels, key_labels, n, m, d, log_sums, shares, totals, pulls, pulled,
-    SUPCON: tl.constexpr, DIM: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr,
+    q_high, q_low, k_high, k_low, query_labels, key_labels, n, m, log_sums, shares, totals, pulls, pulled,
+    SUPCON: tl.constexpr, D: tl.constexpr, DIM: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr,
 ) -> None:  # fmt: skip
     """`_Kernels.pulls` for one tile of queries, over the keys of their classes."""
     rows = tl.program_id(0) * TILE + tl.arange(0, TILE)
-    q, y = _load(queries, query_labels, rows, n, d, DIM)
+    high, low, y = _load(q_high, q_low, query_labels, rows, n, D, DIM)
     log_sum = tl.load(log_sums + rows, mask=rows < n, other=0.0)
     share = tl.load(shares + rows, mask=rows < n, other=0.0)
     total = tl.zeros((TILE,), tl.float32)
     pull = tl.zeros((TILE,), tl.float32)
     sums = tl.zeros((TILE, DIM), tl.float32)
-    for start in range(0, m, TILE):
-        k, z = _load(keys, key_labels, start + tl.arange(0, TILE), m, d, DIM)
-        margin = log_sum[:, None] - tl.dot(q, tl.trans(k), input_precision=PRECISION)
+    for start in range(0, m, STEP):
+        k, k_rest, z = _load(k_high, k_low, key_labels, start + tl.arange(0, STEP), m, D, DIM)
+        margin = log_sum[:, None] - _similar(high, low, k, k_rest)
         own = (z[None, :] == y[:, None]) & (share[:, None] > 0)
-        softplus = tl.maximum(margin, 0.0) + tl.log(1 + tl.exp(-tl.abs(margin)))
-        p = tl.where(own, tl.sigmoid(margin) * share[:, None], 0.0)
+        softplus = tl.maximum(margin, 0.0) + tl.log2(1 + tl.exp2(-tl.abs(margin)))
+        p = tl.where(own, share[:, None] / (1 + tl.exp2(-margin)), 0.0)
         total += tl.sum(tl.where(own, softplus * share[:, None], 0.0), 1)
         pull += tl.sum(p, 1)
-        sums += tl.dot(p, k, input_precision=PRECISION)
+        sums = _weighted(p, k, k_rest, sums)
     tl.store(totals + rows, total, mask=rows < n)
     tl.store(pulls + rows, pull, mask=rows < n)
-    _store(pulled, sums, rows, n, d, DIM)
+    _store(pulled, sums, rows, n, D, DIM)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _columns(  # type: ignore[no-untyped-def]
-    queries, keys, query_labels, key_labels, n, m, d, log_sums, pushes, pulls, gradient,
-    SUPCON: tl.constexpr, DIM: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr,
+    q_high, q_low, k_high, k_low, query_labels, key_labels, n, m, log_sums, pushes, pulls, gradient,
+    SUPCON: tl.constexpr, PULLS: tl.constexpr, D: tl.constexpr, DIM: tl.constexpr, TILE: tl.constexpr,
+    STEP: tl.constexpr,
 ) -> None:  # fmt: skip
     """`_Kernels.columns` for one tile of keys, over all queries."""
-    cols = tl.program_id(0) * TILE + tl.arange(0, TILE)
-    k, z = _load(keys, key_labels, cols, m, d, DIM)
+    columns = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    high, low, z = _load(k_high, k_low, key_labels, columns, m, D, DIM)
     sums = tl.zeros((TILE, DIM), tl.float32)
-    for start in range(0, n, TILE):
-        rows = start + tl.arange(0, TILE)
-        q, y = _load(queries, query_labels, rows, n, d, DIM)
+    for start in range(0, n, STEP):
+        rows = start + tl.arange(0, STEP)
+        q, q_rest, y = _load(q_high, q_low, query_labels, rows, n, D, DIM)
         log_sum = tl.load(log_sums + rows, mask=rows < n, other=0.0)[None, :]
         push = tl.load(pushes + rows, mask=rows < n, other=0.0)[None, :]
-        pull = tl.load(pulls + rows, mask=rows < n, other=0.0)[None, :]
-        s = tl.dot(k, tl.trans(q), input_precision=PRECISION)
-        own = z[:, None] == y[None, :]
+        s = _similar(high, low, q, q_rest)
         counted = (z[:, None] != _IGNORE) & (SUPCON | (z[:, None] != y[None, :]))
-        p = tl.where(counted & (push > 0), tl.exp(s - log_sum) * push, 0.0)
-        p -= tl.where(own & (pull > 0), tl.sigmoid(log_sum - s) * pull, 0.0)
-        sums += tl.dot(p, q, input_precision=PRECISION)
-    _store(gradient, sums, cols, m, d, DIM)
+        p = tl.where(counted & (push > 0), tl.exp2(s - log_sum) * push, 0.0)
+        if PULLS:
+            pull = tl.load(pulls + rows, mask=rows < n, other=0.0)[None, :]
+            own = (z[:, None] == y[None, :]) & (pull > 0)
+            p -= tl.where(own, pull / (1 + tl.exp2(s - log_sum)), 0.0)
+        sums = _weighted(p, q, q_rest, sums)
+    _store(gradient, sums, columns, m, D, DIM)

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, PolynomialLR
 from stpl.data.clip import Clip, Wants
 from stpl.errors import ConfigError
 from stpl.methods.evaluation import Evaluator, predicted
+from stpl.methods.graph import Losses, RecordedLosses
 from stpl.methods.ranks import from_first
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions, apply_batchnorm, average_statistics, forget_batches
@@ -87,6 +88,7 @@ class Method(LightningModule, ABC):
         forget_batches(self.network)
         self.frame_size = (0, 0)
         self.evaluator = Evaluator(network.space)
+        self._step_losses: Losses = self.losses
         self.train()  # settles which parameters learn before they are spread over devices
 
     @abstractmethod
@@ -125,13 +127,17 @@ class Method(LightningModule, ABC):
         """Lightning keeps the mode a module arrives in; this one depends on the policy."""
         self.train()
 
+    def record_step(self) -> None:
+        """Replay `losses` and its backward pass as CUDA graphs from now on (see `RecordedLosses`)."""
+        self._step_losses = RecordedLosses(self, self.losses)
+
     def training_step(self, clip: Clip, batch_idx: int) -> dict[str, Tensor] | None:
         """Sum of the losses; where there is nothing to minimise `None`, or a loss that moves nothing.
 
         Lightning refuses `None` in distributed training. A constant reaches no parameter; a loss of zero that did would
         start the weight decay.
         """
-        losses = self.losses(clip)
+        losses = self._step_losses(clip)
         if not losses:
             alone = self.trainer.world_size == 1
             return None if alone else {"loss": torch.zeros((), device=self.device, requires_grad=True)}

@@ -24,7 +24,7 @@ from torch import Tensor
 from stpl.data.clip import IGNORE, Clip, Wants
 from stpl.errors import ConfigError
 from stpl.losses.confidence import Scope, confident_pixels
-from stpl.losses.pixel_contrast import Denominator, pixel_contrast
+from stpl.losses.pixel_contrast import Denominator, EngineName, pixel_contrast
 from stpl.losses.ranks import gather_ranks
 from stpl.methods.base import Method, OptimizerOptions, check_proportion
 from stpl.nn.accel import Accel, clip_flow
@@ -62,6 +62,8 @@ class PixelContrast(Method):
         confident_proportion: k, the share of pixels that take part, in (0, 1].
         confident_scope: whether pixels compete within the frame ("global") or within their class ("class").
         denominator: "negatives" is Eq. 3 as printed; "supcon" and "positive+negatives" are its relatives.
+        engine: what computes Eq. 3 and 4: "sorted" (for CPUs), "triton" (for GPUs, needs a C compiler), "masked"
+            (anywhere), or "auto": the best that can run here.
         key_scope: whether a query meets the keys of its own clip ("clip", Eq. 1 and 2), of the whole batch ("batch"),
             or of the batches of all ranks ("ranks"; ranks weigh the same, also where the per-class scope left one of
             them a few pixels more).
@@ -81,6 +83,7 @@ class PixelContrast(Method):
         confident_proportion: float = 0.7,
         confident_scope: Scope = "global",
         denominator: Denominator = "negatives",
+        engine: EngineName = "auto",
         key_scope: Literal["clip", "batch", "ranks"] = "clip",
         embedding_dim: int = 128,
         previous_gradient: bool = False,
@@ -90,7 +93,8 @@ class PixelContrast(Method):
         check_proportion(confident_proportion)
         super().__init__(network, optimizer, checkpoint, batchnorm)
         self.contrasts = contrasts or [Contrast("fused", "augmented fused")]
-        self.temperature, self.denominator, self.key_scope = temperature, denominator, key_scope
+        self.temperature, self.denominator, self.engine = temperature, denominator, engine
+        self.key_scope = key_scope
         self.confident_proportion, self.confident_scope = confident_proportion, confident_scope
         self.previous_gradient = previous_gradient
         names = {name for pair in self.contrasts for name in (pair.query, pair.key)}
@@ -142,7 +146,11 @@ class PixelContrast(Method):
 
     def _contrast(self, queries: Tensor, keys: Tensor, classes: Tensor) -> Tensor:
         """Eq. 4 of queries and keys `[B,n,D]`, averaged over clips, or over the batch as if it were one clip."""
-        options: dict[str, Any] = {"temperature": self.temperature, "denominator": self.denominator}
+        options: dict[str, Any] = {
+            "temperature": self.temperature,
+            "denominator": self.denominator,
+            "engine": self.engine,
+        }
         if self.key_scope == "clip":
             clips = zip(queries, keys, classes, strict=True)
             return torch.stack([pixel_contrast(q, k, c, c, **options) for q, k, c in clips]).mean()

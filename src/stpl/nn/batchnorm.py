@@ -35,45 +35,80 @@ class BatchNormOptions:
 
 def apply_batchnorm(module: nn.Module, options: BatchNormOptions) -> None:
     """Set mode, momentum and `requires_grad` of every BatchNorm in `module`; call it after each `module.train()`."""
-    for layer in module.modules():
-        if isinstance(layer, _BatchNorm):
-            layer.train(options.policy != "frozen")
-            if options.momentum is None:
-                _weigh_equally(layer)
-            else:
-                layer.momentum = options.momentum
-            for parameter in layer.parameters():
-                parameter.requires_grad_(options.policy == "train")
+    layers = batchnorm_layers(module)
+    for layer in layers:
+        layer.train(options.policy != "frozen")
+        if options.momentum is not None:
+            layer.momentum = options.momentum
+        for parameter in layer.parameters():
+            parameter.requires_grad_(options.policy == "train")
+    if options.momentum is None and layers:
+        _weigh_equally(module, layers)
+
+
+def batchnorm_layers(module: nn.Module) -> list[_BatchNorm]:
+    """Every BatchNorm in `module`."""
+    return [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
 
 
 def forget_batches(module: nn.Module) -> None:
     """Have every BatchNorm in `module` count its batches from 0, as at the start of a run."""
-    for layer in module.modules():
-        if isinstance(layer, _BatchNorm) and layer.num_batches_tracked is not None:
+    for layer in batchnorm_layers(module):
+        if layer.num_batches_tracked is not None:
             layer.num_batches_tracked.zero_()
 
 
-def _weigh_equally(layer: _BatchNorm) -> None:
-    assert layer.num_batches_tracked is not None
-    seen = int(layer.num_batches_tracked)
-    known = [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, _EqualShares)]
-    if known:
-        known[0].seen = seen
-    else:
-        layer.register_forward_pre_hook(_EqualShares(seen))
+def _weigh_equally(module: nn.Module, layers: list[_BatchNorm]) -> None:
+    """Have the running statistics be the mean over all batches since `forget_batches`."""
+    for layer in layers:
+        layer.momentum = 1.0  # a pass leaves its own statistics; `_EqualShares` mixes them with those before
+    home = _home(module, set(layers))
+    if not any(isinstance(getattr(hook, "__self__", None), _EqualShares) for hook in home._forward_hooks.values()):
+        shares = _EqualShares(layers)
+        home.register_forward_pre_hook(shares.before)
+        home.register_forward_hook(shares.after)
+
+
+def _home(module: nn.Module, layers: set[_BatchNorm]) -> nn.Module:
+    """The smallest part of `module` that holds all `layers`: the one that is called once a pass."""
+    for child in module.children():
+        if layers <= set(batchnorm_layers(child)):
+            return _home(child, layers)
+    return module
 
 
 class _EqualShares:
-    """Gives the nth batch of a layer the share 1/n; PyTorch's own way reads n from the device at every forward pass."""
+    """Gives the nth batch the share 1/n, for all layers of a network at once.
 
-    def __init__(self, seen: int) -> None:
-        self.seen = seen
+    n is read on the device. PyTorch's own way (`momentum=None`) reads it back at every layer; a number that the host
+    counts would be frozen into a recorded CUDA graph and have a compiled network compiled anew at every step.
+    """
 
-    def __call__(self, layer: nn.Module, inputs: tuple[object, ...]) -> None:
-        """Set the momentum of the batch that comes."""
-        if layer.training:
-            self.seen += 1
-            layer.momentum = 1 / self.seen  # type: ignore[assignment]
+    def __init__(self, layers: list[_BatchNorm]) -> None:
+        self.layers = layers
+        self.earlier: list[torch.Tensor] = []
+
+    def _running(self) -> list[torch.Tensor]:
+        # `data`: autograd need not know, because the backward pass of batch statistics does not read running ones.
+        buffers = (buffer for layer in self.layers for buffer in (layer.running_mean, layer.running_var))
+        return [buffer.data for buffer in buffers if buffer is not None]
+
+    @torch.no_grad()
+    def before(self, home: nn.Module, inputs: tuple[object, ...]) -> None:
+        """Keep the statistics as they are before a pass."""
+        if self.layers[0].training:
+            self.earlier = list(torch._foreach_mul(self._running(), 1.0))
+
+    @torch.no_grad()
+    def after(self, home: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        """Mix those of the pass with the earlier ones: share·new + (1 - share)·earlier."""
+        if self.layers[0].training:
+            assert self.layers[0].num_batches_tracked is not None
+            share, running = 1.0 / self.layers[0].num_batches_tracked, self._running()
+            torch._foreach_mul_(running, share)
+            torch._foreach_mul_(self.earlier, 1.0 - share)
+            torch._foreach_add_(running, self.earlier)
+            self.earlier = []
 
 
 @torch.no_grad()
@@ -86,7 +121,7 @@ def average_statistics(module: nn.Module) -> None:
     """
     if not (distributed.is_available() and distributed.is_initialized()):
         return
-    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    layers = [layer for layer in batchnorm_layers(module) if layer.training]
     buffers = [b for layer in layers for b in (layer.running_mean, layer.running_var) if b is not None]
     if buffers:
         together = torch.cat(buffers)

@@ -73,7 +73,7 @@ class DeepLabV2(Segmenter):
 
     def encode(self, frames: Tensor) -> Tensor:
         """Map frames uint8 `[B,3,H,W]` to features of layer4 `[B,D,h,w]`."""
-        return self.backbone(self.normalize(frames))  # type: ignore[no-any-return]
+        return self.backbone(self.normalize(frames))[1]  # type: ignore[no-any-return]
 
     def classify(self, features: Tensor) -> Tensor:
         """Map features `[B,D,h,w]` to logits `[B,K,h,w]`."""
@@ -83,5 +83,5 @@ class DeepLabV2(Segmenter):
         """Logits `[B,K,h,w]` of frames uint8 `[B,3,H,W]`: those of the classifier, then the auxiliary's if any."""
         if self.auxiliary is None:
             return super().score(frames)
-        middle = self.backbone.middle(self.normalize(frames))
-        return self.classify(self.backbone.last(middle)), self.auxiliary(middle)
+        middle, features = self.backbone(self.normalize(frames))
+        return self.classify(features), self.auxiliary(middle)

@@ -143,20 +143,15 @@ class ResNet(nn.Module):
         self.feature_dim, self.middle_dim = channels, channels // 2
         self.apply(_initialise)
 
-    def middle(self, x: Tensor) -> Tensor:
-        """Map normalised images `[B,3,H,W]` to the output of layer3 `[B,D/2,h,w]` with h ≈ H/8, w ≈ W/8."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map normalised images `[B,3,H,W]` to the outputs of layer3 `[B,D/2,h,w]` and layer4 `[B,D,h,w]`.
+
+        h ≈ H/8, w ≈ W/8. Both come from one call, so that whoever needs both runs the same, perhaps compiled, code.
+        """
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for i in range(3):
             x = self.get_submodule(f"layer{i + 1}")(x)
-        return x
-
-    def last(self, middle: Tensor) -> Tensor:
-        """Map the output of layer3 `[B,D/2,h,w]` to features `[B,D,h,w]`."""
-        return self.get_submodule("layer4")(middle)  # type: ignore[no-any-return]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map normalised images `[B,3,H,W]` to features `[B,D,h,w]` with h ≈ H/8, w ≈ W/8."""
-        return self.last(self.middle(x))
+        return x, self.get_submodule("layer4")(x)
 
 
 def _initialise(module: nn.Module) -> None:

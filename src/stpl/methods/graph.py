@@ -1,0 +1,166 @@
+"""A step's losses and gradients as CUDA graphs: recorded once, replayed at every step.
+
+A step of a ResNet-101 is some 5000 small launches. Python needs longer to ask for them than the GPU to do them (117 ms
+against 48 on one H100 at 512×1024), so the GPU waits for the host. A graph is launched at once.
+
+What is recorded is all that `Method.losses` does on the device, running statistics of BatchNorm included, and its
+backward pass. That is right for every method whose `losses` asks the host for nothing but the shapes of its clip: one
+that draws numbers or counts steps in Python would repeat those of the recording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from stpl.data.clip import Clip
+from stpl.errors import ConfigError
+
+T = TypeVar("T")
+Losses = Callable[[Clip], dict[str, Tensor]]
+Signature = tuple[tuple[str, torch.Size, torch.dtype], ...]
+_WARM_STEPS = 2  # before recording: kernels are compiled and libraries choose theirs
+
+
+class RecordedLosses:
+    """`losses`, recorded at the first clip of each shape and replayed for all others of that shape.
+
+    The replayed losses have a gradient like any others, but their backward pass writes `grad` of the parameters itself:
+    torch would copy each gradient. Hooks on gradients, which distributed training needs, do not see them.
+
+    Args:
+        method: the module whose parameters and buffers take part, on a GPU.
+        losses: a function of a clip, as `Method.losses`.
+    """
+
+    def __init__(self, method: nn.Module, losses: Losses) -> None:
+        self._method, self._losses = method, losses
+        self._recordings: dict[Signature, _Recording] = {}
+
+    def __call__(self, clip: Clip) -> dict[str, Tensor]:
+        """The losses of a clip, as `Method.losses` gives them.
+
+        Raises:
+            ConfigError: if they cannot be recorded.
+        """
+        signature = tuple((name, tensor.shape, tensor.dtype) for name, tensor in clip.tensors().items())
+        if signature not in self._recordings:
+            self._recordings[signature] = self._record(clip)
+        return self._recordings[signature].replay(clip)
+
+    def _record(self, clip: Clip) -> _Recording:
+        try:
+            return _Recording(self._method, self._losses, clip)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"this step cannot be recorded as a CUDA graph ({str(error).splitlines()[0]})",
+                where="run.cuda_graph",
+                mend="set it to false",
+            ) from error
+
+
+class _Recording:
+    """The graphs for clips of one shape; inputs, losses and gradients stay in the same memory."""
+
+    def __init__(self, method: nn.Module, losses: Losses, clip: Clip) -> None:
+        self._losses = losses
+        self._clip = clip.map(torch.clone)
+        self._parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
+        self._anchor = torch.zeros((), device=clip.frames.device, requires_grad=True)
+        self._found: dict[str, Tensor] = {}
+        before = {name: buffer.clone() for name, buffer in method.named_buffers()}
+        _warm_up(self._once, _WARM_STEPS)
+        pool = _shared_pool()
+        self.forward, values = _capture(pool, self._go_forward)
+        self.values, self._names = values.detach(), list(self._found)
+        self.incoming = torch.ones_like(self.values)
+        self.backward, self.gradients = _capture(pool, self._go_backward) if self._found else (_nothing, [])
+        for name, buffer in method.named_buffers():
+            buffer.copy_(before[name])  # what warming up and recording did to them
+
+    def replay(self, clip: Clip) -> dict[str, Tensor]:
+        """The losses of another clip."""
+        for name, tensor in clip.tensors().items():
+            getattr(self._clip, name).copy_(tensor)
+        values: Tensor = _Replay.apply(self._anchor, self)  # type: ignore[no-untyped-call]
+        return dict(zip(self._names, values.unbind(), strict=True))
+
+    def _once(self) -> None:
+        self.incoming = torch.ones_like(self._go_forward())
+        if self._found:
+            self._go_backward()
+
+    def _go_forward(self) -> Tensor:
+        """The losses as one tensor. Weights are cast once for all passes of a step, and anew at every replay."""
+        torch.clear_autocast_cache()
+        self._found = self._losses(self._clip)
+        torch.clear_autocast_cache()
+        return torch.stack(list(self._found.values())) if self._found else torch.zeros(0, device=self._anchor.device)
+
+    def _go_backward(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """The parameters that have a gradient, with it."""
+        losses, incoming = list(self._found.values()), list(self.incoming.unbind())
+        found = torch.autograd.grad(losses, self._parameters, incoming, allow_unused=True)
+        return [(parameter, grad) for parameter, grad in zip(self._parameters, found, strict=True) if grad is not None]
+
+
+class _Replay(torch.autograd.Function):
+    """Joins a recording to the graph of autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, recording: _Recording) -> Tensor:
+        """The losses, in memory of their own; `anchor` is there because it wants a gradient."""
+        ctx.recording = recording
+        recording.forward()
+        return recording.values.detach().clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None]:
+        """Fills the parameters' `grad`."""
+        recording: _Recording = ctx.recording
+        recording.incoming.copy_(grad)
+        recording.backward()
+        for parameter, gradient in recording.gradients:
+            if parameter.grad is None or parameter.grad is gradient:
+                parameter.grad = gradient
+            else:
+                parameter.grad += gradient
+        return None, None
+
+
+def _shared_pool() -> Any:
+    return torch.cuda.graph_pool_handle()
+
+
+def _nothing() -> None:
+    """The backward pass of a method that minimises nothing."""
+
+
+def _warm_up(action: Callable[[], None], times: int) -> None:
+    """Repeat an action on another stream, as recording demands of what it is to record."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(times):
+            action()
+    torch.cuda.current_stream().wait_stream(stream)
+
+
+def _capture(pool: Any, action: Callable[[], T]) -> tuple[Callable[[], None], T]:
+    """Record what an action does: a function that does it again, and its result, which that renews in place.
+
+    Errors are looked for in this thread alone: the loader's goes on pinning memory meanwhile.
+
+    Args:
+        pool: memory of several recordings that are replayed in the order of recording.
+        action: what to record.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        result = action()
+    return graph.replay, result

@@ -19,7 +19,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import contrast_rank
 from stpl.data.clip import Clip
-from stpl.losses import pixel_contrast_masked
 from stpl.losses.pixel_contrast import pixel_contrast
 from stpl.losses.ranks import gather_ranks
 from stpl.methods import Contrast, OptimizerOptions, PixelContrast, SelfTraining
@@ -75,9 +74,7 @@ def no_read_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the contrast take the engine of devices on a CPU too."""
-    monkeypatch.setattr(
-        "stpl.losses.pixel_contrast.choose_engine", lambda queries, name: pixel_contrast_masked.contrast
-    )
+    monkeypatch.setattr("stpl.losses.pixel_contrast._best", lambda queries: "masked")
 
 
 def clip(batch: int = 2) -> Clip:
@@ -169,9 +166,7 @@ def test_engines_give_the_same_step(scope: Any, key_scope: Any, monkeypatch: pyt
         total = torch.stack(list(model.losses(clip()).values())).sum()
         total.backward()  # type: ignore[no-untyped-call]
         found.append((total.item(), model.network.segmenter.backbone.conv1.weight.grad))
-        monkeypatch.setattr(
-            "stpl.losses.pixel_contrast.choose_engine", lambda queries, name: pixel_contrast_masked.contrast
-        )
+        monkeypatch.setattr("stpl.losses.pixel_contrast._best", lambda queries: "masked")
     (loss, grad), (other_loss, other_grad) = found
     assert loss == pytest.approx(other_loss, rel=1e-5)
     torch.testing.assert_close(grad, other_grad, rtol=1e-3, atol=1e-5)

@@ -97,7 +97,7 @@ def check_command_line(trainer: Trainer, args: Sequence[str]) -> None:
         ConfigError: if this process was not started by such a command line, but by a notebook, say.
     """
     strategy = trainer.strategy
-    if not isinstance(strategy, DDPStrategy) or strategy.cluster_environment is None:
+    if trainer.world_size == 1 or not isinstance(strategy, DDPStrategy) or strategy.cluster_environment is None:
         return
     alone = not strategy.cluster_environment.creates_processes_externally
     if alone and sys.argv[-len(args) :] != list(args):

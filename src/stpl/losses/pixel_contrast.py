@@ -16,8 +16,8 @@ three matrix products serve both passes, and the backward pass only multiplies b
 computed in float32 or wider, whatever autocast says: exp(1/0.07) does not fit half precision.
 
 Three engines do the same mathematics, chosen by device: `sorted` (CPU: classes are slices, which reads their bounds),
-`triton` (GPUs with matrix units for bfloat16), `masked` (everything else); each is a module `pixel_contrast_…`. Only the
-first reads values back to Python, where that costs nothing.
+`triton` (GPUs with matrix units for bfloat16), `masked` (everything else); each is a module `pixel_contrast_…`. Only
+the first reads values back to Python, where that costs nothing.
 """
 
 from __future__ import annotations

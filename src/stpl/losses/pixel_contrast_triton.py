@@ -30,10 +30,7 @@ from stpl.losses.pixel_contrast_masked import Positives
 _IGNORE = tl.constexpr(IGNORE)
 _FAR = tl.constexpr(-1e30)  # stands for -∞, without which 0·∞ could arise
 _LN2 = math.log(2)
-_LARGE = (
-    9,
-    10,
-)  # major compute capabilities of data-centre GPUs since the H100; the A100 spills registers at their tiles
+_LARGE = (9, 10)  # major compute capabilities of H100, H200, B200; on an A100 their tiles spill registers
 
 
 def contrast(

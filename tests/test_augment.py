@@ -8,9 +8,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from stpl.data import augment_device
 from stpl.data.augment import CrossFrameAugmentation, clip_seed, refuse_agpl_fork
 from stpl.errors import ConfigError, DataError
 
@@ -212,3 +214,40 @@ def test_agpl_fork_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_mit_package_passes() -> None:
     refuse_agpl_fork()
+
+
+@pytest.mark.parametrize("per_frame", [False, True])
+def test_the_device_augments_as_the_workers_do(per_frame: bool) -> None:
+    """The same draws, the same arithmetic: frames are equal but for single grey levels, which later steps may stretch."""
+    frames, augmentation = clip(street(), street(seed=1)), CrossFrameAugmentation(per_frame=per_frame)
+    for seed in range(40):
+        expected = augmentation(frames, seed).astype(int)
+        found = augment_device.augment(augmentation, torch.from_numpy(frames), seed).numpy().astype(int)
+        difference = np.abs(found - expected)
+        assert difference.mean() < 0.05, seed
+        assert np.quantile(difference, 0.999) <= 4, seed
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
+@pytest.mark.parametrize("strength", [0.0, 0.13, 0.5])
+def test_each_operation_of_the_device_is_opencvs(name: str, strength: float) -> None:
+    """One at a time, on every corner of the colour cube among others, against the package's own function."""
+    import albumentations.augmentations.pixel.functional as functional
+
+    corners = np.stack(np.meshgrid(*[np.arange(0, 256, 17, dtype=np.uint8)] * 3), -1).reshape(64, 64, 3)
+    factor = strength if name == "hue" else 1 + strength
+    expected = getattr(functional, f"adjust_{name}_torchvision")(corners, factor).astype(int)
+    planes = torch.from_numpy(corners).permute(2, 0, 1)[None].float()
+    found = augment_device._COLOURS[name](planes, factor)[0].permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(found - expected).max() <= 1
+    assert (found != expected).mean() < 0.02
+
+
+def test_draws_on_the_device_are_those_of_the_workers() -> None:
+    """Also after other draws: a transform keeps the parameters of the call before."""
+    augmentation = CrossFrameAugmentation()
+    first = [augment_device.draw(augmentation, 96, seed) for seed in range(60)]
+    assert first == [augment_device.draw(augmentation, 96, seed) for seed in range(60)]
+    assert 0.4 < np.mean([drawn.sigma is not None for drawn in first]) < 0.8
+    assert 0.6 < np.mean([len(drawn.jitter) == 4 for drawn in first]) < 0.95
+    assert {drawn.sigma for drawn in first} == {None, *(96 * sigma for sigma in augmentation.blur_sigmas)}

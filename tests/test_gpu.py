@@ -17,6 +17,8 @@ from torch import Tensor
 
 import contrast_kernels
 from stpl.bench.contrast import dense
+from stpl.data import augment_device
+from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.clip import Clip
 from stpl.data.datamodule import Loading, StreetsData
 from stpl.fit import build, fit
@@ -204,13 +206,14 @@ class CrashError(Exception):
     """Stands for a kill."""
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize(("precision", "place"), [("32-true", "workers"), ("bf16-mixed", "device")])
 def test_a_killed_run_ends_with_the_same_weights(
-    device: str, precision: str, tiny_run: Arguments, monkeypatch: pytest.MonkeyPatch
+    device: str, precision: str, place: str, tiny_run: Arguments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through the command line: steps recorded, loaders with workers and pinned memory, evaluation, resumption."""
     extra = (f"--trainer.precision={precision}", "--start_from=null", "--run.checkpoint_every=1")
-    options = [*tiny_run("stpl", *extra, steps=6), f"--trainer.accelerator={device}"]
+    here = (f"--data.init_args.loading.augment_on={place}", f"--trainer.accelerator={device}")
+    options = tiny_run("stpl", *extra, *here, steps=6)
     whole = fit([*options, "--run.experiment=whole"])
     again = [*options, "--run.experiment=crashed", "--data.init_args.loading.num_workers=2"]
     original = PixelContrast.training_step
@@ -231,6 +234,17 @@ def test_a_killed_run_ends_with_the_same_weights(
     assert first is not None
     assert second is not None
     assert first["last"] == second["last"]
+
+
+def test_the_device_augments(device: str) -> None:
+    """As the CPU does, to single grey levels."""
+    frames = clip("cpu").frames[0]
+    for seed in range(12):
+        expected = augment_device.augment(CrossFrameAugmentation(), frames, seed)
+        found = augment_device.augment(CrossFrameAugmentation(), frames.to(device), seed).cpu()
+        difference = (found.int() - expected.int()).abs().float()
+        assert difference.mean() < 0.05
+        assert difference.quantile(0.999) <= 4
 
 
 def test_distributed_training_starts(device: str, tiny_run: Arguments) -> None:

@@ -95,6 +95,9 @@ VERBS = {
         "[SET] [--root=DIR] [--json=FILE]",
         positional="dataset",
     ),
+    "bench evaluation": Verb(
+        "stpl.bench.evaluation:evaluation", "an evaluation of 500 clips", "[--device=cuda] [--json=FILE]"
+    ),
     "bench suite": Verb("stpl.bench.suite:suite", "seconds until something happens", "[--json=FILE]"),
 }
 """By name; a name of two words is one of a group: `stpl data check`. `sweep` is a verb with a group beside it."""

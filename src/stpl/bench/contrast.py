@@ -1,5 +1,7 @@
 """`stpl bench contrast`: the contrast, forward and backward, against the ways it could be computed otherwise.
 
+On a GPU see `stpl.bench.contrast_cuda`. On the CPU:
+
 * matrix products: four plain N×N×D products into memory that is there already. Value and gradients of the dense form
   need that many at least, so this is the floor of any form that keeps the similarities.
 * dense: Eq. 3 written with autograd.
@@ -28,7 +30,13 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def contrast(
-    n: int = 5869, d: int = 128, classes: int = 15, repeats: int = 7, json: Path | None = None, memory: bool = True
+    n: int = 5869,
+    d: int = 128,
+    classes: int = 15,
+    repeats: int = 7,
+    json: Path | None = None,
+    memory: bool = True,
+    device: str = "cpu",
 ) -> None:
     """Time and memory of the contrast against its dense form, its bare matrix products and SupCon of a known library.
 
@@ -38,8 +46,14 @@ def contrast(
         classes: number of classes, drawn uniformly.
         repeats: rounds that are measured; all contestants take part in each.
         json: file for the figures.
-        memory: measure peak memory too, each form in a fresh process.
+        memory: measure peak memory too; on the CPU each form in a fresh process.
+        device: cpu, or cuda: there the dense form compiled and products in the kernels' precision take part, too.
     """
+    if device != "cpu":
+        from stpl.bench.contrast_cuda import contrast as on_a_gpu
+
+        on_a_gpu(n, d, classes, repeats, json, device)
+        return
     inputs = sample(n, d, classes)
     losses = _losses()
     actions = {name: partial(step, loss, *inputs) for name, loss in losses.items()}

@@ -49,8 +49,23 @@ class Timing:
         return (high - low) / self.median
 
 
-def interleaved(actions: Mapping[str, Action], repeats: int, *, warm: int = 1) -> dict[str, Timing]:
+def on_the_host(action: Action) -> float:
+    """Seconds of an action by the host's clock."""
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def interleaved(
+    actions: Mapping[str, Action], repeats: int, *, warm: int = 1, clock: Callable[[Action], float] = on_the_host
+) -> dict[str, Timing]:
     """Measure the actions in turn, `repeats` rounds after `warm` unmeasured ones, so that all meet the same machine.
+
+    Args:
+        actions: by name.
+        repeats: measured rounds.
+        warm: rounds before them.
+        clock: runs an action and tells its seconds; `stpl.bench.cuda.seconds` for a GPU.
 
     Raises:
         ConfigError: for less than one round.
@@ -60,10 +75,9 @@ def interleaved(actions: Mapping[str, Action], repeats: int, *, warm: int = 1) -
     for turn in range(warm + repeats):
         for name, action in actions.items():
             _tell(f"round {turn + 1}/{warm + repeats}: {name}")
-            start = time.perf_counter()
-            action()
+            taken = clock(action)
             if turn >= warm:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(taken)
     _tell("")
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 

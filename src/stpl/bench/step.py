@@ -1,5 +1,7 @@
 """`stpl bench step`: one training step of STPL against the same step as published code of the field is written.
 
+On a GPU see `stpl.bench.step_cuda`. On the CPU:
+
 * stpl: the method as it runs, in the hardware's precision.
 * stpl, float32: the same in float32; what is left where the hardware has no units for bfloat16.
 * plain: float32, tensors in the default memory format, one forward for each view, the contrast in its dense form.
@@ -35,6 +37,7 @@ def step(
     network: NetworkOptions | None = None,
     repeats: int = 3,
     json: Path | None = None,
+    device: str = "cpu",
 ) -> None:
     """Time and memory of a training step of STPL against the same step written plainly.
 
@@ -44,7 +47,13 @@ def step(
         network: the network; ResNet-101 if not given.
         repeats: rounds; in each, every form takes an unmeasured and a measured step in a process of its own.
         json: file for the figures.
+        device: cpu or cuda.
     """
+    if device != "cpu":
+        from stpl.bench.step_cuda import step as on_a_gpu
+
+        on_a_gpu(height, width, network or NetworkOptions(), repeats, json, device)
+        return
     options = (network or NetworkOptions()).to_dict()
     settings: dict[str, Any] = {"height": height, "width": width, "network": options}
     cases = {form: {"form": form, **settings} for form in FORMS}

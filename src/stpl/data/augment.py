@@ -103,20 +103,30 @@ class CrossFrameAugmentation:
                 mend="augment before frames are normalised, and one clip at a time",
             )
         images = np.ascontiguousarray(frames.transpose(0, 2, 3, 1))
-        if self.per_frame:
-            parts = [self._draw(images[i : i + 1], clip_seed(seed, _FRAME, i)) for i in range(len(images))]
-            augmented = np.concatenate(parts)
-        else:
-            augmented = self._draw(images, seed)
-        return np.ascontiguousarray(augmented.transpose(0, 3, 1, 2))
+        parts = []
+        for first, last, part_seed in self.stretches(len(images), seed):
+            part = images[first:last]
+            for transform in self.transforms(part.shape[1], part_seed):
+                part = transform(images=part)["images"]
+            parts.append(part)
+        return np.ascontiguousarray(np.concatenate(parts).transpose(0, 3, 1, 2))
 
-    def _draw(self, images: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-        # Each transform is seeded by itself. A Compose gives all its members one seed, so that their first draws, the
-        # decisions to act, are equal: with 0.6 and 0.8 a clip would never be blurred without being jittered.
-        for purpose, transform in zip((_BLUR, _JITTER), _transforms(self, images.shape[1]), strict=True):
+    def stretches(self, frames: int, seed: int) -> list[tuple[int, int, int]]:
+        """First frame, end and seed of every stretch of a clip that shares a draw: the clip, or each frame."""
+        if not self.per_frame:
+            return [(0, frames, seed)]
+        return [(i, i + 1, clip_seed(seed, _FRAME, i)) for i in range(frames)]
+
+    def transforms(self, height: int, seed: int) -> tuple[Any, Any]:
+        """Blur and jitter for frames of this height, their generators seeded.
+
+        Each is seeded by itself. A Compose gives all its members one seed, so that their first draws, the decisions to
+        act, are equal: with 0.6 and 0.8 a clip would never be blurred without being jittered.
+        """
+        blur, jitter = _transforms(self, height)
+        for purpose, transform in ((_BLUR, blur), (_JITTER, jitter)):
             transform.set_random_seed(clip_seed(seed, purpose, 0))
-            images = transform(images=images)["images"]
-        return images
+        return blur, jitter
 
 
 _LIMITS = {

@@ -8,16 +8,18 @@ the method alone (`Method.wants`): unless it wants labels, no label file of the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import cv2
+import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from stpl.data import cityscapes
-from stpl.data.augment import CrossFrameAugmentation
+from stpl.data.augment import CrossFrameAugmentation, clip_seed
+from stpl.data.augment_device import augment
 from stpl.data.cache import CachedClips, open_cache
 from stpl.data.clip import Clip, ClipReader, Wants, collate
 from stpl.data.flow import FlowCache
@@ -27,6 +29,7 @@ from stpl.data.sampling import EvaluationClips, EvaluationShare, StepSampler, Tr
 from stpl.data.sequence import SequenceClips, find_flow, open_set
 from stpl.data.streets import StreetsClips, StreetsOptions, open_split
 from stpl.errors import ConfigError
+from stpl.machine import cores
 
 Domain = Literal["source", "target"]
 Split = Literal["train", "val"]
@@ -40,19 +43,29 @@ class Loading:
     Attributes:
         batch_size: clips per process and step: N devices train with N times as many a step.
         eval_batch_size: clips per evaluation batch; processes share the batches.
-        num_workers: loader processes; the batches do not depend on it.
+        num_workers: loader processes of each process that trains; the batches do not depend on it. `None` takes one a
+            core, at most 8.
+        augment_on: where the second view is made: by the loader's "workers", or on the training "device", which is far
+            faster on a GPU and differs from the other by single grey levels.
     """
 
     batch_size: int = 1
     eval_batch_size: int = 1
-    num_workers: int = 0
+    num_workers: int | None = 0
+    augment_on: Literal["workers", "device"] = "workers"
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("eval_batch_size", 1), ("num_workers", 0)):
-            if getattr(self, name) < least:
+            if (getattr(self, name) or 0) < least:
                 raise ConfigError(
                     f"{getattr(self, name)} is too small", where=f"data.loading.{name}", mend=f"choose {least} or more"
                 )
+
+    def workers(self, processes: int = 1) -> int:
+        """Loader processes of each of `processes` that train on this machine."""
+        if self.num_workers is not None:
+            return self.num_workers
+        return max(1, min(8, len(cores()) // processes))
 
 
 class StepLoader(DataLoader[Clip]):
@@ -116,6 +129,8 @@ class ClipDataModule(LightningDataModule, ABC):
         """Batches of the remaining steps of the run: starts at the trainer's global step."""
         trainer, method = self._trainer(), self._trainer().lightning_module
         reader, wants = self.reader("train"), method.wants
+        if self.loading.augment_on == "device":
+            wants = replace(wants, augmented=False)  # `on_after_batch_transfer` makes the view
         sampler = StepSampler(
             len(reader),
             seed=self.sampling_seed,
@@ -130,9 +145,9 @@ class ClipDataModule(LightningDataModule, ABC):
             clips,
             batch_sampler=sampler,
             collate_fn=collate,
-            num_workers=self.loading.num_workers,
+            num_workers=self._workers(),
             worker_init_fn=_one_thread,
-            pin_memory=trainer.strategy.root_device.type == "cuda",
+            pin_memory=self._pins(),
         )
 
     def val_dataloader(self) -> DataLoader[Clip]:
@@ -145,9 +160,32 @@ class ClipDataModule(LightningDataModule, ABC):
             batch_size=size,
             sampler=EvaluationShare(len(clips), batch_size=size, rank=rank, world_size=world_size),
             collate_fn=collate,
-            num_workers=self.loading.num_workers,
+            num_workers=self._workers(),
             worker_init_fn=_one_thread,
+            pin_memory=self._pins(),
         )
+
+    def on_after_batch_transfer(self, batch: Clip, dataloader_idx: int) -> Clip:
+        """Make the augmented view of a training batch, where that is the device's task."""
+        trainer = self.trainer
+        if trainer is None or not trainer.training or self.loading.augment_on != "device":
+            return batch
+        method: Any = trainer.lightning_module
+        if not method.wants.augmented:
+            return batch
+        first = trainer.global_rank * self.loading.batch_size
+        views = [
+            augment(self.augmentation, frames, clip_seed(self.sampling_seed, trainer.global_step, first + i))
+            for i, frames in enumerate(batch.frames)
+        ]
+        return replace(batch, augmented=torch.stack(views))
+
+    def _workers(self) -> int:
+        return self.loading.workers(self.trainer.num_devices if self.trainer else 1)
+
+    def _pins(self) -> bool:
+        """Whether batches go to a GPU, to which page-locked memory is copied without the host's waiting."""
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
     def _trainer(self) -> Any:
         if self.trainer is None:

@@ -1,0 +1,68 @@
+"""`stpl bench evaluation`: an evaluation of a benchmark's size: network, all metrics, clips moved from the host."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from stpl.bench.cuda import check_device
+from stpl.bench.measure import table, write_json
+from stpl.bench.step import draw_clip
+from stpl.data.clip import Clip
+from stpl.methods.evaluation import Evaluator
+from stpl.nn.network import NetworkOptions, build_network
+
+
+def evaluation(
+    frames: int = 500,
+    height: int = 512,
+    width: int = 1024,
+    network: NetworkOptions | None = None,
+    json: Path | None = None,
+    device: str = "cpu",
+) -> None:
+    """Seconds of an evaluation of clips that lie in memory, labels at twice the frames' size as Cityscapes has them.
+
+    Args:
+        frames: clips that are evaluated, one at a time; Cityscapes' validation split has 500.
+        height: of the frames.
+        width: of the frames.
+        network: the network; ResNet-101 if not given.
+        json: file for the figures.
+        device: cpu or cuda.
+    """
+    place, options = check_device(device), network or NetworkOptions()
+    model = build_network(options).to(place, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    evaluator = Evaluator(options.space).to(place)
+    clip = _labelled(draw_clip(height, width), 2 * height, 2 * width)
+    if place.type == "cuda":
+        clip = clip.pin_memory()
+    for _ in range(2):
+        _evaluate(model, evaluator, clip, place, "warm/0")
+    evaluator.reset()
+    start = time.perf_counter()
+    for number in range(frames):
+        _evaluate(model, evaluator, clip, place, f"drive/{number:05d}")
+    evaluator.gather()
+    evaluator.numbers()
+    taken = time.perf_counter() - start
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else f"{torch.get_num_threads()} threads"
+    title = f"evaluation at {height}×{width}, ResNet-{options.depth}, {name}"
+    print(table(title, ["clips", "seconds", "clips/s"], [[str(frames), f"{taken:.1f}", f"{frames / taken:.1f}"]]))
+    write_json(json, {"frames": frames, "seconds": taken, "clips_per_second": frames / taken, "device": name})
+
+
+@torch.no_grad()
+def _evaluate(model: torch.nn.Module, evaluator: Evaluator, clip: Clip, place: torch.device, key: str) -> None:
+    moved = replace(clip.to(place), key=(key,))
+    with torch.autocast(place.type, torch.bfloat16, enabled=place.type == "cuda"):
+        evaluator.update(moved, model.observe(moved))  # type: ignore[operator]
+
+
+def _labelled(clip: Clip, height: int, width: int) -> Clip:
+    generator = torch.Generator().manual_seed(1)
+    label = torch.randint(0, 15, (1, height // 16, width // 16), generator=generator)
+    return replace(clip, augmented=None, label=label.repeat_interleave(16, 1).repeat_interleave(16, 2))

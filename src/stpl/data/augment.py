@@ -173,7 +173,7 @@ def _build(options: CrossFrameAugmentation, height: int) -> tuple[Any, Any]:
 def import_albumentations() -> Any:
     """The package: imported where it is first needed, because it takes two seconds, and kept from asking for news."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    import albumentations  # type: ignore[import-untyped]
+    import albumentations
 
     return albumentations
 

@@ -19,7 +19,7 @@ SWEEP = $(BIN)/stpl sweep --bench=$(BENCH) --seeds=$(SEEDS) $(if $(DATA),--data=
 # Folders of wheels that pip is configured to use (a CPU build of torch, say); uv does not read pip's configuration.
 LINKS = $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || true)
 
-.PHONY: help setup ablation report dashboard notebooks sensitivity bench test lint format lock clean
+.PHONY: help setup ablation report dashboard notebooks sensitivity bench gpu test lint format lock clean
 
 help: ## this list
 	@echo "usage: make RECIPE [BENCH=streets] [SEEDS=1] [DATA=folder of data sets] [WORKERS=0: one per GPU or core]"; echo
@@ -72,6 +72,9 @@ sensitivity: $(READY) ## k and τ: the confident proportion and the temperature 
 
 bench: $(DEV) ## speed and memory of the parts as ratios; figures go to build/bench/ (leave the machine alone meanwhile)
 	@for part in suite warp contrast data step; do echo; $(BIN)/stpl bench $$part --json=build/bench/$$part.json; done
+
+gpu: ## what only a GPU tells: right results, speed, memory; build/gpu/; installs nothing; PLAN=1 shows the plan
+	@PYTHONPATH=src $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m stpl bench gpu $(if $(PLAN),--dry-run)
 
 test: $(DEV) ## all tests
 	@$(BIN)/python -m pytest

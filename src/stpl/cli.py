@@ -98,6 +98,8 @@ VERBS = {
     "bench evaluation": Verb(
         "stpl.bench.evaluation:evaluation", "an evaluation of 500 clips", "[--device=cuda] [--json=FILE]"
     ),
+    "bench loader": Verb("stpl.bench.loader:loader", "what loader processes deliver", "[--device=cuda] [--json=FILE]"),
+    "bench gpu": Verb("stpl.bench.gpu:gpu", "all that only a GPU can tell", "[--dry-run] [--only=PART]", raw=True),
     "bench suite": Verb("stpl.bench.suite:suite", "seconds until something happens", "[--json=FILE]"),
 }
 """By name; a name of two words is one of a group: `stpl data check`. `sweep` is a verb with a group beside it."""

@@ -79,7 +79,7 @@ class StepLoader(DataLoader[Clip]):
         """Nothing to restore."""
 
 
-def _one_thread(worker: int) -> None:
+def one_thread(worker: int) -> None:
     """OpenCV takes every core in every loader process, and the trainer's own threads starve; torch takes one."""
     cv2.setNumThreads(0)
 
@@ -146,7 +146,7 @@ class ClipDataModule(LightningDataModule, ABC):
             batch_sampler=sampler,
             collate_fn=collate,
             num_workers=self._workers(),
-            worker_init_fn=_one_thread,
+            worker_init_fn=one_thread,
             pin_memory=self._pins(),
         )
 
@@ -161,7 +161,7 @@ class ClipDataModule(LightningDataModule, ABC):
             sampler=EvaluationShare(len(clips), batch_size=size, rank=rank, world_size=world_size),
             collate_fn=collate,
             num_workers=self._workers(),
-            worker_init_fn=_one_thread,
+            worker_init_fn=one_thread,
             pin_memory=self._pins(),
         )
 

@@ -1,0 +1,106 @@
+"""`stpl bench loader`: clips a second that loader processes deliver from the memory-mapped cache."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch.utils.data import DataLoader
+
+from stpl.bench.cuda import check_device, seconds
+from stpl.bench.data import NATIVE
+from stpl.bench.measure import table, write_json
+from stpl.data.augment import CrossFrameAugmentation
+from stpl.data.augment_device import augment
+from stpl.data.cache import CachedClips, open_cache
+from stpl.data.clip import Clip, Wants, collate
+from stpl.data.datamodule import one_thread
+from stpl.data.fake import fake
+from stpl.data.label_space import VIPER_15
+from stpl.data.sampling import StepSampler, TrainingClips
+from stpl.data.sequence import SequenceClips, open_set
+from stpl.machine import cores
+
+_SEED = 0
+
+
+def loader(
+    root: Path | None = None,
+    size: tuple[int, int] | None = None,
+    workers: tuple[int, ...] = (1, 2, 4, 8),
+    steps: int = 96,
+    clips: int = 4,
+    json: Path | None = None,
+    device: str = "cpu",
+) -> None:
+    """Clips a second by the number of loader processes, with the second view made by them, and made on the device.
+
+    Args:
+        root: folder that holds Cityscapes, whose cache is used (and made where it is missing); a drawn one of the true
+            frame size if not given.
+        size: height and width of the frames; the training size if not given.
+        workers: numbers of processes to try; those beyond the cores of this machine are left out.
+        steps: batches of one clip that are timed, once all processes have delivered.
+        clips: how many are drawn where there is no root.
+        json: file for the figures.
+        device: cpu or cuda: where batches go, and where the second view is made in the second column.
+    """
+    place = check_device(device)
+    with TemporaryDirectory() as folder:
+        if root is None:
+            root = Path(folder)
+            with redirect_stdout(sys.stderr):
+                fake("cityscapes", root, size=NATIVE["cityscapes"], clips=clips)
+        files = open_set(root, "cityscapes", "train", size=size)
+        reader = CachedClips(SequenceClips(files, VIPER_15), open_cache(files))
+        counts = [count for count in workers if count <= len(cores())]
+        views = {"workers": Wants(flow=True, augmented=True), "device": Wants(flow=True)}
+        paces = {
+            on: {str(count): _pace(reader, wants, count, steps, place) for count in counts}
+            for on, wants in views.items()
+        }
+        view = _view_seconds(reader.read(0, Wants()), place)
+    rows = [[count, *(f"{paces[on][count]:.1f}" for on in paces)] for count in paces["workers"]]
+    height, width = files.size
+    header = ["processes", "clips/s, second view by them", "clips/s, second view on the device"]
+    print(table(f"loading clips of Cityscapes at {height}×{width} from the cache", header, rows))
+    print(f"\nthe second view of a clip on {device}: {1000 * view:.2f} ms")
+    figures = {"size": list(files.size), "cores": len(cores()), "clips_per_second": paces, "seconds_second_view": view}
+    write_json(json, figures)
+
+
+def _pace(reader: CachedClips, wants: Wants, workers: int, steps: int, place: torch.device) -> float:
+    """Clips a second, moved to the device."""
+    warm = 4 * workers
+    batches = DataLoader(
+        TrainingClips(reader, wants, CrossFrameAugmentation(), _SEED),
+        batch_sampler=StepSampler(len(reader), seed=_SEED, start=0, steps=warm + steps, batch_size=1),
+        collate_fn=collate,
+        num_workers=workers,
+        worker_init_fn=one_thread,
+        pin_memory=place.type == "cuda",
+    )
+    start = 0.0
+    for number, batch in enumerate(batches):
+        if number == warm:
+            start = time.perf_counter()
+        batch.to(place)
+    return (steps - 1) / (time.perf_counter() - start)
+
+
+def _view_seconds(clip: Clip, place: torch.device) -> float:
+    """Median seconds of the second view on the device, over many draws."""
+    frames, augmentation = clip.frames.to(place), CrossFrameAugmentation()
+    taken = []
+    for seed in range(24):
+        start = time.perf_counter()
+        if place.type == "cuda":
+            taken.append(seconds(lambda by=seed: augment(augmentation, frames, by)))  # type: ignore[misc]
+        else:
+            augment(augmentation, frames, seed)
+            taken.append(time.perf_counter() - start)
+    return sorted(taken[4:])[10]

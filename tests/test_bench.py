@@ -94,7 +94,7 @@ def test_all_forms_take_the_same_step(small_step: dict[str, Any]) -> None:
 def test_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from stpl.bench import data
 
-    monkeypatch.setitem(data.NATIVE, "cityscapes", (64, 128))
+    monkeypatch.setitem(data._NATIVE, "cityscapes", (64, 128))
     figures = bench(tmp_path, "data", "cityscapes", "--size=[32,64]", "--clips=2", "--repeats=2")
     stages = ("decode", "resize", "flow", "augment", "collate", "whole clip", "whole clip, frames and flow kept")
     assert set(stages) <= set(figures["clips_per_second"])

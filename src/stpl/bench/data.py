@@ -23,7 +23,7 @@ from stpl.data.image import read_rgb, resize_rgb
 from stpl.data.label_space import SYNTHIA_12, VIPER_15
 from stpl.data.sequence import ClipFiles, SequenceClips, SequenceSet, open_set
 
-NATIVE = {"viper": (1080, 1920), "synthia": (760, 1280), "cityscapes": (1024, 2048)}
+_NATIVE = {"viper": (1080, 1920), "synthia": (760, 1280), "cityscapes": (1024, 2048)}
 _WANTS = Wants(flow=True)
 
 
@@ -51,7 +51,7 @@ def data(
         if root is None:
             root = Path(folder) / "drawn"
             with redirect_stdout(sys.stderr):
-                fake(dataset, root, size=NATIVE.get(dataset, (0, 0)), clips=clips)
+                fake(dataset, root, size=_NATIVE.get(dataset, (0, 0)), clips=clips)
         files = _linked(open_set(root, dataset, "train", size=size), Path(folder) / "linked", clips)
         timings = interleaved(_stages(files), repeats * len(files.clips), warm=len(files.clips))
     whole = timings["whole clip"].median

@@ -12,7 +12,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from stpl.bench.cuda import check_device, seconds
-from stpl.bench.data import NATIVE
 from stpl.bench.measure import table, write_json
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.augment_device import augment
@@ -40,8 +39,7 @@ def loader(
     """Clips a second by the number of loader processes, with the second view made by them, and made on the device.
 
     Args:
-        root: folder that holds Cityscapes, whose cache is used (and made where it is missing); a drawn one of the true
-            frame size if not given.
+        root: folder that holds Cityscapes, whose cache is used (and made where it is missing); a drawn one if not given.
         size: height and width of the frames; the training size if not given.
         workers: numbers of processes to try; those beyond the cores of this machine are left out.
         steps: batches of one clip that are timed, once all processes have delivered.
@@ -54,7 +52,7 @@ def loader(
         if root is None:
             root = Path(folder)
             with redirect_stdout(sys.stderr):
-                fake("cityscapes", root, size=NATIVE["cityscapes"], clips=clips)
+                fake("cityscapes", root, clips=clips)  # small: the cache is made at the size below, and read
         files = open_set(root, "cityscapes", "train", size=size)
         reader = CachedClips(SequenceClips(files, VIPER_15), open_cache(files))
         counts = [count for count in workers if count <= len(cores())]

@@ -75,11 +75,14 @@ class Accel(Segmenter):
         """
         before, now = clip.frames[:, -2], clip.frames[:, -1]
         batch = len(now)
-        shared = torch.zeros(batch, dtype=torch.bool, device=now.device)
-        shared[1:] = (before[1:] == now[:-1]).flatten(1).all(1)
-        rows = torch.arange(batch, device=now.device) - 1
-        rows[~shared] = batch + torch.arange(int((~shared).sum()), device=now.device)
-        features = self.encode(torch.cat([now, before[~shared]]))
+        if batch == 1:
+            others, rows = before, torch.ones(1, dtype=torch.int64, device=now.device)
+        else:
+            shared = torch.zeros(batch, dtype=torch.bool, device=now.device)
+            shared[1:] = (before[1:] == now[:-1]).flatten(1).all(1)
+            others, rows = before[~shared], torch.arange(batch, device=now.device) - 1
+            rows[~shared] = batch + torch.arange(len(others), device=now.device)
+        features = self.encode(torch.cat([now, others]))
         logits = self.classify(features)
         current, previous = logits[:batch], logits[rows]
         flow = clip_flow(clip, (logits.shape[-2], logits.shape[-1]))

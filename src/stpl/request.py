@@ -40,11 +40,34 @@ settings you may want (all: stpl fit --help-all)
 
 A run that is called again goes on from its last checkpoint, and is left alone once it is recorded."""
 
+_TEST_HELP = """\
+usage: stpl test --bench=B --checkpoint=FILE [--data.domain=source] [--key=value …]
+
+Evaluates a checkpoint on the labelled split of a benchmark and prints IoU per class in percent; records nothing. The
+network is built as the checkpoint describes it."""
+_PREDICT_HELP = """\
+usage: stpl predict --bench=B --checkpoint=FILE --out=DIR [--colors=true] [--key=value …]
+
+Writes what a checkpoint predicts for each evaluation frame of a benchmark, at the size of its label, as a PNG of
+Cityscapes label ids: DIR/{city}_{sequence}_{frame}_pred_labelIds.png, which CITYSCAPES_RESULTS=DIR csEvalPixelLevel-
+SemanticLabeling finds. With --colors=true also DIR/colors/color_*.png, which it does not find. DIR must be empty or
+absent; it appears when all is written."""
+
 
 def fit_help() -> str:
     """What `stpl fit --help` says."""
     names = load_catalogue(EXPERIMENTS).experiments
     return _HELP.format(experiments="\n               ".join(_lines(names)), benches=", ".join(benches(EXPERIMENTS)))
+
+
+def evaluation_help() -> str:
+    """What `stpl test --help` says."""
+    return _TEST_HELP
+
+
+def predict_help() -> str:
+    """What `stpl predict --help` says."""
+    return _PREDICT_HELP
 
 
 def _lines(names: Iterable[str]) -> list[str]:

@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-METRICS = "metrics.csv"
-"""File name of a run's metrics: `step,name,value` lines, where `progress/steps` at step 0 is the number of steps."""
+from stpl.record import METRICS
 
 PLAIN_SECONDS = 30.0
 """How often a running cell is told where no terminal can show a live line."""
@@ -126,5 +125,5 @@ def read_steps(path: Path) -> tuple[int, int]:
 def _number(text: bytes) -> int:
     try:
         return int(float(text))
-    except ValueError:
+    except (ValueError, OverflowError):  # a damaged line
         return 0

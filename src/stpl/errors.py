@@ -103,8 +103,8 @@ def check_range(where: str, value: float, low: float = 0.0, high: float = math.i
     """
     if math.isfinite(value) and low <= value <= high:
         return
-    bounds = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-    raise ConfigError(f"{value:g} is not {bounds}", where=where, mend=f"choose a number {bounds}")
+    bounds = f"{low:g} or more" if high == math.inf else f"between {low:g} and {high:g}"
+    raise ConfigError(f"{value:g} is not {bounds}", where=where, mend="choose a finite number that is")
 
 
 @contextmanager

@@ -263,7 +263,7 @@ def evaluate(args: Sequence[str]) -> None:
     if not cli.datamodule.labelled:
         raise ConfigError(f"{request.bench} has no labels to evaluate on", mend="choose another --bench")
     check_command_line(cli.trainer, args)
-    with ended_together(cli.trainer):
+    with ended_together(cli.trainer), refusals("trainer", among="lightning"), signals_told(cli.trainer):
         cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
         found = cli.model.evaluation()
     if not cli.trainer.is_global_zero:
@@ -289,6 +289,7 @@ def build_evaluation(request: Request) -> SuiteCLI:
     request.overrides = {f"network.{name}": str(value) for name, value in network.items()} | request.overrides
     request.overrides |= {"start_from": "null", "model.init_args.checkpoint": checkpoint}
     cli = _build(request)
+    check_steps(cli.trainer)
     _match_labels(cli)
     cli.trainer.callbacks.remove(cli.recorder)  # type: ignore[attr-defined]
     return cli

@@ -18,9 +18,10 @@ from torch import Tensor
 from stpl.data.clip import Clip
 from stpl.data.image import write_png
 from stpl.data.label_space import LabelSpace
-from stpl.errors import ConfigError, StplError
+from stpl.errors import ConfigError, StplError, refusals
 from stpl.fit import build_evaluation
 from stpl.request import Request, predict_help
+from stpl.sitting import signals_told
 
 
 def predict(args: Sequence[str]) -> None:
@@ -49,7 +50,8 @@ def predict(args: Sequence[str]) -> None:
         writer = LabelImages(partial, cli.model.options.space, colors)
         cli.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
         loader = cli.datamodule.val_dataloader()
-        cli.trainer.predict(cli.model, dataloaders=loader, return_predictions=False)
+        with refusals("trainer", among="lightning"), signals_told(cli.trainer):
+            cli.trainer.predict(cli.model, dataloaders=loader, return_predictions=False)
         partial.replace(out)
     except OSError as error:
         raise StplError(f"cannot be written: {error.strerror or error}", where=out, mend="free some space") from error

@@ -19,6 +19,7 @@ from stpl.record import experiment_name
 _HERE, _SHIPPED = Path("experiments"), Path(__file__).parents[2] / "experiments"
 EXPERIMENTS = _HERE if _HERE.is_dir() else _SHIPPED
 """The overlays: those of the working directory, or else those beside the source code."""
+_GROUPS = ("trainer", "model", "data", "run", "network", "optimizer", "batchnorm")
 _HELP = """\
 usage: stpl fit --bench=B --experiment=E [--seed_everything=N] [-c FILE …] [--key=value …]
 
@@ -128,7 +129,13 @@ class Request:
         if self.bench is not None:
             settings.setdefault("run.bench", self.bench)
         for file in files:
-            load_yaml(file)  # a syntax error or a doubled key is told with its line
+            for group, content in load_yaml(file).items():  # a syntax error or a doubled key is told with its line
+                if group in _GROUPS and not isinstance(content, dict | str):
+                    raise ConfigError(
+                        f"'{group}' is {'null' if content is None else content}, not a group of settings",
+                        where=file,
+                        mend=f"leave {group} out, or write 'name: value' lines below it",
+                    )
         return [*(f"--config={file}" for file in files), *(f"--{key}={value}" for key, value in settings.items())]
 
     def file_with(self, key: str | None) -> Path | None:

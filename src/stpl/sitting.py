@@ -11,7 +11,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from stpl.errors import ConfigError, Terminated
+from stpl.errors import ConfigError, Terminated, check_range
 from stpl.experiments import load_yaml
 from stpl.record import NEUTRAL, write_atomically
 
@@ -105,19 +105,17 @@ def check_steps(trainer: Trainer) -> None:
         raise ConfigError(f"trainer.max_steps is {steps}", mend="set the number of steps")
     if trainer.limit_val_batches == 0:
         raise ConfigError("nothing would be evaluated", where="trainer.limit_val_batches", mend="choose 1 or more")
-    for name, value, whole, mend in (
-        ("accumulate_grad_batches", trainer.accumulate_grad_batches, 1, "use data.loading.batch_size"),
-        (
-            "fast_dev_run",
-            getattr(trainer, "fast_dev_run", False),
-            False,
-            "set a small trainer.max_steps",
-        ),
-        ("overfit_batches", getattr(trainer, "overfit_batches", 0), 0, "leave it out"),
-        ("limit_train_batches", trainer.limit_train_batches, 1.0, "leave it out, and set trainer.max_steps"),
-        ("max_epochs", trainer.max_epochs, -1, "leave it out, and set trainer.max_steps"),
+    if trainer.gradient_clip_val is not None:
+        check_range("trainer.gradient_clip_val", trainer.gradient_clip_val)  # below 0 it would climb the loss
+    for name, whole, mend in (
+        ("accumulate_grad_batches", 1, "use data.loading.batch_size"),
+        ("fast_dev_run", False, "set a small trainer.max_steps"),
+        ("overfit_batches", 0.0, "leave it out"),
+        ("limit_train_batches", 1.0, "leave it out, and set trainer.max_steps"),
+        ("max_epochs", -1, "leave it out, and set trainer.max_steps"),
     ):
-        if steps > 0 and value != whole:
+        value = getattr(trainer, name)
+        if steps > 0 and (type(value), value) != (type(whole), whole):  # 1 is one batch, 1.0 all of them
             raise ConfigError(
                 f"a run is counted in steps, and takes one batch a step (asked: {value})",
                 where=f"trainer.{name}",

@@ -118,7 +118,7 @@ def read_steps(path: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     total = next((_number(line.split(b",")[2]) for line in head if line.startswith(b"0,progress/steps,")), 0)
-    steps = [_number(line.split(b",")[0]) for line in tail[-50:] if line.count(b",") == 2]
+    steps = [int(line.split(b",")[0]) for line in tail[-50:] if line.split(b",")[0].isdigit()]
     return max(steps, default=0), total
 
 

@@ -28,7 +28,8 @@ from stpl.errors import ConfigError, refusals
 _PATIENCE_SECONDS = 60.0
 """How long the other processes may take to end after the first."""
 _ALLOCATOR_VARIABLES = {"MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"}
-_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")  # others would turn the frames, which are bytes, into reals
+# Others would turn the frames, which are bytes, into reals. The last three are older names of the first.
+_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "32", "16", "bf16")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
@@ -55,11 +56,12 @@ def build_trainer(settings: dict[str, Any], *, synchronized: bool, leaves_idle: 
     strategy = settings.get("strategy", "auto")
     if strategy not in ("auto", "ddp"):
         raise ConfigError(f"'{strategy}' is not supported", where="trainer.strategy", mend="use ddp, or leave it out")
+    precision = settings.get("precision") or "32-true"
+    if str(precision) not in _PRECISIONS:
+        known = ", ".join(_PRECISIONS[:3])
+        raise ConfigError(f"'{precision}' is not supported", where="trainer.precision", mend=f"use one of {known}")
     with refusals("trainer"):
         trainer = Trainer(**settings)
-    if trainer.precision not in _PRECISIONS:
-        known = ", ".join(_PRECISIONS)
-        raise ConfigError(f"'{trainer.precision}' is not supported", where="trainer.precision", mend=f"use {known}")
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
     if trainer.world_size == 1:
@@ -68,20 +70,20 @@ def build_trainer(settings: dict[str, Any], *, synchronized: bool, leaves_idle: 
         raise ConfigError(
             "SyncBatchNorm exists for GPUs only", where="batchnorm.synchronized", mend="set it to false on the CPU"
         )
-    _check_nodes(trainer)
+    _check_nodes(trainer, settings.get("num_nodes", 1))
     strategy = DDPStrategy(find_unused_parameters=leaves_idle, forward_sync_buffers=False)
     return Trainer(**settings | {"strategy": strategy, "sync_batchnorm": synchronized})
 
 
-def _check_nodes(trainer: Trainer) -> None:
+def _check_nodes(trainer: Trainer, nodes: int) -> None:
     """Refuse to wait in silence for nodes that no launcher starts and whose meeting place nobody named."""
     environment = getattr(trainer.strategy, "cluster_environment", None)
-    if trainer.num_nodes == 1 or not isinstance(environment, LightningEnvironment):
+    if nodes == 1 or not isinstance(environment, LightningEnvironment):
         return
     absent = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
     if absent:
         raise ConfigError(
-            f"{trainer.num_nodes} nodes are to train together, and nothing starts them: {', '.join(absent)} not set",
+            f"{nodes} nodes are to train together, and nothing starts them: {', '.join(absent)} not set",
             where="trainer.num_nodes",
             mend="start it by torchrun or srun, or set these variables on every node",
         )

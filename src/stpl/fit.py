@@ -10,7 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +83,10 @@ class SuiteCLI(LightningCLI):
         """The precision that the run began with, if it goes on: that of this machine may be another."""
         run = self.config.run
         directory = Path(run.directory or self._key(run).directory(runs_root()))
-        before = begun_with(directory, directory / "checkpoints" / "last.ckpt")
-        return None if before is None else before.get("trainer", {}).get("precision")
+        with suppress(ConfigError):  # it is told when the run goes on; one that is recorded needs none
+            before = begun_with(directory, directory / "checkpoints" / "last.ckpt")
+            return None if before is None else before.get("trainer", {}).get("precision")
+        return None
 
     def _key(self, run: Any) -> RunKey:
         return RunKey(run.bench, run.experiment, int(self.config.seed_everything))

@@ -333,7 +333,7 @@ METRICS = "metrics.csv"
 def read_metrics(path: Path) -> Iterator[tuple[int, str, float]]:
     """Step, name and value of every line of a `metrics.csv`, in the order of writing; none if there is no such file.
 
-    Left out are a last line that is still being written, and lines that are damaged, or hold no finite number.
+    Left out are a last line that is still being written, and lines that are damaged.
     """
     try:
         lines = path.read_bytes().split(b"\n")[:-1]
@@ -343,7 +343,7 @@ def read_metrics(path: Path) -> Iterator[tuple[int, str, float]]:
         with contextlib.suppress(ValueError):  # of text that is not UTF-8, too
             step, rest = line.decode().rstrip("\r").split(",", 1)
             name, value = rest.rsplit(",", 1)
-            if step.isdecimal() and math.isfinite(float(value)) and name.isprintable():
+            if step.isdecimal() and name.isprintable():
                 yield int(step), name.strip('"'), float(value)
 
 

@@ -36,7 +36,15 @@ def begun_with(directory: Path, last: Path) -> dict[str, Any] | None:
     Raises:
         ConfigError: if the settings are gone or torn: nobody could say what the checkpoint is.
     """
-    return load_yaml(directory / CONFIG) if last.is_file() else None
+    if not last.is_file():
+        return None
+    if not (directory / CONFIG).exists():
+        raise ConfigError(
+            f"nothing says with what settings {last.name} was made",
+            where=directory / CONFIG,
+            mend=f"delete {directory}, or name another folder, to begin anew",
+        )
+    return load_yaml(directory / CONFIG)
 
 
 def keep_settings(directory: Path, last: Path, settings: Mapping[str, Any], text: str) -> None:

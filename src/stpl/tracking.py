@@ -122,8 +122,9 @@ class Tracking(Callback):
             self.logger.experiment.finish()
 
     def fail(self) -> None:
-        """End the run in W&B as one that failed."""
-        self.logger.experiment.finish(exit_code=1)
+        """End the run in W&B as one that failed, if it has begun there."""
+        if self.logger._experiment is not None:  # to ask for `experiment` would begin it
+            self.logger.experiment.finish(exit_code=1)
 
     def replay(self, record: RunRecord, metrics: Path) -> None:
         """Send a run that was recorded before, its curves from `metrics.csv`: a W&B agent asks for it once more."""

@@ -54,7 +54,7 @@ class LossWatch:
         """Take the losses `[N]` of a step, counted from 1, under their N names; every step has the same."""
         self._names, count = tuple(names), len(names)
         places = torch.arange(step * count, (step + 1) * count, device=losses.device)
-        first = torch.where(losses.detach().isfinite(), _NEVER, places).min()
+        first = places.masked_fill(losses.detach().isfinite(), _NEVER).min()
         self._first = first if self._first is None else torch.minimum(self._first, first)
 
     def first(self, device: torch.device) -> Tensor:

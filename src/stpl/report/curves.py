@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -62,8 +63,8 @@ def curves(suite: Suite, experiments: Iterable[str], metric: str) -> list[Curve]
 
 
 def read_metric(path: Path, metric: str) -> dict[int, float]:
-    """Step → value of one metric in a `metrics.csv`; a last line that is being written is left out."""
-    return {step: value for step, name, value in read_metrics(path) if name == metric}
+    """Step → value of one metric in a `metrics.csv`, where it is finite; see `read_metrics` for what is left out."""
+    return {step: value for step, name, value in read_metrics(path) if name == metric and math.isfinite(value)}
 
 
 def unfinished(suite: Suite) -> list[Progress]:
@@ -76,8 +77,8 @@ def _progress(folder: Path) -> Progress:
     step, steps, miou = 0, 0, None
     for at, name, value in read_metrics(folder / METRICS):
         step = max(step, at)
-        if name == "progress/steps":
+        if name == "progress/steps" and math.isfinite(value):
             steps = int(value)
-        elif name == "val/miou":
+        elif name == "val/miou" and math.isfinite(value):
             miou = value
     return Progress(f"{folder.parent.name}/{folder.name}", step, steps, miou)

@@ -28,7 +28,7 @@ def call(
 
     Raises:
         ConfigError: for an unknown option (with «did you mean»), a value that its type does not take, or a number below
-            0: no verb counts or measures anything that could be.
+            0 or a size of 0: no verb counts or measures anything that could be.
     """
     parser = ArgumentParser(prog=prog, usage=f"{prog} {usage}", exit_on_error=False)
     parser.add_function_arguments(function)
@@ -43,9 +43,10 @@ def call(
         raise ConfigError(explain(error), mend=f"see `{prog} --help`") from error
     given = parser.instantiate_classes(config).as_dict()
     for name, value in given.items():
-        for number in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(number, int | float) and not number >= 0:
-                raise ConfigError(f"{number} is not possible", where=f"--{name}", mend="choose a number of 0 or more")
+        least = 1 if isinstance(value, tuple) else 0  # a pair is a height and a width
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not number >= least:
+                raise ConfigError(f"{number} is not possible", where=f"--{name}", mend=f"choose {least} or more")
     return function(**given)
 
 

@@ -43,10 +43,10 @@ def call(
         raise ConfigError(explain(error), mend=f"see `{prog} --help`") from error
     given = parser.instantiate_classes(config).as_dict()
     for name, value in given.items():
-        least = 1 if isinstance(value, tuple) else 0  # a pair is a height and a width
+        least, kind = (1, "positive") if isinstance(value, tuple) else (0, "possible")  # a pair is a height and a width
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and not number >= least:
-                raise ConfigError(f"{number} is not possible", where=f"--{name}", mend=f"choose {least} or more")
+                raise ConfigError(f"{number} is not {kind}", where=f"--{name}", mend=f"choose {least} or more")
     return function(**given)
 
 

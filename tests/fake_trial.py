@@ -1,8 +1,9 @@
 """A torch-free stand-in for `stpl fit`, run as a subprocess by the sweep's tests.
 
 Behaviour is set by the environment: FAKE_LEDGER (a line per start), FAKE_STEPS and FAKE_SECONDS (per step),
-FAKE_BREAK=`experiment:exit code[:times]`. It "checkpoints" and evaluates every step, and resumes. Its mIoU depends on
-the seed and on the settings model.x and model.colour.
+FAKE_BREAK=`experiment:exit code[:times]`, FAKE_SITTING (steps after which it stops, as by `trainer.max_time`). It
+"checkpoints" and evaluates every step, and resumes. Its mIoU depends on the seed and on the settings model.x and
+model.colour.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
+from stpl.errors import STOPPED
 from stpl.record import RunKey, RunLock, RunRecord, experiment_name, runs_root, write_record
 
 
@@ -59,7 +61,11 @@ def _train(directory: Path, steps: int, miou: float, log: Callable[[int, float],
     first = int(checkpoint.read_text()) if checkpoint.exists() else 0
     if not metrics.exists():
         metrics.write_text(f"step,name,value\n0,progress/steps,{steps}\n0,val/miou,0.0\n")
+    sitting = int(os.environ.get("FAKE_SITTING", steps))
     for step in range(first + 1, steps + 1):
+        if step > first + sitting:
+            print(f"stpl fit: stopped at step {step - 1} of {steps}, not recorded", file=sys.stderr)
+            sys.exit(STOPPED)
         time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
         with metrics.open("a") as file:
             file.write(f"{step},train/loss,{1 / step}\n{step},val/miou,{miou * step / steps}\n")

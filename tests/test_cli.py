@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from conftest import REPOSITORY
 from stpl.cli import VERBS, main
 from stpl.data.fake import MovingShapes, fake, write_cityscapes
 from stpl.data.image import write_png
+from stpl.declarations import declared
 from stpl.fit import fit
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.record import read_record
@@ -29,6 +32,33 @@ def test_help_is_short_and_loads_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert all(verb.split()[0] in done.stdout for verb in VERBS)
     assert len(done.stdout.splitlines()) < 24
+    names = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ") and line[2] != " "]
+    assert sorted(names) == sorted({verb.split()[0] for verb in VERBS})  # each once, and apart from what it says
+
+
+def test_help_of_every_verb_loads_nothing_heavy() -> None:
+    """Of all in one process, which imports less than any one may: torch alone takes longer than all of them."""
+    code = f"""
+import sys
+from stpl.cli import main
+for verb in {list(VERBS)!r}:
+    assert main([*verb.split(), "--help"]) == 0
+    heavy = {{"torch", "lightning", "cv2", "numpy", "optuna", "wandb", "scipy"}} & set(sys.modules)
+    assert not heavy, (verb, heavy)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if not verb.raw])
+def test_help_tells_what_the_verb_takes(verb: str) -> None:
+    """Read from its source, a verb's function is the one that runs."""
+    function, read = VERBS[verb].function(), declared(VERBS[verb].target)
+    ours, theirs = signature(read), signature(function)
+    assert list(ours.parameters) == list(theirs.parameters)
+    assert [p.kind for p in ours.parameters.values()] == [p.kind for p in theirs.parameters.values()]
+    assert [p.default for p in ours.parameters.values()] == [p.default for p in theirs.parameters.values()]
+    assert read.__doc__ == function.__doc__
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -75,6 +105,52 @@ def test_mistakes_get_one_short_message(
     assert expected in said
     assert "Traceback" not in said
     assert not list(tmp_path.rglob("result.json"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["report", "--help"], ["report", "--page=false"]])
+def test_a_pipe_that_is_closed_ends_the_program_quietly(arguments: list[str]) -> None:
+    """`stpl … | head -1`."""
+    for unbuffered in ("", "1"):
+        reader, writer = os.pipe()
+        os.close(reader)
+        (REPOSITORY / "runs").mkdir(exist_ok=True)
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        call = [sys.executable, "-m", "stpl", *arguments]
+        done = subprocess.run(
+            call, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, env=environment, check=False
+        )
+        os.close(writer)
+        assert done.stderr == ""
+        assert done.returncode in (0, 1, 128 + 13)  # argparse does not care, rich says 1; Python's own would be 120
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_a_terminal_of_any_encoding_shows_readable_text(encoding: str) -> None:
+    call = [sys.executable, "-m", "stpl"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    for extra, stream, expected in (
+        (["fit"], "stdout", "tau of Eq. 3"),
+        (["sweep", "none.yaml"], "stderr", "-> check the path"),
+    ):
+        done = subprocess.run([*call, *extra], capture_output=True, cwd=REPOSITORY, env=environment, check=False)
+        said = getattr(done, stream).decode(encoding)
+        assert "Traceback" not in said
+        assert (expected if encoding != "utf-8" else expected.replace("tau", "τ").replace("->", "→")) in said
+        assert "?" not in said
+
+
+def test_runs_that_are_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    (tmp_path / "mine").mkdir()
+    for verb in (["report", "--page=false"], ["video"], ["sweep", "status"]):
+        assert main([*verb, f"--runs={tmp_path / 'mien'}"]) == 2
+        assert str(tmp_path / "mien") in capsys.readouterr().err
+    assert main(["report", f"--runs={tmp_path / 'mien'}"]) == 2
+    assert f"did you mean '{tmp_path / 'mine'}'?" in capsys.readouterr().err
+    assert not (tmp_path / "mien").exists()
 
 
 def test_unknown_key_in_a_yaml_names_the_file(

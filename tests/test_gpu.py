@@ -191,7 +191,7 @@ def steps(
 class OneProcess:
     """What a step asks of its trainer."""
 
-    world_size = 1
+    world_size, global_step = 1, 0
 
 
 def step(method: Method, optimizer: torch.optim.Optimizer, batch: Clip, precision: torch.dtype) -> Tensor | None:

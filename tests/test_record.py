@@ -12,16 +12,22 @@ import pytest
 from fake_trial import record_of
 from stpl.errors import ConfigError, RecordError, StplError
 from stpl.record import (
+    METRICS,
     RECORD,
     RunKey,
     RunLock,
     RunRecord,
     experiment_name,
+    read_metrics,
     read_record,
     read_records,
     runs_root,
     write_record,
 )
+from stpl.recorder import MetricsFile
+from stpl.report.curves import read_metric
+from stpl.sweeps.metric import curve
+from stpl.sweeps.progress import read_steps
 
 KEY = RunKey("streets", "stpl", 0)
 
@@ -160,6 +166,32 @@ def test_full_disk_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.Mon
         write_record(tmp_path, record_of(KEY, 50.0))
     assert read_record(tmp_path) == record_of(KEY, 40.0)
     assert [path.name for path in tmp_path.iterdir()] == [RECORD]
+
+
+def test_a_damaged_line_of_the_metrics_costs_itself_alone(tmp_path: Path) -> None:
+    path = tmp_path / METRICS
+    assert list(read_metrics(path)) == []
+    damaged = [
+        b"\xff\xfe\x00", b"3,val/m\xc3,1.0", b"x,val/miou,1", b"", b'"', b"7,val/miou,1.0,2\x00",
+        b"-1,val/miou,1.0", b"1e3,val/miou,2.0", b"\x00" * 50, b"8,a\x00b,1.0", b"4,val/miou",
+    ]  # fmt: skip
+    lines = [
+        b"step,name,value",
+        b"0,progress/steps,4.0",
+        b"2,train/a, b,0.5",
+        b"4,val/miou,30.25\r",
+        b"9,val/miou,31.5",
+    ]
+    path.write_bytes(b"\n".join([*lines[:4], *damaged, lines[4], b"10,val/miou,3"]))  # the last is still being written
+    found = [(0, "progress/steps", 4.0), (2, "train/a, b", 0.5), (4, "val/miou", 30.25), (9, "val/miou", 31.5)]
+    assert list(read_metrics(path)) == found
+    assert read_metric(path, "val/miou") == {4: 30.25, 9: 31.5}
+    assert curve(tmp_path, "val/miou") == [30.25, 31.5]
+    assert read_steps(path) == (9, 4)
+    metrics = MetricsFile(path)
+    metrics.rewind(4)
+    metrics.write(5, {"val/miou": 32.0})
+    assert list(read_metrics(path)) == [*found[:3], (5, "val/miou", 32.0)]
 
 
 def test_lock_keeps_other_processes_out_and_names_the_holder(tmp_path: Path) -> None:

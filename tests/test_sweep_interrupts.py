@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from stpl.sweeps.interrupts import Terminated, orderly_interrupts, waiting
+from stpl.errors import Terminated
+from stpl.sweeps.interrupts import orderly_interrupts, waiting
 
 
 def interrupt(number: int = signal.SIGINT) -> None:

@@ -17,12 +17,12 @@ import pytest
 
 from conftest import REPOSITORY
 from stpl.cli import main
-from stpl.errors import ConfigError, StplError
+from stpl.errors import DIVERGED, STOPPED, ConfigError, StplError
 from stpl.record import RunLock, read_records
 from stpl.sweeps import sweep
 from stpl.sweeps.places import places
 from stpl.sweeps.status import read_status
-from stpl.sweeps.storage import default_url
+from stpl.sweeps.storage import default_url, opened
 from sweep_harness import COMMAND, FAKE, SWEEP, children, finish, ledger, mentions, prepare, start, starts, wait_for
 
 SEARCH = f"""
@@ -111,6 +111,45 @@ def test_failing_trial_of_a_search_counts_as_one(work: Path, monkeypatch: pytest
         sweep([Path("sweep.yaml")])
     (status,) = read_status(default_url(work / "runs", "streets"), work / "runs")
     assert (status.done, status.total, len(status.failed)) == (2, 3, 1)
+
+
+def test_a_trial_that_diverged_is_told_to_the_study_and_the_search_goes_on(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once: its settings would do so again."""
+    text = SEARCH.replace("run_cap: 4", "run_cap: 3").replace("[0, 1]", "[0]")
+    (work / "sweep.yaml").write_text(text)
+    monkeypatch.setenv("FAKE_BREAK", f"a:{DIVERGED}")
+    with pytest.raises(SystemExit):
+        sweep([Path("sweep.yaml")], attempts=3)
+    assert len(starts(work)) == len(set(starts(work))) == 3
+    said = capsys.readouterr().out
+    assert said.count(f"failed (exit code {DIVERGED}), given up") == 3
+    assert said.endswith("sweep: 3 of 3 trials failed\n")
+    with opened(default_url(work / "runs", "streets")) as storage:
+        (study,) = storage.get_all_studies()
+        assert [trial.state.name for trial in storage.get_all_trials(study._study_id)] == ["FAIL"] * 3
+    (status,) = read_status(default_url(work / "runs", "streets"), work / "runs")
+    assert len(status.failed) == 3
+
+
+def test_a_trial_that_was_stopped_goes_on_without_spending_an_attempt(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `trainer.max_time` ends one sitting after the other; one that comes no further is a failure."""
+    (work / "sweep.yaml").write_text(SWEEP.replace("[a, b]", "[a]"))
+    monkeypatch.setenv("FAKE_STEPS", "4")
+    monkeypatch.setenv("FAKE_SITTING", "1")
+    sweep([Path("sweep.yaml")], attempts=1)
+    assert len(starts(work)) == 4
+    said = capsys.readouterr().out
+    assert "stopped at step 1, goes on" in said
+    assert said.endswith("sweep: all 1 cells are recorded\n")
+    (work / "sweep.yaml").write_text(SWEEP.replace("[a, b]", "[b]"))
+    monkeypatch.setenv("FAKE_SITTING", "0")
+    with pytest.raises(SystemExit):
+        sweep([Path("sweep.yaml")], attempts=2)
+    assert f"failed (exit code {STOPPED}), given up" in capsys.readouterr().out
 
 
 def test_unknown_metric_is_named_after_the_first_run(work: Path) -> None:

@@ -27,7 +27,8 @@ def call(
         positional: the parameter that takes the words without a dash: all of them if it is a list, else one.
 
     Raises:
-        ConfigError: for an unknown option (with «did you mean») or a value that its type does not take.
+        ConfigError: for an unknown option (with «did you mean»), a value that its type does not take, or a number below
+            0 or a size of 0: no verb counts or measures anything that could be.
     """
     parser = ArgumentParser(prog=prog, usage=f"{prog} {usage}", exit_on_error=False)
     parser.add_function_arguments(function)
@@ -40,7 +41,13 @@ def call(
         config = parser.parse_args(options)
     except ArgumentError as error:
         raise ConfigError(explain(error), mend=f"see `{prog} --help`") from error
-    return function(**parser.instantiate_classes(config).as_dict())
+    given = parser.instantiate_classes(config).as_dict()
+    for name, value in given.items():
+        least, kind = (1, "positive") if isinstance(value, tuple) else (0, "possible")  # a pair is a height and a width
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not number >= least:
+                raise ConfigError(f"{number} is not {kind}", where=f"--{name}", mend=f"choose {least} or more")
+    return function(**given)
 
 
 _NUMBERS = re.compile(r"^(--[\w.-]+=)?(\d+(?:,\d+)+)$")  # 128,256 is written for [128,256]

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import codecs
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
+from io import TextIOWrapper
 
-from stpl.errors import StplError
+from stpl.errors import StplError, Terminated
 
 USAGE_ERROR = 2
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
+CLOSED_PIPE = 141  # as the shell tells of a program that SIGPIPE ended
+_PLAIN = {
+    "→": "->", "↔": "<->", "…": "...", "–": "-", "±": "+-", "×": "x", "≠": "!=", "≤": "<=", "≥": ">=", "«": '"',
+    "»": '"', "τ": "tau", "σ": "sigma", "μ": "mu", "Δ": "Delta", "·": "*", "§": "section ", "²": "2", "°": " degrees",
+    "’": "'", "“": '"', "”": '"',
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -23,6 +32,7 @@ class Verb:
         summary: one line of help.
         usage: what follows the verb.
         raw: the function takes the remaining arguments as they are; otherwise jsonargparse reads its signature.
+        help: "module:function" that makes the help of a raw verb.
         positional: the function's parameter that takes words without a dash: a list takes all, any other type one.
     """
 
@@ -30,20 +40,49 @@ class Verb:
     summary: str
     usage: str
     raw: bool = False
+    help: str | None = None
     positional: str | None = None
 
     def function(self) -> Callable[..., object]:
         """Import the function."""
-        module, name = self.target.split(":")
-        function: Callable[..., object] = getattr(import_module(module), name)
-        return function
+        return _imported(self.target)
+
+    def run(self, name: str, args: Sequence[str]) -> object:
+        """Call the function, or print its help, for which its module need not be imported."""
+        asked = not {"-h", "--help"}.isdisjoint(args)
+        if self.help is not None and (asked or not args):
+            print(_imported(self.help)())
+            return None
+        if self.raw:
+            return self.function()(args)
+        from stpl.arguments import call
+        from stpl.declarations import declared
+
+        function = declared(self.target) if asked else self.function()
+        return call(function, args, prog=f"stpl {name}", usage=self.usage, positional=self.positional)
+
+
+def _imported(target: str) -> Callable[..., object]:
+    module, name = target.split(":")
+    function: Callable[..., object] = getattr(import_module(module), name)
+    return function
 
 
 VERBS = {
     "fit": Verb(
-        "stpl.fit:fit_command", "run one experiment and record it", "--bench=B --experiment=E [--key=value …]", raw=True
+        "stpl.fit:fit_command",
+        "run one experiment and record it",
+        "--bench=B --experiment=E [--key=value …]",
+        raw=True,
+        help="stpl.request:fit_help",
     ),
-    "test": Verb("stpl.fit:evaluate", "evaluate a checkpoint", "--bench=B --checkpoint=FILE", raw=True),
+    "test": Verb(
+        "stpl.fit:evaluate",
+        "evaluate a checkpoint",
+        "--bench=B --checkpoint=FILE",
+        raw=True,
+        help="stpl.request:evaluation_help",
+    ),
     "adapt": Verb("stpl.video.adapt:adapt", "adapt a checkpoint to a video", "--checkpoint=FILE --video=FILE"),
     "sweep": Verb(
         "stpl.sweeps:sweep", "run sweep files, one process a trial", "FILE… [--bench=B] [--seeds=N]", positional="files"
@@ -66,7 +105,11 @@ VERBS = {
         "stpl.video.film:video", "predictions side by side as a video", "[ROW…] [--bench=B]", positional="rows"
     ),
     "predict": Verb(
-        "stpl.predict:predict", "write predictions as label images", "--bench=B --checkpoint=FILE --out=DIR", raw=True
+        "stpl.predict:predict",
+        "write predictions as label images",
+        "--bench=B --checkpoint=FILE --out=DIR",
+        raw=True,
+        help="stpl.request:predict_help",
     ),
     "data fake": Verb(
         "stpl.data.fake:fake", "write a tiny data set in its true layout", "SET --root=DIR", positional="dataset"
@@ -112,8 +155,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the command line without the program's name; `sys.argv[1:]` if not given.
 
     Returns:
-        0; 2 for a mistake that the message tells how to mend; 130 after Ctrl-C; a verb's own failure otherwise.
+        0; 2 for a mistake that the message tells how to mend; 4 for a run that diverged and 75 for one that was stopped
+        before its last step; 130 after Ctrl-C, 143 after SIGTERM, 141 if nobody reads on; a verb's own failure
+        otherwise.
     """
+    _speak_plainly()
+    try:
+        code = _main(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes there
+        return CLOSED_PIPE
+    return code
+
+
+def _main(argv: Sequence[str] | None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
         print(_help())
@@ -125,10 +181,41 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(*args)
     except StplError as error:
         print(f"stpl {args[0]}: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # of a file or disk, wherever it was used; those that tell more are caught there
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"stpl {args[0]}: {where}{error.strerror or error}\n  → {_mend(error)}", file=sys.stderr)
         return USAGE_ERROR
-    except KeyboardInterrupt:
-        print(f"stpl {args[0]}: interrupted; call again to go on", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        how, code = ("terminated", TERMINATED) if isinstance(interrupt, Terminated) else ("interrupted", INTERRUPTED)
+        print(f"stpl {args[0]}: {how}; call again to go on", file=sys.stderr)
+        return code
+
+
+def _mend(error: OSError) -> str:
+    kinds: list[tuple[tuple[type[OSError], ...], str]] = [
+        ((NotADirectoryError, FileExistsError), "a file stands where a folder should: move it, or give another path"),
+        ((FileNotFoundError, IsADirectoryError), "check the path"),
+        ((ConnectionError, TimeoutError), "check the network, then call again"),
+    ]
+    return next((mend for kind, mend in kinds if isinstance(error, kind)), "free some space or mend permissions")
+
+
+def _speak_plainly() -> None:
+    """Have a terminal that is not UTF-8 show plain letters for what it lacks."""
+    codecs.register_error("stpl.plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+            stream.reconfigure(errors="stpl.plain")
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(letter, "?") for letter in lacking), error.end
 
 
 def _run(name: str, *args: str) -> int:
@@ -145,27 +232,23 @@ def _run(name: str, *args: str) -> int:
         hint = f", did you mean '{close[0]}'?" if close else ""
         print(f"stpl: no verb '{name}'{hint}\n\n{_help(group)}", file=sys.stderr)
         return USAGE_ERROR
-    verb = VERBS[name]
-    if verb.raw:
-        result = verb.function()(args)
-    else:
-        from stpl.arguments import call
-
-        result = call(verb.function(), args, prog=f"stpl {name}", usage=verb.usage, positional=verb.positional)
+    result = VERBS[name].run(name, args)
     return result if isinstance(result, int) else 0
 
 
 def _help(names: Sequence[str] = ()) -> str:
     """Help on the verbs called `names`; on all, with groups in one line each, if there are none."""
-    width = max(map(len, names or ("weights",))) + 2
-    groups: dict[str, list[str]] = {name.split()[0]: [] for name in VERBS if " " in name and not names}
-    lines = []
-    for name, verb in VERBS.items():
-        group, _, member = name.partition(" ")
+    shown = list(names) or [name for name in VERBS if " " not in name]
+    groups: dict[str, list[str]] = {}
+    for group, _, member in (name.partition(" ") for name in VERBS):
         if member and not names:
-            groups[group].append(member)
-        elif not names or name in names:
-            lines.append(f"  {name:<{width}}{verb.summary}\n  {'':<{width}}  stpl {name} {verb.usage}")
+            groups.setdefault(group, []).append(member)
+    width = max(map(len, [*shown, *groups])) + 2
+    lines = []
+    for name in shown:
+        lines += [f"  {name:<{width}}{VERBS[name].summary}", f"  {'':<{width}}  stpl {name} {VERBS[name].usage}"]
+        if beside := groups.pop(name, []):
+            lines.append(f"  {'':<{width}}  and {', '.join(f'{name} {member}' for member in beside)}")
     lines += [f"  {group:<{width}}{', '.join(verbs)}" for group, verbs in groups.items()]
     return "\n".join(
         ["usage: stpl VERB …", "", *lines, "", "`stpl VERB --help` tells more; `make help` lists recipes."]

@@ -19,14 +19,17 @@ from typing import Any
 
 import torch
 from lightning import Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import distributed
 
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, refusals
 
 _PATIENCE_SECONDS = 60.0
 """How long the other processes may take to end after the first."""
 _ALLOCATOR_VARIABLES = {"MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"}
+# Others would turn the frames, which are bytes, into reals. The last three are older names of the first.
+_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "32", "16", "bf16")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
@@ -44,7 +47,8 @@ def build_trainer(settings: dict[str, Any], *, synchronized: bool, leaves_idle: 
         leaves_idle: whether some parameters may get no gradient.
 
     Raises:
-        ConfigError: for another strategy, or for synchronised BatchNorm without GPUs.
+        ConfigError: for what Lightning refuses, such as a GPU that is not there; another strategy or precision;
+            synchronised BatchNorm without GPUs; or several nodes that nobody brings together.
     """
     # Where operations must be deterministic torch also fills all fresh memory, lest one reads it before writing. None
     # does here, and filling took a sixth of a training step on two cores.
@@ -52,7 +56,12 @@ def build_trainer(settings: dict[str, Any], *, synchronized: bool, leaves_idle: 
     strategy = settings.get("strategy", "auto")
     if strategy not in ("auto", "ddp"):
         raise ConfigError(f"'{strategy}' is not supported", where="trainer.strategy", mend="use ddp, or leave it out")
-    trainer = Trainer(**settings)
+    precision = settings.get("precision") or "32-true"
+    if str(precision) not in _PRECISIONS:
+        known = ", ".join(_PRECISIONS[:3])
+        raise ConfigError(f"'{precision}' is not supported", where="trainer.precision", mend=f"use one of {known}")
+    with refusals("trainer"):
+        trainer = Trainer(**settings)
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
     if trainer.world_size == 1:
@@ -61,6 +70,7 @@ def build_trainer(settings: dict[str, Any], *, synchronized: bool, leaves_idle: 
         raise ConfigError(
             "SyncBatchNorm exists for GPUs only", where="batchnorm.synchronized", mend="set it to false on the CPU"
         )
+    _check_nodes(trainer, settings.get("num_nodes", 1))
     strategy = DDPStrategy(find_unused_parameters=leaves_idle, forward_sync_buffers=False)
     return Trainer(**settings | {"strategy": strategy, "sync_batchnorm": synchronized})
 
@@ -69,6 +79,20 @@ def records_steps(trainer: Trainer) -> bool:
     """Whether steps can be recorded as CUDA graphs: on one GPU, where nobody listens to the gradients one by one."""
     strategy = trainer.strategy
     return isinstance(strategy, SingleDeviceStrategy) and strategy.root_device.type == "cuda"
+
+
+def _check_nodes(trainer: Trainer, nodes: int) -> None:
+    """Refuse to wait in silence for nodes that no launcher starts and whose meeting place nobody named."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if nodes == 1 or not isinstance(environment, LightningEnvironment):
+        return
+    absent = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
+    if absent:
+        raise ConfigError(
+            f"{nodes} nodes are to train together, and nothing starts them: {', '.join(absent)} not set",
+            where="trainer.num_nodes",
+            mend="start it by torchrun or srun, or set these variables on every node",
+        )
 
 
 def keep_freed_memory() -> None:

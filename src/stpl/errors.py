@@ -1,12 +1,22 @@
 """The errors a user can cause, and how they are told.
 
 Every message names what was wrong, where, the value found, and what to do next. The command line prints the message
-alone (no traceback) and exits with code 2; anything that is not a `StplError` is a defect of this program.
+alone (no traceback) and exits with the error's code, 2 for nearly all; anything else is a defect of this program.
 """
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+DIVERGED = 4
+"""Exit code of a run whose numbers went off: trying again gives the same."""
+
+STOPPED = 75
+"""Exit code of a run that something ended before its last step (EX_TEMPFAIL of sysexits.h): the same call goes on."""
 
 
 class StplError(Exception):
@@ -16,7 +26,12 @@ class StplError(Exception):
         what: what is wrong, with the value found.
         where: the file, key or option it was found in.
         mend: what to do next, in one imperative sentence.
+
+    Attributes:
+        exit_code: of the command that ends with it.
     """
+
+    exit_code = 2
 
     def __init__(self, what: str, *, where: str | Path | None = None, mend: str | None = None) -> None:
         self.what, self.where, self.mend = what, None if where is None else str(where), mend
@@ -42,3 +57,93 @@ class CheckpointError(StplError):
 
 class RecordError(StplError):
     """A run record that is torn or of another schema."""
+
+
+class DivergedError(StplError):
+    """A loss, weights, or what a network makes of a clip are no longer finite: there is nothing to go on with."""
+
+    exit_code = DIVERGED
+
+
+class StoppedError(StplError):
+    """A run ended before its last step and left a checkpoint to go on from."""
+
+    exit_code = STOPPED
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, treated like Ctrl-C but for the exit code."""
+
+
+_LOCKS = "STPL_LOCKS"
+
+
+def locks_are_kept() -> bool:
+    """Whether files are to be locked: the variable `STPL_LOCKS` says `off` where the file system has no locks."""
+    return os.environ.get(_LOCKS) != "off"
+
+
+def no_locks(path: Path, error: OSError) -> ConfigError:
+    """The error for a file system that keeps no locks (ENOLCK, ENOSYS, EOPNOTSUPP)."""
+    return ConfigError(
+        f"the file system keeps no locks ({error.strerror})",
+        where=path,
+        mend=f"use another one ($STPL_RUNS moves the runs), or set {_LOCKS}=off and start nothing twice",
+    )
+
+
+def check_range(where: str, value: float, low: float = 0.0, high: float = math.inf) -> None:
+    """Raise `ConfigError` unless `value` is finite and lies between `low` and `high`, ends included.
+
+    Args:
+        where: name of the option.
+        value: what it was set to.
+        low: least value.
+        high: greatest value.
+    """
+    if math.isfinite(value) and low <= value <= high:
+        return
+    bounds = f"{low:g} or more" if high == math.inf else f"between {low:g} and {high:g}"
+    raise ConfigError(f"{value:g} is not {bounds}", where=where, mend="choose a finite number that is")
+
+
+@contextmanager
+def refusals(where: str | None = None, mend: str = "mend the setting it names", among: str = "") -> Iterator[None]:
+    """Tell in one line what other libraries refuse within; errors of this package's own code pass through.
+
+    What another library raises while it is given a user's settings is a refusal of these. What is raised in our own
+    code is a defect and keeps its traceback. Errors of files and memory are neither and pass through as well.
+
+    Args:
+        where: what was being set up.
+        mend: what to do next.
+        among: only errors raised in modules whose name begins so.
+
+    Raises:
+        ConfigError: for a refusal.
+    """
+    try:
+        yield
+    except (StplError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        module = _raised_in(error)
+        if module.split(".")[0] in ("stpl", "__main__") or not module.startswith(among):
+            raise
+        raise ConfigError(first_line(error), where=where, mend=mend) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in its first line that says anything; its kind if it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _raised_in(error: BaseException) -> str:
+    """Name of the module in which an error, or what it says it was caused by, was raised."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))

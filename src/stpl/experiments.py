@@ -164,6 +164,16 @@ def check_bench(bench: str, root: Path = Path("experiments")) -> None:
         raise unknown("benchmark", bench, benches(root), root / "bench")
 
 
+def check_runs(runs: Path) -> None:
+    """Raise `ConfigError` with «did you mean» unless the folder of runs is there to be read."""
+    if runs.is_dir():
+        return
+    beside = [path.name for path in runs.parent.glob("*/")] if runs.parent.is_dir() else []
+    close = difflib.get_close_matches(runs.name, beside, n=1)
+    hint = f"did you mean '{runs.with_name(close[0])}'? " if close else ""
+    raise ConfigError("no such folder of runs", where=runs, mend=f"{hint}check --runs; `make ablation` fills 'runs'")
+
+
 def overlays(experiment: str, bench: str, root: Path = Path("experiments")) -> list[Path]:
     """The configuration files of one experiment on one benchmark, to be merged in this order.
 

@@ -9,14 +9,15 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from jsonargparse import ArgumentError
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -24,14 +25,15 @@ from stpl.arguments import explain, refused_key
 from stpl.data.datamodule import ClipDataModule
 from stpl.data.label_space import label_space
 from stpl.devices import build_trainer, check_command_line, ended_together, records_steps
-from stpl.errors import ConfigError, StplError
+from stpl.errors import ConfigError, StplError, refusals
 from stpl.methods import Method, OptimizerOptions
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 from stpl.record import RunKey, RunLock, read_record, runs_root
 from stpl.recorder import Recorder, RunOptions
-from stpl.request import Request, fit_help
+from stpl.request import Request, evaluation_help
+from stpl.sitting import SittingTimer, begun_with, check_steps, keep_settings, signals_told
 from stpl.tracking import Tracking, wandb_logger
 
 
@@ -71,23 +73,43 @@ class SuiteCLI(LightningCLI):
         trainer = self.config.trainer
         if trainer.accelerator == "auto" and not torch.cuda.is_available():
             trainer.accelerator = "cpu"  # Apple's GPU has no float64, which the metrics need
-        trainer.precision = trainer.precision or hardware_precision(trainer.accelerator)
+        trainer.precision = trainer.precision or self._precision_before() or hardware_precision(trainer.accelerator)
         source, model = self.config.start_from, self.config.model.init_args
         if source is not None and model.get("checkpoint") is None:
             run = RunKey(self.config.run.bench, source, 0).directory(runs_root())
             model["checkpoint"] = run / "checkpoints" / "last.ckpt"
 
+    def _precision_before(self) -> str | None:
+        """The precision that the run began with, if it goes on: that of this machine may be another."""
+        run = self.config.run
+        directory = Path(run.directory or self._key(run).directory(runs_root()))
+        with suppress(ConfigError):  # it is told when the run goes on; one that is recorded needs none
+            before = begun_with(directory, directory / "checkpoints" / "last.ckpt")
+            return None if before is None else before.get("trainer", {}).get("precision")
+        return None
+
+    def _key(self, run: Any) -> RunKey:
+        return RunKey(run.bench, run.experiment, int(self.config.seed_everything))
+
+    def _set_seed(self) -> None:
+        """Seed all generators; torch and NumPy say which numbers they take."""
+        with refusals("seed_everything", mend="choose another seed"):
+            super()._set_seed()
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Trainer with the recorder; only the first of several processes sends to W&B."""
         options: RunOptions = self.config_init.run
-        self.key = RunKey(options.bench, options.experiment, int(self.config.seed_everything))
+        self.key = self._key(options)
         self.recorder = Recorder(options.directory or self.key.directory(runs_root()), options)
         settings = dict(self.config_init.trainer)
         first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
         logger = wandb_logger(options, self.recorder.directory, self.key) if first else None
         self.tracking = None if logger is None else Tracking(logger, yaml.safe_load(self.parser.dump(self.config)))
-        extra = [self.tracking] if self.tracking else []
-        settings["callbacks"] = [self.recorder, *extra, *(settings["callbacks"] or [])]
+        extra: list[Callback] = [self.tracking] if self.tracking else []
+        if settings["max_time"] is not None:
+            with refusals("trainer.max_time"):
+                extra.append(SittingTimer(settings.pop("max_time")))
+        settings["callbacks"] = [*extra, *(settings["callbacks"] or []), self.recorder]
         settings["logger"] = logger or False
         synchronized: bool = self.config_init.batchnorm.synchronized
         return build_trainer(settings, synchronized=synchronized, leaves_idle=self.model.leaves_idle)
@@ -148,25 +170,24 @@ def parse(args: Sequence[str]) -> None:
 
 def _build(request: Request, kind: type[SuiteCLI] = SuiteCLI) -> SuiteCLI:
     _quiet()
-    try:
-        return kind(Method, ClipDataModule, **_CLI, args=request.arguments())
-    except ArgumentError as error:
-        where = request.file_with(refused_key(error))
-        raise ConfigError(explain(error), where=where, mend="mend the setting, or see `stpl fit --help`") from error
-    except ValueError as error:
-        raise _user_mistake(error) from None
+    with refusals():
+        try:
+            return kind(Method, ClipDataModule, **_CLI, args=request.arguments())
+        except ArgumentError as error:
+            where = request.file_with(refused_key(error))
+            raise ConfigError(explain(error), where=where, mend="mend the setting, or see `stpl fit --help`") from error
+        except ValueError as error:
+            raise _user_mistake(error) from None
 
 
 def fit_command(args: Sequence[str]) -> None:
-    """`stpl fit`: help, or `fit`.
+    """`stpl fit`: `fit`, or all settings.
 
     Args:
         args: the command line after `stpl fit`.
     """
     if "--help-all" in args:
         SuiteCLI(Method, ClipDataModule, **_CLI, args=["--help"])
-    elif not args or "-h" in args or "--help" in args:
-        print(fit_help())
     else:
         fit(args)
 
@@ -194,9 +215,8 @@ def fit(args: Sequence[str]) -> Path:
     if not cli.trainer.is_global_zero:
         run(cli)
         return directory
-    with RunLock(directory), ended_together(cli.trainer):
-        recorder.checkpoints.mkdir(exist_ok=True)
-        cli.parser.save(cli.config, directory / "config.yaml", overwrite=True)
+    with RunLock(directory), ended_together(cli.trainer), _failures_told(cli.tracking):
+        begin(cli)
         run(cli)
         if cli.datamodule.labelled:
             overrides = {k: v for k, v in request.overrides.items() if not k.startswith("run.")}
@@ -206,11 +226,26 @@ def fit(args: Sequence[str]) -> Path:
     return directory
 
 
-_TEST_HELP = """\
-usage: stpl test --bench=B --checkpoint=FILE [--data.domain=source] [--key=value …]
+def begin(cli: SuiteCLI) -> None:
+    """Make the run's folder, with the settings in it; or see that the run that is there began with the same.
 
-Evaluates a checkpoint on the labelled split of a benchmark and prints IoU per class in percent; records nothing. The
-network is built as the checkpoint describes it."""
+    Raises:
+        ConfigError: naming the settings that differ.
+    """
+    recorder, text = cli.recorder, cli.parser.dump(cli.config)
+    recorder.checkpoints.mkdir(parents=True, exist_ok=True)
+    keep_settings(recorder.directory, recorder.last_checkpoint, yaml.safe_load(text), text)
+
+
+@contextmanager
+def _failures_told(tracking: Tracking | None) -> Iterator[None]:
+    """Tell W&B of a run that fails."""
+    try:
+        yield
+    except Exception:
+        if tracking is not None:
+            tracking.fail()
+        raise
 
 
 def evaluate(args: Sequence[str]) -> None:
@@ -222,15 +257,15 @@ def evaluate(args: Sequence[str]) -> None:
     Raises:
         StplError: for a mistake in configuration, data or checkpoint.
     """
-    request = Request.parse([arg for arg in args if arg not in ("-h", "--help")])
+    request = Request.parse(args)
     if "checkpoint" not in request.overrides:
-        print(_TEST_HELP)
+        print(evaluation_help())
         return
     cli = build_evaluation(request)
     if not cli.datamodule.labelled:
         raise ConfigError(f"{request.bench} has no labels to evaluate on", mend="choose another --bench")
     check_command_line(cli.trainer, args)
-    with ended_together(cli.trainer):
+    with ended_together(cli.trainer), refusals("trainer", among="lightning"), signals_told(cli.trainer):
         cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
         found = cli.model.evaluation()
     if not cli.trainer.is_global_zero:
@@ -256,6 +291,7 @@ def build_evaluation(request: Request) -> SuiteCLI:
     request.overrides = {f"network.{name}": str(value) for name, value in network.items()} | request.overrides
     request.overrides |= {"start_from": "null", "model.init_args.checkpoint": checkpoint}
     cli = _build(request)
+    check_steps(cli.trainer)
     _match_labels(cli)
     cli.trainer.callbacks.remove(cli.recorder)  # type: ignore[attr-defined]
     return cli
@@ -277,34 +313,25 @@ def _match_labels(cli: SuiteCLI) -> None:
 def run(cli: SuiteCLI) -> None:
     """Evaluate the starting point, then train; or go on where the last checkpoint stands."""
     trainer, last = cli.trainer, cli.recorder.last_checkpoint
-    interval = trainer.val_check_interval
-    if trainer.max_steps < 0:
-        raise ConfigError(f"trainer.max_steps is {trainer.max_steps}", mend="set the number of steps")
-    if trainer.accumulate_grad_batches != 1:
-        raise ConfigError(
-            f"a run takes one batch a step (asked: {trainer.accumulate_grad_batches})",
-            where="trainer.accumulate_grad_batches",
-            mend="use data.loading.batch_size and trainer.devices",
-        )
-    if trainer.max_steps > 0 and (not isinstance(interval, int) or trainer.max_steps % interval):
-        raise ConfigError(
-            f"trainer.max_steps ({trainer.max_steps}) is not a multiple of trainer.val_check_interval ({interval})",
-            mend="choose them so that the last step is evaluated",
-        )
+    check_steps(trainer)
     _match_labels(cli)
     if cli.recorder.options.compile:
         cli.model.network.segmenter.get_submodule("backbone").compile()
     if cli.recorder.options.cuda_graph and records_steps(trainer):
         cli.model.record_step()
     resume = last.is_file()
-    if resume:
-        weights.read(last)  # tells a torn file from a defect
-    else:
-        if trainer.is_global_zero:
-            cli.recorder.metrics.path.unlink(missing_ok=True)  # of a sitting that ended before its first checkpoint
-        trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
+    if resume:  # a torn file is told from a defect, and one that diverged from a run that may go on
+        weights.check_finite(weights.read(last).get("state_dict", {}), last)
+    with refusals("trainer", among="lightning"), signals_told(trainer):
+        if not resume:
+            if trainer.is_global_zero:
+                cli.recorder.metrics.path.unlink(missing_ok=True)  # of a sitting that ended before its first checkpoint
+            trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
     if trainer.max_steps > 0:
-        trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=str(last) if resume else None)
+        with refusals("trainer", among="lightning"), signals_told(trainer):
+            trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=str(last) if resume else None)
+        if trainer.global_step < trainer.max_steps:
+            raise cli.recorder.stopped(trainer)
 
 
 def _user_mistake(error: BaseException) -> BaseException:

@@ -18,21 +18,14 @@ from torch import Tensor
 from stpl.data.clip import Clip
 from stpl.data.image import write_png
 from stpl.data.label_space import LabelSpace
-from stpl.errors import ConfigError, StplError
+from stpl.errors import ConfigError, StplError, refusals
 from stpl.fit import build_evaluation
-from stpl.request import Request
-
-HELP = """\
-usage: stpl predict --bench=B --checkpoint=FILE --out=DIR [--colors=true] [--key=value …]
-
-Writes what a checkpoint predicts for each evaluation frame of a benchmark, at the size of its label, as a PNG of
-Cityscapes label ids: DIR/{city}_{sequence}_{frame}_pred_labelIds.png, which CITYSCAPES_RESULTS=DIR csEvalPixelLevel-
-SemanticLabeling finds. With --colors=true also DIR/colors/color_*.png, which it does not find. DIR must be empty or
-absent; it appears when all is written."""
+from stpl.request import Request, predict_help
+from stpl.sitting import signals_told
 
 
 def predict(args: Sequence[str]) -> None:
-    """`stpl predict`: help, or write the predictions of a checkpoint.
+    """`stpl predict`: write the predictions of a checkpoint.
 
     Args:
         args: the command line after `stpl predict`.
@@ -40,9 +33,9 @@ def predict(args: Sequence[str]) -> None:
     Raises:
         StplError: for a mistake in configuration, data or checkpoint, or a full disk; DIR does not appear then.
     """
-    request = Request.parse([arg for arg in args if arg not in ("-h", "--help")])
+    request = Request.parse(args)
     if not {"checkpoint", "out"} <= request.overrides.keys():
-        print(HELP)
+        print(predict_help())
         return
     out, colors = Path(request.overrides.pop("out")), _switch(request.overrides.pop("colors", "false"))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -57,7 +50,8 @@ def predict(args: Sequence[str]) -> None:
         writer = LabelImages(partial, cli.model.options.space, colors)
         cli.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
         loader = cli.datamodule.val_dataloader()
-        cli.trainer.predict(cli.model, dataloaders=loader, return_predictions=False)
+        with refusals("trainer", among="lightning"), signals_told(cli.trainer):
+            cli.trainer.predict(cli.model, dataloaders=loader, return_predictions=False)
         partial.replace(out)
     except OSError as error:
         raise StplError(f"cannot be written: {error.strerror or error}", where=out, mend="free some space") from error

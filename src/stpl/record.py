@@ -8,19 +8,20 @@ torch, so that everything which merely reads results starts at once.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NotRequired, TypedDict, cast
 
-from stpl.errors import ConfigError, RecordError, StplError
+from stpl.errors import ConfigError, RecordError, StplError, locks_are_kept, no_locks
 
 if sys.platform != "win32":
     import fcntl
@@ -32,7 +33,8 @@ RECORD = "result.json"
 """File name of a record inside its run's folder."""
 
 NEUTRAL = (
-    "run.", "trainer.logger", "trainer.enable_", "trainer.accelerator",
+    "run.", "trainer.logger", "trainer.enable_", "trainer.accelerator", "trainer.max_time", "trainer.profiler",
+    "trainer.default_root_dir",
     *(f"data.{prefix}{name}" for prefix in ("", "init_args.") for name in (
         "loading.num_workers", "loading.eval_batch_size", "root", "draw_workers", "flow_cache",
     )),
@@ -324,12 +326,34 @@ def _is(value: object, types: tuple[type, ...]) -> bool:
     return isinstance(value, types) and not isinstance(value, bool)  # a bool is an int to Python, not to a record
 
 
+METRICS = "metrics.csv"
+"""File name of a run's metrics inside its folder: `step,name,value` lines."""
+
+
+def read_metrics(path: Path) -> Iterator[tuple[int, str, float]]:
+    """Step, name and value of every line of a `metrics.csv`, in the order of writing; none if there is no such file.
+
+    Left out are a last line that is still being written, and lines that are damaged.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for line in lines:
+        with contextlib.suppress(ValueError):  # of text that is not UTF-8, too
+            step, rest = line.decode().rstrip("\r").split(",", 1)
+            name, value = rest.rsplit(",", 1)
+            if step.isdecimal() and name.isprintable():
+                yield int(step), name.strip('"'), float(value)
+
+
 class RunLock:
     """Keeps two processes from training in one folder.
 
     A POSIX record lock on `<directory>/.lock`: the system releases it when the process ends in whatever way, and worker
     processes that were forked from it do not keep it. It does not exclude a second lock of the same process. Windows
-    has no such locks; there the class does nothing and the user must not start a run twice.
+    has no such locks; there the class does nothing and the user must not start a run twice. Nor does it where the
+    variable `STPL_LOCKS` is `off`, for file systems that keep no locks.
 
     Args:
         directory: the run's folder, made if absent.
@@ -340,9 +364,9 @@ class RunLock:
         self._descriptor: int | None = None
 
     def __enter__(self) -> RunLock:
-        """Take the lock; raises `RecordError` naming the process that holds it."""
+        """Take the lock; raises `RecordError` naming the process that holds it, `ConfigError` if there are no locks."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if sys.platform != "win32":
+        if sys.platform != "win32" and locks_are_kept():
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
             self._lock(self._descriptor)
         return self
@@ -355,6 +379,8 @@ class RunLock:
         except OSError as error:
             holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
             self.__exit__(None, None, None)
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise no_locks(self.path, error) from error
             raise RecordError(
                 f"process {holder} is training in this folder",
                 where=self.path.parent,

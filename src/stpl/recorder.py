@@ -19,9 +19,20 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from stpl import __version__
-from stpl.errors import ConfigError, StplError
+from stpl.errors import ConfigError, DivergedError, StoppedError, StplError
 from stpl.methods import Method
-from stpl.record import SCHEMA, Evaluation, RunKey, RunRecord, flat, write_atomically, write_record
+from stpl.nn.finite import fault
+from stpl.record import (
+    METRICS,
+    SCHEMA,
+    Evaluation,
+    RunKey,
+    RunRecord,
+    flat,
+    read_metrics,
+    write_atomically,
+    write_record,
+)
 
 SELECTION = "information maximisation, H(mean p) - mean H(p), on the unlabelled evaluation frames"
 _PACKAGES = ("torch", "lightning", "torchmetrics", "albumentations", "opencv-python-headless", "numpy")
@@ -87,13 +98,11 @@ class MetricsFile:
             ) from error
 
     def rewind(self, step: int) -> None:
-        """Drop all lines after `step`: a resumed run writes them again."""
+        """Drop all lines after `step`, which a resumed run writes again, and those that are damaged."""
         if not self.path.exists():
             return
-        with self.path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.reader(file) if len(row) == len(self.HEADER) and row[0].isdigit()]
-        kept = [",".join(row) for row in (self.HEADER, *(row for row in rows if int(row[0]) <= step))]
-        write_atomically(self.path, "\n".join(kept) + "\n")
+        kept = [f"{at},{name},{value!r}" for at, name, value in read_metrics(self.path) if at <= step]
+        write_atomically(self.path, "\n".join([",".join(self.HEADER), *kept]) + "\n")
 
 
 @dataclass
@@ -102,6 +111,10 @@ class Recorder(Callback):
 
     `last.ckpt` can be resumed from; `selected.ckpt` is the evaluation with the best label-free score and `best.ckpt`
     the one with the best mIoU on labels. All are replaced atomically.
+
+    It also ends a run: one whose losses or weights are no longer finite, which is noticed where the device is asked
+    anyway, before each row of losses, checkpoint and evaluation; and one that something else asks to stop before its
+    last step (`trainer.max_time`, a callback), once it is saved. It must be the last of the trainer's callbacks.
 
     Args:
         directory: the run's folder.
@@ -115,7 +128,7 @@ class Recorder(Callback):
     _started: float = 0.0
 
     def __post_init__(self) -> None:
-        self.metrics = MetricsFile(self.directory / "metrics.csv")
+        self.metrics = MetricsFile(self.directory / METRICS)
         self.checkpoints = self.directory / "checkpoints"
         self._started = time.monotonic()
 
@@ -151,16 +164,26 @@ class Recorder(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log losses and save the resumable checkpoint, each at its own pace."""
+        """Log losses and save the resumable checkpoint, each at its own pace, and when the sitting is to end here."""
         step = trainer.global_step
-        if step % self.options.log_every == 0:
+        logs, saves = step % self.options.log_every == 0, step % self.options.checkpoint_every == 0
+        if logs or saves:
+            self._check_losses(trainer, pl_module)
+        if logs:
             # Without a part, it is the constant of a method that minimises nothing.
             losses = _over_processes(trainer, outputs) if outputs and len(outputs) > 1 else {}
             losses = {f"train/{name}".replace("train/train/", "train/"): x for name, x in losses.items()}
             self._log(trainer, step, {"train/lr": trainer.optimizers[0].param_groups[0]["lr"], **losses})
-        # A step that is evaluated is saved after its evaluation.
-        if step % self.options.checkpoint_every == 0 and step % int(trainer.val_check_interval or 1):
-            self._save(trainer, self.last_checkpoint)
+        # A step that is evaluated is saved, and may be the last of a sitting, after its evaluation.
+        if step % int(trainer.val_check_interval or 1):
+            if saves or trainer.should_stop or (trainer.received_sigterm and trainer.world_size == 1):
+                self._save(trainer, self.last_checkpoint)
+            self._stop_if_asked(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to measure a network that went off."""
+        self._check_losses(trainer, pl_module)
+        self._check_weights(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the evaluation, the checkpoints that it makes the best so far and, of the last one, its arrays."""
@@ -178,6 +201,43 @@ class Recorder(Callback):
                 self._save(trainer, self.checkpoints / f"{name}.ckpt")
         if trainer.state.fn == "fit" or trainer.max_steps == 0:
             self._save(trainer, self.last_checkpoint)
+        if trainer.state.fn == "fit":
+            self._stop_if_asked(trainer)
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        """End the sitting here: Lightning would evaluate once more, at a step that is none of the run's evaluations."""
+        if trainer.should_stop and trainer.global_step < trainer.max_steps:
+            raise self.stopped(trainer)
+
+    def stopped(self, trainer: Trainer) -> StoppedError:
+        """What to say of a run that ends before its last step."""
+        return StoppedError(
+            f"stopped at step {trainer.global_step} of {trainer.max_steps}, not recorded",
+            where=self.directory,
+            mend="call again: it goes on from its last checkpoint",
+        )
+
+    def _check_losses(self, trainer: Trainer, method: LightningModule) -> None:
+        """Raise `DivergedError` if any loss so far was not finite in any process."""
+        assert isinstance(method, Method)
+        watch = method.loss_watch
+        found = watch.told(trainer.strategy.reduce(watch.first(method.device), reduce_op="min"))
+        if found is not None:
+            raise self._diverged(f"the loss '{found[1]}' is not finite at step {found[0]}")
+
+    def _check_weights(self, trainer: Trainer) -> None:
+        """Raise `DivergedError` if the weights or statistics are of no use."""
+        found = fault(trainer.lightning_module.state_dict())
+        if found is not None:
+            raise self._diverged(f"the network went off by step {trainer.global_step}: {found}")
+
+    def _diverged(self, what: str) -> DivergedError:
+        return DivergedError(
+            f"{what}; not recorded",
+            where=self.directory,
+            mend="lower optimizer.lr, or raise the temperature of a contrast; trainer.precision=32-true rules out"
+            " overflow. last.ckpt, if there, is from before",
+        )
 
     def chosen(self, criterion: str) -> Evaluation | None:
         """The evaluation with the highest `criterion`, a name of `flat`'s (the earliest of equals); `None` if none."""
@@ -222,6 +282,7 @@ class Recorder(Callback):
                 logger.log_metrics(values, step)
 
     def _save(self, trainer: Trainer, path: Path) -> None:
+        self._check_weights(trainer)
         temporary = path.with_suffix(".partial")
         try:
             trainer.save_checkpoint(temporary, weights_only=False)

@@ -19,6 +19,7 @@ from stpl.record import experiment_name
 _HERE, _SHIPPED = Path("experiments"), Path(__file__).parents[2] / "experiments"
 EXPERIMENTS = _HERE if _HERE.is_dir() else _SHIPPED
 """The overlays: those of the working directory, or else those beside the source code."""
+_GROUPS = ("trainer", "model", "data", "run", "network", "optimizer", "batchnorm")
 _HELP = """\
 usage: stpl fit --bench=B --experiment=E [--seed_everything=N] [-c FILE …] [--key=value …]
 
@@ -40,11 +41,34 @@ settings you may want (all: stpl fit --help-all)
 
 A run that is called again goes on from its last checkpoint, and is left alone once it is recorded."""
 
+_TEST_HELP = """\
+usage: stpl test --bench=B --checkpoint=FILE [--data.domain=source] [--key=value …]
+
+Evaluates a checkpoint on the labelled split of a benchmark and prints IoU per class in percent; records nothing. The
+network is built as the checkpoint describes it."""
+_PREDICT_HELP = """\
+usage: stpl predict --bench=B --checkpoint=FILE --out=DIR [--colors=true] [--key=value …]
+
+Writes what a checkpoint predicts for each evaluation frame of a benchmark, at the size of its label, as a PNG of
+Cityscapes label ids: DIR/{city}_{sequence}_{frame}_pred_labelIds.png, which CITYSCAPES_RESULTS=DIR csEvalPixelLevel-
+SemanticLabeling finds. With --colors=true also DIR/colors/color_*.png, which it does not find. DIR must be empty or
+absent; it appears when all is written."""
+
 
 def fit_help() -> str:
     """What `stpl fit --help` says."""
     names = load_catalogue(EXPERIMENTS).experiments
     return _HELP.format(experiments="\n               ".join(_lines(names)), benches=", ".join(benches(EXPERIMENTS)))
+
+
+def evaluation_help() -> str:
+    """What `stpl test --help` says."""
+    return _TEST_HELP
+
+
+def predict_help() -> str:
+    """What `stpl predict --help` says."""
+    return _PREDICT_HELP
 
 
 def _lines(names: Iterable[str]) -> list[str]:
@@ -105,7 +129,13 @@ class Request:
         if self.bench is not None:
             settings.setdefault("run.bench", self.bench)
         for file in files:
-            load_yaml(file)  # a syntax error or a doubled key is told with its line
+            for group, content in load_yaml(file).items():  # a syntax error or a doubled key is told with its line
+                if group in _GROUPS and not isinstance(content, dict | str):
+                    raise ConfigError(
+                        f"'{group}' is {'null' if content is None else content}, not a group of settings",
+                        where=file,
+                        mend=f"leave {group} out, or write 'name: value' lines below it",
+                    )
         return [*(f"--config={file}" for file in files), *(f"--{key}={value}" for key, value in settings.items())]
 
     def file_with(self, key: str | None) -> Path | None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import os
 import secrets
@@ -22,7 +21,7 @@ from stpl.data.clip import Clip
 from stpl.data.label_space import IGNORE
 from stpl.errors import ConfigError
 from stpl.methods import Method
-from stpl.record import RunKey, RunRecord, flat, write_atomically
+from stpl.record import RunKey, RunRecord, flat, read_metrics, write_atomically
 from stpl.recorder import RunOptions, git_commit, versions
 
 if TYPE_CHECKING:
@@ -122,13 +121,16 @@ class Tracking(Callback):
         finally:
             self.logger.experiment.finish()
 
+    def fail(self) -> None:
+        """End the run in W&B as one that failed, if it has begun there."""
+        if self.logger._experiment is not None:  # to ask for `experiment` would begin it
+            self.logger.experiment.finish(exit_code=1)
+
     def replay(self, record: RunRecord, metrics: Path) -> None:
         """Send a run that was recorded before, its curves from `metrics.csv`: a W&B agent asks for it once more."""
         self.logger.log_hyperparams(self._config)
-        with metrics.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))[1:]
-        for step, group in itertools.groupby(rows, key=lambda row: int(row[0])):
-            self.logger.log_metrics({row[1]: float(row[2]) for row in group}, step)
+        for step, rows in itertools.groupby(read_metrics(metrics), key=lambda row: row[0]):
+            self.logger.log_metrics({name: value for _, name, value in rows}, step)
         self.finish(record)
 
     def _send_summary(self, record: RunRecord) -> None:

@@ -39,7 +39,7 @@ def loader(
     """Clips a second by the number of loader processes, with the second view made by them, and made on the device.
 
     Args:
-        root: folder that holds Cityscapes, whose cache is used (and made where it is missing); a drawn one if not given.
+        root: folder that holds Cityscapes, whose cache is used (and made where it is missing); a drawn one if none.
         size: height and width of the frames; the training size if not given.
         workers: numbers of processes to try; those beyond the cores of this machine are left out.
         steps: batches of one clip that are timed, once all processes have delivered.

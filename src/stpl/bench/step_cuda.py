@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,19 +73,11 @@ def step(height: int, width: int, network: NetworkOptions, repeats: int, json: P
     write_json(json, figures)
 
 
-class _OneProcess:
-    """What a step asks of its trainer."""
-
-    world_size = 1
-
-
 def _prepare(
     kind: Callable[..., PixelContrast], network: NetworkOptions, clip: Clip, *, recorded: bool, half: bool
 ) -> Action:
     torch.manual_seed(0)
     method = kind(network, OptimizerOptions()).train().to(clip.frames.device)
-    trainer: Any = _OneProcess()
-    method._trainer = trainer
     if recorded:
         method.record_step()
     optimizer = torch.optim.SGD(method.parameter_groups(), momentum=0.9, weight_decay=5e-4)

@@ -20,7 +20,7 @@ from stpl.data.label_space import SPACES, LabelSpace, label_space
 from stpl.data.layout import ClipFiles, SequenceSet
 from stpl.data.parallel import each
 from stpl.data.sequence import FLOW_SUFFIXES, open_set, read_scaled
-from stpl.errors import ConfigError, DataError
+from stpl.errors import ConfigError, DataError, check_range
 
 Size = tuple[int, int]
 Value = TypeVar("Value")
@@ -254,6 +254,7 @@ def inspect(
     report = Report(
         files.name, files.split, space.name, len(files.clips), None if flow_folder is None else str(flow_folder)
     )
+    check_range("sample", sample)
     job, tasks = _Job(files, flow_folder), _tasks(files.clips, sample)
     findings = list(each(job, tasks, workers=workers, title=f"{files.name} {files.split}: checking"))
     _summarize(report, findings, space)

@@ -28,7 +28,7 @@ from stpl.data.label_space import SYNTHIA_12, VIPER_15, label_space
 from stpl.data.sampling import EvaluationClips, EvaluationShare, StepSampler, TrainingClips
 from stpl.data.sequence import SequenceClips, find_flow, open_set
 from stpl.data.streets import StreetsClips, StreetsOptions, open_split
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, check_range
 from stpl.machine import cores
 
 Domain = Literal["source", "target"]
@@ -223,6 +223,7 @@ class StreetsData(ClipDataModule):
         sampling_seed: int = 0,
     ) -> None:
         super().__init__(domain, loading, augmentation, sampling_seed)
+        check_range("data.draw_workers", 1 if draw_workers is None else draw_workers, 1)
         self.root, self.options, self.flow, self.draw_workers = root, options or StreetsOptions(), flow, draw_workers
 
     def open(self, domain: Domain, split: Split) -> ClipReader:

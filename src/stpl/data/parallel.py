@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from stpl.errors import check_range, locks_are_kept, no_locks
 from stpl.machine import cores
 
 try:
@@ -38,6 +39,7 @@ def each(
         workers: threads; 0 for one a core.
         title: what progress is shown of.
     """
+    check_range("workers", workers)
     progress = _Progress(title, len(tasks))
     pool = ThreadPoolExecutor(workers or len(cores()), thread_name_prefix=title)
     try:
@@ -54,14 +56,17 @@ def only_one(lock: Path, waiting: str) -> Iterator[None]:
 
     Raises:
         OSError: the file cannot be made.
+        ConfigError: the file system keeps no locks.
     """
     with lock.open("w") as file:
-        if fcntl is not None:
+        if fcntl is not None and locks_are_kept():
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 print(waiting, file=sys.stderr, flush=True)
                 fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                raise no_locks(lock, error) from error
         yield  # closing the file releases the lock
 
 

@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, PolynomialLR
 
 from stpl.data.clip import Clip, Wants
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, DivergedError, check_range
 from stpl.methods.evaluation import Evaluator, predicted
 from stpl.methods.graph import Losses, RecordedLosses
 from stpl.methods.ranks import from_first
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions, apply_batchnorm, average_statistics, forget_batches
+from stpl.nn.finite import LossWatch
 from stpl.nn.network import NetworkOptions, build_network
 
 
@@ -42,6 +43,9 @@ class OptimizerOptions:
         schedule: "poly" decays all rates alike. "advent" repeats an error of ADVENT's released code that DA-VSN, TPS
             and CMOM share: it writes the decayed rate to the first group of parameters and 10 times that to the second,
             which is the score fusion there, and never touches the third, so the classifiers keep their initial rate.
+
+    Raises:
+        ConfigError: for a number below 0, a momentum above 1, or a horizon before step 1.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -53,6 +57,13 @@ class OptimizerOptions:
     power: float = 0.9
     horizon: int | None = None
     schedule: Literal["poly", "advent"] = "poly"
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "weight_decay", "head_factor", "new_module_factor", "power"):
+            check_range(f"optimizer.{name}", getattr(self, name))
+        check_range("optimizer.momentum", self.momentum, 0, 1)
+        if self.horizon is not None:
+            check_range("optimizer.horizon", self.horizon, 1)
 
 
 class Method(LightningModule, ABC):
@@ -89,6 +100,7 @@ class Method(LightningModule, ABC):
         self.frame_size = (0, 0)
         self.evaluator = Evaluator(network.space)
         self._step_losses: Losses = self.losses
+        self.loss_watch = LossWatch()
         self.train()  # settles which parameters learn before they are spread over devices
 
     @abstractmethod
@@ -141,7 +153,9 @@ class Method(LightningModule, ABC):
         if not losses:
             alone = self.trainer.world_size == 1
             return None if alone else {"loss": torch.zeros((), device=self.device, requires_grad=True)}
-        total = torch.stack(list(losses.values())).sum()
+        values = torch.stack(list(losses.values()))
+        self.loss_watch.see(self.global_step + 1, list(losses), values)
+        total = values.sum()
         parts = {f"train/{name}": value.detach() for name, value in losses.items()}
         return {"loss": total, **parts}
 
@@ -161,11 +175,15 @@ class Method(LightningModule, ABC):
     def validation_step(self, clip: Clip, batch_idx: int) -> None:
         """Accumulate the metrics of a batch."""
         self.frame_size = (clip.frames.shape[-2], clip.frames.shape[-1])
-        self.evaluator.update(clip, self.network.observe(clip))
+        seen = self.network.observe(clip)
+        _check_output(seen.logits, clip)
+        self.evaluator.update(clip, seen)
 
     def predict_step(self, clip: Clip, batch_idx: int) -> Tensor:
         """Predicted train ids int64 `[B,H,W]`: what `validation_step` scores, or at the frames' size without labels."""
-        return predicted(self.network.observe(clip).logits, clip)
+        logits = self.network.observe(clip).logits
+        _check_output(logits, clip)
+        return predicted(logits, clip)
 
     def evaluation(self) -> dict[str, Any]:
         """What the validation that just ended found, as plain numbers (`Evaluator.numbers`); resets the metrics.
@@ -195,6 +213,16 @@ class Method(LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Describe the network in plain types, so that a checkpoint can be opened without its configuration."""
         checkpoint["stpl"] = weights.description(self.options, self.frame_size, int(self.global_step))
+
+
+def _check_output(logits: Tensor, clip: Clip) -> None:
+    """Raise `DivergedError` for a network whose answer is no number: the largest of NaN is class 0, a road anywhere."""
+    if not bool(logits.isfinite().all()):
+        key = clip.key if isinstance(clip.key, str) else clip.key[0]
+        raise DivergedError(
+            f"the network's output is not finite for clip {key}",
+            mend="lower optimizer.lr if it was trained here; a checkpoint that does this is of no use",
+        )
 
 
 def _group(name: str) -> str:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from stpl.data.clip import IGNORE, Clip, Wants
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, check_range
 from stpl.losses.confidence import Scope, confident_pixels
 from stpl.losses.pixel_contrast import Denominator, EngineName, pixel_contrast
 from stpl.losses.ranks import gather_ranks
@@ -90,6 +90,8 @@ class PixelContrast(Method):
     ) -> None:
         if temperature <= 0:
             raise ConfigError(f"{temperature} is not above 0", where="model.temperature", mend="choose one like 0.07")
+        check_range("model.temperature", temperature, 1e-4)  # below, float32 tells no two similarities apart
+        check_range("model.embedding_dim", embedding_dim, 1)
         check_proportion(confident_proportion)
         super().__init__(network, optimizer, checkpoint, batchnorm)
         self.contrasts = contrasts or [Contrast("fused", "augmented fused")]

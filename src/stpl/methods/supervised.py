@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from stpl.data.clip import Clip, Wants
+from stpl.errors import check_range
 from stpl.losses.segmentation import cross_entropy
 from stpl.methods.base import Method, OptimizerOptions
 from stpl.methods.ranks import pixel_weight
@@ -40,6 +41,7 @@ class Supervised(Method):
         batchnorm: BatchNormOptions | None = None,
         auxiliary_weight: float = 0.1,
     ) -> None:
+        check_range("model.auxiliary_weight", auxiliary_weight)
         super().__init__(network, optimizer, checkpoint, batchnorm)
         self.loss_weights = {"cross_entropy": 1.0, "auxiliary": auxiliary_weight}
 

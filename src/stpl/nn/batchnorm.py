@@ -9,6 +9,8 @@ import torch
 from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from stpl.errors import check_range
+
 BatchNormPolicy = Literal["frozen", "statistics", "train"]
 """`frozen`: source statistics, affine parameters fixed. `statistics`: batch statistics normalise and move the running
 ones, affine parameters fixed (the released code of DA-VSN and TPS). `train`: statistics and affine parameters move."""
@@ -26,11 +28,18 @@ class BatchNormOptions:
         synchronized: of several processes, whether batch statistics are those of all their batches together
             (SyncBatchNorm, GPUs only). Otherwise each process normalises by its own batch, and only the running
             statistics are averaged over processes.
+
+    Raises:
+        ConfigError: for a momentum outside [0, 1], with which variances would fall below 0.
     """
 
     policy: BatchNormPolicy = "statistics"
     momentum: float | None = 0.1
     synchronized: bool = False
+
+    def __post_init__(self) -> None:
+        if self.momentum is not None:
+            check_range("batchnorm.momentum", self.momentum, 0, 1)
 
 
 def apply_batchnorm(module: nn.Module, options: BatchNormOptions) -> None:

@@ -339,6 +339,7 @@ def convert(
             mend="give the --label_space it was trained for, or --backbone_only=true",
         )
     state = translate(foreign, options, holds, checkpoint)
+    weights.check_finite(state, checkpoint)
     origin = f"{checkpoint.name}, layout {foreign.layout}"
     description = weights.description(options, FRAME_SIZE, step=0, holds=holds, origin=origin)
     _write({"state_dict": {f"network.{key}": value for key, value in state.items()}, "stpl": description}, out)

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from stpl.data.label_space import LabelSpace, label_space
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, check_range
 from stpl.nn.accel import Accel
 from stpl.nn.deeplab import DeepLabV2
-from stpl.nn.resnet import StrideIn
+from stpl.nn.resnet import BLOCKS, StrideIn
 from stpl.nn.segmenter import NORMALIZATIONS
 
 
@@ -27,6 +27,9 @@ class NetworkOptions:
             "second" (torchvision's); it belongs to the weights.
         auxiliary: add the lineage's second classifier, on layer3's output. Only supervised training uses it.
         label_space: name of the classes the network predicts, e.g. viper15.
+
+    Raises:
+        ConfigError: for another depth, and a width or dilation below 1.
     """
 
     depth: int = 101
@@ -36,6 +39,16 @@ class NetworkOptions:
     stride_in: StrideIn = "first"
     auxiliary: bool = False
     label_space: str = "viper15"
+
+    def __post_init__(self) -> None:
+        if self.depth not in BLOCKS:
+            known = ", ".join(map(str, BLOCKS))
+            raise ConfigError(f"no ResNet of depth {self.depth}", where="network.depth", mend=f"choose one of: {known}")
+        check_range("network.width", self.width, 1)
+        if not self.dilations:
+            raise ConfigError("none is given", where="network.dilations", mend="choose one or more")
+        for dilation in self.dilations:
+            check_range("network.dilations", dilation, 1)
 
     @property
     def space(self) -> LabelSpace:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from stpl.errors import CheckpointError
+from stpl.nn.finite import fault
 from stpl.nn.network import NetworkOptions
 
 SCHEMA = 1
@@ -111,8 +112,8 @@ def load(
         backbone_suffices: take a checkpoint that declares to hold only a backbone; the rest of `module` stays as it is.
 
     Raises:
-        CheckpointError: the file is missing or torn, was made for other classes, its keys or shapes do not fit, or it
-            declares to hold only a backbone and that does not suffice.
+        CheckpointError: the file is missing or torn, was made for other classes, its keys or shapes do not fit, its
+            numbers are not finite, or it declares to hold only a backbone and that does not suffice.
     """
     content = read(path)
     meta = content.get("stpl", {})
@@ -129,6 +130,7 @@ def load(
     if backbone_only:
         wanted = {key: value for key, value in wanted.items() if key.startswith(BACKBONE)}
     check_fit(state, wanted, path, mend="set network.* to the network it was trained with")
+    check_finite(state, path)
     module.load_state_dict({**module.state_dict(), **state})
 
 
@@ -183,6 +185,15 @@ def check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: P
             f"{len(shapes)} tensors have another shape than the network's: {_names(shapes)}",
             where=path,
             mend=mend,
+        )
+
+
+def check_finite(state: Mapping[str, Any], path: Path) -> None:
+    """Raise `CheckpointError`, naming a tensor, if weights or statistics hold NaN, infinity or a variance below 0."""
+    found = fault({key: value for key, value in state.items() if isinstance(value, Tensor)})
+    if found is not None:
+        raise CheckpointError(
+            f"is of a network that diverged: {found}", where=path, mend="use a checkpoint from before that"
         )
 
 

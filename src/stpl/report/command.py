@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from stpl.experiments import check_bench, load_catalogue
+from stpl.experiments import check_bench, check_runs, load_catalogue
 from stpl.report.formats import show
 from stpl.report.rows import TableLines, tables
 from stpl.report.suite import Suite
@@ -53,6 +53,7 @@ def report(
             missing package, a port in use, or a full disk.
     """
     check_bench(bench, experiments)
+    check_runs(runs)
     suite = Suite(bench, runs, load_catalogue(experiments))
     console = Console(highlight=False)
     folder = suite.folder / "tables" if output is None else output

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
+import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from stpl.record import METRICS, read_metrics
 from stpl.report.suite import Suite
-
-METRICS = "metrics.csv"
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,8 @@ def curves(suite: Suite, experiments: Iterable[str], metric: str) -> list[Curve]
 
 
 def read_metric(path: Path, metric: str) -> dict[int, float]:
-    """Step → value of one metric in a `metrics.csv`; a last line that is being written is left out."""
-    return {step: value for step, name, value in _rows(path) if name == metric}
+    """Step → value of one metric in a `metrics.csv`, where it is finite; see `read_metrics` for what is left out."""
+    return {step: value for step, name, value in read_metrics(path) if name == metric and math.isfinite(value)}
 
 
 def unfinished(suite: Suite) -> list[Progress]:
@@ -76,24 +75,10 @@ def unfinished(suite: Suite) -> list[Progress]:
 
 def _progress(folder: Path) -> Progress:
     step, steps, miou = 0, 0, None
-    for at, name, value in _rows(folder / METRICS):
+    for at, name, value in read_metrics(folder / METRICS):
         step = max(step, at)
-        if name == "progress/steps":
+        if name == "progress/steps" and math.isfinite(value):
             steps = int(value)
-        elif name == "val/miou":
+        elif name == "val/miou" and math.isfinite(value):
             miou = value
     return Progress(f"{folder.parent.name}/{folder.name}", step, steps, miou)
-
-
-def _rows(path: Path) -> Iterable[tuple[int, str, float]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError:
-        return
-    whole = text[: text.rfind("\n") + 1]
-    for row in csv.reader(whole.splitlines()):
-        if len(row) == 3 and row[0].isdigit():
-            try:
-                yield int(row[0]), row[1], float(row[2])
-            except ValueError:  # a value that no version of ours writes
-                continue

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from stpl.errors import StplError
-from stpl.record import RECORD, RunRecord, write_atomically
-from stpl.report.curves import METRICS, unfinished
+from stpl.record import METRICS, RECORD, RunRecord, write_atomically
+from stpl.report.curves import unfinished
 from stpl.report.formats import NOTHING, Sheet, number
 from stpl.report.gallery import Focus, Picture, focus
 from stpl.report.player import player

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from statistics import NormalDist
@@ -175,7 +176,17 @@ def read_distribution(entry: Mapping[str, Any], where: str) -> Range | Quantile:
     numbers = {key: _number(entry.get(key, default), key, where) for key, default in _KEYS[name].items()}
     if numbers.get("q", 1.0) <= 0:
         raise ConfigError(f"q is {numbers['q']}", where=where, mend="choose a step above 0")
-    return _range(name, numbers, where) if "min" in numbers else _quantile(name, numbers, where)
+    try:
+        found = _range(name, numbers, where) if "min" in numbers else _quantile(name, numbers, where)
+        found.examples()
+    except ArithmeticError as error:
+        exponents = name.endswith("log_uniform")
+        raise ConfigError(
+            f"{name} makes numbers too large for a computer of {', '.join(f'{k}={v:g}' for k, v in numbers.items())}",
+            where=where,
+            mend=f"its ends are exponents of e: for values, write {name}_values" if exponents else "choose others",
+        ) from error
+    return found
 
 
 def _implied(entry: Mapping[str, Any], where: str) -> str:
@@ -238,8 +249,17 @@ def _weighted(entry: Mapping[str, Any], where: str) -> Quantile:
 def _number(value: Any, key: str, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         what = "is missing" if value is None else f"is {value!r}, not a number"
-        raise ConfigError(f"'{key}' {what}", where=where, mend=f"write {key}: NUMBER")
+        raise ConfigError(f"'{key}' {what}", where=where, mend=f"write {key}: {_as_yaml(value)}")
     return float(value)
+
+
+def _as_yaml(value: Any) -> str:
+    """How YAML takes a number that it read as text: 1e-6 lacks a point, which its version 1.1 asks for."""
+    if isinstance(value, str) and "e" in value.lower():
+        with suppress(ValueError):
+            mantissa, _, exponent = value.lower().partition("e")
+            return f"{float(mantissa)}e{int(exponent):+d}"
+    return "NUMBER"
 
 
 def _beta_quantile(u: float, a: float, b: float) -> float:

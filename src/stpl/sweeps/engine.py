@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from stpl.errors import ConfigError, StplError
+from stpl.errors import ConfigError, StplError, Terminated
 from stpl.machine import visible_gpus
 from stpl.sweeps.grid import cells, command_line, examples, narrow
-from stpl.sweeps.interrupts import Terminated, orderly_interrupts
+from stpl.sweeps.interrupts import orderly_interrupts
 from stpl.sweeps.launcher import Launcher, own_arguments
 from stpl.sweeps.places import places
 from stpl.sweeps.schema import Sweep, read_sweep

@@ -13,10 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, treated like Ctrl-C but for the exit code."""
-
+from stpl.errors import Terminated
 
 _kept: list[int] = []
 _waiting = False

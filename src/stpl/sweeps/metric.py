@@ -7,19 +7,12 @@ from typing import Any
 
 from stpl.errors import ConfigError
 from stpl.experiments import unknown
-from stpl.record import RunRecord, flat
-from stpl.sweeps.progress import METRICS
+from stpl.record import METRICS, RunRecord, flat, read_metrics
 
 
 def curve(directory: Path, name: str) -> list[float]:
     """The values of a metric in a run's `metrics.csv`, in the order of writing; empty if there are none yet."""
-    try:
-        lines = (directory / METRICS).read_bytes().split(b"\n")[:-1]  # a line without its end is still being written
-    except OSError:
-        return []
-    rows = [line.rsplit(b",", 2) for line in lines]
-    numbers = (_number(row[2]) for row in rows if len(row) == 3 and row[1] == name.encode())
-    return [number for number in numbers if number is not None]
+    return [value for _, found, value in read_metrics(directory / METRICS) if found == name]
 
 
 def final_value(record: RunRecord, directory: Path, name: str) -> float:
@@ -39,7 +32,7 @@ def final_value(record: RunRecord, directory: Path, name: str) -> float:
         return known[name]
     values = curve(directory, name)
     if not values:
-        raise _no_metric(name, {*known, *_names(directory)}, directory)
+        raise _no_metric(name, {*known, *(found for _, found, _ in read_metrics(directory / METRICS))}, directory)
     return values[-1]
 
 
@@ -57,20 +50,5 @@ def _numbers(record: RunRecord) -> dict[str, float]:
     return found
 
 
-def _names(directory: Path) -> set[str]:
-    try:
-        rows = [line.rsplit(",", 2) for line in (directory / METRICS).read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError):
-        return set()
-    return {row[1] for row in rows[1:] if len(row) == 3}
-
-
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _number(text: bytes) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None

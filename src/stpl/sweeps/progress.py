@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-METRICS = "metrics.csv"
-"""File name of a run's metrics: `step,name,value` lines, where `progress/steps` at step 0 is the number of steps."""
+from stpl.record import METRICS
 
 PLAIN_SECONDS = 30.0
 """How often a running cell is told where no terminal can show a live line."""
@@ -119,12 +118,12 @@ def read_steps(path: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     total = next((_number(line.split(b",")[2]) for line in head if line.startswith(b"0,progress/steps,")), 0)
-    steps = [_number(line.split(b",")[0]) for line in tail[-50:] if line.count(b",") == 2]
+    steps = [int(line.split(b",")[0]) for line in tail[-50:] if line.split(b",")[0].isdigit()]
     return max(steps, default=0), total
 
 
 def _number(text: bytes) -> int:
     try:
         return int(float(text))
-    except ValueError:
+    except (ValueError, OverflowError):  # a damaged line
         return 0

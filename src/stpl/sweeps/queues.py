@@ -13,7 +13,7 @@ import os
 import secrets
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, Ra
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from stpl.errors import ConfigError
+from stpl.errors import DIVERGED, ConfigError
 from stpl.experiments import unknown
 from stpl.record import RunRecord, write_atomically
 from stpl.sweeps.claims import Claims, Failure, TrialDroppedError, name_of
@@ -162,9 +162,13 @@ class Queue(Claims, ABC):
         return len({name_of(trial) for trial in self.trials(TrialState.PRUNED)})
 
     def given_up(self) -> dict[str, Failure]:
-        """The trials that failed as often as they may, with their last failure."""
+        """The trials that failed as often as they may, or diverged, with their last failure."""
         failures = {name: self.failures(name) for name in self._failed_names()}
-        return {name: found[-1] for name, found in failures.items() if len(found) >= self._attempts}
+        return {name: found[-1] for name, found in failures.items() if self._is_spent(found)}
+
+    def _is_spent(self, failures: Sequence[Failure]) -> bool:
+        """Whether a trial with these failures is not worth another attempt; one that diverged would do so again."""
+        return len(failures) >= self._attempts or any(failure["code"] == DIVERGED for failure in failures)
 
     def _failed_names(self) -> set[str]:
         return {name for trial in self.trials(TrialState.FAIL) if (name := name_of(trial)) is not None}
@@ -296,7 +300,7 @@ class SearchQueue(Queue):
     def _is_done(self, trials: list[FrozenTrial]) -> bool:
         if any(trial.state in _ENDED for trial in trials):
             return True
-        return len(self.failures(str(name_of(trials[0])))) >= self._attempts
+        return self._is_spent(self.failures(str(name_of(trials[0]))))
 
     def _originals(self, before: int | None = None) -> int:
         """Number of trials begun, retries not counted; those that are just being drawn are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import optuna
 from optuna.trial import Trial, TrialState
 from rich.console import Console
 
-from stpl.errors import ConfigError, RecordError
+from stpl.errors import DIVERGED, STOPPED, ConfigError, RecordError
 from stpl.record import RunLock, RunRecord
 from stpl.sweeps.claims import Failure, TrialFailedError
 from stpl.sweeps.grid import Cell, command_line, write_arguments
@@ -26,6 +27,7 @@ from stpl.sweeps.trial import LOG, Outcome, run_trial
 
 _USER_MISTAKE = 2  # exit code of a trial whose options are wrong: trying again cannot help
 _LOOK_SECONDS = 10.0  # how old the estimate of what is left may be
+_STOPPED_AT = re.compile(r"stopped at step (\d+)")  # what `stpl fit` says of a run that ended before its last step
 _LOCKED = "is training in this folder"  # what `RunLock` says
 
 
@@ -44,6 +46,7 @@ class Worker:
         self._url = settings.storage or default_url(settings.runs, sweep.bench)
         self._name = sweep.path.stem
         self._durations: dict[str, float] = {}  # of the cells that this worker ran
+        self._stopped: dict[str, int] = {}  # step at which a sitting of the cell ended
 
     def work(self) -> bool:
         """Run all that is left; whether every trial is done (and none was given up)."""
@@ -149,6 +152,9 @@ class Worker:
         if outcome.code == _USER_MISTAKE and _LOCKED in outcome.tail:
             self._progress.finish("runs elsewhere")
             return
+        if outcome.code == STOPPED and self._went_on(cell, outcome):
+            self._progress.finish(f"stopped at step {self._stopped[str(cell.key)]}, goes on")
+            return
         ended = f"exit code {outcome.code}" if outcome.code else "it wrote no record"
         if outcome.code == _USER_MISTAKE:
             self._progress.finish(f"failed ({ended})")
@@ -160,9 +166,17 @@ class Worker:
         failure = Failure(run=str(cell.key), code=outcome.code, tail=outcome.tail, log=str(directory / LOG))
         self._queue.fail(trial, failure)
         times, allowed = 1 + len(self._queue.failures(job.name)), self._settings.attempts
-        again = "given up" if times >= allowed else f"trying again (attempt {times + 1} of {allowed})"
+        over = times >= allowed or outcome.code == DIVERGED
+        again = "given up" if over else f"trying again (attempt {times + 1} of {allowed})"
         self._progress.finish(f"failed ({ended}), {again}")
         raise TrialFailedError(job.name)
+
+    def _went_on(self, cell: Cell, outcome: Outcome) -> bool:
+        """Whether a sitting that was stopped (`trainer.max_time`, say) came further than the one before it."""
+        step = max((int(found) for found in _STOPPED_AT.findall(outcome.tail)), default=-1)
+        before = self._stopped.get(str(cell.key), -1)
+        self._stopped[str(cell.key)] = step
+        return step > before
 
     def _value(self, cell: Cell, record: RunRecord) -> float:
         return final_value(record, cell.key.directory(self._settings.runs), self.sweep.metric)

@@ -13,7 +13,7 @@ from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage, run_grpc_
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
-from stpl.errors import ConfigError, StplError
+from stpl.errors import ConfigError, StplError, first_line
 
 _OPENINGS = 5
 _DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
@@ -39,7 +39,7 @@ def open_storage(url: str) -> BaseStorage:
     for attempt in range(_OPENINGS):
         try:
             return _open(url)
-        except (SQLAlchemyError, ImportError, OSError, ValueError, optuna.exceptions.OptunaError) as error:
+        except Exception as error:  # of SQLAlchemy, its drivers, Optuna (RuntimeError for another version)
             if isinstance(error, (OperationalError, IntegrityError)) and attempt + 1 < _OPENINGS:
                 time.sleep(0.5)  # two workers that make the same new database get in each other's way
                 continue
@@ -53,9 +53,10 @@ def _cannot_be_opened(url: str, error: Exception) -> ConfigError:
             f"needs a driver that is not installed ({error.name})", where=url, mend="pip install 'stpl[cluster]'"
         )
     return ConfigError(
-        f"cannot be opened: {str(error).splitlines()[0]}",
+        f"cannot be opened: {first_line(error)}",
         where=url,
-        mend="check the URL; a damaged SQLite file may be deleted, the records decide what is done",
+        mend="check the URL; an SQLite file that is damaged or another Optuna's may be deleted, the records decide what"
+        " is done",
     )
 
 
@@ -119,7 +120,7 @@ def opened(url: str) -> Iterator[BaseStorage]:
 
 def _failed(url: str, error: BaseException) -> StplError:
     return StplError(
-        f"the database failed: {str(getattr(error, 'orig', None) or error).splitlines()[0]}",
+        f"the database failed: {first_line(getattr(error, 'orig', None) or error)}",
         where=url,
         mend="mend or free its disk (a damaged SQLite file may be deleted, the records decide what is done), then"
         " call again",

@@ -6,10 +6,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from stpl.errors import ConfigError, StplError
-from stpl.fit import build, run
+from stpl.errors import StplError
+from stpl.fit import begin, build, run
 from stpl.nn import weights
-from stpl.record import RunLock, write_atomically
+from stpl.record import RunLock
 from stpl.video.film import film
 
 
@@ -64,8 +64,7 @@ def adapt(
     cli, _ = build(["--bench=video", f"--experiment={experiment}", *arguments])
     directory = cli.recorder.directory
     with RunLock(directory):
-        _same_settings(directory / "settings.txt", "\n".join([experiment, *arguments]) + "\n")
-        cli.recorder.checkpoints.mkdir(exist_ok=True)
+        begin(cli)
         run(cli)
         _copy(cli.recorder.last_checkpoint, directory / "adapted.ckpt")
     print(f"adapted: {directory / 'adapted.ckpt'}", file=sys.stderr)
@@ -74,17 +73,6 @@ def adapt(
         titles | {"after": directory / "adapted.ckpt"}, video, directory / "side_by_side.webm", size=size, stride=stride
     )
     print(f"video:   {directory / 'side_by_side.webm'}", file=sys.stderr)
-
-
-def _same_settings(stamp: Path, settings: str) -> None:
-    """Refuse to go on in a folder that another call began: its checkpoint would be handed back as this one's."""
-    if stamp.is_file() and stamp.read_text(encoding="utf-8") != settings:
-        raise ConfigError(
-            "this folder holds an adaptation with other settings",
-            where=stamp,
-            mend="delete it, or give another --output",
-        )
-    write_atomically(stamp, settings)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from stpl.data.folder import VideoFrames
 from stpl.errors import ConfigError, DataError, RecordError
-from stpl.experiments import check_bench, load_catalogue, unknown
+from stpl.experiments import check_bench, check_runs, load_catalogue, unknown
 from stpl.nn import weights
 from stpl.record import RunKey
 from stpl.report.artifacts import SAMPLES, VideoSample, read_samples
@@ -73,6 +73,7 @@ def video(
         film(_titled(checkpoints), video, written, size=size, stride=stride, fps=fps, codec=codec)
     else:
         check_bench(bench, experiments)
+        check_runs(runs)
         suite = Suite(bench, runs, load_catalogue(experiments))
         written = output or suite.folder / "report" / "side_by_side.webm"
         film_runs(suite, rows or ["source_only", "stpl"], seed, written, fps=fps or _SAMPLE_FPS, codec=codec)

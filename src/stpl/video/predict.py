@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from stpl.data import flow as optical_flow
 from stpl.data.clip import Clip
+from stpl.errors import DivergedError
 from stpl.nn import weights
 from stpl.nn.accel import Accel
 from stpl.nn.network import build_network
@@ -46,6 +47,8 @@ def predict(networks: Iterable[Accel], frames: Iterable[Frame], size: tuple[int,
         if previous is not None:
             clip = _clip(previous, current).to(next(networks[0].parameters()).device)
             logits = [upsample(network(clip), (frame.shape[0], frame.shape[1])) for network in networks]
+            if not all(bool(x.isfinite().all()) for x in logits):
+                raise DivergedError("the network's output is not finite", mend="use another checkpoint")
             yield [x.argmax(1)[0].to(torch.uint8).cpu().numpy() for x in logits]
         previous = current
 

@@ -1,0 +1,67 @@
+"""Are there numbers to go on with? NaN and infinity in weights, statistics and losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+_VARIANCE = "running_var"
+_NEVER = torch.iinfo(torch.int64).max
+
+
+@torch.no_grad()
+def fault(state: Mapping[str, Tensor]) -> str | None:
+    """What makes the numbers of a state dict useless, `None` if nothing does.
+
+    Args:
+        state: weights and statistics by name; names that end in `running_var` are those of BatchNorm's variances.
+
+    Returns:
+        Which tensor holds NaN or infinity, or a variance below 0. The device is asked once if there is none.
+    """
+    numbers = [value for value in state.values() if value.is_floating_point() and value.numel()]
+    variances = [value.min() for name, value in state.items() if name.endswith(_VARIANCE) and value.numel()]
+    if not numbers:
+        return None
+    sound = get_total_norm(numbers, float("inf")).isfinite()
+    if variances:
+        sound = sound & (torch.stack(variances).min() >= 0)
+    return None if bool(sound) else next(filter(None, (_fault(name, value) for name, value in state.items())), None)
+
+
+def _fault(name: str, value: Tensor) -> str | None:
+    if value.is_floating_point() and not bool(value.isfinite().all()):
+        return f"{name} holds {'NaN' if bool(value.isnan().any()) else 'infinity'}"
+    if name.endswith(_VARIANCE) and value.numel() and bool(value.min() < 0):
+        return f"{name} holds a variance below 0 ({float(value.min()):.3g})"
+    return None
+
+
+class LossWatch:
+    """Remembers on the device which loss was the first that was not finite, and at which step.
+
+    Looking at a loss would have the host wait for the device at every step; remembering does not.
+    """
+
+    def __init__(self) -> None:
+        self._names: tuple[str, ...] = ()
+        self._first: Tensor | None = None
+
+    def see(self, step: int, names: Sequence[str], losses: Tensor) -> None:
+        """Take the losses `[N]` of a step, counted from 1, under their N names; every step has the same."""
+        self._names, count = tuple(names), len(names)
+        places = torch.arange(step * count, (step + 1) * count, device=losses.device)
+        first = places.masked_fill(losses.detach().isfinite(), _NEVER).min()
+        self._first = first if self._first is None else torch.minimum(self._first, first)
+
+    def first(self, device: torch.device) -> Tensor:
+        """Where the first was, for `told`, on `device`. Of several processes, the least is what counts."""
+        return torch.full((), _NEVER, device=device) if self._first is None else self._first
+
+    def told(self, first: Tensor) -> tuple[int, str] | None:
+        """Step and name of the loss that `first` stands for, `None` if all were finite; asks the device."""
+        place = int(first)
+        return None if place == _NEVER else (place // len(self._names), self._names[place % len(self._names)])

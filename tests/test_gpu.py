@@ -54,9 +54,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     """A GPU as a run has it, or the CPU with stand-ins."""
     name: str = request.param
     if name == "cpu":
-        monkeypatch.setattr(graph, "_capture", capture_on_the_cpu)
-        monkeypatch.setattr(graph, "_warm_up", lambda action, times: [action() for _ in range(times)])
-        monkeypatch.setattr(graph, "_shared_pool", lambda: None)
+        monkeypatch.setattr(graph, "_Capture", CaptureOnTheCpu)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
     torch.use_deterministic_algorithms(True)
@@ -64,19 +62,24 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     torch.use_deterministic_algorithms(False)
 
 
-def capture_on_the_cpu(pool: object, action: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-    """What stands in for a recorded graph: do it again, and put what comes out where it was."""
+class CaptureOnTheCpu:
+    """What stands in for recording: do it again, and put what comes out where it was."""
 
-    def again() -> None:
-        with torch.enable_grad():  # a graph is replayed where gradients are not recorded
-            for old, new in zip(flat(result), flat(action()), strict=True):
-                old.data.copy_(new.detach())
+    def warm_up(self, action: Callable[[], None], times: int) -> None:
+        for _ in range(times):
+            action()
 
-    def flat(found: Any) -> list[Tensor]:
-        return [found] if isinstance(found, Tensor) else [grad for _, grad in found]
+    def __call__(self, action: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        def again() -> None:
+            with torch.enable_grad():  # a graph is replayed where gradients are not recorded
+                for old, new in zip(flat(result), flat(action()), strict=True):
+                    old.data.copy_(new.detach())
 
-    result = action()
-    return again, result
+        def flat(found: Any) -> list[Tensor]:
+            return [found] if isinstance(found, Tensor) else [grad for _, grad in found]
+
+        result = action()
+        return again, result
 
 
 @contextmanager

@@ -8,7 +8,7 @@ result is the same in every run. What concerns the positives alone goes through 
 
 Precision. Every number is kept as the sum of two bfloat16 numbers, 16 bits of mantissa, and a product is three products
 of such halves on the tensor cores, summed in float32 (the fourth, of the small halves, is below the rest's rounding).
-Similarities are exact to about 1e-5 and gradients to about 1e-5 of their size; float32 itself has no tensor cores.
+Similarities are exact to about 1e-5, gradients to 2e-5 of their size; products of float32 itself have no such units.
 Similarities are in units of log 2, because the hardware's exponential is 2^x.
 
 Shape legend: TILE queries meet STEP keys at a time (in `_columns`: keys, queries), DIM = D rounded up to a power of 2.

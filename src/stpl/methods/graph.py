@@ -73,12 +73,12 @@ class _Recording:
         self._anchor = torch.zeros((), device=clip.frames.device, requires_grad=True)
         self._found: dict[str, Tensor] = {}
         before = {name: buffer.clone() for name, buffer in method.named_buffers()}
-        _warm_up(self._once, _WARM_STEPS)
-        pool = _shared_pool()
-        self.forward, values = _capture(pool, self._go_forward)
+        capture = _Capture()
+        capture.warm_up(self._once, _WARM_STEPS)
+        self.forward, values = capture(self._go_forward)
         self.values, self._names = values.detach(), list(self._found)
         self.incoming = torch.ones_like(self.values)
-        self.backward, self.gradients = _capture(pool, self._go_backward) if self._found else (_nothing, [])
+        self.backward, self.gradients = capture(self._go_backward) if self._found else (_nothing, [])
         for name, buffer in method.named_buffers():
             buffer.copy_(before[name])  # what warming up and recording did to them
 
@@ -133,34 +133,34 @@ class _Replay(torch.autograd.Function):
         return None, None
 
 
-def _shared_pool() -> Any:
-    return torch.cuda.graph_pool_handle()
-
-
 def _nothing() -> None:
     """The backward pass of a method that minimises nothing."""
 
 
-def _warm_up(action: Callable[[], None], times: int) -> None:
-    """Repeat an action on another stream, as recording demands of what it is to record."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(times):
-            action()
-    torch.cuda.current_stream().wait_stream(stream)
+class _Capture:
+    """Records what actions do, on one stream and in one pool of memory, to be replayed in the order of recording.
 
-
-def _capture(pool: Any, action: Callable[[], T]) -> tuple[Callable[[], None], T]:
-    """Record what an action does: a function that does it again, and its result, which that renews in place.
-
-    Errors are looked for in this thread alone: the loader's goes on pinning memory meanwhile.
-
-    Args:
-        pool: memory of several recordings that are replayed in the order of recording.
-        action: what to record.
+    Warming up takes the same stream: autograd notes on which one a parameter was first used.
     """
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-        result = action()
-    return graph.replay, result
+
+    def __init__(self) -> None:
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def warm_up(self, action: Callable[[], None], times: int) -> None:
+        """Repeat an action without recording it."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            for _ in range(times):
+                action()
+        torch.cuda.current_stream().wait_stream(self._stream)
+
+    def __call__(self, action: Callable[[], T]) -> tuple[Callable[[], None], T]:
+        """A function that does again what `action` does, and its result, which that renews in place.
+
+        Errors are looked for in this thread alone: the loader's goes on pinning memory meanwhile.
+        """
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            result = action()
+        return graph.replay, result

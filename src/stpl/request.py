@@ -6,11 +6,16 @@ settings on the command line follow and win.
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
+
+import yaml
 
 from stpl.errors import ConfigError
 from stpl.experiments import benches, load_catalogue, load_yaml, overlays
@@ -39,6 +44,22 @@ settings you may want (all: stpl fit --help-all)
   --run.wandb=offline                also log to W&B
 
 A run that is called again goes on from its last checkpoint, and is left alone once it is recorded."""
+
+
+def as_text(key: str, value: Path | str) -> dict[str, str]:
+    """The setting `key` as one of its group, in JSON: YAML would read a name such as `a: b.mp4` as something else."""
+    group, _, name = key.rpartition(".")
+    return {group: json.dumps({name: str(value)}, ensure_ascii=False)}
+
+
+def _names_a_file(key: str, value: str) -> bool:
+    """Whether a value that YAML reads as a mapping or as nothing is the name of something that is there."""
+    if "." not in key or value in ("null", "~", "") or not os.path.lexists(value):
+        return False
+    try:
+        return isinstance(yaml.safe_load(value), dict | NoneType)
+    except yaml.YAMLError:
+        return False
 
 
 def fit_help() -> str:
@@ -106,7 +127,11 @@ class Request:
             settings.setdefault("run.bench", self.bench)
         for file in files:
             load_yaml(file)  # a syntax error or a doubled key is told with its line
-        return [*(f"--config={file}" for file in files), *(f"--{key}={value}" for key, value in settings.items())]
+        written = [as_text(key, value) if _names_a_file(key, value) else {key: value} for key, value in settings.items()]
+        return [
+            *(f"--config={file}" for file in files),
+            *(f"--{key}={value}" for pair in written for key, value in pair.items()),
+        ]
 
     def file_with(self, key: str | None) -> Path | None:
         """The last of the configuration files in which `key` is written; `None` if it came from the command line."""

@@ -99,7 +99,7 @@ class KeptArray:
     def _array(self) -> NDArray[Any]:
         try:
             return np.load(self.file, mmap_mode="r")  # type: ignore[no-any-return]
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # a damaged header is parsed as Python
             raise _torn(self.file, str(error)) from error
 
     def __getstate__(self) -> dict[str, Any]:

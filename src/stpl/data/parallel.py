@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from stpl.errors import ConfigError
 from stpl.machine import cores
 
 try:
@@ -37,7 +38,12 @@ def each(
         tasks: its arguments.
         workers: threads; 0 for one a core.
         title: what progress is shown of.
+
+    Raises:
+        ConfigError: `workers` is negative.
     """
+    if workers < 0:
+        raise ConfigError(f"{workers} is no number of threads", where="workers", mend="choose 1 or more, or 0 for all cores")
     progress = _Progress(title, len(tasks))
     pool = ThreadPoolExecutor(workers or len(cores()), thread_name_prefix=title)
     try:

@@ -7,7 +7,6 @@ import shutil
 import sys
 from pathlib import Path
 
-from stpl.data.folder import check_name
 from stpl.errors import ConfigError, StplError
 from stpl.fit import build, run
 from stpl.nn import weights
@@ -48,8 +47,6 @@ def adapt(
         stride: take every stride-th frame.
         seed: decides the order of clips and their augmentation.
     """
-    for path in (video, checkpoint, output or video):
-        check_name(path)
     options = weights.describe(checkpoint)
     size = size or weights.frame_size(checkpoint)
     settings: dict[str, object] = {
@@ -86,7 +83,7 @@ def adapt(
 
 def _run_name(video: Path) -> str:
     """The video's name, without what cannot be in the name of a run."""
-    name = re.sub(r"[^\w=,+-]", "_", video.resolve().stem)[:_MOST_LETTERS]
+    name = re.sub(r"^\.+|[^\w .=,+()-]", "_", video.resolve().stem)[:_MOST_LETTERS].strip()
     return name or "video"
 
 

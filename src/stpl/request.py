@@ -52,14 +52,16 @@ def as_text(key: str, value: Path | str) -> dict[str, str]:
     return {group: json.dumps({name: str(value)}, ensure_ascii=False)}
 
 
-def _names_a_file(key: str, value: str) -> bool:
-    """Whether a value that YAML reads as a mapping or as nothing is the name of something that is there."""
-    if "." not in key or value in ("null", "~", "") or not os.path.lexists(value):
-        return False
-    try:
-        return isinstance(yaml.safe_load(value), dict | NoneType)
-    except yaml.YAMLError:
-        return False
+def _written(key: str, value: str) -> str:
+    """A setting as an option; what is there under a name that YAML takes for a mapping or a comment stays a name."""
+    if "." in key and value not in ("null", "~", "") and os.path.lexists(value):
+        try:
+            misread = isinstance(yaml.safe_load(value), dict | NoneType)
+        except yaml.YAMLError:
+            misread = False
+        if misread:
+            ((key, value),) = as_text(key, value).items()
+    return f"--{key}={value}"
 
 
 def fit_help() -> str:
@@ -127,11 +129,7 @@ class Request:
             settings.setdefault("run.bench", self.bench)
         for file in files:
             load_yaml(file)  # a syntax error or a doubled key is told with its line
-        written = [as_text(key, value) if _names_a_file(key, value) else {key: value} for key, value in settings.items()]
-        return [
-            *(f"--config={file}" for file in files),
-            *(f"--{key}={value}" for pair in written for key, value in pair.items()),
-        ]
+        return [*(f"--config={file}" for file in files), *(_written(key, value) for key, value in settings.items())]
 
     def file_with(self, key: str | None) -> Path | None:
         """The last of the configuration files in which `key` is written; `None` if it came from the command line."""

@@ -329,8 +329,9 @@ def _count_unknown(report: Report, findings: Sequence[_Findings]) -> None:
         unknown = sum(found.unknown_flow for found in findings)
         pixels = sum(found.flow[1][0] * found.flow[1][1] for found in findings if found.flow is not None)
         report.warnings.append(
-            f"the flow of {_count(unknown, 'pixel')} is unknown ({100 * unknown / pixels:.2g} % of all, in {with_unknown} "
-            f"of {report.flows} files; not valid, beyond 1e9 or not finite): they get zero flow, as if nothing moved"
+            f"the flow of {_count(unknown, 'pixel')} is unknown ({100 * unknown / pixels:.2g} % of all, in "
+            f"{with_unknown} of {report.flows} files; not valid, beyond 1e9 or not finite): they get zero flow, as if "
+            "nothing moved"
         )
 
 

@@ -144,7 +144,8 @@ def write(path: Path, flow: Flow) -> None:
     writing a `.npy` or `.png` again changes nothing.
 
     Raises:
-        DataError: the suffix is unknown, a value is not finite or beyond 1e9, or |flow| exceeds 3276.7 px (`.npy`) or 511.9 (`.png`).
+        DataError: the suffix is unknown, a value is not finite or beyond 1e9, or |flow| exceeds 3276.7 px (`.npy`) or
+            511.9 (`.png`).
     """
     encode = format_of(path).encode
     if flow.ndim != 3 or flow.shape[0] != 2 or not (np.abs(flow) <= UNKNOWN).all():

@@ -66,7 +66,7 @@ def _read_flo(path: Path) -> tuple[Flow, NDArray[np.bool_]]:
     height, width = _flo_size(data[:_FLO_HEADER], len(data), path)
     values = np.frombuffer(data, "<f4", offset=_FLO_HEADER).reshape(height, width, 2)
     flow = np.ascontiguousarray(values.transpose(2, 0, 1), dtype=np.float32)
-    return flow, (np.abs(flow) <= UNKNOWN).all(axis=0)  # NaN compares false
+    return flow, np.abs(flow).max(axis=0) <= UNKNOWN  # a maximum with NaN is NaN, which compares false
 
 
 def _probe_flo(path: Path) -> tuple[int, int]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 import uuid
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +33,11 @@ _LOSSY = frozenset({"JPEG", "MPO", "JPEG2000", "WEBP"})
 _STRETCHED = {"L;2": 85, "L;4": 17}
 """What Pillow multiplies grey values of 2 and 4 bits by, so that they fill 8."""
 
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""First pixel (x, y) and steps of the seven passes of an interlaced PNG."""
+
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF
 
@@ -46,7 +53,7 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     """
     image, kind, _ = _decode(path)
     if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PPM"):  # Pillow scales a PGM to 16 bits
-        return np.repeat(_scaled_grey(image)[..., None], 3, axis=2)
+        return np.stack([_scaled_grey(image)] * 3, axis=2)
     if image.mode not in _RGB_MODES:
         raise DataError(
             f"a frame must have 8 or 16 bits a channel, this image has mode {image.mode}",
@@ -63,7 +70,7 @@ def _scaled_grey(image: Image.Image) -> NDArray[np.uint8]:
     tags: Any = getattr(image, "tag_v2", {})
     white = 2 ** tags.get(_BITS, (16,))[0] - 1
     grey = np.rint(np.asarray(image).astype(np.float32) * np.float32(255 / white)).clip(0, 255).astype(np.uint8)
-    return 255 - grey if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else grey
+    return np.invert(grey) if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else grey
 
 
 def read_ids(path: Path) -> NDArray[np.integer[Any]]:
@@ -108,7 +115,33 @@ def _decode(path: Path) -> _Decoded:
     with _naming(path), Image.open(path) as image:
         kind, raw = image.format, str(image.tile[0].args) if image.tile else ""
         image.load()
+        if kind == "PNG" and (image.info.get("interlace") or not _last_row(image).any()):
+            _check_rows(path)
         return _Decoded(image if kind == "TIFF" else ImageOps.exif_transpose(image), kind, raw)  # Pillow turns a TIFF
+
+
+def _last_row(image: Image.Image) -> NDArray[Any]:
+    return np.asarray(image.crop((0, image.height - 1, *image.size)))
+
+
+def _check_rows(path: Path) -> None:
+    """Raise `DataError` if a PNG holds fewer rows than its header says: Pillow leaves the others black, in silence."""
+    data = path.read_bytes()
+    width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    parts, place = [], len(_PNG_MAGIC)
+    while place < len(data):
+        length = int.from_bytes(data[place : place + 4], "big")
+        if data[place + 4 : place + 8] == b"IDAT":
+            parts.append(data[place + 8 : place + 8 + length])
+        place += 12 + length
+    wanted = 0
+    for x, y, dx, dy in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - x) // dx), -(-(height - y) // dy)
+        row_bytes = -(-columns * bits * _CHANNELS[colour] // 8)
+        wanted += max(rows, 0) * (1 + row_bytes) if columns > 0 else 0  # each row begins with the name of its filter
+    found = len(zlib.decompressobj().decompress(b"".join(parts), wanted))
+    if found < wanted:
+        raise DataError(f"the image is cut short: it holds {found} of {wanted} bytes", where=path, mend=_TORN)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -142,6 +175,8 @@ def _naming(path: Path, what: str = "the image", mend: str = _TORN) -> Iterator[
     """Turn what goes wrong with the image file at `path` into a `DataError` that names it."""
     try:
         yield
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError("there is no such image file", where=path, mend="check the path, or unpack the file") from None
     except Image.DecompressionBombError as error:

@@ -76,8 +76,8 @@ def _shares(pixels: NDArray[np.int64], dataset: str, space: LabelSpace) -> list[
     found = []
     if share > _MOST:
         found.append(
-            f"{space.classes[largest]} covers {share:.1f} % of the labelled pixels, and {absent} of {space.num_classes} "
-            "classes are absent: are the ids of another scheme (train ids, another data set's)?"
+            f"{space.classes[largest]} covers {share:.1f} % of the labelled pixels, and {absent} of "
+            f"{space.num_classes} classes are absent: are the ids of another scheme (train ids, another data set's)?"
         )
     if ignored > _MOST:
         ids = np.argsort(np.where(train_ids == IGNORE, pixels, 0))[::-1][:_NAMES_SHOWN]
@@ -94,6 +94,6 @@ def _constant(labels: Sequence[LabelCounts]) -> list[str]:
         return []
     first, share = flat[0]
     return [
-        f"{first.path}: {len(flat)} of {len(labels)} labels hold one id nearly everywhere (this one {share:.1f} % of id "
-        f"{first.pixels.argmax()}): were they converted rightly?"
+        f"{first.path}: {len(flat)} of {len(labels)} labels hold one id nearly everywhere (this one {share:.1f} % of "
+        f"id {first.pixels.argmax()}): were they converted rightly?"
     ]

@@ -43,7 +43,9 @@ def each(
         ConfigError: `workers` is negative.
     """
     if workers < 0:
-        raise ConfigError(f"{workers} is no number of threads", where="workers", mend="choose 1 or more, or 0 for all cores")
+        raise ConfigError(
+            f"{workers} is no number of threads", where="workers", mend="choose 1 or more, or 0 for all cores"
+        )
     progress = _Progress(title, len(tasks))
     pool = ThreadPoolExecutor(workers or len(cores()), thread_name_prefix=title)
     try:

@@ -185,7 +185,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     data = bytearray(path.read_bytes())
     begin = 8 + int.from_bytes(data[:8], "little")
     try:
-        header = json.loads(data[8:begin].decode("utf-8")) if begin <= len(data) else None
+        header: Any = json.loads(data[8:begin].decode("utf-8")) if begin <= len(data) else None
         entries = sorted(_entry(name, told) for name, told in header.items() if name != "__metadata__")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _torn(path, f"its safetensors header cannot be read: {error or type(error).__name__}") from error

@@ -103,8 +103,8 @@ class SideBySide:
 
     Raises:
         ConfigError: the suffix, `fps` or number of titles cannot be used.
-        DataError: the path is not UTF-8; the encoder cannot open the file; panels differ from the titles in number, or in size from each
-            other or from the frames before.
+        DataError: the path is not UTF-8; the encoder cannot open the file; panels differ from the titles in number, or
+            in size from each other or from the frames before.
     """
 
     def __init__(

@@ -69,7 +69,7 @@ class StreetsSplit:
 
     def check(self, kind: str, drive: int, frame: int, entry: NDArray[Any]) -> None:
         """Raise `DataError` unless `entry`, read from the array `kind`, is what was written for that frame."""
-        if zlib.crc32(np.ascontiguousarray(entry)) != self._checksums[kind][drive * self.shape[1] + frame]:
+        if _checksum(entry) != self._checksums[kind][drive * self.shape[1] + frame]:
             raise _torn(self.folder / f"{kind}.npy", f"drive {drive}, frame {frame} is not what was written")
 
     def frames_of(self, drive: int) -> NDArray[np.uint8]:
@@ -112,7 +112,12 @@ def open_split(root: Path, domain: str, split: str, options: StreetsOptions | No
         ConfigError: there is no such domain or split.
     """
     options = options or StreetsOptions()
-    content = {"layout": _LAYOUT, "renderer": renderer_version(), "split": f"{domain}-{split}", **options.content(domain, split)}
+    content = {
+        "layout": _LAYOUT,
+        "renderer": renderer_version(),
+        "split": f"{domain}-{split}",
+        **options.content(domain, split),
+    }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     folder = Path(root) / f"{domain}-{split}-{digest}"
     shape = (options.drives(domain, split), options.frames, options.height, options.width)
@@ -193,13 +198,17 @@ def _assemble(partial: Path, shape: tuple[int, int, int, int], content: dict[str
             np.lib.format.write_array_header_1_0(file, header)
             for index in range(drives):
                 drawn = _drawn(drive_file(partial, index), kind)
-                checksums += [zlib.crc32(np.ascontiguousarray(frame)) for frame in drawn]
+                checksums += [_checksum(frame) for frame in drawn]
                 file.write(drawn.tobytes())
         files[path.name] = {"shape": full, "dtype": dtype, **_fingerprint(path), "checksums": checksums}
     text = json.dumps({**content, "files": files})
     (partial / _MANIFEST).write_text(text + "\n", encoding="utf-8")
     for rest in (*partial.glob("drive-*.npz"), *partial.glob("*.part")):
         rest.unlink()
+
+
+def _checksum(entry: NDArray[Any]) -> int:
+    return zlib.crc32(np.ascontiguousarray(entry).data)
 
 
 def _drawn(path: Path, kind: str) -> NDArray[Any]:

@@ -161,6 +161,8 @@ def arrays(path: Path) -> None:
         (lambda path: path.write_bytes(b"\x1f\x8b\x08" + bytes(20)), "a gzip file[\\s\\S]*→ unpack it first"),
         (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(20)), "an HDF5 file"),
         (lambda path: path.write_bytes(pickle.dumps({"a": 1})), "a pickle that torch.save did not write"),
+        (lambda path: path.write_bytes(b"\x08\x07\x12\x07pytorch\x1a\x05"), "an ONNX file"),
+        (lambda path: path.write_bytes(b"\x93\x01\x02 unheard of"), "no checkpoint, or one whose beginning is damaged"),
         (Path.mkdir, "a folder, not a checkpoint"),
     ],
 )  # fmt: skip

@@ -129,6 +129,8 @@ def test_the_folder_one_stands_in_is_a_video(
     assert main(["adapt", f"--checkpoint={checkpoint}", "--video=.", "--output=out: {x}", *options]) == 0
     assert len(list(VideoFrames(mixed / "out: {x}" / "side_by_side.webm").frames())) == 3
     capsys.readouterr()
+    Path("# here").symlink_to(".")
+    assert main(["video", "--video=# here", f"--checkpoints=['{checkpoint}']", "--codec=vp8", "--size=32,64"]) == 0
     film = ["video", "--video=.", f"--checkpoints=['{checkpoint}']", "--codec=vp8"]
     assert main(film) == 2
     assert "2.png: the frame is (64, 96), the first one is (48, 96)" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from stpl.errors import DataError
@@ -39,6 +39,7 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 """First pixel (x, y) and steps of the seven passes of an interlaced PNG."""
 
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+_NOTES = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"})  # where Pillow finds an orientation
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF
 
 
@@ -70,7 +71,7 @@ def _scaled_grey(image: Image.Image) -> NDArray[np.uint8]:
     tags: Any = getattr(image, "tag_v2", {})
     white = 2 ** tags.get(_BITS, (16,))[0] - 1
     grey = np.rint(np.asarray(image).astype(np.float32) * np.float32(255 / white)).clip(0, 255).astype(np.uint8)
-    return np.invert(grey) if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else grey
+    return np.asarray(255 - grey, np.uint8) if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else grey
 
 
 def read_ids(path: Path) -> NDArray[np.integer[Any]]:
@@ -148,7 +149,8 @@ def image_size(path: Path) -> tuple[int, int]:
     """(height, width) of the image at `path`, the right way up, from its header; raises `DataError`."""
     with _naming(path), Image.open(path) as image:
         width, height = image.size
-        turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _TURNED
+        noted = not _NOTES.isdisjoint(image.info)  # without, a PNG would be decoded to look for them at its end
+        turned = image.format != "TIFF" and noted and image.getexif().get(_ORIENTATION) in _TURNED
         return (width, height) if turned else (height, width)
 
 
@@ -185,6 +187,12 @@ def _naming(path: Path, what: str = "the image", mend: str = _TORN) -> Iterator[
             f"{what} has more than {most:.0f} megapixels, or its header says so; it is not read",
             where=path,
             mend="make it smaller, or delete the file if it should be smaller",
+        ) from error
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"{what} cannot be decoded (its content is of no kind that Pillow knows)",
+            where=path,
+            mend=f"{mend}; or, if it is whole and of another kind, convert it to PNG or JPEG",
         ) from error
     except OSError as error:
         if error.errno is None:

@@ -152,8 +152,11 @@ def _other(path: Path, head: bytes) -> CheckpointError:
         what = "a tar archive, as torch wrote them before 0.2"
     elif head[0] == 0x80 and head[1:2] <= b"\x05":
         what = "a pickle that torch.save did not write, which is never unpickled here"
+    elif head[0] == 0x08 and head[2:3] == b"\x12":
+        what = "an ONNX file, by its look"
     else:
-        what, mend = f"no checkpoint, or a damaged one; it begins with the bytes {head[:8].hex(' ')}", _COPY_AGAIN
+        what = f"no checkpoint, or one whose beginning is damaged: its first bytes are {head[:8].hex(' ')}"
+        mend = "give a file that torch.save wrote, or a safetensors file; copy it again if it should be one"
     return CheckpointError(f"is {what}", where=path, mend=mend)
 
 

@@ -216,6 +216,17 @@ def test_a_flipped_byte_is_named_when_it_is_read(root: Path) -> None:
         clips.read(CLIPS - 1, ALL)
 
 
+def test_a_header_that_is_not_what_was_written_is_named(root: Path) -> None:
+    """A changed digit of its shape would map other rows, or rows that are not there."""
+    cached(root)
+    path = cache_folder(files(root)) / "flow.npy"
+    whole = path.read_bytes()
+    for place in range(8, 128):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(DataError, match=r"flow\.npy: the cache is torn \(its header is not what was written"):
+            open_cache(files(root))
+
+
 @pytest.mark.parametrize("text", [None, "", "{", "[]", '{"checksums": 3}'])
 def test_a_torn_manifest_is_named(text: str | None, root: Path) -> None:
     cached(root)

@@ -18,7 +18,7 @@ from stpl.data.check import inspect
 from stpl.data.fake import MovingShapes, fake, write_cityscapes
 from stpl.data.flow_check import ALTERNATIVES, GIVEN, STILL, judge, warp_errors
 from stpl.data.flow_files import flow
-from stpl.data.label_space import VIPER_15
+from stpl.data.label_space import VIPER_15, LabelSpace
 from stpl.data.sequence import open_set
 
 SIZE = (64, 128)
@@ -140,6 +140,104 @@ def test_a_planted_fault_is_named(
     assert code == 2
     assert message in said
     assert "→" in said
+
+
+def relabel_all(root: Path, change: Callable[[NDArray[Any]], NDArray[Any]], first: int = 0) -> None:
+    for path in sorted((root / "Viper").rglob("cls/*/*.png"))[first:]:
+        relabel(change)(path)
+
+
+def train_ids(space: LabelSpace, dataset: str) -> NDArray[np.uint8]:
+    return space.lookup(dataset)[:256]
+
+
+def test_train_ids_in_the_place_of_label_ids_are_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The official 19 train ids, and those of our label space."""
+    fake("cityscapes", tmp_path, SIZE)
+    official = np.full(256, 255, np.uint8)
+    official[[7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]] = np.arange(19)
+    labels = sorted(tmp_path.rglob("train/*/*labelIds.png"))
+    sound = [path.read_bytes() for path in labels]
+    command = ["data", "check", "cityscapes", f"--root={tmp_path}", "--size=64,128", "--flow=none"]
+    for table in (official, train_ids(VIPER_15, "cityscapes")):
+        for path, data in zip(labels, sound, strict=True):
+            path.write_bytes(data)
+            relabel(lambda ids, table=table: table[ids])(path)  # type: ignore[misc]
+        assert main(command) == 2
+        said = capsys.readouterr()
+        assert f"{labels[0]}: 2 of 2 labels hold no id above 18 but 255" in said.err
+        assert "train ids" in said.err
+        assert "classes are absent" in said.out
+        assert "all is well" not in said.out
+    labels[0].write_bytes(sound[0])
+    assert main(command) == 0
+    assert f"warning: {labels[1]}: 1 of 2 labels hold no id above 18" in capsys.readouterr().out
+
+
+def test_train_ids_where_no_class_must_occur_are_a_warning(check: Check, root: Path) -> None:
+    table = train_ids(VIPER_15, "viper")
+    relabel_all(root, lambda ids: np.where(table[ids] == 255, np.uint8(0), table[ids]))
+    code, said, _ = check()
+    assert code == 0
+    assert "001_00010.png: 4 of 4 labels hold no id above 14 but 255; viper's label ids go on (person 20," in said
+    assert said.endswith("1 warning\n")
+
+
+def test_a_lossy_label_under_the_name_of_a_png_is_named(check: Check, root: Path) -> None:
+    image = Image.open(root / LABEL)
+    image.load()
+    image.save(root / LABEL, "JPEG")
+    code, _, said = check()
+    assert code == 2
+    assert "001_00010.png: this label is a JPEG file, whatever its name: a lossy format" in said
+
+
+def test_one_class_over_most_pixels_is_a_warning_with_numbers(check: Check, root: Path) -> None:
+    relabel_all(root, lambda ids: np.where(np.arange(len(ids))[:, None] < 55, np.uint8(4), ids))
+    code, said, _ = check()
+    assert code == 0
+    share = float(said.split("warning: sidewalk covers ")[1].split(" %")[0])
+    assert share > 75
+    assert "classes are absent: are the ids of another scheme" in said
+    assert said.endswith("1 warning\n")
+
+
+def test_pixels_that_are_mostly_ignored_are_a_warning(check: Check, root: Path) -> None:
+    relabel_all(root, lambda ids: np.where(np.arange(len(ids))[:, None] < 45, np.uint8(10), ids))
+    assert "% of the pixels are ignored (by id, 10: " in check()[1]
+
+
+def test_a_label_of_one_id_is_a_warning(check: Check, root: Path) -> None:
+    relabel(lambda ids: np.full_like(ids, 2))(root / LABEL)
+    code, said, _ = check()
+    assert code == 0
+    assert "001_00010.png: 1 of 4 labels hold one id nearly everywhere (this one 100.0 % of id 2)" in said
+
+
+def test_unknown_flow_is_counted_over_the_whole_set(check: Check, root: Path, tmp_path: Path) -> None:
+    files = sorted((root / FLOW).iterdir())
+    for index, path in enumerate(files):
+        field = fl.read(path).transpose(1, 2, 0).copy()
+        field[:index, 0] = np.nan if index % 2 else 2e9
+        data = np.array([202021.25], "<f4").tobytes() + np.array(field.shape[1::-1], "<i4").tobytes()
+        path.with_suffix(".flo").write_bytes(data + field.astype("<f4").tobytes())
+        path.unlink()
+    code, said, _ = check(f"--json={tmp_path / 'report.json'}", "--sample=1")
+    assert code == 0
+    assert "warning: the flow of 6 pixels is unknown (0.018 % of all, in 3 of 4 files" in said
+    assert len(json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["warnings"]) == 1
+
+
+@pytest.mark.parametrize("option", ["--workers=-1", "--sample=-1"])
+def test_negative_counts_are_refused(option: str, check: Check) -> None:
+    code, _, said = check(option)
+    assert code == 2
+    assert "-1 is no number of" in said
+
+
+def test_a_frame_list_of_windows_is_read(check: Check, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes("\ufeff001/001_00010.jpg\r\n002/002_00010.jpg\r\n".encode())
+    assert "viper train: 2 clips" in check(f"--frame_list={tmp_path / 'list.txt'}")[1]
 
 
 def test_the_report_is_printed_and_written_whatever_is_wrong(check: Check, root: Path, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stpl.data import flow as fl
-from stpl.data.flow import FlowCache
 from stpl.errors import DataError
 
 Image8 = NDArray[np.uint8]
@@ -213,6 +212,34 @@ def test_kitti_png_without_a_valid_pixel_is_refused(tmp_path: Path) -> None:
         fl.read(tmp_path / "f.png")
 
 
+@pytest.mark.parametrize("hole", [np.nan, np.inf, -np.inf, 1.1e9, -1e10, 1e38])
+def test_unknown_pixels_of_a_flo_get_zero_flow_like_kitti_s(hole: float, tmp_path: Path) -> None:
+    """In either component; the other one says nothing then. A large flow is still a flow."""
+    field = np.full((4, 5, 2), 2.5, np.float32)
+    field[1, 2, 0], field[3, 4, 1], field[0, 0] = hole, hole, 9e8
+    (tmp_path / "f.flo").write_bytes(struct.pack("<fii", 202021.25, 5, 4) + field.tobytes())
+    found = fl.read(tmp_path / "f.flo")
+    field[1, 2], field[3, 4] = 0, 0
+    assert np.array_equal(found, field.transpose(2, 0, 1))
+    assert fl.unknown_pixels(tmp_path / "f.flo") == 2
+
+
+def test_a_flo_that_knows_no_pixel_is_refused(tmp_path: Path) -> None:
+    field = np.full((4, 5, 2), np.nan, np.float32)
+    (tmp_path / "f.flo").write_bytes(struct.pack("<fii", 202021.25, 5, 4) + field.tobytes())
+    with pytest.raises(DataError, match=r"f\.flo: no pixel of this flow is known[\s\S]*→"):
+        fl.read(tmp_path / "f.flo")
+
+
+def test_unknown_pixels_are_counted_in_every_format(tmp_path: Path) -> None:
+    fl.write(tmp_path / "f.npy", np.zeros((2, 4, 5), np.float32))
+    assert fl.unknown_pixels(tmp_path / "f.npy") == 0
+    steps = np.full((3, 4, 5), 1 << 15)
+    steps[2] = np.arange(20).reshape(4, 5) < 7  # valid
+    (tmp_path / "f.png").write_bytes(kitti_by_hand(*steps))
+    assert fl.unknown_pixels(tmp_path / "f.png") == 13
+
+
 def test_png_is_written_as_the_benchmark_reads_it(tmp_path: Path) -> None:
     flow, path = smooth_flow(), tmp_path / "f.png"
     fl.write(path, flow)
@@ -334,65 +361,3 @@ def test_write_refuses_what_the_format_cannot_hold(
     with pytest.raises(DataError, match=message):
         fl.write(tmp_path / f"f.{suffix}", flow)
     assert not list(tmp_path.iterdir())
-
-
-def test_cache_estimates_once_and_returns_the_same_values_warm_and_cold(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    later, earlier = shifted_pair(5, -2)
-    exact = fl.estimate(later, earlier)
-    cold = FlowCache(tmp_path).get("val/ulm/a", later, earlier)
-
-    def never(*_: Any) -> None:
-        raise AssertionError("estimated twice")
-
-    monkeypatch.setattr(fl, "estimate", never)
-    warm = FlowCache(tmp_path).get("val/ulm/a", later, earlier)
-    np.testing.assert_array_equal(warm, cold)
-    assert warm.dtype == np.float32
-    assert warm.flags.c_contiguous
-    assert np.all(np.abs(cold - exact) <= np.abs(exact) / 2048 + 1e-6)
-    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")] == ["val/ulm/a.npy"]
-
-
-def test_cache_is_shared_by_concurrent_writers(tmp_path: Path) -> None:
-    later, earlier = shifted_pair(3, 3)
-    cache, results = FlowCache(tmp_path), []
-    threads = [threading.Thread(target=lambda: results.append(cache.get("k", later, earlier))) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(results) == 6
-    assert all(np.array_equal(result, results[0]) for result in results)
-    assert [p.name for p in tmp_path.iterdir()] == ["k.npy"]
-
-
-def test_torn_cache_file_says_to_delete_it(tmp_path: Path) -> None:
-    later, earlier = shifted_pair(1, 1)
-    FlowCache(tmp_path).get("k", later, earlier)
-    torn(tmp_path / "k.npy", 1000)
-    with pytest.raises(DataError, match=r"k\.npy: [\s\S]*torn[\s\S]*→ delete the file"):
-        FlowCache(tmp_path).get("k", later, earlier)
-
-
-def test_cache_file_of_another_size_says_to_delete_it(tmp_path: Path) -> None:
-    later, earlier = shifted_pair(1, 1)
-    FlowCache(tmp_path).get("k", later, earlier)
-    with pytest.raises(DataError, match=r"k\.npy: the cached flow is 96×160, the frames are 48×160[\s\S]*→ delete"):
-        FlowCache(tmp_path).get("k", later[:48], earlier[:48])
-
-
-@pytest.mark.parametrize("key", ["../out", "a/../../out", "/abs", "", "a/", "a\\..\\b", ".."])
-def test_cache_key_cannot_leave_the_root(key: str, tmp_path: Path) -> None:
-    later, earlier = shifted_pair(1, 1)
-    with pytest.raises(DataError, match=r"would leave the cache[\s\S]*→ use a relative key"):
-        FlowCache(tmp_path / "root").get(key, later, earlier)
-    assert not list(tmp_path.rglob("*.npy"))
-
-
-def test_unwritable_cache_is_told(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    later, earlier = shifted_pair(1, 1)
-    with pytest.raises(DataError, match=r"cannot be written[\s\S]*→ .*writable folder"):
-        FlowCache(tmp_path / "file").get("k", later, earlier)

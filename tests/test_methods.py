@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,7 @@ def with_garbage_labels(streets: Path, root: Path) -> Path:
         "sha256": hashlib.sha256(labels.read_bytes()).hexdigest(),
         "bytes": labels.stat().st_size,
     }
+    content["files"][labels.name]["checksums"] = [zlib.crc32(label) for drive in np.load(labels) for label in drive]
     manifest.write_text(json.dumps(content))
     return root
 

@@ -81,3 +81,23 @@ def test_estimated_flow_is_kept_and_agrees_with_the_exact_one(tmp_path: Path) ->
         assert error.median() < 0.5  # pixels
     assert len(list(split.folder.glob("flow-estimated-1/**/*.npy"))) == 2
     assert open_split(tmp_path, "studio", "val", options) == split
+
+
+@pytest.mark.parametrize("kind", ["frames", "labels", "flow", "visible"])
+@pytest.mark.parametrize("length", [1, 4096])
+def test_a_damaged_frame_is_named_when_it_is_read(kind: str, length: int, split: StreetsSplit, tmp_path: Path) -> None:
+    """One changed byte, and a block of zeros as a power cut leaves it, far from the head that every opening checks."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(split.folder, folder)
+    path = folder / f"{kind}.npy"
+    data = bytearray(path.read_bytes())
+    data[-length:] = bytes(length) if length > 1 else bytes([data[-1] ^ 1])
+    path.write_bytes(data)
+    reader = StreetsClips(replace(split, folder=folder))
+    everything = Wants(flow=True, label=True, visible=True)
+    reader.read(0, everything)
+    with pytest.raises(DataError, match=rf"{kind}\.npy: torn file \(drive \d+, frame \d is not what was written\)"):
+        reader.read(len(reader) - 1, everything)
+    if kind == "frames":
+        with pytest.raises(DataError, match="is not what was written"):
+            replace(split, folder=folder).frames_of(split.shape[0] - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
@@ -72,7 +73,13 @@ def _options(
         options.append(arg)
         if "=" not in arg and rest and not rest[0].startswith("-"):
             options.append(rest.pop(0))
-    return [_NUMBERS.sub(r"\1[\2]", option) for option in options], words
+    return [_NUMBERS.sub(r"\1[\2]", _as_name(option)) for option in options], words
+
+
+def _as_name(option: str) -> str:
+    """The option; a file whose name begins like a comment of YAML gets a folder before it."""
+    name, equals, value = option.partition("=")
+    return f"{name}=./{value}" if equals and value.startswith("#") and os.path.lexists(value) else option
 
 
 def _positional(function: Callable[..., Any], name: str | None, words: Sequence[str], prog: str) -> list[str]:

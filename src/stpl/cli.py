@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from io import TextIOWrapper
 
-from stpl.errors import StplError, Terminated
+from stpl.errors import ConfigError, StplError, Terminated
 
 USAGE_ERROR = 2
 INTERRUPTED, TERMINATED = 130, 143
@@ -218,7 +218,18 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
     return "".join(_PLAIN.get(letter, "?") for letter in lacking), error.end
 
 
+def _check_text(args: Sequence[str]) -> None:
+    """Refuse arguments that are not UTF-8, such as names of files from an old disk: configurations cannot hold them."""
+    for arg in args:
+        try:
+            arg.encode()
+        except UnicodeEncodeError:
+            shown = arg.encode(errors="backslashreplace").decode()
+            raise ConfigError(f"'{shown}' is not UTF-8", mend="rename the file or folder") from None
+
+
 def _run(name: str, *args: str) -> int:
+    _check_text(args)
     group = [verb for verb in VERBS if verb.startswith(f"{name} ")]
     if name in VERBS and (not args or f"{name} {args[0]}" not in group):
         group = []

@@ -6,11 +6,16 @@ settings on the command line follow and win.
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
+
+import yaml
 
 from stpl.errors import ConfigError
 from stpl.experiments import benches, load_catalogue, load_yaml, overlays
@@ -53,6 +58,24 @@ Writes what a checkpoint predicts for each evaluation frame of a benchmark, at t
 Cityscapes label ids: DIR/{city}_{sequence}_{frame}_pred_labelIds.png, which CITYSCAPES_RESULTS=DIR csEvalPixelLevel-
 SemanticLabeling finds. With --colors=true also DIR/colors/color_*.png, which it does not find. DIR must be empty or
 absent; it appears when all is written."""
+
+
+def as_text(key: str, value: Path | str) -> dict[str, str]:
+    """The setting `key` as one of its group, in JSON: YAML would read a name such as `a: b.mp4` as something else."""
+    group, _, name = key.rpartition(".")
+    return {group: json.dumps({name: str(value)}, ensure_ascii=False)}
+
+
+def _written(key: str, value: str) -> str:
+    """A setting as an option; what is there under a name that YAML takes for a mapping or a comment stays a name."""
+    if "." in key and value not in ("null", "~", "") and os.path.lexists(value):
+        try:
+            misread = isinstance(yaml.safe_load(value), dict | NoneType)
+        except yaml.YAMLError:
+            misread = False
+        if misread:
+            ((key, value),) = as_text(key, value).items()
+    return f"--{key}={value}"
 
 
 def fit_help() -> str:
@@ -136,7 +159,7 @@ class Request:
                         where=file,
                         mend=f"leave {group} out, or write 'name: value' lines below it",
                     )
-        return [*(f"--config={file}" for file in files), *(f"--{key}={value}" for key, value in settings.items())]
+        return [*(f"--config={file}" for file in files), *(_written(key, value) for key, value in settings.items())]
 
     def file_with(self, key: str | None) -> Path | None:
         """The last of the configuration files in which `key` is written; `None` if it came from the command line."""

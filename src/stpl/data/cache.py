@@ -99,7 +99,7 @@ class KeptArray:
     def _array(self) -> NDArray[Any]:
         try:
             return np.load(self.file, mmap_mode="r")  # type: ignore[no-any-return]
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # a damaged header is parsed as Python
             raise _torn(self.file, str(error)) from error
 
     def __getstate__(self) -> dict[str, Any]:
@@ -228,6 +228,8 @@ class _Array:
             manifest = json.loads(self.manifest.read_text(encoding="utf-8"))
             checksums = tuple(int(checksum) for checksum in manifest.pop("checksums"))
             found_bytes = self.file.stat().st_size
+            with self.file.open("rb") as file:
+                header = file.read(len(self.header))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise _torn(self.manifest, repr(error)) from error
         if manifest != self.content:
@@ -239,6 +241,8 @@ class _Array:
             )
         if found_bytes != self._offset(len(checksums)) or len(checksums) != len(self):
             raise _torn(self.file, f"{found_bytes} bytes, {self._offset(len(self))} were written")
+        if header != self.header:
+            raise _torn(self.file, "its header is not what was written")
         return KeptArray(self.file, checksums)
 
     def _make(self, row: Callable[[int], NDArray[Any]], workers: int) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from stpl.data import flow as optical_flow
 from stpl.data.flow_check import Verdict, judge, warp_errors
 from stpl.data.image import read_rgb, write_atomically
+from stpl.data.label_check import LabelCounts, judge_labels
 from stpl.data.label_space import SPACES, LabelSpace, label_space
 from stpl.data.layout import ClipFiles, SequenceSet
 from stpl.data.parallel import each
@@ -46,7 +47,8 @@ def check(
     """Check every frame, label and flow file of one split, and print a report.
 
     Whether the flow has the right direction, sign, scale and order of axes is seen from the frames themselves: it must
-    take the earlier one of a pair onto the later one, better than the flow reversed, swapped or scaled does.
+    take the earlier one of a pair onto the later one, better than the flow reversed, swapped or scaled does. What is
+    wrong for certain is a problem (exit code 2); what only looks wrong is a warning.
 
     Args:
         dataset: viper, synthia or cityscapes.
@@ -63,6 +65,8 @@ def check(
     Raises:
         DataError: something is missing or wrong; the message lists the first few problems.
     """
+    if sample < 0:
+        raise ConfigError(f"{sample} is no number of pairs", where="sample", mend="choose 0 or more")
     files = open_set(root, dataset, split, frame_list=frame_list, size=size)
     report = inspect(files, _space(dataset, label_space), _flow_folder(files, flow), sample, workers)
     print(report.text())
@@ -97,6 +101,7 @@ class Report:
         ignored: share of each id that the label space ignores, in percent of all pixels.
         verdict: whether the flow is right, in words; `None` if no pair could be looked at.
         problems: each with the file it is about; empty if all is well.
+        warnings: what looks wrong and may be right, with its numbers and the likely cause.
     """
 
     dataset: str
@@ -112,6 +117,7 @@ class Report:
     ignored: dict[int, float] = field(default_factory=dict)
     verdict: Verdict | None = None
     problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def text(self) -> str:
         """The report for a terminal."""
@@ -131,7 +137,9 @@ class Report:
             lines.append(f"  {self.flows} of {self.clips} flow files in {self.flow_folder}")
         if self.verdict is not None:
             lines.append(f"  {self.verdict.words} ({_count(self.verdict.pairs, 'pair')})")
-        end = _count(len(self.problems), "problem") if self.problems else "all is well"
+        lines += [f"  warning: {warning}" for warning in self.warnings]
+        kinds = {"problem": self.problems, "warning": self.warnings}
+        end = ", ".join(_count(len(found), kind) for kind, found in kinds.items() if found) or "all is well"
         return "\n".join([*lines, f"  {end}"])
 
 
@@ -172,6 +180,7 @@ class _Findings:
     label: tuple[Path, Size] | None = None
     flow: tuple[Path, Size] | None = None
     ids: NDArray[np.int64] | None = None
+    unknown_flow: int = 0
     errors: dict[str, float] | None = None
     problems: list[str] = field(default_factory=list)
 
@@ -231,6 +240,7 @@ class _Job:
         size = found.attempt(lambda: optical_flow.probe(path))
         if size is not None:
             found.flow = path, size
+            found.unknown_flow = found.attempt(lambda: optical_flow.unknown_pixels(path)) or 0
         if size is not None and task.sampled:
             found.errors = found.attempt(lambda: self._errors(task.clip, path))
 
@@ -284,7 +294,8 @@ def _summarize(report: Report, findings: Sequence[_Findings], space: LabelSpace)
         if sized:
             counts = Counter(_by(size) for _, size in sorted(sized))
             report.sizes[kind] = dict(counts.most_common())
-    _count_classes(report, [found.ids for found in findings if found.ids is not None], space)
+    _judge_labels(report, findings, space)
+    _count_unknown(report, findings)
     errors = [found.errors for found in findings if found.errors is not None]
     if errors:
         report.verdict = judge(errors)
@@ -298,6 +309,31 @@ def _odd_sizes(files: Sequence[tuple[Path, Size]]) -> list[str]:
         return []
     usual = Counter(size for _, size in sorted(files)).most_common(1)[0][0]
     return [f"{path}: {_by(size)}, most others are {_by(usual)}" for path, size in sorted(files) if size != usual]
+
+
+def _judge_labels(report: Report, findings: Sequence[_Findings], space: LabelSpace) -> None:
+    labels = [
+        LabelCounts(found.label[0], found.ids)
+        for found in findings
+        if found.label is not None and found.ids is not None
+    ]
+    labels.sort(key=lambda label: label.path)
+    _count_classes(report, [label.pixels for label in labels], space)
+    judgement = judge_labels(labels, report.dataset, space)
+    report.problems += judgement.problems
+    report.warnings += judgement.warnings
+
+
+def _count_unknown(report: Report, findings: Sequence[_Findings]) -> None:
+    with_unknown = sum(found.unknown_flow > 0 for found in findings)
+    if with_unknown:
+        unknown = sum(found.unknown_flow for found in findings)
+        pixels = sum(found.flow[1][0] * found.flow[1][1] for found in findings if found.flow is not None)
+        report.warnings.append(
+            f"the flow of {_count(unknown, 'pixel')} is unknown ({100 * unknown / pixels:.2g} % of all, in "
+            f"{with_unknown} of {report.flows} files; not valid, beyond 1e9 or not finite): they get zero flow, as if "
+            "nothing moved"
+        )
 
 
 def _count_classes(report: Report, counts: Sequence[NDArray[np.int64]], space: LabelSpace) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stpl.data.label_space import IGNORE as IGNORE  # part of this contract; it stands where torch is not needed
+from stpl.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,21 @@ class Clip:
 
 
 def collate(clips: Sequence[Clip]) -> Clip:
-    """Stack clips along a new leading axis B; a field is `None` in the batch if it is `None` in the first clip."""
+    """Stack clips along a new leading axis B; a field is `None` in the batch if it is `None` in the first clip.
+
+    Raises:
+        DataError: the clips differ in size, as labels may that are evaluated as they are stored.
+    """
     names = clips[0].tensors()
+    for name, tensor in names.items():
+        odd = next((clip for clip in clips if getattr(clip, name).shape != tensor.shape), None)
+        if odd is not None:
+            raise DataError(
+                f"{name} {list(getattr(odd, name).shape)} of {odd.key} and {list(tensor.shape)} of {clips[0].key} "
+                "make no batch",
+                where="data.loading",
+                mend="bring the files to one size, or set eval_batch_size to 1",
+            )
     stacked = {name: torch.stack([getattr(clip, name) for clip in clips]) for name in names}
     return Clip(**stacked, key=tuple(str(clip.key) for clip in clips))
 

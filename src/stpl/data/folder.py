@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from stpl.data import flow as optical_flow
 from stpl.data.clip import Clip, Wants
-from stpl.data.image import read_rgb, resize_rgb, stack_frames
+from stpl.data.image import image_size, read_rgb, resize_rgb, stack_frames
 from stpl.errors import ConfigError, DataError
 
 MEMORY_LIMIT = 4 * 2**30
@@ -25,6 +26,9 @@ MEMORY_LIMIT = 4 * 2**30
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 _FOLDER_FPS = 25.0
+_MOST_LETTERS = 80  # of a video's name in that of its flow's folder
+_COUNTED = frozenset({".avi", ".mp4", ".m4v", ".mov"})
+"""Containers that count their frames; of others OpenCV tells duration times frames a second."""
 
 
 class VideoFrames:
@@ -36,16 +40,18 @@ class VideoFrames:
 
     Args:
         path: a video file that FFmpeg decodes, or a folder of images (natural order: img2 before img10).
-        size: (height, width) to resize to; `None` keeps the size of the first frame.
+        size: (height, width) to resize to; `None` keeps the size of the first frame, which all must have.
         stride: keep every n-th frame. Optical flow and temporal methods want small motion, so mostly 1.
         limit: keep at most this many frames.
         fps: frames a second of the source, for a folder or a file that states it wrongly; `None` asks the file and
             takes 25 for a folder.
         flow: where estimated flow is kept; `None` estimates at every read.
+        as_first: where no size is given, resize frames to the first one's size instead of refusing others.
 
     Raises:
         ConfigError: an option is out of range.
-        DataError: the path does not exist, is no video, or has fewer than two frames.
+        DataError: the path does not exist, is not UTF-8, is no video, has fewer than two frames, or is a folder whose
+            images differ in size.
     """
 
     def __init__(
@@ -57,9 +63,11 @@ class VideoFrames:
         limit: int | None = None,
         fps: float | None = None,
         flow: optical_flow.FlowCache | None = None,
+        as_first: bool = False,
     ) -> None:
         _check_options(size, stride, limit, fps)
         self.path, self.stride, self.limit, self._flow = Path(path), stride, limit, flow
+        check_name(self.path)
         if not self.path.exists():
             raise DataError("there is no such video or folder", where=path, mend="check the path")
         self._images = _list_images(self.path) if self.path.is_dir() else None
@@ -73,6 +81,10 @@ class VideoFrames:
                 mend="give a longer video or a folder with more images, a smaller stride or a larger limit",
             )
         self.size: tuple[int, int] = (first[0].shape[0], first[0].shape[1])
+        if as_first:
+            self._asked_size = self.size
+        elif size is None and self._images is not None:
+            _check_sizes(self._images[::stride][:limit])
 
     @property
     def fps(self) -> float:
@@ -117,7 +129,8 @@ class VideoFrames:
         files = [self.path] if self._images is None else self._images
         stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         digest = hashlib.blake2b(repr(stamps).encode(), digest_size=6).hexdigest()
-        return f"video/{self.path.stem}-{digest}_{height}x{width}_stride{self.stride}"
+        name = re.sub(r"[^\w.-]", "_", self.path.stem)[:_MOST_LETTERS]
+        return f"video/{name}-{digest}_{height}x{width}_stride{self.stride}"
 
     @cached_property
     def _memory(self) -> list[NDArray[np.uint8]]:
@@ -146,12 +159,33 @@ class VideoFrames:
             return resize_rgb(frame, self._asked_size)
         size = getattr(self, "size", frame.shape[:2])
         if frame.shape[:2] != size:
-            raise DataError(
-                f"the frame is {frame.shape[:2]}, the first one is {size} (height, width)",
-                where=where,
-                mend="set a size, to which all frames are then resized",
-            )
+            raise _other_size(where, frame.shape[:2], size)
         return frame
+
+
+def check_name(path: Path) -> None:
+    """Raise `DataError` for a path that is not UTF-8: OpenCV takes no other, and configurations hold none."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = str(path).encode(errors="backslashreplace").decode()
+        raise DataError("the name is not UTF-8", where=shown, mend="rename the file or folder") from None
+
+
+def _check_sizes(images: list[Path]) -> None:
+    """Raise `DataError` if images differ in size, by their headers: now, and not in the middle of training."""
+    sizes = [image_size(image) for image in images]
+    odd = [(image, size) for image, size in zip(images, sizes, strict=True) if size != sizes[0]]
+    if odd:
+        raise _other_size(*odd[0], sizes[0], f"; {len(odd)} of {len(images)} images have another size than it")
+
+
+def _other_size(where: Path, size: tuple[int, ...], first: tuple[int, ...], more: str = "") -> DataError:
+    return DataError(
+        f"the frame is {size}, the first one is {first} (height, width){more}",
+        where=where,
+        mend="set a size (--size=HEIGHT,WIDTH), to which all frames are then resized",
+    )
 
 
 def _check_options(size: tuple[int, int] | None, stride: int, limit: int | None, fps: float | None) -> None:
@@ -175,12 +209,14 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 
 def _open_video(path: Path) -> cv2.VideoCapture:
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    # Absolute, for FFmpeg takes what stands before a colon for a protocol.
+    capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
     if not capture.isOpened():
         raise DataError(
             "this is no video that OpenCV's FFmpeg can decode",
             where=path,
-            mend="convert it (ffmpeg -i IN -c:v libx264 OUT.mp4), or give a folder of images",
+            mend="convert it (ffmpeg -i IN -c:v libx264 OUT.mp4), or give a folder of images; an .mp4 that was cut off "
+            "has lost the index at its end, and needs a repairing program",
         )
     return capture
 
@@ -194,14 +230,28 @@ def _video_fps(path: Path) -> float:
 
 def _decode_video(path: Path, stride: int) -> Iterator[NDArray[np.uint8]]:
     capture = _open_video(path)
+    promised = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     try:
         position = 0
         while capture.grab():
             if position % stride == 0:
                 decoded, frame = capture.retrieve()
                 if not decoded:
-                    return
+                    break
                 yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
             position += 1
+        _tell_missing(path, position, promised)
     finally:
         capture.release()
+
+
+@cache
+def _tell_missing(path: Path, found: int, promised: float) -> None:
+    """Warn, once a process, of a video that has fewer frames than its container says."""
+    spare = 0 if path.suffix.lower() in _COUNTED else 1 + 0.01 * promised
+    if found < promised - spare:
+        print(
+            f"warning: {path}: {found} frames could be read of {promised:.0f} that the file promises; it is cut off or "
+            "damaged there, and the rest is left out",
+            file=sys.stderr,
+        )

@@ -8,50 +8,198 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 import uuid
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from stpl.errors import DataError
 
-_ID_MODES = ("L", "P", "I;16", "I")
 _TORN = "delete the file, then unpack or download it again"
+
+_RGB_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
+"""What Pillow turns into 8-bit RGB rightly; 16-bit colours it has reduced to their upper byte by then."""
+
+_ID_MODES = frozenset({"1", "L", "P", "I;16", "I"})
+_LOSSY = frozenset({"JPEG", "MPO", "JPEG2000", "WEBP"})
+_STRETCHED = {"L;2": 85, "L;4": 17}
+"""What Pillow multiplies grey values of 2 and 4 bits by, so that they fill 8."""
+
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""First pixel (x, y) and steps of the seven passes of an interlaced PNG."""
+
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+_NOTES = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"})  # where Pillow finds an orientation
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """The image at `path` as uint8 `[H,W,3]` RGB; raises `DataError` if it is missing, torn or no image."""
-    return np.array(_decode(path).convert("RGB"))  # a copy: Pillow's own memory is read-only
+    """The image at `path` as uint8 `[H,W,3]` RGB, the right way up.
+
+    16-bit grey is scaled to 8 bits (65535 is white, or 4095 in a 12-bit TIFF); an alpha channel is left out, so that
+    colours are those that were stored; the orientation in the EXIF data of a photograph is applied, as it is to videos.
+
+    Raises:
+        DataError: the file is missing, torn, no image, too large, or of a kind whose white is unknown (float, 32 bits).
+    """
+    image, kind, _ = _decode(path)
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PPM"):  # Pillow scales a PGM to 16 bits
+        return np.stack([_scaled_grey(image)] * 3, axis=2)
+    if image.mode not in _RGB_MODES:
+        raise DataError(
+            f"a frame must have 8 or 16 bits a channel, this image has mode {image.mode}",
+            where=path,
+            mend="convert it to an 8-bit PNG, with the range of values that you mean",
+        )
+    # By way of RGBA: a palette with transparency makes Pillow warn otherwise.
+    transparent = "transparency" in image.info or image.mode in ("LA", "PA", "RGBa")
+    return np.array((image.convert("RGBA") if transparent else image).convert("RGB"))  # a copy: Pillow's is read-only
+
+
+def _scaled_grey(image: Image.Image) -> NDArray[np.uint8]:
+    """Grey of up to 16 bits as 8 bits, white as white."""
+    tags: Any = getattr(image, "tag_v2", {})
+    white = 2 ** tags.get(_BITS, (16,))[0] - 1
+    grey = np.rint(np.asarray(image).astype(np.float32) * np.float32(255 / white)).clip(0, 255).astype(np.uint8)
+    return np.asarray(255 - grey, np.uint8) if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else grey
 
 
 def read_ids(path: Path) -> NDArray[np.integer[Any]]:
-    """The single-channel id map at `path`, integers `[H,W]` as stored; raises `DataError` as `read_rgb` does."""
-    image = _decode(path)
+    """The single-channel id map at `path`, integers `[H,W]` as stored.
+
+    «As stored» is meant literally: grey values of 1, 2 and 4 bits (as programs that shrink a PNG write them) are not
+    stretched to 8 bits, and indices into a palette of greys are those greys.
+
+    Raises:
+        DataError: as `read_rgb`; the image has colours, or a lossy format, which makes other ids of ids.
+    """
+    image, kind, raw = _decode(path)
+    if kind in _LOSSY:
+        raise DataError(
+            f"this label is a {kind} file, whatever its name: a lossy format, whose ids are not those that were drawn",
+            where=path,
+            mend="give the original PNG; it cannot be had back from this file",
+        )
     if image.mode not in _ID_MODES:
         raise DataError(
             f"a label must have one channel of ids, this image has mode {image.mode}",
             where=path,
             mend="give the id image (for example *_labelIds.png), not the coloured one",
         )
-    return np.asarray(image)
+    ids = np.asarray(image)
+    if image.mode == "P":
+        colours = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+        if len(colours) > ids.max(initial=0) and (colours == colours[:, :1]).all():
+            return np.asarray(colours[:, 0][ids])
+    return ids.astype(np.uint8) if image.mode == "1" else ids // _STRETCHED.get(raw, 1)
 
 
-def _decode(path: Path) -> Image.Image:
+class _Decoded(NamedTuple):
+    """An image, the right way up, with its file's format and the layout of its pixels there."""
+
+    image: Image.Image
+    kind: str | None
+    raw: str
+
+
+def _decode(path: Path) -> _Decoded:
+    with _naming(path), Image.open(path) as image:
+        kind, raw = image.format, str(image.tile[0].args) if image.tile else ""
+        image.load()
+        if kind == "PNG" and (image.info.get("interlace") or not _last_row(image).any()):
+            _check_rows(path)
+        return _Decoded(image if kind == "TIFF" else ImageOps.exif_transpose(image), kind, raw)  # Pillow turns a TIFF
+
+
+def _last_row(image: Image.Image) -> NDArray[Any]:
+    return np.asarray(image.crop((0, image.height - 1, *image.size)))
+
+
+def _check_rows(path: Path) -> None:
+    """Raise `DataError` if a PNG holds fewer rows than its header says: Pillow leaves the others black, in silence."""
+    data = path.read_bytes()
+    width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    parts, place = [], len(_PNG_MAGIC)
+    while place < len(data):
+        length = int.from_bytes(data[place : place + 4], "big")
+        if data[place + 4 : place + 8] == b"IDAT":
+            parts.append(data[place + 8 : place + 8 + length])
+        place += 12 + length
+    wanted = 0
+    for x, y, dx, dy in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - x) // dx), -(-(height - y) // dy)
+        row_bytes = -(-columns * bits * _CHANNELS[colour] // 8)
+        wanted += max(rows, 0) * (1 + row_bytes) if columns > 0 else 0  # each row begins with the name of its filter
+    found = len(zlib.decompressobj().decompress(b"".join(parts), wanted))
+    if found < wanted:
+        raise DataError(f"the image is cut short: it holds {found} of {wanted} bytes", where=path, mend=_TORN)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of the image at `path`, the right way up, from its header; raises `DataError`."""
+    with _naming(path), Image.open(path) as image:
+        width, height = image.size
+        noted = not _NOTES.isdisjoint(image.info)  # without, a PNG would be decoded to look for them at its end
+        turned = image.format != "TIFF" and noted and image.getexif().get(_ORIENTATION) in _TURNED
+        return (width, height) if turned else (height, width)
+
+
+def checked_bytes(path: Path, what: str = "the image", mend: str = _TORN) -> bytes:
+    """The content of a PNG, once every chunk's checksum is compared: OpenCV may return half of a torn image.
+
+    Args:
+        path: the file.
+        what: what messages call it.
+        mend: what they advise.
+
+    Raises:
+        DataError: it is missing, torn, no image or too large.
+    """
+    with _naming(path, what, mend):
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
+            image.verify()
+        return data
+
+
+@contextlib.contextmanager
+def _naming(path: Path, what: str = "the image", mend: str = _TORN) -> Iterator[None]:
+    """Turn what goes wrong with the image file at `path` into a `DataError` that names it."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image
+        yield
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError("there is no such image file", where=path, mend="check the path, or unpack the file") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        # Pillow raises SyntaxError for a broken chunk of a PNG.
-        raise DataError(f"the image cannot be decoded ({error})", where=path, mend=_TORN) from error
+    except Image.DecompressionBombError as error:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise DataError(
+            f"{what} has more than {most:.0f} megapixels, or its header says so; it is not read",
+            where=path,
+            mend="make it smaller, or delete the file if it should be smaller",
+        ) from error
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"{what} cannot be decoded (its content is of no kind that Pillow knows)",
+            where=path,
+            mend=f"{mend}; or, if it is whole and of another kind, convert it to PNG or JPEG",
+        ) from error
+    except OSError as error:
+        if error.errno is None:
+            raise DataError(f"{what} cannot be decoded ({error})", where=path, mend=mend) from error
+        raise DataError(f"{what} cannot be read ({error.strerror})", where=path, mend="check the file") from error
+    except Exception as error:  # decoders raise whatever a damaged file makes of them
+        raise DataError(f"{what} cannot be decoded ({error})", where=path, mend=mend) from error
 
 
 def resize_rgb(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

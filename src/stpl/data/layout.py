@@ -273,7 +273,7 @@ class Layout:
         if path is None:
             return []
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows' editors put a mark in front
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"the frame list cannot be read ({error})", where=path, mend="check the path") from error
         entries = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]

@@ -38,6 +38,9 @@ def each(
         tasks: its arguments.
         workers: threads; 0 for one a core.
         title: what progress is shown of.
+
+    Raises:
+        ConfigError: `workers` is negative.
     """
     check_range("workers", workers)
     progress = _Progress(title, len(tasks))

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from stpl.data.image import read_ids
+from stpl.data.image import checked_bytes, read_ids
 from stpl.data.layout import (
     FilePattern,
     Ids,
@@ -101,16 +101,9 @@ def read_classes(path: Path) -> Ids:
     Raises:
         DataError: the file is missing or torn, or an 8-bit colour image.
     """
-    try:
-        data = path.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
-            grey = image.mode in ("L", "P", "I;16", "I")
-            image.verify()
-    except FileNotFoundError:
-        grey = True  # and the reader of grey images says that there is none
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        mend = "delete the file, then unpack or download it again"
-        raise DataError(f"the image cannot be decoded ({error})", where=path, mend=mend) from error
+    data = checked_bytes(path)
+    with Image.open(io.BytesIO(data)) as image:
+        grey = image.mode in ("1", "L", "P", "I;16", "I")
     return read_ids(path) if grey else _red(data, path)
 
 

@@ -30,6 +30,7 @@ from stpl.nn import weights
 from stpl.nn.accel import no_fusion
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.nn.resnet import BLOCKS, StrideIn
+from stpl.nn.state import TOP, candidates, find
 
 LayoutName = Literal["torchvision", "caffe", "advent", "adaptsegnet", "accel"]
 FRAME_SIZE = (512, 1024)
@@ -111,12 +112,13 @@ class Foreign:
         )
 
 
-def understand(path: Path, layout: LayoutName | Literal["auto"] = "auto") -> Foreign:
+def understand(path: Path, layout: LayoutName | Literal["auto"] = "auto", key: str | None = None) -> Foreign:
     """Read a foreign checkpoint and find out what it is.
 
     Args:
-        path: a state_dict, bare or under `state_dict`.
+        path: a file that holds a state_dict, bare or under any key.
         layout: a key of `LAYOUTS` where the keys leave a choice (`adaptsegnet`, or `caffe` for plain ResNet keys).
+        key: which state_dict, where the file holds several.
 
     Raises:
         CheckpointError: missing, torn, one of ours, of no known layout, or of another one than `layout`.
@@ -124,7 +126,7 @@ def understand(path: Path, layout: LayoutName | Literal["auto"] = "auto") -> For
     content = weights.read(path)
     if "stpl" in content:
         raise CheckpointError("this checkpoint is one of ours already", where=path, mend="use it as it is")
-    state = weights.tensors(content)
+    state = weights.tensors(content, path, key)
     name = _choose(_recognise(state, path), layout, path)
     state = {key.removeprefix("Scale."): value for key, value in state.items()}
     if LAYOUTS[name].classifies and not _starting(state, "layer6."):
@@ -237,17 +239,30 @@ def _float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def inspect(checkpoint: Path, layout: LayoutName | Literal["auto"] = "auto") -> None:
+def inspect(checkpoint: Path, layout: LayoutName | Literal["auto"] = "auto", key: str | None = None) -> None:
     """Say what a checkpoint is: layout, network, classes, normalisation, and what is missing or unknown in it.
 
     Args:
         checkpoint: the file, foreign or one of ours.
         layout: its layout, where the keys leave a choice.
+        key: which state_dict, where the file holds several: such as model, or ema.model for one inside another; the one
+            called state_dict if not given, or else the only one.
     """
-    ours = "stpl" in weights.read(checkpoint)
-    findings = _told(weights.entry(checkpoint)) if ours else _findings(understand(checkpoint, layout))
+    content = weights.read(checkpoint)
+    if "stpl" in content:
+        findings = _told(weights.entry(checkpoint))
+    else:
+        findings = _findings(understand(checkpoint, layout, key)) | {"state_dict": _choice(content, key)}
     for name, value in findings.items():
         print(f"{name:<15}{value}")
+
+
+def _choice(content: Mapping[str, Any], key: str | None) -> str:
+    """Which state_dict of the file was looked at, and which others there are."""
+    chosen, others = find(content, key)[0], candidates(content)
+    beside = [name for name in others if name != chosen]
+    where = "the file itself" if chosen == TOP else chosen
+    return f"{where} (there is also {', '.join(beside)}: --key)" if beside else where
 
 
 def _told(ours: Mapping[str, Any]) -> dict[str, str]:
@@ -317,6 +332,7 @@ def convert(
     layout: LayoutName | Literal["auto"] = "auto",
     label_space: str = "viper15",
     backbone_only: bool = False,
+    key: str | None = None,
 ) -> None:
     """Make a foreign checkpoint one of ours, for `--model.checkpoint`; it carries the description of its network.
 
@@ -326,10 +342,11 @@ def convert(
         layout: the file's layout, where its keys leave a choice.
         label_space: the classes that it predicts, in their order.
         backbone_only: leave its classifiers out, for example because they are for other classes.
+        key: which state_dict, where the file holds several.
     """
     if out.exists():
         raise ConfigError("this file exists already", where=out, mend="delete it, or give another --out")
-    foreign = understand(checkpoint, layout)
+    foreign = understand(checkpoint, layout, key)
     holds: weights.Holds = "backbone" if backbone_only or foreign.num_classes is None else "network"
     options = foreign.options(label_space)
     if holds == "network" and foreign.num_classes != options.space.num_classes:

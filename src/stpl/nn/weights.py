@@ -2,25 +2,24 @@
 
 A checkpoint of this suite is a Lightning checkpoint whose entry `stpl` tells, in plain types, what the network is:
 `{"schema": 1, "network": {…NetworkOptions…}, "classes": [names], "frame_size": [H, W], "step": int, "holds": …}`, where
-`holds` is "network", or "backbone" where the classifiers are absent (a converted ImageNet checkpoint). Nothing but
-tensors and plain types is ever unpickled (`weights_only=True`).
+`holds` is "network", or "backbone" where the classifiers are absent (a converted ImageNet checkpoint). What else a file
+may be, and how damage is noticed, is told in `stpl.nn.formats`.
 """
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from stpl.errors import CheckpointError
+from stpl.nn import formats
 from stpl.nn.finite import fault
 from stpl.nn.network import NetworkOptions
+from stpl.nn.state import find, of_network
 
 SCHEMA = 1
 Holds = Literal["network", "backbone"]
@@ -29,26 +28,23 @@ Holds = Literal["network", "backbone"]
 BACKBONE = "segmenter.backbone."
 """What the backbone's keys begin with."""
 
-_PREFIXES = ("network.", "module.", "_orig_mod.")
 _NAMES_SHOWN = 5
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint file; raises `CheckpointError` if it is missing, torn or not made of plain types."""
+    """The content of a checkpoint file, in whichever format `stpl.nn.formats` reads.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, no checkpoint, or not made of tensors and plain types.
+    """
     if not path.is_file():
-        raise CheckpointError("no such checkpoint", where=path, mend="train it first, or give the path of another")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            "the file is torn, or holds more than tensors and plain types, which is never unpickled here",
-            where=path,
-            mend="delete it and train again, or save only its state_dict",
-        ) from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise CheckpointError("the file is torn", where=path, mend="delete it and train or copy it again") from error
+        what = "is a folder, not a checkpoint" if path.is_dir() else "no such checkpoint"
+        raise CheckpointError(what, where=path, mend="train it first, or give the path of another")
+    content = formats.read(path)
     if not isinstance(content, dict):
-        raise CheckpointError(f"holds a {type(content).__name__}, not a state_dict", where=path)
+        raise CheckpointError(
+            f"holds a {type(content).__name__}, not a state_dict", where=path, mend="save the network's state_dict"
+        )
     return content
 
 
@@ -104,8 +100,9 @@ def load(
     """Put the weights of a checkpoint into `module`, all of them and nothing else.
 
     Args:
-        path: a Lightning checkpoint (entry `state_dict`) or a bare state_dict; a prefix `network.` or `module.` is
-            taken off the keys. Entries of a training module besides its `network.` are left out.
+        path: a Lightning checkpoint (entry `state_dict`), a bare state_dict, or a file that holds one state_dict under
+            another key. What `torch.compile` and the like wrap names in is taken off, and so is `network.`; entries of
+            a training module besides its `network.` are left out.
         module: takes the weights.
         options: what the module was built from, compared with the checkpoint's own if it tells them: classes, image
             normalisation, dilations and strides change no tensor's shape, and would load in silence.
@@ -117,6 +114,7 @@ def load(
     """
     content = read(path)
     meta = content.get("stpl", {})
+    meta = meta if isinstance(meta, dict) else {}
     backbone_only = meta.get("holds", "network") == "backbone"
     if backbone_only and not backbone_suffices:
         raise CheckpointError(
@@ -126,7 +124,7 @@ def load(
         )
     if options is not None and meta:
         _check_options(meta, options, path, backbone_only)
-    state, wanted = tensors(content), module.state_dict()
+    state, wanted = tensors(content, path), module.state_dict()
     if backbone_only:
         wanted = {key: value for key, value in wanted.items() if key.startswith(BACKBONE)}
     check_fit(state, wanted, path, mend="set network.* to the network it was trained with")
@@ -154,16 +152,18 @@ def _check_options(meta: Mapping[str, Any], options: NetworkOptions, path: Path,
         )
 
 
-def tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The network's tensors in what `read` gave: a bare state_dict, or one under `state_dict`.
+def tensors(content: Mapping[str, Any], path: Path | None = None, key: str | None = None) -> dict[str, Tensor]:
+    """The network's tensors in what `read` gave, under the network's own names; see `stpl.nn.state`.
 
-    If any key starts with `network.`, only those are taken; known prefixes are taken off.
+    Args:
+        content: from `read`.
+        path: the file, for messages.
+        key: which state_dict, where the file holds several.
+
+    Raises:
+        CheckpointError: there is none, or several and no key.
     """
-    found = {key: value for key, value in content.get("state_dict", content).items() if isinstance(value, Tensor)}
-    for prefix in _PREFIXES:
-        inside = {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
-        found = inside or found
-    return found
+    return of_network(find(content, key, path)[1], path)
 
 
 def check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, mend: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -10,7 +11,10 @@ from stpl.errors import StplError
 from stpl.fit import begin, build, run
 from stpl.nn import weights
 from stpl.record import RunLock
+from stpl.request import as_text
 from stpl.video.film import film
+
+_MOST_LETTERS = 100
 
 
 def adapt(
@@ -33,23 +37,24 @@ def adapt(
     Args:
         checkpoint: the network to adapt, as `stpl fit` wrote it.
         video: a video file or a folder of images.
-        output: folder to write into; `runs/video/<name of the video>` if not given.
+        output: folder to write into; `runs/video/<name of the video>/seed<k>` if not given.
         experiment: which method; a name in experiments/tables.yaml.
         steps: training steps.
         lr: learning rate of the network; new modules learn ten times faster.
         batch_size: clips a step.
-        size: height and width the network sees; the size the checkpoint was trained at if not given.
+        size: height and width the network sees, and to which images of any size are resized; the size the checkpoint
+            was trained at if not given.
         stride: take every stride-th frame.
         seed: decides the order of clips and their augmentation.
     """
     options = weights.describe(checkpoint)
     size = size or weights.frame_size(checkpoint)
     settings: dict[str, object] = {
-        "run.experiment": video.stem,
+        "run.experiment": _run_name(video),
         "run.base": experiment,
         "seed_everything": seed,
-        "model.init_args.checkpoint": checkpoint,
-        "data.init_args.path": video,
+        **as_text("model.init_args.checkpoint", checkpoint),
+        **as_text("data.init_args.path", video),
         "data.init_args.size": list(size),
         "data.init_args.stride": stride,
         "data.init_args.loading.batch_size": batch_size,
@@ -59,7 +64,7 @@ def adapt(
         **{f"network.{name}": value for name, value in options.to_dict().items()},
     }
     if output is not None:
-        settings["run.directory"] = output
+        settings |= as_text("run.directory", output)
     arguments = [f"--{name}={value}" for name, value in settings.items()]
     cli, _ = build(["--bench=video", f"--experiment={experiment}", *arguments])
     directory = cli.recorder.directory
@@ -73,6 +78,12 @@ def adapt(
         titles | {"after": directory / "adapted.ckpt"}, video, directory / "side_by_side.webm", size=size, stride=stride
     )
     print(f"video:   {directory / 'side_by_side.webm'}", file=sys.stderr)
+
+
+def _run_name(video: Path) -> str:
+    """The video's name, without what cannot be in the name of a run."""
+    name = re.sub(r"^\.+|[^\w .=,+()-]", "_", video.resolve().stem)[:_MOST_LETTERS].strip()
+    return name or "video"
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -54,7 +54,8 @@ def video(
         checkpoints: networks of one label space to predict with.
         output: the .webm to write; runs/<bench>/report/side_by_side.webm, or side_by_side.webm beside the video.
         fps: frames a second; 2 for runs, the video's own otherwise.
-        size: height and width the networks see; what the first checkpoint was trained at if not given.
+        size: height and width the networks see; what the first checkpoint was trained at if not given. With it, images
+            of a folder may differ in size.
         stride: take every stride-th frame of the video.
         codec: vp9 is smaller, vp8 is written four times faster.
         runs: folder of all runs.
@@ -69,7 +70,7 @@ def video(
             mend="give --video=FILE --checkpoints=[A,B], or names of experiments",
         )
     if video is not None and checkpoints:
-        written = output or video.with_name("side_by_side.webm")
+        written = output or video.parent / "side_by_side.webm"
         film(_titled(checkpoints), video, written, size=size, stride=stride, fps=fps, codec=codec)
     else:
         check_bench(bench, experiments)
@@ -149,7 +150,8 @@ def film(
         checkpoints: title → checkpoint, of one label space, from left to right.
         video: the video file or folder.
         output: the `.webm` to write.
-        size: height and width the networks see; what the first was trained at if not given.
+        size: height and width the networks see; what the first was trained at if not given. With it, frames of several
+            sizes are shown at the first one's.
         stride: take every stride-th frame.
         fps: frames a second; the video's own if not given.
         codec: of the video.
@@ -164,7 +166,8 @@ def film(
             f"the checkpoints predict {', '.join(space.name for space in spaces)}",
             mend="compare networks of one label space",
         )
-    space, networks, source = spaces[0], [load_network(path) for path in paths], VideoFrames(video, stride=stride)
+    source = VideoFrames(video, stride=stride, as_first=size is not None)
+    space, networks = spaces[0], [load_network(path) for path in paths]
     legend = (space.classes, space.palette)
     with SideBySide(output, fps or source.fps, ["input", *checkpoints], legend=legend, codec=codec) as writer:
         shown = islice(_panels(source), 1, None)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from stpl.data.folder import check_name
 from stpl.errors import ConfigError, DataError
 
 _BACKGROUND, _TEXT, _SWATCH_EDGE = (22, 24, 28), (226, 228, 232), (90, 94, 102)
@@ -102,8 +103,8 @@ class SideBySide:
 
     Raises:
         ConfigError: the suffix, `fps` or number of titles cannot be used.
-        DataError: the encoder cannot open the file; panels differ from the titles in number, or in size from each
-            other or from the frames before.
+        DataError: the path is not UTF-8; the encoder cannot open the file; panels differ from the titles in number, or
+            in size from each other or from the frames before.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class SideBySide:
         codec: Literal["vp8", "vp9"] = "vp8",
     ) -> None:
         self.path, self.fps, self.titles, self.legend = Path(path), fps, tuple(titles), legend
+        check_name(self.path)
         if self.path.suffix.lower() != ".webm":
             raise ConfigError(
                 f"a video of type '{self.path.suffix}' would not play in browsers", where=path, mend="name it *.webm"
@@ -218,7 +220,7 @@ class SideBySide:
         with contextlib.suppress(OSError):  # the encoder then cannot open either, and that is told below
             self.path.parent.mkdir(parents=True, exist_ok=True)
         with _quiet():
-            writer = cv2.VideoWriter(str(self._temporary), cv2.CAP_FFMPEG, fourcc, self.fps, (width, height))
+            writer = cv2.VideoWriter(str(self._temporary.absolute()), cv2.CAP_FFMPEG, fourcc, self.fps, (width, height))
         if not writer.isOpened():
             self._discard()
             raise DataError(

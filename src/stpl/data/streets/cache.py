@@ -4,7 +4,7 @@
 
 The folder's name holds a hash of the options and of the renderer's source, so another version draws beside it. A split
 is complete or absent: drives are drawn into `….partial`, where a run that was stopped goes on, and the finished folder
-is renamed into place.
+is renamed into place. Every frame of every array has a checksum in the manifest, compared at every reading.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
+import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,7 +33,7 @@ from stpl.machine import sweep_cores
 
 ARRAYS = {"frames": "uint8", "labels": "uint8", "flow": "float16", "visible": "bool"}
 """The stored arrays. float16 holds flow to within 1/2048 of its value: 0.008 pixels at 16 pixels."""
-_MANIFEST = "manifest.json"
+_MANIFEST, _LAYOUT = "manifest.json", 2
 _HEAD = 1 << 16  # bytes of a file that are checked at every opening
 
 
@@ -63,14 +64,34 @@ class StreetsSplit:
         path = self.folder / f"{kind}.npy"
         try:
             return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # a damaged header is parsed as Python
             raise _torn(path, str(error)) from error
+
+    def check(self, kind: str, drive: int, frame: int, entry: NDArray[Any]) -> None:
+        """Raise `DataError` unless `entry`, read from the array `kind`, is what was written for that frame."""
+        if _checksum(entry) != self._checksums[kind][drive * self.shape[1] + frame]:
+            raise _torn(self.folder / f"{kind}.npy", f"drive {drive}, frame {frame} is not what was written")
 
     def frames_of(self, drive: int) -> NDArray[np.uint8]:
         """All frames of one drive, uint8 `[T,3,H,W]` RGB; for videos and for estimating flow."""
         if not 0 <= drive < self.shape[0]:
             raise DataError(f"there is no drive {drive}", where=self.folder, mend=f"choose 0 to {self.shape[0] - 1}")
-        return np.array(self.array("frames")[drive])
+        frames = np.array(self.array("frames")[drive])
+        for index, frame in enumerate(frames):
+            self.check("frames", drive, index, frame)
+        return frames
+
+    @cached_property
+    def _checksums(self) -> dict[str, list[int]]:
+        path, count = self.folder / _MANIFEST, self.shape[0] * self.shape[1]
+        try:
+            files = json.loads(path.read_text(encoding="utf-8"))["files"]
+            found = {kind: [int(checksum) for checksum in files[f"{kind}.npy"]["checksums"]] for kind in ARRAYS}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _torn(path, repr(error)) from error
+        if any(len(checksums) != count for checksums in found.values()):
+            raise _torn(path, "its checksums are not as many as the frames")
+        return found
 
 
 def open_split(root: Path, domain: str, split: str, options: StreetsOptions | None = None, workers: int | None = None,
@@ -91,7 +112,12 @@ def open_split(root: Path, domain: str, split: str, options: StreetsOptions | No
         ConfigError: there is no such domain or split.
     """
     options = options or StreetsOptions()
-    content = {"renderer": renderer_version(), "split": f"{domain}-{split}", **options.content(domain, split)}
+    content = {
+        "layout": _LAYOUT,
+        "renderer": renderer_version(),
+        "split": f"{domain}-{split}",
+        **options.content(domain, split),
+    }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     folder = Path(root) / f"{domain}-{split}-{digest}"
     shape = (options.drives(domain, split), options.frames, options.height, options.width)
@@ -165,18 +191,24 @@ def _assemble(partial: Path, shape: tuple[int, int, int, int], content: dict[str
     middle = {"frames": (3,), "flow": (2,)}
     files: dict[str, dict[str, Any]] = {}
     for kind, dtype in ARRAYS.items():
-        full = (drives, frames, *middle.get(kind, ()), height, width)
+        full, checksums = (drives, frames, *middle.get(kind, ()), height, width), []
         path = partial / f"{kind}.npy"
         with path.open("wb") as file:
             header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": full}
             np.lib.format.write_array_header_1_0(file, header)
             for index in range(drives):
-                file.write(_drawn(drive_file(partial, index), kind).tobytes())
-        files[path.name] = {"shape": full, "dtype": dtype, **_fingerprint(path)}
-    text = json.dumps({**content, "files": files}, indent=1)
+                drawn = _drawn(drive_file(partial, index), kind)
+                checksums += [_checksum(frame) for frame in drawn]
+                file.write(drawn.tobytes())
+        files[path.name] = {"shape": full, "dtype": dtype, **_fingerprint(path), "checksums": checksums}
+    text = json.dumps({**content, "files": files})
     (partial / _MANIFEST).write_text(text + "\n", encoding="utf-8")
     for rest in (*partial.glob("drive-*.npz"), *partial.glob("*.part")):
         rest.unlink()
+
+
+def _checksum(entry: NDArray[Any]) -> int:
+    return zlib.crc32(np.ascontiguousarray(entry).data)
 
 
 def _drawn(path: Path, kind: str) -> NDArray[Any]:
@@ -184,7 +216,7 @@ def _drawn(path: Path, kind: str) -> NDArray[Any]:
     try:
         with np.load(path) as data:
             return data[kind]  # type: ignore[no-any-return]
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
+    except Exception as error:  # a damaged archive raises whatever its bytes ask for; its checksums are compared here
         path.unlink(missing_ok=True)
         raise DataError(f"torn drive: {error}", where=path, mend="run again: this drive is drawn anew") from error
 

@@ -64,20 +64,26 @@ class StreetsClips:
                 `previous` > 1.
         """
         drive, frame = self.place(index)
-        pair = self._open("frames")[drive, [frame - self.previous, frame]]
+        pair = np.stack([self._entry("frames", drive, place) for place in (frame - self.previous, frame)])
         key = f"{self.split.name}/{drive:04d}/{frame:02d}"
         flow = self._flow(key, pair, drive, frame) if wants.flow else None
         label = self._label(drive, frame) if wants.label else None
         visible = torch.from_numpy(self.visible(index)[None]) if wants.visible and self.previous == 1 else None
-        return Clip(torch.from_numpy(np.ascontiguousarray(pair)), flow=flow, label=label, visible=visible, key=key)
+        return Clip(torch.from_numpy(pair), flow=flow, label=label, visible=visible, key=key)
 
     def visible(self, index: int) -> NDArray[np.bool_]:
         """Bool `[H,W]`: which points of the current frame of clip `index` were visible in the frame before it."""
         drive, frame = self.place(index)
-        return np.array(self._open("visible")[drive, frame])
+        return self._entry("visible", drive, frame)
+
+    def _entry(self, kind: str, drive: int, frame: int) -> NDArray[Any]:
+        """A copy of what an array holds of one frame, compared with its checksum."""
+        entry = np.array(self._open(kind)[drive, frame])
+        self.split.check(kind, drive, frame, entry)
+        return entry
 
     def _label(self, drive: int, frame: int) -> torch.Tensor:
-        label = self._open("labels")[drive, frame]
+        label = self._entry("labels", drive, frame)
         check_train_ids(label, VIPER_15, f"{self.split.folder / 'labels.npy'}")
         return torch.from_numpy(label.astype(np.int64))
 
@@ -88,4 +94,4 @@ class StreetsClips:
         if self.previous != 1:
             mend = "use previous=1, or flow='estimated'"
             raise DataError(f"exact flow with previous={self.previous}", where=self.split.folder, mend=mend)
-        return torch.from_numpy(self._open("flow")[drive, frame].astype(np.float32)[None])
+        return torch.from_numpy(self._entry("flow", drive, frame).astype(np.float32)[None])

@@ -1,0 +1,208 @@
+"""The formats of flow files: how one is probed, read and written, as `stpl.data.flow` tells.
+
+Each reader gives the flow and which of its pixels the file knows. Files have several ways to say «unknown»: KITTI has a
+mark, Middlebury writes values beyond 1e9, and programs leave NaN or infinity where they found no match.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stpl.data.image import checked_bytes
+from stpl.errors import DataError
+
+Flow = NDArray[np.float32]
+"""Backward flow float32 `[2,H,W]` in pixels."""
+
+UNKNOWN = 1e9
+"""Pixels: a component beyond it means that the flow is unknown there (Middlebury's `flowIO`)."""
+
+_STEPS_PER_PIXEL = 10  # the lineage's files count tenths of a pixel
+_FLO_MAGIC = 202021.25  # exact in float32; reads as the letters PIEH
+_FLO_HEADER = 12
+_PNG_STEPS_PER_PIXEL, _PNG_ZERO = 64, 1 << 15
+_PNG_HEAD, _PNG_END = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\0\0\0\0IEND\xaeB`\x82"
+_NPY_MEND = "unpack or make it again; .npy flow files are int16 [H,W,2], 10 steps a pixel"
+_PNG_MEND = "make or download it again; KITTI flow files are 16-bit RGB PNG"
+
+
+def _read_npy(path: Path) -> tuple[Flow, NDArray[np.bool_]]:
+    steps = load_npy(file_bytes(path), np.int16, path, _NPY_MEND)
+    flow = np.ascontiguousarray(steps.transpose(2, 0, 1), dtype=np.float32) / np.float32(_STEPS_PER_PIXEL)
+    return flow, np.ones(flow.shape[1:], bool)
+
+
+def _encode_npy(flow_HW2: NDArray[np.float32], path: Path) -> bytes:
+    # float32 on purpose: there k/10·10 is k again for every int16 k (in float64 truncation would lose 40 % of them).
+    steps = np.trunc(flow_HW2.astype(np.float32) * np.float32(_STEPS_PER_PIXEL))
+    if np.abs(steps).max(initial=0) > np.iinfo(np.int16).max:
+        raise DataError(
+            f"flow of {np.abs(flow_HW2).max():.1f} px does not fit int16 tenths", where=path, mend="write a .flo file"
+        )
+    return npy_bytes(steps.astype(np.int16))
+
+
+def _probe_npy(path: Path) -> tuple[int, int]:
+    try:
+        array = np.load(path, mmap_mode="r")  # fails if the file is shorter than its header says
+    except Exception as error:  # as in `load_npy`
+        raise DataError(
+            f"the flow file is missing, torn or no .npy file ({error})", where=path, mend=_NPY_MEND
+        ) from None
+    height, width = _check_array(array, np.int16, path, _NPY_MEND).shape[:2]
+    return height, width
+
+
+def _read_flo(path: Path) -> tuple[Flow, NDArray[np.bool_]]:
+    data = file_bytes(path)
+    height, width = _flo_size(data[:_FLO_HEADER], len(data), path)
+    values = np.frombuffer(data, "<f4", offset=_FLO_HEADER).reshape(height, width, 2)
+    flow = np.ascontiguousarray(values.transpose(2, 0, 1), dtype=np.float32)
+    return flow, np.abs(flow).max(axis=0) <= UNKNOWN  # a maximum with NaN is NaN, which compares false
+
+
+def _probe_flo(path: Path) -> tuple[int, int]:
+    head, _, length = _ends(path)
+    return _flo_size(head[:_FLO_HEADER], length, path)
+
+
+def _flo_size(header: bytes, length: int, path: Path) -> tuple[int, int]:
+    if len(header) < _FLO_HEADER or np.frombuffer(header[:4], "<f4")[0] != _FLO_MAGIC:
+        raise DataError("this is no Middlebury .flo file", where=path, mend="make or download the file again")
+    width, height = (int(side) for side in np.frombuffer(header[4:], "<i4"))
+    wanted = _FLO_HEADER + 8 * width * height
+    if width < 1 or height < 1 or length != wanted:
+        raise DataError(
+            f"the file holds {length} bytes, its header ({height}×{width}) asks for {wanted}",
+            where=path,
+            mend="the file is torn: make or download it again",
+        )
+    return height, width
+
+
+def _encode_flo(flow_HW2: NDArray[np.float32], path: Path) -> bytes:
+    height, width = flow_HW2.shape[:2]
+    header = np.array([width, height], "<i4").tobytes()
+    return b"".join([np.array(_FLO_MAGIC, "<f4").tobytes(), header, flow_HW2.astype("<f4").tobytes()])
+
+
+def _read_png(path: Path) -> tuple[Flow, NDArray[np.bool_]]:
+    data = checked_bytes(path, "the flow file", _PNG_MEND)
+    # OpenCV, for Pillow reads only 8 of the 16 bits; its channels are in the order B, G, R.
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16 or pixels.shape[2:] != (3,):
+        found = "nothing" if pixels is None else f"{pixels.dtype} {list(pixels.shape)}"
+        raise DataError(f"expected 16-bit RGB, found {found}", where=path, mend=_PNG_MEND)
+    steps = np.stack([pixels[..., 2], pixels[..., 1]]).astype(np.float32)
+    return (steps - _PNG_ZERO) / np.float32(_PNG_STEPS_PER_PIXEL), pixels[..., 0] > 0
+
+
+def _probe_png(path: Path) -> tuple[int, int]:
+    head, end, _ = _ends(path)
+    if not head.startswith(_PNG_HEAD) or end != _PNG_END:
+        raise DataError("the flow file is torn or no PNG", where=path, mend=_PNG_MEND)
+    width, height, bits, colour = struct.unpack(">IIBB", head[len(_PNG_HEAD) : len(_PNG_HEAD) + 10])
+    if (bits, colour) != (16, 2):
+        raise DataError(f"expected 16-bit RGB, found {bits} bits, PNG colour type {colour}", where=path, mend=_PNG_MEND)
+    return height, width
+
+
+def _encode_png(flow_HW2: NDArray[np.float32], path: Path) -> bytes:
+    steps = np.rint(flow_HW2.astype(np.float32) * np.float32(_PNG_STEPS_PER_PIXEL)) + _PNG_ZERO
+    if steps.min(initial=0) < 0 or steps.max(initial=0) > np.iinfo(np.uint16).max:
+        raise DataError(
+            f"flow of {np.abs(flow_HW2).max():.1f} px does not fit 16-bit 64ths", where=path, mend="write a .flo file"
+        )
+    blue_green_red = np.dstack([np.ones(steps.shape[:2]), steps[..., 1], steps[..., 0]]).astype(np.uint16)
+    return cv2.imencode(".png", blue_green_red)[1].tobytes()
+
+
+class Format(NamedTuple):
+    """One format of flow files.
+
+    Attributes:
+        probe: (height, width) from the header, the length and (PNG) the end alone.
+        read: the flow float32 `[2,H,W]`, and bool `[H,W]`: where it is known.
+        encode: the bytes of a flow `[H,W,2]`; the path is for messages.
+        has_unknown: whether a file can say that a pixel's flow is unknown.
+    """
+
+    probe: Callable[[Path], tuple[int, int]]
+    read: Callable[[Path], tuple[Flow, NDArray[np.bool_]]]
+    encode: Callable[[NDArray[np.float32], Path], bytes]
+    has_unknown: bool
+
+
+_FORMATS = {
+    ".npy": Format(_probe_npy, _read_npy, _encode_npy, has_unknown=False),
+    ".flo": Format(_probe_flo, _read_flo, _encode_flo, has_unknown=True),
+    ".png": Format(_probe_png, _read_png, _encode_png, has_unknown=True),
+}
+
+
+def format_of(path: Path) -> Format:
+    """The format that the suffix of a path names; raises `DataError` for another suffix."""
+    suffix = path.suffix.lower()
+    if suffix not in _FORMATS:
+        raise DataError(
+            f"unknown flow format '{path.suffix}'", where=path, mend="use .npy (int16, ×10), .flo or .png (KITTI)"
+        )
+    return _FORMATS[suffix]
+
+
+def file_bytes(path: Path) -> bytes:
+    """The content of a flow file; raises `DataError`."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _ends(path: Path) -> tuple[bytes, bytes, int]:
+    """The first 32 bytes, the last 12 and the length of a file."""
+    try:
+        with path.open("rb") as file:
+            head, length = file.read(32), file.seek(0, io.SEEK_END)
+            file.seek(max(0, length - len(_PNG_END)))
+            return head, file.read(), length
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"the flow file cannot be read ({error.strerror})",
+        where=path,
+        mend="check the path, or leave flow files out and let the flow be estimated",
+    )
+
+
+def load_npy(data: bytes, dtype: type[np.generic], path: Path, mend: str) -> NDArray[Any]:
+    """The array `[H,W,2]` in the bytes of a .npy file; raises `DataError` for another type or shape, or torn bytes."""
+    try:
+        array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:  # a damaged header is parsed as Python, and asks for whatever it says
+        raise DataError(f"the flow file is torn or no .npy file ({error})", where=path, mend=mend) from error
+    return _check_array(array, dtype, path, mend)
+
+
+def _check_array(array: NDArray[Any], dtype: type[np.generic], path: Path, mend: str) -> NDArray[Any]:
+    if array.dtype != dtype or array.ndim != 3 or array.shape[2] != 2:
+        found = f"{array.dtype} {list(array.shape)}"
+        raise DataError(f"expected {dtype.__name__} [H,W,2], found {found}", where=path, mend=mend)
+    return array
+
+
+def npy_bytes(array: NDArray[Any]) -> bytes:
+    """The bytes of a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()

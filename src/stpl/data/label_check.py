@@ -1,0 +1,99 @@
+"""Are labels what they should be, even where every id is one that the data set knows?
+
+Ids of another scheme lie in the allowed range, so a reader cannot refuse them; over a whole split they show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpl.data.label_space import IGNORE, LabelSpace
+
+_HIGHEST_TRAIN_ID = {"cityscapes": 18}  # its own 19 classes; of other sets, train ids are those of the label space
+_EVERYWHERE = ("vegetation", "sky", "road")  # classes that nearly every picture of a street shows
+_MOST, _NEARLY_ALL = 60.0, 95.0  # percent
+_NAMES_SHOWN, _LEAST_BEYOND = 4, 3
+
+
+class LabelCounts(NamedTuple):
+    """One label file and how many of its pixels have each id, int64 `[256]`."""
+
+    path: Path
+    pixels: NDArray[np.int64]
+
+
+class Judgement(NamedTuple):
+    """What is wrong for certain, and what only looks so."""
+
+    problems: list[str]
+    warnings: list[str]
+
+
+def judge_labels(labels: Sequence[LabelCounts], dataset: str, space: LabelSpace) -> Judgement:
+    """What the ids of a split say of its labels.
+
+    Args:
+        labels: every label of the split.
+        dataset: the data set whose ids they should hold.
+        space: the classes that the ids become.
+    """
+    if not labels:
+        return Judgement([], [])
+    train_ids = _hold_train_ids(labels, dataset, space)
+    pixels = np.sum([label.pixels for label in labels], axis=0)
+    return Judgement(train_ids.problems, [*train_ids.warnings, *_shares(pixels, dataset, space), *_constant(labels)])
+
+
+def _hold_train_ids(labels: Sequence[LabelCounts], dataset: str, space: LabelSpace) -> Judgement:
+    """Label ids go higher than train ids do: where no id is above the highest train id, the labels hold these."""
+    highest = _HIGHEST_TRAIN_ID.get(dataset, space.num_classes - 1)
+    beyond = {value: space.classes[train_id] for value, train_id in space.remaps[dataset].items() if value > highest}
+    low = [label for label in labels if not label.pixels[highest + 1 : IGNORE].any()]
+    if len(beyond) < _LEAST_BEYOND or not low:
+        return Judgement([], [])
+    names = ", ".join(f"{name} {value}" for value, name in list(beyond.items())[:_NAMES_SHOWN])
+    told = (
+        f"{low[0].path}: {len(low)} of {len(labels)} labels hold no id above {highest} but {IGNORE}; {dataset}'s label "
+        f"ids go on ({names}, …), so these look like train ids: give the original label ids"
+    )
+    certain = any(name in _EVERYWHERE for name in beyond.values())  # else there may just be no cars and persons
+    if len(low) == len(labels):
+        return Judgement([told], []) if certain else Judgement([], [told])
+    return Judgement([], [told] if certain else [])
+
+
+def _shares(pixels: NDArray[np.int64], dataset: str, space: LabelSpace) -> list[str]:
+    """A class, or what counts for nothing, over most of the split."""
+    train_ids = space.lookup(dataset)[: len(pixels)]
+    counts = np.array([pixels[train_ids == train_id].sum() for train_id in range(space.num_classes)])
+    largest, known, absent = int(counts.argmax()), counts.sum(), int((counts == 0).sum())
+    share, ignored = 100 * counts[largest] / max(known, 1), 100 * (1 - known / max(pixels.sum(), 1))
+    found = []
+    if share > _MOST:
+        found.append(
+            f"{space.classes[largest]} covers {share:.1f} % of the labelled pixels, and {absent} of "
+            f"{space.num_classes} classes are absent: are the ids of another scheme (train ids, another data set's)?"
+        )
+    if ignored > _MOST:
+        ids = np.argsort(np.where(train_ids == IGNORE, pixels, 0))[::-1][:_NAMES_SHOWN]
+        told = ", ".join(f"{value}: {100 * pixels[value] / pixels.sum():.1f} %" for value in ids if pixels[value])
+        found.append(f"{ignored:.1f} % of the pixels are ignored (by id, {told}): are the ids of another scheme?")
+    return found
+
+
+def _constant(labels: Sequence[LabelCounts]) -> list[str]:
+    """Labels of one id, as a conversion that failed leaves them."""
+    shares = [100 * label.pixels.max() / max(label.pixels.sum(), 1) for label in labels]
+    flat = [(label, share) for label, share in zip(labels, shares, strict=True) if share > _NEARLY_ALL]
+    if not flat:
+        return []
+    first, share = flat[0]
+    return [
+        f"{first.path}: {len(flat)} of {len(labels)} labels hold one id nearly everywhere (this one {share:.1f} % of "
+        f"id {first.pixels.argmax()}): were they converted rightly?"
+    ]

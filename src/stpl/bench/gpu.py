@@ -55,12 +55,12 @@ def plan(out: Path) -> list[Part]:
         return Part(name, about, seconds, (command,))
 
     return [
-        Part("tests", "right results: contrast, steps, recording, resumption, evaluation, loaders", 90, (tests,)),
-        bench("step", "a step of STPL, ResNet-101 at 512×1024, against the plain form", 30, "step", "--repeats=15"),
-        bench("contrast-5869", "the contrast of one clip", 40, "contrast", "--repeats=30"),
+        Part("tests", "right results: contrast, steps, recording, resumption, evaluation, loaders", 85, (tests,)),
+        bench("step", "a step of STPL, ResNet-101 at 512×1024, against the plain form", 40, "step", "--repeats=15"),
+        bench("contrast-5869", "the contrast of one clip", 30, "contrast", "--repeats=30"),
         bench("contrast-23476", "of four clips' pixels", 30, "contrast", "--n=23476", "--repeats=15"),
-        bench("contrast-93904", "of sixteen clips' pixels", 20, "contrast", "--n=93904", "--repeats=5"),
-        bench("evaluation", "an evaluation of 500 clips", 45, "evaluation"),
+        bench("contrast-93904", "of sixteen clips' pixels", 10, "contrast", "--n=93904", "--repeats=5"),
+        bench("evaluation", "an evaluation of 500 clips", 30, "evaluation"),
         bench("loader", "what loader processes deliver", 60, "loader"),
         Part(
             "ablation",

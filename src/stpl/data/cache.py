@@ -327,5 +327,6 @@ def _unwritable(path: Path, error: OSError) -> DataError:
     return DataError(
         f"the cache cannot be written ({error.strerror or error})",
         where=path,
-        mend="free disk space or mend the folder's rights, then call again: it goes on where it stopped",
+        mend="free disk space or mend the folder's rights, then call again: it goes on where it stopped; or set "
+        "data.cache=false",
     )

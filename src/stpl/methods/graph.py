@@ -55,6 +55,8 @@ class RecordedLosses:
     def _record(self, clip: Clip) -> _Recording:
         try:
             return _Recording(self._method, self._losses, clip)
+        except torch.OutOfMemoryError:
+            raise  # it would not fit otherwise either
         except RuntimeError as error:
             raise ConfigError(
                 f"this step cannot be recorded as a CUDA graph ({str(error).splitlines()[0]})",

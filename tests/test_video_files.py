@@ -21,6 +21,7 @@ from stpl.data.folder import VideoFrames
 from stpl.errors import ConfigError, DataError
 from stpl.nn import weights
 from stpl.nn.network import NetworkOptions, build_network
+from stpl.request import Request
 from stpl.video import adapt as adapt_module
 from stpl.video.side_by_side import SideBySide
 
@@ -179,3 +180,16 @@ def test_clips_of_different_sizes_make_no_batch() -> None:
     clips = [Clip(frames, label=torch.zeros(8, width, dtype=torch.int64), key=str(width)) for width in (8, 8, 9)]
     with pytest.raises(DataError, match=r"label \[8, 9\] of 9 and \[8, 8\] of 8 make no batch[\s\S]*eval_batch_size"):
         collate(clips)
+
+
+def test_what_is_there_under_a_name_that_yaml_misreads_stays_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In any setting of `stpl fit`; what is not there is YAML as ever."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a: b", "# c", "@d", "4"):
+        Path(name).touch()
+    settings = {"data.path": "a: b", "model.checkpoint": "# c", "x.y": "@d", "x.z": "4", "v": "a: b", "x.w": "{e: 5}"}
+    assert Request(overrides=settings).arguments() == [
+        '--data={"path": "a: b"}', '--model={"checkpoint": "# c"}', "--x.y=@d", "--x.z=4", "--v=a: b", "--x.w={e: 5}",
+    ]  # fmt: skip

@@ -104,7 +104,8 @@ def read(path: Path, expected_size: tuple[int, int] | None = None) -> Flow:
     if not known.any():
         what = "no pixel of this flow is known: none is marked valid, or none is finite and below 1e9"
         raise DataError(what, where=path, mend="make or download the file again")
-    flow[:, ~known] = 0
+    if not known.all():
+        flow[:, ~known] = 0
     if expected_size is not None and flow.shape[1:] != tuple(expected_size):
         raise DataError(
             f"the flow is {_format(flow.shape[1:])}, expected {_format(expected_size)} (height×width)",

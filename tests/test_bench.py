@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from stpl.bench import contrast, measure, step, warp
+from stpl.bench import contrast, gpu, measure, step, warp
 from stpl.bench.measure import Timing, interleaved, peak_mb
 from stpl.cli import main
 from stpl.losses.pixel_contrast import pixel_contrast
@@ -148,3 +148,63 @@ def test_peak_memory_is_the_largest_at_one_time(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     assert peak_mb("memory_hog:allocate", megabytes=80, keep=True) == pytest.approx(80, abs=5)
     assert peak_mb("memory_hog:allocate", megabytes=80, keep=False) == pytest.approx(40, abs=5)
+
+
+def test_without_a_gpu_one_line_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(gpu, "visible_gpus", list)
+    assert main(["bench", "gpu"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert "no GPU is here" in said
+
+
+def test_the_plan_of_a_gpu_s_minutes(capsys: pytest.CaptureFixture[str]) -> None:
+    """A dry run tells every part with its time; all together stay under eight minutes, and every verb is there."""
+    assert main(["bench", "gpu", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    parts = gpu.plan(Path("build/gpu"))
+    assert all(part.name in said for part in parts)
+    assert sum(part.seconds for part in parts) < 480
+    for part in parts:
+        for command in part.commands:
+            verb = [word for word in command[2:4] if not word.startswith("-")]
+            assert command[1] == "pytest" or main([*verb, "--help"]) == 0
+
+
+def test_a_part_that_fails_takes_nothing_from_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One fails, one hangs, one writes figures; the table tells all."""
+    found = {"frames": 500, "seconds": 12.3}
+    write = f"import json; open({str(tmp_path / 'evaluation.json')!r}, 'w').write(json.dumps({found!r}))"
+    parts = [
+        gpu.Part("tests", "fails", 5, (("-c", "print('why'); raise SystemExit(3)"), ("-c", "print('not reached')"))),
+        gpu.Part("step", "hangs", 0, (("-c", "import time; time.sleep(60)"),)),
+        gpu.Part("evaluation", "works", 5, (("-c", write),)),
+    ]
+    monkeypatch.setattr(gpu, "plan", lambda out: parts)
+    monkeypatch.setattr(gpu, "visible_gpus", lambda: ["0"])
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    assert main(["bench", "gpu", f"--out={tmp_path}"]) == 1
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    states = {part["part"]: part["state"] for part in summary["parts"]}
+    assert states == {"tests": "failed (3)", "step": "stopped after 0 s", "evaluation": "ok"}
+    assert (tmp_path / "tests.log").read_text() == "why\n"
+    table = (tmp_path / "table.md").read_text()
+    assert "| evaluation of 500 clips | 12.3 s |" in table
+    assert table in capsys.readouterr().out
+
+
+def test_an_evaluation_and_a_loader_are_timed(tmp_path: Path) -> None:
+    """What `make gpu` measures on a GPU, on the CPU."""
+    small = ("--height=32", "--width=64", "--network.depth=18", "--network.width=8", "--frames=2")
+    assert bench(tmp_path, "evaluation", *small)["frames"] == 2
+    figures = bench(tmp_path, "loader", "--size=32,64", "--workers=[1]", "--steps=3", "--clips=2")
+    assert set(figures["clips_per_second"]) == {"workers", "device"}
+    assert figures["seconds_second_view"] > 0
+
+
+@pytest.mark.parametrize("verb", ["contrast", "step", "evaluation", "loader"])
+def test_a_device_that_is_not_here_is_refused(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", verb, "--device=cuda:77"]) == 2
+    assert "--device: 'cuda:77' cannot be used" in capsys.readouterr().err

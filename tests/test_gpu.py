@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,7 +40,7 @@ from stpl.methods.evaluation import Evaluator
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions, build_network
-from stpl.record import read_record
+from stpl.record import RunKey, read_record, runs_root
 
 Arguments = Callable[..., list[str]]
 CUDA = pytest.param(
@@ -254,10 +256,15 @@ def test_the_device_augments(device: str) -> None:
 
 
 def test_distributed_training_starts(device: str, tiny_run: Arguments) -> None:
-    """One process under DDP (NCCL on a GPU): its gradients are averaged one by one, so nothing may be recorded."""
+    """One process under DDP (NCCL on a GPU): its gradients are averaged one by one, so nothing may be recorded.
+
+    In a process of its own: a group of processes, once formed, would be met by every test that follows.
+    """
     extra = ("--trainer.strategy=ddp", "--start_from=null", f"--trainer.accelerator={device}")
-    directory = fit(tiny_run("source", *extra, steps=2))
-    assert read_record(directory) is not None
+    command = [sys.executable, "-m", "stpl", "fit", *tiny_run("source", *extra, steps=2)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert read_record(RunKey("streets", "source", 0).directory(runs_root())) is not None
 
 
 def test_evaluation_equals_the_cpus(device: str, tiny_streets: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from stpl.cli import main
@@ -137,12 +138,16 @@ def test_a_checkpoint_of_a_network_that_went_off_is_refused_by_every_verb(
     torch.save({"state_dict": content, "stpl": weights.description(OPTIONS, (48, 96), 1)}, bad)
     foreign = {k.removeprefix(weights.BACKBONE): v for k, v in content.items() if k.startswith(weights.BACKBONE)}
     torch.save(foreign, tmp_path / "foreign.pth")
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for number in range(2):
+        Image.new("RGB", (96, 48)).save(frames / f"{number}.png")
     calls = [
         ["fit", *run(f"--model.checkpoint={bad}")],
         ["test", "--bench=streets", f"--checkpoint={bad}"],
         ["predict", "--bench=streets", f"--checkpoint={bad}", f"--out={tmp_path / 'out'}"],
-        ["adapt", f"--checkpoint={bad}", f"--video={tmp_path}", f"--output={tmp_path / 'adapted'}"],
-        ["video", f"--video={tmp_path}", f"--checkpoints=[{bad}]", f"--output={tmp_path / 'side.webm'}"],
+        ["adapt", f"--checkpoint={bad}", f"--video={frames}", f"--output={tmp_path / 'adapted'}"],
+        ["video", f"--video={frames}", f"--checkpoints=[{bad}]", f"--output={tmp_path / 'side.webm'}"],
         ["weights", "convert", str(tmp_path / "foreign.pth"), f"--out={tmp_path / 'converted.ckpt'}"],
     ]
     for call in calls:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from stpl.bench.measure import table
 from stpl.errors import ConfigError
@@ -84,7 +84,10 @@ def gpu(args: Sequence[str]) -> int:
     Returns:
         0 if all parts went well or there is no GPU, 1 if one failed.
     """
-    options = _parse(args)
+    options = _parser().parse_args(args)
+    if options.help:
+        _parser().print_help()
+        return 0
     out: Path = options.out
     parts = [part for part in plan(out) if not options.only or part.name in options.only]
     if options.dry_run:
@@ -106,12 +109,22 @@ def gpu(args: Sequence[str]) -> int:
     return 0 if all(result["state"] == "ok" for result in results) else 1
 
 
-def _parse(args: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="stpl bench gpu", description=(__doc__ or "").split("\n\n")[0])
+class _Parser(argparse.ArgumentParser):
+    """Tells a mistake as every verb does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise it instead of ending the program."""
+        raise ConfigError(message, mend="see `stpl bench gpu --help`")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(add_help=False, prog="stpl bench gpu", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path("build/gpu"), help="folder of the figures and logs")
-    parser.add_argument("--only", nargs="+", default=[], choices=[part.name for part in plan(Path())], help="parts")
+    names = [part.name for part in plan(Path())]
+    parser.add_argument("--only", nargs="+", metavar="PART", default=[], choices=names, help=f"of: {', '.join(names)}")
     parser.add_argument("--dry-run", action="store_true", help="print the plan with estimated times and end")
-    return parser.parse_args(args)
+    parser.add_argument("-h", "--help", action="store_true", help="this text")
+    return parser
 
 
 def _plan_table(parts: Sequence[Part]) -> str:

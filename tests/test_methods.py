@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from stpl.data.clip import Clip
 from stpl.errors import ConfigError, DataError
@@ -181,6 +182,34 @@ def test_the_backbone_is_compiled_where_asked(with_source: Arguments, monkeypatc
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, *args, **kwargs: compiled.append(module))
     fit(with_source("self_training", "--run.compile=true", steps=2))
     assert [type(module).__name__ for module in compiled] == ["ResNet"]
+
+
+def test_a_backbone_is_compiled_once() -> None:
+    """Not anew at every step, though the share of a batch in the mean statistics changes; losses stay what they are."""
+    expected, _ = compiled_losses(None)
+    counter = CompileCounter()
+    found, graphs = compiled_losses(counter)
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert graphs[0] == graphs[-1] > 0
+
+
+def compiled_losses(counter: CompileCounter | None) -> tuple[list[float], list[int]]:
+    """Losses of four steps through a backbone compiled by `counter`, and how many graphs there were after each."""
+    torch.manual_seed(0)
+    model = PixelContrast(SMALL, OptimizerOptions(lr=1e-3), batchnorm=BatchNormOptions(momentum=None)).train()
+    if counter is not None:
+        torch._dynamo.reset()
+        model.network.segmenter.get_submodule("backbone").compile(backend=counter)
+    optimizer, losses, graphs = torch.optim.SGD(model.parameter_groups()), [], []
+    for _ in range(4):
+        output = model.training_step(clip(), 0)
+        assert output is not None
+        optimizer.zero_grad()
+        output["loss"].backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(output["loss"].item())
+        graphs.append(counter.frame_count if counter else 0)
+    return losses, graphs
 
 
 def test_a_recorded_run_is_left_alone(with_source: Arguments, capsys: pytest.CaptureFixture[str]) -> None:

@@ -183,6 +183,7 @@ def steps(
     method = make().train().to(device)
     method._trainer = OneProcess()  # type: ignore[assignment]
     if record:
+        assert method.recordable
         method.record_step()
     optimizer = torch.optim.SGD(method.parameter_groups(), momentum=0.9)
     batches = [clip(device, shift) for shift in range(4)]

@@ -317,7 +317,7 @@ def run(cli: SuiteCLI) -> None:
     _match_labels(cli)
     if cli.recorder.options.compile:
         cli.model.network.segmenter.get_submodule("backbone").compile()
-    if cli.recorder.options.cuda_graph and records_steps(trainer):
+    if cli.recorder.options.cuda_graph and cli.model.recordable and records_steps(trainer):
         cli.model.record_step()
     resume = last.is_file()
     if resume:  # a torn file is told from a defect, and one that diverged from a run that may go on

@@ -51,8 +51,8 @@ class RunOptions:
         checkpoint_every: steps between two resumable checkpoints.
         wandb: "disabled", "offline" (kept in the run's folder for `wandb sync`) or "online".
         compile: run the backbone through `torch.compile`; pays on GPUs in long runs, its first step takes minutes.
-        cuda_graph: on one GPU, record the step once and replay it: the GPU then never waits for Python. Takes no more
-            memory than the step itself. No effect on the CPU, nor with several processes, whose gradients DDP watches.
+        cuda_graph: on one GPU, record the step once and replay it, if the method allows it (`Method.recordable`): the
+            GPU then never waits for Python. No effect on the CPU, nor with several processes: DDP watches gradients.
     """
 
     bench: str = "streets"

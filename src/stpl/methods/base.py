@@ -83,6 +83,10 @@ class Method(LightningModule, ABC):
     leaves_idle = True
     """Whether some parameters may get no gradient. Several processes then look for them at every step."""
 
+    recordable = False
+    """Whether `losses` does nothing in Python that differs from step to step, such as drawing numbers or counting. On a
+    GPU it is then recorded once and replayed (`run.cuda_graph`), which would repeat what Python did the first time."""
+
     def __init__(
         self,
         network: NetworkOptions,

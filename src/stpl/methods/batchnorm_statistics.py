@@ -15,6 +15,8 @@ from stpl.methods.base import Method
 class BatchNormStatistics(Method):
     """Forward passes over both frames with live statistics (AdaBN, Li et al., 2018, with a running average)."""
 
+    recordable = True
+
     def losses(self, clip: Clip) -> dict[str, Tensor]:
         """Nothing to minimise: the forward pass itself moves the statistics."""
         with torch.no_grad():

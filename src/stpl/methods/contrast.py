@@ -71,6 +71,8 @@ class PixelContrast(Method):
         previous_gradient: let gradients flow through the previous frame too; ACCEL's released code does not.
     """
 
+    recordable = True
+
     def __init__(
         self,
         network: NetworkOptions,

@@ -28,6 +28,8 @@ class SelfTraining(Method):
         confident_scope: whether pixels compete within the frame ("global") or within their class ("class").
     """
 
+    recordable = True
+
     def __init__(
         self,
         network: NetworkOptions,

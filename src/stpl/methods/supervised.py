@@ -32,6 +32,7 @@ class Supervised(Method):
     wants = Wants(flow=True, label=True)
     trains_classifiers = True
     leaves_idle = False
+    recordable = True
 
     def __init__(
         self,

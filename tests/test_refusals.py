@@ -29,6 +29,8 @@ Arguments = Callable[..., list[str]]
         ("trainer.accelerator=gpu", "trainer: No supported gpu backend found!"),
         ("trainer.accelerator=foo", "invalid accelerator name"),
         ("trainer.devices=0", "`Trainer(devices='0')`"),
+        ("trainer.devices=9999", "9999 processes are too many for"),
+        ("model.engine=triton", "the engine 'triton' cannot run: it is for GPUs"),
         ("trainer.num_nodes=0", "`num_nodes` must be a positive integer"),
         ("trainer.num_nodes=2", "nothing starts them: MASTER_ADDR, MASTER_PORT, NODE_RANK not set"),
         ("trainer.max_time=abc", "trainer.max_time: `Timer(duration='abc')`"),

@@ -24,7 +24,9 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import distributed
 
 from stpl.errors import ConfigError, refusals
+from stpl.machine import cores
 
+_PROCESSES_PER_CORE = 4
 _PATIENCE_SECONDS = 60.0
 """How long the other processes may take to end after the first."""
 _ALLOCATOR_VARIABLES = {"MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"}
@@ -71,6 +73,7 @@ def build_trainer(settings: dict[str, Any], *, synchronized: bool, leaves_idle: 
             "SyncBatchNorm exists for GPUs only", where="batchnorm.synchronized", mend="set it to false on the CPU"
         )
     _check_nodes(trainer, settings.get("num_nodes", 1))
+    _check_processes(trainer)
     strategy = DDPStrategy(find_unused_parameters=leaves_idle, forward_sync_buffers=False)
     return Trainer(**settings | {"strategy": strategy, "sync_batchnorm": synchronized})
 
@@ -79,6 +82,17 @@ def records_steps(trainer: Trainer) -> bool:
     """Whether steps can be recorded as CUDA graphs: on one GPU, where nobody listens to the gradients one by one."""
     strategy = trainer.strategy
     return isinstance(strategy, SingleDeviceStrategy) and strategy.root_device.type == "cuda"
+
+
+def _check_processes(trainer: Trainer) -> None:
+    """Refuse far more processes than this machine has cores: torch lets them all start, and nothing comes forward."""
+    most = _PROCESSES_PER_CORE * len(cores())
+    if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > most:
+        raise ConfigError(
+            f"{trainer.num_devices} processes are too many for {len(cores())} cores",
+            where="trainer.devices",
+            mend=f"choose {most} or fewer",
+        )
 
 
 def _check_nodes(trainer: Trainer, nodes: int) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor
 from stpl.data.clip import IGNORE, Clip, Wants
 from stpl.errors import ConfigError, check_range
 from stpl.losses.confidence import Scope, confident_pixels
-from stpl.losses.pixel_contrast import Denominator, EngineName, pixel_contrast
+from stpl.losses.pixel_contrast import Denominator, EngineName, choose_engine, pixel_contrast
 from stpl.losses.ranks import gather_ranks
 from stpl.methods.base import Method, OptimizerOptions, check_proportion
 from stpl.nn.accel import Accel, clip_flow
@@ -98,7 +98,7 @@ class PixelContrast(Method):
         super().__init__(network, optimizer, checkpoint, batchnorm)
         self.contrasts = contrasts or [Contrast("fused", "augmented fused")]
         self.temperature, self.denominator, self.engine = temperature, denominator, engine
-        self.key_scope = key_scope
+        self.key_scope, self.embedding_dim = key_scope, embedding_dim
         self.confident_proportion, self.confident_scope = confident_proportion, confident_scope
         self.previous_gradient = previous_gradient
         names = {name for pair in self.contrasts for name in (pair.query, pair.key)}
@@ -113,6 +113,14 @@ class PixelContrast(Method):
         dim = self.network.feature_dim
         self.fusion: Fusion | None = FUSIONS[fusion](dim) if fused else None
         self.projection = ProjectionHead(self.fusion.out_dim if self.fusion else dim, embedding_dim)
+
+    def on_fit_start(self) -> None:
+        """Refuse an engine that cannot run here before the first step; raises `ConfigError`."""
+        super().on_fit_start()
+        try:
+            choose_engine(torch.empty(0, self.embedding_dim, device=self.device), self.engine)
+        except ValueError as error:
+            raise ConfigError(str(error), where="model.engine", mend="leave it out: the best one is chosen") from error
 
     def losses(self, clip: Clip) -> dict[str, Tensor]:
         """One contrast loss per pair of views."""

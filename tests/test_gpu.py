@@ -56,7 +56,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     """A GPU as a run has it, or the CPU with stand-ins."""
     name: str = request.param
     if name == "cpu":
-        monkeypatch.setattr(graph, "_Capture", CaptureOnTheCpu)
+        monkeypatch.setattr(graph, "Capture", CaptureOnTheCpu)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
     torch.use_deterministic_algorithms(True)

@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from stpl.bench.measure import Action
 from stpl.errors import ConfigError
+from stpl.methods.graph import Capture
 
 
 def check_device(device: str) -> torch.device:
@@ -40,16 +41,9 @@ def seconds(action: Action) -> float:
 
 def replayed(action: Action) -> Action:
     """The same action as a recorded graph: what it takes the GPU, without waiting for Python."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            action()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        action()
-    return graph.replay
+    capture = Capture()
+    capture.warm_up(action, 3)
+    return capture(action)[0]
 
 
 def peak_mb(action: Action) -> float:

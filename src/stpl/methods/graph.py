@@ -75,7 +75,7 @@ class _Recording:
         self._anchor = torch.zeros((), device=clip.frames.device, requires_grad=True)
         self._found: dict[str, Tensor] = {}
         before = {name: buffer.clone() for name, buffer in method.named_buffers()}
-        capture = _Capture()
+        capture = Capture()
         capture.warm_up(self._once, _WARM_STEPS)
         self.forward, values = capture(self._go_forward)
         self.values, self._names = values.detach(), list(self._found)
@@ -139,7 +139,7 @@ def _nothing() -> None:
     """The backward pass of a method that minimises nothing."""
 
 
-class _Capture:
+class Capture:
     """Records what actions do, on one stream and in one pool of memory, to be replayed in the order of recording.
 
     Warming up takes the same stream: autograd notes on which one a parameter was first used.
@@ -149,7 +149,7 @@ class _Capture:
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
 
-    def warm_up(self, action: Callable[[], None], times: int) -> None:
+    def warm_up(self, action: Callable[[], object], times: int) -> None:
         """Repeat an action without recording it."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):

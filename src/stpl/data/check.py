@@ -65,8 +65,6 @@ def check(
     Raises:
         DataError: something is missing or wrong; the message lists the first few problems.
     """
-    if sample < 0:
-        raise ConfigError(f"{sample} is no number of pairs", where="sample", mend="choose 0 or more")
     files = open_set(root, dataset, split, frame_list=frame_list, size=size)
     report = inspect(files, _space(dataset, label_space), _flow_folder(files, flow), sample, workers)
     print(report.text())

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 import contrast_kernels
+from conftest import TINY
+from crash import crash_at
 from stpl.bench.contrast import dense
 from stpl.data import augment_device
 from stpl.data.augment import CrossFrameAugmentation
@@ -211,31 +213,15 @@ def step(method: Method, optimizer: torch.optim.Optimizer, batch: Clip, precisio
     return output["loss"].detach()
 
 
-class CrashError(Exception):
-    """Stands for a kill."""
-
-
 @pytest.mark.parametrize(("precision", "place"), [("32-true", "workers"), ("bf16-mixed", "device")])
-def test_a_killed_run_ends_with_the_same_weights(
-    device: str, precision: str, place: str, tiny_run: Arguments, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_ends_with_the_same_weights(device: str, precision: str, place: str, tiny_run: Arguments) -> None:
     """Through the command line: steps recorded, loaders with workers and pinned memory, evaluation, resumption."""
     extra = (f"--trainer.precision={precision}", "--start_from=null", "--run.checkpoint_every=1")
     here = (f"--data.init_args.loading.augment_on={place}", f"--trainer.accelerator={device}")
     options = tiny_run("stpl", *extra, *here, steps=6)
     whole = fit([*options, "--run.experiment=whole"])
     again = [*options, "--run.experiment=crashed", "--data.init_args.loading.num_workers=2"]
-    original = PixelContrast.training_step
-
-    def crash(self: PixelContrast, batch: Clip, batch_idx: int) -> object:
-        if self.global_step == 3:
-            raise CrashError
-        return original(self, batch, batch_idx)
-
-    monkeypatch.setattr(PixelContrast, "training_step", crash)
-    with pytest.raises(CrashError):
-        fit(again)
-    monkeypatch.setattr(PixelContrast, "training_step", original)
+    crash_at(4, again)
     resumed = fit(again)
     states = [weights.read(run / "checkpoints" / "last.ckpt")["state_dict"] for run in (whole, resumed)]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
@@ -273,7 +259,7 @@ def test_evaluation_equals_the_cpus(device: str, tiny_streets: Path, monkeypatch
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     torch.manual_seed(0)
     network = build_network(SMALL).eval()
-    data = StreetsData(tiny_streets, options_of_tiny(), loading=Loading(eval_batch_size=2))
+    data = StreetsData(tiny_streets, TINY, loading=Loading(eval_batch_size=2))
     found = []
     for place in ("cpu", device):
         evaluator = Evaluator(SMALL.space).to(place)
@@ -284,12 +270,6 @@ def test_evaluation_equals_the_cpus(device: str, tiny_streets: Path, monkeypatch
         found.append(leaves(evaluator.numbers()))
     assert found[0].keys() == found[1].keys()
     assert found[1] == pytest.approx(found[0], rel=1e-3, abs=0.2)
-
-
-def options_of_tiny() -> Any:
-    from conftest import TINY
-
-    return TINY
 
 
 def leaves(numbers: dict[str, Any], path: str = "") -> dict[str, float]:

@@ -16,10 +16,11 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
+from crash import crash_at
 from stpl.data.clip import Clip
 from stpl.errors import ConfigError, DataError
 from stpl.experiments import load_catalogue
-from stpl.fit import build, fit
+from stpl.fit import fit
 from stpl.methods import Contrast, OptimizerOptions, PixelContrast
 from stpl.methods.contrast import View
 from stpl.nn import weights
@@ -142,31 +143,13 @@ def test_a_method_with_labels_notices_garbage(with_source: Arguments, tiny_stree
         fit(with_source("oracle", f"--data.init_args.root={garbage}"))
 
 
-class CrashError(Exception):
-    pass
-
-
 @pytest.mark.parametrize("experiment", ["stpl", "self_training", "batchnorm_statistics"])
 @pytest.mark.parametrize("step", [3, 4, 5])
-def test_resumed_run_ends_with_the_same_weights(
-    experiment: str, step: int, with_source: Arguments, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resumed_run_ends_with_the_same_weights(experiment: str, step: int, with_source: Arguments) -> None:
     """Killed in any step and called again, with another number of workers: bit-identical weights, curves, record."""
     whole = fit(with_source(experiment, steps=6))
     again = [*with_source(experiment, "--run.checkpoint_every=1", steps=6), "--run.experiment=crashed"]
-    cli, _ = build(again)
-    method = type(cli.model)
-    original = method.training_step
-
-    def crash(self: PixelContrast, clip: Clip, batch_idx: int) -> object:
-        if self.global_step == step - 1:
-            raise CrashError
-        return original(self, clip, batch_idx)
-
-    monkeypatch.setattr(method, "training_step", crash)
-    with pytest.raises(CrashError):
-        fit(again)
-    monkeypatch.setattr(method, "training_step", original)
+    crash_at(step, again)
     resumed = fit([*again, "--data.init_args.loading.num_workers=1"])
     assert same(state(whole), state(resumed))
     assert losses(whole) == losses(resumed)

@@ -56,8 +56,8 @@ class SuiteCLI(LightningCLI):
             "--start_from",
             type=str | None,
             default=None,
-            help="Experiment of the same benchmark whose last checkpoint (seed 0) is the starting point, e.g. source;"
-            " model.checkpoint wins.",
+            help="Experiment of the same benchmark whose last checkpoint, of the same seed, is the starting point, e.g."
+            " source; model.checkpoint wins.",
         )
         parser.add_class_arguments(RunOptions, "run")
         parser.add_class_arguments(NetworkOptions, "network")
@@ -76,7 +76,7 @@ class SuiteCLI(LightningCLI):
         trainer.precision = trainer.precision or self._precision_before() or hardware_precision(trainer.accelerator)
         source, model = self.config.start_from, self.config.model.init_args
         if source is not None and model.get("checkpoint") is None:
-            run = RunKey(self.config.run.bench, source, 0).directory(runs_root())
+            run = RunKey(self.config.run.bench, source, int(self.config.seed_everything)).directory(runs_root())
             model["checkpoint"] = run / "checkpoints" / "last.ckpt"
 
     def _precision_before(self) -> str | None:

@@ -1,0 +1,38 @@
+"""The domain shifts that have a name.
+
+`camera`, the default, was chosen by controls alone (docs/streets.md): the source model as it is, renewed statistics with
+and without augmented frames, and the oracle. The others are there to see whether what holds before one camera holds
+before another; nothing was chosen by what any method does on them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from stpl.data.streets.domain import DomainShift
+
+ShiftName = Literal["camera", "dusk", "fog", "palette"]
+
+SHIFTS: dict[str, DomainShift] = {
+    "camera": DomainShift(
+        palette=0.35, grain=0.48, overcast=0.12, haze=0.0104, exposure=0.35, white_balance=0.15, gamma=0.26,
+        desaturation=0.26, flatness=0.08, vignette=0.26, defocus=0.7, motion=2.6, flicker=0.08, shot_noise=0.042,
+        read_noise=0.021, lost_blocks=0.053, compression=0.42,
+    ),
+    "dusk": DomainShift(
+        palette=0.2, grain=0.3, overcast=0.9, haze=0.004, dark=1.6, exposure=0.4, white_balance=0.35, gamma=0.2,
+        desaturation=0.4, flatness=0.0, vignette=0.35, defocus=0.6, motion=5.0, flicker=0.1, shot_noise=0.06,
+        read_noise=0.04, lost_blocks=0.03, compression=0.4,
+    ),
+    "fog": DomainShift(
+        palette=0.2, grain=0.3, overcast=0.8, haze=0.04, exposure=0.25, white_balance=0.08, gamma=0.15,
+        desaturation=0.5, flatness=0.25, vignette=0.2, defocus=0.9, motion=2.0, flicker=0.06, shot_noise=0.03,
+        read_noise=0.015, lost_blocks=0.03, compression=0.4,
+    ),
+    "palette": DomainShift(
+        palette=0.68, grain=0.08, overcast=0.12, haze=0.0104, exposure=0.35, white_balance=0.15, gamma=0.26,
+        desaturation=0.26, flatness=0.08, vignette=0.26, defocus=0.7, motion=2.6, flicker=0.08, shot_noise=0.042,
+        read_noise=0.021, lost_blocks=0.053, compression=0.42,
+    ),
+}  # fmt: skip
+"""Strengths by name. `palette` moves the colours of things so far that statistics follow only a part of it."""

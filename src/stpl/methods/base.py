@@ -133,7 +133,7 @@ class Method(LightningModule, ABC):
         """
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Optimiser groups with their initial `lr`: backbone, score fusion, classifiers, projection head, other new ones.
+        """Optimiser groups with their `lr`: backbone, score fusion, classifiers, projection head, other new modules.
 
         Names and order of the first three are the lineage's; `learning_rates` tells them apart by `name`.
         """
@@ -226,7 +226,7 @@ class Method(LightningModule, ABC):
         return list(self.network.segmenter.get_submodule("backbone").parameters())
 
     def moved(self) -> float | None:
-        """Change of the encoder's weights since the start, relative to their norm, in percent; `None` without a start."""
+        """Change of the encoder's weights since the start, in percent of their norm; `None` without a start."""
         if self._start is None:
             return None
         pairs = [(p.detach().double(), s.to(p).double()) for p, s in zip(self._encoder(), self._start, strict=True)]

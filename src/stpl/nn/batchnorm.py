@@ -30,11 +30,11 @@ class BatchNormOptions:
         momentum: share of a batch in the running statistics at each forward pass; 0.1 is the lineage's. Less makes the
             statistics of a short run steadier. `None` makes them the mean over all batches of the run, with nothing
             left of the statistics it started from.
-        views: which frames move the running statistics: "all" that the method looks at, augmented ones too (the lineage's
-            code), or the "original" ones alone. Each view is normalised by its own statistics either way.
-        evaluation: which statistics weights that have moved are evaluated and kept with: "running" are those that came
-            about on the way, as in the lineage, and lag behind the weights; "renewed" are estimated anew for these very
-            weights, see `Renewal`.
+        views: which frames move the running statistics: "all" that the method looks at, augmented ones too (the
+            lineage's code), or the "original" ones alone. Each view is normalised by its own statistics either way.
+        evaluation: which statistics weights that have moved are evaluated and kept with: "running" are those that
+            came about on the way, as in the lineage, and lag behind the weights; "renewed" are estimated anew for
+            these very weights, see `Renewal`.
         renewal_batches: batches that renewed statistics are the mean of.
         synchronized: of several processes, whether batch statistics are those of all their batches together
             (SyncBatchNorm, GPUs only). Otherwise each process normalises by its own batch, and only the running

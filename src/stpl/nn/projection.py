@@ -25,9 +25,7 @@ class ProjectionHead(nn.Module):
         kind: which layers.
     """
 
-    def __init__(
-        self, channels: int, out_dim: int = 128, hidden: int | None = None, kind: HeadName = "mlp"
-    ) -> None:
+    def __init__(self, channels: int, out_dim: int = 128, hidden: int | None = None, kind: HeadName = "mlp") -> None:
         super().__init__()
         self.out_dim = channels if kind == "none" else out_dim
         if kind == "mlp":

@@ -174,7 +174,8 @@ def test_every_knob_of_the_shift_acts_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHIFTS)
 def test_named_shifts_differ_and_leave_the_studio_alone(name: ShiftName) -> None:
-    options = [replace(TINY, shift=shift) for shift in (name, *(other for other in SHIFTS if other != name))]
+    names: list[ShiftName] = [name, *(other for other in SHIFTS if other != name)]
+    options = [replace(TINY, shift=shift) for shift in names]
     mine, *others = [draw_drive(o, "camera", "train", 0).frames for o in options]
     assert all(np.abs(mine.astype(int) - other).mean() > 2 for other in others)
     assert len({json.dumps(o.content("studio", "train")) for o in options}) == 1

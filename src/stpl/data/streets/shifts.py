@@ -13,11 +13,11 @@ from stpl.data.streets.domain import DomainShift
 
 ShiftName = Literal["camera", "dusk", "fog", "palette"]
 
-SHIFTS: dict[str, DomainShift] = {
+SHIFTS: dict[ShiftName, DomainShift] = {
     "camera": DomainShift(
-        palette=0.35, grain=0.48, overcast=0.12, haze=0.0104, exposure=0.35, white_balance=0.15, gamma=0.26,
-        desaturation=0.26, flatness=0.08, vignette=0.26, defocus=0.7, motion=2.6, flicker=0.08, shot_noise=0.042,
-        read_noise=0.021, lost_blocks=0.053, compression=0.42,
+        palette=0.85, grain=0.08, overcast=0.12, haze=0.005, exposure=0.18, white_balance=0.08, gamma=0.13,
+        desaturation=0.13, flatness=0.04, vignette=0.13, defocus=0.35, motion=1.3, flicker=0.04, shot_noise=0.02,
+        read_noise=0.01, lost_blocks=0.025, compression=0.2,
     ),
     "dusk": DomainShift(
         palette=0.2, grain=0.3, overcast=0.9, haze=0.004, dark=1.6, exposure=0.4, white_balance=0.35, gamma=0.2,

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from stpl.metrics.probes import linear_probe
 from torch import Tensor, nn
 
-from stpl.data.clip import IGNORE, Clip
+from stpl.data.clip import IGNORE, Clip, Wants, collate
 from stpl.errors import ConfigError
-from stpl.fit import fit
+from stpl.fit import build, fit
 from stpl.losses.pixel_contrast import pixel_contrast
 from stpl.methods import (
     Contrast,
@@ -42,7 +43,9 @@ def clip(batch: int = 2, labels: bool = False) -> Clip:
     return Clip(frames, flow=flow, augmented=augmented, label=label)
 
 
-def make(kind: type[PixelContrast] = PixelContrast, lr: OptimizerOptions | None = None, **options: Any) -> PixelContrast:
+def make(
+    kind: type[PixelContrast] = PixelContrast, lr: OptimizerOptions | None = None, **options: Any
+) -> PixelContrast:
     torch.manual_seed(0)
     frozen = BatchNormOptions("frozen")
     return kind(SMALL, lr or OptimizerOptions(), batchnorm=frozen, contrasts=SPATIAL, **options).train()
@@ -105,7 +108,7 @@ def test_during_warmup_only_new_modules_learn(schedule: Any) -> None:
     moved = []
     for _ in range(4):
         optimizer.zero_grad()
-        torch.stack(list(method.losses(clip()).values())).sum().backward()
+        torch.stack(list(method.losses(clip()).values())).sum().backward()  # type: ignore[no-untyped-call]
         head = [p.detach().clone() for p in method.projection.parameters()]
         optimizer.step()
         assert not all(torch.equal(a, b) for a, b in zip(head, method.projection.parameters(), strict=True))
@@ -115,7 +118,7 @@ def test_during_warmup_only_new_modules_learn(schedule: Any) -> None:
 
 
 def test_rates_after_the_warmup_are_those_without_one() -> None:
-    rates = []
+    rates: list[list[list[float]]] = []
     for warmup in (0, 2):
         options = OptimizerOptions(lr=1.0, warmup=warmup)
         optimizer = torch.optim.SGD(make(lr=options).parameter_groups(), lr=1.0)
@@ -132,7 +135,7 @@ def test_rates_after_the_warmup_are_those_without_one() -> None:
 @pytest.mark.parametrize("name", ["projection_factor", "warmup"])
 def test_rates_below_zero_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
-        OptimizerOptions(**{name: -1})
+        OptimizerOptions(**{name: -1})  # type: ignore[arg-type]
 
 
 # --- diagnostics with true labels
@@ -153,7 +156,8 @@ def test_true_labels_replace_those_of_the_confident_pixels() -> None:
     assert torch.equal(labels[kept], truth[kept])
     torch.manual_seed(0)
     trained = TrueLabelSelfTraining(SMALL, OptimizerOptions())
-    assert trained.wants.label and not SelfTraining.wants.label
+    assert trained.wants.label
+    assert not SelfTraining.wants.label
 
 
 def test_a_perfect_prediction_makes_both_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,16 +187,11 @@ def test_no_table_of_methods_holds_a_diagnostic() -> None:
 
 def test_contrast_with_true_labels_makes_features_easier_to_tell_apart(tiny_run: Arguments) -> None:
     """Overfit eight clips: a classifier refitted on their features must score higher afterwards."""
-    from stpl.fit import build
-    from stpl.metrics.probes import linear_probe
-
     source = fit(tiny_run("source", "--data.init_args.loading.batch_size=4", steps=20))
     start = source / "checkpoints" / "last.ckpt"
     rate = ("--optimizer.name=adamw", "--optimizer.lr=1e-3", f"--model.checkpoint={start}", "--start_from=null")
     folder = fit(tiny_run("spatial_true_labels", *rate, "--data.init_args.loading.batch_size=8", steps=40))
     cli, _ = build(tiny_run("spatial_true_labels", *rate))
-    from stpl.data.clip import Wants, collate
-
     reader = cli.datamodule.reader("train")
     batch = collate([reader.read(i, Wants(flow=True, label=True)) for i in range(8)])
     assert batch.label is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from stpl.methods import Contrast, OptimizerOptions, PixelContrast
 from stpl.methods.contrast import View
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions, Renewal, apply_batchnorm, batchnorm_layers, statistics_kept
-from stpl.nn.network import NetworkOptions
+from stpl.nn.network import NetworkOptions, build_network
 from stpl.record import read_metrics, read_record
+from stpl.renewal import measure_missing
 
 Arguments = Callable[..., list[str]]
 SMALL = NetworkOptions(18, 8, (1, 2))
@@ -118,8 +120,11 @@ def test_clips_to_renew_from_are_the_same_for_every_run(tiny_streets: Path) -> N
     assert len(plain) == 3
     for a, b, c in zip(plain, other, augmented, strict=True):
         assert a.key == b.key == c.key
-        assert torch.equal(a.frames, b.frames) and torch.equal(a.frames, c.frames)
-        assert a.augmented is None and a.label is None and c.augmented is not None
+        assert torch.equal(a.frames, b.frames)
+        assert torch.equal(a.frames, c.frames)
+        assert a.augmented is None
+        assert a.label is None
+        assert c.augmented is not None
 
 
 def run(tiny_run: Arguments, experiment: str, *extra: str, steps: int = 4) -> Path:
@@ -144,14 +149,24 @@ def test_a_checkpoint_holds_the_statistics_it_was_evaluated_with(
 def test_renewed_statistics_are_of_the_last_weights_and_fixed_clips(tiny_run: Arguments) -> None:
     """Hand-made from the checkpoint's weights; the running ones are kept beside them, to go on with."""
     options = tiny_run("stpl", "--start_from=null", *RENEWED)
-    content = weights.read(fit(options) / "checkpoints" / "last.ckpt")
+    folder = fit(options)
+    content = weights.read(folder / "checkpoints" / "last.ckpt")
     cli, _ = build([*options, "--run.experiment=again"])
-    method: Any = cli.model
-    method.load_state_dict(content["state_dict"])
-    method.train()
-    method.renew_statistics(cli.datamodule.renewal_clips(3, augmented=True))
-    for name, buffer in method.named_buffers():
-        torch.testing.assert_close(buffer, content["state_dict"][name], rtol=1e-5, atol=1e-6)
+    network = build_network(cli.model.options)
+    weights.load(folder / "checkpoints" / "last.ckpt", network)
+    for layer in batchnorm_layers(network):
+        layer.reset_running_stats()
+        layer.train()
+        layer.momentum = None
+    with torch.no_grad():
+        for batch in cli.datamodule.renewal_clips(3, augmented=True):
+            assert batch.augmented is not None
+            for frames in (batch.frames, batch.augmented):
+                for place in (-2, -1):
+                    network.encode(frames[:, place])
+    for name, buffer in network.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            torch.testing.assert_close(buffer, content["state_dict"][f"network.{name}"], rtol=1e-5, atol=1e-6)
     running = content["running_statistics"]
     assert running
     assert all(name.endswith(("running_mean", "running_var")) for name in running)
@@ -209,3 +224,25 @@ def test_how_far_the_encoder_moved(tiny_run: Arguments, tmp_path: Path) -> None:
     record = read_record(source)
     assert record is not None
     assert "weights" not in record["last"]
+
+
+def test_weights_by_statistics(tiny_run: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The run's own kind is that of its record; the others differ; what is measured is not measured again."""
+    renewed = run(tiny_run, "stpl", *RENEWED)
+    lagging = run(tiny_run, "stpl", *RENEWED, "--batchnorm.evaluation=running", "--run.experiment=lagging")
+    source = run(tiny_run, "source", steps=2)
+    measure_missing("streets", tmp_path / "runs")
+    contents = [json.loads((folder / "statistics.json").read_text()) for folder in (renewed, lagging)]
+    assert not (source / "statistics.json").exists()
+    records = [read_record(folder) for folder in (renewed, lagging)]
+    assert records[0] is not None
+    assert records[1] is not None
+    assert [content["step"] for content in contents] == [4, 4]
+    assert contents[0]["miou"]["all"] == records[0]["last"]["miou"]
+    assert contents[1]["miou"]["running"] == records[1]["last"]["miou"]
+    for kind in ("running", "original", "all"):  # the weights are the same, and each run measured what the other knows
+        assert contents[0]["miou"][kind] == pytest.approx(contents[1]["miou"][kind], abs=1e-6)
+    assert len(set(contents[0]["miou"].values())) == 3
+    capsys.readouterr()
+    measure_missing("streets", tmp_path / "runs")
+    assert capsys.readouterr().err == ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -193,10 +193,7 @@ class Method(LightningModule, ABC):
         options = self.batchnorm
         if options.evaluation == "renewed" and options.policy != "frozen" and self.global_step > 0:
             self._running = [buffer.clone() for buffer in self._statistics()]
-            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            augmented = options.views == "all" and self.wants.augmented
-            with self.trainer.precision_plugin.val_step_context():
-                self.renew_statistics(data.renewal_clips(options.renewal_batches, augmented=augmented))
+            self.renew_statistics(augmented=options.views == "all" and self.wants.augmented)
 
     def on_validation_end(self) -> None:
         """Go on with the statistics from before; checkpoints that were saved meanwhile keep the renewed ones."""
@@ -204,20 +201,21 @@ class Method(LightningModule, ABC):
             buffer.copy_(running)
         self._running = []
 
-    def renew_statistics(self, batches: Iterable[Clip]) -> None:
-        """Replace the running statistics by those that belong to the weights as they are.
+    def renew_statistics(self, *, augmented: bool) -> None:
+        """Replace the running statistics by those that belong to the weights as they are, of fixed clips of the target.
+
+        Previous and current frames are passes of their own, as in training, and so are augmented ones.
 
         Args:
-            batches: clips; previous and current frames are passes of their own, as in training, and so are augmented
-                ones where there are any.
+            augmented: whether augmented frames take part.
         """
-        Renewal(self.network)(
-            partial(self.network.encode, frames[:, place].to(self.device))
-            for clip in batches
-            for frames in (clip.frames, clip.augmented)
-            if frames is not None
-            for place in (-2, -1)
-        )
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        clips: list[Clip] = data.renewal_clips(self.batchnorm.renewal_batches, augmented=augmented)
+        views = (view for clip in clips for view in (clip.frames, clip.augmented) if view is not None)
+        with self.trainer.precision_plugin.val_step_context():
+            Renewal(self.network)(
+                partial(self.network.encode, view[:, place].to(self.device)) for view in views for place in (-2, -1)
+            )
 
     def _statistics(self) -> list[Tensor]:
         return statistics_of(batchnorm_layers(self.network))

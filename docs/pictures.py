@@ -1,7 +1,7 @@
 """Makes the pictures of the README from what `make ablation` recorded: `make pictures` (needs Chromium for the page).
 
-    docs/pictures/frame.jpg   one evaluation frame: input, source model, adapted, label
-    docs/pictures/page.jpg    the head of the dashboard's page
+docs/pictures/frame.jpg   one evaluation frame: input, source model, adapted, label
+docs/pictures/page.jpg    the head of the dashboard's page
 """
 
 from __future__ import annotations

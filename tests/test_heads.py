@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from stpl.metrics.probes import linear_probe
 from torch import Tensor, nn
 
 from stpl.data.clip import IGNORE, Clip, Wants, collate
@@ -25,6 +24,7 @@ from stpl.methods import (
 )
 from stpl.methods.base import learning_rates
 from stpl.methods.evaluation import nearest
+from stpl.metrics.probes import linear_probe
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions

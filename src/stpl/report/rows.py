@@ -278,8 +278,10 @@ def _metric_lines(suite: Suite, numbers: Callable[[RunRecord], dict[str, float]]
 
 
 def _further(record: RunRecord) -> dict[str, float]:
-    """`sigma_intra`, `purity@10`, `mtc`, `vpq@1`, …: what the last evaluation holds of them."""
-    return flat({group: record["last"][group] for group in ("feature_space", "temporal") if group in record["last"]})
+    """`sigma_intra`, `purity@10`, `mtc`, `vpq@1`, `moved`, …: what the last evaluation holds of them."""
+    return flat(
+        {group: record["last"][group] for group in ("feature_space", "temporal", "weights") if group in record["last"]}
+    )
 
 
 def _selections(record: RunRecord) -> dict[str, float]:

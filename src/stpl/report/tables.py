@@ -228,6 +228,7 @@ NAMES = {
     "sigma_intra": "σ intra", "sigma_inter": "σ inter", "sigma_intra_normalized": "σ intra, unit",
     "sigma_inter_normalized": "σ inter, unit", "silhouette": "silhouette", "mtc": "mTC",
     "pl_predconsis": "PL-PredConsis", "pl_warped": "PL-Warped", "pl_consistency": "PL-Consistency",
+    "linear_probe": "linear probe", "nearest_mean": "nearest mean", "moved": "moved, %",
     "information_maximization": "information maximisation", "soft_neighborhood_density": "neighbourhood density",
 }  # fmt: skip
 """How people read the names of metrics and validators."""
@@ -257,7 +258,9 @@ METRIC_TABLES: dict[str, tuple[str, str, Callable[[Suite], list[MetricLine]]]] =
         "Feature space and consistency in time",
         "Mean over seeds at the last step. σ: variance within and between classes of balanced pixel features; unit: of "
         "features scaled to length 1. purity@k: share in percent of the k nearest neighbours that are of the same "
-        "class. mTC: agreement in percent of a prediction with the warped one of the frame before. VPQ@s: video "
+        "class. linear probe, nearest mean: mean class accuracy in percent of a linear classifier and of the nearest class "
+        "mean, refitted on half of the clips and asked about the other. moved: change of the encoder's weights in percent "
+        "of their norm. mTC: agreement in percent of a prediction with the warped one of the frame before. VPQ@s: video "
         "panoptic quality over windows of s frames.",
         metric_lines,
     ),

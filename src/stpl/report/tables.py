@@ -258,10 +258,10 @@ METRIC_TABLES: dict[str, tuple[str, str, Callable[[Suite], list[MetricLine]]]] =
         "Feature space and consistency in time",
         "Mean over seeds at the last step. σ: variance within and between classes of balanced pixel features; unit: of "
         "features scaled to length 1. purity@k: share in percent of the k nearest neighbours that are of the same "
-        "class. linear probe, nearest mean: mean class accuracy in percent of a linear classifier and of the nearest class "
-        "mean, refitted on half of the clips and asked about the other. moved: change of the encoder's weights in percent "
-        "of their norm. mTC: agreement in percent of a prediction with the warped one of the frame before. VPQ@s: video "
-        "panoptic quality over windows of s frames.",
+        "class. linear probe, nearest mean: mean class accuracy in percent of a linear classifier and of the nearest "
+        "class mean, refitted on one half of the clips and asked about the other. mTC: agreement in percent of a "
+        "prediction with the warped one of the frame before. VPQ@s: video panoptic quality over windows of s frames. "
+        "moved: change of the encoder's weights in percent of their norm.",
         metric_lines,
     ),
     "selection": (

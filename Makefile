@@ -19,7 +19,7 @@ SWEEP = $(BIN)/stpl sweep --bench=$(BENCH) --seeds=$(SEEDS) $(if $(DATA),--data=
 # Folders of wheels that pip is configured to use (a CPU build of torch, say); uv does not read pip's configuration.
 LINKS = $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || true)
 
-.PHONY: help setup ablation report dashboard notebooks sensitivity bench gpu test lint format lock clean
+.PHONY: help setup ablation report dashboard notebooks sensitivity source pictures bench gpu test lint format lock clean
 
 help: ## this list
 	@echo "usage: make RECIPE [BENCH=streets] [SEEDS=1] [DATA=folder of data sets] [WORKERS=0: one per GPU or core]"; echo
@@ -50,8 +50,11 @@ $(CLUSTER): $(READY)
 	@$(call install,cluster)
 	@touch $@
 
+# The source models of streets are shipped with the package; other benchmarks have one, which is trained first.
+SOURCE = $(if $(filter-out streets,$(BENCH)),@$(SWEEP) sweeps/source.yaml)
+
 ablation: $(READY) ## Tables 3 and 4, all rows: make ablation [BENCH=viper DATA=/data] [SEEDS=3]; call again to resume
-	@$(SWEEP) sweeps/source.yaml
+	$(SOURCE)
 	@$(SWEEP) sweeps/ablation.yaml --workers=$(WORKERS)
 	@$(BIN)/stpl report --bench=$(BENCH) --page=false
 
@@ -66,9 +69,17 @@ notebooks: $(DEV) ## run the notebooks on what is recorded; the results go to ru
 	@$(BIN)/jupyter-execute notebooks/*.ipynb --output=../runs/notebooks/{notebook_name}
 
 sensitivity: $(READY) ## k and τ: the confident proportion and the temperature of STPL
-	@$(SWEEP) sweeps/source.yaml
+	$(SOURCE)
 	@$(SWEEP) sweeps/k.yaml sweeps/tau.yaml --workers=$(WORKERS)
 	@$(BIN)/stpl report --bench=$(BENCH)
+
+source: $(READY) ## train the source models of streets anew, seeds 0 to 4, and make them those that the package ships
+	@$(BIN)/stpl sweep sweeps/source-models.yaml --workers=$(WORKERS)
+	@$(BIN)/stpl weights ship
+
+pictures: $(READY) ## make the pictures of the README from what is recorded (the page's needs Chromium)
+	@$(BIN)/stpl report --bench=streets
+	@$(BIN)/python docs/pictures.py
 
 bench: $(DEV) ## speed and memory of the parts as ratios; figures go to build/bench/ (leave the machine alone meanwhile)
 	@for part in suite warp contrast data step; do echo; $(BIN)/stpl bench $$part --json=build/bench/$$part.json; done

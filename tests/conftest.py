@@ -13,7 +13,7 @@ import torch
 from stpl.data.streets import StreetsOptions, open_split
 
 REPOSITORY = Path(__file__).parent.parent
-TINY = StreetsOptions(height=48, width=96, frames=3, train_drives=4, val_drives=2, camera_val_drives=2)
+TINY = StreetsOptions(shift="palette", height=48, width=96, frames=3, train_drives=4, val_drives=2, camera_val_drives=2)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,7 +40,7 @@ def tiny_run(tiny_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     def arguments(experiment: str, *extra: str, steps: int = 4) -> list[str]:
         options = {f"data.init_args.options.{k}": getattr(TINY, k) for k in (
-            "height", "width", "frames", "train_drives", "val_drives", "camera_val_drives"
+            "shift", "height", "width", "frames", "train_drives", "val_drives", "camera_val_drives"
         )}  # fmt: skip
         settings = {
             **options,

@@ -34,13 +34,16 @@ def test_groups_are_the_lineage_s() -> None:
     method = PixelContrast(SMALL, LINEAGE)
     groups = {group["name"]: group for group in method.parameter_groups()}
     rates = {name: group["lr"] for name, group in groups.items()}
-    assert rates == pytest.approx({"backbone": 2.5e-4, "score_fusion": 2.5e-4, "classifiers": 2.5e-3, "new": 2.5e-3})
+    assert rates == pytest.approx(
+        {"backbone": 2.5e-4, "score_fusion": 2.5e-4, "classifiers": 2.5e-3, "projection": 2.5e-3, "new": 2.5e-3}
+    )
     segmenter, network = method.network.segmenter, method.network
     expected = {
         "backbone": segmenter.get_submodule("backbone").parameters(),
         "score_fusion": network.score_fusion.parameters(),
         "classifiers": [p for name in ("classifier", "auxiliary") for p in segmenter.get_submodule(name).parameters()],
-        "new": [p for name, p in method.named_parameters() if not name.startswith("network.")],
+        "projection": method.projection.parameters(),
+        "new": [] if method.fusion is None else method.fusion.parameters(),
     }
     for name, parameters in expected.items():
         assert {id(p) for p in groups[name]["params"]} == {id(p) for p in parameters}

@@ -37,6 +37,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         light = {
             "": LIGHT,
             "training": {"trainer": LIGHT["trainer"]},
+            "oracle": {"trainer": LIGHT["trainer"]},
             "source": {"model": {"init_args": {"checkpoint": None}}},
         }.get(path.stem.partition(".")[2], {})
         path.write_text(yaml.safe_dump(merge(yaml.safe_load(path.read_text()), light)))

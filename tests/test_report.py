@@ -72,11 +72,11 @@ def test_numbers_against_hand_computation(runs: Path, experiments: Path) -> None
     report(runs=runs, experiments=experiments)
     text = (runs / "streets/tables/table3.csv").read_text()
     assert text.splitlines() == [
-        "row,seeds,miou_last_mean,miou_last_std,miou_selected_mean,miou_best_mean,delta_vs_source,paper_miou",
-        "Source-only,2,17.50,0.71,18.50,19.50,0.00,37.10",  # std = sqrt(((-.5)² + .5²) / 1)
-        "Control,1,17.50,,18.50,19.50,0.00,",  # -0.001 is shown as 0.00, not as -0.00
-        "STPL,3,41.50,1.80,42.50,43.50,24.00,52.50",  # std = sqrt((1.5² + .5² + 2²) / 2)
-        '"Missing, never run",0,,,,,,45.00',
+        ",".join(COLUMNS),
+        "Source-only,2,17.50,0.71,18.50,19.50,0.00,,,,,,,,37.10",  # std = sqrt(((-.5)² + .5²) / 1)
+        "Control,1,17.50,,18.50,19.50,0.00,,,,,,,,",  # -0.001 is shown as 0.00, not as -0.00
+        "STPL,3,41.50,1.80,42.50,43.50,24.00,,,,,,,,52.50",  # std = sqrt((1.5² + .5² + 2²) / 2)
+        '"Missing, never run",0,,,,,,,,,,,,,45.00',
     ]
     assert list(rows(runs / "streets/tables/table4.csv")[0]) == list(COLUMNS)
     assert rows(runs / "streets/tables/table4.csv")[0]["miou_last_mean"] == "41.50"

@@ -178,7 +178,7 @@ def test_only_common_seeds_and_equal_clips_are_compared() -> None:
 
 def test_holms_correction_by_hand() -> None:
     ps = [0.01, 0.04, 0.03, 0.005]
-    given: list[Comparison | None] = [Comparison("x", 1.0, Interval(0.5, 1.5), p, p, None, 1) for p in ps]
+    given: list[Comparison | None] = [Comparison("x", 1.0, Interval(0.5, 1.5), None, p, p, None, 1) for p in ps]
     corrected = holm([*given, None])
     assert [c.p_holm if c else None for c in corrected] == pytest.approx([0.03, 0.06, 0.06, 0.02, None])
     assert [c.significant for c in corrected if c] == [True, False, False, True]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import cv2
@@ -25,6 +26,7 @@ from stpl.data.streets.drive import Drive, StreetsOptions, draw_drive
 from stpl.data.streets.layout import make_scene
 from stpl.data.streets.render import draw
 from stpl.data.streets.scene import C
+from stpl.data.streets.shifts import SHIFTS, ShiftName
 from stpl.errors import ConfigError, DataError
 
 TINY = StreetsOptions(height=24, width=48, frames=3, train_drives=4, val_drives=2, camera_val_drives=2)
@@ -116,7 +118,7 @@ def test_flow_warps_the_previous_frame_onto_the_current_one(drives: list[Drive])
 
 def test_flow_of_the_ground_is_that_of_a_pinhole_camera() -> None:
     """Closed form for a camera that drives straight ahead: a ground point's row r below the horizon shrinks."""
-    scene = make_scene(np.random.default_rng(3), DomainShift().scaled(0).make_palette(), 2)
+    scene = make_scene(np.random.default_rng(3), DomainShift().make_palette(), 2)
     scene.path.yaw[:] = 0
     scene.path.position[:] = [[1.75, 1.5, 0.0], [1.75, 1.5, 0.5]]
     drawn = draw(scene, 96, 192)
@@ -146,7 +148,7 @@ def test_camera_without_severity_looks_like_the_studio(monkeypatch: pytest.Monke
 
 
 def test_degradation_differs_between_consecutive_frames() -> None:
-    shift = DomainShift().scaled(0.8)
+    shift = SHIFTS["palette"]
     scene = make_scene(np.random.default_rng(1), shift.make_palette(), 1)
     clean = draw(scene, 96, 192)
     twice = photograph(clean.frames.repeat(4, 0), clean.depth.repeat(4, 0), shift, np.random.default_rng(0)).astype(
@@ -160,16 +162,28 @@ def test_degradation_differs_between_consecutive_frames() -> None:
     assert np.mean(error) < 0.85 * np.mean(single)  # averaging frames removes noise: two frames carry more than one
 
 
-@pytest.mark.parametrize("name", ["haze", "exposure", "white_balance", "gamma", "desaturation", "vignette", "defocus",
-                                  "motion", "flicker", "shot_noise", "read_noise", "lost_blocks", "compression",
-                                  "palette", "grain", "overcast"])  # fmt: skip
+@pytest.mark.parametrize("name", [item.name for item in fields(DomainShift)])
 def test_every_knob_of_the_shift_acts_alone(name: str) -> None:
-    none = DomainShift().scaled(0)
-    only = replace(none, **{name: getattr(DomainShift(), name)})
-    options = replace(TINY, severity=1.0, height=96, width=192)  # blur is far below a pixel at 48 pixels
-    one = draw_drive(replace(options, shift=only), "camera", "train", 0)
-    base = draw_drive(replace(options, shift=none), "camera", "train", 0)
+    none = asdict(DomainShift())
+    strength = max(getattr(shift, name) for shift in SHIFTS.values())
+    options = replace(TINY, height=96, width=192)  # blur is far below a pixel at 48 pixels
+    one = draw_drive(replace(options, strengths={**none, name: strength}), "camera", "train", 0)
+    base = draw_drive(replace(options, strengths=none), "camera", "train", 0)
     assert np.abs(one.frames.astype(int) - base.frames).mean() > 0.1
+
+
+@pytest.mark.parametrize("name", SHIFTS)
+def test_named_shifts_differ_and_leave_the_studio_alone(name: ShiftName) -> None:
+    names: list[ShiftName] = [name, *(other for other in SHIFTS if other != name)]
+    options = [replace(TINY, shift=shift) for shift in names]
+    mine, *others = [draw_drive(o, "camera", "train", 0).frames for o in options]
+    assert all(np.abs(mine.astype(int) - other).mean() > 2 for other in others)
+    assert len({json.dumps(o.content("studio", "train")) for o in options}) == 1
+
+
+def test_strengths_replace_those_of_the_named_shift() -> None:
+    options = StreetsOptions(shift="fog", strengths={"haze": 0.02}, severity=0.5)
+    assert options.shift_of("camera") == replace(SHIFTS["fog"], haze=0.02).scaled(0.5)
 
 
 def test_cost_of_a_frame() -> None:
@@ -187,6 +201,12 @@ def test_bad_options_are_refused(field: str, value: float) -> None:
 
 
 def test_bad_shift_and_names_are_refused() -> None:
+    with pytest.raises(ConfigError, match="no shift 'rain'"):
+        StreetsOptions(shift="rain")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="a shift has no 'wind'"):
+        StreetsOptions(strengths={"wind": 1.0})
+    with pytest.raises(ConfigError, match=r"shift\.palette is 2"):
+        StreetsOptions(strengths={"palette": 2.0})
     with pytest.raises(ConfigError, match=r"shift\.haze is -1"):
         DomainShift(haze=-1)
     with pytest.raises(ConfigError, match="no domain 'moon'"):

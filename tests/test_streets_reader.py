@@ -70,7 +70,7 @@ def test_distant_pairs_have_no_exact_flow(split: StreetsSplit) -> None:
 
 
 def test_estimated_flow_is_kept_and_agrees_with_the_exact_one(tmp_path: Path) -> None:
-    options = replace(StreetsOptions(), frames=2, val_drives=2)
+    options = replace(StreetsOptions(), height=96, width=192, frames=2, val_drives=2)
     split = open_split(tmp_path, "studio", "val", options, workers=1)
     exact, estimated = StreetsClips(split), StreetsClips(split, flow="estimated")
     for index in range(2):

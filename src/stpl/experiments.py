@@ -92,6 +92,7 @@ class Table:
         reference: experiment that differences are taken to.
         rows: in the paper's order.
         bounds: experiments that train on the target's labels: no baseline to anyone.
+        controls: experiments that minimise nothing: what a row gains beyond the best of them is its own.
     """
 
     id: str
@@ -101,6 +102,7 @@ class Table:
     reference: str
     rows: tuple[Row, ...]
     bounds: tuple[str, ...] = ()
+    controls: tuple[str, ...] = ()
 
     def shown_on(self, bench: str) -> bool:
         """Whether the table has anything to say about `bench`."""
@@ -208,10 +210,11 @@ def _table(entry: Any, experiments: dict[str, tuple[str, ...]], path: Path) -> T
     name = entry.get("id", "?") if isinstance(entry, dict) else "?"
     where = f"{path}: table {name}"
     keys = ("id", "title", "citation", "benchmark", "reference")
-    _check_keys(_typed(entry, dict, where), (*keys, "bounds", "rows"), where)
+    _check_keys(_typed(entry, dict, where), (*keys, "bounds", "controls", "rows"), where)
     texts = {key: _get(entry, key, str, where) for key in keys}
     rows = tuple(_row(row, experiments, where) for row in _get(entry, "rows", list, where))
-    return Table(**texts, rows=rows, bounds=tuple(_get(entry, "bounds", list, where, [])))
+    bounds, controls = (tuple(_get(entry, key, list, where, [])) for key in ("bounds", "controls"))
+    return Table(**texts, rows=rows, bounds=bounds, controls=controls)
 
 
 def _row(entry: Any, experiments: dict[str, tuple[str, ...]], where: str) -> Row:
@@ -242,7 +245,7 @@ def _define(experiments: dict[str, tuple[str, ...]], name: str, entry: dict[str,
 
 def _check_references(tables: Sequence[Table], experiments: Mapping[str, Any], path: Path) -> None:
     for table in tables:
-        for experiment in (table.reference, *table.bounds, *(row.experiment for row in table.rows)):
+        for experiment in (table.reference, *table.bounds, *table.controls, *(row.experiment for row in table.rows)):
             if experiment is not None and experiment not in experiments:
                 raise unknown("experiment", experiment, experiments, f"{path}: table {table.id}")
 

@@ -56,8 +56,11 @@ class SuiteCLI(LightningCLI):
             "--start_from",
             type=str | None,
             default=None,
-            help="Experiment of the same benchmark whose last checkpoint (seed 0) is the starting point, e.g. source;"
+            help="Experiment of the same benchmark whose last checkpoint is the starting point, e.g. source;"
             " model.checkpoint wins.",
+        )
+        parser.add_argument(
+            "--start_seed", type=int | None, default=None, help="Seed of that run; this run's own if not given."
         )
         parser.add_class_arguments(RunOptions, "run")
         parser.add_class_arguments(NetworkOptions, "network")
@@ -76,8 +79,8 @@ class SuiteCLI(LightningCLI):
         trainer.precision = trainer.precision or self._precision_before() or hardware_precision(trainer.accelerator)
         source, model = self.config.start_from, self.config.model.init_args
         if source is not None and model.get("checkpoint") is None:
-            run = RunKey(self.config.run.bench, source, 0).directory(runs_root())
-            model["checkpoint"] = run / "checkpoints" / "last.ckpt"
+            seed = self.config.seed_everything if self.config.start_seed is None else self.config.start_seed
+            model["checkpoint"] = starting_point(RunKey(self.config.run.bench, source, int(seed)))
 
     def _precision_before(self) -> str | None:
         """The precision that the run began with, if it goes on: that of this machine may be another."""
@@ -178,6 +181,15 @@ def _build(request: Request, kind: type[SuiteCLI] = SuiteCLI) -> SuiteCLI:
             raise ConfigError(explain(error), where=where, mend="mend the setting, or see `stpl fit --help`") from error
         except ValueError as error:
             raise _user_mistake(error) from None
+
+
+def starting_point(run: RunKey) -> Path:
+    """The last checkpoint of a run, or where that is not recorded, the shipped model that stands for it."""
+    if run.bench == "streets" and run.experiment == "source" and run.read(runs_root()) is None:
+        from stpl.shipped import source_model
+
+        return source_model(run.seed)
+    return run.directory(runs_root()) / "checkpoints" / "last.ckpt"
 
 
 def fit_command(args: Sequence[str]) -> None:

@@ -128,8 +128,8 @@ Evaluation = dict[str, Any]
 the class is absent), `score` (the label-free criterion, `None` if not computed), any further metrics, and the groups
 of `GROUPS`, which older records lack. A group maps names to numbers, or to numbers by k (`purity`, `vpq`)."""
 
-GROUPS = ("scores", "feature_space", "temporal")
-"""Groups of an evaluation: label-free scores, feature-space metrics, temporal metrics."""
+GROUPS = ("scores", "feature_space", "temporal", "weights")
+"""Groups of an evaluation: label-free scores, feature-space metrics, temporal metrics, how the weights changed."""
 
 
 def flat(evaluation: Evaluation) -> dict[str, float]:

@@ -33,6 +33,7 @@ from stpl.machine import cores
 
 Domain = Literal["source", "target"]
 Split = Literal["train", "val"]
+_RENEWAL_SEED = 20160312  # of no run: statistics are renewed from the same clips whatever the run's seed
 _SPACE_OF = {"viper": VIPER_15.name, "synthia": SYNTHIA_12.name}
 
 
@@ -113,6 +114,7 @@ class ClipDataModule(LightningDataModule, ABC):
         self.augmentation = augmentation or CrossFrameAugmentation()
         self.sampling_seed = sampling_seed
         self._readers: dict[tuple[Domain, Split], ClipReader] = {}
+        self._renewal: dict[tuple[Domain, int, bool], list[Clip]] = {}
 
     @abstractmethod
     def open(self, domain: Domain, split: Split) -> ClipReader:
@@ -164,6 +166,23 @@ class ClipDataModule(LightningDataModule, ABC):
             worker_init_fn=one_thread,
             pin_memory=self._pins(),
         )
+
+    def renewal_clips(self, batches: int, *, augmented: bool) -> list[Clip]:
+        """Batches of training clips to renew statistics from: the same in every run, of any method, seed and process.
+
+        Args:
+            batches: how many, of `loading.batch_size` clips each.
+            augmented: whether they carry the augmented frames too.
+        """
+        key = (self.domain, batches, augmented)
+        if key not in self._renewal:
+            reader = self.reader("train")
+            sampler = StepSampler(
+                len(reader), seed=_RENEWAL_SEED, start=0, steps=batches, batch_size=self.loading.batch_size
+            )
+            clips = TrainingClips(reader, Wants(augmented=augmented), self.augmentation, _RENEWAL_SEED)
+            self._renewal[key] = [collate([clips[ticket] for ticket in tickets]) for tickets in sampler]
+        return self._renewal[key]
 
     def on_after_batch_transfer(self, batch: Clip, dataloader_idx: int) -> Clip:
         """Make the augmented view of a training batch, where that is the device's task."""

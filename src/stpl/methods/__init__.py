@@ -6,6 +6,7 @@ from stpl.methods.contrast import Contrast, PixelContrast
 from stpl.methods.self_training import SelfTraining
 from stpl.methods.source_only import SourceOnly
 from stpl.methods.supervised import Supervised
+from stpl.methods.true_labels import TrueLabelContrast, TrueLabelSelfTraining
 
 __all__ = [
     "BatchNormStatistics",
@@ -16,4 +17,6 @@ __all__ = [
     "SelfTraining",
     "SourceOnly",
     "Supervised",
+    "TrueLabelContrast",
+    "TrueLabelSelfTraining",
 ]

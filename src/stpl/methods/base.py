@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,7 +20,15 @@ from stpl.methods.evaluation import Evaluator, predicted
 from stpl.methods.graph import Losses, RecordedLosses
 from stpl.methods.ranks import from_first
 from stpl.nn import weights
-from stpl.nn.batchnorm import BatchNormOptions, apply_batchnorm, average_statistics, forget_batches
+from stpl.nn.batchnorm import (
+    BatchNormOptions,
+    Renewal,
+    apply_batchnorm,
+    average_statistics,
+    batchnorm_layers,
+    forget_batches,
+    statistics_of,
+)
 from stpl.nn.finite import LossWatch
 from stpl.nn.network import NetworkOptions, build_network
 
@@ -37,6 +46,8 @@ class OptimizerOptions:
             score fusion learn at `lr`.
         new_module_factor: modules that are not in the source checkpoint learn at `factor·lr`. The paper states one
             rate, with which a random projection head would hardly move; 10 is the lineage's factor for new heads.
+        projection_factor: the projection head of a contrast learns at `factor·lr`; as other new modules if not given.
+        warmup: steps at the beginning in which only new modules learn, as if on features that take no gradient.
         power: of the polynomial decay.
         horizon: step at which the decay reaches 0; the length of the run if not given. The lineage decays over
             250000 steps and stops at 40000 (TPS) or 120000 (DA-VSN), where 85 % and 56 % of the rate are left.
@@ -54,6 +65,8 @@ class OptimizerOptions:
     weight_decay: float = 5e-4
     head_factor: float = 1.0
     new_module_factor: float = 10.0
+    projection_factor: float | None = None
+    warmup: int = 0
     power: float = 0.9
     horizon: int | None = None
     schedule: Literal["poly", "advent"] = "poly"
@@ -61,6 +74,8 @@ class OptimizerOptions:
     def __post_init__(self) -> None:
         for name in ("lr", "weight_decay", "head_factor", "new_module_factor", "power"):
             check_range(f"optimizer.{name}", getattr(self, name))
+        check_range("optimizer.projection_factor", self.projection_factor or 0)
+        check_range("optimizer.warmup", self.warmup)
         check_range("optimizer.momentum", self.momentum, 0, 1)
         if self.horizon is not None:
             check_range("optimizer.horizon", self.horizon, 1)
@@ -101,6 +116,8 @@ class Method(LightningModule, ABC):
         if checkpoint is not None:
             weights.load(checkpoint, self.network, options=network, backbone_suffices=self.trains_classifiers)
         forget_batches(self.network)
+        self._start = None if checkpoint is None else [p.detach().clone() for p in self._encoder()]
+        self._running: list[Tensor] = []  # while an evaluation has renewed statistics in their place
         self.frame_size = (0, 0)
         self.evaluator = Evaluator(network.space)
         self._step_losses: Losses = self.losses
@@ -116,15 +133,17 @@ class Method(LightningModule, ABC):
         """
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Optimiser groups with their initial `lr`: backbone, score fusion, classifiers, modules outside the network.
+        """Optimiser groups with their `lr`: backbone, score fusion, classifiers, projection head, other new modules.
 
         Names and order of the first three are the lineage's; `learning_rates` tells them apart by `name`.
         """
         options = self.optimizer_options
+        factor = options.new_module_factor if options.projection_factor is None else options.projection_factor
         rates = {
             "backbone": options.lr,
             "score_fusion": options.lr,
             "classifiers": options.lr * options.head_factor,
+            "projection": options.lr * factor,
             "new": options.lr * options.new_module_factor,
         }
         members: dict[str, list[torch.nn.Parameter]] = {name: [] for name in rates}
@@ -168,9 +187,49 @@ class Method(LightningModule, ABC):
         average_statistics(self)
 
     def on_validation_start(self) -> None:
-        """Tell the evaluator which of all clips this process begins with."""
+        """Tell the evaluator which of all clips this process begins with; renew the statistics if they are to be."""
         loader: Any = self.trainer.val_dataloaders
         self.evaluator.begin(getattr(loader.sampler, "first", 0))
+        options = self.batchnorm
+        if options.evaluation == "renewed" and options.policy != "frozen" and self.global_step > 0:
+            self._running = [buffer.clone() for buffer in self._statistics()]
+            self.renew_statistics(augmented=options.views == "all" and self.wants.augmented)
+
+    def on_validation_end(self) -> None:
+        """Go on with the statistics from before; checkpoints that were saved meanwhile keep the renewed ones."""
+        for buffer, running in zip(self._statistics(), self._running, strict=False):
+            buffer.copy_(running)
+        self._running = []
+
+    def renew_statistics(self, *, augmented: bool) -> None:
+        """Replace the running statistics by those that belong to the weights as they are, of fixed clips of the target.
+
+        Previous and current frames are passes of their own, as in training, and so are augmented ones.
+
+        Args:
+            augmented: whether augmented frames take part.
+        """
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        clips: list[Clip] = data.renewal_clips(self.batchnorm.renewal_batches, augmented=augmented)
+        views = (view for clip in clips for view in (clip.frames, clip.augmented) if view is not None)
+        with self.trainer.precision_plugin.val_step_context():
+            Renewal(self.network)(
+                partial(self.network.encode, view[:, place].to(self.device)) for view in views for place in (-2, -1)
+            )
+
+    def _statistics(self) -> list[Tensor]:
+        return statistics_of(batchnorm_layers(self.network))
+
+    def _encoder(self) -> list[torch.nn.Parameter]:
+        return list(self.network.segmenter.get_submodule("backbone").parameters())
+
+    def moved(self) -> float | None:
+        """Change of the encoder's weights since the start, in percent of their norm; `None` without a start."""
+        if self._start is None:
+            return None
+        pairs = [(p.detach().double(), s.to(p).double()) for p, s in zip(self._encoder(), self._start, strict=True)]
+        change = torch.stack([(now - start).square().sum() for now, start in pairs]).sum()
+        return 100 * float((change / torch.stack([start.square().sum() for _, start in pairs]).sum()).sqrt())
 
     def on_validation_epoch_end(self) -> None:
         """Bring together what all processes found."""
@@ -190,13 +249,15 @@ class Method(LightningModule, ABC):
         return predicted(logits, clip)
 
     def evaluation(self) -> dict[str, Any]:
-        """What the validation that just ended found, as plain numbers (`Evaluator.numbers`); resets the metrics.
+        """What the validation that just ended found, as plain numbers; resets the metrics.
 
+        They are those of `Evaluator.numbers`, and in the group `weights` how far the encoder has `moved`.
         All processes get the numbers of the first, so that all decide alike what to keep.
         """
         found = from_first(self.evaluator.numbers)
         self.evaluator.reset()
-        return found
+        moved = self.moved()
+        return found if moved is None else found | {"weights": {"moved": moved}}
 
     def configure_optimizers(self) -> Any:
         """SGD or AdamW over `parameter_groups`, and `learning_rates` per step."""
@@ -210,13 +271,18 @@ class Method(LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Know the size of the frames before the next evaluation tells it."""
+        """Know the size of the frames before the next evaluation tells it; go on with running statistics."""
         height, width = checkpoint["stpl"]["frame_size"]
         self.frame_size = (height, width)
+        checkpoint["state_dict"].update(checkpoint.get("running_statistics", {}))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Describe the network in plain types, so that a checkpoint can be opened without its configuration."""
         checkpoint["stpl"] = weights.description(self.options, self.frame_size, int(self.global_step))
+        if self._running:
+            saved = {id(buffer): running for buffer, running in zip(self._statistics(), self._running, strict=True)}
+            named = {name: saved.get(id(buffer)) for name, buffer in self.named_buffers()}
+            checkpoint["running_statistics"] = {name: value for name, value in named.items() if value is not None}
 
 
 def _check_output(logits: Tensor, clip: Clip) -> None:
@@ -232,7 +298,7 @@ def _check_output(logits: Tensor, clip: Clip) -> None:
 def _group(name: str) -> str:
     """The optimiser group of a parameter of a method, by its name."""
     if not name.startswith("network."):
-        return "new"
+        return "projection" if name.startswith("projection.") else "new"
     if name.startswith(f"network.{weights.BACKBONE}"):
         return "backbone"
     return "score_fusion" if name.startswith("network.score_fusion.") else "classifiers"
@@ -251,7 +317,7 @@ def learning_rates(optimizer: torch.optim.Optimizer, options: OptimizerOptions, 
             where="optimizer.horizon",
             mend="choose a later step, or leave it out to decay over the run",
         )
-    if options.schedule == "poly":
+    if options.schedule == "poly" and not options.warmup:
         return PolynomialLR(optimizer, total_iters=horizon, power=options.power)
 
     def decayed(step: int) -> float:
@@ -262,7 +328,14 @@ def learning_rates(optimizer: torch.optim.Optimizer, options: OptimizerOptions, 
         "score_fusion": lambda step: 10 * decayed(step),
         "classifiers": lambda step: 1.0,
     }
-    return LambdaLR(optimizer, [errors.get(group["name"], decayed) for group in optimizer.param_groups])
+
+    def share(name: str, step: int) -> float:
+        """Share of a group's initial rate at a step."""
+        if step < options.warmup and name not in ("projection", "new"):
+            return 0.0
+        return errors[name](step) if options.schedule == "advent" and name in errors else decayed(step)
+
+    return LambdaLR(optimizer, [partial(share, group["name"]) for group in optimizer.param_groups])
 
 
 def check_proportion(proportion: float) -> None:

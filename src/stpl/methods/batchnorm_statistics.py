@@ -1,24 +1,50 @@
-"""A control the paper lacks: renew the BatchNorm statistics on the target, and do nothing else.
+"""Controls the paper lacks: renew the BatchNorm statistics on the target, and do nothing else.
 
-Every method that trains with live statistics does this on the side, so what it gains beyond this row is its own.
+Every method that trains with live statistics does this on the side, so what it gains beyond these rows is its own.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
-from stpl.data.clip import Clip
-from stpl.methods.base import Method
+from stpl.data.clip import Clip, Wants
+from stpl.methods.base import Method, OptimizerOptions
+from stpl.nn.batchnorm import BatchNormOptions
+from stpl.nn.network import NetworkOptions
 
 
 class BatchNormStatistics(Method):
-    """Forward passes over both frames with live statistics (AdaBN, Li et al., 2018, with a running average)."""
+    """Forward passes over both frames with live statistics (AdaBN, Li et al., 2018, with a running average).
+
+    Args:
+        network: see `Method`.
+        optimizer: see `Method`.
+        checkpoint: see `Method`.
+        batchnorm: see `Method`.
+        augmented: pass the augmented frames through the network too, as methods with augmented views do.
+    """
 
     recordable = True
 
+    def __init__(
+        self,
+        network: NetworkOptions,
+        optimizer: OptimizerOptions,
+        checkpoint: Path | None = None,
+        batchnorm: BatchNormOptions | None = None,
+        augmented: bool = False,
+    ) -> None:
+        super().__init__(network, optimizer, checkpoint, batchnorm)
+        self.wants = Wants(augmented=augmented)
+
     def losses(self, clip: Clip) -> dict[str, Tensor]:
-        """Nothing to minimise: the forward pass itself moves the statistics."""
+        """Nothing to minimise: the forward passes themselves move the statistics."""
         with torch.no_grad():
-            self.network(clip)
+            for frames in (clip.frames, clip.augmented):
+                if frames is not None:
+                    self.network.encode(frames[:, -2])
+                    self.network.encode(frames[:, -1])
         return {}

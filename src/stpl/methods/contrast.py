@@ -13,6 +13,7 @@ A view is a feature map on the grid of the current frame, so all of them share t
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,11 +29,11 @@ from stpl.losses.pixel_contrast import Denominator, EngineName, choose_engine, p
 from stpl.losses.ranks import gather_ranks
 from stpl.methods.base import Method, OptimizerOptions, check_proportion
 from stpl.nn.accel import Accel, clip_flow
-from stpl.nn.batchnorm import BatchNormOptions
+from stpl.nn.batchnorm import BatchNormOptions, Views, statistics_kept
 from stpl.nn.fusion import FUSIONS, Fusion, FusionName
 from stpl.nn.network import NetworkOptions
 from stpl.nn.pixels import take
-from stpl.nn.projection import ProjectionHead
+from stpl.nn.projection import HeadName, ProjectionHead
 from stpl.nn.warp import warp
 
 View = Literal["current", "previous-warped", "augmented current", "fused", "augmented fused"]
@@ -67,7 +68,8 @@ class PixelContrast(Method):
         key_scope: whether a query meets the keys of its own clip ("clip", Eq. 1 and 2), of the whole batch ("batch"),
             or of the batches of all ranks ("ranks"; ranks weigh the same, also where the per-class scope left one of
             them a few pixels more).
-        embedding_dim: output channels of the projection head.
+        head: the projection head: "mlp", "linear", or "none": the features themselves, normalised, are contrasted.
+        embedding_dim: output channels of the projection head, if there is one.
         previous_gradient: let gradients flow through the previous frame too; ACCEL's released code does not.
     """
 
@@ -87,6 +89,7 @@ class PixelContrast(Method):
         denominator: Denominator = "negatives",
         engine: EngineName = "auto",
         key_scope: Literal["clip", "batch", "ranks"] = "clip",
+        head: HeadName = "mlp",
         embedding_dim: int = 128,
         previous_gradient: bool = False,
     ) -> None:
@@ -98,7 +101,7 @@ class PixelContrast(Method):
         super().__init__(network, optimizer, checkpoint, batchnorm)
         self.contrasts = contrasts or [Contrast("fused", "augmented fused")]
         self.temperature, self.denominator, self.engine = temperature, denominator, engine
-        self.key_scope, self.embedding_dim = key_scope, embedding_dim
+        self.key_scope = key_scope
         self.confident_proportion, self.confident_scope = confident_proportion, confident_scope
         self.previous_gradient = previous_gradient
         names = {name for pair in self.contrasts for name in (pair.query, pair.key)}
@@ -112,20 +115,20 @@ class PixelContrast(Method):
             )
         dim = self.network.feature_dim
         self.fusion: Fusion | None = FUSIONS[fusion](dim) if fused else None
-        self.projection = ProjectionHead(self.fusion.out_dim if self.fusion else dim, embedding_dim)
+        self.projection = ProjectionHead(self.fusion.out_dim if self.fusion else dim, embedding_dim, kind=head)
 
     def on_fit_start(self) -> None:
         """Refuse an engine that cannot run here before the first step; raises `ConfigError`."""
         super().on_fit_start()
         try:
-            choose_engine(torch.empty(0, self.embedding_dim, device=self.device), self.engine)
+            choose_engine(torch.empty(0, self.projection.out_dim, device=self.device), self.engine)
         except ValueError as error:
             raise ConfigError(str(error), where="model.engine", mend="leave it out: the best one is chosen") from error
 
     def losses(self, clip: Clip) -> dict[str, Tensor]:
         """One contrast loss per pair of views."""
-        views = _Views(self.network, clip, self.fusion, self.previous_gradient)
-        labels, confident = confident_pixels(views.logits, self.confident_proportion, self.confident_scope)
+        views = _Views(self.network, clip, self.fusion, self.previous_gradient, self.batchnorm.views)
+        labels, confident = self.pseudo_labels(views.logits, clip)
         places, classes = self._kept(labels.flatten(1), confident.flatten(1))
         pixels: dict[View, Tensor] = {}
         for pair in self.contrasts:
@@ -136,6 +139,14 @@ class PixelContrast(Method):
             f"{pair.query} ↔ {pair.key}": self._contrast(pixels[pair.query], pixels[pair.key], classes)
             for pair in self.contrasts
         }
+
+    def pseudo_labels(self, logits: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
+        """What the fused prediction `[B,K,h,w]` of a batch says of its pixels.
+
+        Returns:
+            Classes int64 `[B,h,w]`, and which of the pixels take part, bool `[B,h,w]`.
+        """
+        return confident_pixels(logits, self.confident_proportion, self.confident_scope)
 
     def _kept(self, labels: Tensor, confident: Tensor) -> tuple[Tensor, Tensor]:
         """Places of the confident pixels of `[B,h·w]` and their classes, both `[B,n]`.
@@ -175,9 +186,11 @@ class PixelContrast(Method):
 class _Views:
     """The named views of a batch, each made at most once and only if asked for; shapes `[B,C,h,w]`."""
 
-    def __init__(self, network: Accel, clip: Clip, fusion: Fusion | None, previous_gradient: bool) -> None:
+    def __init__(
+        self, network: Accel, clip: Clip, fusion: Fusion | None, previous_gradient: bool, statistics: Views
+    ) -> None:
         self.network, self.clip, self.fusion = network, clip, fusion
-        self.previous_gradient = previous_gradient
+        self.previous_gradient, self.statistics = previous_gradient, statistics
 
     def __getitem__(self, name: View) -> Tensor:
         # No table of bound methods: it would refer to this object, and the step's tensors would wait for the collector.
@@ -217,13 +230,13 @@ class _Views:
     @cached_property
     def augmented_current(self) -> Tensor:
         """Features of the augmented current frame."""
-        return self.network.encode(self._augmented()[:, -1])
+        return self._encode_augmented(-1)
 
     @cached_property
     def augmented_previous_warped(self) -> Tensor:
         """Features of the augmented previous frame, on the current one's grid; flow is that of the original clip."""
         with torch.set_grad_enabled(self.previous_gradient):
-            return warp(self.network.encode(self._augmented()[:, -2]), self.flow)
+            return warp(self._encode_augmented(-2), self.flow)
 
     @cached_property
     def logits(self) -> Tensor:
@@ -233,9 +246,10 @@ class _Views:
             current, previous = (self.network.classify(x) for x in features)
             return self.network.fuse(current, previous, self.flow)
 
-    def _augmented(self) -> Tensor:
+    def _encode_augmented(self, place: int) -> Tensor:
         assert self.clip.augmented is not None  # wants.augmented
-        return self.clip.augmented
+        with nullcontext() if self.statistics == "all" else statistics_kept(self.network):
+            return self.network.encode(self.clip.augmented[:, place])
 
     def _fuse(self, previous_warped: Tensor, current: Tensor) -> Tensor:
         assert self.fusion is not None  # made whenever a fused view is named

@@ -141,11 +141,12 @@ class Evaluator(nn.Module):
 
     def arrays(self) -> dict[str, Arrays]:
         """What figures are drawn from, by name: `features`, `samples` and, where there were labels, `evaluation`."""
-        features, classes = self.feature_space.sample()
+        features, classes, clips = self.feature_space.sample()
         found: dict[str, Arrays] = {
             "features": {
                 "features": features.clamp(-65504, 65504).half().cpu().numpy(),
                 "classes": classes.byte().cpu().numpy(),
+                "clips": clips.int().cpu().numpy(),
             },
             "samples": self.samples.arrays(),
         }

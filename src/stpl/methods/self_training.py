@@ -46,6 +46,14 @@ class SelfTraining(Method):
     def losses(self, clip: Clip) -> dict[str, Tensor]:
         """Cross-entropy of the fused prediction with its own confident pseudo-labels."""
         logits = self.network(clip)
-        labels, confident = confident_pixels(logits, self.confident_proportion, self.confident_scope)
+        labels, confident = self.pseudo_labels(logits, clip)
         labels = torch.where(confident, labels, IGNORE)
         return {"self_training": pixel_weight(labels) * cross_entropy(logits, labels)}
+
+    def pseudo_labels(self, logits: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
+        """What the fused prediction `[B,K,h,w]` of a batch says of its pixels.
+
+        Returns:
+            Classes int64 `[B,h,w]`, and which of the pixels take part, bool `[B,h,w]`.
+        """
+        return confident_pixels(logits, self.confident_proportion, self.confident_scope)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from stpl.metrics.probes import linear_probe, nearest_mean
 from stpl.metrics.sampling import PixelSample
 
 NEIGHBOURS = (1, 5, 10, 20, 50, 100, 200)
@@ -119,7 +120,7 @@ def _present(classes: Tensor) -> Tensor:
 
 
 class FeatureSpace(PixelSample):
-    """Variances, neighbour purity and silhouette of features, on a balanced sample that grows with every batch.
+    """Variances, purity, silhouette and probes of features, on a balanced sample that grows with every batch.
 
     Purity and silhouette are averaged over the first `queries_per_class` sampled pixels of each class, each of which is
     compared with the whole sample: an unbiased estimate (standard error below 1 percent point for 15 classes) that
@@ -136,8 +137,12 @@ class FeatureSpace(PixelSample):
         self.queries_per_class = queries_per_class
 
     def compute(self) -> dict[str, Any]:
-        """`sigma_intra`, `sigma_inter`, both `_normalized` (of unit vectors), `silhouette`, `purity` (k → percent)."""
-        features, classes = self.sample()
+        """The numbers by name.
+
+        `sigma_intra`, `sigma_inter`, both `_normalized` (of unit vectors), `silhouette`, `purity` (k → percent),
+        `linear_probe` and `nearest_mean` (percent).
+        """
+        features, classes, clips = self.sample()
         intra, inter = class_variances(features, classes)
         unit_intra, unit_inter = class_variances(F.normalize(features), classes)
         queries = self._queries(classes)
@@ -148,6 +153,8 @@ class FeatureSpace(PixelSample):
             "sigma_intra_normalized": unit_intra,
             "sigma_inter_normalized": unit_inter,
             "silhouette": silhouette(features, classes, queries),
+            "linear_probe": linear_probe(features, classes, clips),
+            "nearest_mean": nearest_mean(features, classes, clips),
             "purity": {str(k): value for k, value in zip(NEIGHBOURS, purity, strict=True)},
         }
 

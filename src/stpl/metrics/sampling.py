@@ -5,6 +5,8 @@ Shape legend: M kept pixels, C channels, B images, h×w pixels.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,6 +14,14 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from stpl.data.clip import IGNORE
+
+
+class Sample(NamedTuple):
+    """Pixels of many clips: vectors float32 `[M,C]`, their classes and the numbers of their clips, int64 `[M]`."""
+
+    vectors: Tensor
+    classes: Tensor
+    clips: Tensor
 
 
 class PixelSample(Metric):
@@ -34,12 +44,13 @@ class PixelSample(Metric):
     vectors: list[Tensor]
     classes: list[Tensor]
     priorities: list[Tensor]
+    origins: list[Tensor]
     clips: Tensor
 
     def __init__(self, per_class: int, seed: int = 0) -> None:
         super().__init__()
         self.per_class, self.seed = per_class, seed
-        for name in ("vectors", "classes", "priorities"):
+        for name in ("vectors", "classes", "priorities", "origins"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
         self.add_state("clips", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -50,7 +61,8 @@ class PixelSample(Metric):
             vectors: `[B,C,h,w]`; kept as float32.
             classes: train ids `[B,h,w]`; pixels with 255 are not offered.
         """
-        drawn = self._draw(classes)
+        first = self.first_clip + int(self.clips)
+        drawn = self._draw(classes, first)
         image, y, x = (classes != IGNORE).nonzero(as_tuple=True)
         all_classes = torch.cat([*self.classes, classes[image, y, x]])
         all_priorities = torch.cat([*self.priorities, drawn[image, y, x]])
@@ -59,23 +71,24 @@ class PixelSample(Metric):
         known, fresh = stays[: len(stays) - len(image)], stays[len(stays) - len(image) :]
         rows = vectors[image[fresh], :, y[fresh], x[fresh]].float()
         self.vectors = [torch.cat([*(kept[known] for kept in self.vectors), rows])]
+        self.origins = [torch.cat([*(kept[known] for kept in self.origins), image[fresh] + first])]
         self.classes, self.priorities = [all_classes[stays]], [all_priorities[stays]]
         self.clips += len(classes)
 
-    def _draw(self, classes: Tensor) -> Tensor:
-        """Priorities float64 of a batch's pixels, uniform in [0, 1)."""
-        first = self.first_clip + int(self.clips)
+    def _draw(self, classes: Tensor, first: int) -> Tensor:
+        """Priorities float64 of the pixels of a batch whose first clip has this number, uniform in [0, 1)."""
         numbers = range(first, first + len(classes))
         drawn = [np.random.default_rng((self.seed, number)).random(tuple(classes.shape[1:])) for number in numbers]
         return torch.from_numpy(np.stack(drawn)).to(classes.device)
 
-    def sample(self) -> tuple[Tensor, Tensor]:
-        """The kept vectors float32 `[M,C]` and their classes int64 `[M]`: by class, each class in random order."""
+    def sample(self) -> Sample:
+        """The pixels that were kept: by class, each class in random order."""
         if not self.classes:
-            return torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64)
+            none = torch.zeros(0, dtype=torch.int64)
+            return Sample(torch.zeros(0, 1), none, none)
         classes = dim_zero_cat(self.classes)
         order = lowest_of_each(dim_zero_cat(self.priorities), classes, self.per_class)
-        return dim_zero_cat(self.vectors)[order], classes[order].long()
+        return Sample(dim_zero_cat(self.vectors)[order], classes[order].long(), dim_zero_cat(self.origins)[order])
 
 
 def lowest_of_each(priorities: Tensor, classes: Tensor, count: int) -> Tensor:

@@ -15,8 +15,9 @@ class InformationMaximization(Metric):
     """How sure the predictions are, one by one, and how diverse, taken together: H(mean p) - mean H(p), in nats.
 
     The mutual information between pixel and predicted class, in [0, ln K]: high when every pixel is decided and all
-    classes are used; a collapse onto few classes lowers its first term. Higher is better. Proposed as a criterion for
-    unsupervised model selection by Musgrave et al. ("Three New Validators", 2022) after Krause et al. (NeurIPS 2010).
+    classes are used; a collapse onto few classes lowers its first term. Higher is better. An objective of
+    discriminative clustering (Krause, Perona and Gomes, NeurIPS 2010) and of source-free adaptation (SHOT, Liang et
+    al., ICML 2020); it is none of the "Three New Validators" of Musgrave et al. (2022).
 
     Args:
         num_classes: number of classes K.
@@ -107,7 +108,7 @@ class SoftNeighborhoodDensity(PixelSample):
 
     def compute(self) -> Tensor:
         """The score, scalar float64; 0 for fewer than two pixels."""
-        vectors, _ = self.sample()
+        vectors = self.sample().vectors
         return soft_neighborhood_density(vectors) if len(vectors) > 1 else torch.zeros((), dtype=torch.float64)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +17,9 @@ BatchNormPolicy = Literal["frozen", "statistics", "train"]
 """`frozen`: source statistics, affine parameters fixed. `statistics`: batch statistics normalise and move the running
 ones, affine parameters fixed (the released code of DA-VSN and TPS). `train`: statistics and affine parameters move."""
 
+Views = Literal["all", "original"]
+"""The frames that statistics are of: original and augmented ones, or original ones alone."""
+
 
 @dataclass(frozen=True)
 class BatchNormOptions:
@@ -25,19 +30,29 @@ class BatchNormOptions:
         momentum: share of a batch in the running statistics at each forward pass; 0.1 is the lineage's. Less makes the
             statistics of a short run steadier. `None` makes them the mean over all batches of the run, with nothing
             left of the statistics it started from.
+        views: which frames move the running statistics: "all" that the method looks at, augmented ones too (the
+            lineage's code), or the "original" ones alone. Each view is normalised by its own statistics either way.
+        evaluation: which statistics weights that have moved are evaluated and kept with: "running" are those that
+            came about on the way, as in the lineage, and lag behind the weights; "renewed" are estimated anew for
+            these very weights, see `Renewal`.
+        renewal_batches: batches that renewed statistics are the mean of.
         synchronized: of several processes, whether batch statistics are those of all their batches together
             (SyncBatchNorm, GPUs only). Otherwise each process normalises by its own batch, and only the running
             statistics are averaged over processes.
 
     Raises:
-        ConfigError: for a momentum outside [0, 1], with which variances would fall below 0.
+        ConfigError: for a momentum outside [0, 1], with which variances would fall below 0, or no batch to renew from.
     """
 
     policy: BatchNormPolicy = "statistics"
     momentum: float | None = 0.1
+    views: Views = "all"
+    evaluation: Literal["running", "renewed"] = "running"
+    renewal_batches: int = 20
     synchronized: bool = False
 
     def __post_init__(self) -> None:
+        check_range("batchnorm.renewal_batches", self.renewal_batches, 1)
         if self.momentum is not None:
             check_range("batchnorm.momentum", self.momentum, 0, 1)
 
@@ -99,25 +114,84 @@ class _EqualShares:
 
     def _running(self) -> list[torch.Tensor]:
         # `data`: autograd need not know, because the backward pass of batch statistics does not read running ones.
-        buffers = (buffer for layer in self.layers for buffer in (layer.running_mean, layer.running_var))
-        return [buffer.data for buffer in buffers if buffer is not None]
+        return [buffer.data for buffer in statistics_of(self.layers)]
 
     @torch.no_grad()
     def before(self, home: nn.Module, inputs: tuple[object, ...]) -> None:
         """Keep the statistics as they are before a pass."""
-        if self.layers[0].training:
+        if _moves(self.layers[0]):
             self.earlier = list(torch._foreach_mul(self._running(), 1.0))
 
     @torch.no_grad()
     def after(self, home: nn.Module, inputs: tuple[object, ...], output: object) -> None:
         """Mix those of the pass with the earlier ones: share·new + (1 - share)·earlier."""
-        if self.layers[0].training:
-            assert self.layers[0].num_batches_tracked is not None
-            share, running = 1.0 / self.layers[0].num_batches_tracked, self._running()
+        if _moves(self.layers[0]):
+            counted = self.layers[0].num_batches_tracked
+            assert counted is not None
+            share, running = 1.0 / counted, self._running()
             torch._foreach_mul_(running, share)
             torch._foreach_mul_(self.earlier, 1.0 - share)
             torch._foreach_add_(running, self.earlier)
             self.earlier = []
+
+
+def _moves(layer: _BatchNorm) -> bool:
+    """Whether a forward pass moves the running statistics of a layer, and is counted."""
+    return layer.training and layer.track_running_stats and layer.num_batches_tracked is not None
+
+
+@contextmanager
+def statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Have forward passes leave the running statistics of `module` alone; what normalises is the same as otherwise."""
+    layers = [layer for layer in batchnorm_layers(module) if _moves(layer)]
+    for layer in layers:
+        layer.track_running_stats = False  # with it, a layer in training mode is handed no running statistics
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
+
+
+class Renewal:
+    """Statistics estimated anew for the weights as they are: the mean over passes that move nothing else.
+
+    The sums are formed pass by pass, of each batch's mean and unbiased variance, as a running average forms them.
+
+    Args:
+        module: whose BatchNorm layers are renewed.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.layers = module, batchnorm_layers(module)
+
+    @torch.no_grad()
+    def __call__(self, passes: Iterable[Callable[[], object]]) -> None:
+        """Replace the running statistics by the mean of those of `passes`; modes and counts stay as they were."""
+        before = [(layer.training, layer.momentum, layer.num_batches_tracked) for layer in self.layers]
+        totals = [torch.zeros_like(buffer, dtype=torch.float64) for buffer in statistics_of(self.layers)]
+        count = 0
+        try:
+            for layer in self.layers:
+                layer.train()
+                layer.momentum, layer.num_batches_tracked = 1.0, None  # a pass leaves its own statistics, uncounted
+            for call in passes:
+                call()
+                count += 1
+                for total, buffer in zip(totals, statistics_of(self.layers), strict=True):
+                    total += buffer
+        finally:
+            for layer, (training, momentum, counted) in zip(self.layers, before, strict=True):
+                layer.train(training)
+                layer.momentum, layer.num_batches_tracked = momentum, counted
+        for total, buffer in zip(totals, statistics_of(self.layers), strict=True):
+            buffer.copy_(total / count)
+
+
+def statistics_of(layers: Iterable[_BatchNorm]) -> list[torch.Tensor]:
+    """The running means and variances of layers."""
+    buffers = (buffer for layer in layers for buffer in (layer.running_mean, layer.running_var))
+    return [buffer for buffer in buffers if buffer is not None]
 
 
 @torch.no_grad()
@@ -131,7 +205,7 @@ def average_statistics(module: nn.Module) -> None:
     if not (distributed.is_available() and distributed.is_initialized()):
         return
     layers = [layer for layer in batchnorm_layers(module) if layer.training]
-    buffers = [b for layer in layers for b in (layer.running_mean, layer.running_var) if b is not None]
+    buffers = statistics_of(layers)
     if buffers:
         together = torch.cat(buffers)
         distributed.all_reduce(together)

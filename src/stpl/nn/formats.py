@@ -17,7 +17,7 @@ import math
 import pickle
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,11 +48,15 @@ _DTYPES = {
     "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2, "C64": torch.complex64,
 }  # fmt: skip
+_DESCRIPTION = "stpl"  # key of the metadata of our safetensors files
 _MOST_HEADER = 100 * 2**20  # bytes; the format's own limit
 
 
 def read(path: Path) -> Any:
     """The content of a checkpoint file: what was saved, or a safetensors file's tensors by name.
+
+    A safetensors file that `write_safetensors` wrote with a description gives what a checkpoint of ours holds: the
+    tensors as `state_dict`, the description as `stpl`.
 
     Raises:
         CheckpointError: the file cannot be read, is damaged, holds more than tensors and plain types, or is something
@@ -183,7 +187,34 @@ class _Entry(NamedTuple):
     name: str
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write tensors and what they are, in plain types, as a safetensors file; raises `CheckpointError`, never half.
+
+    Args:
+        path: the file, replaced as a whole.
+        tensors: by name.
+        description: the entry `stpl` of `weights.description`, and more.
+    """
+    names = {dtype: name for name, dtype in _DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": {_DESCRIPTION: json.dumps(description)}}
+    parts, place = [], 0
+    for name, tensor in tensors.items():
+        data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        offsets = [place, place + len(data)]
+        header[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+        parts.append(data)
+        place += len(data)
+    text = json.dumps(header).encode()
+    partial = path.with_suffix(".partial")
+    try:
+        partial.write_bytes(b"".join([len(text).to_bytes(8, "little"), text, *parts]))
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(f"cannot be written: {error.strerror}", where=path, mend="free some space") from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
     """A length (8 bytes, little-endian), a JSON header, then the numbers of all tensors without a gap."""
     data = bytearray(path.read_bytes())
     begin = 8 + int.from_bytes(data[:8], "little")
@@ -199,7 +230,14 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         place = entry.end
     if begin + place != len(data):
         raise _torn(path, f"{len(data)} bytes, its safetensors header asks for {begin + place}")
-    return {entry.name: _tensor(data, begin, entry) for entry in entries}
+    found = {entry.name: _tensor(data, begin, entry) for entry in entries}
+    metadata = header.get("__metadata__")
+    if not isinstance(metadata, dict) or _DESCRIPTION not in metadata:
+        return found
+    try:
+        return {"state_dict": found, _DESCRIPTION: json.loads(metadata[_DESCRIPTION])}
+    except (ValueError, TypeError) as error:
+        raise _torn(path, f"its description cannot be read: {error}") from error
 
 
 def _entry(name: str, told: dict[str, Any]) -> _Entry:

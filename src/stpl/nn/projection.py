@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+HeadName = Literal["mlp", "linear", "none"]
+"""`mlp`: two layers with a ReLU between them. `linear`: one. `none`: the features themselves are contrasted."""
+
 
 class ProjectionHead(nn.Module):
-    """Two layers over each pixel's channels with a ReLU between them, then L2 normalisation; dropped after training.
+    """Layers over each pixel's channels, then L2 normalisation; dropped after training.
 
-    The paper gives no sizes; these are SupCon's (hidden = input, 128 out). Normalisation is required by the contrast:
-    Eq. 3 has no positives in its denominator and is unbounded below without it.
+    The paper gives no sizes; those of the mlp are SupCon's (hidden = input, 128 out). Normalisation is required by the
+    contrast: Eq. 3 has no positives in its denominator and is unbounded below without it.
 
     Args:
         channels: input channels.
-        out_dim: size of the embedding.
-        hidden: hidden channels; input channels if not given.
+        out_dim: size of the embedding; without layers it is `channels`.
+        hidden: hidden channels of the mlp; input channels if not given.
+        kind: which layers.
     """
 
-    def __init__(self, channels: int, out_dim: int = 128, hidden: int | None = None) -> None:
+    def __init__(self, channels: int, out_dim: int = 128, hidden: int | None = None, kind: HeadName = "mlp") -> None:
         super().__init__()
-        hidden = hidden or channels
-        self.layers = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, out_dim))
+        self.out_dim = channels if kind == "none" else out_dim
+        if kind == "mlp":
+            hidden = hidden or channels
+            layers = [nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, out_dim)]
+        else:
+            layers = [nn.Linear(channels, out_dim)] if kind == "linear" else []
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Map features of pixels `[...,C]` to unit vectors `[...,out_dim]`, normalised in float32."""

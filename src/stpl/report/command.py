@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -27,6 +29,7 @@ def report(
     page: bool = True,
     chosen: str = "stpl",
     figures: Path | None = None,
+    statistics: bool = False,
     live: bool = False,
     port: int = 8008,
 ) -> None:
@@ -34,7 +37,8 @@ def report(
 
     Writes `<id>.csv`, `<id>.md` and `<id>.tex` (booktabs) for each table, for `per_class`, and, where there is any of
     it, for `variants` (settings changed on the command line), `tests` (what is significant), `metrics` (feature space
-    and consistency in time) and `selection` (label-free validators). Then `<runs>/<bench>/report/index.html`: one file
+    and consistency in time), `selection` (label-free validators), `statistics` (weights × statistics) and `shifts`
+    (the cameras of `streets`). Then `<runs>/<bench>/report/index.html`: one file
     that needs no server and no network. The same records give the same bytes.
 
     Args:
@@ -45,6 +49,8 @@ def report(
         page: write the page; needs the extra stpl[report].
         chosen: the experiment that figures and player hold against the source-only model.
         figures: folder to write every figure to, as SVG, PNG and PDF.
+        statistics: first evaluate each run's last weights with the statistics of original frames, and of original and
+            augmented ones, where that was not done yet (seconds a run); print the table weights × statistics too.
         live: serve the page on this machine alone (127.0.0.1), and follow a running sweep, until interrupted.
         port: of the served page; 0 takes a free one.
 
@@ -54,11 +60,13 @@ def report(
     """
     check_bench(bench, experiments)
     check_runs(runs)
+    if statistics:
+        _measure(bench, runs)
     suite = Suite(bench, runs, load_catalogue(experiments))
     console = Console(highlight=False)
     folder = suite.folder / "tables" if output is None else output
     found = tables(suite)
-    _write_tables(suite, found, folder, console)
+    _write_tables(suite, found, folder, console, shown=("statistics",) if statistics else ())
     drawn = figures or live or (page and _has_extra())
     if drawn:
         place = suite.folder / "report" if output is None else output
@@ -98,11 +106,21 @@ def _has_extra() -> bool:
     return all(importlib.util.find_spec(name) for name in EXTRA)
 
 
-def _write_tables(suite: Suite, found: list[TableLines], folder: Path, console: Console) -> None:
+def _measure(bench: str, runs: Path) -> None:
+    """Networks are run only here, so torch is imported only when asked for: a report itself reads records alone."""
+    measure: Callable[[str, Path], None] = importlib.import_module("stpl.renewal").measure_missing
+    measure(bench, runs)
+
+
+def _write_tables(
+    suite: Suite, found: list[TableLines], folder: Path, console: Console, shown: Sequence[str] = ()
+) -> None:
     for lines in found:
         sheet = main_sheet(lines, suite)
         sheet.write(folder)
         show(sheet, console)
     for sheet in sheets(suite, found):
         sheet.write(folder)
+        if sheet.id in shown:
+            show(sheet, console)
     console.print(Text(f"written to {folder}"), soft_wrap=True)

@@ -58,7 +58,7 @@ class Focus:
 
     Attributes:
         reference: the source-only model.
-        baseline: the best other row that trains without target labels, if there is one.
+        baseline: the best control; in a table without controls, the best other row that trains without target labels.
         chosen: the row that the page is about.
         bound: the row that trains on the target's labels, if there is one.
     """
@@ -84,10 +84,11 @@ def focus(suite: Suite, tables: Sequence[TableLines], chosen: str) -> Focus:
     if table is None:
         return Focus(chosen, None, chosen, None)
     reference, bounds = table.table.reference, table.table.bounds
+    fit = table.table.controls or [line.experiment for line in table.lines if line.experiment not in bounds]
     others = [
         (line.last, line.experiment)
         for line in table.lines
-        if line.experiment not in (None, reference, chosen, *bounds) and line.last is not None
+        if line.experiment in fit and line.experiment not in (None, reference, chosen) and line.last is not None
     ]
     baseline = max(others)[1] if others else None
     bound = next((name for name in bounds if suite.records(name)), None)

@@ -24,10 +24,10 @@ from stpl.report.sensitivity import sensitivity_sheet
 from stpl.report.statistics import Comparison
 from stpl.report.suite import Suite
 from stpl.report.tables import (
+    FURTHER,
     METRIC_TABLES,
     line_to_paper,
     main_sheet,
-    mark,
     metric_name,
     metric_texts,
     probability,
@@ -143,6 +143,7 @@ def render(
         metrics=_metric_grid("metrics", suite, rows),
         selection=_metric_grid("selection", suite, rows),
         sensitivity=_sheet_grid(sensitivity_sheet(suite)),
+        further=[_sheet_grid(sheet) for make in FURTHER if (sheet := make(suite)) is not None],
         pictures=sections,
         player=played,
         player_json=_script_json(played),
@@ -227,24 +228,21 @@ def _tested(test: Comparison | None) -> str:
 
 
 def _main_grid(lines: TableLines, suite: Suite, rows: Focus) -> Grid:
-    """The sheet with two columns more: the interval, and the difference to the best baseline."""
+    """The sheet with a column more: the interval of the mean."""
     sheet = main_sheet(lines, suite)
-    header = [*sheet.header[:3], "95 % interval", *sheet.header[3:6], "Δ best other", *sheet.header[6:]]
+    header, paper = [*sheet.header[:3], "95 % interval", *sheet.header[3:]], 7 if lines.has_baseline else 6
     body = []
-    means = {line.experiment: line for line in lines.lines}
     for line, texts in zip(lines.lines, sheet.rows, strict=True):
-        other = means.get(line.baseline.against) if line.baseline else None
-        delta = number(_minus(line, other), "+.2f") + mark(line.baseline)
-        against = f"against {other.title}; {_tested(line.baseline)}" if other else ""
+        against = f"against {suite.title_of(line.baseline.against)}; {_tested(line.baseline)}" if line.baseline else ""
         run = line.experiment if line.experiment and line.seeds else ""
         cells = [
             *(Cell(text, run) for text in texts[:3]),
             Cell(_interval(line.interval) or NOTHING, run),
             *(Cell(text, run) for text in texts[3:5]),
             Cell(texts[5], run, _tested(line.source), _verdict(line.source)),
-            Cell(delta, run, against, _verdict(line.baseline)),
-            *(Cell(text, kind="paper") for text in texts[6:7]),
-            *(Cell(text, run, kind="miss" if (line_to_paper(line) or 0) < 0 else "") for text in texts[7:]),
+            *(Cell(text, run, against, _verdict(line.baseline)) for text in texts[6:paper]),
+            *(Cell(text, kind="paper") for text in texts[paper : paper + 1]),
+            *(Cell(text, run, kind="miss" if (line_to_paper(line) or 0) < 0 else "") for text in texts[paper + 1 :]),
         ]
         if line.experiment and not line.seeds:
             cells[2] = Cell("not run", kind="absent")

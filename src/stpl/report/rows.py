@@ -30,7 +30,8 @@ class Line:
         clips: clips with counts, per seed; 0 where the runs kept none, and then there is none of what follows.
         interval: of `last` over clips and seeds.
         source: the row against the table's reference experiment.
-        baseline: the row against the best other row that neither is the reference nor trains on target labels.
+        baseline: the row against the best other control; where the table has no controls, against the best other row
+            that neither is the reference nor trains on target labels.
     """
 
     title: str
@@ -70,6 +71,11 @@ class TableLines:
     def has_paper(self) -> bool:
         """Whether the paper states any number for this table."""
         return any(line.paper is not None for line in self.lines)
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether any row was held against a control or, without controls, the best other row."""
+        return any(line.baseline for line in self.lines)
 
     @property
     def has_tests(self) -> bool:
@@ -119,7 +125,7 @@ def _line(row: Row, records: Sequence[RunRecord], reference: float | None, paper
 def _tested(lines: Sequence[Line], table: Table, suite: Suite) -> list[Line]:
     """The lines with intervals and comparisons, corrected for their number in this table."""
     sources = holm([_compared(line, table.reference, suite) for line in lines])
-    baselines = holm([_compared(line, _best_other(line, lines, table), suite) for line in lines])
+    baselines = holm([_compared(line, _baseline(line, lines, table, suite), suite) for line in lines])
     return [
         replace(_with_interval(line, suite), source=source, baseline=baseline)
         for line, source, baseline in zip(lines, sources, baselines, strict=True)
@@ -131,15 +137,22 @@ def _with_interval(line: Line, suite: Suite) -> Line:
     return line if counts is None else replace(line, clips=len(counts.keys), interval=interval(counts))
 
 
-def _best_other(line: Line, lines: Sequence[Line], table: Table) -> str | None:
+def _baseline(line: Line, lines: Sequence[Line], table: Table, suite: Suite) -> str | None:
     """The best baseline of a row; a row that is no baseline itself has none to be held against."""
     unfit = {table.reference, *table.bounds}
-    others = [
-        (other.last, other.experiment)
-        for other in lines
-        if other.experiment and other.last is not None and other.experiment not in {*unfit, line.experiment}
-    ]
-    return max(others)[1] if others and line.experiment not in unfit else None
+    if line.experiment is None or line.experiment in unfit:
+        return None
+    if table.controls:
+        means = {name: _mean_over(line.seeds, suite.records(name)) for name in table.controls}
+    else:
+        means = {other.experiment: other.last for other in lines if other.experiment and other.experiment not in unfit}
+    found = [(mean, name) for name, mean in means.items() if mean is not None and name != line.experiment]
+    return max(found)[1] if found else None
+
+
+def _mean_over(seeds: Sequence[int], records: Sequence[RunRecord]) -> float | None:
+    """The mean mIoU at the last step of the runs with one of these seeds."""
+    return _mean(_mious([record for record in records if record["seed"] in seeds], "last"))
 
 
 def _compared(line: Line, against: str | None, suite: Suite) -> Comparison | None:
@@ -278,8 +291,10 @@ def _metric_lines(suite: Suite, numbers: Callable[[RunRecord], dict[str, float]]
 
 
 def _further(record: RunRecord) -> dict[str, float]:
-    """`sigma_intra`, `purity@10`, `mtc`, `vpq@1`, …: what the last evaluation holds of them."""
-    return flat({group: record["last"][group] for group in ("feature_space", "temporal") if group in record["last"]})
+    """`sigma_intra`, `purity@10`, `mtc`, `vpq@1`, `moved`, …: what the last evaluation holds of them."""
+    return flat(
+        {group: record["last"][group] for group in ("feature_space", "temporal", "weights") if group in record["last"]}
+    )
 
 
 def _selections(record: RunRecord) -> dict[str, float]:

@@ -48,14 +48,14 @@ def _points(suite: Suite) -> dict[tuple[str, str], list[float]]:
     points: dict[tuple[str, str], list[float]] = {}
     for experiment in suite.recorded():
         for record in suite.records(experiment):
-            changed = _changed(record["overrides"])
-            if record["base"] == BASE and len(changed) == 1:
-                points.setdefault(changed.popitem(), []).append(float(record["last"]["miou"]))
+            settings = changed(record["overrides"])
+            if record["base"] == BASE and len(settings) == 1:
+                points.setdefault(settings.popitem(), []).append(float(record["last"]["miou"]))
     return points
 
 
-def _changed(overrides: Mapping[str, str]) -> dict[str, str]:
-    """The settings that make a difference, by the names that sweeps give them."""
+def changed(overrides: Mapping[str, str]) -> dict[str, str]:
+    """The overridden settings that make a difference, by the names that sweeps give them."""
     found = {name: value for name, value in overrides.items() if not name.startswith((*NEUTRAL, "seed_everything"))}
     return {name.replace(".init_args.", "."): str(value) for name, value in found.items()}
 

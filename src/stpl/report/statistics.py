@@ -82,6 +82,7 @@ class Comparison:
         against: experiment that is subtracted.
         difference: mean over the common seeds of the difference of mIoU, in percent.
         interval: over clips and seeds.
+        error: standard error over seeds of `difference`; `None` for a single seed.
         p_clips: two-sided, of the swaps of units.
         p_holm: the same, corrected for the comparisons of the table.
         p_seeds: two-sided, exact sign-flip over seeds; `None` for a single seed or more than 16.
@@ -91,6 +92,7 @@ class Comparison:
     against: str
     difference: float
     interval: Interval
+    error: float | None
     p_clips: float
     p_holm: float
     p_seeds: float | None
@@ -164,10 +166,9 @@ def compare(ours: Counts, theirs: Counts, name: str) -> Comparison | None:
     weights, seeds = _draws(a.shape[1], len(common))
     resampled = ((_resampled(a, weights) - _resampled(b, weights)) * seeds).sum(1)
     differences = miou(a.sum(1)) - miou(b.sum(1))
-    p = _swap_test(a, b)
-    return Comparison(
-        name, float(differences.mean()), _percentiles(resampled), p, p, _sign_flip(differences), len(common)
-    )
+    error = float(differences.std(ddof=1) / len(common) ** 0.5) if len(common) > 1 else None
+    p, p_seeds = _swap_test(a, b), _sign_flip(differences)
+    return Comparison(name, float(differences.mean()), _percentiles(resampled), error, p, p, p_seeds, len(common))
 
 
 def holm(comparisons: Sequence[Comparison | None]) -> list[Comparison | None]:

@@ -11,12 +11,15 @@ from stpl.experiments import check_bench, load_catalogue
 from stpl.report.formats import NOTHING, Sheet, number, show
 from stpl.report.rows import Line, MetricLine, TableLines, class_lines, metric_lines, selection_lines, table_lines
 from stpl.report.sensitivity import sensitivity_sheet
+from stpl.report.shifts import shifts_sheet
 from stpl.report.statistics import DRAWS, SWAPS, Comparison
 from stpl.report.suite import Suite
+from stpl.report.weights_statistics import statistics_sheet
 
 COLUMNS = (
     "row", "seeds", "miou_last_mean", "miou_last_std", "miou_selected_mean", "miou_best_mean", "delta_vs_source",
-    "paper_miou",
+    "delta_vs_source_low", "delta_vs_source_high", "baseline", "delta_vs_baseline", "delta_vs_baseline_low",
+    "delta_vs_baseline_high", "delta_vs_baseline_se", "paper_miou",
 )  # fmt: skip
 """Columns of a table's CSV; an empty cell means that there is nothing to show."""
 
@@ -49,8 +52,12 @@ def sheets(suite: Suite, tables: Sequence[TableLines]) -> list[Sheet]:
         per_class_sheet(suite),
         *([tests_sheet(tables, suite)] if any(lines.has_tests for lines in tables) else []),
         *_metric_sheets(suite),
-        *([curves] if (curves := sensitivity_sheet(suite)) else []),
+        *(sheet for make in (*FURTHER, sensitivity_sheet) if (sheet := make(suite)) is not None),
     ]
+
+
+FURTHER: tuple[Callable[[Suite], Sheet | None], ...] = (statistics_sheet, shifts_sheet)
+"""Sheets that only some suites have: weights × statistics, cameras."""
 
 
 def main_sheet(lines: TableLines, suite: Suite) -> Sheet:
@@ -62,14 +69,29 @@ def main_sheet(lines: TableLines, suite: Suite) -> Sheet:
 
 
 def _csv_row(line: Line) -> list[str]:
-    numbers = (line.last, line.spread, line.selected, line.best, line.delta, line.paper)
-    return [line.title, str(len(line.seeds)), *(number(value, nothing="") for value in numbers)]
+    source, baseline = line.source, line.baseline
+    numbers = (line.last, line.spread, line.selected, line.best, line.delta, *_ends(source))
+    beside = (baseline.difference if baseline else None, *_ends(baseline), baseline.error if baseline else None)
+    return [
+        line.title,
+        str(len(line.seeds)),
+        *(number(value, nothing="") for value in numbers),
+        baseline.against if baseline else "",
+        *(number(value, nothing="") for value in (*beside, line.paper)),
+    ]
+
+
+def _ends(comparison: Comparison | None) -> tuple[float | None, float | None]:
+    return (None, None) if comparison is None else (comparison.interval.low, comparison.interval.high)
 
 
 def _cells(lines: TableLines, suite: Suite) -> tuple[list[str], list[list[str]]]:
     """Header and rows as people read them."""
     header = ["Method", "Seeds", "mIoU last", "selected", "best", "Δ source"]
     rows = [_measured(line) for line in lines.lines]
+    if lines.has_baseline:
+        header.append("Δ control" if lines.table.controls else "Δ best other")
+        rows = [[*row, _with_interval(line.baseline)] for row, line in zip(rows, lines.lines, strict=True)]
     if not lines.has_paper:
         return header, rows
     ours = lines.bench == lines.paper_bench
@@ -89,6 +111,14 @@ def _measured(line: Line) -> list[str]:
         number(line.best),
         delta,
     ]
+
+
+def _with_interval(comparison: Comparison | None) -> str:
+    """A difference, its interval in tenths, and its mark."""
+    if comparison is None:
+        return NOTHING
+    low, high = (number(end, "+.1f") for end in _ends(comparison))
+    return f"{number(comparison.difference, '+.2f')} [{low}, {high}]{mark(comparison)}"
 
 
 def mark(comparison: Comparison | None) -> str:
@@ -119,8 +149,20 @@ def notes(lines: TableLines, suite: Suite) -> list[str]:
         f"selected: at the checkpoint chosen without labels{by}. "
         "best: at the checkpoint chosen on target labels, hence optimistic.",
         "Δ source: last minus last of the source-only model.",
+        *_baseline_note(lines, suite),
         *_marks_note(lines),
         *_paper_note(lines, suite),
+    ]
+
+
+def _baseline_note(lines: TableLines, suite: Suite) -> list[str]:
+    if not lines.has_baseline:
+        return []
+    controls = " or ".join(suite.title_of(name) for name in lines.table.controls)
+    beside = f"Δ control: to the better of the controls ({controls})" if controls else "Δ best other: to the best row"
+    return [
+        f"{beside} that is not the row itself nor trains with target labels: mean over common seeds of the paired "
+        "difference, [95 % interval over clips and seeds]."
     ]
 
 
@@ -128,8 +170,7 @@ def _marks_note(lines: TableLines) -> list[str]:
     if not lines.has_tests:
         return []
     return [
-        f"{DIFFERENT} differs significantly from the source-only model,{ALIKE}: does not. "
-        f"{BETTER} significantly above the best other row that trains without target labels. "
+        f"{DIFFERENT} differs significantly,{ALIKE}: does not. {BETTER} significantly above the control or best other. "
         "Significant: permutation test over clips with Holm's correction within the table, p < 0.05, and the bootstrap "
         "interval over clips and seeds leaves out 0 (tests.csv)."
     ]
@@ -161,7 +202,7 @@ def per_class_sheet(suite: Suite) -> Sheet:
 
 
 _TESTS = (
-    "table", "row", "against", "difference", "ci_low", "ci_high", "p_clips", "p_clips_holm", "p_seeds", "seeds",
+    "table", "row", "against", "difference", "ci_low", "ci_high", "se", "p_clips", "p_clips_holm", "p_seeds", "seeds",
     "clips", "significant",
 )  # fmt: skip
 
@@ -175,7 +216,7 @@ def tests_sheet(tables: Sequence[TableLines], suite: Suite) -> Sheet:
         for comparison in (line.source, line.baseline)
         if comparison is not None
     ]
-    header = ["Row", "against", "Δ mIoU", "95 % interval", "p clips", "p Holm", "p seeds", "significant"]
+    header = ["Row", "against", "Δ mIoU", "95 % interval", "SE", "p clips", "p Holm", "p seeds", "significant"]
     rows = [_test_cells(line.title, suite.title_of(c.against), c) for _, line, c in found]
     csv_rows = [_test_csv(table, line, c) for table, line, c in found]
     title = f"Paired tests, {suite.title}"
@@ -184,7 +225,7 @@ def tests_sheet(tables: Sequence[TableLines], suite: Suite) -> Sheet:
 
 _TEST_NOTES = (
     f"Interval: percentile bootstrap over clips and seeds, {DRAWS} draws, paired. Clips that follow one another are "
-    "drawn together.",
+    "drawn together. SE: standard error over seeds of the mean difference.",
     "p clips: permutation test, the two models' counts of a clip swapped; exact with few clips, else "
     f"{SWAPS} random swaps. p Holm: the same, corrected for the comparisons of its table.",
     "p seeds: exact sign-flip test over seeds; it cannot fall below 2/2^n for n seeds (0.25 for three).",
@@ -199,19 +240,20 @@ def _test_cells(row: str, against: str, comparison: Comparison) -> list[str]:
         against,
         number(comparison.difference, "+.2f"),
         f"{number(low, '+.2f')} … {number(high, '+.2f')}",
+        number(comparison.error),
         *(probability(p) for p in (comparison.p_clips, comparison.p_holm, comparison.p_seeds)),
         "yes" if comparison.significant else "no",
     ]
 
 
 def _test_csv(table: str, line: Line, comparison: Comparison) -> list[str]:
-    values = (comparison.difference, comparison.interval.low, comparison.interval.high)
+    values = (comparison.difference, *_ends(comparison), comparison.error)
     ps = (comparison.p_clips, comparison.p_holm, comparison.p_seeds)
     return [
         table,
         line.title,
         comparison.against,
-        *(number(value) for value in values),
+        *(number(value, nothing="") for value in values),
         *("" if p is None else f"{p:.4f}" for p in ps),
         str(comparison.seeds),
         str(line.clips),
@@ -228,6 +270,7 @@ NAMES = {
     "sigma_intra": "σ intra", "sigma_inter": "σ inter", "sigma_intra_normalized": "σ intra, unit",
     "sigma_inter_normalized": "σ inter, unit", "silhouette": "silhouette", "mtc": "mTC",
     "pl_predconsis": "PL-PredConsis", "pl_warped": "PL-Warped", "pl_consistency": "PL-Consistency",
+    "linear_probe": "linear probe", "nearest_mean": "nearest mean", "moved": "moved, %",
     "information_maximization": "information maximisation", "soft_neighborhood_density": "neighbourhood density",
 }  # fmt: skip
 """How people read the names of metrics and validators."""
@@ -257,8 +300,10 @@ METRIC_TABLES: dict[str, tuple[str, str, Callable[[Suite], list[MetricLine]]]] =
         "Feature space and consistency in time",
         "Mean over seeds at the last step. σ: variance within and between classes of balanced pixel features; unit: of "
         "features scaled to length 1. purity@k: share in percent of the k nearest neighbours that are of the same "
-        "class. mTC: agreement in percent of a prediction with the warped one of the frame before. VPQ@s: video "
-        "panoptic quality over windows of s frames.",
+        "class. linear probe, nearest mean: mean class accuracy in percent of a linear classifier and of the nearest "
+        "class mean, refitted on one half of the clips and asked about the other. mTC: agreement in percent of a "
+        "prediction with the warped one of the frame before. VPQ@s: video panoptic quality over windows of s frames. "
+        "moved: change of the encoder's weights in percent of their norm.",
         metric_lines,
     ),
     "selection": (

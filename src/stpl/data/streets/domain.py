@@ -24,13 +24,14 @@ _REFERENCE_WIDTH = 192  # lengths in pixels are meant at this width and grow wit
 
 @dataclass(frozen=True)
 class DomainShift:
-    """Strengths of everything that separates `camera` from `studio`, at severity 1. All are ≥ 0; 0 switches it off.
+    """Strengths of everything that separates a camera from the studio, at severity 1. All are ≥ 0; 0 switches it off.
 
     Attributes:
         palette: how far the colours of things move to the foreign ones, 0..1.
         grain: the same for the strength of surface textures, 0..1.
         overcast: share of the sun's shading of faces that is lost, 0..1.
         haze: largest extinction per metre (drives draw 30–100 % of it).
+        dark: under-exposure that all drives share, stops.
         exposure: largest over- or under-exposure of a drive, stops.
         white_balance: largest relative gain of red against blue.
         gamma: largest change of log2 gamma.
@@ -46,23 +47,24 @@ class DomainShift:
         compression: largest loss of JPEG quality, 0..1.
     """
 
-    palette: float = 0.85
-    grain: float = 0.1
-    overcast: float = 0.15
-    haze: float = 0.013
-    exposure: float = 0.44
-    white_balance: float = 0.19
-    gamma: float = 0.33
-    desaturation: float = 0.33
-    flatness: float = 0.1
-    vignette: float = 0.33
-    defocus: float = 0.88
-    motion: float = 3.3
-    flicker: float = 0.1
-    shot_noise: float = 0.053
-    read_noise: float = 0.026
-    lost_blocks: float = 0.066
-    compression: float = 0.53
+    palette: float = 0.0
+    grain: float = 0.0
+    overcast: float = 0.0
+    haze: float = 0.0
+    dark: float = 0.0
+    exposure: float = 0.0
+    white_balance: float = 0.0
+    gamma: float = 0.0
+    desaturation: float = 0.0
+    flatness: float = 0.0
+    vignette: float = 0.0
+    defocus: float = 0.0
+    motion: float = 0.0
+    flicker: float = 0.0
+    shot_noise: float = 0.0
+    read_noise: float = 0.0
+    lost_blocks: float = 0.0
+    compression: float = 0.0
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -82,7 +84,7 @@ class DomainShift:
 
 _SHARES = {"palette", "grain", "overcast", "desaturation", "flatness", "vignette", "lost_blocks",
            "compression"}  # fmt: skip
-CLEAN = DomainShift().scaled(0.0)
+CLEAN = DomainShift()
 """No shift at all: the studio."""
 
 
@@ -112,7 +114,7 @@ class _Conditions:
     def __init__(self, shift: DomainShift, rng: Rng, size: tuple[int, ...]) -> None:
         self.extinction = shift.haze * rng.uniform(0.3, 1.0)
         self.airlight = np.array([0.76, 0.76, 0.77], np.float32) + rng.uniform(-0.06, 0.06, 3).astype(np.float32)
-        self.exposure = shift.exposure * rng.uniform(-1, 1)
+        self.exposure = shift.exposure * rng.uniform(-1, 1) - shift.dark
         warm = shift.white_balance * rng.uniform(-1, 1)
         green = shift.white_balance * rng.uniform(-0.15, 0.15)
         self.balance = np.array([1 + warm / 2, 1 + green, 1 - warm / 2], np.float32)

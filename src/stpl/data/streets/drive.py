@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from stpl.data.streets.domain import CLEAN, DomainShift, photograph
 from stpl.data.streets.layout import make_scene
 from stpl.data.streets.render import draw
+from stpl.data.streets.shifts import SHIFTS, ShiftName
 from stpl.errors import ConfigError
 
 DOMAINS = ("studio", "camera")
@@ -27,25 +28,27 @@ class StreetsOptions:
 
     Attributes:
         seed: ≥ 0; another seed gives other drives.
-        severity: strength of the camera's domain shift, 0 (none) to 1.
+        shift: what the camera does, by name: see `shifts`.
+        strengths: of `DomainShift`, by name: those that replace the named shift's.
+        severity: all strengths are multiplied by it, 0 (no shift) to 1.
         height: pixels, ≥ 16.
         width: pixels, ≥ 16.
         frames: frames per drive, ≥ 2.
         train_drives: drives in the train split of either domain.
         val_drives: drives in the studio's val split.
         camera_val_drives: drives in the camera's val split, on which methods are compared.
-        shift: what the camera does at severity 1.
     """
 
     seed: int = 0
-    severity: float = 0.8
-    height: int = 96
-    width: int = 192
+    shift: ShiftName = "camera"
+    strengths: dict[str, float] = field(default_factory=dict)
+    severity: float = 1.0
+    height: int = 128
+    width: int = 256
     frames: int = 4
     train_drives: int = 300
     val_drives: int = 40
     camera_val_drives: int = 60
-    shift: DomainShift = field(default_factory=DomainShift)
 
     def __post_init__(self) -> None:
         least = {"seed": 0, "height": 16, "width": 16, "frames": 2, "train_drives": 1, "val_drives": 1,
@@ -55,6 +58,19 @@ class StreetsOptions:
                 raise ConfigError(f"streets: {name} is {getattr(self, name)}", mend=f"choose {name} ≥ {bound}")
         if not 0 <= self.severity <= 1:
             raise ConfigError(f"streets: severity is {self.severity}", mend="choose a severity between 0 and 1")
+        if self.shift not in SHIFTS:
+            raise ConfigError(f"streets has no shift '{self.shift}'", mend=f"choose one of: {', '.join(SHIFTS)}")
+        for name in self.strengths:
+            known = [item.name for item in fields(DomainShift)]
+            if name not in known:
+                raise ConfigError(f"streets: a shift has no '{name}'", mend=f"choose one of: {', '.join(known)}")
+        self.shift_of("camera")  # its strengths are in range
+
+    def shift_of(self, domain: str) -> DomainShift:
+        """What lies between the scene and the pictures of a domain."""
+        if domain != "camera":
+            return CLEAN
+        return replace(SHIFTS[self.shift], **self.strengths).scaled(self.severity)
 
     def drives(self, domain: str, split: str) -> int:
         """Number of drives of one split; raises `ConfigError` for an unknown domain or split."""
@@ -69,7 +85,7 @@ class StreetsOptions:
         """The options on which the drives of one split depend, as plain values (the name of its cache)."""
         values: dict[str, Any] = {name: getattr(self, name) for name in ("seed", "height", "width", "frames")}
         values["drives"] = self.drives(domain, split)
-        values["shift"] = asdict(self.shift.scaled(self.severity)) if domain == "camera" else asdict(CLEAN)
+        values["shift"] = asdict(self.shift_of(domain))
         return values
 
 
@@ -94,7 +110,7 @@ def draw_drive(options: StreetsOptions, domain: str, split: str, index: int) -> 
     """Draw drive `index` of a split. The same arguments give the same bytes in any process."""
     options.drives(domain, split)
     stream = [options.seed, zlib.crc32(f"{domain}/{split}".encode()), index]
-    shift = options.shift.scaled(options.severity) if domain == "camera" else CLEAN
+    shift = options.shift_of(domain)
     scene = make_scene(np.random.default_rng([*stream, 0]), shift.make_palette(), options.frames)
     drawn = draw(scene, options.height, options.width)
     frames = photograph(drawn.frames, drawn.depth, shift, np.random.default_rng([*stream, 1]))

@@ -17,7 +17,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stpl.data.streets.domain import DomainShift
 from stpl.data.streets.drive import StreetsOptions, draw_drive
 from stpl.machine import sweep_cores
 
@@ -65,8 +64,7 @@ def main(arguments: list[str]) -> int:
     if hasattr(os, "sched_setaffinity"):  # a sweep's worker has a share of them, while the others wait for this
         with suppress(OSError):
             os.sched_setaffinity(0, sweep_cores())
-    plain = json.loads(values)
-    options = StreetsOptions(**{**plain, "shift": DomainShift(**plain["shift"])})
+    options = StreetsOptions(**json.loads(values))
     try:
         for _ in draw_share(Path(folder), domain, split, options, int(share), int(of)):
             if os.name == "posix" and os.getppid() != int(parent):

@@ -1,0 +1,83 @@
+"""Makes the pictures of the README from what `make ablation` recorded: `make pictures` (needs Chromium for the page).
+
+docs/pictures/frame.jpg   one evaluation frame: input, source model, adapted, label
+docs/pictures/page.jpg    the head of the dashboard's page
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from stpl.data.label_space import VIPER_15
+from stpl.report.artifacts import read_samples
+from stpl.video.side_by_side import legend, paint
+
+RUNS, OUT = Path("runs/streets"), Path("docs/pictures")
+BEFORE, AFTER = "source_only", "stpl"
+MOST_BYTES = 200_000
+_SCALE, _GAP, _TITLE = 2, 8, 30
+_BACKGROUND, _TEXT = (22, 24, 28), (226, 228, 232)
+Picture = NDArray[np.uint8]
+
+
+def frame() -> Picture:
+    """Four panels in a square and a legend, of the clip in the middle of those that were kept."""
+    before, after = (read_samples(RUNS / name / "seed0") for name in (BEFORE, AFTER))
+    if before is None or after is None:
+        sys.exit("no samples: run `make ablation` first")
+    shown = len(before.keys) // 2
+    palette = VIPER_15.palette
+    maps = (before.predictions[shown], after.predictions[shown], before.labels[shown])
+    panels = [before.frames[shown], *(paint(labels, palette) for labels in maps)]
+    titles = ("camera", "source model", "adapted by STPL", "label")
+    height, width = (_SCALE * side for side in panels[0].shape[:2])
+    image = Image.new("RGB", (2 * width + 3 * _GAP, 2 * (height + _TITLE) + _GAP), _BACKGROUND)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(18)
+    for place, (panel, title) in enumerate(zip(panels, titles, strict=True)):
+        x, y = _GAP + place % 2 * (width + _GAP), place // 2 * (height + _TITLE)
+        draw.text((x, y + _TITLE // 2), title, font=font, fill=_TEXT, anchor="lm")
+        image.paste(Image.fromarray(panel).resize((width, height), Image.Resampling.NEAREST), (x, y + _TITLE))
+    return np.vstack([np.array(image), legend(VIPER_15.classes, palette, image.width)])
+
+
+def page() -> Picture | None:
+    """The head of the page as Chromium shows it; `None` without Chromium."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        print("no Chromium: the picture of the page stays as it is", file=sys.stderr)
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        shot = Path(folder) / "page.png"
+        flags = ("--headless=new", "--no-sandbox", "--hide-scrollbars", "--disable-gpu", "--window-size=1200,1300")
+        address = (RUNS / "report" / "index.html").absolute().as_uri()
+        command = [browser, *flags, f"--user-data-dir={folder}", f"--screenshot={shot}", address]
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        return np.asarray(Image.open(shot).convert("RGB"))
+
+
+def save(picture: Picture, path: Path) -> None:
+    """Write a JPEG of the best quality that keeps it small."""
+    for quality in range(92, 30, -6):
+        done, data = cv2.imencode(".jpg", picture[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, quality))
+        if done and data.size <= MOST_BYTES:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data.tobytes())
+            print(f"{path}: {data.size // 1000} kB")
+            return
+    sys.exit(f"{path}: larger than {MOST_BYTES} bytes at any quality")
+
+
+if __name__ == "__main__":
+    save(frame(), OUT / "frame.jpg")
+    picture = page()
+    if picture is not None:
+        save(picture, OUT / "page.jpg")

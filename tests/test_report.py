@@ -59,7 +59,7 @@ def put(runs: Path, mious: dict[str, list[float]], bench: str = "streets") -> No
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     root = tmp_path / "runs"
-    put(root, {"source_only": [17.0, 18.0], "control": [17.499], "stpl": [40.0, 41.0, 43.5]})
+    put(root, {"source_only": [17.0, 18.0], "control": [16.999], "stpl": [40.0, 41.0, 43.5]})
     return root
 
 
@@ -74,8 +74,8 @@ def test_numbers_against_hand_computation(runs: Path, experiments: Path) -> None
     assert text.splitlines() == [
         ",".join(COLUMNS),
         "Source-only,2,17.50,0.71,18.50,19.50,0.00,,,,,,,,37.10",  # std = sqrt(((-.5)² + .5²) / 1)
-        "Control,1,17.50,,18.50,19.50,0.00,,,,,,,,",  # -0.001 is shown as 0.00, not as -0.00
-        "STPL,3,41.50,1.80,42.50,43.50,24.00,,,,,,,,52.50",  # std = sqrt((1.5² + .5² + 2²) / 2)
+        "Control,1,17.00,,18.00,19.00,0.00,,,,,,,,",  # -0.001 is shown as 0.00, not as -0.00
+        "STPL,3,41.50,1.80,42.50,43.50,23.00,,,,,,,,52.50",  # std = sqrt((1.5² + .5² + 2²) / 2); seeds 0, 1: 23, 23
         '"Missing, never run",0,,,,,,,,,,,,,45.00',
     ]
     assert list(rows(runs / "streets/tables/table4.csv")[0]) == list(COLUMNS)
@@ -133,7 +133,7 @@ def test_changed_settings_are_listed_as_variants(runs: Path, experiments: Path) 
     put(runs, {"stpl,temperature=0.1": [42.0]})
     report(runs=runs, experiments=experiments)
     assert [(row["row"], row["delta_vs_source"]) for row in rows(runs / "streets/tables/variants.csv")] == [
-        ("stpl,temperature=0.1", "24.50")
+        ("stpl,temperature=0.1", "25.00")
     ]
     assert "paper" not in (runs / "streets/tables/variants.md").read_text()
 
@@ -179,7 +179,8 @@ def test_print_one_table(runs: Path, experiments: Path, capsys: pytest.CaptureFi
     print_table("table4", runs=runs, experiments=experiments)
     shown = capsys.readouterr().out
     assert "STAM" in shown
-    assert "41.50 ± 1.80" in shown
+    assert "41.50" in shown
+    assert "± 1.80" in shown
     assert "Source-only" not in shown
     assert not (runs / "streets/tables").exists()
 

@@ -16,6 +16,9 @@ from rich.text import Text
 
 from stpl.record import write_atomically
 
+_BESIDE = re.compile(r" (?=[±\[])")
+_WORD = 13  # letters of a word in the first column that are never cut on a screen
+
 NOTHING = "–"
 """What people see where there is nothing to show; a program sees an empty cell."""
 
@@ -120,14 +123,19 @@ def _tex_row(cells: Sequence[str]) -> str:
 
 
 def show(sheet: Sheet, console: Console) -> None:
-    """Print a table and its notes."""
-    gap = 1 if console.width > 90 else 0
+    """Print a table and its notes; on a narrow screen spreads and intervals stand below their number."""
+    wide = console.width > 110
     title = Text(sheet.title, style="bold")
+    gap = 1 if console.width > 90 else 0
     table = RichTable(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, gap, 0, 0), pad_edge=False)
+    longest = max((len(word) for row in sheet.rows for word in row[0].split()), default=0)
     for index, name in enumerate(sheet.header):  # headers in several lines: a row fits 80 columns, no number is cut
-        table.add_column(Text(name.replace(" ", "\n")), justify="left" if index == 0 else "right", no_wrap=index > 0)
-    for row in sheet.rows:
-        table.add_row(*map(Text, row))
+        first = index == 0
+        least = min(longest, _WORD) if first else None
+        text = Text(name.replace(" ", "\n"))
+        table.add_column(text, justify="left" if first else "right", no_wrap=not first, min_width=least)
+    for first_cell, *cells in sheet.rows:
+        table.add_row(Text(first_cell), *(Text(cell if wide else _BESIDE.sub("\n", cell)) for cell in cells))
     console.print(table)
     for note in sheet.notes:
         console.print(Text(note, style="dim"), soft_wrap=True)

@@ -25,7 +25,7 @@ class Line:
         spread: sample standard deviation of the same over seeds; `None` for fewer than two.
         selected: mean at the checkpoint chosen without labels.
         best: mean at the checkpoint chosen on target labels.
-        delta: `last` minus that of the table's reference experiment.
+        delta: mean over common seeds of the difference to the table's reference experiment.
         paper: the mIoU that the paper states on `TableLines.paper_bench`.
         clips: clips with counts, per seed; 0 where the runs kept none, and then there is none of what follows.
         interval: of `last` over clips and seeds.
@@ -97,7 +97,7 @@ def table_lines(table: Table, suite: Suite) -> TableLines:
     """Compute the rows of `table` from the records; raises `RecordError` for a torn record or artifact."""
     stated = {name for row in table.rows for name in row.paper}
     paper_bench = suite.bench if suite.bench in stated else table.benchmark
-    reference = _mean(_mious(suite.records(table.reference), "last"))
+    reference = suite.records(table.reference)
     lines, criteria = [], set()
     for row in table.rows:
         records = suite.records(row.experiment) if row.experiment else []
@@ -106,18 +106,19 @@ def table_lines(table: Table, suite: Suite) -> TableLines:
     return TableLines(table, suite.bench, paper_bench, tuple(_tested(lines, table, suite)), tuple(sorted(criteria)))
 
 
-def _line(row: Row, records: Sequence[RunRecord], reference: float | None, paper: float | None) -> Line:
+def _line(row: Row, records: Sequence[RunRecord], reference: Sequence[RunRecord], paper: float | None) -> Line:
     last = _mious(records, "last")
-    mean = _mean(last)
+    base = dict(zip((record["seed"] for record in reference), _mious(reference, "last"), strict=True))
+    seeds = tuple(record["seed"] for record in records)
     return Line(
         title=row.title,
         experiment=row.experiment,
-        seeds=tuple(record["seed"] for record in records),
-        last=mean,
+        seeds=seeds,
+        last=_mean(last),
         spread=statistics.stdev(last) if len(last) > 1 else None,
         selected=_mean(_mious(records, "selected")),
         best=_mean(_mious(records, "best")),
-        delta=None if mean is None or reference is None else mean - reference,
+        delta=_mean([miou - base[seed] for seed, miou in zip(seeds, last, strict=True) if seed in base]),
         paper=paper,
     )
 

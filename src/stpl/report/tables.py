@@ -148,7 +148,7 @@ def notes(lines: TableLines, suite: Suite) -> list[str]:
         "last: at the last step. "
         f"selected: at the checkpoint chosen without labels{by}. "
         "best: at the checkpoint chosen on target labels, hence optimistic.",
-        "Δ source: last minus last of the source-only model.",
+        "Δ source: mean over common seeds of the difference of last to the source-only model.",
         *_baseline_note(lines, suite),
         *_marks_note(lines),
         *_paper_note(lines, suite),

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from stpl.data.label_space import VIPER_15
+from stpl.data.streets import StreetsOptions, draw_drive
+from stpl.data.streets.shifts import SHIFTS
 from stpl.report.artifacts import read_samples
 from stpl.video.side_by_side import legend, paint
 
@@ -49,6 +51,20 @@ def frame() -> Picture:
     return np.vstack([np.array(image), legend(VIPER_15.classes, palette, image.width)])
 
 
+def cameras() -> Picture:
+    """The studio and two drives before each camera, side by side."""
+    rows = []
+    for drive in (3, 8):
+        shown = [draw_drive(StreetsOptions(frames=2), "studio", "val", drive)]
+        shown += [draw_drive(StreetsOptions(frames=2, shift=name), "camera", "val", drive) for name in SHIFTS]
+        rows.append(np.hstack([drawn.frames[1].transpose(1, 2, 0) for drawn in shown]))
+    image = Image.fromarray(np.vstack([np.full((_TITLE, rows[0].shape[1], 3), _BACKGROUND, np.uint8), *rows]))
+    draw, font, width = ImageDraw.Draw(image), ImageFont.load_default(16), image.width // (len(SHIFTS) + 1)
+    for place, title in enumerate(("studio", *SHIFTS)):
+        draw.text((place * width + _GAP, _TITLE // 2), title, font=font, fill=_TEXT, anchor="lm")
+    return np.array(image)
+
+
 def page() -> Picture | None:
     """The head of the page as Chromium shows it; `None` without Chromium."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -77,6 +93,7 @@ def save(picture: Picture, path: Path) -> None:
 
 
 if __name__ == "__main__":
+    save(cameras(), OUT / "cameras.jpg")
     save(frame(), OUT / "frame.jpg")
     picture = page()
     if picture is not None:

@@ -20,9 +20,9 @@ SHIFTS: dict[ShiftName, DomainShift] = {
         read_noise=0.01, lost_blocks=0.025, compression=0.2,
     ),
     "dusk": DomainShift(
-        palette=0.2, grain=0.3, overcast=0.9, haze=0.004, dark=1.6, exposure=0.4, white_balance=0.35, gamma=0.2,
+        palette=0.2, grain=0.3, overcast=0.9, haze=0.004, dark=0.9, exposure=0.3, white_balance=0.35, gamma=0.2,
         desaturation=0.4, flatness=0.0, vignette=0.35, defocus=0.6, motion=5.0, flicker=0.1, shot_noise=0.06,
-        read_noise=0.04, lost_blocks=0.03, compression=0.4,
+        read_noise=0.025, lost_blocks=0.03, compression=0.4,
     ),
     "fog": DomainShift(
         palette=0.2, grain=0.3, overcast=0.8, haze=0.04, exposure=0.25, white_balance=0.08, gamma=0.15,

@@ -87,11 +87,14 @@ def test_workspace_shows_what_runs_log(no_account: Path) -> None:
     logged = {f"val/{name}" for name in flat({"feature_space": record["last"]["feature_space"]})}
     space = shown["Feature space"]
     unseen = {name for name in logged if not any(re.fullmatch(p, name) for p in patterns(space))}
-    assert unseen == {"val/sigma_intra", "val/sigma_inter", "val/silhouette"}
+    assert unseen == {
+        "val/sigma_intra", "val/sigma_inter", "val/silhouette", "val/linear_probe", "val/nearest_mean",
+    }  # fmt: skip
     assert unseen <= set(metrics(space))
     drawn = {panel["panelDefId"]: panel["fieldSettings"] for panel in space if "panelDefId" in panel}
     assert drawn == {chart.preset: chart.fields for chart in (PURITY, FEATURES)}
     assert f'"{CONFUSION.table}"' in json.dumps(shown["Predictions"])
+    assert "val/moved" in metrics(shown["Training"])
     (losses,) = patterns(shown["Training"])
     names = ("loss", "l1", "self_training", "lr")
     assert [bool(re.fullmatch(losses, f"train/{name}")) for name in names] == [True, True, True, False]

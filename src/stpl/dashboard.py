@@ -198,6 +198,7 @@ class _Panels:
             self._line("σ inter-class", "val/sigma_inter"),
             self._line("σ of unit vectors", "val/sigma_intra_normalized", "val/sigma_inter_normalized"),
             self._line("Silhouette", "val/silhouette"),
+            self._line("Linear probe, nearest mean (%)", "val/linear_probe", "val/nearest_mean"),
             self._lines("Purity of the k nearest neighbours (%)", "val/purity@.*"),
             self._chart(PURITY),
             self._chart(FEATURES),
@@ -222,8 +223,9 @@ class _Panels:
         ]
 
     def training(self) -> list[Any]:
-        """Losses and learning rate."""
-        return [self._lines("Losses", _LOSSES), self._line("Learning rate", "train/lr")]
+        """Losses, learning rate, and how far the weights moved."""
+        moved = self._line("Change of the encoder's weights (%)", "val/moved")
+        return [self._lines("Losses", _LOSSES), self._line("Learning rate", "train/lr"), moved]
 
     def _line(self, title: str, *metrics: str) -> Any:
         return self._new("LinePlot", title, x=_STEP, y=list(metrics))

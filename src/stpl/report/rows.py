@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from stpl.errors import RecordError
 from stpl.experiments import Row, Table
 from stpl.record import Evaluation, RunRecord, flat
+from stpl.report.shifts import before_another_camera
 from stpl.report.statistics import Comparison, Interval, compare, holm, interval
 from stpl.report.suite import Suite
 
@@ -177,9 +178,11 @@ def _mean(values: Sequence[float]) -> float | None:
 def variants(suite: Suite) -> list[Table]:
     """The table of recorded experiments that the catalogue does not name: settings changed on the command line.
 
-    Empty if there are none. The k and τ sweeps are read from it.
+    Empty if there are none. The k and τ sweeps are read from it. Runs before another camera have a table of their own:
+    here they would be held against a source model before the default one.
     """
-    names = sorted(name for name in suite.recorded() if name not in suite.catalogue.experiments)
+    known = suite.catalogue.experiments
+    names = sorted(name for name in suite.recorded() if name not in known and not before_another_camera(suite, name))
     if not names:
         return []
     rows = tuple(Row(name, name, {}) for name in names)

@@ -12,6 +12,9 @@ from stpl.report.suite import Suite
 BASE = "stpl"
 """The experiment whose settings are varied."""
 
+CAMERA = "data.options.shift"
+"""Names the camera of `streets`: no setting of a method."""
+
 COLUMNS = ("parameter", "value", "seeds", "miou_mean", "miou_std")
 
 
@@ -49,7 +52,7 @@ def _points(suite: Suite) -> dict[tuple[str, str], list[float]]:
     for experiment in suite.recorded():
         for record in suite.records(experiment):
             settings = changed(record["overrides"])
-            if record["base"] == BASE and len(settings) == 1:
+            if record["base"] == BASE and len(settings) == 1 and CAMERA not in settings:
                 points.setdefault(settings.popitem(), []).append(float(record["last"]["miou"]))
     return points
 

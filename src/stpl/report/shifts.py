@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from stpl.record import RunRecord
 from stpl.report.formats import NOTHING, Sheet, number
-from stpl.report.sensitivity import changed
+from stpl.report.sensitivity import CAMERA, changed
 from stpl.report.suite import Suite
 
-SETTING, DEFAULT = "data.options.shift", "camera"
+DEFAULT = "camera"
 
 _NOTES = (
     "mIoU in percent at the last step, mean over seeds. Behind it, the mean paired difference to the better of the "
@@ -43,14 +43,19 @@ def shifts_sheet(suite: Suite) -> Sheet | None:
     return Sheet("shifts", f"Cameras, {suite.title}", ["Method", *shifts], rows, _NOTES, header, csv_rows)
 
 
+def before_another_camera(suite: Suite, experiment: str) -> bool:
+    """Whether an experiment was run with another camera than the default."""
+    return any(CAMERA in changed(record["overrides"]) for record in suite.records(experiment))
+
+
 def _found(suite: Suite) -> dict[tuple[str, str], Runs]:
     """(experiment, camera) → its runs, of those with no other setting changed."""
     found: dict[tuple[str, str], Runs] = {}
     for experiment in suite.recorded():
         for record in suite.records(experiment):
             settings = changed(record["overrides"])
-            if set(settings) <= {SETTING}:
-                found.setdefault((record["base"], settings.get(SETTING, DEFAULT)), {})[record["seed"]] = _miou(record)
+            if set(settings) <= {CAMERA}:
+                found.setdefault((record["base"], settings.get(CAMERA, DEFAULT)), {})[record["seed"]] = _miou(record)
     return found
 
 

@@ -73,7 +73,7 @@ class TemporalConsistency(Metric):
 
     | name | compares | on pixels | of |
     |---|---|---|---|
-    | `mtc` | ŷ' with ŷ | that are not occluded | Liu et al., ECCV 2020 (temporal consistency) |
+    | `mtc` | ŷ' with ŷ | that are not occluded | ours, after Liu et al., ECCV 2020 (temporal consistency) |
     | `pl_predconsis` | ŷ' with ŷ | all | UnifiedVideoDA, §4.4 |
     | `pl_warped` | ŷ' with y | all with a label | UnifiedVideoDA, §4.5 |
     | `pl_consistency` | ŷ with y | with a label, where ŷ' = ŷ | UnifiedVideoDA, Eq. 1 |
@@ -81,6 +81,10 @@ class TemporalConsistency(Metric):
     Pixels whose flow leaves the image never count. The last two also come as `…_accuracy`, the class-wise mean, and
     `pl_consistency_kept` is the share of labelled pixels where ŷ' = ŷ. UnifiedVideoDA looks at later frames as well,
     this class at the previous one (its k = -1).
+
+    `mtc` is not what the released tool of Liu et al. computes: that masks no occlusions, so that a flawless prediction
+    loses points wherever something comes into view, and counts classes that are absent from a video as 0. The idea is
+    theirs, the numbers cannot be compared.
 
     Args:
         space: classes and protocol.

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from crash import crash_at
 from stpl import shipped
 from stpl.data import streets
 from stpl.data.clip import Clip, Wants
@@ -225,6 +226,24 @@ def test_the_seed_of_the_source_model_can_be_chosen(shelf: Path, tiny_run: Argum
     assert "stpl fit --bench=streets --experiment=source --seed_everything=3" in str(refused.value)
     adapted = fit(tiny_run("spatial", "--seed_everything=3", "--start_seed=0", steps=2))
     assert "checkpoint: streets:0" in (adapted / "config.yaml").read_text()
+
+
+def test_a_run_from_a_shipped_model_goes_on_from_another_folder(
+    shelf: Path, tiny_run: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is compared is the model's name: it has no place, and a run's source model may have been moved."""
+    options = tiny_run("spatial", "--run.checkpoint_every=1", "--trainer.val_check_interval=1")
+    crash_at(3, options)
+    shutil.copytree(EXPERIMENTS.absolute(), tmp_path / "elsewhere" / "experiments")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert (fit(options) / "result.json").exists()
+    fit(tiny_run("source", steps=2))
+    moved = tiny_run("duplicate", "--run.checkpoint_every=1", "--trainer.val_check_interval=1")
+    crash_at(3, moved)
+    shutil.move(tmp_path / "runs", tmp_path / "elsewhere" / "runs")
+    monkeypatch.setenv("STPL_RUNS", str(tmp_path / "elsewhere" / "runs"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert (fit(moved) / "result.json").exists()
 
 
 def test_a_stale_model_is_not_taken(shelf: Path, tiny_run: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,9 @@ VERBS = {
         "stpl.sweeps.status:status", "what runs where, what failed and why", "[--bench=B] [--storage=URL]"
     ),
     "sweep serve": Verb("stpl.sweeps.storage:serve", "share a database through one port", "--storage=URL [--port=N]"),
-    "report": Verb("stpl.report:report", "tables, figures and a page of the runs", "[--bench=B] [--statistics] [--live]"),
+    "report": Verb(
+        "stpl.report:report", "tables, figures and a page of the runs", "[--bench=B] [--statistics] [--live]"
+    ),
     "dashboard wandb": Verb(
         "stpl.dashboard:wandb", "save a W&B workspace for the runs", "[--bench=B] [--entity=E] [--out=FILE.json]"
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from stpl.errors import ConfigError, Terminated, check_range
 from stpl.experiments import load_yaml
+from stpl.nn.weights import located
 from stpl.record import NEUTRAL, write_atomically
 
 CONFIG = "config.yaml"
@@ -84,10 +86,11 @@ def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted name → value of what must not differ; an absent setting is a `null`, which is not written."""
     found = {k: v for k, v in _flat(settings).items() if v is not None and not k.startswith(NEUTRAL)}
     for name in [name for name in found if name.rsplit(".", 1)[-1] in _PATHS]:
-        found[name] = str(Path(found[name]).resolve())
+        path = Path(found[name])
+        found[name] = str(path if located(path) != path else path.resolve())  # a shipped model has a name, no place
     source, checkpoint = found.get("start_from"), found.get("model.init_args.checkpoint", "")
-    if source is not None and checkpoint.endswith(f"/{source}/seed0/checkpoints/last.ckpt"):
-        del found["model.init_args.checkpoint"]  # it follows from `start_from` and from where the runs lie
+    if source is not None and re.search(rf"/{re.escape(source)}/seed\d+/checkpoints/last\.ckpt$", checkpoint):
+        del found["model.init_args.checkpoint"]  # it follows from `start_from`, the seed and where the runs lie
     return found
 
 

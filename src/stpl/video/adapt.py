@@ -35,7 +35,8 @@ def adapt(
     again after an interruption, it goes on from the last checkpoint.
 
     Args:
-        checkpoint: the network to adapt, as `stpl fit` wrote it.
+        checkpoint: the network to adapt, as `stpl fit` wrote it; `streets` or `streets:3` are source models of the
+            embedded benchmark that the package ships.
         video: a video file or a folder of images.
         output: folder to write into; `runs/video/<name of the video>/seed<k>` if not given.
         experiment: which method; a name in experiments/tables.yaml.

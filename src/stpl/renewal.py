@@ -20,12 +20,8 @@ from stpl.methods import Method
 from stpl.nn import weights
 from stpl.nn.batchnorm import Views
 from stpl.record import RECORD, RunRecord, read_record, write_atomically
+from stpl.report.weights_statistics import FILE, SCHEMA
 from stpl.sitting import signals_told
-
-STATISTICS = "statistics.json"
-"""File of a run's folder: mIoU of its last weights by the statistics they were evaluated with."""
-
-SCHEMA = 1
 
 
 def measure_missing(bench: str, runs: Path) -> None:
@@ -52,11 +48,11 @@ def measure_missing(bench: str, runs: Path) -> None:
             continue
         print(f"statistics [{number}/{len(missing)}] {record['experiment']} seed {record['seed']}", file=sys.stderr)
         content = {"schema": SCHEMA, "step": record["last"]["step"], "miou": _measured(cli, folder, record)}
-        write_atomically(folder / STATISTICS, json.dumps(content, indent=2) + "\n")
+        write_atomically(folder / FILE, json.dumps(content, indent=2) + "\n")
 
 
 def _is_measured(folder: Path) -> bool:
-    return (folder / STATISTICS).exists() or not (folder / "checkpoints" / "last.ckpt").exists()
+    return (folder / FILE).exists() or not (folder / "checkpoints" / "last.ckpt").exists()
 
 
 def _built(folder: Path) -> SuiteCLI:

@@ -82,9 +82,10 @@ class TemporalConsistency(Metric):
     `pl_consistency_kept` is the share of labelled pixels where ŷ' = ŷ. UnifiedVideoDA looks at later frames as well,
     this class at the previous one (its k = -1).
 
-    `mtc` is not what the released tool of Liu et al. computes: that masks no occlusions, so that a flawless prediction
-    loses points wherever something comes into view, and counts classes that are absent from a video as 0. The idea is
-    theirs, the numbers cannot be compared.
+    `mtc` is not what the released tool of Liu et al. (`tool/eval_tc.py`) computes. That brings the next prediction onto
+    the current one and masks neither occlusions nor places outside the image, so that a flawless prediction loses
+    points wherever something comes into view; and it divides by all 19 classes, so that one that occurs in no clip at
+    all counts as 0. Here it is left out. The idea is theirs, the numbers cannot be compared.
 
     Args:
         space: classes and protocol.

@@ -36,8 +36,10 @@ def test_two_classes_by_hand() -> None:
 
 @pytest.mark.parametrize("channels", [12, 300])
 def test_linear_probe_is_the_weighted_ridge_of_scikit_learn(channels: int) -> None:
-    """With fewer channels than pixels and with more."""
+    """With fewer channels than pixels and with more; correlated ones, or an unsolved system would do as well."""
     features, classes, clips = data(channels=channels)
+    random = torch.Generator().manual_seed(3)
+    features = features @ torch.randn(channels, channels, generator=random) + 9 * torch.randn(400, 1, generator=random)
     x, y, later = features.double().numpy(), classes.numpy(), clips.numpy() >= 4
     found = np.zeros_like(y)
     for fold in (later, ~later):
@@ -113,5 +115,20 @@ def test_folds_do_not_depend_on_batches_or_processes() -> None:
     vector, label, clip = (item[37] for item in whole.sample())
     assert ((vectors[clip] == vector[:, None, None]).all(0) & (classes[clip] == label)).sum() == 1
     numbers = whole.compute()
-    assert numbers["linear_probe"] == linear_probe(*whole.sample())
-    assert numbers["nearest_mean"] == nearest_mean(*whole.sample())
+    assert numbers["linear_probe"] == linear_probe(*whole.sample(), 8)
+    assert numbers["nearest_mean"] == nearest_mean(*whole.sample(), 8)
+
+
+def test_halves_are_of_all_clips_whether_or_not_they_have_pixels() -> None:
+    """Of eight clips the last three have no labels: the border still lies before clip 4, not in the middle of five."""
+    random = torch.Generator().manual_seed(2)
+    vectors, classes = torch.randn(8, 6, 5, 7, generator=random), torch.randint(0, 4, (8, 5, 7), generator=random)
+    classes[5:] = 255
+    space = FeatureSpace(per_class=50)
+    space.update(vectors, classes)
+    features, found, clips = space.sample()
+    numbers = space.compute()
+    for name, probe in (("linear_probe", linear_probe), ("nearest_mean", nearest_mean)):
+        halves = (clips >= 4).long()  # the same folds, told by hand
+        assert numbers[name] == probe(features, found, halves)
+        assert numbers[name] != probe(features, found, clips)  # the border of the sampled clips is another

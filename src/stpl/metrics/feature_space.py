@@ -153,8 +153,8 @@ class FeatureSpace(PixelSample):
             "sigma_intra_normalized": unit_intra,
             "sigma_inter_normalized": unit_inter,
             "silhouette": silhouette(features, classes, queries),
-            "linear_probe": linear_probe(features, classes, clips),
-            "nearest_mean": nearest_mean(features, classes, clips),
+            "linear_probe": linear_probe(features, classes, clips, int(self.clips)),
+            "nearest_mean": nearest_mean(features, classes, clips, int(self.clips)),
             "purity": {str(k): value for k, value in zip(NEIGHBOURS, purity, strict=True)},
         }
 

@@ -22,7 +22,7 @@ Classifier = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """Features `[M,D]` and classes `[M]` to fit on, features `[N,D]` to ask about, K; gives scores `[N,K]`."""
 
 
-def linear_probe(features: Tensor, classes: Tensor, clips: Tensor) -> Tensor:
+def linear_probe(features: Tensor, classes: Tensor, clips: Tensor, count: int | None = None) -> Tensor:
     """Mean class accuracy of a linear classifier fitted on one fold and asked about the other (Alain and Bengio, 2016).
 
     Regularised least squares onto one-hot targets (Rifkin, Yeo and Poggio, 2003), all classes of the same weight, on
@@ -32,31 +32,35 @@ def linear_probe(features: Tensor, classes: Tensor, clips: Tensor) -> Tensor:
         features: float `[M,D]`.
         classes: integers `[M]`.
         clips: number of the clip that each pixel is from, integers `[M]`.
+        count: clips in all, those without a pixel here as well: what is halved. The largest number + 1 if not given.
 
     Returns:
         Percent, a scalar; NaN if fewer than two classes occur in both folds.
     """
-    return _cross_validated(features, classes, clips, _least_squares)
+    return _cross_validated(features, classes, clips, count, _least_squares)
 
 
-def nearest_mean(features: Tensor, classes: Tensor, clips: Tensor) -> Tensor:
+def nearest_mean(features: Tensor, classes: Tensor, clips: Tensor, count: int | None = None) -> Tensor:
     """Mean class accuracy of the nearest class mean (Mensink et al., 2013), by the protocol of `linear_probe`.
 
     Args:
         features: float `[M,D]`.
         classes: integers `[M]`.
         clips: number of the clip that each pixel is from, integers `[M]`.
+        count: clips in all, those without a pixel here as well: what is halved. The largest number + 1 if not given.
 
     Returns:
         Percent, a scalar; NaN if fewer than two classes occur in both folds.
     """
-    return _cross_validated(features, classes, clips, _means)
+    return _cross_validated(features, classes, clips, count, _means)
 
 
-def _cross_validated(features: Tensor, classes: Tensor, clips: Tensor, classifier: Classifier) -> Tensor:
+def _cross_validated(
+    features: Tensor, classes: Tensor, clips: Tensor, count: int | None, classifier: Classifier
+) -> Tensor:
     if not len(classes):
         return torch.tensor(torch.nan)
-    later = clips >= (clips.max() + 1) / 2
+    later = clips >= (int(clips.max()) + 1 if count is None else count) / 2
     counts = torch.stack([classes[fold].bincount(minlength=int(classes.max()) + 1) for fold in (later, ~later)])
     common = (counts > 0).all(0).nonzero()[:, 0]
     if len(common) < 2:
@@ -74,24 +78,27 @@ def _cross_validated(features: Tensor, classes: Tensor, clips: Tensor, classifie
 def _least_squares(features: Tensor, classes: Tensor, asked: Tensor, count: int) -> Tensor:
     """Scores of the weighted ridge regression onto one-hot targets, in float64.
 
-    With more channels than pixels the system of the pixels is the smaller one; both have the same solution.
+    With more channels than pixels the system of the pixels is the smaller one; both have the same solution. Either is
+    positive definite by its penalty. In float32 channels that all move together, an eigenvalue of up to D, would be
+    rounded by up to a quarter of the penalty at D = 4096.
     """
     weights = (1 / classes.bincount(minlength=count).double() / count)[classes]  # sum to 1, each class to 1/K
-    mean = (weights[:, None] * features).sum(0)
-    spread = (weights[:, None] * (features - mean).square()).sum(0).sqrt().clamp(min=1e-12)
-    x, z = (features - mean) / spread, (asked - mean) / spread
-    targets = F.one_hot(classes, count).double()
-    centred = targets - (weights[:, None] * targets).sum(0)
+    x, z = features.double(), asked.double()
+    mean = weights @ x
+    spread = (weights @ (x - mean).square()).sqrt().clamp(min=1e-12)
     root = weights.sqrt()[:, None]
-    x, centred = x * root, centred * root
-    small = x.T @ x if x.shape[1] <= x.shape[0] else x @ x.T
-    small.diagonal().add_(_RIDGE)
-    if x.shape[1] <= x.shape[0]:
-        solution = torch.linalg.solve(small, x.T @ centred)
-    else:
-        solution = x.T @ torch.linalg.solve(small, centred)
+    x, z = (x - mean) / spread * root, (z - mean) / spread
+    targets = F.one_hot(classes, count).double()
+    targets = (targets - weights @ targets) * root
+    wide = x.shape[1] > x.shape[0]
+    solution = x.T @ _solved(x @ x.T, targets) if wide else _solved(x.T @ x, x.T @ targets)
     scores: Tensor = z @ solution
     return scores
+
+
+def _solved(system: Tensor, right: Tensor) -> Tensor:
+    system.diagonal().add_(_RIDGE)
+    return torch.cholesky_solve(right, torch.linalg.cholesky(system))
 
 
 def _means(features: Tensor, classes: Tensor, asked: Tensor, count: int) -> Tensor:

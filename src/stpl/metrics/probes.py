@@ -79,8 +79,7 @@ def _least_squares(features: Tensor, classes: Tensor, asked: Tensor, count: int)
     """Scores of the weighted ridge regression onto one-hot targets, in float64.
 
     With more channels than pixels the system of the pixels is the smaller one; both have the same solution. Either is
-    positive definite by its penalty. In float32 channels that all move together, an eigenvalue of up to D, would be
-    rounded by up to a quarter of the penalty at D = 4096.
+    positive definite by its penalty.
     """
     weights = (1 / classes.bincount(minlength=count).double() / count)[classes]  # sum to 1, each class to 1/K
     x, z = features.double(), asked.double()

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from crash import crash_at
-from stpl import shipped
+from stpl import ship, shipped
 from stpl.data import streets
 from stpl.data.clip import Clip, Wants
 from stpl.data.datamodule import StreetsData
@@ -87,7 +87,7 @@ def test_a_shipped_model_scores_what_its_file_says(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("stpl.data.datamodule.open_split", _drawn_in(tmp_path))
     said = weights.entry(weights.shipped("streets", 0))["studio_miou"]
     assert said > 55
-    assert shipped.studio_miou(Path("streets:0")) == pytest.approx(said, abs=0.3)
+    assert ship.studio_miou(Path("streets:0")) == pytest.approx(said, abs=0.3)
 
 
 def _drawn_in(root: Path) -> Callable[..., Any]:
@@ -202,6 +202,9 @@ def test_names_of_shipped_models(shelf: Path, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         weights.read(Path("viper:0"))
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "streets").mkdir()
+    assert weights.located(Path("streets")) == shelf  # a folder of runs is no checkpoint
+    (tmp_path / "streets").rmdir()
     (tmp_path / "streets").write_bytes(b"")
     assert weights.located(Path("streets")) == Path("streets")  # what is there wins
 
@@ -256,11 +259,11 @@ def test_a_stale_model_is_not_taken(shelf: Path, tiny_run: Arguments, monkeypatc
 def test_shipping_recorded_runs(tiny_run: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half the bytes, statistics as they were, and the numbers of the file are those of what is in it."""
     monkeypatch.setattr(weights, "SHIPPED", tmp_path / "models")
-    monkeypatch.setattr(shipped, "studio_miou", lambda path: 12.5 if path == weights.shipped("streets", 0) else -1)
+    monkeypatch.setattr(ship, "studio_miou", lambda path: 12.5 if path == weights.shipped("streets", 0) else -1)
     with pytest.raises(ConfigError, match="seed0 is not recorded"):
-        shipped.ship(runs=tmp_path / "runs", seeds=1)
+        ship.ship(runs=tmp_path / "runs", seeds=1)
     run = fit(tiny_run("source", steps=2))
-    shipped.ship(runs=tmp_path / "runs", seeds=1)
+    ship.ship(runs=tmp_path / "runs", seeds=1)
     path = weights.shipped("streets", 0)
     found, about = weights.read(path)["state_dict"], weights.entry(path)
     state = weights.tensors(weights.read(run / "checkpoints" / "last.ckpt"))

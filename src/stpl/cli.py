@@ -131,7 +131,7 @@ VERBS = {
     "weights convert": Verb(
         "stpl.nn.convert:convert", "make a foreign checkpoint one of ours", "FILE --out=FILE", positional="checkpoint"
     ),
-    "weights ship": Verb("stpl.shipped:ship", "make the source models that the package ships", "[--runs=runs]"),
+    "weights ship": Verb("stpl.ship:ship", "make the source models that the package ships", "[--runs=runs]"),
     "bench contrast": Verb("stpl.bench.contrast:contrast", "the contrast against other ways", "[--n=N] [--json=FILE]"),
     "bench step": Verb("stpl.bench.step:step", "a training step against a plain one", "[--height=H] [--json=FILE]"),
     "bench warp": Verb("stpl.bench.warp:warp", "warping against a loop over pixels", "[--json=FILE]"),

@@ -33,6 +33,7 @@ from stpl.nn.network import NetworkOptions
 from stpl.record import RunKey, RunLock, read_record, runs_root
 from stpl.recorder import Recorder, RunOptions
 from stpl.request import Request, evaluation_help
+from stpl.shipped import source_model
 from stpl.sitting import SittingTimer, begun_with, check_steps, keep_settings, signals_told
 from stpl.tracking import Tracking, wandb_logger
 
@@ -186,8 +187,6 @@ def _build(request: Request, kind: type[SuiteCLI] = SuiteCLI) -> SuiteCLI:
 def starting_point(run: RunKey) -> Path:
     """The last checkpoint of a run, or where that is not recorded, the shipped model that stands for it."""
     if run.bench == "streets" and run.experiment == "source" and run.read(runs_root()) is None:
-        from stpl.shipped import source_model
-
         return source_model(run.seed)
     return run.directory(runs_root()) / "checkpoints" / "last.ckpt"
 

@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import tokenize
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from stpl.data import streets
 from stpl.data.streets import StreetsOptions
-from stpl.errors import ConfigError, refusals
+from stpl.errors import ConfigError
 from stpl.experiments import load_yaml, overlays
-from stpl.fit import build_evaluation
-from stpl.nn import formats, weights
+from stpl.nn import weights
 from stpl.nn.network import NetworkOptions, build_network
-from stpl.record import METRICS, RunKey, RunRecord, read_metrics
-from stpl.request import EXPERIMENTS, Request
+from stpl.request import EXPERIMENTS
 
 BENCH, EXPERIMENT = "streets", "source"
 
@@ -52,17 +48,30 @@ def _drawing() -> str:
 
 
 def _code(path: Path) -> str:
-    """The text of a module without comments, docstrings and spaces, which no picture depends on."""
-    kept, begins = [], True
+    """The text of a module without comments, docstrings and spaces, which no picture depends on.
+
+    They are cut out of the text itself: how Python takes a string with braces apart differs from version to version.
+    """
+    lines, begins = path.read_text(encoding="utf-8").splitlines(), True
     with path.open("rb") as file:
         for token in tokenize.tokenize(file.readline):
             if token.type in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING):
                 begins = True
-            elif token.type not in (tokenize.COMMENT, tokenize.NL):
-                if not (begins and token.type == tokenize.STRING):
-                    kept.append(token.string)
+            elif token.type == tokenize.COMMENT:
+                _blank(lines, token.start, token.end)
+            elif token.type != tokenize.NL:
+                if begins and token.type == tokenize.STRING:
+                    _blank(lines, token.start, token.end)
                 begins = False
-    return "".join("".join(kept).split())
+    return "".join("".join(lines).split())
+
+
+def _blank(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> None:
+    """Replace what stands between two places (row from 1, column) by spaces."""
+    for row in range(start[0] - 1, end[0]):
+        first = start[1] if row == start[0] - 1 else 0
+        last = end[1] if row == end[0] - 1 else len(lines[row])
+        lines[row] = lines[row][:first] + " " * (last - first) + lines[row][last:]
 
 
 def _recipe() -> dict[str, Any]:
@@ -106,56 +115,3 @@ def source_model(seed: int) -> Path:
             mend="`make source` trains it anew",
         )
     return Path(f"{BENCH}:{seed}")
-
-
-def ship(*, runs: Path = Path("runs"), seeds: int = 5) -> None:
-    """Make the shipped source models of `streets` from recorded runs.
-
-    Weights are kept in half precision, statistics in single. What such a model reaches on the studio's evaluation
-    drives is measured and kept in its file.
-
-    Args:
-        runs: folder of all runs; `source` of the seeds 0 to `seeds` - 1 must be recorded there.
-        seeds: how many.
-
-    Raises:
-        StplError: a run is missing or torn.
-    """
-    keys = [RunKey(BENCH, EXPERIMENT, seed) for seed in range(seeds)]
-    found = [(key, key.read(runs)) for key in keys]
-    for key, record in found:
-        if record is None:
-            raise ConfigError(f"{key} is not recorded", where=runs, mend="`make source` trains it")
-        path = weights.shipped(BENCH, key.seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _ship(key.directory(runs), record, path)
-        print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB", file=sys.stderr)
-
-
-def _ship(run: Path, record: RunRecord, path: Path) -> None:
-    last = run / "checkpoints" / "last.ckpt"
-    state = {name: _halved(name, value) for name, value in weights.tensors(weights.read(last), last).items()}
-    losses = [(step, value) for step, name, value in read_metrics(run / METRICS) if name == "train/loss"]
-    about = {
-        **weights.entry(last),
-        "seed": record["seed"],
-        "fingerprint": fingerprint(record["seed"]),
-        "first_loss": list(losses[0]),
-        "versions": record["versions"],
-    }
-    formats.write_safetensors(path, state, about)
-    formats.write_safetensors(path, state, {**about, "studio_miou": studio_miou(path)})
-
-
-def _halved(name: str, value: Tensor) -> Tensor:
-    keep = "running" in name or not value.is_floating_point()
-    return value if keep else value.half()
-
-
-def studio_miou(checkpoint: Path) -> float:
-    """The mIoU in percent of a checkpoint on the studio's evaluation drives."""
-    overrides = {"checkpoint": str(checkpoint), "data.domain": "source"}
-    cli = build_evaluation(Request(bench=BENCH, overrides=overrides))
-    with refusals("trainer", among="lightning"):
-        cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
-    return float(cli.model.evaluation()["miou"])

@@ -65,7 +65,7 @@ def located(path: Path) -> Path:
     """
     bench, _, seed = str(path).partition(":")
     folder = SHIPPED / bench
-    if path.exists() or not bench.isidentifier() or not folder.is_dir():
+    if path.is_file() or not bench.isidentifier() or not folder.is_dir():
         return path
     found = shipped(bench, seed or "0")
     if found.is_file():

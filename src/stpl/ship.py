@@ -1,0 +1,68 @@
+"""`stpl weights ship`: from recorded source models to those that the package ships (see `stpl.shipped`)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from torch import Tensor
+
+from stpl.errors import ConfigError, refusals
+from stpl.fit import build_evaluation
+from stpl.nn import formats, weights
+from stpl.record import METRICS, RunKey, RunRecord, read_metrics
+from stpl.request import Request
+from stpl.shipped import BENCH, EXPERIMENT, fingerprint
+
+
+def ship(*, runs: Path = Path("runs"), seeds: int = 5) -> None:
+    """Make the shipped source models of `streets` from recorded runs.
+
+    Weights are kept in half precision, statistics in single. What such a model reaches on the studio's evaluation
+    drives is measured and kept in its file.
+
+    Args:
+        runs: folder of all runs; `source` of the seeds 0 to `seeds` - 1 must be recorded there.
+        seeds: how many.
+
+    Raises:
+        StplError: a run is missing or torn.
+    """
+    keys = [RunKey(BENCH, EXPERIMENT, seed) for seed in range(seeds)]
+    found = [(key, key.read(runs)) for key in keys]
+    for key, record in found:
+        if record is None:
+            raise ConfigError(f"{key} is not recorded", where=runs, mend="`make source` trains it")
+        path = weights.shipped(BENCH, key.seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _ship(key.directory(runs), record, path)
+        print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB", file=sys.stderr)
+
+
+def _ship(run: Path, record: RunRecord, path: Path) -> None:
+    last = run / "checkpoints" / "last.ckpt"
+    state = {name: _halved(name, value) for name, value in weights.tensors(weights.read(last), last).items()}
+    losses = [(step, value) for step, name, value in read_metrics(run / METRICS) if name == "train/loss"]
+    about = {
+        **weights.entry(last),
+        "seed": record["seed"],
+        "fingerprint": fingerprint(record["seed"]),
+        "first_loss": list(losses[0]),
+        "versions": record["versions"],
+    }
+    formats.write_safetensors(path, state, about)
+    formats.write_safetensors(path, state, {**about, "studio_miou": studio_miou(path)})
+
+
+def _halved(name: str, value: Tensor) -> Tensor:
+    keep = "running" in name or not value.is_floating_point()
+    return value if keep else value.half()
+
+
+def studio_miou(checkpoint: Path) -> float:
+    """The mIoU in percent of a checkpoint on the studio's evaluation drives."""
+    overrides = {"checkpoint": str(checkpoint), "data.domain": "source"}
+    cli = build_evaluation(Request(bench=BENCH, overrides=overrides))
+    with refusals("trainer", among="lightning"):
+        cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
+    return float(cli.model.evaluation()["miou"])

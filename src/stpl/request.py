@@ -38,7 +38,10 @@ settings you may want (all: stpl fit --help-all)
   --model.confident_proportion=0.7   k, the share of pixels that take part
   --model.temperature=0.07           τ of Eq. 3
   --model.denominator=negatives      or supcon, positive+negatives
+  --model.head=mlp                   or linear, none: the projection head
   --batchnorm.policy=statistics      or frozen, train
+  --batchnorm.views=all              or original: which frames move the statistics
+  --batchnorm.evaluation=running     or renewed: which statistics the network is evaluated with
   --optimizer.lr=2.5e-6  --trainer.max_steps=20000  --trainer.val_check_interval=1000
   --data.loading.batch_size=1  --data.loading.num_workers=2
   --trainer.precision=32-true        chosen from the hardware if not given

@@ -74,7 +74,7 @@ sensitivity: $(READY) ## k and τ: the confident proportion and the temperature 
 	@$(BIN)/stpl report --bench=$(BENCH)
 
 source: $(READY) ## train the source models of streets anew, seeds 0 to 4, and make them those that the package ships
-	@runs=build/source-models/$$($(BIN)/python -c 'from stpl.shipped import fingerprint; print(fingerprint(0))'); \
+	@runs=build/source-models/$$($(BIN)/python -c 'from stpl.runs.shipped import fingerprint; print(fingerprint(0))'); \
 	  $(BIN)/stpl sweep sweeps/source-models.yaml --workers=$(WORKERS) --runs=$$runs && $(BIN)/stpl weights ship --runs=$$runs
 
 pictures: $(READY) ## make the pictures of the README from what is recorded (the page's needs Chromium)

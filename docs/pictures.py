@@ -20,8 +20,8 @@ from PIL import Image, ImageDraw, ImageFont
 from stpl.data.label_space import VIPER_15
 from stpl.data.streets import StreetsOptions, draw_drive
 from stpl.data.streets.shifts import SHIFTS
-from stpl.report.artifacts import read_samples
-from stpl.video.side_by_side import legend, paint
+from stpl.pictures.labels import legend, paint
+from stpl.runs.artifacts import read_samples
 
 RUNS, OUT = Path("runs/streets"), Path("docs/pictures")
 BEFORE, AFTER = "source_only", "stpl"

@@ -8,8 +8,8 @@ from contextlib import suppress
 import pytest
 
 from stpl.data.clip import Clip
-from stpl.fit import fit
 from stpl.methods import Method
+from stpl.runs.fit import fit
 
 
 class CrashError(Exception):

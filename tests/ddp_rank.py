@@ -20,12 +20,12 @@ import torch
 from torch import nn
 
 from stpl.data.clip import Clip
-from stpl.fit import fit
 from stpl.methods import Method
 from stpl.methods.ranks import from_first, to_first
 from stpl.nn.batchnorm import average_statistics
 from stpl.nn.fusion import STAM
 from stpl.nn.segmenter import Segmenter
+from stpl.runs.fit import fit
 
 
 class CrashError(Exception):

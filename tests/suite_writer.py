@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fake_trial import record_of
 from stpl.data.label_space import VIPER_15
-from stpl.record import RunKey, write_record
+from stpl.runs.record import RunKey, write_record
 
 CLASSES = list(VIPER_15.classes)
 SIZE = (24, 48)

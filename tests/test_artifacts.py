@@ -21,12 +21,12 @@ from stpl.data.clip import Clip, Wants, collate
 from stpl.data.label_space import SYNTHIA_12_UNIFIED, VIPER_15
 from stpl.data.streets import StreetsClips, open_split
 from stpl.errors import RecordError, StplError
-from stpl.fit import fit
 from stpl.methods.evaluation import ClipSamples, Evaluator, nearest
 from stpl.nn.accel import Observation
 from stpl.nn.network import NetworkOptions, build_network
-from stpl.record import GROUPS, RECORD, RunKey, RunRecord, flat, read_record
-from stpl.recorder import Recorder, RunOptions, write_arrays
+from stpl.runs.fit import fit
+from stpl.runs.record import GROUPS, RECORD, RunKey, RunRecord, flat, read_record
+from stpl.runs.recorder import Recorder, RunOptions, write_arrays
 
 KEY = RunKey("streets", "stpl", 0)
 Loaded = dict[str, dict[str, NDArray[Any]]]

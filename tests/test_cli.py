@@ -18,10 +18,10 @@ from stpl.cli import VERBS, main
 from stpl.data.fake import MovingShapes, fake, write_cityscapes
 from stpl.data.image import write_png
 from stpl.declarations import declared
-from stpl.fit import fit
 from stpl.nn.network import NetworkOptions, build_network
-from stpl.record import read_record
-from stpl.request import Request
+from stpl.runs.fit import fit
+from stpl.runs.record import read_record
+from stpl.runs.request import Request
 
 Arguments = Callable[..., list[str]]
 LIGHT = ["--network.depth=18", "--network.width=8", "--network.dilations=[1,2]", "--trainer.precision=32-true"]

@@ -19,10 +19,10 @@ import optuna
 import pytest
 
 from conftest import REPOSITORY
-from stpl.charts import CONFUSION, FEATURES, PURITY
 from stpl.cli import main
 from stpl.data.label_space import SYNTHIA_12, VIPER_15
-from stpl.record import flat
+from stpl.runs.charts import CONFUSION, FEATURES, PURITY
+from stpl.runs.record import flat
 from stpl.sweeps.storage import default_url, opened
 from suite_writer import write_suite
 from wandb_stub import WandbStub

@@ -21,14 +21,14 @@ import pytest
 import torch
 
 import ddp_rank
-from stpl import devices
 from stpl.data.sampling import EvaluationShare
 from stpl.data.streets import StreetsOptions, open_split
 from stpl.errors import ConfigError
-from stpl.fit import build, fit
 from stpl.methods.evaluation import ClipSamples
 from stpl.nn import weights
-from stpl.record import RunRecord, read_record
+from stpl.runs import devices
+from stpl.runs.fit import build, fit
+from stpl.runs.record import RunRecord, read_record
 
 REPOSITORY = Path(__file__).parent.parent
 # 9 evaluation clips, and half of them end within a video.

@@ -8,7 +8,7 @@ import pytest
 
 from stpl.data.label_space import label_space
 from stpl.errors import ConfigError
-from stpl.experiments import benches, load_catalogue, load_yaml, overlays
+from stpl.runs.experiments import benches, load_catalogue, load_yaml, overlays
 
 ROOT = Path(__file__).parent.parent
 
@@ -57,33 +57,36 @@ def names(paths: list[Path], root: Path) -> list[str]:
 
 
 def test_overlays_in_order(root: Path) -> None:
-    assert names(overlays("source_only", "streets", root), root) == [
+    assert names(overlays("source_only", "streets", [root]), root) == [
         "base.yaml", "bench/streets.yaml", "method/source_only.yaml",
     ]  # fmt: skip
-    assert names(overlays("oracle", "streets", root), root)[2:] == ["bench/streets.training.yaml", "method/oracle.yaml"]
+    assert names(overlays("oracle", "streets", [root]), root)[2:] == [
+        "bench/streets.training.yaml",
+        "method/oracle.yaml",
+    ]
 
 
 def test_benches_are_the_overlays_without_training(root: Path) -> None:
-    assert benches(root) == ["streets", "viper"]
+    assert benches([root]) == ["streets", "viper"]
 
 
 def test_missing_overlay_is_named(root: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        overlays("source", "viper", root)
+        overlays("source", "viper", [root])
     assert str(root / "method/source.yaml") in str(caught.value)
     with pytest.raises(ConfigError, match=r"viper\.training"):
-        overlays("oracle", "viper", root)
+        overlays("oracle", "viper", [root])
 
 
 def test_unknown_names_are_answered_with_did_you_mean(root: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"unknown experiment 'orakel'.*\n.*did you mean 'oracle'\? known: oracle, source"
     ):
-        overlays("orakel", "streets", root)
+        overlays("orakel", "streets", [root])
     with pytest.raises(ConfigError, match=r"unknown benchmark 'street'.*\n.*did you mean 'streets'"):
-        overlays("oracle", "street", root)
+        overlays("oracle", "street", [root])
     with pytest.raises(ConfigError, match="did you mean 'table3'"):
-        load_catalogue(root).table("tabel3")
+        load_catalogue([root]).table("tabel3")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +105,7 @@ def test_faults_in_the_catalogue_are_named(root: Path, old: str, new: str, fault
     assert old in TABLES
     (root / "tables.yaml").write_text(TABLES.replace(old, new))
     with pytest.raises(ConfigError) as caught:
-        load_catalogue(root)
+        load_catalogue([root])
     assert fault in str(caught.value)
     assert str(root / "tables.yaml") in str(caught.value)
 
@@ -139,7 +142,7 @@ def test_merge_keys_may_be_overridden(tmp_path: Path) -> None:
 
 
 def test_the_catalogue_states_the_papers_rows() -> None:
-    catalogue = load_catalogue(ROOT / "experiments")
+    catalogue = load_catalogue([ROOT / "experiments"])
     rows = {table.id: {row.title: row.paper.get("viper") for row in table.rows} for table in catalogue.tables}
     assert rows["table3"] == {
         "Source-only": 37.1, "BatchNorm statistics only": None, "Augmented statistics only": None,
@@ -153,7 +156,7 @@ def test_the_catalogue_states_the_papers_rows() -> None:
 
 
 def test_the_papers_means_are_those_of_its_classes() -> None:
-    catalogue = load_catalogue(ROOT / "experiments")
+    catalogue = load_catalogue([ROOT / "experiments"])
     stated = [
         (row, bench) for name in ("table1", "table2") for row in catalogue.table(name).rows for bench in row.paper_iou
     ]
@@ -165,20 +168,20 @@ def test_the_papers_means_are_those_of_its_classes() -> None:
 
 
 def test_paper_classes_are_the_reported_ones() -> None:
-    classes = load_catalogue(ROOT / "experiments").paper_classes
+    classes = load_catalogue([ROOT / "experiments"]).paper_classes
     for bench, name in (("viper", "viper15"), ("synthia", "synthia12")):
         space = label_space(name)
         assert classes[bench] == tuple(space.classes[i] for i in space.reported)
 
 
 def test_a_table_that_only_the_paper_ran_is_shown_on_its_own_benchmark() -> None:
-    catalogue = load_catalogue(ROOT / "experiments")
+    catalogue = load_catalogue([ROOT / "experiments"])
     assert [table.id for table in catalogue.tables if table.shown_on("streets")] == ["table3", "table4"]
     assert [table.id for table in catalogue.tables if table.shown_on("synthia")] == ["table2", "table3", "table4"]
 
 
 def test_what_only_reads_results_imports_no_torch() -> None:
-    modules = "stpl.record, stpl.experiments, stpl.report, stpl.sweeps, stpl.sweeps.claims"
+    modules = "stpl.runs.record, stpl.runs.experiments, stpl.report, stpl.sweeps, stpl.sweeps.claims"
     code = f"import sys, {modules}\nprint(sorted({{'torch', 'lightning'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 

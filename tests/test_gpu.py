@@ -26,7 +26,6 @@ from stpl.data import augment_device
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.clip import Clip
 from stpl.data.datamodule import Loading, StreetsData
-from stpl.fit import build, fit
 from stpl.losses.pixel_contrast import Denominator, EngineName, pixel_contrast
 from stpl.methods import (
     BatchNormStatistics,
@@ -42,7 +41,8 @@ from stpl.methods.evaluation import Evaluator
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions, build_network
-from stpl.record import RunKey, read_record, runs_root
+from stpl.runs.fit import build, fit
+from stpl.runs.record import RunKey, read_record, runs_root
 
 Arguments = Callable[..., list[str]]
 CUDA = pytest.param(

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from stpl.data.clip import IGNORE, Clip, Wants, collate
 from stpl.errors import ConfigError
-from stpl.fit import build, fit
 from stpl.losses.pixel_contrast import pixel_contrast
 from stpl.methods import (
     Contrast,
@@ -29,6 +28,7 @@ from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 from stpl.nn.projection import HeadName, ProjectionHead
+from stpl.runs.fit import build, fit
 
 Arguments = Callable[..., list[str]]
 SMALL = NetworkOptions(18, 8, (1, 2))
@@ -174,7 +174,7 @@ def test_a_perfect_prediction_makes_both_the_same(monkeypatch: pytest.MonkeyPatc
 
 
 def test_no_table_of_methods_holds_a_diagnostic() -> None:
-    from stpl.experiments import load_catalogue
+    from stpl.runs.experiments import load_catalogue
 
     catalogue = load_catalogue()
     shown = {row.experiment for table in catalogue.tables for row in table.rows}

@@ -19,14 +19,14 @@ from torch._dynamo.testing import CompileCounter
 from crash import crash_at
 from stpl.data.clip import Clip
 from stpl.errors import ConfigError, DataError
-from stpl.experiments import load_catalogue
-from stpl.fit import fit
 from stpl.methods import Contrast, OptimizerOptions, PixelContrast
 from stpl.methods.contrast import View
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
-from stpl.record import read_record
+from stpl.runs.experiments import load_catalogue
+from stpl.runs.fit import fit
+from stpl.runs.record import read_record
 
 Arguments = Callable[..., list[str]]
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"
@@ -87,7 +87,7 @@ def test_golden_loss_curve(experiment: str, with_source: Arguments) -> None:
 
 
 def _source_directory() -> Path:
-    from stpl.record import RunKey, runs_root
+    from stpl.runs.record import RunKey, runs_root
 
     return RunKey("streets", "source", 0).directory(runs_root())
 

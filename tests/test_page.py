@@ -19,9 +19,9 @@ from browser import Page, chromium, needs_chromium
 from conftest import REPOSITORY
 from stpl.cli import main
 from stpl.errors import ConfigError
-from stpl.experiments import load_catalogue
 from stpl.report import report
 from stpl.report.live import LivePage, server
+from stpl.runs.experiments import load_catalogue
 from suite_writer import CLASSES, ERRORS, scene, write_run, write_suite
 
 EXPERIMENTS = REPOSITORY / "experiments"
@@ -332,7 +332,7 @@ def live(runs: Path, tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """A served copy of the suite with two experiments: its address and its folder."""
     root = tmp_path / "live"
     write_suite(root, {"source_only": 0.5, "stpl": 0.3}, seeds=1)
-    page = LivePage("streets", root, load_catalogue(EXPERIMENTS), "stpl")
+    page = LivePage("streets", root, load_catalogue([EXPERIMENTS]), "stpl")
     with server(page, root / "streets", 0) as http:
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -374,6 +374,6 @@ def test_live_follows_a_sweep(browser: Page, live: tuple[str, Path]) -> None:
 
 def test_a_port_in_use_is_told(live: tuple[str, Path]) -> None:
     address, root = live
-    page = LivePage("streets", root, load_catalogue(EXPERIMENTS), "stpl")
+    page = LivePage("streets", root, load_catalogue([EXPERIMENTS]), "stpl")
     with pytest.raises(ConfigError, match=r"port \d+ cannot be served"):
         server(page, root, int(address.rpartition(":")[2]))

@@ -14,8 +14,8 @@ import yaml
 
 from conftest import REPOSITORY
 from stpl.cli import main
-from stpl.experiments import load_catalogue
-from stpl.record import RunKey
+from stpl.runs.experiments import load_catalogue
+from stpl.runs.record import RunKey
 
 LIGHT: dict[str, dict[str, Any]] = {
     "network": {"depth": 18, "width": 8, "dilations": [1, 2], "auxiliary": True},
@@ -43,7 +43,6 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.write_text(yaml.safe_dump(merge(yaml.safe_load(path.read_text()), light)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STPL_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr("stpl.request.EXPERIMENTS", Path("experiments"))
     return tmp_path
 
 
@@ -67,7 +66,7 @@ def test_data_sets_and_tables(bench: str, workplace: Path, check: Callable[..., 
             check("data", "flow", name, "--root=data", f"--split={split}", "--size=64,128", "--workers=1")
             said = check("data", "check", name, "--root=data", f"--split={split}", "--size=64,128", "--workers=1")
             assert "flow" in said
-    catalogue = load_catalogue(workplace / "experiments")
+    catalogue = load_catalogue([workplace / "experiments"])
     rows = {row.experiment for name in ("table3", "table4") for row in catalogue.table(name).rows}
     for experiment in ("source", *sorted(filter(None, rows))):
         files = "files" if experiment == "stpl" else "estimated"  # the lineage's files and our cache are both read

@@ -12,14 +12,14 @@ from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as offic
 from numpy.typing import NDArray
 
 from conftest import REPOSITORY
+from stpl.apply.predict import label_ids
 from stpl.cli import main
 from stpl.data.image import read_ids, read_rgb, write_png
 from stpl.data.label_space import VIPER_15
-from stpl.fit import build_evaluation
 from stpl.nn import weights
 from stpl.nn.network import NetworkOptions, build_network
-from stpl.predict import label_ids
-from stpl.request import Request
+from stpl.runs.fit import build_evaluation
+from stpl.runs.request import Request
 
 SHARED = tuple(sorted(VIPER_15.remaps["cityscapes"]))
 """Ids that the official evaluation and ours both count; it also counts wall (12), pole (17) and train (31)."""

@@ -11,7 +11,8 @@ import pytest
 
 from fake_trial import record_of
 from stpl.errors import ConfigError, RecordError, StplError
-from stpl.record import (
+from stpl.report.curves import read_metric
+from stpl.runs.record import (
     METRICS,
     RECORD,
     RunKey,
@@ -24,8 +25,7 @@ from stpl.record import (
     runs_root,
     write_record,
 )
-from stpl.recorder import MetricsFile
-from stpl.report.curves import read_metric
+from stpl.runs.recorder import MetricsFile
 from stpl.sweeps.metric import curve
 from stpl.sweeps.progress import read_steps
 
@@ -195,9 +195,8 @@ def test_a_damaged_line_of_the_metrics_costs_itself_alone(tmp_path: Path) -> Non
 
 
 def test_lock_keeps_other_processes_out_and_names_the_holder(tmp_path: Path) -> None:
-    code = (
-        f"from pathlib import Path\nfrom stpl.record import RunLock\nwith RunLock(Path({str(tmp_path)!r})): print('in')"
-    )
+    lines = "from pathlib import Path", "from stpl.runs.record import RunLock"
+    code = "\n".join([*lines, f"with RunLock(Path({str(tmp_path)!r})): print('in')"])
     with RunLock(tmp_path):
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert other.returncode == 1
@@ -208,7 +207,7 @@ def test_lock_keeps_other_processes_out_and_names_the_holder(tmp_path: Path) -> 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks")
 def test_lock_ends_with_its_process_though_a_forked_worker_lives(tmp_path: Path) -> None:
     code = (
-        "import os, time\nfrom pathlib import Path\nfrom stpl.record import RunLock\n"
+        "import os, time\nfrom pathlib import Path\nfrom stpl.runs.record import RunLock\n"
         f"RunLock(Path({str(tmp_path)!r})).__enter__()\n"
         "if os.fork() == 0:\n    os.close(1)\n    time.sleep(2)\nos._exit(0)"
     )

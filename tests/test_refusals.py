@@ -16,7 +16,7 @@ from stpl.cli import VERBS, main
 from stpl.data.fake import fake
 from stpl.data.parallel import only_one
 from stpl.errors import ConfigError, RecordError, check_range, refusals
-from stpl.record import RunLock
+from stpl.runs.record import RunLock
 from stpl.sweeps.distributions import read_distribution
 from stpl.sweeps.storage import open_storage
 
@@ -111,7 +111,7 @@ def test_ranges_include_their_ends() -> None:
 
 
 def test_nodes_that_a_launcher_or_the_user_brings_together_may_train(monkeypatch: pytest.MonkeyPatch) -> None:
-    from stpl.devices import build_trainer
+    from stpl.runs.devices import build_trainer
 
     settings: dict[str, Any] = {"accelerator": "cpu", "num_nodes": 2, "max_steps": 1, "logger": False}
     for name, value in (("MASTER_ADDR", "10.0.0.1"), ("MASTER_PORT", "29500"), ("NODE_RANK", "1")):

@@ -15,14 +15,14 @@ from crash import crash_at
 from stpl.cli import main
 from stpl.data.clip import Clip
 from stpl.data.datamodule import Loading, StreetsData
-from stpl.fit import build, fit
 from stpl.methods import Contrast, OptimizerOptions, PixelContrast
 from stpl.methods.contrast import View
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions, Renewal, apply_batchnorm, batchnorm_layers, statistics_kept
 from stpl.nn.network import NetworkOptions, build_network
-from stpl.record import read_metrics, read_record
-from stpl.renewal import measure_missing
+from stpl.runs.fit import build, fit
+from stpl.runs.record import read_metrics, read_record
+from stpl.runs.renewal import measure_missing
 
 Arguments = Callable[..., list[str]]
 SMALL = NetworkOptions(18, 8, (1, 2))

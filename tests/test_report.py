@@ -10,10 +10,10 @@ import pytest
 from fake_trial import record_of
 from stpl.cli import main
 from stpl.errors import ConfigError, RecordError
-from stpl.record import RunKey, write_record
 from stpl.report import print_table
 from stpl.report import report as report_all
 from stpl.report.tables import COLUMNS
+from stpl.runs.record import RunKey, write_record
 
 report = partial(report_all, page=False)
 
@@ -26,9 +26,9 @@ tables:
     benchmark: viper
     reference: source_only
     rows:
-      - {row: Source-only, experiment: source_only, overlays: [a], paper: {viper: 37.1}}
+      - {row: Source-only, experiment: source_only, paper: {viper: 37.1}}
       - {row: Control, experiment: control, overlays: [b]}
-      - {row: STPL, experiment: stpl, overlays: [c], paper: {viper: 52.5}}
+      - {row: STPL, experiment: stpl, paper: {viper: 52.5}}
       - {row: "Missing, never run", experiment: missing, overlays: [d], paper: {viper: 45}}
   - id: table4
     title: Table 4

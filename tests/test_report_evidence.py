@@ -16,9 +16,9 @@ import pytest
 
 from conftest import REPOSITORY
 from stpl.errors import ConfigError, RecordError
-from stpl.record import RunKey, read_record, read_records
 from stpl.report import report as report_all
 from stpl.report.formats import tex
+from stpl.runs.record import RunKey, read_record, read_records
 from suite_writer import CLASSES, ERRORS, KEYS, scene, write_run, write_suite
 
 report = partial(report_all, page=False, experiments=REPOSITORY / "experiments")
@@ -173,9 +173,9 @@ def test_missing_statistics_are_measured_only_when_asked(
     copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[tuple[str, Path]] = []
-    module = types.ModuleType("stpl.renewal")
+    module = types.ModuleType("stpl.runs.renewal")
     module.measure_missing = lambda bench, runs: asked.append((bench, runs))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "stpl.renewal", module)
+    monkeypatch.setitem(sys.modules, "stpl.runs.renewal", module)
     report(runs=copy)
     assert asked == []
     report(runs=copy, statistics=True)

@@ -14,7 +14,6 @@ from PIL import Image
 
 from conftest import REPOSITORY
 from stpl.data.label_space import VIPER_15
-from stpl.experiments import load_catalogue
 from stpl.report.curves import Curve, curves, read_metric, unfinished
 from stpl.report.figures import Style, class_figure, confusion_figure, curve_figure, purity_figure, sensitivity_figure
 from stpl.report.gallery import Picture, focus, gallery, styles
@@ -22,6 +21,7 @@ from stpl.report.player import frame_image, ids_png, player
 from stpl.report.rows import tables
 from stpl.report.suite import Suite
 from stpl.report.theme import DARK, LIGHT, export, inline_svg
+from stpl.runs.experiments import load_catalogue
 from suite_writer import scene, write_run, write_suite
 
 STYLE = Style("STPL", 1, LIGHT["chosen"], bold=True)
@@ -34,7 +34,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
     for value, error in (("0.07", 0.3), ("0.1", 0.35)):
         name, setting = f"stpl,temperature={value}", {"model.temperature": value}
         write_run(runs, name, 0, error, scene(), np.random.default_rng(3), artifacts=False, overrides=setting)
-    return Suite("streets", runs, load_catalogue(REPOSITORY / "experiments"))
+    return Suite("streets", runs, load_catalogue([REPOSITORY / "experiments"]))
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_every_kind_of_figure_is_there(pictures: list[Picture]) -> None:
 
 def test_figures_need_what_runs_left(tmp_path: Path) -> None:
     write_suite(tmp_path, {"source_only": 0.5, "stpl": 0.3}, artifacts=False)
-    suite = Suite("streets", tmp_path, load_catalogue(REPOSITORY / "experiments"))
+    suite = Suite("streets", tmp_path, load_catalogue([REPOSITORY / "experiments"]))
     names = [picture.name for picture in gallery(suite, tables(suite), "stpl", tmp_path, tmp_path)]
     assert names == ["classes", "curves-miou-table3", "curves-loss-table3", "curves-miou-table4", "curves-loss-table4"]
 

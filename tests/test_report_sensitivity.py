@@ -7,11 +7,11 @@ import statistics
 from pathlib import Path
 
 from fake_trial import record_of
-from stpl.experiments import load_catalogue
-from stpl.record import RunKey, experiment_name, write_record
 from stpl.report import report
 from stpl.report.sensitivity import COLUMNS, sensitivity_sheet
 from stpl.report.suite import Suite
+from stpl.runs.experiments import load_catalogue
+from stpl.runs.record import RunKey, experiment_name, write_record
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
@@ -32,7 +32,7 @@ def test_values_of_a_setting_in_order_with_mean_and_spread(tmp_path: Path) -> No
     record(tmp_path, 45.0, temperature="0.07", confident_proportion="0.5")  # two settings changed
     record(tmp_path, 46.0, confident_proportion="0.5")  # one value makes no curve
     record(tmp_path, 47.0, base="naive", temperature="0.5")
-    sheet = sensitivity_sheet(Suite("streets", tmp_path, load_catalogue(EXPERIMENTS)))
+    sheet = sensitivity_sheet(Suite("streets", tmp_path, load_catalogue([EXPERIMENTS])))
     assert sheet is not None
     spread = f"{statistics.stdev((41.0, 43.5, 42.25)):.2f}"
     assert [list(row) for row in sheet.csv_rows] == [

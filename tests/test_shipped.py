@@ -13,18 +13,18 @@ import pytest
 import torch
 
 from crash import crash_at
-from stpl import ship, shipped
 from stpl.data import streets
 from stpl.data.clip import Clip, Wants
 from stpl.data.datamodule import StreetsData
 from stpl.data.flow import estimate
 from stpl.data.streets import StreetsOptions, draw_drive
 from stpl.errors import CheckpointError, ConfigError
-from stpl.fit import fit, starting_point
 from stpl.nn import formats, weights
 from stpl.nn.network import NetworkOptions, build_network
-from stpl.record import RunKey, read_metrics
-from stpl.request import EXPERIMENTS
+from stpl.runs import ship, shipped
+from stpl.runs.fit import fit, starting_point
+from stpl.runs.recipes import EXPERIMENTS
+from stpl.runs.record import RunKey, read_metrics
 
 Arguments = Callable[..., list[str]]
 SEEDS = range(5)
@@ -161,7 +161,7 @@ def test_another_recipe_or_network_makes_it_stale(
     copy = tmp_path / "experiments"
     shutil.copytree(EXPERIMENTS, copy)
     now = shipped.fingerprint(0)
-    monkeypatch.setattr(shipped, "EXPERIMENTS", copy)
+    monkeypatch.setenv("STPL_EXPERIMENTS", str(copy))
     assert shipped.fingerprint(0) == now
     path = copy / overlay
     assert before in path.read_text()

@@ -11,7 +11,8 @@ from stpl.data.fake import MovingShapes
 from stpl.data.folder import VideoFrames
 from stpl.data.label_space import VIPER_15
 from stpl.errors import ConfigError, DataError
-from stpl.video.side_by_side import SideBySide, legend, overlay, paint
+from stpl.pictures.labels import legend, overlay, paint
+from stpl.pictures.side_by_side import SideBySide
 
 PALETTE = VIPER_15.palette
 SCENE = MovingShapes(3, (48, 96))
@@ -186,7 +187,7 @@ def test_unfit_options_are_told(name: str, fps: float, titles: list[str], tmp_pa
 
 def test_nothing_is_printed_while_writing(tmp_path: Path) -> None:
     program = (
-        "import numpy as np, pathlib, sys; from stpl.video.side_by_side import SideBySide\n"
+        "import numpy as np, pathlib, sys; from stpl.pictures.side_by_side import SideBySide\n"
         "with SideBySide(pathlib.Path(sys.argv[1]), 5.0, ['a']) as v: v.write([np.zeros((32, 32, 3), np.uint8)])\n"
         "print('after', file=sys.stderr)"
     )

@@ -16,13 +16,13 @@ from torch import Tensor
 from stpl.cli import main
 from stpl.data.clip import Clip
 from stpl.errors import DIVERGED, STOPPED, ConfigError, DivergedError, StoppedError
-from stpl.fit import _failures_told, fit
 from stpl.methods import BatchNormStatistics, SelfTraining
 from stpl.nn import weights
 from stpl.nn.finite import LossWatch, fault
 from stpl.nn.network import NetworkOptions, build_network
-from stpl.record import RunKey, read_metrics, read_record
-from stpl.sitting import SittingTimer, keep_settings
+from stpl.runs.fit import _failures_told, fit
+from stpl.runs.record import RunKey, read_metrics, read_record
+from stpl.runs.sitting import SittingTimer, keep_settings
 
 Arguments = Callable[..., list[str]]
 OPTIONS = NetworkOptions(18, 8, (1, 3))
@@ -351,9 +351,9 @@ def test_what_may_differ_between_sittings(tmp_path: Path) -> None:
 def test_a_run_keeps_its_precision_on_another_machine(run: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nobody chose it, it is the hardware's of the first sitting."""
     arguments = [argument for argument in run() if not argument.startswith("--trainer.precision")]
-    monkeypatch.setattr("stpl.fit.hardware_precision", lambda accelerator: "bf16-mixed")
+    monkeypatch.setattr("stpl.runs.fit.hardware_precision", lambda accelerator: "bf16-mixed")
     directory = fit(arguments)
     (directory / "result.json").unlink()
-    monkeypatch.setattr("stpl.fit.hardware_precision", lambda accelerator: "32-true")
+    monkeypatch.setattr("stpl.runs.fit.hardware_precision", lambda accelerator: "32-true")
     fit(arguments)
     assert "precision: bf16-mixed" in (directory / "config.yaml").read_text()

@@ -14,7 +14,7 @@ from optuna.trial import Trial, TrialState, create_trial
 
 from fake_trial import record_of
 from stpl.errors import ConfigError
-from stpl.record import RunKey, write_record
+from stpl.runs.record import RunKey, write_record
 from stpl.sweeps import claims
 from stpl.sweeps.claims import Failure, TrialFailedError
 from stpl.sweeps.metric import curve, final_value

@@ -97,10 +97,10 @@ def test_prepared_trial_runs_as_a_command_line_does(prepared: Launcher, tmp_path
 
 
 def test_prepared_trial_has_imported_everything(prepared: Launcher, tmp_path: Path) -> None:
-    """It finds `stpl.fit` imported, and finishes in less time than the import takes."""
+    """It finds `stpl.runs.fit` imported, and finishes in less time than the import takes."""
     ask(prepared, tmp_path / "log", "-m", "stpl", "--version").wait()  # the launcher may still be importing
     start = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import stpl.fit"], check=True)
+    subprocess.run([sys.executable, "-c", "import stpl.runs.fit"], check=True)
     imported = time.monotonic() - start
     start = time.monotonic()
     assert ask(prepared, tmp_path / "log", "-m", "stpl", "fit", "--help").wait() == 0

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from fake_trial import record_of
 from stpl.errors import ConfigError, RecordError
-from stpl.experiments import load_catalogue
-from stpl.record import RunKey, read_records, write_record
+from stpl.runs.experiments import load_catalogue
+from stpl.runs.record import RunKey, read_records, write_record
 from stpl.sweeps import sweep
 from stpl.sweeps.grid import cells, command_line, narrow
 from stpl.sweeps.progress import Progress
@@ -121,7 +121,7 @@ def test_the_shipped_sweeps_cover_the_shipped_tables() -> None:
     found = {name: cells(read_sweep(ROOT / f"sweeps/{name}.yaml")) for name in names}
     assert [str(cell.key) for cell in found["source"]] == ["streets/source/seed0"]
     assert narrow(read_sweep(ROOT / "sweeps/source.yaml"), None, 3).constants["seed_everything"] == 0
-    for table in (table for table in load_catalogue(ROOT / "experiments").tables if table.shown_on("streets")):
+    for table in (table for table in load_catalogue([ROOT / "experiments"]).tables if table.shown_on("streets")):
         assert {cell.key.experiment for cell in found[table.id]} == {row.experiment for row in table.rows}
     both = {str(cell.key) for name in ("table3", "table4") for cell in found[name]}
     assert {str(cell.key) for cell in found["ablation"]} == both

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import REPOSITORY
+from stpl.apply import adapt as adapt_module
 from stpl.cli import main
 from stpl.data.clip import Clip, Wants, collate
 from stpl.data.fake import MovingShapes
@@ -21,9 +21,8 @@ from stpl.data.folder import VideoFrames
 from stpl.errors import ConfigError, DataError
 from stpl.nn import weights
 from stpl.nn.network import NetworkOptions, build_network
-from stpl.request import Request
-from stpl.video import adapt as adapt_module
-from stpl.video.side_by_side import SideBySide
+from stpl.pictures.side_by_side import SideBySide
+from stpl.runs.request import Request
 
 SCENE, COUNT = MovingShapes(7, (48, 96)), 24
 
@@ -100,7 +99,6 @@ def test_any_name_of_a_video_is_only_a_name(
     name: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """From the command line into the data module, the run's folder and the flow cache, without a path before it."""
-    monkeypatch.setattr("stpl.request.EXPERIMENTS", REPOSITORY / "experiments")
     monkeypatch.setenv("STPL_RUNS", str(tmp_path / "runs"))
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "whole.avi").rename(name)
@@ -123,7 +121,6 @@ def test_the_folder_one_stands_in_is_a_video(
     mixed: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`--video=.` with images of mixed size, through training and film to the end."""
-    monkeypatch.setattr("stpl.request.EXPERIMENTS", REPOSITORY / "experiments")
     monkeypatch.setenv("STPL_RUNS", "runs")
     monkeypatch.chdir(mixed)
     options = ["--steps=1", "--batch_size=1", "--size=32,64"]

@@ -14,13 +14,13 @@ import pytest
 
 from conftest import REPOSITORY
 from fake_trial import record_of
-from stpl.charts import CONFUSION, FEATURES, PURITY
 from stpl.errors import ConfigError
-from stpl.record import RunKey, read_record
-from stpl.recorder import RunOptions
+from stpl.runs.charts import CONFUSION, FEATURES, PURITY
+from stpl.runs.record import RunKey, read_record
+from stpl.runs.recorder import RunOptions
+from stpl.runs.tracking import Tracking, wandb_logger
 from stpl.sweeps.grid import cells
 from stpl.sweeps.schema import read_sweep
-from stpl.tracking import Tracking, wandb_logger
 from sweep_harness import FAKE, ledger, prepare
 from wandb_stub import WandbStub
 

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from stpl.charts import CONFUSION, FEATURES, PURITY, charts, film
 from stpl.errors import RecordError
-from stpl.record import RunKey, RunRecord, read_record
+from stpl.runs.charts import CONFUSION, FEATURES, PURITY, charts, film
+from stpl.runs.record import RunKey, RunRecord, read_record
 from suite_writer import CLASSES, write_suite
 
 

@@ -70,25 +70,25 @@ def _imported(target: str) -> Callable[..., object]:
 
 VERBS = {
     "fit": Verb(
-        "stpl.fit:fit_command",
+        "stpl.runs.fit:fit_command",
         "run one experiment and record it",
         "--bench=B --experiment=E [--key=value …]",
         raw=True,
-        help="stpl.request:fit_help",
+        help="stpl.runs.request:fit_help",
     ),
     "test": Verb(
-        "stpl.fit:evaluate",
+        "stpl.runs.fit:evaluate",
         "evaluate a checkpoint",
         "--bench=B --checkpoint=FILE",
         raw=True,
-        help="stpl.request:evaluation_help",
+        help="stpl.runs.request:evaluation_help",
     ),
-    "adapt": Verb("stpl.video.adapt:adapt", "adapt a checkpoint to a video", "--checkpoint=FILE --video=FILE"),
+    "adapt": Verb("stpl.apply.adapt:adapt", "adapt a checkpoint to a video", "--checkpoint=FILE --video=FILE"),
     "sweep": Verb(
         "stpl.sweeps:sweep", "run sweep files, one process a trial", "FILE… [--bench=B] [--seeds=N]", positional="files"
     ),
     "sweep check": Verb(
-        "stpl.sweep_check:check", "is a sweep file right, what would it run?", "FILE… [--bench=B]", positional="files"
+        "stpl.sweeps.check:check", "is a sweep file right, what would it run?", "FILE… [--bench=B]", positional="files"
     ),
     "sweep status": Verb(
         "stpl.sweeps.status:status", "what runs where, what failed and why", "[--bench=B] [--storage=URL]"
@@ -98,20 +98,20 @@ VERBS = {
         "stpl.report:report", "tables, figures and a page of the runs", "[--bench=B] [--statistics] [--live]"
     ),
     "dashboard wandb": Verb(
-        "stpl.dashboard:wandb", "save a W&B workspace for the runs", "[--bench=B] [--entity=E] [--out=FILE.json]"
+        "stpl.report.dashboard:wandb", "save a W&B workspace for the runs", "[--bench=B] [--entity=E] [--out=FILE.json]"
     ),
     "dashboard optuna": Verb(
-        "stpl.dashboard:optuna", "Optuna's dashboard of the sweeps", "[--bench=B] [--storage=URL] [--port=N]"
+        "stpl.report.dashboard:optuna", "Optuna's dashboard of the sweeps", "[--bench=B] [--storage=URL] [--port=N]"
     ),
     "video": Verb(
-        "stpl.video.film:video", "predictions side by side as a video", "[ROW…] [--bench=B]", positional="rows"
+        "stpl.apply.film:video", "predictions side by side as a video", "[ROW…] [--bench=B]", positional="rows"
     ),
     "predict": Verb(
-        "stpl.predict:predict",
+        "stpl.apply.predict:predict",
         "write predictions as label images",
         "--bench=B --checkpoint=FILE --out=DIR",
         raw=True,
-        help="stpl.request:predict_help",
+        help="stpl.runs.request:predict_help",
     ),
     "data fake": Verb(
         "stpl.data.fake:fake", "write a tiny data set in its true layout", "SET --root=DIR", positional="dataset"
@@ -131,7 +131,7 @@ VERBS = {
     "weights convert": Verb(
         "stpl.nn.convert:convert", "make a foreign checkpoint one of ours", "FILE --out=FILE", positional="checkpoint"
     ),
-    "weights ship": Verb("stpl.ship:ship", "make the source models that the package ships", "[--runs=runs]"),
+    "weights ship": Verb("stpl.runs.ship:ship", "make the source models that the package ships", "[--runs=runs]"),
     "bench contrast": Verb("stpl.bench.contrast:contrast", "the contrast against other ways", "[--n=N] [--json=FILE]"),
     "bench step": Verb("stpl.bench.step:step", "a training step against a plain one", "[--height=H] [--json=FILE]"),
     "bench warp": Verb("stpl.bench.warp:warp", "warping against a loop over pixels", "[--json=FILE]"),

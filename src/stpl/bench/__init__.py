@@ -2,4 +2,5 @@
 
 A machine's speed changes from minute to minute, so nothing here is judged by its seconds: every figure is compared with
 another one measured in turn with it, in the same run. Peak memory is measured in a fresh process, never computed.
+Begin with `measure`, on which all parts stand.
 """

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from stpl.bench.measure import table
 from stpl.errors import ConfigError
 from stpl.machine import visible_gpus
-from stpl.record import write_atomically
+from stpl.runs.record import write_atomically
 
 _LIMIT = 3.0  # a part may take so many times its estimate
 _STPL = ("-m", "stpl")

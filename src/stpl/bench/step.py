@@ -24,9 +24,9 @@ from torch import Tensor
 from stpl.bench import contrast
 from stpl.bench.measure import Action, in_processes, times_table, write_json
 from stpl.data.clip import Clip
-from stpl.devices import keep_freed_memory
 from stpl.methods import OptimizerOptions, PixelContrast
 from stpl.nn.network import NetworkOptions
+from stpl.runs.devices import keep_freed_memory
 
 FORMS = ("stpl", "stpl, float32", "plain")
 
@@ -107,7 +107,7 @@ def _run(method: PixelContrast, optimizer: torch.optim.Optimizer, clip: Clip, pr
 
 
 def _precision() -> str:
-    from stpl.fit import hardware_precision
+    from stpl.runs.fit import hardware_precision
 
     return hardware_precision("cpu")
 

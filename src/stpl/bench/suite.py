@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from stpl.bench.measure import interleaved, times_table, write_json
-from stpl.errors import ConfigError
 from stpl.sweeps.launcher import Launcher
 
 _STEP = "first step of a run"
@@ -19,7 +18,7 @@ _TRIAL = "a sweep's trial of no step"
 _TINY = {"height": 48, "width": 96, "frames": 3, "train_drives": 4, "val_drives": 2, "camera_val_drives": 2}
 
 
-def suite(repeats: int = 3, experiments: Path = Path("experiments"), json: Path | None = None) -> None:
+def suite(repeats: int = 3, json: Path | None = None) -> None:
     """Seconds until `stpl --help` has answered, until a run takes its first step, and of a sweep's trial without steps.
 
     The run is STPL on a tiny `streets` that is drawn already, from fresh weights, its starting point evaluated; it is
@@ -28,14 +27,8 @@ def suite(repeats: int = 3, experiments: Path = Path("experiments"), json: Path 
 
     Args:
         repeats: rounds that are measured; all take part in each.
-        experiments: folder of the overlays; the repository's.
         json: file for the figures.
-
-    Raises:
-        ConfigError: the folder of overlays is not there.
     """
-    if not (experiments / "base.yaml").is_file():
-        raise ConfigError("no overlays are here", where=experiments, mend="call it in the repository's folder")
     with TemporaryDirectory() as name, Launcher(prepared=True) as launcher:
         folder = Path(name)
         commands = {
@@ -89,8 +82,8 @@ def _run_trial(launcher: Launcher, folder: Path, environment: dict[str, str]) ->
 
 def _until_first_step(arguments: list[str]) -> None:
     """Begin a run and leave at once when its first step begins."""
-    from stpl.fit import fit
     from stpl.methods import Method
+    from stpl.runs.fit import fit
 
     Method.training_step = lambda *_: os._exit(0)  # type: ignore[method-assign]
     fit(arguments)

@@ -1,4 +1,7 @@
-"""Every method is one file here and one YAML in `experiments/method/`. Importing this makes their names short."""
+"""Every method is one file here and one YAML in `experiments/method/`. Importing this makes their names short.
+
+Begin with `base`: a method says what it minimises, everything else is written there.
+"""
 
 from stpl.methods.base import Method, OptimizerOptions
 from stpl.methods.batchnorm_statistics import BatchNormStatistics

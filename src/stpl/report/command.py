@@ -10,11 +10,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from stpl.experiments import check_bench, check_runs, load_catalogue
 from stpl.report.formats import show
 from stpl.report.rows import TableLines, tables
 from stpl.report.suite import Suite
 from stpl.report.tables import main_sheet, sheets
+from stpl.runs.experiments import check_bench, check_runs, load_catalogue
+from stpl.runs.recipes import experiment_folders
 
 EXTRA = ("matplotlib", "jinja2", "sklearn")
 """What the page needs and the extra `stpl[report]` brings."""
@@ -24,7 +25,7 @@ def report(
     *,
     bench: str = "streets",
     runs: Path = Path("runs"),
-    experiments: Path = Path("experiments"),
+    experiments: Path | None = None,
     output: Path | None = None,
     page: bool = True,
     chosen: str = "stpl",
@@ -44,7 +45,7 @@ def report(
     Args:
         bench: benchmark whose runs to read.
         runs: folder of all runs.
-        experiments: folder that holds `tables.yaml`.
+        experiments: folder of your own overlays and `tables.yaml`, beside the shipped ones; ./experiments if not given.
         output: folder to write to; `<runs>/<bench>/tables` and `<runs>/<bench>/report` if not given.
         page: write the page; needs the extra stpl[report].
         chosen: the experiment that figures and player hold against the source-only model.
@@ -58,11 +59,11 @@ def report(
         StplError: for an unknown benchmark or experiment, a broken catalogue, a torn record or artifact (named), a
             missing package, a port in use, or a full disk.
     """
-    check_bench(bench, experiments)
+    check_bench(bench, experiment_folders(experiments))
     check_runs(runs)
     if statistics:
         _measure(bench, runs)
-    suite = Suite(bench, runs, load_catalogue(experiments))
+    suite = Suite(bench, runs, load_catalogue(experiment_folders(experiments)))
     console = Console(highlight=False)
     folder = suite.folder / "tables" if output is None else output
     found = tables(suite)
@@ -108,7 +109,7 @@ def _has_extra() -> bool:
 
 def _measure(bench: str, runs: Path) -> None:
     """Networks are run only here, so torch is imported only when asked for: a report itself reads records alone."""
-    measure: Callable[[str, Path], None] = importlib.import_module("stpl.renewal").measure_missing
+    measure: Callable[[str, Path], None] = importlib.import_module("stpl.runs.renewal").measure_missing
     measure(bench, runs)
 
 

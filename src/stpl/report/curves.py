@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from stpl.record import METRICS, read_metrics
 from stpl.report.suite import Suite
+from stpl.runs.record import METRICS, read_metrics
 
 
 @dataclass(frozen=True)

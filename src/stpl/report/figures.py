@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from stpl.pictures.colours import class_colour
 from stpl.report.curves import Curve
 from stpl.report.statistics import Interval
-from stpl.report.theme import LIGHT, class_colour, drawing
+from stpl.report.theme import LIGHT, drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

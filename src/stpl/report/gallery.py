@@ -14,10 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from stpl.experiments import unknown
-from stpl.record import write_atomically
 from stpl.report import figures
-from stpl.report.artifacts import read_evaluation, read_features
 from stpl.report.curves import curves
 from stpl.report.embedding import FIGURE_CLASSES, plane
 from stpl.report.figures import Style
@@ -25,6 +22,9 @@ from stpl.report.rows import TableLines, class_lines
 from stpl.report.sensitivity import sensitivity_sheet
 from stpl.report.suite import Suite
 from stpl.report.theme import LIGHT, series
+from stpl.runs.artifacts import read_evaluation, read_features
+from stpl.runs.experiments import unknown
+from stpl.runs.record import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

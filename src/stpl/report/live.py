@@ -14,13 +14,13 @@ from threading import Lock
 from urllib.parse import urlsplit
 
 from stpl.errors import ConfigError, StplError
-from stpl.experiments import Catalogue
-from stpl.record import RECORD
 from stpl.report.curves import unfinished
 from stpl.report.gallery import gallery
 from stpl.report.page import PAGE, render
 from stpl.report.rows import tables
 from stpl.report.suite import Suite
+from stpl.runs.experiments import Catalogue
+from stpl.runs.record import RECORD
 
 _HOST = "127.0.0.1"
 _PLACE = "report"

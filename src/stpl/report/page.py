@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from stpl.errors import StplError
-from stpl.record import METRICS, RECORD, RunRecord, write_atomically
+from stpl.pictures.colours import class_colour
 from stpl.report.curves import unfinished
 from stpl.report.formats import NOTHING, Sheet, number
 from stpl.report.gallery import Focus, Picture, focus
@@ -33,7 +33,8 @@ from stpl.report.tables import (
     probability,
     tests_sheet,
 )
-from stpl.report.theme import DARK, LIGHT, class_colour, inline_svg
+from stpl.report.theme import DARK, LIGHT, inline_svg
+from stpl.runs.record import METRICS, RECORD, RunRecord, write_atomically
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from stpl.report.artifacts import VideoSample, read_samples
+from stpl.pictures.colours import class_colour, class_rgb
 from stpl.report.suite import Suite
-from stpl.report.theme import class_colour, class_rgb
+from stpl.runs.artifacts import VideoSample, read_samples
 
 BUDGET = 9_000_000
 """Bytes of the page that the player may take; rows that do not fit are left out, and the page says so."""

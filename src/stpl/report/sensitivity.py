@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 
-from stpl.record import NEUTRAL
 from stpl.report.formats import Sheet, number
 from stpl.report.suite import Suite
+from stpl.runs.record import NEUTRAL
 
 BASE = "stpl"
 """The experiment whose settings are varied."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from stpl.record import RunRecord
 from stpl.report.formats import NOTHING, Sheet, number
 from stpl.report.sensitivity import CAMERA, changed
 from stpl.report.suite import Suite
+from stpl.runs.record import RunRecord
 
 DEFAULT = "camera"
 

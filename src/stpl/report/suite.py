@@ -7,10 +7,10 @@ from pathlib import Path
 
 from stpl.data.label_space import SPACES
 from stpl.errors import RecordError
-from stpl.experiments import Catalogue
-from stpl.record import RECORD, RunKey, RunRecord, read_records
-from stpl.report.artifacts import EVALUATION, read_evaluation
 from stpl.report.statistics import Counts, count
+from stpl.runs.artifacts import EVALUATION, read_evaluation
+from stpl.runs.experiments import Catalogue
+from stpl.runs.record import RECORD, RunKey, RunRecord, read_records
 
 _TOLERANCE = 0.01  # of mIoU in percent: what the artifact counts must be what the record says
 
@@ -53,12 +53,7 @@ class Suite:
 
     def shown(self) -> dict[str, str]:
         """Experiment → title, of all rows that the benchmark's tables show, in their order; the first title stays."""
-        titles: dict[str, str] = {}
-        for table in self.catalogue.tables:
-            for row in table.rows:
-                if row.experiment and table.shown_on(self.bench):
-                    titles.setdefault(row.experiment, row.title)
-        return titles
+        return self.catalogue.titles(self.bench)
 
     def title_of(self, experiment: str) -> str:
         """What to call an experiment: its title in the tables, or its name."""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from stpl.experiments import check_bench, load_catalogue
 from stpl.report.formats import NOTHING, Sheet, number, show
 from stpl.report.rows import Line, MetricLine, TableLines, class_lines, metric_lines, selection_lines, table_lines
 from stpl.report.sensitivity import sensitivity_sheet
@@ -15,6 +14,8 @@ from stpl.report.shifts import shifts_sheet
 from stpl.report.statistics import DRAWS, SWAPS, Comparison
 from stpl.report.suite import Suite
 from stpl.report.weights_statistics import statistics_sheet
+from stpl.runs.experiments import check_bench, load_catalogue
+from stpl.runs.recipes import experiment_folders
 
 COLUMNS = (
     "row", "seeds", "miou_last_mean", "miou_last_std", "miou_selected_mean", "miou_best_mean", "delta_vs_source",
@@ -28,7 +29,7 @@ BETTER, DIFFERENT, ALIKE = "†", "*", " ns"
 
 
 def print_table(
-    table: str, *, bench: str = "streets", runs: Path = Path("runs"), experiments: Path = Path("experiments")
+    table: str, *, bench: str = "streets", runs: Path = Path("runs"), experiments: Path | None = None
 ) -> None:
     """Print one table of the catalogue and write nothing.
 
@@ -36,13 +37,13 @@ def print_table(
         table: its id, e.g. `table3`.
         bench: benchmark whose runs to read.
         runs: folder of all runs.
-        experiments: folder that holds `tables.yaml`.
+        experiments: folder of your own overlays and `tables.yaml`, beside the shipped ones; ./experiments if not given.
 
     Raises:
         StplError: as `report`, and for an unknown table.
     """
-    check_bench(bench, experiments)
-    suite = Suite(bench, runs, load_catalogue(experiments))
+    check_bench(bench, experiment_folders(experiments))
+    suite = Suite(bench, runs, load_catalogue(experiment_folders(experiments)))
     show(main_sheet(table_lines(suite.catalogue.table(table), suite), suite), Console(highlight=False))
 
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 import html
 import io
 import re
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stpl.data.label_space import PALETTE
 from stpl.errors import StplError
-from stpl.record import write_atomically
+from stpl.runs.record import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,17 +45,6 @@ _SIZE = 9.5  # points; figures are 4.6 inches wide and shown at about 1.3 times 
 def series(index: int) -> str:
     """The colour of the curve number `index`; they come again after `SERIES` of them."""
     return LIGHT[f"series-{index % SERIES}"]
-
-
-def class_rgb(name: str) -> tuple[int, int, int]:
-    """The colour of a class as Cityscapes paints it; one made of its name where Cityscapes has no such class."""
-    made = zlib.crc32(name.encode())
-    return PALETTE.get(name, (made & 255, made >> 8 & 255, made >> 16 & 255))
-
-
-def class_colour(name: str) -> str:
-    """`class_rgb` as `#rrggbb`."""
-    return "#{:02x}{:02x}{:02x}".format(*class_rgb(name))
 
 
 @contextmanager

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from stpl.errors import RecordError
 from stpl.report.formats import NOTHING, Sheet, number
 from stpl.report.suite import Suite
-
-FILE = "statistics.json"
-"""Beside a record: mIoU of its last weights by the statistics they were evaluated with (`stpl report --statistics`)."""
-
-SCHEMA = 1
-
-RUNNING, RENEWED = "running", ("original", "all")
-"""Kinds of statistics: those of training; those renewed from original frames, and from original and augmented ones."""
+from stpl.runs.artifacts import RENEWED, RUNNING, read_statistics
 
 _HEADER = ("Weights of", "Seeds", "as trained", "original", "Δ original", "augmented too", "Δ augmented too")
 _COLUMNS = (
@@ -68,27 +58,6 @@ def _measured(suite: Suite, experiment: str) -> Measured:
         if values is not None:
             found[record["seed"]] = values
     return found
-
-
-def read_statistics(run: Path, step: int) -> Mapping[str, float] | None:
-    """What was measured of the run in folder `run`, whose record ends at `step`; `None` if nothing was.
-
-    Raises:
-        RecordError: for a torn file, or one of another step.
-    """
-    path = run / FILE
-    mend = f"delete {path} to measure it again"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        values = {kind: float(content["miou"][kind]) for kind in (RUNNING, *RENEWED)}
-        right = content["schema"] == SCHEMA and content["step"] == step
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecordError(f"cannot be read ({error!r})", where=path, mend=mend) from error
-    if not right or not all(0 <= value <= 100 for value in values.values()):
-        raise RecordError(f"is not of the run's step {step}", where=path, mend=mend)
-    return values
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -1,4 +1,7 @@
-"""A grid of runs: read the sweep file, schedule, survive crashes, record. Imports no torch."""
+"""A grid of runs: read the sweep file, schedule, survive crashes, record. Imports no torch.
+
+Begin with `engine` (the verb), `schema` (what a file may say) and `schedule` (who runs what).
+"""
 
 from stpl.sweeps.engine import sweep
 

@@ -24,6 +24,7 @@ def sweep(
     bench: str | None = None,
     seeds: int | None = None,
     data: Path | None = None,
+    experiments: Path | None = None,
     runs: Path = Path("runs"),
     storage: str | None = None,
     workers: int = 1,
@@ -38,10 +39,11 @@ def sweep(
     one `storage` and one shared folder of runs, and they share the work.
 
     Args:
-        files: sweep files in W&B's schema.
+        files: sweep files in W&B's schema; `table3` is the shipped one of that name.
         bench: benchmark to run on instead of the one in the files.
         seeds: run the seeds 0 to this number minus one instead of those in the files (a constant seed stays).
         data: folder of the data sets, handed to every trial as `data.root`.
+        experiments: folder of your own overlays and tables.yaml, beside the shipped ones; ./experiments if not given.
         runs: folder of all runs.
         storage: URL of the database that several workers share (SQLite, PostgreSQL, MySQL, or `grpc://host:port` of
             `stpl sweep serve`); an SQLite file beside the runs if not given.
@@ -62,7 +64,7 @@ def sweep(
     if os.name != "posix":
         raise StplError("sweeps need process groups, which this system lacks", mend="run it on Linux, macOS or WSL")
     console = Console(highlight=False)
-    sweeps = [narrow(read_sweep(path), bench, seeds, data) for path in files]
+    sweeps = [narrow(read_sweep(path), bench, seeds, data, experiments) for path in files]
     _check(sweeps, sampler)
     if dry_run:
         for plan in sweeps:
@@ -76,7 +78,14 @@ def sweep(
             return
         from stpl.sweeps.workers import supervise  # Optuna takes most of a second to import
 
-        given = {"bench": bench, "seeds": seeds, "data": data, "storage": storage, "sampler": sampler}
+        given = {
+            "bench": bench,
+            "seeds": seeds,
+            "data": data,
+            "experiments": experiments,
+            "storage": storage,
+            "sampler": sampler,
+        }
         supervise(files, {"runs": runs, "attempts": attempts, **given}, workers, console)
 
 

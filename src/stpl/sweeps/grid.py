@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stpl.errors import ConfigError
-from stpl.experiments import unknown
-from stpl.record import RunKey, experiment_name, write_atomically
+from stpl.runs.experiments import unknown
+from stpl.runs.record import RunKey, experiment_name, write_atomically
 from stpl.sweeps.distributions import Value
 from stpl.sweeps.schema import IDENTITY, Sweep
+
+_FOLDER = "experiments"  # where overlays lie says nothing of what a run is
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,10 @@ class Cell:
         return f"{self.key.experiment} seed {self.key.seed}"
 
 
-def narrow(sweep: Sweep, bench: str | None, seeds: int | None, data: Path | None = None) -> Sweep:
-    """The sweep on another benchmark, with the seeds 0..seeds-1, on the data sets in the folder `data`.
+def narrow(
+    sweep: Sweep, bench: str | None, seeds: int | None, data: Path | None = None, experiments: Path | None = None
+) -> Sweep:
+    """The sweep on another benchmark, with the seeds 0..seeds-1, on the data sets in `data`, with own `experiments`.
 
     A constant `seed_everything: {value: k}` stays: it marks what is trained once and shared.
 
@@ -52,6 +56,8 @@ def narrow(sweep: Sweep, bench: str | None, seeds: int | None, data: Path | None
         constants["bench"] = bench
     if data is not None:
         constants["data.root"] = str(data.absolute())
+    if experiments is not None:
+        constants[_FOLDER] = str(experiments.absolute())
     if seeds is not None and "seed_everything" in choices:
         choices["seed_everything"] = tuple(range(seeds))
     return replace(sweep, constants=constants, choices=choices)
@@ -110,7 +116,7 @@ def _cell(sweep: Sweep, parameters: dict[str, Value]) -> Cell:
     seed = parameters["seed_everything"]
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise ConfigError(f"seed_everything {seed!r} is not a whole number", where=sweep.path, mend="write 0, 1, …")
-    overrides = {name: str(value) for name, value in parameters.items() if name not in IDENTITY}
+    overrides = {name: str(value) for name, value in parameters.items() if name not in (*IDENTITY, _FOLDER)}
     experiment = experiment_name(str(parameters["experiment"]), overrides)
     return Cell(RunKey(str(parameters["bench"]), experiment, seed), parameters)
 

@@ -1,7 +1,7 @@
 """Start what cannot outlive its parent: a worker of a sweep, or a worker's trials from one process that is prepared.
 
 Importing Lightning takes longer than many a trial trains. So a worker keeps a launcher: `python -m stpl.sweeps.launch`
-imports `stpl.fit` once, while the worker opens its storage, and forks for every trial. Other programs it executes.
+imports `stpl.runs.fit` once, while the worker opens its storage, and forks for every trial. Other programs it executes.
 
 On Linux the kernel kills a process of this kind when its parent dies, even by `kill -9`, so that no orphan trains on
 beside the next call; the setting survives `exec`. Elsewhere an orphan trains on, and the lock on its folder keeps a
@@ -60,7 +60,7 @@ def serve(*, prepared: bool) -> None:
 def _prepare() -> None:
     """Import this program, and what it imports on the way to a first step."""
     with contextlib.suppress(Exception):  # the trial will meet it too, and its log tell
-        importlib.import_module("stpl.fit")
+        importlib.import_module("stpl.runs.fit")
         importlib.import_module("stpl.data.augment").import_albumentations()
     gc.freeze()  # trials share the imported objects, and their collector need not look at them
     # The only threads that imports begin are those of BLAS libraries, which end them before a fork.

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from stpl.record import METRICS
+from stpl.runs.record import METRICS
 
 PLAIN_SECONDS = 30.0
 """How often a running cell is told where no terminal can show a live line."""

@@ -12,7 +12,7 @@ from optuna.trial import Trial, TrialState
 from rich.console import Console
 
 from stpl.errors import DIVERGED, STOPPED, ConfigError, RecordError
-from stpl.record import RunLock, RunRecord
+from stpl.runs.record import RunLock, RunRecord
 from stpl.sweeps.claims import Failure, TrialFailedError
 from stpl.sweeps.grid import Cell, command_line, write_arguments
 from stpl.sweeps.launcher import Launcher

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from stpl.errors import ConfigError
-from stpl.experiments import load_yaml, unknown
+from stpl.runs.experiments import load_yaml, unknown
+from stpl.runs.recipes import sweep_file
 from stpl.sweeps.distributions import Choice, Distribution, Quantile, Range, Value, read_distribution
 
 Goal = Literal["maximize", "minimize"]
@@ -101,12 +102,12 @@ class Sweep:
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Read and check the sweep file `path`.
+    """Read and check the sweep file `path`; one that is not there may be the name of a shipped one (`table3`).
 
     Raises:
         ConfigError: for anything that this program or W&B would not run as written.
     """
-    content = load_yaml(path)
+    content = load_yaml(sweep_file(path))
     _check_keys(content, path)
     method = _method(content.get("method"), path)
     metric = _mapping(content.get("metric", {"name": "val/miou", "goal": "maximize"}), f"{path}: metric")

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stpl.errors import ConfigError
-from stpl.record import METRICS
+from stpl.runs.record import METRICS
 from stpl.sweeps.claims import Failure, name_of
 from stpl.sweeps.progress import clock, read_steps
 from stpl.sweeps.storage import opened

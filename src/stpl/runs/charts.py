@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpl.record import RunRecord
-from stpl.report.artifacts import EvaluationClips, FeatureSample, read_evaluation, read_features, read_samples
+from stpl.runs.artifacts import EvaluationClips, FeatureSample, read_evaluation, read_features, read_samples
+from stpl.runs.record import RunRecord
 
 if TYPE_CHECKING:
     from wandb.plot.custom_chart import CustomChart
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 PICTURES, IOU, VIDEO = "predictions", "iou per class", "video"
 """Under which names W&B keeps pictures, the table of IoU, and the video."""
 
-_FPS = 2.0  # a sample holds a few frames of several drives
 _PANEL_WIDTH = 320
 _PER_CLASS = 100  # points of the scatter: W&B draws 10 000 at most, in all runs together
 
@@ -134,12 +133,7 @@ def film(record: RunRecord, run: Path, output: Path) -> Path | None:
     sample = read_samples(run)
     if sample is None or not sample.keys:
         return None
-    from stpl.report.theme import class_rgb
-    from stpl.video.side_by_side import SideBySide, overlay
+    from stpl.runs.samples import film_samples
 
-    palette = np.array([class_rgb(name) for name in record["classes"]], np.uint8)
-    legend, titles = (record["classes"], palette), ["input", "label", "prediction"]
-    with SideBySide(output, _FPS, titles, panel_width=_PANEL_WIDTH, legend=legend, codec="vp9") as video:
-        for frame, *layers in zip(sample.frames, sample.labels, sample.predictions, strict=True):
-            video.write([frame, *(overlay(frame, layer, palette) for layer in layers)])
+    film_samples({"prediction": sample}, record["classes"], output, panel_width=_PANEL_WIDTH)
     return output

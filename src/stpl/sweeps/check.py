@@ -20,6 +20,7 @@ def check(
     bench: str | None = None,
     seeds: int | None = None,
     data: Path | None = None,
+    experiments: Path | None = None,
     runs: Path = Path("runs"),
 ) -> None:
     """Check sweep files and print the commands that they would run.
@@ -32,12 +33,13 @@ def check(
         bench: benchmark to check for instead of the one in the files.
         seeds: as for `stpl sweep`.
         data: as for `stpl sweep`.
+        experiments: as for `stpl sweep`.
         runs: as for `stpl sweep`.
 
     Raises:
         StplError: naming the file and the parameter that is wrong.
     """
-    plans = [narrow(read_sweep(path), bench, seeds, data) for path in files]
+    plans = [narrow(read_sweep(path), bench, seeds, data, experiments) for path in files]
     for plan in plans:
         checked = [_check_options(plan, cell, runs) for cell in examples(plan)]
         shown = cells(plan) if plan.method == "grid" else examples(plan)
@@ -56,7 +58,7 @@ def _check_options(plan: Sweep, cell: Cell, runs: Path) -> bool:
     arguments = _fit_arguments(command_line(plan, cell, runs))
     if arguments is None:
         return False
-    from stpl.fit import parse
+    from stpl.runs.fit import parse
 
     try:
         parse(arguments)

@@ -15,13 +15,13 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from stpl.errors import refusals
-from stpl.fit import SuiteCLI, build
 from stpl.methods import Method
 from stpl.nn import weights
 from stpl.nn.batchnorm import Views
-from stpl.record import RECORD, RunRecord, read_record, write_atomically
-from stpl.report.weights_statistics import FILE, SCHEMA
-from stpl.sitting import signals_told
+from stpl.runs.artifacts import STATISTICS, STATISTICS_SCHEMA
+from stpl.runs.fit import SuiteCLI, build
+from stpl.runs.record import RECORD, RunRecord, read_record, write_atomically
+from stpl.runs.sitting import signals_told
 
 
 def measure_missing(bench: str, runs: Path) -> None:
@@ -47,12 +47,12 @@ def measure_missing(bench: str, runs: Path) -> None:
         if cli.datamodule.domain == "source":
             continue
         print(f"statistics [{number}/{len(missing)}] {record['experiment']} seed {record['seed']}", file=sys.stderr)
-        content = {"schema": SCHEMA, "step": record["last"]["step"], "miou": _measured(cli, folder, record)}
-        write_atomically(folder / FILE, json.dumps(content, indent=2) + "\n")
+        content = {"schema": STATISTICS_SCHEMA, "step": record["last"]["step"], "miou": _measured(cli, folder, record)}
+        write_atomically(folder / STATISTICS, json.dumps(content, indent=2) + "\n")
 
 
 def _is_measured(folder: Path) -> bool:
-    return (folder / FILE).exists() or not (folder / "checkpoints" / "last.ckpt").exists()
+    return (folder / STATISTICS).exists() or not (folder / "checkpoints" / "last.ckpt").exists()
 
 
 def _built(folder: Path) -> SuiteCLI:

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from stpl.charts import IOU, PICTURES, VIDEO, charts, film
 from stpl.data.clip import Clip
 from stpl.data.label_space import IGNORE
 from stpl.errors import ConfigError
 from stpl.methods import Method
-from stpl.record import RunKey, RunRecord, flat, read_metrics, write_atomically
-from stpl.recorder import RunOptions, git_commit, versions
+from stpl.runs.charts import IOU, PICTURES, VIDEO, charts, film
+from stpl.runs.record import RunKey, RunRecord, flat, read_metrics, write_atomically
+from stpl.runs.recorder import RunOptions, git_commit, versions
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -10,21 +11,21 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from stpl.apply.network import Frame, load_network, predict
 from stpl.data.folder import VideoFrames
 from stpl.errors import ConfigError, DataError, RecordError
-from stpl.experiments import check_bench, check_runs, load_catalogue, unknown
 from stpl.nn import weights
-from stpl.record import RunKey
-from stpl.report.artifacts import SAMPLES, VideoSample, read_samples
-from stpl.report.suite import Suite
-from stpl.report.theme import class_rgb
-from stpl.video.predict import Frame, load_network, predict
-from stpl.video.side_by_side import SideBySide, overlay
+from stpl.pictures.labels import overlay
+from stpl.pictures.side_by_side import SideBySide
+from stpl.runs.artifacts import SAMPLES, VideoSample, read_samples
+from stpl.runs.experiments import Catalogue, check_bench, check_runs, load_catalogue, unknown
+from stpl.runs.recipes import experiment_folders
+from stpl.runs.record import RECORD, RunKey
+from stpl.runs.samples import SAMPLE_FPS, film_samples
 
 Codec = Literal["vp8", "vp9"]
 
 _PANEL_HEIGHT = 360
-_SAMPLE_FPS = 2.0  # a sample holds a few frames of several drives
 
 
 def video(
@@ -39,7 +40,7 @@ def video(
     stride: int = 1,
     codec: Codec = "vp9",
     runs: Path = Path("runs"),
-    experiments: Path = Path("experiments"),
+    experiments: Path | None = None,
 ) -> None:
     """Write input, label and predictions side by side as WebM.
 
@@ -59,7 +60,7 @@ def video(
         stride: take every stride-th frame of the video.
         codec: vp9 is smaller, vp8 is written four times faster.
         runs: folder of all runs.
-        experiments: folder that holds tables.yaml.
+        experiments: folder of your own overlays and tables.yaml, beside the shipped ones; ./experiments if not given.
 
     Raises:
         StplError: for an unknown name, a run without samples, runs on different clips, or a file that cannot be used.
@@ -73,11 +74,12 @@ def video(
         written = output or video.parent / "side_by_side.webm"
         film(_titled(checkpoints), video, written, size=size, stride=stride, fps=fps, codec=codec)
     else:
-        check_bench(bench, experiments)
+        folders = experiment_folders(experiments)
+        check_bench(bench, folders)
         check_runs(runs)
-        suite = Suite(bench, runs, load_catalogue(experiments))
-        written = output or suite.folder / "report" / "side_by_side.webm"
-        film_runs(suite, rows or ["source_only", "stpl"], seed, written, fps=fps or _SAMPLE_FPS, codec=codec)
+        shown, catalogue = rows or ["source_only", "stpl"], load_catalogue(folders)
+        written = output or runs / bench / "report" / "side_by_side.webm"
+        film_runs(shown, RunKey(bench, shown[0], seed), catalogue, runs, written, fps=fps or SAMPLE_FPS, codec=codec)
     print(f"video: {written}")
 
 
@@ -91,14 +93,22 @@ def _titled(checkpoints: Sequence[Path]) -> dict[str, Path]:
 
 
 def film_runs(
-    suite: Suite, rows: Sequence[str], seed: int, output: Path, *, fps: float = _SAMPLE_FPS, codec: Codec = "vp9"
+    rows: Sequence[str],
+    key: RunKey,
+    catalogue: Catalogue,
+    runs: Path,
+    output: Path,
+    *,
+    fps: float = SAMPLE_FPS,
+    codec: Codec = "vp9",
 ) -> None:
     """Write a side-by-side video of the clips that runs kept.
 
     Args:
-        suite: the runs of a benchmark.
         rows: experiments, from left to right.
-        seed: of the runs.
+        key: of a run of the benchmark and seed to show.
+        catalogue: tells the rows' titles.
+        runs: folder of all runs.
         output: the `.webm` to write.
         fps: frames a second.
         codec: of the video.
@@ -108,30 +118,34 @@ def film_runs(
         DataError: for runs that kept different clips.
         ConfigError: for an unknown experiment.
     """
-    samples = [_sample(suite, row, seed) for row in rows]
-    classes = suite.records(rows[0])[0]["classes"]
-    palette = np.array([class_rgb(name) for name in classes], np.uint8)
-    first = samples[0]
-    if any(sample.keys != first.keys or sample.labels.shape != first.labels.shape for sample in samples):
+    recorded = {path.parents[1].name for path in (runs / key.bench).glob(f"*/seed*/{RECORD}")}
+    for row in rows:
+        if row not in catalogue.experiments and row not in recorded:
+            raise unknown("experiment", row, {*catalogue.experiments, *recorded})
+    titles = catalogue.titles(key.bench)
+    samples: dict[str, VideoSample] = {}
+    classes: list[str] = []
+    for row in rows:
+        sample, classes = _sample(replace(key, experiment=row), runs)
+        samples[titles.get(row, row)] = sample
+    first = next(iter(samples.values()))
+    if any(one.keys != first.keys or one.labels.shape != first.labels.shape for one in samples.values()):
         raise DataError(f"the runs {', '.join(rows)} kept different clips", mend="show rows of one benchmark and size")
-    titles = ["input", "label", *map(suite.title_of, rows)]
-    with SideBySide(output, fps, titles, legend=(classes, palette), codec=codec) as writer:
-        for index, frame in enumerate(first.frames):
-            labels = [first.labels[index], *(sample.predictions[index] for sample in samples)]
-            writer.write([frame, *(overlay(frame, label, palette) for label in labels)])
+    film_samples(samples, classes, output, fps=fps, codec=codec)
 
 
-def _sample(suite: Suite, row: str, seed: int) -> VideoSample:
-    if row not in suite.catalogue.experiments and row not in suite.recorded():
-        raise unknown("experiment", row, {*suite.catalogue.experiments, *suite.recorded()})
-    folder = RunKey(suite.bench, row, seed).directory(suite.runs)
-    sample = read_samples(folder) if any(record["seed"] == seed for record in suite.records(row)) else None
-    if sample is None:
+def _sample(run: RunKey, runs: Path) -> tuple[VideoSample, list[str]]:
+    """The clips that a run kept, and its classes."""
+    record = run.read(runs)
+    sample = None if record is None else read_samples(run.directory(runs))
+    if record is None or sample is None:
         raise RecordError(
-            f"the run kept no {SAMPLES}", where=folder, mend=f"run it (again): stpl fit --bench={suite.bench} "
-            f"--experiment={row} --seed_everything={seed}",
-        )  # fmt: skip
-    return sample
+            f"the run kept no {SAMPLES}",
+            where=run.directory(runs),
+            mend=f"run it (again): stpl fit --bench={run.bench} --experiment={run.experiment} "
+            f"--seed_everything={run.seed}",
+        )
+    return sample, record["classes"]
 
 
 def film(

@@ -1,6 +1,6 @@
 """`stpl fit` and `stpl test`: a configuration in, a recorded run out.
 
-`stpl.request` expands the command line; LightningCLI parses it and builds everything.
+`stpl.runs.request` expands the command line; LightningCLI parses it and builds everything.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from lightning.pytorch.utilities import rank_zero_only
 from stpl.arguments import explain, refused_key
 from stpl.data.datamodule import ClipDataModule
 from stpl.data.label_space import label_space
-from stpl.devices import build_trainer, check_command_line, ended_together, records_steps
 from stpl.errors import ConfigError, StplError, refusals
 from stpl.methods import Method, OptimizerOptions
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
-from stpl.record import RunKey, RunLock, read_record, runs_root
-from stpl.recorder import Recorder, RunOptions
-from stpl.request import Request, evaluation_help
-from stpl.shipped import source_model
-from stpl.sitting import SittingTimer, begun_with, check_steps, keep_settings, signals_told
-from stpl.tracking import Tracking, wandb_logger
+from stpl.runs.devices import build_trainer, check_command_line, ended_together, records_steps
+from stpl.runs.record import RunKey, RunLock, read_record, runs_root
+from stpl.runs.recorder import Recorder, RunOptions
+from stpl.runs.request import Request, evaluation_help
+from stpl.runs.shipped import source_model
+from stpl.runs.sitting import SittingTimer, begun_with, check_steps, keep_settings, signals_told
+from stpl.runs.tracking import Tracking, wandb_logger
 
 
 class SuiteCLI(LightningCLI):

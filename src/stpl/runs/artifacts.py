@@ -6,7 +6,8 @@ clips as a short video), all of the last step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,14 @@ from numpy.typing import NDArray
 from stpl.errors import RecordError
 
 EVALUATION, FEATURES, SAMPLES = "evaluation.npz", "features.npz", "samples.npz"
+
+STATISTICS = "statistics.json"
+"""Beside a record: mIoU of its last weights by the statistics they were evaluated with (`stpl report --statistics`)."""
+
+STATISTICS_SCHEMA = 1
+
+RUNNING, RENEWED = "running", ("original", "all")
+"""Kinds of statistics: those of training; those renewed from original frames, and from original and augmented ones."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,27 @@ def read_samples(run: Path) -> VideoSample | None:
     right = frames.ndim == 4 and labels.shape == predictions.shape == frames.shape[:3] and len(keys) == len(frames)
     _check(run / SAMPLES, right)
     return VideoSample(tuple(map(str, keys)), frames, labels, predictions)
+
+
+def read_statistics(run: Path, step: int) -> Mapping[str, float] | None:
+    """What was measured of the run in folder `run`, whose record ends at `step`; `None` if nothing was.
+
+    Raises:
+        RecordError: for a torn file, or one of another step.
+    """
+    path = run / STATISTICS
+    mend = f"delete {path} to measure it again"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        values = {kind: float(content["miou"][kind]) for kind in (RUNNING, *RENEWED)}
+        right = content["schema"] == STATISTICS_SCHEMA and content["step"] == step
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecordError(f"cannot be read ({error!r})", where=path, mend=mend) from error
+    if not right or not all(0 <= value <= 100 for value in values.values()):
+        raise RecordError(f"is not of the run's step {step}", where=path, mend=mend)
+    return values
 
 
 def _read(path: Path, *names: str) -> list[NDArray[Any]] | None:

@@ -1,4 +1,4 @@
-"""`stpl weights ship`: from recorded source models to those that the package ships (see `stpl.shipped`)."""
+"""`stpl weights ship`: from recorded source models to those that the package ships (see `stpl.runs.shipped`)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from torch import Tensor
 
 from stpl.errors import ConfigError, refusals
-from stpl.fit import build_evaluation
 from stpl.nn import formats, weights
-from stpl.record import METRICS, RunKey, RunRecord, read_metrics
-from stpl.request import Request
-from stpl.shipped import BENCH, EXPERIMENT, fingerprint
+from stpl.runs.fit import build_evaluation
+from stpl.runs.record import METRICS, RunKey, RunRecord, read_metrics
+from stpl.runs.request import Request
+from stpl.runs.shipped import BENCH, EXPERIMENT, fingerprint
 
 
 def ship(*, runs: Path = Path("runs"), seeds: int = 5) -> None:

@@ -7,12 +7,12 @@ import shutil
 import sys
 from pathlib import Path
 
+from stpl.apply.film import film
 from stpl.errors import StplError
-from stpl.fit import begin, build, run
 from stpl.nn import weights
-from stpl.record import RunLock
-from stpl.request import as_text
-from stpl.video.film import film
+from stpl.runs.fit import begin, build, run
+from stpl.runs.record import RunLock
+from stpl.runs.request import as_text
 
 _MOST_LETTERS = 100
 

@@ -13,9 +13,9 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from stpl.errors import ConfigError, Terminated, check_range
-from stpl.experiments import load_yaml
 from stpl.nn.weights import located
-from stpl.record import NEUTRAL, write_atomically
+from stpl.runs.experiments import load_yaml
+from stpl.runs.record import NEUTRAL, write_atomically
 
 CONFIG = "config.yaml"
 """File name of a run's resolved settings inside its folder."""

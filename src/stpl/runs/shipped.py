@@ -18,10 +18,9 @@ import torch
 from stpl.data import streets
 from stpl.data.streets import StreetsOptions
 from stpl.errors import ConfigError
-from stpl.experiments import load_yaml, overlays
 from stpl.nn import weights
 from stpl.nn.network import NetworkOptions, build_network
-from stpl.request import EXPERIMENTS
+from stpl.runs.experiments import load_yaml, overlays
 
 BENCH, EXPERIMENT = "streets", "source"
 
@@ -77,7 +76,7 @@ def _blank(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> No
 def _recipe() -> dict[str, Any]:
     """The settings of source training that decide its outcome."""
     merged: dict[str, Any] = {}
-    for path in overlays(EXPERIMENT, BENCH, EXPERIMENTS):
+    for path in overlays(EXPERIMENT, BENCH):
         _merge(merged, load_yaml(path))
     found = {group: merged.get(group) for group in ("network", "optimizer", "batchnorm", "model")}
     return {

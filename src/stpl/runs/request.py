@@ -18,18 +18,17 @@ from types import NoneType
 import yaml
 
 from stpl.errors import ConfigError
-from stpl.experiments import benches, load_catalogue, load_yaml, overlays
-from stpl.record import experiment_name
+from stpl.runs.experiments import benches, load_catalogue, load_yaml, overlays
+from stpl.runs.recipes import experiment_folders
+from stpl.runs.record import experiment_name
 
-_HERE, _SHIPPED = Path("experiments"), Path(__file__).parents[2] / "experiments"
-EXPERIMENTS = _HERE if _HERE.is_dir() else _SHIPPED
-"""The overlays: those of the working directory, or else those beside the source code."""
 _GROUPS = ("trainer", "model", "data", "run", "network", "optimizer", "batchnorm")
 _HELP = """\
 usage: stpl fit --bench=B --experiment=E [--seed_everything=N] [-c FILE …] [--key=value …]
 
-Runs an experiment and records it in runs/B/E/seedN. It is made of the overlays in experiments/, then your -c files in
-order, then your settings; -c files and overridden settings become part of the experiment's name.
+Runs an experiment and records it in runs/B/E/seedN. It is made of overlays, then your -c files in order, then your
+settings; -c files and overridden settings become part of the experiment's name. Overlays and tables.yaml of your own
+are looked for in experiments/, or in --experiments=DIR, and the shipped ones beside them.
 
   experiments  {experiments}
   benchmarks   {benches}
@@ -83,8 +82,8 @@ def _written(key: str, value: str) -> str:
 
 def fit_help() -> str:
     """What `stpl fit --help` says."""
-    names = load_catalogue(EXPERIMENTS).experiments
-    return _HELP.format(experiments="\n               ".join(_lines(names)), benches=", ".join(benches(EXPERIMENTS)))
+    names = load_catalogue().experiments
+    return _HELP.format(experiments="\n               ".join(_lines(names)), benches=", ".join(benches()))
 
 
 def evaluation_help() -> str:
@@ -108,12 +107,14 @@ class Request:
     Attributes:
         bench: benchmark, or `None` if given by a configuration file.
         experiment: experiment, or `None` likewise.
+        folder: the user's own overlays; see `experiment_folders`.
         configs: configuration files, in the order of merging.
         overrides: every other `--key=value`.
     """
 
     bench: str | None = None
     experiment: str | None = None
+    folder: Path | None = None
     configs: list[str] = field(default_factory=list)
     overrides: dict[str, str] = field(default_factory=dict)
 
@@ -138,6 +139,8 @@ class Request:
                 self.bench = value
             case "--experiment":
                 self.experiment = value
+            case "--experiments":
+                self.folder = Path(value)
             case "-c" | "--config":
                 self.configs.append(value)
             case _:
@@ -177,4 +180,4 @@ class Request:
             return []
         if self.experiment is None or self.bench is None:
             raise ConfigError("--bench and --experiment belong together", mend="give both, or only -c files")
-        return overlays(self.experiment, self.bench, EXPERIMENTS)
+        return overlays(self.experiment, self.bench, experiment_folders(self.folder))

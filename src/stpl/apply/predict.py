@@ -19,9 +19,9 @@ from stpl.data.clip import Clip
 from stpl.data.image import write_png
 from stpl.data.label_space import LabelSpace
 from stpl.errors import ConfigError, StplError, refusals
-from stpl.fit import build_evaluation
-from stpl.request import Request, predict_help
-from stpl.sitting import signals_told
+from stpl.runs.fit import build_evaluation
+from stpl.runs.request import Request, predict_help
+from stpl.runs.sitting import signals_told
 
 
 def predict(args: Sequence[str]) -> None:

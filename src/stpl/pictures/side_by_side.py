@@ -1,4 +1,4 @@
-"""Side-by-side videos that a browser plays, and the painting of labels.
+"""Side-by-side videos that a browser plays.
 
 The file is WebM with VP8 or VP9: the codecs that the OpenCV wheel can encode *and* browsers play (its MPEG-4 Part 2 in
 an .mp4 is a trap: it encodes, and Chromium shows a black frame).
@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import cv2
 import numpy as np
@@ -22,64 +22,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from stpl.data.folder import check_name
 from stpl.errors import ConfigError, DataError
+from stpl.pictures.labels import legend as draw_legend
+from stpl.pictures.style import BACKGROUND, GAP, TEXT
 
-_BACKGROUND, _TEXT, _SWATCH_EDGE = (22, 24, 28), (226, 228, 232), (90, 94, 102)
-_GAP, _TITLE_HEIGHT, _TITLE_SIZE = 8, 30, 18
-_LEGEND_ROW, _LEGEND_SIZE, _SWATCH = 26, 15, 15
+_TITLE_HEIGHT, _TITLE_SIZE = 30, 18
 _FOURCC = {"vp8": "VP80", "vp9": "VP90"}
-
-
-def paint(labels: NDArray[np.integer[Any]], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Colour a label map.
-
-    Args:
-        labels: train ids, integers `[H,W]`; every value outside 0..K-1 (255 = ignore) becomes black.
-        palette: RGB uint8 `[K,3]`, for example `LabelSpace.palette`.
-
-    Returns:
-        uint8 `[H,W,3]`.
-    """
-    table = np.vstack([palette, np.zeros((1, 3), np.uint8)])
-    known = (labels >= 0) & (labels < len(palette))
-    return table[np.where(known, labels, len(palette))]
-
-
-def overlay(
-    frame: NDArray[np.uint8], labels: NDArray[np.integer[Any]], palette: NDArray[np.uint8], alpha: float = 0.55
-) -> NDArray[np.uint8]:
-    """Blend painted labels over a frame; pixels without a class (255) show the frame alone.
-
-    Args:
-        frame: uint8 `[H,W,3]` RGB.
-        labels: train ids, integers `[H,W]`.
-        palette: RGB uint8 `[K,3]`.
-        alpha: weight of the colours, 0 (frame only) to 1 (colours only).
-
-    Returns:
-        uint8 `[H,W,3]`.
-    """
-    known = ((labels >= 0) & (labels < len(palette)))[..., None]
-    blend = (1.0 - alpha) * frame + alpha * paint(labels, palette)
-    return np.where(known, np.rint(blend), frame).astype(np.uint8)
-
-
-def legend(classes: Sequence[str], palette: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
-    """A strip of colour swatches with class names, uint8 `[h,width,3]`; as many rows as the names need.
-
-    Names stand in columns of equal width. A class wider than the strip is cut off at its edge.
-    """
-    font = ImageFont.load_default(_LEGEND_SIZE)
-    cell = 2 * _GAP + _SWATCH + max((math.ceil(font.getlength(name)) for name in classes), default=0) + _GAP
-    columns = max(1, min(len(classes), (width - _GAP) // cell))
-    cell = max(cell, (width - _GAP) // columns)
-    image = Image.new("RGB", (width, math.ceil(len(classes) / columns) * _LEGEND_ROW + _GAP), _BACKGROUND)
-    draw = ImageDraw.Draw(image)
-    for index, (name, colour) in enumerate(zip(classes, palette, strict=True)):
-        x, middle = _GAP + index % columns * cell, index // columns * _LEGEND_ROW + (_GAP + _LEGEND_ROW) // 2
-        box = (x, middle - _SWATCH // 2, x + _SWATCH, middle + _SWATCH - _SWATCH // 2)
-        draw.rectangle(box, fill=tuple(int(value) for value in colour), outline=_SWATCH_EDGE)
-        draw.text((x + _SWATCH + _GAP, middle), name, font=font, fill=_TEXT, anchor="lm")
-    return np.array(image)
 
 
 class SideBySide:
@@ -197,19 +144,19 @@ class SideBySide:
     def _corner(self, index: int) -> tuple[int, int]:
         height, width = self._cell
         row, column = divmod(index, self._columns)
-        return _GAP + column * (width + _GAP), _TITLE_HEIGHT + row * (height + _TITLE_HEIGHT)
+        return GAP + column * (width + GAP), _TITLE_HEIGHT + row * (height + _TITLE_HEIGHT)
 
     def _compose_canvas(self) -> NDArray[np.uint8]:
         """Everything but the panels: background, titles, legend. Sides are even, as the codecs' chroma wants."""
         height, width = self._cell
         rows = math.ceil(len(self.titles) / self._columns)
-        size = (_GAP + self._columns * (width + _GAP), rows * (height + _TITLE_HEIGHT) + _GAP)
-        image = Image.new("RGB", size, _BACKGROUND)
+        size = (GAP + self._columns * (width + GAP), rows * (height + _TITLE_HEIGHT) + GAP)
+        image = Image.new("RGB", size, BACKGROUND)
         draw, font = ImageDraw.Draw(image), ImageFont.load_default(_TITLE_SIZE)
         for index, title in enumerate(self.titles):
             x, y = self._corner(index)
-            draw.text((x + 2, y - _TITLE_HEIGHT // 2), title, font=font, fill=_TEXT, anchor="lm")
-        parts = [np.array(image)] + ([legend(*self.legend, size[0])] if self.legend else [])
+            draw.text((x + 2, y - _TITLE_HEIGHT // 2), title, font=font, fill=TEXT, anchor="lm")
+        parts = [np.array(image)] + ([draw_legend(*self.legend, size[0])] if self.legend else [])
         canvas = np.vstack(parts)
         odd = [(0, canvas.shape[0] % 2), (0, canvas.shape[1] % 2), (0, 0)]
         return np.pad(canvas, odd, mode="edge")

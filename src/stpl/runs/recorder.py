@@ -22,7 +22,7 @@ from stpl import __version__
 from stpl.errors import ConfigError, DivergedError, StoppedError, StplError
 from stpl.methods import Method
 from stpl.nn.finite import fault
-from stpl.record import (
+from stpl.runs.record import (
     METRICS,
     SCHEMA,
     Evaluation,
@@ -331,6 +331,8 @@ def _version(package: str) -> str:
 def git_commit() -> str | None:
     """Commit of the code that runs, with `+` if files differ from it; `None` outside a repository."""
     here = Path(__file__).parent
+    if not (here.parents[2] / "pyproject.toml").is_file():
+        return None  # installed: the repository around it, if any, is another program's
     try:
         call = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
         return subprocess.run(call, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
 from stpl.errors import ConfigError
+from stpl.runs.recipes import experiment_folders, find
 
 _T = TypeVar("_T")
 
@@ -125,6 +126,15 @@ class Catalogue:
     benchmarks: Mapping[str, str]
     paper_classes: Mapping[str, tuple[str, ...]]
 
+    def titles(self, bench: str) -> dict[str, str]:
+        """Experiment → title, of all rows that a benchmark's tables show, in their order; the first title stays."""
+        found: dict[str, str] = {}
+        for table in self.tables:
+            for row in table.rows:
+                if row.experiment and table.shown_on(bench):
+                    found.setdefault(row.experiment, row.title)
+        return found
+
     def table(self, identifier: str) -> Table:
         """The table called `identifier`; raises `ConfigError` naming the known ones."""
         found = {table.id: table for table in self.tables}
@@ -133,37 +143,59 @@ class Catalogue:
         return found[identifier]
 
 
-def load_catalogue(root: Path = Path("experiments")) -> Catalogue:
-    """Read `tables.yaml` in `root`.
+def load_catalogue(folders: Sequence[Path] | None = None) -> Catalogue:
+    """Read `tables.yaml` in each of the folders and join them.
+
+    The last folder is the base (see `experiment_folders`). An earlier one adds experiments and tables to it. Its table
+    of an id that is there already stands in its place, or, where it gives only `id` and `rows`, adds its rows to it.
+
+    Args:
+        folders: of overlays; `experiment_folders()` if not given.
 
     Raises:
         ConfigError: for a missing or unknown key, a wrong type, or an experiment with two different overlay lists.
     """
-    path = root / "tables.yaml"
-    content = load_yaml(path)
+    places = experiment_folders() if folders is None else list(folders)
+    paths = [folder / "tables.yaml" for folder in places]
+    joined = Catalogue((), {}, {}, {})
+    for path in (paths[-1], *(path for path in reversed(paths[:-1]) if path.is_file())):
+        joined = _joined(joined, load_yaml(path), path)
+    return joined
+
+
+def _joined(base: Catalogue, content: dict[str, Any], path: Path) -> Catalogue:
+    """The catalogue `base` with what a `tables.yaml` adds to it."""
     _check_keys(content, ("benchmarks", "paper_classes", "tables", "experiments"), str(path))
-    experiments: dict[str, tuple[str, ...]] = {}
+    experiments = dict(base.experiments)
     for name, entry in _get(content, "experiments", dict, str(path), {}).items():
         where = f"{path}: experiments.{name}"
         _check_keys(_typed(entry, dict, where), ("overlays",), where)
         _define(experiments, name, entry, where)
-    tables = [_table(entry, experiments, path) for entry in _get(content, "tables", list, str(path))]
-    _check_references(tables, experiments, path)
-    benchmarks = _get(content, "benchmarks", dict, str(path), {})
+    tables = {table.id: table for table in base.tables}
+    for entry in _get(content, "tables", list, str(path), [] if base.tables else None):
+        table = _table(entry, tables, experiments, path)
+        tables[table.id] = table
+    _check_references(list(tables.values()), experiments, path)
+    titles = {name: str(title) for name, title in _get(content, "benchmarks", dict, str(path), {}).items()}
     classes = {k: tuple(v) for k, v in _get(content, "paper_classes", dict, str(path), {}).items()}
-    _check_class_counts(tables, classes, path)
-    return Catalogue(tuple(tables), experiments, {name: str(title) for name, title in benchmarks.items()}, classes)
+    found = Catalogue(
+        tuple(tables.values()), experiments, {**base.benchmarks, **titles}, {**base.paper_classes, **classes}
+    )
+    _check_class_counts(found.tables, found.paper_classes, path)
+    return found
 
 
-def benches(root: Path = Path("experiments")) -> list[str]:
+def benches(folders: Sequence[Path] | None = None) -> list[str]:
     """Names of the benchmarks that have an overlay `bench/<name>.yaml` (`<name>.training.yaml` is a part of one)."""
-    return sorted(path.stem for path in (root / "bench").glob("*.yaml") if "." not in path.stem)
+    places = experiment_folders() if folders is None else folders
+    return sorted({path.stem for root in places for path in (root / "bench").glob("*.yaml") if "." not in path.stem})
 
 
-def check_bench(bench: str, root: Path = Path("experiments")) -> None:
-    """Raise `ConfigError` with «did you mean» unless `bench` is one of `benches(root)`."""
-    if bench not in benches(root):
-        raise unknown("benchmark", bench, benches(root), root / "bench")
+def check_bench(bench: str, folders: Sequence[Path] | None = None) -> None:
+    """Raise `ConfigError` with «did you mean» unless `bench` is one of `benches(folders)`."""
+    places = experiment_folders() if folders is None else folders
+    if bench not in benches(places):
+        raise unknown("benchmark", bench, benches(places), places[-1] / "bench")
 
 
 def check_runs(runs: Path) -> None:
@@ -176,13 +208,13 @@ def check_runs(runs: Path) -> None:
     raise ConfigError("no such folder of runs", where=runs, mend=f"{hint}check --runs; `make ablation` fills 'runs'")
 
 
-def overlays(experiment: str, bench: str, root: Path = Path("experiments")) -> list[Path]:
+def overlays(experiment: str, bench: str, folders: Sequence[Path] | None = None) -> list[Path]:
     """The configuration files of one experiment on one benchmark, to be merged in this order.
 
     Args:
         experiment: a name in `tables.yaml`, e.g. `stpl`.
         bench: a file name in `bench/`, e.g. `streets`.
-        root: the folder of overlays.
+        folders: of overlays, the first that has one wins; `experiment_folders()` if not given.
 
     Returns:
         `base.yaml`, `bench/<bench>.yaml`, then the experiment's own overlays.
@@ -190,29 +222,32 @@ def overlays(experiment: str, bench: str, root: Path = Path("experiments")) -> l
     Raises:
         ConfigError: for an unknown name (with «did you mean») or a missing file.
     """
-    known = load_catalogue(root).experiments
+    places = experiment_folders() if folders is None else folders
+    known = load_catalogue(places).experiments
     if experiment not in known:
-        raise unknown("experiment", experiment, known, root / "tables.yaml")
-    check_bench(bench, root)
+        raise unknown("experiment", experiment, known, places[-1] / "tables.yaml")
+    check_bench(bench, places)
     names = ["base", f"bench/{bench}", *(name.replace("{bench}", bench) for name in known[experiment])]
-    paths = [root / f"{name}.yaml" for name in names]
+    paths = [find(name, places) for name in names]
     for path in paths:
         if not path.is_file():
             raise ConfigError(
                 f"the overlay is missing (experiment '{experiment}', benchmark '{bench}')",
                 where=path,
-                mend=f"write it, or mend the experiment's overlays in {root / 'tables.yaml'}",
+                mend="write it, or mend the experiment's overlays in tables.yaml",
             )
     return paths
 
 
-def _table(entry: Any, experiments: dict[str, tuple[str, ...]], path: Path) -> Table:
+def _table(entry: Any, known: Mapping[str, Table], experiments: dict[str, tuple[str, ...]], path: Path) -> Table:
     name = entry.get("id", "?") if isinstance(entry, dict) else "?"
     where = f"{path}: table {name}"
     keys = ("id", "title", "citation", "benchmark", "reference")
     _check_keys(_typed(entry, dict, where), (*keys, "bounds", "controls", "rows"), where)
-    texts = {key: _get(entry, key, str, where) for key in keys}
     rows = tuple(_row(row, experiments, where) for row in _get(entry, "rows", list, where))
+    if name in known and entry.keys() == {"id", "rows"}:
+        return replace(known[name], rows=(*known[name].rows, *rows))
+    texts = {key: _get(entry, key, str, where) for key in keys}
     bounds, controls = (tuple(_get(entry, key, list, where, [])) for key in ("bounds", "controls"))
     return Table(**texts, rows=rows, bounds=bounds, controls=controls)
 

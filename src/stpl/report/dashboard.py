@@ -16,11 +16,12 @@ from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIServer, make_server
 
-from stpl.charts import CONFUSION, FEATURES, IOU, PICTURES, PURITY, VIDEO, Chart
 from stpl.data.label_space import label_space
 from stpl.errors import ConfigError
-from stpl.experiments import check_bench, load_yaml
-from stpl.record import runs_root, write_atomically
+from stpl.runs.charts import CONFUSION, FEATURES, IOU, PICTURES, PURITY, VIDEO, Chart
+from stpl.runs.experiments import check_bench, load_yaml
+from stpl.runs.recipes import experiment_folders, find
+from stpl.runs.record import runs_root, write_atomically
 
 _HOST = "127.0.0.1"
 _STEP = "trainer/global_step"  # the axis that Lightning's logger gives every metric
@@ -72,7 +73,7 @@ def wandb(
     project: str = "stpl",
     entity: str | None = None,
     out: Path | None = None,
-    experiments: Path = Path("experiments"),
+    experiments: Path | None = None,
 ) -> None:
     """Save a W&B workspace that shows a benchmark's runs: mIoU, IoU per class, feature space, time, pictures.
 
@@ -83,14 +84,14 @@ def wandb(
         project: W&B project that the runs are in.
         entity: user or team that owns the project; the account's default if not given.
         out: write the definition to this JSON file instead; needs no account and sends nothing.
-        experiments: folder of overlays.
+        experiments: folder of your own overlays, beside the shipped ones; ./experiments if not given.
 
     Raises:
         ConfigError: for an unknown benchmark, if wandb-workspaces is not installed, without an account (nobody is ever
             asked for one), or if W&B refuses the view.
     """
-    check_bench(bench, experiments)
-    space = label_space(load_yaml(experiments / "bench" / f"{bench}.yaml")["network"]["label_space"])
+    check_bench(bench, experiment_folders(experiments))
+    space = label_space(load_yaml(find(f"bench/{bench}", experiment_folders(experiments)))["network"]["label_space"])
     view = _workspace(bench, space.classes, project, entity or "")
     if out is None:
         _save(view)

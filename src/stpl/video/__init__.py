@@ -1,1 +1,0 @@
-"""Video files in, side-by-side videos out."""

@@ -24,6 +24,7 @@ from stpl.errors import RecordError, StplError
 from stpl.methods.evaluation import ClipSamples, Evaluator, nearest
 from stpl.nn.accel import Observation
 from stpl.nn.network import NetworkOptions, build_network
+from stpl.nn.segmenter import Segmentation
 from stpl.runs.fit import fit
 from stpl.runs.record import GROUPS, RECORD, RunKey, RunRecord, flat, read_record
 from stpl.runs.recorder import Recorder, RunOptions, write_arrays
@@ -223,7 +224,7 @@ def test_accel_tells_what_its_prediction_is_made_of() -> None:
         seen = network.observe(clip)
         assert torch.equal(seen.logits, network(clip))
         assert torch.equal(seen.features, network.encode(frames[:, -1]))
-        assert torch.equal(seen.previous, network.classify(network.encode(frames[:, 0])))
+        assert torch.equal(seen.previous, network.segment(frames[:, 0]).logits)
 
 
 def test_a_frame_that_successive_clips_share_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,18 +237,18 @@ def test_a_frame_that_successive_clips_share_is_encoded_once(monkeypatch: pytest
     frames = torch.stack([drive[t - 1 : t + 1] for drive, t in pairs])
     clip = Clip(frames, flow=torch.randn(6, 1, 2, 40, 56))
     expected = network(clip)
-    encode, encoded = network.encode, list[int]()
+    segment, encoded = network.segment, list[int]()
 
-    def counted(frames: torch.Tensor) -> torch.Tensor:
+    def counted(frames: torch.Tensor) -> Segmentation:
         encoded.append(len(frames))
-        return encode(frames)
+        return segment(frames)
 
-    monkeypatch.setattr(network, "encode", counted)
+    monkeypatch.setattr(network, "segment", counted)
     seen = network.observe(clip)
     assert encoded == [8]
     torch.testing.assert_close(seen.logits, expected)
-    torch.testing.assert_close(seen.features, encode(frames[:, 1]))
-    torch.testing.assert_close(seen.previous, network.classify(encode(frames[:, 0])))
+    torch.testing.assert_close(seen.features, segment(frames[:, 1]).features)
+    torch.testing.assert_close(seen.previous, segment(frames[:, 0]).logits)
 
 
 def names_of(samples: ClipSamples, keys: list[str]) -> list[str]:

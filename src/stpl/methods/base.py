@@ -147,8 +147,9 @@ class Method(LightningModule, ABC):
             "new": options.lr * options.new_module_factor,
         }
         members: dict[str, list[torch.nn.Parameter]] = {name: [] for name in rates}
+        encoder = {id(parameter) for parameter in self._encoder()}
         for name, parameter in self.named_parameters():
-            members[_group(name)].append(parameter)
+            members["backbone" if id(parameter) in encoder else _group(name)].append(parameter)
         return [{"name": name, "params": members[name], "lr": lr} for name, lr in rates.items() if members[name]]
 
     def train(self, mode: bool = True) -> Self:
@@ -221,7 +222,7 @@ class Method(LightningModule, ABC):
         return statistics_of(batchnorm_layers(self.network))
 
     def _encoder(self) -> list[torch.nn.Parameter]:
-        return list(self.network.segmenter.get_submodule("backbone").parameters())
+        return list(self.network.segmenter.encoder.parameters())
 
     def moved(self) -> float | None:
         """Change of the encoder's weights since the start, in percent of their norm; `None` without a start."""
@@ -296,11 +297,9 @@ def _check_output(logits: Tensor, clip: Clip) -> None:
 
 
 def _group(name: str) -> str:
-    """The optimiser group of a parameter of a method, by its name."""
+    """The optimiser group of a parameter of a method outside the encoder, by its name."""
     if not name.startswith("network."):
         return "projection" if name.startswith("projection.") else "new"
-    if name.startswith(f"network.{weights.BACKBONE}"):
-        return "backbone"
     return "score_fusion" if name.startswith("network.score_fusion.") else "classifiers"
 
 

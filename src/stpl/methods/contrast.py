@@ -34,6 +34,7 @@ from stpl.nn.fusion import FUSIONS, Fusion, FusionName
 from stpl.nn.network import NetworkOptions
 from stpl.nn.pixels import take
 from stpl.nn.projection import HeadName, ProjectionHead
+from stpl.nn.segmenter import Segmentation, on_grid
 from stpl.nn.warp import warp
 
 View = Literal["current", "previous-warped", "augmented current", "fused", "augmented fused"]
@@ -207,25 +208,30 @@ class _Views:
                 return self._fuse(self.augmented_previous_warped, self.augmented_current)
 
     @cached_property
-    def current(self) -> Tensor:
-        """Features of the current frame."""
-        return self.network.encode(self.clip.frames[:, -1])
+    def now(self) -> Segmentation:
+        """What the network makes of the current frame."""
+        return self.network.segment(self.clip.frames[:, -1])
 
     @cached_property
-    def previous(self) -> Tensor:
-        """Features of the previous frame, on its own grid."""
+    def before(self) -> Segmentation:
+        """What it makes of the previous frame, on its own grid."""
         with torch.set_grad_enabled(self.previous_gradient):
-            return self.network.encode(self.clip.frames[:, -2])
+            return self.network.segment(self.clip.frames[:, -2])
+
+    @property
+    def current(self) -> Tensor:
+        """Features of the current frame."""
+        return self.now.features
 
     @cached_property
     def flow(self) -> Tensor:
         """Flow `[B,2,h,w]` from the current to the previous frame, in units of the features' grid."""
-        return clip_flow(self.clip, (self.current.shape[-2], self.current.shape[-1]))
+        return self._flow(self.current)
 
     @cached_property
     def previous_warped(self) -> Tensor:
         """Features of the previous frame, on the current one's grid."""
-        return warp(self.previous, self.flow)
+        return warp(self.before.features, self.flow)
 
     @cached_property
     def augmented_current(self) -> Tensor:
@@ -240,11 +246,14 @@ class _Views:
 
     @cached_property
     def logits(self) -> Tensor:
-        """Fused prediction of the original clip, without gradient; it gives the pseudo-labels."""
-        features = self.current, self.previous  # made here, where gradients are still recorded
+        """Fused prediction of the original clip on the features' grid, without gradient; it gives the pseudo-labels."""
+        current, previous = self.now.logits.detach(), self.before.logits.detach()
         with torch.no_grad():
-            current, previous = (self.network.classify(x) for x in features)
-            return self.network.fuse(current, previous, self.flow)
+            fused = self.network.fuse(current, previous, self._flow(current))
+            return on_grid(fused, (self.current.shape[-2], self.current.shape[-1]))
+
+    def _flow(self, maps: Tensor) -> Tensor:
+        return clip_flow(self.clip, (maps.shape[-2], maps.shape[-1]))
 
     def _encode_augmented(self, place: int) -> Tensor:
         assert self.clip.augmented is not None  # wants.augmented

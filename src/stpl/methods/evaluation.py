@@ -91,8 +91,8 @@ class Evaluator(nn.Module):
         prediction = predicted(seen.logits, clip)
         for validator in self._validators().values():
             validator.update(seen.logits)
-        classes = seen.logits.argmax(1) if clip.label is None else nearest(clip.label, _size(seen.features))
-        self.feature_space.update(seen.features, classes)
+        known = seen.logits.argmax(1) if clip.label is None else clip.label
+        self.feature_space.update(seen.features, nearest(known, _size(seen.features)))
         if clip.label is not None:
             self.segmentation.update(prediction, clip.label)
             self.quality.update(prediction, clip.label, keys)

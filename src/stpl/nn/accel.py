@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stpl.data.clip import Clip
-from stpl.nn.segmenter import Segmenter
+from stpl.nn.segmenter import Segmentation, Segmenter
 from stpl.nn.warp import resize_flow, warp
 
 
@@ -17,8 +17,8 @@ class Observation(NamedTuple):
 
     Attributes:
         features: of the current frame, `[B,D,h,w]`.
-        logits: fused, `[B,K,h,w]`: the prediction.
-        previous: logits of the previous frame by itself, on its own grid, `[B,K,h,w]`.
+        logits: fused, `[B,K,h',w']`: the prediction.
+        previous: logits of the previous frame by itself, on its own grid, `[B,K,h',w']`.
     """
 
     features: Tensor
@@ -26,7 +26,7 @@ class Observation(NamedTuple):
     previous: Tensor
 
 
-class Accel(Segmenter):
+class Accel(nn.Module):
     """Video segmentation around any image segmenter: logits of t fused with the warped logits of t-1.
 
     The score fusion is a 1×1 convolution without bias over [current, warped previous], initialised [I|0]: an untrained
@@ -47,13 +47,13 @@ class Accel(Segmenter):
         with torch.no_grad():
             self.score_fusion.weight.copy_(no_fusion(self.num_classes))
 
-    def encode(self, frames: Tensor) -> Tensor:
-        """Map frames uint8 `[B,3,H,W]` to features `[B,D,h,w]`."""
-        return self.segmenter.encode(frames)
+    def segment(self, frames: Tensor) -> Segmentation:
+        """Features and logits of frames uint8 `[B,3,H,W]` by themselves (before fusion)."""
+        return self.segmenter(frames)  # type: ignore[no-any-return]
 
-    def classify(self, features: Tensor) -> Tensor:
-        """Map features `[B,D,h,w]` of one frame to its logits `[B,K,h,w]` (before fusion)."""
-        return self.segmenter.classify(features)
+    def encode(self, frames: Tensor) -> Tensor:
+        """Features `[B,D,h,w]` of frames uint8 `[B,3,H,W]`."""
+        return self.segmenter.encode(frames)
 
     def fuse(self, current: Tensor, previous: Tensor, flow: Tensor) -> Tensor:
         """Fuse logits `[B,K,h,w]` of t and t-1 by flow `[B,2,h,w]` on their grid."""
@@ -62,8 +62,8 @@ class Accel(Segmenter):
     def forward(self, clip: Clip) -> Tensor:
         """Fused logits `[B,K,h,w]` of the current frame of a batch of clips (T ≥ 2, with flow)."""
         with torch.no_grad():
-            previous = self.classify(self.encode(clip.frames[:, -2]))
-        current = self.classify(self.encode(clip.frames[:, -1]))
+            previous = self.segment(clip.frames[:, -2]).logits
+        current = self.segment(clip.frames[:, -1]).logits
         return self.fuse(current, previous, clip_flow(clip, (current.shape[-2], current.shape[-1])))
 
     @torch.no_grad()
@@ -82,8 +82,7 @@ class Accel(Segmenter):
             shared[1:] = (before[1:] == now[:-1]).flatten(1).all(1)
             others, rows = before[~shared], torch.arange(batch, device=now.device) - 1
             rows[~shared] = batch + torch.arange(len(others), device=now.device)
-        features = self.encode(torch.cat([now, others]))
-        logits = self.classify(features)
+        features, logits = self.segment(torch.cat([now, others]))
         current, previous = logits[:batch], logits[rows]
         flow = clip_flow(clip, (logits.shape[-2], logits.shape[-1]))
         return Observation(features[:batch], self.fuse(current, previous, flow), previous)

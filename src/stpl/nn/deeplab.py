@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
 from stpl.nn.resnet import ResNet, StrideIn
-from stpl.nn.segmenter import Normalization, Segmenter
+from stpl.nn.segmenter import Normalization, Segmentation, Segmenter
+
+Level = Literal["layer3", "layer4"]
+"""Stages of the ResNet whose output features may be."""
 
 
 class DilatedClassifier(nn.Module):
@@ -50,6 +54,7 @@ class DeepLabV2(Segmenter):
         stride_in: where the ResNet's bottlenecks have their stride; it belongs to the backbone's weights.
         auxiliary: also classify layer3's output, as AdaptSegNet, ADVENT, DA-VSN and TPS do in training («multi-level»,
             `layer5` there). No prediction uses it.
+        level: the stage whose output the features are; the classifier reads layer4's.
     """
 
     def __init__(
@@ -61,27 +66,36 @@ class DeepLabV2(Segmenter):
         normalization: Normalization | None = None,
         stride_in: StrideIn = "first",
         auxiliary: bool = False,
+        level: Level = "layer4",
     ) -> None:
         super().__init__()
+        self.level = level
         self.backbone = ResNet(depth, width, stride_in)
         self.classifier = DilatedClassifier(self.backbone.feature_dim, num_classes, dilations)
         self.auxiliary = DilatedClassifier(self.backbone.middle_dim, num_classes, dilations) if auxiliary else None
         self.stride = self.backbone.stride
-        self.feature_dim = self.backbone.feature_dim
+        self.feature_dim = self.backbone.feature_dim if level == "layer4" else self.backbone.middle_dim
         self.num_classes = num_classes
         self.normalization = normalization or Normalization()
 
-    def encode(self, frames: Tensor) -> Tensor:
-        """Map frames uint8 `[B,3,H,W]` to features of layer4 `[B,D,h,w]`."""
-        return self.backbone(self.normalize(frames))[1]  # type: ignore[no-any-return]
+    def forward(self, frames: Tensor) -> Segmentation:
+        """Features of the chosen level and the classifier's logits, both on a grid of 1/8; see `Segmenter`."""
+        middle, top = self.backbone(self.normalize(frames))
+        return Segmentation(top if self.level == "layer4" else middle, self.classifier(top))
 
-    def classify(self, features: Tensor) -> Tensor:
-        """Map features `[B,D,h,w]` to logits `[B,K,h,w]`."""
-        return self.classifier(features)  # type: ignore[no-any-return]
+    @property
+    def encoder(self) -> ResNet:
+        """The ResNet."""
+        return self.backbone
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Features without the classifier's work."""
+        middle, top = self.backbone(self.normalize(frames))
+        return top if self.level == "layer4" else middle  # type: ignore[no-any-return]
 
     def score(self, frames: Tensor) -> tuple[Tensor, ...]:
-        """Logits `[B,K,h,w]` of frames uint8 `[B,3,H,W]`: those of the classifier, then the auxiliary's if any."""
+        """Logits of the classifier, then the auxiliary's if there is one."""
         if self.auxiliary is None:
             return super().score(frames)
-        middle, features = self.backbone(self.normalize(frames))
-        return self.classify(features), self.auxiliary(middle)
+        middle, top = self.backbone(self.normalize(frames))
+        return self.classifier(top), self.auxiliary(middle)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from stpl.data.label_space import LabelSpace, label_space
 from stpl.errors import ConfigError, check_range
 from stpl.nn.accel import Accel
-from stpl.nn.deeplab import DeepLabV2
+from stpl.nn.deeplab import DeepLabV2, Level
 from stpl.nn.resnet import BLOCKS, StrideIn
 from stpl.nn.segmenter import NORMALIZATIONS
 
@@ -26,6 +26,7 @@ class NetworkOptions:
         stride_in: which convolution of a bottleneck takes the stride, "first" (Caffe's ResNet, the lineage's) or
             "second" (torchvision's); it belongs to the weights.
         auxiliary: add the lineage's second classifier, on layer3's output. Only supervised training uses it.
+        level: stage of the ResNet whose output the features are that methods and feature-space metrics see.
         label_space: name of the classes the network predicts, e.g. viper15.
 
     Raises:
@@ -38,6 +39,7 @@ class NetworkOptions:
     normalization: Literal["imagenet", "caffe"] = "imagenet"
     stride_in: StrideIn = "first"
     auxiliary: bool = False
+    level: Level = "layer4"
     label_space: str = "viper15"
 
     def __post_init__(self) -> None:
@@ -82,5 +84,6 @@ def build_network(options: NetworkOptions) -> Accel:
         normalization=NORMALIZATIONS[options.normalization],
         stride_in=options.stride_in,
         auxiliary=options.auxiliary,
+        level=options.level,
     )
     return Accel(segmenter)

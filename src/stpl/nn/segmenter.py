@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from stpl.data.clip import Clip
 
 
 @dataclass(frozen=True)
@@ -38,45 +37,67 @@ NORMALIZATIONS = {
 """Normalisations by name."""
 
 
-class Segmenter(nn.Module, ABC):
-    """A network that can be asked for features, for logits of features, and for logits of a clip.
+class Segmentation(NamedTuple):
+    """What a network makes of frames, in one call.
 
     Attributes:
+        features: of the network's named level, `[B,D,h,w]`.
+        logits: `[B,K,h',w']`; their grid need not be that of the features.
+    """
+
+    features: Tensor
+    logits: Tensor
+
+
+class Segmenter(nn.Module, ABC):
+    """A network that is asked once: frames in, features of a named level and logits out.
+
+    Nothing says that logits can be had from the features alone: an encoder–decoder with skip connections needs more.
+
+    Attributes:
+        level: name of the level that the features are of.
         stride: pixels per feature along each axis.
-        feature_dim: channels D of `encode`.
-        num_classes: channels K of `classify`.
+        feature_dim: channels D of the features.
+        num_classes: channels K of the logits.
         normalization: how frames are normalised.
     """
 
+    level: str
     stride: int
     feature_dim: int
     num_classes: int
     normalization: Normalization
 
     @abstractmethod
-    def encode(self, frames: Tensor) -> Tensor:
-        """Map frames uint8 `[B,3,H,W]` to features `[B,D,h,w]`."""
+    def forward(self, frames: Tensor) -> Segmentation:
+        """Features and logits of frames `[B,3,H,W]` RGB in 0..255, uint8 or float."""
 
-    @abstractmethod
-    def classify(self, features: Tensor) -> Tensor:
-        """Map features `[B,D,h,w]` to logits `[B,K,h,w]`."""
+    @property
+    def encoder(self) -> nn.Module:
+        """The part that learns at the rate of a backbone; all of it where nothing says otherwise."""
+        return self
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """The features alone. A network may leave out what only logits need, unless BatchNorm is among it."""
+        return self(frames).features  # type: ignore[no-any-return]
 
     def score(self, frames: Tensor) -> tuple[Tensor, ...]:
-        """Logits `[B,K,h,w]` of frames uint8 `[B,3,H,W]`: of the classifier that predicts, then of any only trained."""
-        return (self.classify(self.encode(frames)),)
-
-    def forward(self, clip: Clip) -> Tensor:
-        """Logits `[B,K,h,w]` of the current frame of a batch of clips."""
-        return self.classify(self.encode(clip.frames[:, -1]))
+        """Logits of the classifier that predicts, then of any that only training uses."""
+        return (self(frames).logits,)
 
     def normalize(self, frames: Tensor) -> Tensor:
-        """Frames uint8 `[B,3,H,W]` RGB as float32, normalised, channels-last in memory."""
+        """Frames `[B,3,H,W]` RGB in 0..255, uint8 or float, as float32, normalised, channels-last in memory."""
         constants = self.normalization
         order = (0, 1, 2) if constants.channels == "rgb" else (2, 1, 0)
         # Plain numbers, one channel at a time: a tensor of them would be copied to the device, which waits for it.
         channels = zip(order, constants.mean, constants.std, strict=True)
         normalized = torch.stack([(frames[:, i].float() - mean) / std for i, mean, std in channels], dim=1)
         return normalized.contiguous(memory_format=torch.channels_last)
+
+
+def on_grid(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits `[B,K,h,w]` on a grid of `size`: as they are if it is theirs, else as `upsample` makes them."""
+    return logits if (logits.shape[-2], logits.shape[-1]) == size else upsample(logits, size)
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -327,7 +327,7 @@ def run(cli: SuiteCLI) -> None:
     check_steps(trainer)
     _match_labels(cli)
     if cli.recorder.options.compile:
-        cli.model.network.segmenter.get_submodule("backbone").compile()
+        cli.model.network.segmenter.encoder.compile()
     if cli.recorder.options.cuda_graph and cli.model.recordable and records_steps(trainer):
         cli.model.record_step()
     resume = last.is_file()

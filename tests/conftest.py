@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from stpl.data.streets import StreetsOptions, open_split
+from stpl.data.streets import open_split
+from stpl.testing.runs import TINY, tiny_arguments
 
 REPOSITORY = Path(__file__).parent.parent
-TINY = StreetsOptions(shift="palette", height=48, width=96, frames=3, train_drives=4, val_drives=2, camera_val_drives=2)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,24 +38,7 @@ def tiny_run(tiny_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("STPL_RUNS", str(tmp_path / "runs"))
     monkeypatch.chdir(REPOSITORY)
 
-    def arguments(experiment: str, *extra: str, steps: int = 4) -> list[str]:
-        options = {f"data.init_args.options.{k}": getattr(TINY, k) for k in (
-            "shift", "height", "width", "frames", "train_drives", "val_drives", "camera_val_drives"
-        )}  # fmt: skip
-        settings = {
-            **options,
-            "data.init_args.root": tiny_streets,
-            "data.init_args.loading.batch_size": 2,
-            "network.width": 8,
-            "trainer.precision": "32-true",
-            "run.experiment": experiment,
-            "run.log_every": 1,
-        }
-        if experiment != "source_only":
-            settings |= {"trainer.max_steps": steps, "trainer.val_check_interval": 2}
-        return ["--bench=streets", f"--experiment={experiment}", *(f"--{k}={v}" for k, v in settings.items()), *extra]
-
-    return arguments
+    return lambda experiment, *extra, steps=4: tiny_arguments(experiment, tiny_streets, *extra, steps=steps)
 
 
 _opened: list[str] = []

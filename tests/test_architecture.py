@@ -31,6 +31,7 @@ ALLOWED = {
     "report": {*FOUNDATION, "pictures", "data.label_space", "runs", "sweeps"},
     "apply": RUNS,
     "bench": {*RUNS, "losses", "metrics", "sweeps"},
+    "testing": {*RUNS, "losses"},
     "cli": {"errors", "arguments", "declarations", "apply", "bench", "report", "sweeps", "runs", "data", "nn"},
 }
 LIGHT = [

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from conftest import TINY
 from fake_trial import record_of
 from stpl.data.clip import Clip, Wants, collate
 from stpl.data.label_space import SYNTHIA_12_UNIFIED, VIPER_15
@@ -28,6 +27,7 @@ from stpl.nn.segmenter import Segmentation
 from stpl.runs.fit import fit
 from stpl.runs.record import GROUPS, RECORD, RunKey, RunRecord, flat, read_record
 from stpl.runs.recorder import Recorder, RunOptions, write_arrays
+from stpl.testing import TINY
 
 KEY = RunKey("streets", "stpl", 0)
 Loaded = dict[str, dict[str, NDArray[Any]]]

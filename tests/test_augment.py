@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from stpl.data import augment_device
-from stpl.data.augment import CrossFrameAugmentation, clip_seed, refuse_agpl_fork
+from stpl.data.augment import CrossFrameAugmentation, refuse_agpl_fork
+from stpl.data.clip import clip_seed
 from stpl.errors import ConfigError, DataError
 
 Image8 = NDArray[np.uint8]

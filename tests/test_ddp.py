@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +19,6 @@ import numpy as np
 import pytest
 import torch
 
-import ddp_rank
 from stpl.data.sampling import EvaluationShare
 from stpl.data.streets import StreetsOptions, open_split
 from stpl.errors import ConfigError
@@ -29,6 +27,7 @@ from stpl.nn import weights
 from stpl.runs import devices
 from stpl.runs.fit import build, fit
 from stpl.runs.record import RunRecord, read_record
+from stpl.testing.rank import run_plan, start_ranks
 
 REPOSITORY = Path(__file__).parent.parent
 # 9 evaluation clips, and half of them end within a video.
@@ -70,13 +69,6 @@ def arguments(streets: Path, experiment: str, name: str, *extra: str, devices: i
     return ["--bench=streets", f"--experiment={experiment}", *(f"--{k}={v}" for k, v in settings.items()), *extra]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 class Runs:
     """The folder of all runs of this file: `alone/…` by one process, `together/…` by two."""
 
@@ -115,19 +107,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STPL_RUNS", str(root / "runs"))
         patch.chdir(REPOSITORY)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         fit(arguments(root, "source", "source"))
         both = {name: [arguments(root, name, f"{name}-{n}", *frozen, devices=n) for n in (1, 2)] for name in ROWS}
         both["source_only"] = [arguments(root, "source_only", f"source_only-{n}", devices=n) for n in (1, 2)]
         moving = ["--batchnorm.policy=train", "--run.checkpoint_every=1", "--trainer.limit_val_batches=1"]
         whole, cut = (arguments(root, "stpl", name, *moving, devices=2) for name in ("whole", "cut"))
-        plan = [(two, None) for _, two in both.values()] + [(whole, None), (cut, 1), (cut, None)]
-        (root / "runs.json").write_text(json.dumps(plan))
-        script = [sys.executable, "-W", "error::UserWarning:stpl", str(Path(__file__).with_name("ddp_rank.py"))]
-        command = [*script, str(free_port())]
-        ranks = [subprocess.Popen([*command, str(rank), str(root)]) for rank in range(2)]
+        plan = [(two, None) for _, two in both.values()] + [(whole, None), (cut, 2), (cut, None)]
+        ranks = start_ranks(plan, root, "ddp_rank")
         try:
-            for one, _ in both.values():
-                ddp_rank.run(one, None)
+            run_plan([(one, None) for one, _ in both.values()])
             assert [process.wait(120) for process in ranks] == [0, 0]
         finally:
             for process in ranks:

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 import contrast_kernels
-from conftest import TINY
 from crash import crash_at
 from stpl.bench.contrast import dense
 from stpl.data import augment_device
 from stpl.data.augment import CrossFrameAugmentation
-from stpl.data.clip import Clip
-from stpl.data.datamodule import Loading, StreetsData
+from stpl.data.clip import Batch, Clip
+from stpl.data.datamodule import StreetsData
+from stpl.data.loading import Loading
 from stpl.losses.pixel_contrast import Denominator, EngineName, pixel_contrast
 from stpl.methods import (
     BatchNormStatistics,
@@ -43,6 +43,7 @@ from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.runs.fit import build, fit
 from stpl.runs.record import RunKey, read_record, runs_root
+from stpl.testing import TINY
 
 Arguments = Callable[..., list[str]]
 CUDA = pytest.param(
@@ -204,7 +205,7 @@ class OneProcess:
 
 def step(method: Method, optimizer: torch.optim.Optimizer, batch: Clip, precision: torch.dtype) -> Tensor | None:
     with torch.autocast(batch.frames.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
-        output = method.training_step(batch, 0)
+        output = method.training_step(Batch(batch), 0)
     if output is None:
         return None
     optimizer.zero_grad()

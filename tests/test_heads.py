@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stpl.data.clip import IGNORE, Clip, Wants, collate
+from stpl.data.clip import IGNORE, Batch, Clip, Wants, collate
 from stpl.errors import ConfigError
 from stpl.losses.pixel_contrast import pixel_contrast
 from stpl.methods import (
@@ -21,8 +21,8 @@ from stpl.methods import (
     TrueLabelContrast,
     TrueLabelSelfTraining,
 )
-from stpl.methods.base import learning_rates
 from stpl.methods.evaluation import nearest
+from stpl.methods.optimization import learning_rates
 from stpl.metrics.probes import linear_probe
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
@@ -70,7 +70,7 @@ def test_a_linear_head_is_one_layer_and_none_is_the_direction_itself() -> None:
 
 def test_without_a_head_the_loss_is_that_of_the_features() -> None:
     method, batch = make(head="none", confident_proportion=1.0), clip()
-    (loss,) = method.losses(batch).values()
+    (loss,) = method.losses(Batch(batch)).values()
     assert batch.augmented is not None
     found = []
     for i in range(len(batch.frames)):
@@ -108,7 +108,7 @@ def test_during_warmup_only_new_modules_learn(schedule: Any) -> None:
     moved = []
     for _ in range(4):
         optimizer.zero_grad()
-        torch.stack(list(method.losses(clip()).values())).sum().backward()  # type: ignore[no-untyped-call]
+        torch.stack(list(method.losses(Batch(clip())).values())).sum().backward()  # type: ignore[no-untyped-call]
         head = [p.detach().clone() for p in method.projection.parameters()]
         optimizer.step()
         assert not all(torch.equal(a, b) for a, b in zip(head, method.projection.parameters(), strict=True))
@@ -170,7 +170,7 @@ def test_a_perfect_prediction_makes_both_the_same(monkeypatch: pytest.MonkeyPatc
         return torch.nn.functional.one_hot(truth, 15).permute(0, 3, 1, 2).float() * 9
 
     monkeypatch.setattr("stpl.nn.accel.Accel.fuse", sure)
-    assert plain.losses(batch) == true.losses(batch)
+    assert plain.losses(Batch(batch)) == true.losses(Batch(batch))
 
 
 def test_no_table_of_methods_holds_a_diagnostic() -> None:

@@ -17,7 +17,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from crash import crash_at
-from stpl.data.clip import Clip
+from stpl.data.clip import Batch, Clip
 from stpl.errors import ConfigError, DataError
 from stpl.methods import Contrast, OptimizerOptions, PixelContrast
 from stpl.methods.contrast import View
@@ -185,7 +185,7 @@ def compiled_losses(counter: CompileCounter | None) -> tuple[list[float], list[i
         model.network.segmenter.get_submodule("backbone").compile(backend=counter)
     optimizer, losses, graphs = torch.optim.SGD(model.parameter_groups()), [], []
     for _ in range(4):
-        output = model.training_step(clip(), 0)
+        output = model.training_step(Batch(clip()), 0)
         assert output is not None
         optimizer.zero_grad()
         output["loss"].backward()  # type: ignore[no-untyped-call]
@@ -219,8 +219,8 @@ def method(*pairs: tuple[View, View], **options: Any) -> PixelContrast:
 
 def test_naive_is_the_sum_of_temporal_and_spatial() -> None:
     temporal, spatial = ("current", "previous-warped"), ("current", "augmented current")
-    naive = method(temporal, spatial).losses(clip())  # type: ignore[arg-type]
-    parts = {**method(temporal).losses(clip()), **method(spatial).losses(clip())}  # type: ignore[arg-type]
+    naive = method(temporal, spatial).losses(Batch(clip()))  # type: ignore[arg-type]
+    parts = {**method(temporal).losses(Batch(clip())), **method(spatial).losses(Batch(clip()))}  # type: ignore[arg-type]
     assert {k: v.item() for k, v in naive.items()} == pytest.approx({k: v.item() for k, v in parts.items()})
 
 
@@ -229,8 +229,8 @@ def test_clip_keys_are_the_mean_over_clips() -> None:
     assert batch.flow is not None
     assert batch.augmented is not None
     parts = zip(batch.frames, batch.flow, batch.augmented, strict=True)
-    alone = [method(fusion="concat").losses(Clip(f[None], o[None], None, a[None])) for f, o, a in parts]
-    together = method(fusion="concat").losses(batch)
+    alone = [method(fusion="concat").losses(Batch(Clip(f[None], o[None], None, a[None]))) for f, o, a in parts]
+    together = method(fusion="concat").losses(Batch(batch))
     for name, value in together.items():
         assert value.item() == pytest.approx(sum(part[name].item() for part in alone) / 2, rel=1e-4)
 
@@ -240,7 +240,7 @@ def test_the_previous_frame_takes_gradient_only_on_request() -> None:
     pair: tuple[View, View] = ("previous-warped", "previous-warped")
     for wanted in (False, True):
         model = method(pair, previous_gradient=wanted)
-        sum(model.losses(clip()).values()).backward()  # type: ignore[union-attr]
+        sum(model.losses(Batch(clip())).values()).backward()  # type: ignore[union-attr]
         assert (model.network.segmenter.backbone.conv1.weight.grad is not None) == wanted
 
 
@@ -248,7 +248,7 @@ def test_the_previous_frame_takes_gradient_only_on_request() -> None:
 def test_the_encoder_learns_from_either_side(name: View) -> None:
     """Each view alone, on both sides of the contrast, brings gradients to the first layer."""
     model = method((name, name))
-    sum(model.losses(clip()).values()).backward()  # type: ignore[union-attr]
+    sum(model.losses(Batch(clip())).values()).backward()  # type: ignore[union-attr]
     gradient = model.network.segmenter.backbone.conv1.weight.grad
     assert gradient is not None
     assert gradient.abs().sum() > 0

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stpl.data.clip import Clip
+from stpl.data.clip import Batch, Clip
 from stpl.errors import ConfigError
 from stpl.methods import Method, OptimizerOptions, PixelContrast, SelfTraining, Supervised
-from stpl.methods.base import learning_rates
+from stpl.methods.optimization import learning_rates
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 
@@ -102,7 +102,7 @@ def test_the_auxiliary_classifier_is_trained_at_a_tenth() -> None:
     method, batch = Supervised(SMALL, LINEAGE, batchnorm=FROZEN).train(), clip()
     with torch.no_grad():
         method.network.score_fusion.weight.normal_()  # so that the fusion of the auxiliary scores is seen, too
-    losses = method.losses(batch)
+    losses = method.losses(Batch(batch))
 
     def expected(logits: Tensor) -> float:
         assert batch.label is not None
@@ -113,12 +113,12 @@ def test_the_auxiliary_classifier_is_trained_at_a_tenth() -> None:
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(
         {"cross_entropy": main, "auxiliary": 0.1 * auxiliary}, rel=1e-5
     )
-    assert list(Supervised(NetworkOptions(18, 8, (1, 2)), LINEAGE).losses(batch)) == ["cross_entropy"]
+    assert list(Supervised(NetworkOptions(18, 8, (1, 2)), LINEAGE).losses(Batch(batch))) == ["cross_entropy"]
 
 
 @pytest.mark.parametrize("make", [PixelContrast, SelfTraining])
 def test_adaptation_leaves_the_auxiliary_classifier_alone(make: Callable[..., Method]) -> None:
     method = make(SMALL, LINEAGE, batchnorm=FROZEN).train()
-    torch.autograd.backward(list(method.losses(clip()).values()))
+    torch.autograd.backward(list(method.losses(Batch(clip())).values()))
     assert all(p.grad is None for p in method.network.segmenter.get_submodule("auxiliary").parameters())
     assert any(p.grad is not None for p in method.network.segmenter.get_submodule("backbone").parameters())

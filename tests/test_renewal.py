@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from crash import crash_at
 from stpl.cli import main
-from stpl.data.clip import Clip
-from stpl.data.datamodule import Loading, StreetsData
+from stpl.data.clip import Batch, Clip
+from stpl.data.datamodule import StreetsData
+from stpl.data.loading import Loading
 from stpl.methods import Contrast, OptimizerOptions, PixelContrast
 from stpl.methods.contrast import View
 from stpl.nn import weights
@@ -23,6 +24,7 @@ from stpl.nn.network import NetworkOptions, build_network
 from stpl.runs.fit import build, fit
 from stpl.runs.record import read_metrics, read_record
 from stpl.runs.renewal import measure_missing
+from stpl.testing import TINY
 
 Arguments = Callable[..., list[str]]
 SMALL = NetworkOptions(18, 8, (1, 2))
@@ -99,7 +101,7 @@ def test_original_views_alone_move_the_statistics(momentum: float | None) -> Non
         options = BatchNormOptions(momentum=momentum, views=views)
         contrasts = [Contrast("current", key)]
         made = PixelContrast(SMALL, OptimizerOptions(), batchnorm=options, contrasts=contrasts).train()
-        made.losses(clip())
+        made.losses(Batch(clip()))
         return [buffer for name, buffer in made.named_buffers() if name.endswith(("running_mean", "running_var"))]
 
     plain = moved("all", "current")
@@ -108,8 +110,6 @@ def test_original_views_alone_move_the_statistics(momentum: float | None) -> Non
 
 
 def test_clips_to_renew_from_are_the_same_for_every_run(tiny_streets: Path) -> None:
-    from conftest import TINY
-
     def clips(seed: int, augmented: bool) -> list[Clip]:
         data = StreetsData(tiny_streets, TINY, loading=Loading(batch_size=2), sampling_seed=seed)
         found = data.renewal_clips(3, augmented=augmented)

@@ -24,6 +24,13 @@ class Counting:
         frames = torch.full((2, 3, 8, 8), 80 + 40 * index, dtype=torch.uint8)
         return Clip(frames, flow=torch.zeros(1, 2, 8, 8) if wants.flow else None, key=str(index))
 
+    def label(self, index: int) -> torch.Tensor:
+        return torch.zeros(8, 8, dtype=torch.int64)
+
+    @property
+    def name(self) -> str:
+        return "counting"
+
 
 def test_every_epoch_holds_every_clip_once() -> None:
     length, batch = 7, 3

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from stpl.cli import main
-from stpl.data.clip import Clip
+from stpl.data.clip import Batch
 from stpl.errors import DIVERGED, STOPPED, ConfigError, DivergedError, StoppedError
 from stpl.methods import BatchNormStatistics, SelfTraining
 from stpl.nn import weights
@@ -54,8 +54,8 @@ def at_step(number: int, act: Callable[[Any, dict[str, Tensor]], dict[str, Tenso
     """`SelfTraining.losses`, changed by `act` at the step of that number, counted from 1."""
     original = SelfTraining.losses
 
-    def losses(self: SelfTraining, clip: Clip) -> dict[str, Tensor]:
-        found = original(self, clip)
+    def losses(self: SelfTraining, batch: Batch) -> dict[str, Tensor]:
+        found = original(self, batch)
         return act(self, found) if self.global_step + 1 == number else found
 
     return losses
@@ -99,8 +99,8 @@ def test_statistics_that_went_off_are_never_saved(
     """A method without any loss."""
     original = BatchNormStatistics.losses
 
-    def losses(self: BatchNormStatistics, clip: Clip) -> dict[str, Tensor]:
-        found = original(self, clip)
+    def losses(self: BatchNormStatistics, batch: Batch) -> dict[str, Tensor]:
+        found = original(self, batch)
         next(buffer for name, buffer in self.named_buffers() if name.endswith("running_var"))[0] = -1e-3
         return found
 

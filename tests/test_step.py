@@ -6,19 +6,16 @@ import gc
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn.functional import normalize
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import contrast_rank
-from stpl.data.clip import Clip
+from stpl.data.clip import Batch, Clip
 from stpl.losses.pixel_contrast import pixel_contrast
 from stpl.losses.ranks import gather_ranks
 from stpl.methods import Contrast, OptimizerOptions, PixelContrast, SelfTraining
@@ -26,49 +23,9 @@ from stpl.methods.contrast import View
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 from stpl.nn.warp import resize_flow
+from stpl.testing import ReadBackError, no_read_back
 
 SMALL = NetworkOptions(18, 8, (1, 2))
-WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "unique_consecutive", "_unique2", "is_nonzero", "equal"}
-"""Operators whose result, or its shape, the host has to wait for."""
-
-
-class ReadBackError(Exception):
-    """A tensor's value was asked for in the step."""
-
-
-class _NoReadBack(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Refuses operators that make the host wait for the device."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        masks = name.startswith("index") and any(
-            isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8)
-            for a in args
-            if isinstance(a, list)
-            for i in a
-        )
-        if name in WAITING or masks:
-            raise ReadBackError(name)
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def no_read_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Forbid them, and the ways out of a tensor that no operator sees on a CPU."""
-
-    def refuse(name: str) -> Callable[..., None]:
-        def refused(*args: object, **kwargs: object) -> None:
-            raise ReadBackError(name)
-
-        return refused
-
-    with monkeypatch.context() as patch, _NoReadBack():  # type: ignore[no-untyped-call]
-        for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__"):
-            patch.setattr(Tensor, name, refuse(name))
-        for name in ("tensor", "as_tensor"):  # a copy from the host waits too
-            patch.setattr(torch, name, refuse(name))
-        patch.setattr(Tensor, "new_tensor", refuse("new_tensor"))
-        yield
 
 
 @pytest.fixture
@@ -91,7 +48,7 @@ def stpl(*pairs: tuple[View, View], policy: Any = "statistics", **options: Any) 
     ).train()
 
 
-def test_the_guard_sees_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_guard_sees_what_waits() -> None:
     """The counter-check of the tests below."""
     x = torch.arange(4.0)
     waits: dict[str, Callable[[], object]] = {
@@ -107,7 +64,7 @@ def test_the_guard_sees_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     for name, wait in waits.items():
         seen = False
-        with no_read_back(monkeypatch):
+        with no_read_back():
             try:
                 wait()
             except ReadBackError:
@@ -118,13 +75,13 @@ def test_the_guard_sees_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("as_on_a_device")
 @pytest.mark.parametrize("scope", ["global", "class"])
 @pytest.mark.parametrize("key_scope", ["clip", "batch"])
-def test_a_step_reads_nothing_back(scope: Any, key_scope: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_reads_nothing_back(scope: Any, key_scope: Any) -> None:
     """From the batch to updated weights."""
     for model in (stpl(confident_scope=scope, key_scope=key_scope), stpl(("current", "previous-warped"))):
         optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
         batch = clip()
-        with no_read_back(monkeypatch):
-            output = model.training_step(batch, 0)
+        with no_read_back():
+            output = model.training_step(Batch(batch), 0)
             assert output is not None
             output["loss"].backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -138,7 +95,7 @@ def test_a_step_leaves_nothing_to_the_collector(pair: tuple[View, View]) -> None
     gc.collect()
     gc.disable()
     try:
-        output = model.training_step(batch, 0)
+        output = model.training_step(Batch(batch), 0)
         assert output is not None
         output["loss"].backward()  # type: ignore[no-untyped-call]
         del output
@@ -148,10 +105,10 @@ def test_a_step_leaves_nothing_to_the_collector(pair: tuple[View, View]) -> None
 
 
 @pytest.mark.parametrize("scope", ["global", "class"])
-def test_self_training_reads_nothing_back(scope: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_self_training_reads_nothing_back(scope: Any) -> None:
     model = SelfTraining(SMALL, OptimizerOptions(), confident_scope=scope).train()
-    with no_read_back(monkeypatch):
-        output = model.training_step(clip(), 0)
+    with no_read_back():
+        output = model.training_step(Batch(clip()), 0)
         assert output is not None
         output["loss"].backward()  # type: ignore[no-untyped-call]
 
@@ -163,7 +120,7 @@ def test_engines_give_the_same_step(scope: Any, key_scope: Any, monkeypatch: pyt
     found = []
     for _ in range(2):
         model = stpl(confident_scope=scope, key_scope=key_scope)
-        total = torch.stack(list(model.losses(clip()).values())).sum()
+        total = torch.stack(list(model.losses(Batch(clip())).values())).sum()
         total.backward()  # type: ignore[no-untyped-call]
         found.append((total.item(), model.network.segmenter.backbone.conv1.weight.grad))
         monkeypatch.setattr("stpl.losses.pixel_contrast._best", lambda queries: "masked")

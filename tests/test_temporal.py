@@ -13,7 +13,6 @@ from sklearn.metrics import confusion_matrix as scikit_confusion
 from sklearn.metrics import jaccard_score, recall_score
 from torch import Tensor
 
-from conftest import TINY
 from stpl.data.clip import Wants
 from stpl.data.label_space import SYNTHIA_12, VIPER_15, LabelSpace
 from stpl.data.streets import StreetsClips, open_split
@@ -27,6 +26,7 @@ from stpl.metrics.temporal import (
     stretches,
     video_quality,
 )
+from stpl.testing import TINY
 
 TRIO = LabelSpace("trio", ("a", "b", "c"), {})
 

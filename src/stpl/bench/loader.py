@@ -17,9 +17,9 @@ from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.augment_device import augment
 from stpl.data.cache import CachedClips, open_cache
 from stpl.data.clip import Clip, Wants, collate
-from stpl.data.datamodule import one_thread
 from stpl.data.fake import fake
 from stpl.data.label_space import VIPER_15
+from stpl.data.loading import one_thread
 from stpl.data.sampling import StepSampler, TrainingClips
 from stpl.data.sequence import SequenceClips, open_set
 from stpl.machine import cores

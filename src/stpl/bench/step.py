@@ -23,7 +23,7 @@ from torch import Tensor
 
 from stpl.bench import contrast
 from stpl.bench.measure import Action, in_processes, times_table, write_json
-from stpl.data.clip import Clip
+from stpl.data.clip import Batch, Clip
 from stpl.methods import OptimizerOptions, PixelContrast
 from stpl.nn.network import NetworkOptions
 from stpl.runs.devices import keep_freed_memory
@@ -99,7 +99,7 @@ def draw_clip(height: int, width: int) -> Clip:
 def _run(method: PixelContrast, optimizer: torch.optim.Optimizer, clip: Clip, precision: torch.dtype | None) -> float:
     optimizer.zero_grad()
     with torch.autocast("cpu", precision or torch.bfloat16, enabled=precision is not None):
-        output = method.training_step(clip, 0)
+        output = method.training_step(Batch(clip), 0)
     assert output is not None
     output["loss"].backward()  # type: ignore[no-untyped-call]
     optimizer.step()

@@ -20,7 +20,7 @@ from torch import Tensor
 from stpl.bench import cuda
 from stpl.bench.measure import Action, interleaved, table, times_table, write_json
 from stpl.bench.step import Plain, draw_clip
-from stpl.data.clip import Clip
+from stpl.data.clip import Batch, Clip
 from stpl.methods import OptimizerOptions, PixelContrast
 from stpl.nn.network import NetworkOptions
 
@@ -87,7 +87,7 @@ def _prepare(
 def _run(method: PixelContrast, optimizer: torch.optim.Optimizer, clip: Clip, half: bool) -> Tensor:
     optimizer.zero_grad()
     with torch.autocast("cuda", torch.bfloat16, enabled=half):
-        output = method.training_step(clip, 0)
+        output = method.training_step(Batch(clip), 0)
     assert output is not None
     output["loss"].backward()  # type: ignore[no-untyped-call]
     optimizer.step()

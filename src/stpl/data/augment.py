@@ -11,10 +11,8 @@ resumed, or that uses another number of workers, sees the same pixels.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
-import struct
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -22,28 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stpl.data.clip import clip_seed
 from stpl.errors import ConfigError, DataError
 
 _BLUR, _JITTER, _FRAME = range(3)  # `clip_seed` steps that keep the draws of one call independent
 _local = threading.local()
-
-
-def clip_seed(seed: int, step: int, position: int) -> int:
-    """The seed of one random decision: the project's only way to derive seeds.
-
-    A hash (BLAKE2b) of the three numbers: the same on every machine and in every version of NumPy, and unrelated for
-    neighbouring steps or positions, which sums such as `seed + step` are not.
-
-    Args:
-        seed: the run's seed.
-        step: training step (or any other counter), 64-bit.
-        position: place within the step, for example the clip's place in the batch.
-
-    Returns:
-        An integer in [0, 2**63), which `numpy.random.default_rng`, `random.Random` and `torch.manual_seed` all take.
-    """
-    digest = hashlib.blake2b(struct.pack("<3q", seed, step, position), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 @dataclass(frozen=True)

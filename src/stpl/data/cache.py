@@ -149,6 +149,15 @@ class CachedClips:
             key=self.clips.files.clips[index].key,
         )
 
+    def label(self, index: int) -> torch.Tensor:
+        """Label int64 `[H,W]` of train ids of the clip at `index`."""
+        return self.clips.label(index)
+
+    @property
+    def name(self) -> str:
+        """As that of the clips that are cached."""
+        return self.clips.name
+
     def _flow(self, index: int, frames: NDArray[np.uint8]) -> torch.Tensor:
         if self.cache.flow is not None:
             return torch.from_numpy(self.cache.flow.row(index).astype(np.float32)).unsqueeze(0)

@@ -1,10 +1,12 @@
-"""The one object that every data set yields and every method takes.
+"""The one object that every data set yields, and the batch of it that every method takes.
 
 Shape legend: B clips in a batch, T frames in a clip, H×W pixels. The current frame t is always the last one.
 """
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
@@ -83,6 +85,64 @@ def collate(clips: Sequence[Clip]) -> Clip:
 
 
 @dataclass(frozen=True, slots=True)
+class Batch:
+    """What a training step gets.
+
+    Attributes:
+        target: clips of the domain that the run trains and evaluates on.
+        source: clips of the source domain, for methods that want any (`Method.source_wants`); they may differ from the
+            others in number and size.
+    """
+
+    target: Clip
+    source: Clip | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on `device`; see `Clip.to`."""
+        return Batch(self.target.to(device), None if self.source is None else self.source.to(device))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory."""
+        return self.map(Tensor.pin_memory)
+
+    def clips(self) -> dict[str, Clip]:
+        """The clips that are there, by name."""
+        return {"target": self.target} | ({} if self.source is None else {"source": self.source})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors, as `target.frames`."""
+        return {f"{of}.{name}": value for of, clip in self.clips().items() for name, value in clip.tensors().items()}
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch with `function` applied to all tensors."""
+        return Batch(**{name: clip.map(function) for name, clip in self.clips().items()})
+
+
+def collate_streams(items: Sequence[tuple[str, Clip]]) -> Batch:
+    """Clips, each with the name of the domain it is of, as a batch; raises `DataError` as `collate` does."""
+    names = dict.fromkeys(name for name, _ in items)
+    return Batch(**{name: collate([clip for of, clip in items if of == name]) for name in names})
+
+
+def clip_seed(seed: int, step: int, position: int) -> int:
+    """The seed of one random decision: the project's only way to derive seeds.
+
+    A hash (BLAKE2b) of the three numbers: the same on every machine and in every version of NumPy, and unrelated for
+    neighbouring steps or positions, which sums such as `seed + step` are not.
+
+    Args:
+        seed: the run's seed.
+        step: training step (or any other counter), 64-bit.
+        position: place within the step, for example the clip's place in the batch.
+
+    Returns:
+        An integer in [0, 2**63), which `numpy.random.default_rng`, `random.Random` and `torch.manual_seed` all take.
+    """
+    digest = hashlib.blake2b(struct.pack("<3q", seed, step, position), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+@dataclass(frozen=True, slots=True)
 class Wants:
     """What a clip must carry besides its frames. A field that is not wanted is never read, estimated or drawn.
 
@@ -108,4 +168,13 @@ class ClipReader(Protocol):
 
     def read(self, index: int, wants: Wants) -> Clip:
         """The clip at `index` (0 ≤ index < len), with the fields that `wants` names; raises `DataError`."""
+        ...
+
+    def label(self, index: int) -> Tensor:
+        """The label int64 `[H,W]` of the clip at `index` alone; raises `DataError` if it has none."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What is read, as the name of a file: two readers of one name yield the same frames and labels."""
         ...

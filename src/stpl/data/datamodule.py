@@ -2,87 +2,49 @@
 
 A data module holds two domains: `source` (labelled) and `target` (unlabelled video of the new camera, with labels for
 evaluation only). `domain` chooses which one a run trains and evaluates on. What a training clip carries is decided by
-the method alone (`Method.wants`): unless it wants labels, no label file of the training split is ever opened.
+the method alone (`Method.wants`): unless it wants labels, no label file of the training split is ever opened. So is
+whether there are source clips beside those of the target (`Method.source_wants`): unless it wants any, the source is
+never opened at all.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from stpl.data import cityscapes
-from stpl.data.augment import CrossFrameAugmentation, clip_seed
+from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.augment_device import augment
 from stpl.data.cache import CachedClips, open_cache
-from stpl.data.clip import Clip, ClipReader, Wants, collate
+from stpl.data.clip import Batch, Clip, ClipReader, Wants, clip_seed, collate, collate_streams
 from stpl.data.flow import FlowCache
 from stpl.data.folder import VideoFrames
 from stpl.data.label_space import SYNTHIA_12, VIPER_15, label_space
-from stpl.data.sampling import EvaluationClips, EvaluationShare, StepSampler, TrainingClips
+from stpl.data.loading import Loading, StepLoader, one_thread
+from stpl.data.rare_classes import RareClassSampler, class_pixels
+from stpl.data.sampling import (
+    EvaluationClips,
+    EvaluationShare,
+    StepSampler,
+    StreamClips,
+    StreamSampler,
+    TrainingClips,
+)
 from stpl.data.sequence import SequenceClips, find_flow, open_set
 from stpl.data.streets import StreetsClips, StreetsOptions, open_split
 from stpl.errors import ConfigError, check_range
-from stpl.machine import cores
 
 Domain = Literal["source", "target"]
 Split = Literal["train", "val"]
+_SOURCE = -2  # no step has this number, so the source's seed is that of no clip
 _RENEWAL_SEED = 20160312  # of no run: statistics are renewed from the same clips whatever the run's seed
 _SPACE_OF = {"viper": VIPER_15.name, "synthia": SYNTHIA_12.name}
-
-
-@dataclass(frozen=True)
-class Loading:
-    """How clips are loaded; shared by all data modules.
-
-    Attributes:
-        batch_size: clips per process and step: N devices train with N times as many a step.
-        eval_batch_size: clips per evaluation batch; processes share the batches.
-        num_workers: loader processes of each process that trains; the batches do not depend on it. `None` takes one a
-            core, at most 8.
-        augment_on: where the second view is made: by the loader's "workers", or on the training "device", which is far
-            faster on a GPU and differs from the other by single grey levels.
-    """
-
-    batch_size: int = 1
-    eval_batch_size: int = 1
-    num_workers: int | None = 0
-    augment_on: Literal["workers", "device"] = "workers"
-
-    def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("eval_batch_size", 1), ("num_workers", 0)):
-            if (getattr(self, name) or 0) < least:
-                raise ConfigError(
-                    f"{getattr(self, name)} is too small", where=f"data.loading.{name}", mend=f"choose {least} or more"
-                )
-
-    def workers(self, processes: int = 1) -> int:
-        """Loader processes of each of `processes` that train on this machine."""
-        if self.num_workers is not None:
-            return self.num_workers
-        return max(1, min(8, len(cores()) // processes))
-
-
-class StepLoader(DataLoader[Clip]):
-    """A loader that tells Lightning it can be resumed: its sampler starts at the trainer's step, so it has no state."""
-
-    def state_dict(self) -> dict[str, int]:
-        """Nothing to keep."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Nothing to restore."""
-
-
-def one_thread(worker: int) -> None:
-    """OpenCV takes every core in every loader process, and the trainer's own threads starve; torch takes one."""
-    cv2.setNumThreads(0)
 
 
 class ClipDataModule(LightningDataModule, ABC):
@@ -93,6 +55,7 @@ class ClipDataModule(LightningDataModule, ABC):
         loading: batch sizes and workers.
         augmentation: cross-frame augmentation, for methods that want augmented views.
         sampling_seed: decides the order of clips and every augmentation; the command line sets it to the run's seed.
+        class_statistics: folder where the classes' pixels of source labels are kept, for rare-class sampling.
     """
 
     space_name: str | None = None
@@ -107,12 +70,14 @@ class ClipDataModule(LightningDataModule, ABC):
         loading: Loading | None = None,
         augmentation: CrossFrameAugmentation | None = None,
         sampling_seed: int = 0,
+        class_statistics: Path = Path("data/class_statistics"),
     ) -> None:
         super().__init__()
         self.domain: Domain = domain
         self.loading = loading or Loading()
         self.augmentation = augmentation or CrossFrameAugmentation()
         self.sampling_seed = sampling_seed
+        self.class_statistics = class_statistics
         self._readers: dict[tuple[Domain, Split], ClipReader] = {}
         self._renewal: dict[tuple[Domain, int, bool], list[Clip]] = {}
 
@@ -120,37 +85,67 @@ class ClipDataModule(LightningDataModule, ABC):
     def open(self, domain: Domain, split: Split) -> ClipReader:
         """The reader of one split; raises `DataError` if it is not there."""
 
-    def reader(self, split: Split) -> ClipReader:
-        """The reader of a split of this run's domain, opened once."""
-        key = (self.domain, split)
+    def reader(self, split: Split, domain: Domain | None = None) -> ClipReader:
+        """The reader of a split, opened once; of this run's domain if none is named."""
+        key = (domain or self.domain, split)
         if key not in self._readers:
             self._readers[key] = self.open(*key)
         return self._readers[key]
 
-    def train_dataloader(self) -> DataLoader[Clip]:
+    def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of the remaining steps of the run: starts at the trainer's global step."""
-        trainer, method = self._trainer(), self._trainer().lightning_module
-        reader, wants = self.reader("train"), method.wants
-        if self.loading.augment_on == "device":
-            wants = replace(wants, augmented=False)  # `on_after_batch_transfer` makes the view
-        sampler = StepSampler(
-            len(reader),
-            seed=self.sampling_seed,
-            start=trainer.global_step,
-            steps=trainer.max_steps,
-            batch_size=self.loading.batch_size,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-        )
-        clips = TrainingClips(reader, wants, self.augmentation, self.sampling_seed)
+        wanted = self._wanted()
+        clips, samplers = {}, {}
+        for stream, wants in wanted.items():
+            reader = self.reader("train", None if stream == "target" else "source")
+            if self.loading.augment_on == "device":
+                wants = replace(wants, augmented=False)  # `on_after_batch_transfer` makes the view
+            clips[stream] = TrainingClips(reader, wants, self.augmentation, self._seed(stream))
+            samplers[stream] = self._sampler(stream, reader)
         return StepLoader(
-            clips,
-            batch_sampler=sampler,
-            collate_fn=collate,
+            StreamClips(clips),  # type: ignore[arg-type]  # what it yields becomes a batch when collated
+            batch_sampler=StreamSampler(samplers),
+            collate_fn=collate_streams,
             num_workers=self._workers(),
             worker_init_fn=one_thread,
             pin_memory=self._pins(),
         )
+
+    def _wanted(self) -> dict[str, Wants]:
+        """What the method wants of each stream; of the source only if it wants any.
+
+        Raises:
+            ConfigError: for a method that wants the source while it trains on that domain anyway.
+        """
+        method: Any = self._trainer().lightning_module
+        if method.source_wants is None:
+            return {"target": method.wants}
+        if self.domain == "source":
+            raise ConfigError(
+                f"{type(method).__name__} adapts from source to target",
+                where="data.domain",
+                mend="leave it out: the run's domain is the target",
+            )
+        return {"target": method.wants, "source": method.source_wants}
+
+    def _seed(self, stream: str) -> int:
+        """What decides the order and the augmentation of a stream's clips."""
+        return self.sampling_seed if stream == "target" else clip_seed(self.sampling_seed, _SOURCE, 0)
+
+    def _sampler(self, stream: str, reader: ClipReader) -> StepSampler:
+        trainer, rare = self._trainer(), self.loading.rare_classes
+        options = {
+            "seed": self._seed(stream),
+            "start": trainer.global_step,
+            "steps": trainer.max_steps,
+            "batch_size": self.loading.clips_of(stream),
+            "rank": trainer.global_rank,
+            "world_size": trainer.world_size,
+        }
+        if stream == "target" or rare is None:
+            return StepSampler(len(reader), **options)
+        counts = class_pixels(reader, label_space(str(self.space_name)).num_classes, self.class_statistics)
+        return RareClassSampler(counts, reader.label(0).numel(), rare, **options)
 
     def val_dataloader(self) -> DataLoader[Clip]:
         """The evaluation clips in order, or this process's share of them."""
@@ -184,20 +179,26 @@ class ClipDataModule(LightningDataModule, ABC):
             self._renewal[key] = [collate([clips[ticket] for ticket in tickets]) for tickets in sampler]
         return self._renewal[key]
 
-    def on_after_batch_transfer(self, batch: Clip, dataloader_idx: int) -> Clip:
-        """Make the augmented view of a training batch, where that is the device's task."""
+    def on_after_batch_transfer(self, batch: Batch | Clip, dataloader_idx: int) -> Batch | Clip:
+        """Make the augmented views of a training batch, where that is the device's task."""
         trainer = self.trainer
-        if trainer is None or not trainer.training or self.loading.augment_on != "device":
+        if trainer is None or not trainer.training or self.loading.augment_on != "device" or isinstance(batch, Clip):
             return batch
-        method: Any = trainer.lightning_module
-        if not method.wants.augmented:
-            return batch
-        first = trainer.global_rank * self.loading.batch_size
+        wanted = self._wanted()
+        clips = {
+            stream: self._augmented(stream, clip) if wanted[stream].augmented else clip
+            for stream, clip in batch.clips().items()
+        }
+        return Batch(**clips)
+
+    def _augmented(self, stream: str, clip: Clip) -> Clip:
+        trainer, seed = self._trainer(), self._seed(stream)
+        first = trainer.global_rank * self.loading.clips_of(stream)
         views = [
-            augment(self.augmentation, frames, clip_seed(self.sampling_seed, trainer.global_step, first + i))
-            for i, frames in enumerate(batch.frames)
+            augment(self.augmentation, frames, clip_seed(seed, trainer.global_step, first + i))
+            for i, frames in enumerate(clip.frames)
         ]
-        return replace(batch, augmented=torch.stack(views))
+        return replace(clip, augmented=torch.stack(views))
 
     def _workers(self) -> int:
         return self.loading.workers(self.trainer.num_devices if self.trainer else 1)
@@ -226,6 +227,7 @@ class StreetsData(ClipDataModule):
         loading: see `ClipDataModule`.
         augmentation: see `ClipDataModule`.
         sampling_seed: see `ClipDataModule`.
+        class_statistics: see `ClipDataModule`.
     """
 
     space_name = VIPER_15.name
@@ -240,8 +242,9 @@ class StreetsData(ClipDataModule):
         loading: Loading | None = None,
         augmentation: CrossFrameAugmentation | None = None,
         sampling_seed: int = 0,
+        class_statistics: Path = Path("data/class_statistics"),
     ) -> None:
-        super().__init__(domain, loading, augmentation, sampling_seed)
+        super().__init__(domain, loading, augmentation, sampling_seed, class_statistics)
         check_range("data.draw_workers", 1 if draw_workers is None else draw_workers, 1)
         self.root, self.options, self.flow, self.draw_workers = root, options or StreetsOptions(), flow, draw_workers
 
@@ -274,6 +277,7 @@ class CityscapesTransfer(ClipDataModule):
         loading: see `ClipDataModule`.
         augmentation: see `ClipDataModule`.
         sampling_seed: see `ClipDataModule`.
+        class_statistics: see `ClipDataModule`.
     """
 
     def __init__(
@@ -292,8 +296,9 @@ class CityscapesTransfer(ClipDataModule):
         loading: Loading | None = None,
         augmentation: CrossFrameAugmentation | None = None,
         sampling_seed: int = 0,
+        class_statistics: Path = Path("data/class_statistics"),
     ) -> None:
-        super().__init__(domain, loading, augmentation, sampling_seed)
+        super().__init__(domain, loading, augmentation, sampling_seed, class_statistics)
         self.root, self.source, self.flow, self.cache = root, source, flow, cache
         self.space_name = label_space or _SPACE_OF[source]
         self._sizes = {source: source_size, cityscapes.NAME: target_size}
@@ -328,6 +333,7 @@ class VideoData(ClipDataModule):
         loading: see `ClipDataModule`.
         augmentation: see `ClipDataModule`.
         sampling_seed: see `ClipDataModule`.
+        class_statistics: see `ClipDataModule`.
     """
 
     labelled = False
@@ -342,10 +348,13 @@ class VideoData(ClipDataModule):
         loading: Loading | None = None,
         augmentation: CrossFrameAugmentation | None = None,
         sampling_seed: int = 0,
+        class_statistics: Path = Path("data/class_statistics"),
     ) -> None:
-        super().__init__(domain, loading, augmentation, sampling_seed)
+        super().__init__(domain, loading, augmentation, sampling_seed, class_statistics)
         self.path, self.size, self.stride, self.flow_cache = path, size, stride, FlowCache(flow_cache)
 
     def open(self, domain: Domain, split: Split) -> ClipReader:
-        """All consecutive pairs of the video."""
+        """All consecutive pairs of the video; raises `ConfigError` for its source domain, which it lacks."""
+        if domain == "source":
+            raise ConfigError("a video comes without source data", where="model", mend="choose a source-free method")
         return VideoFrames(self.path, self.size, stride=self.stride, flow=self.flow_cache)

@@ -114,6 +114,15 @@ class VideoFrames:
             key=f"{self.path.name}/{position + 1:06d}",
         )
 
+    def label(self, index: int) -> Tensor:
+        """Raise `DataError`: nobody labelled a video."""
+        raise DataError("a video has no labels", where=self.path, mend="take a method that needs none")
+
+    @property
+    def name(self) -> str:
+        """The file or folder, a hash of its size and time of writing, and how frames are taken from it."""
+        return f"{Path(self._cache_folder).name}-{len(self)}"
+
     def _read_flow(self, position: int, pair: list[NDArray[np.uint8]]) -> Tensor:
         earlier, later = pair
         if self._flow is None:

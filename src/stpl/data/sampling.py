@@ -6,7 +6,7 @@ would have seen, with any number of workers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from stpl.data.augment import CrossFrameAugmentation, clip_seed
-from stpl.data.clip import Clip, ClipReader, Wants
+from stpl.data.augment import CrossFrameAugmentation
+from stpl.data.clip import Clip, ClipReader, Wants, clip_seed
 from stpl.errors import ConfigError
 
 _ORDER = -1  # no clip stands at this position, so the order of an epoch shares its seed with no augmentation
@@ -64,7 +64,29 @@ class StepSampler(Sampler[list[Ticket]]):
         total = self.batch_size * self.world_size
         mine = range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         for step in range(self.start, self.steps):
-            yield [ticket(self.seed, step, position, total, self.length) for position in mine]
+            yield [self.draw(step, position, total) for position in mine]
+
+    def draw(self, step: int, position: int, total: int) -> Ticket:
+        """The clip at `position` among the `total` of a step: a pure function of these, the seed and the clips."""
+        return ticket(self.seed, step, position, total, self.length)
+
+
+class StreamSampler(Sampler[list[tuple[str, Ticket]]]):
+    """Steps of several streams, each with its own sampler, side by side.
+
+    Args:
+        streams: by name; all begin and end at the same step.
+    """
+
+    def __init__(self, streams: Mapping[str, StepSampler]) -> None:
+        self.streams = dict(streams)
+
+    def __len__(self) -> int:
+        return min(len(sampler) for sampler in self.streams.values())
+
+    def __iter__(self) -> Iterator[list[tuple[str, Ticket]]]:
+        for step in zip(*self.streams.values(), strict=True):
+            yield [(name, one) for name, tickets in zip(self.streams, step, strict=True) for one in tickets]
 
 
 class EvaluationShare(Sampler[int]):
@@ -125,6 +147,21 @@ class TrainingClips(Dataset[Clip]):
             return clip
         augmented = self.augmentation(clip.frames.numpy(), clip_seed(self.seed, place.step, place.position))
         return replace(clip, augmented=torch.from_numpy(augmented))
+
+
+class StreamClips(Dataset[tuple[str, Clip]]):
+    """Clips of several streams, by the stream's name and the ticket.
+
+    Args:
+        streams: by name.
+    """
+
+    def __init__(self, streams: Mapping[str, TrainingClips]) -> None:
+        self.streams = dict(streams)
+
+    def __getitem__(self, place: tuple[str, Ticket]) -> tuple[str, Clip]:
+        name, one = place
+        return name, self.streams[name][one]
 
 
 class EvaluationClips(Dataset[Clip]):

@@ -6,6 +6,7 @@ All lie under ONE root, in folders named as the DA-VSN/TPS lineage names them: `
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -102,6 +103,7 @@ class SequenceClips:
             where = f"data set {files.name}"
             raise ConfigError(f"label_size '{label_size}' is unknown", where=where, mend="choose 'native' or 'input'")
         self.files, self._label_size, self._table = files, label_size, space.lookup(files.name)
+        self._space = space
         self._flow = flow_files(files, flow) if isinstance(flow, Path) else flow
 
     def __len__(self) -> int:
@@ -139,6 +141,13 @@ class SequenceClips:
             raise DataError("there is no label of this frame", where=clip.frames[-1], mend=mend)
         label = self.files.read_label(clip.label, self._table, self._label_size)
         return torch.from_numpy(label.astype(np.int64))
+
+    @property
+    def name(self) -> str:
+        """The set, split, size and classes, and a hash of which frames they are of."""
+        keys = hashlib.blake2b("\n".join(clip.key for clip in self.files.clips).encode(), digest_size=6).hexdigest()
+        height, width = self.files.size
+        return f"{self.files.name}-{self.files.split}-{self._space.name}-{self._label_size}-{height}x{width}-{keys}"
 
     def _flow_key(self, index: int) -> str:
         files, (height, width) = self.files, self.files.size

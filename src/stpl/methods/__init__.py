@@ -3,9 +3,10 @@
 Begin with `base`: a method says what it minimises, everything else is written there.
 """
 
-from stpl.methods.base import Method, OptimizerOptions
+from stpl.methods.base import Method
 from stpl.methods.batchnorm_statistics import BatchNormStatistics
 from stpl.methods.contrast import Contrast, PixelContrast
+from stpl.methods.optimization import OptimizerOptions
 from stpl.methods.self_training import SelfTraining
 from stpl.methods.source_only import SourceOnly
 from stpl.methods.supervised import Supervised

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from lightning import LightningModule
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, PolynomialLR
 
-from stpl.data.clip import Clip, Wants
-from stpl.errors import ConfigError, DivergedError, check_range
+from stpl.data.clip import Batch, Clip, Wants, clip_seed
+from stpl.errors import ConfigError, DivergedError
 from stpl.methods.evaluation import Evaluator, predicted
 from stpl.methods.graph import Losses, RecordedLosses
+from stpl.methods.optimization import OptimizerOptions, build_optimizer, learning_rates
 from stpl.methods.ranks import from_first
 from stpl.nn import weights
+from stpl.nn.accel import Accel
 from stpl.nn.batchnorm import (
     BatchNormOptions,
     Renewal,
@@ -29,60 +28,19 @@ from stpl.nn.batchnorm import (
     forget_batches,
     statistics_of,
 )
+from stpl.nn.discriminator import Discriminator
 from stpl.nn.finite import LossWatch
 from stpl.nn.network import NetworkOptions, build_network
+from stpl.nn.teacher import Teacher
 
-
-@dataclass(frozen=True)
-class OptimizerOptions:
-    """Optimiser and schedule; the defaults are STPL's (paper §4.1).
-
-    Attributes:
-        name: "sgd" or "adamw".
-        lr: initial learning rate; it decays by (1 - step/horizon)^power.
-        momentum: of SGD.
-        weight_decay: L2 penalty (SGD) or decoupled decay (AdamW); 5e-4 is the lineage's.
-        head_factor: the classifiers learn at `head_factor·lr`; the lineage (ADVENT, DA-VSN, TPS) uses 10. Backbone and
-            score fusion learn at `lr`.
-        new_module_factor: modules that are not in the source checkpoint learn at `factor·lr`. The paper states one
-            rate, with which a random projection head would hardly move; 10 is the lineage's factor for new heads.
-        projection_factor: the projection head of a contrast learns at `factor·lr`; as other new modules if not given.
-        warmup: steps at the beginning in which only new modules learn, as if on features that take no gradient.
-        power: of the polynomial decay.
-        horizon: step at which the decay reaches 0; the length of the run if not given. The lineage decays over
-            250000 steps and stops at 40000 (TPS) or 120000 (DA-VSN), where 85 % and 56 % of the rate are left.
-        schedule: "poly" decays all rates alike. "advent" repeats an error of ADVENT's released code that DA-VSN, TPS
-            and CMOM share: it writes the decayed rate to the first group of parameters and 10 times that to the second,
-            which is the score fusion there, and never touches the third, so the classifiers keep their initial rate.
-
-    Raises:
-        ConfigError: for a number below 0, a momentum above 1, or a horizon before step 1.
-    """
-
-    name: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 2.5e-6
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    head_factor: float = 1.0
-    new_module_factor: float = 10.0
-    projection_factor: float | None = None
-    warmup: int = 0
-    power: float = 0.9
-    horizon: int | None = None
-    schedule: Literal["poly", "advent"] = "poly"
-
-    def __post_init__(self) -> None:
-        for name in ("lr", "weight_decay", "head_factor", "new_module_factor", "power"):
-            check_range(f"optimizer.{name}", getattr(self, name))
-        check_range("optimizer.projection_factor", self.projection_factor or 0)
-        check_range("optimizer.warmup", self.warmup)
-        check_range("optimizer.momentum", self.momentum, 0, 1)
-        if self.horizon is not None:
-            check_range("optimizer.horizon", self.horizon, 1)
+_DRAWN = -16  # no clip stands at this position or below: seeds of numbers drawn in a step
 
 
 class Method(LightningModule, ABC):
     """A way to train the network: sub-classes implement `losses` and say in `wants` what a clip must carry.
+
+    A `Teacher` or a `Discriminator` that is a sub-module of a method is looked after here: it is saved and resumed, the
+    one follows the network at every step, the other has an optimiser of its own.
 
     Args:
         network: the network to build.
@@ -92,6 +50,11 @@ class Method(LightningModule, ABC):
     """
 
     wants: Wants = Wants(flow=True)
+    """What clips of the target carry."""
+
+    source_wants: Wants | None = None
+    """What clips of the source carry. `None`: a source-free method, for which the source is never opened."""
+
     trains_classifiers = False
     """Whether the method can start from a backbone whose classifiers know nothing yet."""
 
@@ -116,7 +79,8 @@ class Method(LightningModule, ABC):
         if checkpoint is not None:
             weights.load(checkpoint, self.network, options=network, backbone_suffices=self.trains_classifiers)
         forget_batches(self.network)
-        self._start = None if checkpoint is None else [p.detach().clone() for p in self._encoder()]
+        encoder = self.network.segmenter.encoder
+        self._start = None if checkpoint is None else [p.detach().clone() for p in encoder.parameters()]
         self._running: list[Tensor] = []  # while an evaluation has renewed statistics in their place
         self.frame_size = (0, 0)
         self.evaluator = Evaluator(network.space)
@@ -125,12 +89,18 @@ class Method(LightningModule, ABC):
         self.train()  # settles which parameters learn before they are spread over devices
 
     @abstractmethod
-    def losses(self, clip: Clip) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Named scalar losses of a batch; their sum is minimised and each is logged. Empty: nothing to minimise.
 
         Several processes average their gradients. They train as one process with all their clips does, if losses are
         means over clips, or means over known pixels times `pixel_weight`.
         """
+
+    @property
+    def evaluated(self) -> Accel:
+        """The network that is evaluated and predicts: the one that learns, or a copy of it."""
+        network: Accel = self.network
+        return network
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Optimiser groups with their `lr`: backbone, score fusion, classifiers, projection head, other new modules.
@@ -147,9 +117,11 @@ class Method(LightningModule, ABC):
             "new": options.lr * options.new_module_factor,
         }
         members: dict[str, list[torch.nn.Parameter]] = {name: [] for name in rates}
-        encoder = {id(parameter) for parameter in self._encoder()}
+        encoder = {id(parameter) for parameter in self.network.segmenter.encoder.parameters()}
+        others = {id(parameter) for part in self._parts(Teacher, Discriminator) for parameter in part.parameters()}
         for name, parameter in self.named_parameters():
-            members["backbone" if id(parameter) in encoder else _group(name)].append(parameter)
+            if id(parameter) not in others:
+                members["backbone" if id(parameter) in encoder else _group(name)].append(parameter)
         return [{"name": name, "params": members[name], "lr": lr} for name, lr in rates.items() if members[name]]
 
     def train(self, mode: bool = True) -> Self:
@@ -157,7 +129,12 @@ class Method(LightningModule, ABC):
         super().train(mode)
         if mode:
             apply_batchnorm(self.network, self.batchnorm)
+            for teacher in self._parts(Teacher):
+                teacher.apply_batchnorm(self.batchnorm)
         return self
+
+    def _parts(self, *kinds: type[Any]) -> list[Any]:
+        return [module for module in self.modules() if isinstance(module, kinds)]
 
     def on_fit_start(self) -> None:
         """Lightning keeps the mode a module arrives in; this one depends on the policy."""
@@ -167,13 +144,20 @@ class Method(LightningModule, ABC):
         """Replay `losses` and its backward pass as CUDA graphs from now on (see `RecordedLosses`)."""
         self._step_losses = RecordedLosses(self, self.losses)
 
-    def training_step(self, clip: Clip, batch_idx: int) -> dict[str, Tensor] | None:
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Have teachers follow, and numbers that are drawn be a function of seed, step and process alone."""
+        for teacher in self._parts(Teacher):
+            teacher.follow(self.network, self.global_step)
+        seed: int = self.trainer.datamodule.sampling_seed  # type: ignore[attr-defined]
+        torch.manual_seed(clip_seed(seed, self.global_step, _DRAWN - self.global_rank))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
         """Sum of the losses; where there is nothing to minimise `None`, or a loss that moves nothing.
 
         Lightning refuses `None` in distributed training. A constant reaches no parameter; a loss of zero that did would
         start the weight decay.
         """
-        losses = self._step_losses(clip)
+        losses = self._step_losses(batch)
         if not losses:
             alone = self.trainer.world_size == 1
             return None if alone else {"loss": torch.zeros((), device=self.device, requires_grad=True)}
@@ -214,15 +198,15 @@ class Method(LightningModule, ABC):
         clips: list[Clip] = data.renewal_clips(self.batchnorm.renewal_batches, augmented=augmented)
         views = (view for clip in clips for view in (clip.frames, clip.augmented) if view is not None)
         with self.trainer.precision_plugin.val_step_context():
-            Renewal(self.network)(
-                partial(self.network.encode, view[:, place].to(self.device)) for view in views for place in (-2, -1)
+            Renewal(self.evaluated)(
+                partial(self.evaluated.encode, view[:, place].to(self.device)) for view in views for place in (-2, -1)
             )
 
     def _statistics(self) -> list[Tensor]:
-        return statistics_of(batchnorm_layers(self.network))
+        return statistics_of(batchnorm_layers(self.evaluated))
 
     def _encoder(self) -> list[torch.nn.Parameter]:
-        return list(self.network.segmenter.encoder.parameters())
+        return list(self.evaluated.segmenter.encoder.parameters())
 
     def moved(self) -> float | None:
         """Change of the encoder's weights since the start, in percent of their norm; `None` without a start."""
@@ -239,13 +223,13 @@ class Method(LightningModule, ABC):
     def validation_step(self, clip: Clip, batch_idx: int) -> None:
         """Accumulate the metrics of a batch."""
         self.frame_size = (clip.frames.shape[-2], clip.frames.shape[-1])
-        seen = self.network.observe(clip)
+        seen = self.evaluated.observe(clip)
         _check_output(seen.logits, clip)
         self.evaluator.update(clip, seen)
 
     def predict_step(self, clip: Clip, batch_idx: int) -> Tensor:
         """Predicted train ids int64 `[B,H,W]`: what `validation_step` scores, or at the frames' size without labels."""
-        logits = self.network.observe(clip).logits
+        logits = self.evaluated.observe(clip).logits
         _check_output(logits, clip)
         return predicted(logits, clip)
 
@@ -261,13 +245,9 @@ class Method(LightningModule, ABC):
         return found if moved is None else found | {"weights": {"moved": moved}}
 
     def configure_optimizers(self) -> Any:
-        """SGD or AdamW over `parameter_groups`, and `learning_rates` per step."""
-        options, groups = self.optimizer_options, self.parameter_groups()
-        optimizer: torch.optim.Optimizer
-        if options.name == "sgd":
-            optimizer = torch.optim.SGD(groups, momentum=options.momentum, weight_decay=options.weight_decay)
-        else:
-            optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
+        """SGD or AdamW over `parameter_groups`, an Adam for each discriminator, and `learning_rates` per step."""
+        options = self.optimizer_options
+        optimizer = build_optimizer(options, self.parameter_groups(), self._parts(Discriminator))
         schedule = learning_rates(optimizer, options, max(1, int(self.trainer.max_steps)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -280,6 +260,9 @@ class Method(LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Describe the network in plain types, so that a checkpoint can be opened without its configuration."""
         checkpoint["stpl"] = weights.description(self.options, self.frame_size, int(self.global_step))
+        if self.evaluated is not self.network:
+            place = next(name for name, module in self.named_modules() if module is self.evaluated)
+            checkpoint["stpl"]["evaluated"] = place
         if self._running:
             saved = {id(buffer): running for buffer, running in zip(self._statistics(), self._running, strict=True)}
             named = {name: saved.get(id(buffer)) for name, buffer in self.named_buffers()}
@@ -301,40 +284,6 @@ def _group(name: str) -> str:
     if not name.startswith("network."):
         return "projection" if name.startswith("projection.") else "new"
     return "score_fusion" if name.startswith("network.score_fusion.") else "classifiers"
-
-
-def learning_rates(optimizer: torch.optim.Optimizer, options: OptimizerOptions, steps: int) -> LRScheduler:
-    """The schedule of `options` over a run of `steps` steps.
-
-    Raises:
-        ConfigError: if the horizon lies before the end of the run.
-    """
-    horizon = steps if options.horizon is None else options.horizon
-    if horizon < steps:
-        raise ConfigError(
-            f"{horizon} is less than the {steps} steps of the run",
-            where="optimizer.horizon",
-            mend="choose a later step, or leave it out to decay over the run",
-        )
-    if options.schedule == "poly" and not options.warmup:
-        return PolynomialLR(optimizer, total_iters=horizon, power=options.power)
-
-    def decayed(step: int) -> float:
-        """Share of the initial rate at a step, in [0, 1]."""
-        return float((1 - min(step, horizon) / horizon) ** options.power)
-
-    errors: dict[str, Callable[[int], float]] = {
-        "score_fusion": lambda step: 10 * decayed(step),
-        "classifiers": lambda step: 1.0,
-    }
-
-    def share(name: str, step: int) -> float:
-        """Share of a group's initial rate at a step."""
-        if step < options.warmup and name not in ("projection", "new"):
-            return 0.0
-        return errors[name](step) if options.schedule == "advent" and name in errors else decayed(step)
-
-    return LambdaLR(optimizer, [partial(share, group["name"]) for group in optimizer.param_groups])
 
 
 def check_proportion(proportion: float) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stpl.data.clip import Clip, Wants
-from stpl.methods.base import Method, OptimizerOptions
+from stpl.data.clip import Batch, Wants
+from stpl.methods.base import Method
+from stpl.methods.optimization import OptimizerOptions
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 
@@ -40,10 +41,10 @@ class BatchNormStatistics(Method):
         super().__init__(network, optimizer, checkpoint, batchnorm)
         self.wants = Wants(augmented=augmented)
 
-    def losses(self, clip: Clip) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Nothing to minimise: the forward passes themselves move the statistics."""
         with torch.no_grad():
-            for frames in (clip.frames, clip.augmented):
+            for frames in (batch.target.frames, batch.target.augmented):
                 if frames is not None:
                     self.network.encode(frames[:, -2])
                     self.network.encode(frames[:, -1])

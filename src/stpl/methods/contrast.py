@@ -22,12 +22,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from stpl.data.clip import IGNORE, Clip, Wants
+from stpl.data.clip import IGNORE, Batch, Clip, Wants
 from stpl.errors import ConfigError, check_range
 from stpl.losses.confidence import Scope, confident_pixels
 from stpl.losses.pixel_contrast import Denominator, EngineName, choose_engine, pixel_contrast
 from stpl.losses.ranks import gather_ranks
-from stpl.methods.base import Method, OptimizerOptions, check_proportion
+from stpl.methods.base import Method, check_proportion
+from stpl.methods.optimization import OptimizerOptions
 from stpl.nn.accel import Accel, clip_flow
 from stpl.nn.batchnorm import BatchNormOptions, Views, statistics_kept
 from stpl.nn.fusion import FUSIONS, Fusion, FusionName
@@ -126,8 +127,9 @@ class PixelContrast(Method):
         except ValueError as error:
             raise ConfigError(str(error), where="model.engine", mend="leave it out: the best one is chosen") from error
 
-    def losses(self, clip: Clip) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
         """One contrast loss per pair of views."""
+        clip = batch.target
         views = _Views(self.network, clip, self.fusion, self.previous_gradient, self.batchnorm.views)
         labels, confident = self.pseudo_labels(views.logits, clip)
         places, classes = self._kept(labels.flatten(1), confident.flatten(1))

@@ -4,7 +4,7 @@ A step of a ResNet-101 is some 5000 small launches. Python needs longer to ask f
 against 48 on one H100 at 512×1024), so the GPU waits for the host. A graph is launched at once.
 
 What is recorded is all that `Method.losses` does on the device, running statistics of BatchNorm included, and its
-backward pass. That is right for every method whose `losses` asks the host for nothing but the shapes of its clip: one
+backward pass. That is right for every method whose `losses` asks the host for nothing but the shapes of its batch: one
 that draws numbers or counts steps in Python would repeat those of the recording.
 """
 
@@ -17,44 +17,44 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from stpl.data.clip import Clip
+from stpl.data.clip import Batch
 from stpl.errors import ConfigError
 
 T = TypeVar("T")
-Losses = Callable[[Clip], dict[str, Tensor]]
+Losses = Callable[[Batch], dict[str, Tensor]]
 Signature = tuple[tuple[str, torch.Size, torch.dtype], ...]
 _WARM_STEPS = 2  # before recording: kernels are compiled and libraries choose theirs
 
 
 class RecordedLosses:
-    """`losses`, recorded at the first clip of each shape and replayed for all others of that shape.
+    """`losses`, recorded at the first batch of each shape and replayed for all others of that shape.
 
     The replayed losses have a gradient like any others, but their backward pass writes `grad` of the parameters itself:
     torch would copy each gradient. Hooks on gradients, which distributed training needs, do not see them.
 
     Args:
         method: the module whose parameters and buffers take part, on a GPU.
-        losses: a function of a clip, as `Method.losses`.
+        losses: a function of a batch, as `Method.losses`.
     """
 
     def __init__(self, method: nn.Module, losses: Losses) -> None:
         self._method, self._losses = method, losses
         self._recordings: dict[Signature, _Recording] = {}
 
-    def __call__(self, clip: Clip) -> dict[str, Tensor]:
-        """The losses of a clip, as `Method.losses` gives them.
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses of a batch, as `Method.losses` gives them.
 
         Raises:
             ConfigError: if they cannot be recorded.
         """
-        signature = tuple((name, tensor.shape, tensor.dtype) for name, tensor in clip.tensors().items())
+        signature = tuple((name, tensor.shape, tensor.dtype) for name, tensor in batch.tensors().items())
         if signature not in self._recordings:
-            self._recordings[signature] = self._record(clip)
-        return self._recordings[signature].replay(clip)
+            self._recordings[signature] = self._record(batch)
+        return self._recordings[signature].replay(batch)
 
-    def _record(self, clip: Clip) -> _Recording:
+    def _record(self, batch: Batch) -> _Recording:
         try:
-            return _Recording(self._method, self._losses, clip)
+            return _Recording(self._method, self._losses, batch)
         except torch.OutOfMemoryError:
             raise  # it would not fit otherwise either
         except RuntimeError as error:
@@ -66,13 +66,13 @@ class RecordedLosses:
 
 
 class _Recording:
-    """The graphs for clips of one shape; inputs, losses and gradients stay in the same memory."""
+    """The graphs for batches of one shape; inputs, losses and gradients stay in the same memory."""
 
-    def __init__(self, method: nn.Module, losses: Losses, clip: Clip) -> None:
+    def __init__(self, method: nn.Module, losses: Losses, batch: Batch) -> None:
         self._losses = losses
-        self._clip = clip.map(torch.clone)
+        self._batch = batch.map(torch.clone)
         self._parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
-        self._anchor = torch.zeros((), device=clip.frames.device, requires_grad=True)
+        self._anchor = torch.zeros((), device=batch.target.frames.device, requires_grad=True)
         self._found: dict[str, Tensor] = {}
         before = {name: buffer.clone() for name, buffer in method.named_buffers()}
         capture = Capture()
@@ -84,10 +84,11 @@ class _Recording:
         for name, buffer in method.named_buffers():
             buffer.copy_(before[name])  # what warming up and recording did to them
 
-    def replay(self, clip: Clip) -> dict[str, Tensor]:
-        """The losses of another clip."""
-        for name, tensor in clip.tensors().items():
-            getattr(self._clip, name).copy_(tensor)
+    def replay(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses of another batch."""
+        mine = self._batch.tensors()
+        for name, tensor in batch.tensors().items():
+            mine[name].copy_(tensor)
         values: Tensor = _Replay.apply(self._anchor, self)  # type: ignore[no-untyped-call]
         return dict(zip(self._names, values.unbind(), strict=True))
 
@@ -99,7 +100,7 @@ class _Recording:
     def _go_forward(self) -> Tensor:
         """The losses as one tensor. Weights are cast once for all passes of a step, and anew at every replay."""
         torch.clear_autocast_cache()
-        self._found = self._losses(self._clip)
+        self._found = self._losses(self._batch)
         torch.clear_autocast_cache()
         return torch.stack(list(self._found.values())) if self._found else torch.zeros(0, device=self._anchor.device)
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stpl.data.clip import IGNORE, Clip
+from stpl.data.clip import IGNORE, Batch, Clip
 from stpl.losses.confidence import Scope, confident_pixels
 from stpl.losses.segmentation import cross_entropy
-from stpl.methods.base import Method, OptimizerOptions, check_proportion
+from stpl.methods.base import Method, check_proportion
+from stpl.methods.optimization import OptimizerOptions
 from stpl.methods.ranks import pixel_weight
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
@@ -43,10 +44,10 @@ class SelfTraining(Method):
         super().__init__(network, optimizer, checkpoint, batchnorm)
         self.confident_proportion, self.confident_scope = confident_proportion, confident_scope
 
-    def losses(self, clip: Clip) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of the fused prediction with its own confident pseudo-labels."""
-        logits = self.network(clip)
-        labels, confident = self.pseudo_labels(logits, clip)
+        logits = self.network(batch.target)
+        labels, confident = self.pseudo_labels(logits, batch.target)
         labels = torch.where(confident, labels, IGNORE)
         return {"self_training": pixel_weight(labels) * cross_entropy(logits, labels)}
 

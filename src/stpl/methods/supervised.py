@@ -6,10 +6,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from stpl.data.clip import Clip, Wants
+from stpl.data.clip import Batch, Wants
 from stpl.errors import check_range
 from stpl.losses.segmentation import cross_entropy
-from stpl.methods.base import Method, OptimizerOptions
+from stpl.methods.base import Method
+from stpl.methods.optimization import OptimizerOptions
 from stpl.methods.ranks import pixel_weight
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
@@ -46,9 +47,9 @@ class Supervised(Method):
         super().__init__(network, optimizer, checkpoint, batchnorm)
         self.loss_weights = {"cross_entropy": 1.0, "auxiliary": auxiliary_weight}
 
-    def losses(self, clip: Clip) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of each classifier at the label's resolution, weighted."""
-        label = clip.label
+        clip, label = batch.target, batch.target.label
         assert label is not None  # wants.label
         known = pixel_weight(label)
         scores = self.network.fused_scores(clip)

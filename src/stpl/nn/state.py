@@ -76,11 +76,11 @@ def _walk(content: Mapping[Any, Any], place: tuple[str, ...]) -> Iterator[tuple[
             yield from _walk(value, (*place, key))
 
 
-def of_network(state: State, path: Path | None = None) -> State:
+def of_network(state: State, path: Path | None = None, prefix: str | None = None) -> State:
     """The tensors under the network's own names: without what wraps it, and without what stands beside it.
 
     If names begin with a wrapper, the others are left out (`n_averaged` of an averaged model); if names begin with
-    `network.`, only these are taken.
+    `network.`, or with `prefix` if that is given, only these are taken.
 
     Raises:
         CheckpointError: two tensors have one name then.
@@ -91,7 +91,8 @@ def of_network(state: State, path: Path | None = None) -> State:
     if len(found) < len(names):
         mend = "save the state_dict of the network itself"
         raise CheckpointError("holds tensors of one name twice, with and without a wrapper", where=path, mend=mend)
-    inside = {key.removeprefix(_NETWORK): value for key, value in found.items() if key.startswith(_NETWORK)}
+    start = prefix or _NETWORK
+    inside = {key.removeprefix(start): value for key, value in found.items() if key.startswith(start)}
     return inside or found
 
 

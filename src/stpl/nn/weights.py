@@ -195,7 +195,9 @@ def tensors(content: Mapping[str, Any], path: Path | None = None, key: str | Non
     Raises:
         CheckpointError: there is none, or several and no key.
     """
-    return of_network(find(content, key, path)[1], path)
+    meta = content.get("stpl")
+    evaluated = meta.get("evaluated") if isinstance(meta, dict) and key is None else None
+    return of_network(find(content, key, path)[1], path, None if evaluated is None else f"{evaluated}.")
 
 
 def check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, mend: str) -> None:

@@ -36,7 +36,7 @@ NEUTRAL = (
     "run.", "trainer.logger", "trainer.enable_", "trainer.accelerator", "trainer.max_time", "trainer.profiler",
     "trainer.default_root_dir",
     *(f"data.{prefix}{name}" for prefix in ("", "init_args.") for name in (
-        "loading.num_workers", "loading.eval_batch_size", "root", "draw_workers", "flow_cache",
+        "loading.num_workers", "loading.eval_batch_size", "root", "draw_workers", "flow_cache", "class_statistics",
     )),
 )  # fmt: skip
 """Prefixes of settings that change where or how fast a run computes, not what: they leave its name alone."""

@@ -76,6 +76,15 @@ class StreetsClips:
         drive, frame = self.place(index)
         return self._entry("visible", drive, frame)
 
+    def label(self, index: int) -> torch.Tensor:
+        """Label int64 `[H,W]` of train ids of the clip at `index`."""
+        return self._label(*self.place(index))
+
+    @property
+    def name(self) -> str:
+        """The drawn split, which its folder is named after."""
+        return f"{self.split.folder.name}-{self.previous}"
+
     def _entry(self, kind: str, drive: int, frame: int) -> NDArray[Any]:
         """A copy of what an array holds of one frame, compared with its checksum."""
         entry = np.array(self._open(kind)[drive, frame])

@@ -1,0 +1,43 @@
+"""Losses between a network and a discriminator of domains (Goodfellow et al., 2014; Mao et al., LSGAN, 2017).
+
+Source has label 0 and target 1 (ADVENT, DA-VSN; AdaptSegNet has it so too).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Domain = Literal["source", "target"]
+Kind = Literal["bce", "lsgan"]
+"""`bce`: binary cross-entropy of the scores as logits. `lsgan`: squared distance of the scores to the label."""
+
+
+def domain_loss(scores: Tensor, domain: Domain, kind: Kind = "bce") -> Tensor:
+    """How far a discriminator's scores are from saying `domain`, mean over all of them.
+
+    A network that is to be taken for the source minimises it for `source` on its maps of the target; the discriminator
+    minimises it for the true domain of each.
+
+    Args:
+        scores: of any shape, unbounded.
+        domain: what they should say.
+        kind: which loss.
+    """
+    label = torch.full_like(scores, 1.0 if domain == "target" else 0.0, dtype=torch.float32)
+    if kind == "bce":
+        return F.binary_cross_entropy_with_logits(scores.float(), label)
+    return F.mse_loss(scores.float(), label)
+
+
+def weighted_entropy(logits: Tensor) -> Tensor:
+    """Weighted self-information -p·log p / log K of each class (Vu et al., ADVENT, CVPR 2019, Eq. 7), `[B,K,h,w]`.
+
+    Its sum over classes lies in [0, 1]. By `log_softmax` in float32, so that no constant keeps the logarithm from 0.
+    """
+    log_p = F.log_softmax(logits.float(), dim=1)
+    return -log_p.exp() * log_p / math.log(logits.shape[1])

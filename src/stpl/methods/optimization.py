@@ -1,0 +1,161 @@
+"""Optimiser and schedule of all methods: groups of parameters, each with its rate, and several optimisers as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, PolynomialLR
+
+from stpl.errors import ConfigError, check_range
+from stpl.nn.discriminator import Discriminator
+
+_LEARN_AT_ONCE = ("projection", "new", "discriminator")
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """Optimiser and schedule; the defaults are STPL's (paper §4.1).
+
+    Attributes:
+        name: "sgd" or "adamw".
+        lr: initial learning rate; it decays by (1 - step/horizon)^power.
+        momentum: of SGD.
+        weight_decay: L2 penalty (SGD) or decoupled decay (AdamW); 5e-4 is the lineage's.
+        head_factor: the classifiers learn at `head_factor·lr`; the lineage (ADVENT, DA-VSN, TPS) uses 10. Backbone and
+            score fusion learn at `lr`.
+        new_module_factor: modules that are not in the source checkpoint learn at `factor·lr`. The paper states one
+            rate, with which a random projection head would hardly move; 10 is the lineage's factor for new heads.
+        projection_factor: the projection head of a contrast learns at `factor·lr`; as other new modules if not given.
+        warmup: steps at the beginning in which only new modules learn, as if on features that take no gradient.
+        power: of the polynomial decay.
+        horizon: step at which the decay reaches 0; the length of the run if not given. The lineage decays over
+            250000 steps and stops at 40000 (TPS) or 120000 (DA-VSN), where 85 % and 56 % of the rate are left.
+        schedule: "poly" decays all rates alike. "advent" repeats an error of ADVENT's released code that DA-VSN, TPS
+            and CMOM share: it writes the decayed rate to the first group of parameters and 10 times that to the second,
+            which is the score fusion there, and never touches the third, so the classifiers keep their initial rate.
+
+    Raises:
+        ConfigError: for a number below 0, a momentum above 1, or a horizon before step 1.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 2.5e-6
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    head_factor: float = 1.0
+    new_module_factor: float = 10.0
+    projection_factor: float | None = None
+    warmup: int = 0
+    power: float = 0.9
+    horizon: int | None = None
+    schedule: Literal["poly", "advent"] = "poly"
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "weight_decay", "head_factor", "new_module_factor", "power"):
+            check_range(f"optimizer.{name}", getattr(self, name))
+        check_range("optimizer.projection_factor", self.projection_factor or 0)
+        check_range("optimizer.warmup", self.warmup)
+        check_range("optimizer.momentum", self.momentum, 0, 1)
+        if self.horizon is not None:
+            check_range("optimizer.horizon", self.horizon, 1)
+
+
+class Joint(torch.optim.Optimizer):
+    """Several optimisers as one, so that SGD and Adam take one step after one backward pass.
+
+    Automatic optimisation, its count of steps, schedules per group, clipping, gradient scaling and checkpoints then see
+    one optimiser: the groups of its parts are its groups, the very same objects, and its state is theirs.
+
+    Args:
+        parts: optimisers of different parameters.
+    """
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
+        self.parts = list(parts)
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._bind()
+
+    def _bind(self) -> None:
+        """Have the parts work on the groups and the state of the whole."""
+        start = 0
+        for part in self.parts:
+            end = start + len(part.param_groups)
+            part.param_groups, part.state, start = self.param_groups[start:end], self.state, end
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the state of another; groups and state are new objects then, for the parts too."""
+        super().load_state_dict(state_dict)
+        self._bind()
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Call `closure` once, then take a step of every part."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+
+def build_optimizer(
+    options: OptimizerOptions, groups: list[dict[str, Any]], discriminators: Sequence[Discriminator]
+) -> torch.optim.Optimizer:
+    """The optimiser of `groups` by the options, joined by an Adam for each discriminator.
+
+    Args:
+        options: of the network's optimiser.
+        groups: its groups of parameters.
+        discriminators: those that a method trains against the network.
+    """
+    main: torch.optim.Optimizer
+    if options.name == "sgd":
+        main = torch.optim.SGD(groups, momentum=options.momentum, weight_decay=options.weight_decay)
+    else:
+        main = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
+    others = [_adam(discriminator) for discriminator in discriminators]
+    return Joint([main, *others]) if others else main
+
+
+def _adam(discriminator: Discriminator) -> torch.optim.Optimizer:
+    options, parameters = discriminator.options, list(discriminator.parameters())
+    group = {"name": "discriminator", "params": parameters, "lr": options.lr}
+    return torch.optim.Adam([group], betas=(options.beta1, options.beta2))
+
+
+def learning_rates(optimizer: torch.optim.Optimizer, options: OptimizerOptions, steps: int) -> LRScheduler:
+    """The schedule of `options` over a run of `steps` steps.
+
+    Raises:
+        ConfigError: if the horizon lies before the end of the run.
+    """
+    horizon = steps if options.horizon is None else options.horizon
+    if horizon < steps:
+        raise ConfigError(
+            f"{horizon} is less than the {steps} steps of the run",
+            where="optimizer.horizon",
+            mend="choose a later step, or leave it out to decay over the run",
+        )
+    if options.schedule == "poly" and not options.warmup:
+        return PolynomialLR(optimizer, total_iters=horizon, power=options.power)
+
+    def decayed(step: int) -> float:
+        """Share of the initial rate at a step, in [0, 1]."""
+        return float((1 - min(step, horizon) / horizon) ** options.power)
+
+    errors: dict[str, Callable[[int], float]] = {
+        "score_fusion": lambda step: 10 * decayed(step),
+        "classifiers": lambda step: 1.0,
+    }
+
+    def share(name: str, step: int) -> float:
+        """Share of a group's initial rate at a step."""
+        if step < options.warmup and name not in _LEARN_AT_ONCE:
+            return 0.0
+        return errors[name](step) if options.schedule == "advent" and name in errors else decayed(step)
+
+    return LambdaLR(optimizer, [partial(share, group["name"]) for group in optimizer.param_groups])

@@ -1,0 +1,281 @@
+"""The conformance suite: what every method must keep, checked on runs of seconds through the real command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from stpl.data.clip import Batch
+from stpl.data.streets import open_split
+from stpl.methods import Method
+from stpl.nn import weights
+from stpl.nn.discriminator import Discriminator
+from stpl.nn.teacher import Teacher
+from stpl.runs.fit import fit
+from stpl.runs.recipes import VARIABLE
+from stpl.runs.record import METRICS, read_metrics, read_record
+from stpl.testing.rank import run_plan, start_ranks
+from stpl.testing.read_back import no_read_back
+from stpl.testing.runs import TINY, fit_until, tiny_arguments
+
+_STEPS, _CUT = 4, 3
+_FROZEN = (
+    "--batchnorm.policy=frozen",
+    "--optimizer.name=sgd",  # AdamW takes a gradient of zero, give or take a rounding, for a direction
+    "--trainer.max_steps=1",
+    "--trainer.val_check_interval=1",
+    "--trainer.limit_val_batches=1",
+    "--data.init_args.loading.eval_batch_size=2",
+    "--trainer.accelerator=cpu",
+)
+
+
+def check_method(
+    experiment: str,
+    folder: Path,
+    *settings: str,
+    source: bool = False,
+    labels: bool = False,
+    ranks: bool = True,
+    golden: Sequence[float] | None = None,
+    streets: Path | None = None,
+    experiments: Path | None = None,
+) -> None:
+    """Check that a method keeps what the suite relies on; takes ten seconds, most of them for two processes.
+
+    Losses are named, finite scalars, and the same as ever where `golden` tells them. Gradients reach what learns and
+    nothing else: no teacher, no frozen parameter. The step asks the device for no value. Labels of the target are not
+    opened, nor anything of the source, unless the method is said to want them; what it gets is what it asked for. A run
+    that is killed and called again ends with the same bits, optimiser included. Two processes with half of each batch
+    train as one with all of it.
+
+    Args:
+        experiment: its name in the catalogue.
+        folder: an empty folder to work in.
+        settings: more arguments of `stpl fit`.
+        source: whether the method may see source clips; without, it must be source-free.
+        labels: whether it may see labels of the target.
+        ranks: whether to compare two processes with one; a method that draws random numbers in its step cannot.
+        golden: the sum of the losses at each of the four steps, to 2 in 1000.
+        streets: folder of the tiny benchmark, drawn if it is not there; in `folder` if not given.
+        experiments: folder of your own overlays and tables.yaml.
+
+    Raises:
+        AssertionError: saying what does not hold.
+    """
+    drawn = streets or folder / "streets"
+    environment = {"STPL_RUNS": str(folder / "runs")} | ({} if experiments is None else {VARIABLE: str(experiments)})
+    with mock.patch.dict(os.environ, environment):
+        for domain in ("studio", "camera"):
+            for split in ("train", "val"):
+                open_split(drawn, domain, split, TINY, 1)
+        options = ("--start_from=null", *settings)
+        watched = _Watch(source=source, labels=labels)
+        with mock.patch("stpl.losses.pixel_contrast._best", return_value="masked"):  # the engine of devices
+            with watched:
+                whole = fit(tiny_arguments(experiment, drawn, *options, "--run.experiment=whole", steps=_STEPS))
+            assert watched.steps == _STEPS, f"{watched.steps} of {_STEPS} steps were taken"
+            _check_opened(watched, drawn)
+            _check_golden(whole, golden)
+            _check_resumed(whole, tiny_arguments(experiment, drawn, *options, "--run.experiment=cut", steps=_STEPS))
+        if ranks:
+            _check_ranks(experiment, drawn, options, folder, watched.judges)
+
+
+class _Watch:
+    """Looks over every step of a run: what the method gets, what it gives, where gradients go, which files are opened.
+
+    Args:
+        source: whether source clips are allowed.
+        labels: whether labels of the target are.
+    """
+
+    def __init__(self, *, source: bool, labels: bool) -> None:
+        self.source, self.labels = source, labels
+        self.steps, self.opened = 0, list[str]()
+        self.wants_source = self.wants_labels = self.minimises = False
+        self.judges: list[str] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> None:
+        step, backward, before = Method.training_step, Method.backward, Method.on_before_optimizer_step
+        watch = self
+
+        def training_step(self: Method, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
+            watch.check_batch(self, batch)
+            with no_read_back():
+                output = step(self, batch, batch_idx)
+            watch.check_losses(output)
+            return output
+
+        def on_before_optimizer_step(self: Method, optimizer: torch.optim.Optimizer) -> None:
+            watch.check_gradients(self, optimizer)
+            before(self, optimizer)
+
+        def go_backward(self: Method, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+            with no_read_back():
+                backward(self, loss, *args, **kwargs)
+
+        enter = self._stack.enter_context
+        enter(mock.patch.object(Method, "training_step", training_step))
+        enter(mock.patch.object(Method, "backward", go_backward))
+        enter(mock.patch.object(Method, "on_before_optimizer_step", on_before_optimizer_step))
+        enter(_listening(self.opened))
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def check_batch(self, method: Method, batch: Batch) -> None:
+        """What the method gets is what it asked for, and what it may."""
+        self.steps += 1
+        self.judges = [name for name, module in method.named_modules() if isinstance(module, Discriminator)]
+        self.wants_source, self.wants_labels = method.source_wants is not None, method.wants.label
+        assert self.source or not self.wants_source, "it wants source clips; say source=True if it is to have them"
+        assert self.labels or not self.wants_labels, "it wants labels of the target; say labels=True if it may"
+        assert (batch.source is not None) == self.wants_source, "source clips came without being wanted, or did not"
+        for clip, wants in ((batch.target, method.wants), (batch.source, method.source_wants)):
+            if clip is not None and wants is not None:
+                for name in ("flow", "label", "augmented"):
+                    there = getattr(clip, name) is not None
+                    assert there == getattr(wants, name), f"{name}: wanted and absent, or there and not wanted"
+
+    def check_losses(self, output: dict[str, Tensor] | None) -> None:
+        """Named, finite scalars; their sum has a gradient."""
+        self.minimises = output is not None
+        if output is None:
+            return
+        assert len(output) > 1, "the step gives no named loss"
+        for name, value in output.items():
+            assert value.shape == (), f"{name} is no scalar but {list(value.shape)}"
+            assert bool(value.isfinite()), f"{name} is {value.item()}"
+        assert output["loss"].requires_grad, "no loss has a gradient"
+
+    def check_gradients(self, method: Method, optimizer: torch.optim.Optimizer) -> None:
+        """They are finite, reach what learns, and nothing that does not."""
+        learning = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        teachers = [module for module in method.modules() if isinstance(module, Teacher)]
+        taught = {id(parameter) for teacher in teachers for parameter in teacher.parameters()}
+        reached = 0
+        for name, parameter in method.named_parameters():
+            if parameter.grad is None:
+                continue
+            assert parameter.requires_grad, f"{name} is frozen and has a gradient"
+            assert id(parameter) in learning, f"{name} has a gradient and no optimiser"
+            assert bool(parameter.grad.isfinite().all()), f"the gradient of {name} is not finite"
+            reached += bool(parameter.grad.any())
+        assert reached or not self.minimises, "no parameter has a gradient"
+        assert not taught & learning, "the teacher is in the optimiser"
+
+
+_lists: list[list[str]] = []
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open" and _lists:
+        _lists[-1].append(str(arguments[0]))
+
+
+@contextmanager
+def _listening(opened: list[str]) -> Iterator[None]:
+    """Write down every file that Python opens, by any means."""
+    if not _hooked:
+        sys.addaudithook(_audit)  # for good: there is no way to take one out
+        _hooked.append(True)
+    _lists.append(opened)
+    try:
+        yield
+    finally:
+        _lists.pop()
+
+
+_hooked: list[bool] = []
+
+
+def _check_opened(watched: _Watch, streets: Path) -> None:
+    inside = [path for path in watched.opened if str(streets) in path]
+    assert any("camera-train" in path for path in inside), "no training clip was read"
+    labels = [path for path in inside if "camera-train" in path and "labels" in path]
+    assert watched.wants_labels or not labels, f"labels of the target were opened: {labels[0]}"
+    source = [path for path in inside if "studio" in path]
+    assert watched.wants_source or not source, f"the source was opened: {source[0]}"
+
+
+def _losses(run: Path) -> list[float]:
+    return [value for _, name, value in read_metrics(run / METRICS) if name == "train/loss"]
+
+
+def _check_golden(run: Path, golden: Sequence[float] | None) -> None:
+    found = _losses(run)
+    if golden is not None:
+        close = len(found) == len(golden) and all(
+            abs(a - b) <= 2e-3 * abs(b) for a, b in zip(found, golden, strict=True)
+        )
+        shown = ", ".join(f"{loss:.6f}" for loss in found)
+        assert close, f"the losses changed; if on purpose, write golden=[{shown}]"
+
+
+def _check_resumed(whole: Path, args: list[str]) -> None:
+    again = [*args, "--run.checkpoint_every=1"]
+    assert fit_until(_CUT, again), "the run did not come to the step at which it was to be killed"
+    resumed = fit(again)
+    first, second = (weights.read(run / "checkpoints" / "last.ckpt") for run in (whole, resumed))
+    differing = [name for name in first["state_dict"] if not _equal(first, second, name)]
+    assert not differing, f"after a kill the run ends with another {differing[0]}"
+    moments = [content["optimizer_states"][0]["state"] for content in (first, second)]
+    for index, state in moments[0].items():
+        for name, value in state.items():
+            same = torch.equal(torch.as_tensor(value), torch.as_tensor(moments[1][index][name]))
+            assert same, f"after a kill the optimiser has another {name}"
+    assert _losses(whole) == _losses(resumed), "after a kill the losses differ"
+    records = [read_record(run) for run in (whole, resumed)]
+    assert records[0] is not None
+    assert records[1] is not None
+    assert records[0]["last"] == records[1]["last"], "after a kill the evaluation differs"
+
+
+def _equal(first: dict[str, Any], second: dict[str, Any], name: str) -> bool:
+    return torch.equal(first["state_dict"][name], second["state_dict"].get(name, torch.zeros(0)))
+
+
+def _check_ranks(experiment: str, streets: Path, options: Sequence[str], folder: Path, judges: Sequence[str]) -> None:
+    plans = {}
+    for devices in (1, 2):
+        mine = (f"--trainer.devices={devices}", f"--run.experiment=ranks-{devices}")
+        args = tiny_arguments(experiment, streets, *options, *_FROZEN, *mine, steps=1, batch=2 // devices)
+        plans[devices] = [(args, None)]
+    processes = start_ranks(plans[2], folder)
+    try:
+        run_plan(plans[1])
+        assert [process.wait(180) for process in processes] == [0, 0], "two processes do not run to the end"
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    runs = [folder / "runs" / "streets" / f"ranks-{devices}" / "seed0" for devices in (1, 2)]
+    contents = [weights.read(run / "checkpoints" / "last.ckpt") for run in runs]
+    for a, b in zip(*map(_losses, runs), strict=True):
+        assert abs(a - b) <= 1e-6 * abs(a), f"two processes have the loss {b}, one has {a}"
+    _compare(contents[0], contents[1], judges)
+
+
+def _compare(one: dict[str, Any], two: dict[str, Any], judges: Sequence[str]) -> None:
+    """Weights, and the gradients as the optimiser has kept them; Adam's weights follow the sign of a rounding."""
+    for name, value in one["state_dict"].items():
+        if not name.startswith(tuple(f"{judge}." for judge in judges)):
+            close = torch.allclose(two["state_dict"][name].double(), value.double(), rtol=1e-6, atol=1e-9)
+            assert close, f"two processes end with another {name} than one"
+    moments, found = (content["optimizer_states"][0]["state"] for content in (one, two))
+    assert moments.keys() == found.keys(), "other parameters have a gradient in two processes than in one"
+    for index, state in moments.items():
+        for name in {"momentum_buffer", "exp_avg"} & state.keys():
+            scale = float(state[name].abs().max())
+            close = torch.allclose(found[index][name], state[name], rtol=0, atol=1e-6 * scale)
+            assert close, "two processes have other gradients than one"

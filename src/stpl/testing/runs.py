@@ -1,0 +1,93 @@
+"""Runs of seconds for tests: a tiny `streets`, a run that is killed at a step, a run in exact arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from stpl.data.clip import Batch, Clip
+from stpl.data.streets import StreetsOptions
+from stpl.methods import Method
+from stpl.nn.fusion import STAM
+from stpl.nn.segmenter import Segmenter
+from stpl.runs.fit import fit
+
+TINY = StreetsOptions(shift="palette", height=48, width=96, frames=3, train_drives=4, val_drives=2, camera_val_drives=2)
+"""The embedded benchmark, drawn small."""
+
+_DRAWN = ("shift", "height", "width", "frames", "train_drives", "val_drives", "camera_val_drives")
+
+
+class CrashError(Exception):
+    """Stands for a kill."""
+
+
+def tiny_arguments(experiment: str, streets: Path, *settings: str, steps: int = 4, batch: int = 2) -> list[str]:
+    """Arguments of `stpl fit` for a run of seconds.
+
+    Args:
+        experiment: a name of the catalogue.
+        streets: folder for the drawn benchmark.
+        settings: more arguments, which win.
+        steps: training steps.
+        batch: clips a step.
+    """
+    given: dict[str, object] = {f"data.init_args.options.{name}": getattr(TINY, name) for name in _DRAWN}
+    given |= {
+        "data.init_args.root": streets,
+        "data.init_args.loading.batch_size": batch,
+        "network.width": 8,
+        "trainer.precision": "32-true",
+        "run.experiment": experiment,
+        "run.log_every": 1,
+    }
+    if experiment != "source_only":
+        given |= {"trainer.max_steps": steps, "trainer.val_check_interval": 2}
+    given_words = [f"--{name}={value}" for name, value in given.items()]
+    return ["--bench=streets", f"--experiment={experiment}", *given_words, *settings]
+
+
+def fit_until(step: int | None, args: Sequence[str]) -> bool:
+    """`stpl fit` until `step` (counted from 1) begins, or to the end if it is `None`; whether it was cut."""
+    original, cut = Method.training_step, []
+
+    def crash(self: Method, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
+        if step is not None and self.global_step == step - 1:
+            cut.append(step)
+            raise CrashError
+        return original(self, batch, batch_idx)
+
+    with mock.patch.object(Method, "training_step", crash), suppress(CrashError):
+        fit(args)
+    return bool(cut)
+
+
+@contextmanager
+def exactly() -> Iterator[None]:
+    """Compute in float64, so that no rounding tips a pixel over the brink of confidence.
+
+    STAM's own BatchNorm, which no policy reaches, is frozen too: it would see how the batch is divided.
+    """
+    train, to, normalize = STAM.train, Clip.to, Segmenter.normalize
+
+    def double(self: Clip, *args: Any, **options: Any) -> Clip:
+        clip = to(self, *args, **options)
+        return clip if clip.flow is None else replace(clip, flow=clip.flow.double())
+
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(STAM, "train", lambda self, mode=True: train(self, False)))
+        stack.enter_context(mock.patch.object(Clip, "to", double))
+        doubled = mock.patch.object(Segmenter, "normalize", lambda self, frames: normalize(self, frames).double())
+        stack.enter_context(doubled)
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(torch.float32)

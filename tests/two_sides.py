@@ -1,0 +1,55 @@
+"""Methods that no overlay of the suite has yet: one with source clips and an adversary, as users may write theirs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+from torch.nn.functional import interpolate, softmax
+
+from stpl.data.clip import Batch, Wants
+from stpl.losses.adversarial import domain_loss
+from stpl.losses.segmentation import cross_entropy
+from stpl.methods.base import Method
+from stpl.methods.optimization import OptimizerOptions
+from stpl.methods.ranks import pixel_weight
+from stpl.nn.batchnorm import BatchNormOptions
+from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
+from stpl.nn.network import NetworkOptions
+from stpl.nn.segmenter import upsample
+
+
+class Adversarial(Method):
+    """Cross-entropy on the source, and its prediction of the target is to look like that of the source."""
+
+    source_wants = Wants(flow=True, label=True)
+    trains_classifiers = True
+
+    def __init__(
+        self,
+        network: NetworkOptions,
+        optimizer: OptimizerOptions,
+        checkpoint: Path | None = None,
+        batchnorm: BatchNormOptions | None = None,
+        discriminator: DiscriminatorOptions | None = None,
+        weight: float = 0.1,
+    ) -> None:
+        super().__init__(network, optimizer, checkpoint, batchnorm)
+        self.weight = weight
+        self.judge = Discriminator(self.network.num_classes, discriminator or DiscriminatorOptions(width=4))
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Supervision, fooling the discriminator, and what it learns from."""
+        assert batch.source is not None
+        assert batch.source.label is not None
+        size = (64, 64)
+        known, unknown = (self.network(clip) for clip in (batch.source, batch.target))
+        label = batch.source.label
+        maps = [softmax(interpolate(x, size), 1) for x in (known, unknown)]
+        supervision = cross_entropy(upsample(known, (label.shape[-2], label.shape[-1])), label)
+        return {
+            "supervision": pixel_weight(label) * supervision,
+            "fooling": self.weight * domain_loss(self.judge.judge(maps[1]), "source"),
+            "telling": 0.5 * domain_loss(self.judge.learn(maps[0]), "source")
+            + 0.5 * domain_loss(self.judge.learn(maps[1]), "target"),
+        }

@@ -25,7 +25,8 @@ from stpl.errors import ConfigError
 from stpl.methods.evaluation import ClipSamples
 from stpl.nn import weights
 from stpl.runs import devices
-from stpl.runs.fit import build, fit
+from stpl.runs.build import build
+from stpl.runs.fit import fit
 from stpl.runs.record import RunRecord, read_record
 from stpl.testing.rank import run_plan, start_ranks
 

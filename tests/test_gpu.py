@@ -41,7 +41,8 @@ from stpl.methods.evaluation import Evaluator
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions, build_network
-from stpl.runs.fit import build, fit
+from stpl.runs.build import build
+from stpl.runs.fit import fit
 from stpl.runs.record import RunKey, read_record, runs_root
 from stpl.testing import TINY
 

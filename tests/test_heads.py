@@ -28,7 +28,8 @@ from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 from stpl.nn.projection import HeadName, ProjectionHead
-from stpl.runs.fit import build, fit
+from stpl.runs.build import build
+from stpl.runs.fit import fit
 
 Arguments = Callable[..., list[str]]
 SMALL = NetworkOptions(18, 8, (1, 2))

@@ -21,7 +21,8 @@ from stpl.methods.contrast import View
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions, Renewal, apply_batchnorm, batchnorm_layers, statistics_kept
 from stpl.nn.network import NetworkOptions, build_network
-from stpl.runs.fit import build, fit
+from stpl.runs.build import build
+from stpl.runs.fit import fit
 from stpl.runs.record import read_metrics, read_record
 from stpl.runs.renewal import measure_missing
 from stpl.testing import TINY

@@ -22,7 +22,8 @@ from stpl.errors import CheckpointError, ConfigError
 from stpl.nn import formats, weights
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.runs import ship, shipped
-from stpl.runs.fit import fit, starting_point
+from stpl.runs.build import starting_point
+from stpl.runs.fit import fit
 from stpl.runs.recipes import EXPERIMENTS
 from stpl.runs.record import RunKey, read_metrics
 

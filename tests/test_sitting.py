@@ -351,9 +351,9 @@ def test_what_may_differ_between_sittings(tmp_path: Path) -> None:
 def test_a_run_keeps_its_precision_on_another_machine(run: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nobody chose it, it is the hardware's of the first sitting."""
     arguments = [argument for argument in run() if not argument.startswith("--trainer.precision")]
-    monkeypatch.setattr("stpl.runs.fit.hardware_precision", lambda accelerator: "bf16-mixed")
+    monkeypatch.setattr("stpl.runs.build.hardware_precision", lambda accelerator: "bf16-mixed")
     directory = fit(arguments)
     (directory / "result.json").unlink()
-    monkeypatch.setattr("stpl.runs.fit.hardware_precision", lambda accelerator: "32-true")
+    monkeypatch.setattr("stpl.runs.build.hardware_precision", lambda accelerator: "32-true")
     fit(arguments)
     assert "precision: bf16-mixed" in (directory / "config.yaml").read_text()

@@ -10,7 +10,8 @@ from pathlib import Path
 from stpl.apply.film import film
 from stpl.errors import StplError
 from stpl.nn import weights
-from stpl.runs.fit import begin, build, run
+from stpl.runs.build import build
+from stpl.runs.fit import begin, run
 from stpl.runs.record import RunLock
 from stpl.runs.request import as_text
 

@@ -33,6 +33,9 @@ class Clip:
             are, so `flow` serves both). `None` if not asked for.
         visible: bool `[T-1,H,W]`, which pixels of frame i+1 show a point that frame i shows too. `None` if not asked
             for, or not known: only a renderer knows it.
+        pseudo_label: int64 `[h,w]` train ids that a network gave the current frame, 255 = none, on its logits' grid; a
+            method puts them here (`Method.prepare`), no reader does.
+        doubt: float32 `[h,w]`, one minus the probability that the network gave them.
         key: the clip's stable name.
     """
 
@@ -41,6 +44,8 @@ class Clip:
     label: Tensor | None = None
     augmented: Tensor | None = None
     visible: Tensor | None = None
+    pseudo_label: Tensor | None = None
+    doubt: Tensor | None = None
     key: str | tuple[str, ...] = ""
 
     def to(self, device: torch.device | str) -> Clip:

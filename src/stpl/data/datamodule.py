@@ -162,6 +162,23 @@ class ClipDataModule(LightningDataModule, ABC):
             pin_memory=self._pins(),
         )
 
+    def unlabelled_clips(self, places: range) -> DataLoader[Clip]:
+        """Training clips of the target with frames and flow alone, as they are, in order: to be labelled by a network.
+
+        Args:
+            places: which of them.
+        """
+        clips = EvaluationClips(self.reader("train", "target"), Wants(flow=True))
+        return DataLoader(
+            clips,
+            batch_size=self.loading.eval_batch_size,
+            sampler=places,
+            collate_fn=collate,
+            num_workers=self._workers(),
+            worker_init_fn=one_thread,
+            pin_memory=self._pins(),
+        )
+
     def renewal_clips(self, batches: int, *, augmented: bool) -> list[Clip]:
         """Batches of training clips to renew statistics from: the same in every run, of any method, seed and process.
 

@@ -7,7 +7,6 @@ Python's lock, so they use all cores; and no process is left behind when this on
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import TypeVar
 
 from stpl.errors import check_range, locks_are_kept, no_locks
 from stpl.machine import cores
+from stpl.progress import Progress
 
 try:
     import fcntl
@@ -43,7 +43,7 @@ def each(
         ConfigError: `workers` is negative.
     """
     check_range("workers", workers)
-    progress = _Progress(title, len(tasks))
+    progress = Progress(title, len(tasks))
     pool = ThreadPoolExecutor(workers or len(cores()), thread_name_prefix=title)
     try:
         for future in as_completed([pool.submit(function, task) for task in tasks]):
@@ -71,28 +71,3 @@ def only_one(lock: Path, waiting: str) -> Iterator[None]:
             except OSError as error:
                 raise no_locks(lock, error) from error
         yield  # closing the file releases the lock
-
-
-class _Progress:
-    """One line that updates; a line every five seconds where stderr is not a terminal."""
-
-    def __init__(self, title: str, total: int) -> None:
-        self.title, self.total, self.done = title, total, 0
-        self.start = self.shown = time.monotonic()
-
-    def add(self) -> None:
-        """Count a task as done; prints if the last line is old enough, and always at the end."""
-        self.done += 1
-        now = time.monotonic()
-        if self.done == self.total or now - self.shown >= (0.3 if sys.stderr.isatty() else 5.0):
-            self.shown = now
-            self._print(now - self.start)
-
-    def _print(self, spent: float) -> None:
-        rest = self.total - self.done
-        left = f", {spent / self.done * rest:.0f} s left" if rest else ""
-        line = f"{self.title}: {100 * self.done / self.total:.0f} %, {spent:.0f} s{left}"
-        if sys.stderr.isatty():
-            print(f"\r{line}\033[K", end="" if rest else "\n", file=sys.stderr, flush=True)
-        else:
-            print(line, file=sys.stderr, flush=True)

@@ -1,7 +1,11 @@
 """Every method is one file here and one YAML in `experiments/method/`. Importing this makes their names short.
 
-Begin with `base`: a method says what it minimises, everything else is written there.
+Begin with `base`: a method says what it minimises, everything else is written there. Methods of other packages are
+found by the entry point `stpl.methods`, or named by their import path.
 """
+
+import importlib
+import pkgutil
 
 from stpl.methods.base import Method
 from stpl.methods.batchnorm_statistics import BatchNormStatistics
@@ -11,6 +15,9 @@ from stpl.methods.self_training import SelfTraining
 from stpl.methods.source_only import SourceOnly
 from stpl.methods.supervised import Supervised
 from stpl.methods.true_labels import TrueLabelContrast, TrueLabelSelfTraining
+
+for _found in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_found.name}")
 
 __all__ = [
     "BatchNormStatistics",

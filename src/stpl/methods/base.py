@@ -61,6 +61,9 @@ class Method(LightningModule, ABC):
     leaves_idle = True
     """Whether some parameters may get no gradient. Several processes then look for them at every step."""
 
+    folder: Path | None = None
+    """The run's folder, once the run has one."""
+
     recordable = False
     """Whether `losses` does nothing in Python that differs from step to step, such as drawing numbers or counting. On a
     GPU it is then recorded once and replayed (`run.cuda_graph`), which would repeat what Python did the first time."""
@@ -95,6 +98,10 @@ class Method(LightningModule, ABC):
         Several processes average their gradients. They train as one process with all their clips does, if losses are
         means over clips, or means over known pixels times `pixel_weight`.
         """
+
+    def prepare(self, batch: Batch) -> Batch:
+        """The batch as `losses` sees it: a method may add what it keeps of the clips, such as pseudo-labels."""
+        return batch
 
     @property
     def evaluated(self) -> Accel:
@@ -157,7 +164,7 @@ class Method(LightningModule, ABC):
         Lightning refuses `None` in distributed training. A constant reaches no parameter; a loss of zero that did would
         start the weight decay.
         """
-        losses = self._step_losses(batch)
+        losses = self._step_losses(self.prepare(batch))
         if not losses:
             alone = self.trainer.world_size == 1
             return None if alone else {"loss": torch.zeros((), device=self.device, requires_grad=True)}
@@ -224,13 +231,13 @@ class Method(LightningModule, ABC):
         """Accumulate the metrics of a batch."""
         self.frame_size = (clip.frames.shape[-2], clip.frames.shape[-1])
         seen = self.evaluated.observe(clip)
-        _check_output(seen.logits, clip)
+        check_output(seen.logits, clip)
         self.evaluator.update(clip, seen)
 
     def predict_step(self, clip: Clip, batch_idx: int) -> Tensor:
         """Predicted train ids int64 `[B,H,W]`: what `validation_step` scores, or at the frames' size without labels."""
         logits = self.evaluated.observe(clip).logits
-        _check_output(logits, clip)
+        check_output(logits, clip)
         return predicted(logits, clip)
 
     def evaluation(self) -> dict[str, Any]:
@@ -269,7 +276,7 @@ class Method(LightningModule, ABC):
             checkpoint["running_statistics"] = {name: value for name, value in named.items() if value is not None}
 
 
-def _check_output(logits: Tensor, clip: Clip) -> None:
+def check_output(logits: Tensor, clip: Clip) -> None:
     """Raise `DivergedError` for a network whose answer is no number: the largest of NaN is class 0, a road anywhere."""
     if not bool(logits.isfinite().all()):
         key = clip.key if isinstance(clip.key, str) else clip.key[0]

@@ -30,6 +30,24 @@ def from_first(make: Callable[[], T]) -> T:
     return made[0]  # type: ignore[return-value]
 
 
+def wait_for_all() -> None:
+    """Go on when every process has come here."""
+    if _several():
+        distributed.barrier()
+
+
+def summed(counts: Tensor) -> Tensor:
+    """The sum over all processes of a tensor, in place; every process must call this."""
+    if _several():
+        distributed.all_reduce(counts)
+    return counts
+
+
+def is_first() -> bool:
+    """Whether this is the first process."""
+    return not _several() or distributed.get_rank() == 0
+
+
 def pixel_weight(labels: Tensor) -> Tensor | float:
     """What to multiply a mean over this process's known pixels with, so that averaging processes weighs pixels alike.
 

@@ -94,6 +94,7 @@ class Table:
         rows: in the paper's order.
         bounds: experiments that train on the target's labels: no baseline to anyone.
         controls: experiments that minimise nothing: what a row gains beyond the best of them is its own.
+        optional: whether the table is left out as long as nothing is recorded that it alone shows.
     """
 
     id: str
@@ -104,6 +105,7 @@ class Table:
     rows: tuple[Row, ...]
     bounds: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
+    optional: bool = False
 
     def shown_on(self, bench: str) -> bool:
         """Whether the table has anything to say about `bench`."""
@@ -243,13 +245,14 @@ def _table(entry: Any, known: Mapping[str, Table], experiments: dict[str, tuple[
     name = entry.get("id", "?") if isinstance(entry, dict) else "?"
     where = f"{path}: table {name}"
     keys = ("id", "title", "citation", "benchmark", "reference")
-    _check_keys(_typed(entry, dict, where), (*keys, "bounds", "controls", "rows"), where)
+    _check_keys(_typed(entry, dict, where), (*keys, "bounds", "controls", "optional", "rows"), where)
     rows = tuple(_row(row, experiments, where) for row in _get(entry, "rows", list, where))
     if name in known and entry.keys() == {"id", "rows"}:
         return replace(known[name], rows=(*known[name].rows, *rows))
     texts = {key: _get(entry, key, str, where) for key in keys}
     bounds, controls = (tuple(_get(entry, key, list, where, [])) for key in ("bounds", "controls"))
-    return Table(**texts, rows=rows, bounds=bounds, controls=controls)
+    optional = _get(entry, "optional", bool, where, False)
+    return Table(**texts, rows=rows, bounds=bounds, controls=controls, optional=optional)
 
 
 def _row(entry: Any, experiments: dict[str, tuple[str, ...]], where: str) -> Row:

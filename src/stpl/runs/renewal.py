@@ -19,7 +19,7 @@ from stpl.methods import Method
 from stpl.nn import weights
 from stpl.nn.batchnorm import Views
 from stpl.runs.artifacts import STATISTICS, STATISTICS_SCHEMA
-from stpl.runs.fit import SuiteCLI, build
+from stpl.runs.build import SuiteCLI, build
 from stpl.runs.record import RECORD, RunRecord, read_record, write_atomically
 from stpl.runs.sitting import signals_told
 

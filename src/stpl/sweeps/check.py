@@ -58,7 +58,7 @@ def _check_options(plan: Sweep, cell: Cell, runs: Path) -> bool:
     arguments = _fit_arguments(command_line(plan, cell, runs))
     if arguments is None:
         return False
-    from stpl.runs.fit import parse
+    from stpl.runs.build import parse
 
     try:
         parse(arguments)

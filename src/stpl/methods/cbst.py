@@ -1,0 +1,74 @@
+"""Class-balanced self-training (Zou et al., CBST, ECCV 2018), without its source term."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stpl.data.clip import IGNORE, Batch
+from stpl.errors import check_range
+from stpl.losses.segmentation import cross_entropy
+from stpl.methods.optimization import OptimizerOptions
+from stpl.methods.ranks import pixel_weight
+from stpl.methods.rounds import Rounds, doubt_of
+from stpl.nn.batchnorm import BatchNormOptions
+from stpl.nn.network import NetworkOptions
+
+
+class ClassBalancedSelfTraining(Rounds):
+    """Cross-entropy with labels of the most confident share of each class over the whole split, in rounds.
+
+    A class c has the threshold k_c: the probability at rank p·n_c among the n_c pixels predicted as c. A pixel's label
+    is the class with the largest p_c/k_c, if that is 1 or more. The share p grows from round to round.
+
+    Args:
+        network: see `Method`.
+        optimizer: see `Method`.
+        checkpoint: see `Method`.
+        batchnorm: see `Method`.
+        rounds: see `Rounds`; the released code trains in 3.
+        labels: see `Rounds`.
+        share: p of the first round, in (0, 1] (0.2).
+        growth: what it grows by each round (0.05).
+        largest_share: what it does not exceed (0.5).
+    """
+
+    recordable = True
+
+    def __init__(
+        self,
+        network: NetworkOptions,
+        optimizer: OptimizerOptions,
+        checkpoint: Path | None = None,
+        batchnorm: BatchNormOptions | None = None,
+        rounds: int = 3,
+        labels: Path | None = None,
+        share: float = 0.2,
+        growth: float = 0.05,
+        largest_share: float = 0.5,
+    ) -> None:
+        for name, value in (("share", share), ("growth", growth), ("largest_share", largest_share)):
+            check_range(f"model.{name}", value, 0, 1)
+        super().__init__(network, optimizer, checkpoint, batchnorm, rounds, labels)
+        self.share, self.growth, self.largest_share = share, growth, largest_share
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy of the fused prediction with the round's labels."""
+        labels = batch.target.pseudo_label
+        assert labels is not None  # `prepare`
+        return {"self_training": pixel_weight(labels) * cross_entropy(self.network(batch.target), labels)}
+
+    def thresholds(self, histogram: Tensor, round_: int) -> Tensor:
+        """k_c of each class; 1 for one that too few pixels are predicted as."""
+        share = min(self.largest_share, self.share + round_ * self.growth)
+        wanted = (histogram.sum(1) * share).floor()
+        reached = histogram.cumsum(1) >= wanted[:, None]  # from no doubt upwards
+        found = 1 - doubt_of(reached.long().argmax(1))
+        return torch.where(wanted >= 1, found, torch.ones_like(found))
+
+    def label(self, doubts: Tensor, thresholds: Tensor) -> Tensor:
+        """The class of the largest p_c/k_c where that is 1 or more."""
+        best, labels = ((1 - doubts) / thresholds.clamp(min=1e-12)[:, None, None]).max(1)
+        return torch.where(best >= 1, labels, IGNORE)

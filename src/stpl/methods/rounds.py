@@ -1,0 +1,244 @@
+"""Methods that label the whole target split, then train on these labels, in rounds (CBST, CRST, IAST, VST).
+
+A round begins at a step: the network of that moment predicts all training clips, thresholds are chosen over all of
+them, labels are written to `pseudo/round<k>` of the run's folder, and the optimiser starts afresh. Labels are looked up
+by the clips' names in the process that trains; loader processes read ahead and would serve those of the round before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stpl.data.clip import Batch, Clip
+from stpl.data.pseudo_labels import PseudoLabels, Writer, finished
+from stpl.errors import ConfigError, check_range
+from stpl.methods.base import Method, check_output
+from stpl.methods.optimization import OptimizerOptions
+from stpl.methods.ranks import is_first, summed, wait_for_all
+from stpl.nn.batchnorm import BatchNormOptions
+from stpl.nn.network import NetworkOptions
+from stpl.progress import Progress
+
+BINS = 15361
+"""Numbers of a half-precision float in [0, 1]: its bits count them in rising order."""
+
+
+class Rounds(Method):
+    """Base of methods with labels that are a stage; sub-classes say which pixels get one.
+
+    Args:
+        network: see `Method`.
+        optimizer: see `Method`.
+        checkpoint: see `Method`.
+        batchnorm: see `Method`.
+        rounds: how often the split is labelled; rounds are equally long.
+        labels: finished labels to train on instead, of another run's last round, say; there is one round then.
+    """
+
+    def __init__(
+        self,
+        network: NetworkOptions,
+        optimizer: OptimizerOptions,
+        checkpoint: Path | None = None,
+        batchnorm: BatchNormOptions | None = None,
+        rounds: int = 3,
+        labels: Path | None = None,
+    ) -> None:
+        check_range("model.rounds", rounds, 1)
+        super().__init__(network, optimizer, checkpoint, batchnorm)
+        self.rounds, self.labels = 1 if labels is not None else rounds, labels
+        own = inspect.signature(type(self).__init__).parameters
+        shared = inspect.signature(Rounds.__init__).parameters
+        self._settings = [name for name in own if name not in shared]
+        self._round: int | None = None
+        self._store: PseudoLabels | None = None
+
+    @abstractmethod
+    def thresholds(self, histogram: Tensor, round_: int) -> Tensor:
+        """What decides in a round which pixels get a label.
+
+        Args:
+            histogram: int64 `[K,BINS]`, how many pixels of the split are predicted as each class with each doubt, as
+                half-precision numbers count them (`doubt_of`).
+            round_: number of the round, from 0.
+
+        Returns:
+            Thresholds float64 `[K]`, for `label`.
+        """
+
+    @abstractmethod
+    def label(self, doubts: Tensor, thresholds: Tensor) -> Tensor:
+        """The labels int64 `[B,h,w]`, 255 where there is none, of pixels with doubts float64 `[B,K,h,w]`."""
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Begin a round where one begins; find its labels again after an interruption."""
+        steps = max(1, int(self.trainer.max_steps))
+        round_ = self.global_step * self.rounds // steps
+        if round_ != self._round:
+            begins = self.global_step == -(-round_ * steps // self.rounds)
+            self._store, self._round = self._labels_of(round_, begins), round_
+            if begins and round_ > 0:
+                self.trainer.optimizers[0].state.clear()
+        super().on_train_batch_start(batch, batch_idx)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Add the round's labels to the target's clips."""
+        assert self._store is not None  # made before the step
+        assert isinstance(batch.target.key, tuple)
+        label, doubt = (self._there(values) for values in self._store.of(batch.target.key))
+        return replace(batch, target=replace(batch.target, pseudo_label=label, doubt=doubt))
+
+    def _there(self, values: Tensor) -> Tensor:
+        """On the device, without waiting for it."""
+        return values.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else values
+
+    def _labels_of(self, round_: int, begins: bool) -> PseudoLabels:
+        if self.labels is not None:
+            return self._given(self.labels)
+        assert self.folder is not None  # a run has one
+        folder = self.folder / "pseudo" / f"round{round_}"
+        if finished(folder) and (not begins or PseudoLabels(folder).about == self._about(round_)):
+            return PseudoLabels(folder)
+        if not begins:
+            raise ConfigError(
+                "the labels of this round are gone, and so are the weights that made them",
+                where=folder,
+                mend=f"delete {self.folder} and run it again",
+            )
+        return self._make(folder, round_)
+
+    def _given(self, folder: Path) -> PseudoLabels:
+        if not finished(folder):
+            raise ConfigError(
+                "there are no pseudo-labels here",
+                where=folder,
+                mend="run the experiment that makes them, or check model.labels and --labels_from",
+            )
+        store = PseudoLabels(folder)
+        clips, classes = self._data().reader("train", "target").name, list(self.options.space.classes)
+        if (store.about["clips"], store.about["classes"]) != (clips, classes):
+            raise ConfigError(
+                f"these pseudo-labels are of {store.about['clips']}, not of {clips} with the network's classes",
+                where=folder,
+                mend="give labels of the same split, size and classes",
+            )
+        return store
+
+    def _data(self) -> Any:
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    def _about(self, round_: int) -> dict[str, Any]:
+        """What the labels depend on: weights, method, data."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, value in self.evaluated.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return {
+            "weights": digest.hexdigest(),
+            "method": type(self).__name__,
+            "settings": {name: getattr(self, name, None) for name in self._settings},
+            "batchnorm": asdict(self.batchnorm),
+            "clips": self._data().reader("train", "target").name,
+            "classes": list(self.options.space.classes),
+            "round": round_,
+        }
+
+    def _make(self, folder: Path, round_: int) -> PseudoLabels:
+        """Label all clips, each process its share, and wait for the others."""
+        writer, count = Writer(folder, self._about(round_)), len(self._data().reader("train", "target"))
+        first, end = (count * (self.global_rank + i) // self.trainer.world_size for i in (0, 1))
+        running = [buffer.clone() for buffer in self._statistics()]
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        options = self.batchnorm
+        if options.evaluation == "renewed" and options.policy != "frozen":
+            self.renew_statistics(augmented=options.views == "all" and self.wants.augmented)
+        try:
+            if is_first():
+                writer.begin(count, self._grid())
+            wait_for_all()
+            thresholds = self.thresholds(self._survey(writer, first, end, count, round_), round_)
+            self._write(writer, first, end, thresholds, round_)
+            wait_for_all()
+            if is_first():
+                writer.finish()
+            wait_for_all()
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for buffer, before in zip(self._statistics(), running, strict=True):
+                buffer.copy_(before)
+        return PseudoLabels(folder)
+
+    @torch.no_grad()
+    def _doubts(self, places: range) -> Iterator[tuple[Clip, Tensor]]:
+        """Training clips with their doubts float64 `[B,K,h,w]`, batch by batch."""
+        for clip in self._data().unlabelled_clips(places):
+            moved = clip.to(self.device)
+            with self.trainer.precision_plugin.val_step_context():
+                logits = self.evaluated.observe(moved).logits
+            check_output(logits, clip)
+            yield clip, doubts_of(logits)
+
+    def _grid(self) -> tuple[int, int]:
+        doubts = next(self._doubts(range(1)))[1]
+        return doubts.shape[-2], doubts.shape[-1]
+
+    def _survey(self, writer: Writer, first: int, end: int, count: int, round_: int) -> Tensor:
+        """The histogram of the whole split; each process keeps its part, so that it need not count again."""
+        name = f"survey-{first}"
+        kept = writer.kept(name)
+        if kept is None:
+            histogram = torch.zeros(self.network.num_classes, BINS, dtype=torch.int64)
+            progress = Progress(f"round {round_}: looking at {count} clips", end - first) if is_first() else None
+            for clip, doubts in self._doubts(range(first, end)):
+                add_to(histogram, doubts)
+                if progress is not None:
+                    progress.add(len(clip.key))
+            writer.keep(name, histogram.numpy())
+        else:
+            histogram = torch.from_numpy(kept)
+        return summed(histogram.to(self.device)).cpu()
+
+    def _write(self, writer: Writer, first: int, end: int, thresholds: Tensor, round_: int) -> None:
+        done = writer.done(first)
+        progress = (
+            Progress(f"round {round_}: labelling", end - first, done) if is_first() and first + done < end else None
+        )
+        for clip, doubts in self._doubts(range(first + done, end)):
+            labels = self.label(doubts, thresholds.to(doubts.device))
+            index = labels.clamp(max=doubts.shape[1] - 1)[:, None]
+            writer.write(first, clip.key, labels, doubts.gather(1, index)[:, 0])
+            if progress is not None:
+                progress.add(len(labels))
+
+
+def doubts_of(logits: Tensor) -> Tensor:
+    """One minus the probability of each class, float64 `[B,K,h,w]`, rounded to half precision, from logits.
+
+    Near certainty, where the choice is made, half precision tells doubts apart and probabilities not at all.
+    """
+    return (1 - logits.double().softmax(1)).half().double()
+
+
+def add_to(histogram: Tensor, doubts: Tensor) -> None:
+    """Count the pixels of doubts `[B,K,h,w]` by their likeliest class and its doubt, in `histogram` `[K,BINS]`."""
+    least, classes = doubts.min(1)
+    bits = least.half().view(torch.int16).long()
+    flat = (classes * BINS + bits).flatten().cpu()
+    histogram += torch.from_numpy(np.bincount(flat.numpy(), minlength=histogram.numel())).view_as(histogram)
+
+
+def doubt_of(bits: Tensor) -> Tensor:
+    """The doubt float64 that a bin stands for."""
+    return bits.to(torch.int16).view(torch.half).double()

@@ -1,0 +1,37 @@
+"""How far a long piece of work is, on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+
+class Progress:
+    """One line that updates; a line every five seconds where stderr is not a terminal.
+
+    Args:
+        title: what is being done.
+        total: how many there are to do.
+        done: how many an earlier call did.
+    """
+
+    def __init__(self, title: str, total: int, done: int = 0) -> None:
+        self.title, self.total, self.done, self.before = title, total, done, done
+        self.start = self.shown = time.monotonic()
+
+    def add(self, count: int = 1) -> None:
+        """Count more as done; prints if the last line is old enough, and always at the end."""
+        self.done += count
+        now = time.monotonic()
+        if self.done == self.total or now - self.shown >= (0.3 if sys.stderr.isatty() else 5.0):
+            self.shown = now
+            self._print(now - self.start)
+
+    def _print(self, spent: float) -> None:
+        rest = self.total - self.done
+        left = f", {spent / (self.done - self.before) * rest:.0f} s left" if rest else ""
+        line = f"{self.title}: {100 * self.done / self.total:.0f} %, {spent:.0f} s{left}"
+        if sys.stderr.isatty():
+            print(f"\r{line}\033[K", end="" if rest else "\n", file=sys.stderr, flush=True)
+        else:
+            print(line, file=sys.stderr, flush=True)

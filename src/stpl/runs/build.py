@@ -1,0 +1,260 @@
+"""From a command line to everything that it describes: network, data, trainer and recorder, built and not yet run.
+
+`stpl.runs.request` expands the command line; LightningCLI parses it and builds everything.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentError
+from lightning import Callback, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
+
+from stpl.arguments import explain, refused_key
+from stpl.data.datamodule import ClipDataModule
+from stpl.data.pseudo_labels import finished
+from stpl.errors import ConfigError, StplError, refusals
+from stpl.methods import Method, OptimizerOptions
+from stpl.nn.batchnorm import BatchNormOptions
+from stpl.nn.network import NetworkOptions
+from stpl.runs.devices import build_trainer
+from stpl.runs.record import RunKey, runs_root
+from stpl.runs.recorder import Recorder, RunOptions
+from stpl.runs.request import Request
+from stpl.runs.shipped import source_model
+from stpl.runs.sitting import SittingTimer, begun_with
+from stpl.runs.tracking import Tracking, wandb_logger
+
+
+class SuiteCLI(LightningCLI):
+    """LightningCLI with the suite's own groups: `network`, `optimizer`, `batchnorm` and `run`.
+
+    Attributes:
+        recorder: writes into the run's folder.
+        key: identity of the run.
+        tracking: sends to W&B what the recorder does not; `None` if nobody asked for it.
+    """
+
+    recorder: Recorder
+    key: RunKey
+    tracking: Tracking | None
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Declare the groups and link them to those who use them."""
+        parser.add_argument(
+            "--start_from",
+            type=str | None,
+            default=None,
+            help="Experiment of the same benchmark whose last checkpoint is the starting point, e.g. source;"
+            " model.checkpoint wins.",
+        )
+        parser.add_argument(
+            "--start_seed", type=int | None, default=None, help="Seed of that run; this run's own if not given."
+        )
+        parser.add_argument(
+            "--labels_from",
+            type=str | None,
+            default=None,
+            help="Experiment of the same benchmark and seed whose last round of pseudo-labels is trained on;"
+            " model.labels wins.",
+        )
+        parser.add_class_arguments(RunOptions, "run")
+        parser.add_class_arguments(NetworkOptions, "network")
+        parser.add_class_arguments(OptimizerOptions, "optimizer")
+        parser.add_class_arguments(BatchNormOptions, "batchnorm")
+        parser.link_arguments("network", "model.init_args.network")
+        parser.link_arguments("optimizer", "model.init_args.optimizer")
+        parser.link_arguments("batchnorm", "model.init_args.batchnorm")
+        parser.link_arguments("seed_everything", "data.init_args.sampling_seed")
+
+    def before_instantiate_classes(self) -> None:
+        """Settle what depends on the machine or on other runs, so that config.yaml tells it."""
+        trainer = self.config.trainer
+        if trainer.accelerator == "auto" and not torch.cuda.is_available():
+            trainer.accelerator = "cpu"  # Apple's GPU has no float64, which the metrics need
+        trainer.precision = trainer.precision or self._precision_before() or hardware_precision(trainer.accelerator)
+        source, model = self.config.start_from, self.config.model.init_args
+        if source is not None and model.get("checkpoint") is None:
+            seed = self.config.seed_everything if self.config.start_seed is None else self.config.start_seed
+            model["checkpoint"] = starting_point(RunKey(self.config.run.bench, source, int(seed)))
+        if self.config.labels_from is not None and model.get("labels") is None:
+            run = RunKey(self.config.run.bench, self.config.labels_from, int(self.config.seed_everything))
+            model["labels"] = last_labels(run)
+
+    def _precision_before(self) -> str | None:
+        """The precision that the run began with, if it goes on: that of this machine may be another."""
+        run = self.config.run
+        directory = Path(run.directory or self._key(run).directory(runs_root()))
+        with suppress(ConfigError):  # it is told when the run goes on; one that is recorded needs none
+            before = begun_with(directory, directory / "checkpoints" / "last.ckpt")
+            return None if before is None else before.get("trainer", {}).get("precision")
+        return None
+
+    def _key(self, run: Any) -> RunKey:
+        return RunKey(run.bench, run.experiment, int(self.config.seed_everything))
+
+    def _set_seed(self) -> None:
+        """Seed all generators; torch and NumPy say which numbers they take."""
+        with refusals("seed_everything", mend="choose another seed"):
+            super()._set_seed()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Trainer with the recorder; only the first of several processes sends to W&B."""
+        options: RunOptions = self.config_init.run
+        self.key = self._key(options)
+        self.recorder = Recorder(options.directory or self.key.directory(runs_root()), options)
+        settings = dict(self.config_init.trainer)
+        first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+        logger = wandb_logger(options, self.recorder.directory, self.key) if first else None
+        self.tracking = None if logger is None else Tracking(logger, yaml.safe_load(self.parser.dump(self.config)))
+        extra: list[Callback] = [self.tracking] if self.tracking else []
+        if settings["max_time"] is not None:
+            with refusals("trainer.max_time"):
+                extra.append(SittingTimer(settings.pop("max_time")))
+        settings["callbacks"] = [*extra, *(settings["callbacks"] or []), self.recorder]
+        settings["logger"] = logger or False
+        synchronized: bool = self.config_init.batchnorm.synchronized
+        return build_trainer(settings, synchronized=synchronized, leaves_idle=self.model.leaves_idle)
+
+
+CLI_OPTIONS: dict[str, Any] = {
+    "subclass_mode_model": True,
+    "subclass_mode_data": True,
+    "auto_configure_optimizers": False,
+    "save_config_callback": None,
+    "seed_everything_default": 0,
+    "parser_kwargs": {"exit_on_error": False, "allow_abbrev": False},
+    "trainer_defaults": {
+        "num_sanity_val_steps": 0,  # the run evaluates its starting point itself
+        "enable_model_summary": False,
+        "enable_checkpointing": False,  # the recorder does it
+        "inference_mode": False,  # metric states made in it could not be updated in training
+        "use_distributed_sampler": False,  # it repeats clips until all processes have as many; ours does not
+    },
+    "run": False,
+}
+
+
+def build(args: Sequence[str]) -> tuple[SuiteCLI, Request]:
+    """Everything that a command line describes, built and not yet run.
+
+    Args:
+        args: the command line after the verb.
+
+    Raises:
+        StplError: for anything in the configuration that cannot be used.
+    """
+    request = Request.parse(args)
+    return build_request(request), request
+
+
+class _Parser(SuiteCLI):
+    """Parses a command line and builds nothing."""
+
+    def before_instantiate_classes(self) -> None:
+        """Settle nothing."""
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+
+def parse(args: Sequence[str]) -> None:
+    """Check names and types of all settings of a command line, but not what only building tells, such as ranges.
+
+    Args:
+        args: the command line after `stpl fit`.
+
+    Raises:
+        StplError: for the first setting that is wrong.
+    """
+    build_request(Request.parse(args), _Parser)
+
+
+def _find_own_methods() -> None:
+    """Make methods of other packages known (entry points `stpl.methods`), and modules of the working directory."""
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # last, so that a file in it hides nothing that is installed
+    for point in importlib.metadata.entry_points(group="stpl.methods"):
+        with refusals(f"entry point {point.name}", mend=f"mend or uninstall {point.value}"):
+            point.load()
+
+
+def build_request(request: Request, kind: type[SuiteCLI] = SuiteCLI) -> SuiteCLI:
+    """What a request describes, built; raises `StplError` for anything in it that cannot be used."""
+    _quiet()
+    _find_own_methods()
+    with refusals():
+        try:
+            return kind(Method, ClipDataModule, **CLI_OPTIONS, args=request.arguments())
+        except ArgumentError as error:
+            where = request.file_with(refused_key(error))
+            raise ConfigError(explain(error), where=where, mend="mend the setting, or see `stpl fit --help`") from error
+        except ValueError as error:
+            raise _user_mistake(error) from None
+
+
+def starting_point(run: RunKey) -> Path:
+    """The last checkpoint of a run, or where that is not recorded, the shipped model that stands for it."""
+    if run.bench == "streets" and run.experiment == "source" and run.read(runs_root()) is None:
+        return source_model(run.seed)
+    return run.directory(runs_root()) / "checkpoints" / "last.ckpt"
+
+
+def last_labels(run: RunKey) -> Path:
+    """The folder of the pseudo-labels of a run's last round.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    folder = run.directory(runs_root()) / "pseudo"
+    rounds = [path for path in folder.glob("round*") if finished(path)]
+    if not rounds:
+        raise ConfigError(
+            f"{run} made no pseudo-labels",
+            where="labels_from",
+            mend=f"run it first: stpl fit --bench={run.bench} --experiment={run.experiment} "
+            f"--seed_everything={run.seed}",
+        )
+    return max(rounds, key=lambda path: int(path.name.removeprefix("round")))
+
+
+def _user_mistake(error: BaseException) -> BaseException:
+    """The `StplError` under an error of the parser, which wraps what constructors raise; else the error itself."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, StplError):
+        cause = cause.__cause__ or cause.__context__
+    return cause or error
+
+
+def _quiet() -> None:
+    """Keep Lightning's log to what a user can act on."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    ignored = (
+        "LightningCLI's args parameter is intended",  # the arguments do come from the command line, expanded
+        "Found .* in eval mode at the start of training",  # frozen BatchNorm
+        ".*does not have many workers",  # reading is cheap beside the step; data.loading.num_workers decides
+        ".*`training_step` returned `None`",  # that is how a method says it has nothing to minimise
+        ".*treespec, LeafSpec.* is deprecated",  # Lightning 2.6 calling torch 2.13
+    )
+    for message in ignored:
+        warnings.filterwarnings("ignore", message)
+
+
+def hardware_precision(accelerator: str) -> str:
+    """`bf16-mixed` where the accelerator ("cpu" or a GPU's) has units for bfloat16, `32-true` elsewhere."""
+    if accelerator != "cpu":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    units = torch.cpu.get_capabilities()
+    return "bf16-mixed" if units.get("avx512_bf16") or units.get("amx_bf16") else "32-true"

@@ -19,7 +19,7 @@ SWEEP = $(BIN)/stpl sweep --bench=$(BENCH) --seeds=$(SEEDS) $(if $(DATA),--data=
 # Folders of wheels that pip is configured to use (a CPU build of torch, say); uv does not read pip's configuration.
 LINKS = $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || true)
 
-.PHONY: help setup ablation report dashboard notebooks sensitivity source pictures bench gpu test lint format lock clean
+.PHONY: help setup ablation report dashboard notebooks sensitivity source pictures bench gpu test lint docs lowest format lock clean
 
 help: ## this list
 	@echo "usage: make RECIPE [BENCH=streets] [SEEDS=1] [DATA=folder of data sets] [WORKERS=0: one per GPU or core]"; echo
@@ -94,6 +94,19 @@ lint: $(DEV) ## ruff and mypy, as strict as they come
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+docs: $(READY) ## the documentation as a site, build/docs/index.html; warnings are errors
+	@$(call install,docs)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "build/docs/index.html"
+
+LOWEST := build/lowest
+lowest: $(READY) ## a short part of the tests on the lowest versions that pyproject.toml allows
+	@$(PYTHON) -m venv --clear $(LOWEST)
+	@UV_FIND_LINKS="$(LINKS)" $(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution=lowest-direct -e '.[dev]'
+	@$(LOWEST)/bin/python -m pytest -q -W default $(SHORT)
+SHORT = tests/test_losses.py tests/test_pixel_contrast.py tests/test_nn.py tests/test_record.py tests/test_experiments.py \
+  tests/test_sweep_schema.py tests/test_report.py tests/test_augment.py tests/test_mean_teacher.py tests/test_two_domains.py
 
 format: $(DEV) ## let ruff format and mend what it can
 	@$(BIN)/ruff check --fix .

@@ -33,12 +33,13 @@ ALLOWED = {
     "apply": RUNS,
     "bench": {*RUNS, "losses", "metrics", "sweeps"},
     "testing": {*RUNS, "losses"},
+    "completion": {"cli", "declarations", "runs"},
     "cli": {"errors", "arguments", "declarations", "apply", "bench", "report", "sweeps", "runs", "data", "nn"},
 }
 LIGHT = [
-    "cli", "arguments", "errors", "machine", "progress", "declarations", "report", "report.command", "report.dashboard",
-    "sweeps", "sweeps.schedule", "sweeps.check", "pictures.colours", "runs", "runs.artifacts", "runs.charts",
-    "runs.experiments", "runs.recipes", "runs.record", "runs.request",
+    "cli", "arguments", "completion", "errors", "machine", "progress", "declarations", "report", "report.command",
+    "report.dashboard", "sweeps", "sweeps.schedule", "sweeps.check", "pictures.colours", "runs", "runs.artifacts",
+    "runs.charts", "runs.experiments", "runs.recipes", "runs.record", "runs.request",
 ]  # fmt: skip
 """What must answer at once, so that importing it, with all that it imports, must not import torch."""
 NO_TRAINER = ("nn", "losses", "metrics")

@@ -51,7 +51,7 @@ class Verb:
         """Call the function, or print its help, for which its module need not be imported."""
         asked = not {"-h", "--help"}.isdisjoint(args)
         if self.help is not None and (asked or not args):
-            print(_imported(self.help)())
+            print(_imported(self.help)(args))
             return None
         if self.raw:
             return self.function()(args)
@@ -146,6 +146,9 @@ VERBS = {
     ),
     "bench loader": Verb("stpl.bench.loader:loader", "what loader processes deliver", "[--device=cuda] [--json=FILE]"),
     "bench gpu": Verb("stpl.bench.gpu:gpu", "all that only a GPU can tell", "[--dry-run] [--only=PART]", raw=True),
+    "completion": Verb(
+        "stpl.completion:completion", "a script that completes commands in your shell", "bash|zsh", positional="shell"
+    ),
     "bench suite": Verb("stpl.bench.suite:suite", "seconds until something happens", "[--json=FILE]"),
 }
 """By name; a name of two words is one of a group: `stpl data check`. `sweep` is a verb with a group beside it."""

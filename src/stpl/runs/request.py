@@ -80,18 +80,19 @@ def _written(key: str, value: str) -> str:
     return f"--{key}={value}"
 
 
-def fit_help() -> str:
-    """What `stpl fit --help` says."""
-    names = load_catalogue().experiments
-    return _HELP.format(experiments="\n               ".join(_lines(names)), benches=", ".join(benches()))
+def fit_help(args: Sequence[str] = ()) -> str:
+    """What `stpl fit --help` says; of the arguments it regards `--experiments`."""
+    folders = experiment_folders(Request.parse([word for word in args if "=" in word]).folder)
+    names = load_catalogue(folders).experiments
+    return _HELP.format(experiments="\n               ".join(_lines(names)), benches=", ".join(benches(folders)))
 
 
-def evaluation_help() -> str:
+def evaluation_help(args: Sequence[str] = ()) -> str:
     """What `stpl test --help` says."""
     return _TEST_HELP
 
 
-def predict_help() -> str:
+def predict_help(args: Sequence[str] = ()) -> str:
     """What `stpl predict --help` says."""
     return _PREDICT_HELP
 

@@ -1,0 +1,44 @@
+"""The script for bash, in a real bash; the one for zsh says the same words."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import pytest
+
+from stpl.cli import VERBS, main
+
+
+def completed(script: str, *words: str) -> set[str]:
+    """What bash offers for the last word."""
+    line = " ".join(f"'{word}'" for word in words)
+    code = (
+        f"{script}\nCOMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _shtab_stpl; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    )
+    return set(subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_bash_completes_verbs_options_and_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert {verb.split()[0] for verb in VERBS} <= completed(script, "stpl", "")
+    assert completed(script, "stpl", "data", "c") == {"check", "cache"}
+    assert completed(script, "stpl", "fit", "--bench", "s") == {"streets", "synthia"}
+    assert "mean_teacher" in completed(script, "stpl", "fit", "--experiment", "")
+    assert {"table3", "table4", "tau"} == completed(script, "stpl", "sweep", "ta")
+    assert "status" in completed(script, "stpl", "sweep", "st")
+    assert "--checkpoint" in completed(script, "stpl", "adapt", "--ch")
+
+
+def test_zsh_has_a_script_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "zsh"]) == 0
+    script = capsys.readouterr().out
+    assert script.startswith("#compdef stpl")
+    assert all(word in script for word in ("mean_teacher", "synthia", "adapt"))
+
+
+def test_another_shell_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "fish"]) == 2
+    assert "bash" in capsys.readouterr().err

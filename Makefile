@@ -106,7 +106,7 @@ lowest: $(READY) ## a short part of the tests on the lowest versions that pyproj
 	@UV_FIND_LINKS="$(LINKS)" $(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution=lowest-direct -e '.[dev]'
 	@$(LOWEST)/bin/python -m pytest -q -W default $(SHORT)
 SHORT = tests/test_losses.py tests/test_pixel_contrast.py tests/test_nn.py tests/test_record.py tests/test_experiments.py \
-  tests/test_sweep_schema.py tests/test_report.py tests/test_augment.py tests/test_mean_teacher.py tests/test_two_domains.py
+  tests/test_sweep_schema.py tests/test_report.py tests/test_augment.py tests/test_conformance.py tests/test_two_domains.py
 
 format: $(DEV) ## let ruff format and mend what it can
 	@$(BIN)/ruff check --fix .

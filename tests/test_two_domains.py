@@ -274,3 +274,16 @@ def test_a_recorded_run_of_two_sides(experiments: Path, tiny_streets: Path) -> N
     groups = {group["name"]: group["lr"] for group in content["optimizer_states"][0]["param_groups"]}
     assert set(groups) >= {"backbone", "classifiers", "discriminator"}
     assert any(name.startswith("judge.") for name in content["state_dict"])
+
+
+@pytest.mark.parametrize("extra", ["--trainer.precision=bf16-mixed", "--trainer.gradient_clip_val=1.0"])
+def test_half_precision_and_clipping_work_on_both_sides(
+    extra: str, experiments: Path, tiny_streets: Path, tmp_path: Path
+) -> None:
+    """One optimiser object is all that Lightning sees."""
+    args = tiny_arguments("adversarial", tiny_streets, "--start_from=null", extra, "--run.checkpoint_every=1")
+    assert fit_until(3, args)
+    begun = weights.read(tmp_path / "runs/streets/adversarial/seed0/checkpoints/last.ckpt")["state_dict"]
+    ended = weights.read(fit(args) / "checkpoints" / "last.ckpt")["state_dict"]
+    for part in ("network.segmenter.backbone.conv1.weight", "judge.layers.0.weight"):
+        assert not torch.equal(begun[part], ended[part])

@@ -93,7 +93,8 @@ def test_own_experiments_stand_beside_the_shipped_ones(stpl: Stpl, tmp_path: Pat
     (tmp_path / "loud.py").write_text(METHOD)
     options = [word for word in tiny_arguments("x", tiny_streets, steps=2)[2:] if "run.experiment" not in word]
     for experiment in ("self_training", "louder"):
-        stpl("fit", "--bench=streets", f"--experiment={experiment}", f"--run.experiment={experiment}", *options)
+        stpl("fit", "--bench=streets", f"--experiment={experiment}", f"--run.experiment={experiment}", *options,
+             "--start_from=null")  # fmt: skip
     losses = [
         float(line.split(",")[2])
         for experiment in ("self_training", "louder")

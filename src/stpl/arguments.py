@@ -42,7 +42,7 @@ def call(
         config = parser.parse_args(options)
     except ArgumentError as error:
         raise ConfigError(explain(error), mend=f"see `{prog} --help`") from error
-    given = parser.instantiate_classes(config).as_dict()
+    given = parser.instantiate(config).as_dict()
     for name, value in given.items():
         least, kind = (1, "positive") if isinstance(value, tuple) else (0, "possible")  # a pair is a height and a width
         for number in value if isinstance(value, tuple) else (value,):
@@ -64,10 +64,12 @@ def _options(
         if not arg.startswith("-"):
             words.append(arg)
             continue
-        name, equals, _ = arg.removeprefix("--").partition("=")
-        parameter = parameters.get(name.replace("-", "_").split(".")[0])
+        name, equals, value = arg.removeprefix("--").partition("=")
+        name = name.replace("-", "_")  # `--dry-run` is `--dry_run`
+        parameter = parameters.get(name.split(".")[0])
         if parameter is None:
             raise unknown_option(name, list(parameters), prog)
+        arg = f"--{name}{equals}{value}"
         if parameter.annotation in (bool, "bool") and not equals and (not rest or rest[0] not in ("true", "false")):
             arg = f"{arg}=true"
         options.append(arg)

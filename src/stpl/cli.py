@@ -30,7 +30,7 @@ class Verb:
     Attributes:
         target: "module:function".
         summary: one line of help.
-        usage: what follows the verb.
+        usage: what follows the verb; where it is empty, the summary tells it.
         raw: the function takes the remaining arguments as they are; otherwise jsonargparse reads its signature.
         help: "module:function" that makes the help of a raw verb.
         positional: the function's parameter that takes words without a dash: a list takes all, any other type one.
@@ -147,7 +147,7 @@ VERBS = {
     "bench loader": Verb("stpl.bench.loader:loader", "what loader processes deliver", "[--device=cuda] [--json=FILE]"),
     "bench gpu": Verb("stpl.bench.gpu:gpu", "all that only a GPU can tell", "[--dry-run] [--only=PART]", raw=True),
     "completion": Verb(
-        "stpl.completion:completion", "a script that completes commands in your shell", "bash|zsh", positional="shell"
+        "stpl.completion:completion", "a script that completes all this in bash or zsh", "", positional="shell"
     ),
     "bench suite": Verb("stpl.bench.suite:suite", "seconds until something happens", "[--json=FILE]"),
 }
@@ -263,7 +263,9 @@ def _help(names: Sequence[str] = ()) -> str:
     width = max(map(len, [*shown, *groups])) + 2
     lines = []
     for name in shown:
-        lines += [f"  {name:<{width}}{VERBS[name].summary}", f"  {'':<{width}}  stpl {name} {VERBS[name].usage}"]
+        lines.append(f"  {name:<{width}}{VERBS[name].summary}")
+        if VERBS[name].usage:
+            lines.append(f"  {'':<{width}}  stpl {name} {VERBS[name].usage}")
         if beside := groups.pop(name, []):
             lines.append(f"  {'':<{width}}  and {', '.join(f'{name} {member}' for member in beside)}")
     lines += [f"  {group:<{width}}{', '.join(verbs)}" for group, verbs in groups.items()]

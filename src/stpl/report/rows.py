@@ -90,15 +90,7 @@ def tables(suite: Suite) -> list[TableLines]:
     Raises:
         RecordError: for a torn record or artifact.
     """
-    shown = [table for table in suite.catalogue.tables if table.shown_on(suite.bench) and _has_own(table, suite)]
-    return [table_lines(table, suite) for table in (*shown, *variants(suite))]
-
-
-def _has_own(table: Table, suite: Suite) -> bool:
-    """Whether something is recorded that an optional table alone shows; other tables are shown in any case."""
-    others = {row.experiment for other in suite.catalogue.tables if not other.optional for row in other.rows}
-    own = [row.experiment for row in table.rows if row.experiment and row.experiment not in others]
-    return not table.optional or any(suite.records(experiment) for experiment in own)
+    return [table_lines(table, suite) for table in (*suite.tables(), *variants(suite))]
 
 
 def table_lines(table: Table, suite: Suite) -> TableLines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from stpl.data.label_space import SPACES
 from stpl.errors import RecordError
 from stpl.report.statistics import Counts, count
 from stpl.runs.artifacts import EVALUATION, read_evaluation
-from stpl.runs.experiments import Catalogue
+from stpl.runs.experiments import Catalogue, Table, titles_of
 from stpl.runs.record import RECORD, RunKey, RunRecord, read_records
 
 _TOLERANCE = 0.01  # of mIoU in percent: what the artifact counts must be what the record says
@@ -53,7 +54,17 @@ class Suite:
 
     def shown(self) -> dict[str, str]:
         """Experiment → title, of all rows that the benchmark's tables show, in their order; the first title stays."""
-        return self.catalogue.titles(self.bench)
+        return titles_of(self.tables())
+
+    def tables(self) -> list[Table]:
+        """The catalogue's tables that are shown; optional ones if something is recorded that they alone show."""
+        shown = [table for table in self.catalogue.tables if table.shown_on(self.bench)]
+        usual = {row.experiment for table in shown if not table.optional for row in table.rows}
+        return [table for table in shown if not table.optional or self._any_recorded(table, usual)]
+
+    def _any_recorded(self, table: Table, besides: Set[str | None]) -> bool:
+        own = {row.experiment for row in table.rows} - besides
+        return any(self.records(experiment) for experiment in own if experiment)
 
     def title_of(self, experiment: str) -> str:
         """What to call an experiment: its title in the tables, or its name."""

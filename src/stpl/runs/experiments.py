@@ -129,13 +129,8 @@ class Catalogue:
     paper_classes: Mapping[str, tuple[str, ...]]
 
     def titles(self, bench: str) -> dict[str, str]:
-        """Experiment → title, of all rows that a benchmark's tables show, in their order; the first title stays."""
-        found: dict[str, str] = {}
-        for table in self.tables:
-            for row in table.rows:
-                if row.experiment and table.shown_on(bench):
-                    found.setdefault(row.experiment, row.title)
-        return found
+        """Experiment → title, of all rows that a benchmark's tables may show; see `titles_of`."""
+        return titles_of([table for table in self.tables if table.shown_on(bench)])
 
     def table(self, identifier: str) -> Table:
         """The table called `identifier`; raises `ConfigError` naming the known ones."""
@@ -143,6 +138,15 @@ class Catalogue:
         if identifier not in found:
             raise unknown("table", identifier, found)
         return found[identifier]
+
+
+def titles_of(tables: Sequence[Table]) -> dict[str, str]:
+    """Experiment → title, of all rows of tables in their order; the first title stays."""
+    found: dict[str, str] = {}
+    for row in (row for table in tables for row in table.rows):
+        if row.experiment:
+            found.setdefault(row.experiment, row.title)
+    return found
 
 
 def load_catalogue(folders: Sequence[Path] | None = None) -> Catalogue:

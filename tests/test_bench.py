@@ -121,7 +121,7 @@ def test_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (("warp", "--repeats=0"), "0 rounds measure nothing"),
         (("data", "kitti"), "no data set 'kitti'"),
-        (("suite", "--experiments=nowhere"), "nowhere"),
+        (("suite", "--repeats=0"), "0 rounds measure nothing"),
     ],
 )
 def test_mistakes_are_told(args: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +37,11 @@ from stpl.methods import (
     graph,
 )
 from stpl.methods.evaluation import Evaluator
+from stpl.methods.mean_teacher import MeanTeacher
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions, build_network
+from stpl.nn.teacher import Teacher
 from stpl.runs.build import build
 from stpl.runs.fit import fit
 from stpl.runs.record import RunKey, read_record, runs_root
@@ -154,6 +155,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "concat": lambda: PixelContrast(SMALL, RATE, fusion="concat", confident_scope="class", key_scope="batch"),
     "stpl": lambda: PixelContrast(SMALL, RATE, batchnorm=BatchNormOptions(momentum=None)),
     "stpl, both gradients": lambda: PixelContrast(SMALL, RATE, previous_gradient=True),
+    "mean teacher": lambda: MeanTeacher(SMALL, RATE),
 }
 
 
@@ -205,6 +207,8 @@ class OneProcess:
 
 
 def step(method: Method, optimizer: torch.optim.Optimizer, batch: Clip, precision: torch.dtype) -> Tensor | None:
+    for teacher in (module for module in method.modules() if isinstance(module, Teacher)):
+        teacher.follow(method.network, 3)
     with torch.autocast(batch.frames.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
         output = method.training_step(Batch(batch), 0)
     if output is None:
@@ -295,8 +299,8 @@ def test_loaders_pin_what_they_load(device: str, tiny_run: Arguments) -> None:
         cli.datamodule.trainer = cli.trainer
         batches.append(list(cli.datamodule.train_dataloader()))
     for plain, loaded in zip(*batches, strict=True):
-        assert loaded.frames.is_pinned() == (device == "cuda")
+        assert loaded.target.frames.is_pinned() == (device == "cuda")
         with no_waiting(device):
             moved = loaded.to(device)
-        for name, tensor in replace(plain, label=None).tensors().items():
+        for name, tensor in plain.tensors().items():
             assert torch.equal(moved.tensors()[name].cpu(), tensor), name

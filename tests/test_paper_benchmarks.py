@@ -39,6 +39,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "training": {"trainer": LIGHT["trainer"]},
             "oracle": {"trainer": LIGHT["trainer"]},
             "source": {"model": {"init_args": {"checkpoint": None}}},
+            "uda": {"model": {"init_args": {"checkpoint": None}}, "trainer": LIGHT["trainer"]},
         }.get(path.stem.partition(".")[2], {})
         path.write_text(yaml.safe_dump(merge(yaml.safe_load(path.read_text()), light)))
     monkeypatch.chdir(tmp_path)
@@ -59,7 +60,7 @@ def check(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 @pytest.mark.parametrize("bench", ["viper", "synthia"])
 def test_data_sets_and_tables(bench: str, workplace: Path, check: Callable[..., str]) -> None:
-    """Every row of Tables 3 and 4, each in the way `stpl sweep` runs it, then the tables."""
+    """Every row that runs, each in the way `stpl sweep` runs it, then the tables."""
     for name in (bench, "cityscapes"):
         check("data", "fake", name, "--root=data", "--size=64,128", "--clips=2")
         for split in ("train", "val") if name == "cityscapes" else ("train",):
@@ -67,7 +68,9 @@ def test_data_sets_and_tables(bench: str, workplace: Path, check: Callable[..., 
             said = check("data", "check", name, "--root=data", f"--split={split}", "--size=64,128", "--workers=1")
             assert "flow" in said
     catalogue = load_catalogue([workplace / "experiments"])
-    rows = {row.experiment for name in ("table3", "table4") for row in catalogue.table(name).rows}
+    rows = {
+        row.experiment for name in ("table1", "table3", "table4", "baselines") for row in catalogue.table(name).rows
+    }
     for experiment in ("source", *sorted(filter(None, rows))):
         files = "files" if experiment == "stpl" else "estimated"  # the lineage's files and our cache are both read
         check("fit", f"--bench={bench}", f"--experiment={experiment}", "--data.root=data",

@@ -17,7 +17,8 @@ from stpl.data.datamodule import StreetsData
 from stpl.data.loading import Loading
 from stpl.data.rare_classes import RareClasses, RareClassSampler, class_pixels, probabilities
 from stpl.errors import ConfigError, DataError
-from stpl.losses.adversarial import domain_loss, weighted_entropy
+from stpl.losses.adversarial import domain_loss
+from stpl.losses.entropy import weighted_entropy
 from stpl.methods.optimization import Joint, OptimizerOptions, learning_rates
 from stpl.nn import weights
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions

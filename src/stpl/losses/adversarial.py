@@ -5,7 +5,6 @@ Source has label 0 and target 1 (ADVENT, DA-VSN; AdaptSegNet has it so too).
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -32,12 +31,3 @@ def domain_loss(scores: Tensor, domain: Domain, kind: Kind = "bce") -> Tensor:
     if kind == "bce":
         return F.binary_cross_entropy_with_logits(scores.float(), label)
     return F.mse_loss(scores.float(), label)
-
-
-def weighted_entropy(logits: Tensor) -> Tensor:
-    """Weighted self-information -p·log p / log K of each class (Vu et al., ADVENT, CVPR 2019, Eq. 7), `[B,K,h,w]`.
-
-    Its sum over classes lies in [0, 1]. By `log_softmax` in float32, so that no constant keeps the logarithm from 0.
-    """
-    log_p = F.log_softmax(logits.float(), dim=1)
-    return -log_p.exp() * log_p / math.log(logits.shape[1])

@@ -33,6 +33,9 @@ BINS = 15361
 """Numbers of a half-precision float in [0, 1]: its bits count them in rising order."""
 
 
+_PLAIN = (bool, int, float, str)
+
+
 class Rounds(Method):
     """Base of methods with labels that are a stage; sub-classes say which pixels get one.
 
@@ -57,9 +60,8 @@ class Rounds(Method):
         check_range("model.rounds", rounds, 1)
         super().__init__(network, optimizer, checkpoint, batchnorm)
         self.rounds, self.labels = 1 if labels is not None else rounds, labels
-        own = inspect.signature(type(self).__init__).parameters
         shared = inspect.signature(Rounds.__init__).parameters
-        self._settings = [name for name in own if name not in shared]
+        self._settings = [name for name in inspect.signature(type(self).__init__).parameters if name not in shared]
         self._round: int | None = None
         self._store: PseudoLabels | None = None
 
@@ -146,7 +148,9 @@ class Rounds(Method):
         return {
             "weights": digest.hexdigest(),
             "method": type(self).__name__,
-            "settings": {name: getattr(self, name, None) for name in self._settings},
+            "settings": {
+                name: value for name in self._settings if isinstance(value := getattr(self, name, None), _PLAIN)
+            },
             "batchnorm": asdict(self.batchnorm),
             "clips": self._data().reader("train", "target").name,
             "classes": list(self.options.space.classes),

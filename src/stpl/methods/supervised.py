@@ -8,13 +8,11 @@ from torch import Tensor
 
 from stpl.data.clip import Batch, Wants
 from stpl.errors import check_range
-from stpl.losses.segmentation import cross_entropy
 from stpl.methods.base import Method
 from stpl.methods.optimization import OptimizerOptions
-from stpl.methods.ranks import pixel_weight
+from stpl.methods.with_source import AUXILIARY_WEIGHT, supervision
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
-from stpl.nn.segmenter import upsample
 
 
 class Supervised(Method):
@@ -41,19 +39,12 @@ class Supervised(Method):
         optimizer: OptimizerOptions,
         checkpoint: Path | None = None,
         batchnorm: BatchNormOptions | None = None,
-        auxiliary_weight: float = 0.1,
+        auxiliary_weight: float = AUXILIARY_WEIGHT,
     ) -> None:
         check_range("model.auxiliary_weight", auxiliary_weight)
         super().__init__(network, optimizer, checkpoint, batchnorm)
-        self.loss_weights = {"cross_entropy": 1.0, "auxiliary": auxiliary_weight}
+        self.auxiliary_weight = auxiliary_weight
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of each classifier at the label's resolution, weighted."""
-        clip, label = batch.target, batch.target.label
-        assert label is not None  # wants.label
-        known = pixel_weight(label)
-        scores = self.network.fused_scores(clip)
-        return {
-            name: known * weight * cross_entropy(upsample(logits, (label.shape[-2], label.shape[-1])), label)
-            for (name, weight), logits in zip(self.loss_weights.items(), scores, strict=False)
-        }
+        return supervision(self.network, batch.target, self.auxiliary_weight)

@@ -11,6 +11,9 @@ from stpl.data.clip import Clip
 from stpl.nn.segmenter import Segmentation, Segmenter
 from stpl.nn.warp import resize_flow, warp
 
+FrameScores = list[tuple[Tensor, Tensor]]
+"""Logits `[B,K,h,w]` of the current frame and of the previous one (without gradient), for each classifier."""
+
 
 class Observation(NamedTuple):
     """What ACCEL makes of a batch of clips in evaluation.
@@ -92,11 +95,18 @@ class Accel(nn.Module):
 
         All share one score fusion (released code of DA-VSN and TPS).
         """
+        return self.fuse_scores(self.frame_scores(clip), clip)
+
+    def frame_scores(self, clip: Clip) -> FrameScores:
+        """Logits of both frames by themselves, of the classifier that predicts and of any that only training uses."""
         with torch.no_grad():
             previous = self.segmenter.score(clip.frames[:, -2])
-        current = self.segmenter.score(clip.frames[:, -1])
-        flow = clip_flow(clip, (current[0].shape[-2], current[0].shape[-1]))
-        return tuple(self.fuse(now, before, flow) for now, before in zip(current, previous, strict=True))
+        return list(zip(self.segmenter.score(clip.frames[:, -1]), previous, strict=True))
+
+    def fuse_scores(self, pairs: FrameScores, clip: Clip) -> tuple[Tensor, ...]:
+        """Fused logits of what `frame_scores` gave, with one score fusion for all classifiers."""
+        flow = clip_flow(clip, (pairs[0][0].shape[-2], pairs[0][0].shape[-1]))
+        return tuple(self.fuse(now, before, flow) for now, before in pairs)
 
 
 def no_fusion(num_classes: int) -> Tensor:

@@ -101,5 +101,6 @@ def on_grid(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear interpolation of `[B,K,h,w]` to `[B,K,*size]` in float32, corners aligned as in the DeepLab lineage."""
-    return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=True)
+    """Bilinear interpolation of `[B,K,h,w]` to `[B,K,*size]`, corners aligned as in DeepLab; float32 or wider."""
+    wide = logits if logits.dtype.itemsize >= 4 else logits.float()
+    return F.interpolate(wide, size=size, mode="bilinear", align_corners=True)

@@ -40,6 +40,14 @@ def warp(features: Tensor, backward_flow: Tensor) -> Tensor:
     return warped.to(features.dtype).view(len(features), height, width, -1).permute(0, 3, 1, 2)
 
 
+def inside(backward_flow: Tensor) -> Tensor:
+    """Whether the look-up of each pixel of flow `[B,2,H,W]` lies within the earlier frame, bool `[B,H,W]`."""
+    height, width = backward_flow.shape[-2:]
+    x = torch.arange(width, device=backward_flow.device) + backward_flow[:, 0]
+    y = torch.arange(height, device=backward_flow.device)[:, None] + backward_flow[:, 1]
+    return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+
+
 def _corners(flow: Tensor) -> tuple[Tensor, Tensor]:
     """For flow `[B,2,H,W]`, the four pixels of each look-up in the flat batch and their weights, `[B·H·W,4]`."""
     batch, _, height, width = flow.shape

@@ -218,7 +218,7 @@ def _check_golden(run: Path, golden: Sequence[float] | None) -> None:
         close = len(found) == len(golden) and all(
             abs(a - b) <= 2e-3 * abs(b) for a, b in zip(found, golden, strict=True)
         )
-        shown = ", ".join(f"{loss:.6f}" for loss in found)
+        shown = ", ".join(f"{loss:.6g}" for loss in found)
         assert close, f"the losses changed; if on purpose, write golden=[{shown}]"
 
 

@@ -1,0 +1,127 @@
+"""DA-VSN: domain adaptive video segmentation via temporal consistency regularisation (Guan et al., ICCV 2021)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity, softmax
+
+from stpl.data.clip import Batch, Clip
+from stpl.errors import check_range
+from stpl.losses.adversarial import domain_loss
+from stpl.losses.consistency import certain_consistency
+from stpl.methods.base import Method
+from stpl.methods.optimization import OptimizerOptions
+from stpl.methods.with_source import LABELLED, supervision
+from stpl.nn.accel import FrameScores, clip_flow
+from stpl.nn.batchnorm import BatchNormOptions
+from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
+from stpl.nn.network import NetworkOptions
+from stpl.nn.segmenter import upsample
+from stpl.nn.warp import inside, warp
+
+_AUXILIARY = 0.2  # of the adversarial terms of the auxiliary classifier: 0.0002/0.001 in the released code
+
+
+class TemporalConsistency(Method):
+    """Supervision on the source, adversaries that see a sequence or a frame, consistency over time on the target.
+
+    Two discriminators judge a clip's logits: those of both frames together, and those of the current frame twice. They
+    are kept different by a penalty on the similarity of their weights. Within the target, a frame's prediction is
+    drawn to the propagated one of the frame before, where that one is surer (`certain_consistency`).
+
+    Args:
+        network: see `Method`.
+        optimizer: see `Method`.
+        checkpoint: see `Method`; a converted backbone will do.
+        batchnorm: see `Method`.
+        source_free: leave out every loss that needs source clips: the row DA-VSN* of Lo et al.
+        weight: λu of all losses but the supervision (0.001).
+        image_weight: λsa of the discriminator of single frames, relative to that of sequences (1).
+        divergence_weight: λwd of the similarity of the two discriminators' weights (1).
+        discriminator: of both.
+    """
+
+    trains_classifiers = True
+
+    def __init__(
+        self,
+        network: NetworkOptions,
+        optimizer: OptimizerOptions,
+        checkpoint: Path | None = None,
+        batchnorm: BatchNormOptions | None = None,
+        source_free: bool = False,
+        weight: float = 0.001,
+        image_weight: float = 1.0,
+        divergence_weight: float = 1.0,
+        discriminator: DiscriminatorOptions | None = None,
+    ) -> None:
+        weights = {"weight": weight, "image_weight": image_weight, "divergence_weight": divergence_weight}
+        for name, value in weights.items():
+            check_range(f"model.{name}", value)
+        super().__init__(network, optimizer, checkpoint, batchnorm)
+        self.weight, self.image_weight, self.divergence_weight = weight, image_weight, divergence_weight
+        self.judges = nn.ModuleDict()
+        if source_free:
+            self.recordable = True
+            return
+        self.source_wants = LABELLED
+        channels = 2 * self.network.num_classes
+        for of in ("main", "auxiliary") if network.auxiliary else ("main",):
+            for kind in ("sequence", "image"):
+                self.judges[f"{kind}_{of}"] = Discriminator(channels, discriminator)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The sum of all terms, each with its weight in it."""
+        target = self.network.frame_scores(batch.target)
+        found = self._consistency(target, batch.target)
+        if self.source_wants is None:
+            return found
+        assert batch.source is not None  # wanted
+        source = self.network.frame_scores(batch.source)
+        found |= supervision(self.network, batch.source, scores=source)
+        sides = {"target": (target, batch.target), "source": (source, batch.source)}
+        for place, (of, share) in enumerate((("main", 1.0), ("auxiliary", _AUXILIARY))[: len(target)]):
+            maps = {domain: _maps(pairs[place], clip) for domain, (pairs, clip) in sides.items()}
+            found |= self._adversarial(of, self.weight * share, maps["target"], maps["source"])
+        return found
+
+    def _adversarial(
+        self, of: str, weight: float, target: dict[str, Tensor], source: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """What a classifier's maps cost the network, what its two discriminators learn, and that they differ."""
+        found = {}
+        for kind, part in (("sequence", weight), ("image", weight * self.image_weight)):
+            judge = self.judges[f"{kind}_{of}"]
+            assert isinstance(judge, Discriminator)
+            told = domain_loss(judge.learn(source[kind]), "source") + domain_loss(judge.learn(target[kind]), "target")
+            found[f"fooling {kind} {of}"] = part * domain_loss(judge.judge(target[kind]), "source")
+            found[f"telling {kind} {of}"] = 0.5 * told
+        similarity = _similarity(self.judges[f"sequence_{of}"], self.judges[f"image_{of}"])
+        return found | {f"divergence {of}": self.weight * self.divergence_weight * similarity}
+
+    def _consistency(self, scores: FrameScores, clip: Clip) -> dict[str, Tensor]:
+        flow = clip_flow(clip, (scores[0][0].shape[-2], scores[0][0].shape[-1]))
+        there = inside(flow)
+        return {
+            name: self.weight * certain_consistency(now, warp(_probability(before), flow), there)
+            for name, (now, before) in zip(("consistency", "auxiliary consistency"), scores, strict=False)
+        }
+
+
+def _probability(logits: Tensor) -> Tensor:
+    return (logits if logits.dtype.itemsize >= 4 else logits.float()).softmax(1)
+
+
+def _maps(pair: tuple[Tensor, Tensor], clip: Clip) -> dict[str, Tensor]:
+    """What the discriminators see, at the frames' size: a softmax over the channels `[B,2K,H,W]` of both frames."""
+    now, before = (upsample(logits, (clip.frames.shape[-2], clip.frames.shape[-1])) for logits in pair)
+    return {"sequence": softmax(torch.cat([now, before], 1), 1), "image": softmax(torch.cat([now, now], 1), 1)}
+
+
+def _similarity(one: nn.Module, other: nn.Module) -> Tensor:
+    """Mean over weight tensors of 1 + the cosine of the angle between them: 0 where they are opposed, 2 where equal."""
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return torch.stack([cosine_similarity(a.flatten(), b.flatten(), dim=0) + 1 for a, b in pairs]).mean()

@@ -1,0 +1,102 @@
+"""UR: uncertainty reduction for model adaptation in semantic segmentation (Teja S and Fleuret, CVPR 2021)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout2d
+
+from stpl.data.clip import Batch
+from stpl.errors import check_range
+from stpl.losses.entropy import entropy_map
+from stpl.losses.segmentation import cross_entropy
+from stpl.methods.cbst import ClassBalancedSelfTraining
+from stpl.methods.optimization import OptimizerOptions
+from stpl.methods.ranks import pixel_weight
+from stpl.nn.accel import clip_flow
+from stpl.nn.batchnorm import BatchNormOptions
+from stpl.nn.deeplab import DilatedClassifier
+from stpl.nn.network import NetworkOptions
+
+
+class UncertaintyReduction(ClassBalancedSelfTraining):
+    """Class-balanced pseudo-labels, low entropy, and classifiers that agree though features are dropped.
+
+    Auxiliary classifiers read the current frame's features with a share of the channels dropped, another draw for
+    each; their probabilities are to be those of the main classifier on all of them, which learns nothing from that.
+
+    Args:
+        network: see `Method`.
+        optimizer: see `Method`.
+        checkpoint: see `Method`.
+        batchnorm: see `Method`.
+        rounds: see `Rounds`; the released code labels once.
+        labels: see `Rounds`.
+        share: see `ClassBalancedSelfTraining`, and so are the next two.
+        growth: what the share grows by each round.
+        largest_share: what it does not exceed.
+        entropy_weight: of the mean entropy of the fused prediction, over all pixels (1).
+        uncertainty_weight: of the squared difference of probabilities, summed over the classifiers (0.1).
+        decoders: number of auxiliary classifiers (4).
+        dropout: share of the features' channels that is dropped (0.5).
+        freeze_classifier: keep the source model's classifier and score fusion as they are, as the paper says. The
+            released code means to and does not.
+    """
+
+    recordable = False  # it draws numbers
+
+    def __init__(
+        self,
+        network: NetworkOptions,
+        optimizer: OptimizerOptions,
+        checkpoint: Path | None = None,
+        batchnorm: BatchNormOptions | None = None,
+        rounds: int = 1,
+        labels: Path | None = None,
+        share: float = 0.2,
+        growth: float = 0.05,
+        largest_share: float = 0.5,
+        entropy_weight: float = 1.0,
+        uncertainty_weight: float = 0.1,
+        decoders: int = 4,
+        dropout: float = 0.5,
+        freeze_classifier: bool = True,
+    ) -> None:
+        check_range("model.entropy_weight", entropy_weight)
+        check_range("model.uncertainty_weight", uncertainty_weight)
+        check_range("model.decoders", decoders, 1)
+        check_range("model.dropout", dropout, 0, 1)
+        super().__init__(network, optimizer, checkpoint, batchnorm, rounds, labels, share, growth, largest_share)
+        self.entropy_weight, self.uncertainty_weight, self.dropout = entropy_weight, uncertainty_weight, dropout
+        self.decoders = nn.ModuleList(
+            DilatedClassifier(self.network.feature_dim, self.network.num_classes, network.dilations)
+            for _ in range(decoders)
+        )
+        self.freeze_classifier = freeze_classifier
+        if freeze_classifier:
+            encoder = {id(parameter) for parameter in self.network.segmenter.encoder.parameters()}
+            for parameter in self.network.parameters():
+                if id(parameter) not in encoder:
+                    parameter.requires_grad_(False)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy with the round's labels, entropy, and disagreement of the auxiliary classifiers."""
+        clip, labels = batch.target, batch.target.pseudo_label
+        assert labels is not None  # `prepare`
+        with torch.no_grad():
+            before = self.network.segment(clip.frames[:, -2]).logits
+        features, now = self.network.segment(clip.frames[:, -1])
+        fused = self.network.fuse(now, before, clip_flow(clip, (now.shape[-2], now.shape[-1])))
+        return {
+            "self_training": pixel_weight(labels) * cross_entropy(fused, labels),
+            "entropy": self.entropy_weight * entropy_map(fused).mean(),
+            "uncertainty": self.uncertainty_weight * self._disagreement(features, now),
+        }
+
+    def _disagreement(self, features: Tensor, logits: Tensor) -> Tensor:
+        """Mean squared difference of probabilities to those of `logits`, summed over the auxiliary classifiers."""
+        aim = logits.detach().float().softmax(1)
+        dropped = (decoder(dropout2d(features, self.dropout)) for decoder in self.decoders)
+        return torch.stack([(found.float().softmax(1) - aim).square().mean() for found in dropped]).sum()

@@ -1,0 +1,40 @@
+"""What methods share that train on labelled source clips beside those of the target."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from stpl.data.clip import Clip, Wants
+from stpl.losses.segmentation import cross_entropy
+from stpl.methods.ranks import pixel_weight
+from stpl.nn.accel import Accel, FrameScores
+from stpl.nn.segmenter import upsample
+
+LABELLED = Wants(flow=True, label=True)
+"""What such methods want of the source."""
+
+AUXILIARY_WEIGHT = 0.1
+"""Of the auxiliary classifier's losses, if there is one: that of AdaptSegNet, ADVENT, DA-VSN and TPS."""
+
+
+def supervision(
+    network: Accel, clip: Clip, auxiliary_weight: float = AUXILIARY_WEIGHT, scores: FrameScores | None = None
+) -> dict[str, Tensor]:
+    """Cross-entropy of each classifier's fused prediction with the clip's label, at its resolution, weighted.
+
+    Args:
+        network: that learns.
+        clip: labelled clips.
+        auxiliary_weight: of the auxiliary classifier.
+        scores: what `network.frame_scores` gave for the clips, if that was asked for already.
+    """
+    label = clip.label
+    assert label is not None  # wanted
+    known = pixel_weight(label)
+    size = (label.shape[-2], label.shape[-1])
+    fused = network.fused_scores(clip) if scores is None else network.fuse_scores(scores, clip)
+    weights = {"cross_entropy": 1.0, "auxiliary": auxiliary_weight}
+    return {
+        name: known * weight * cross_entropy(upsample(logits, size), label)
+        for (name, weight), logits in zip(weights.items(), fused, strict=False)
+    }

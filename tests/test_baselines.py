@@ -1,0 +1,245 @@
+"""The rows of Tables 1 and 2 that other papers' methods are: each keeps what every method must, and its numbers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from stpl.data.clip import Batch, Clip
+from stpl.losses.consistency import certain_consistency
+from stpl.losses.entropy import entropy_map, robust_entropy
+from stpl.methods.da_vsn import TemporalConsistency, _similarity
+from stpl.methods.fda import FourierDomainAdaptation
+from stpl.methods.optimization import OptimizerOptions
+from stpl.methods.uncertainty_reduction import UncertaintyReduction
+from stpl.nn.discriminator import DiscriminatorOptions
+from stpl.nn.fourier import Window, transfer_amplitude
+from stpl.nn.network import NetworkOptions
+from stpl.nn.warp import inside
+from stpl.testing import check_method
+
+SMALL = NetworkOptions(18, 8, (1, 2), auxiliary=True)
+NARROW = "--model.discriminator.width=4"
+
+
+def test_fda_conforms(tiny_streets: Path, tmp_path: Path) -> None:
+    check_method("fda", tmp_path, source=True, golden=[2.86843, 2.74891, 2.70763, 2.58], streets=tiny_streets)
+
+
+def test_da_vsn_conforms(tiny_streets: Path, tmp_path: Path) -> None:
+    check_method(
+        "da_vsn", tmp_path, NARROW, source=True, golden=[4.25245, 4.13289, 4.09162, 3.96398], streets=tiny_streets
+    )
+
+
+def test_da_vsn_without_source_conforms(tiny_streets: Path, tmp_path: Path) -> None:
+    check_method(
+        "da_vsn_target", tmp_path, golden=[4.90963e-06, 5.75257e-06, 4.57516e-06, 6.32847e-06], streets=tiny_streets
+    )
+
+
+def test_ur_conforms(tiny_streets: Path, tmp_path: Path) -> None:
+    """Its dropout is another one in each process."""
+    check_method("ur", tmp_path, ranks=False, golden=[3.12371, 3.05786, 3.10026, 3.10294], streets=tiny_streets)
+
+
+def test_ur_without_dropout_is_one_process_with_two(tiny_streets: Path, tmp_path: Path) -> None:
+    check_method("ur", tmp_path, "--model.dropout=0", streets=tiny_streets)
+
+
+# --- FDA --------------------------------------------------------------------------------------------------------------
+
+
+def by_numpy(image: Any, reference: Any, low: tuple[int, int]) -> Any:
+    """Plain: the whole spectrum, shifted, a window about its centre, the real part of the inverse."""
+    spectrum, other = (np.fft.fftshift(np.fft.fft2(x), axes=(-2, -1)) for x in (image, reference))
+    amplitude, phase = np.abs(spectrum), np.angle(spectrum)
+    height, width = image.shape[-2:]
+    y, x = height // 2, width // 2
+    window = np.s_[..., y - low[0] : y + low[0] + 1, x - low[1] : x + low[1] + 1]
+    amplitude[window] = np.abs(other)[window]
+    mixed = np.fft.ifft2(np.fft.ifftshift(amplitude * np.exp(1j * phase), axes=(-2, -1)))
+    assert np.abs(mixed.imag).max() < 1e-3  # the window is symmetric
+    return mixed.real
+
+
+@pytest.mark.parametrize("size", [(32, 48), (33, 47), (32, 47), (31, 64)])
+@pytest.mark.parametrize(("beta", "window"), [(0.05, "paper"), (0.1, "code"), (0.15, "paper")])
+def test_the_spectrum_swap_against_numpy(size: tuple[int, int], beta: float, window: Window) -> None:
+    generator = torch.Generator().manual_seed(0)
+    image, reference = torch.randint(0, 256, (2, 2, 3, *size), dtype=torch.uint8, generator=generator)
+    low = (int(beta * size[0]), int(beta * size[1])) if window == "paper" else (int(beta * min(size)),) * 2
+    found = transfer_amplitude(image, reference, beta, window)
+    expected = by_numpy(image.double().numpy(), reference.double().numpy(), low)
+    np.testing.assert_allclose(found.numpy(), expected, atol=2e-3)
+
+
+def test_properties_of_the_transfer() -> None:
+    generator = torch.Generator().manual_seed(1)
+    image, other = 255 * torch.rand(2, 1, 3, 40, 60, generator=generator)
+    torch.testing.assert_close(transfer_amplitude(image, image, 0.1), image, rtol=0, atol=1e-3)
+    assert torch.equal(transfer_amplitude(image, other, 0.0), image)
+    mixed = transfer_amplitude(image, other, 0.1)
+    torch.testing.assert_close(mixed.mean((-2, -1)), other.mean((-2, -1)), rtol=1e-4, atol=1e-2)
+    grey = transfer_amplitude(torch.full((1, 3, 32, 32), 100.0), torch.full((1, 3, 32, 32), 40.0), 0.1)
+    torch.testing.assert_close(grey, torch.full((1, 3, 32, 32), 40.0))
+    turned = torch.fft.fft2(mixed).angle() - torch.fft.fft2(image).angle()
+    assert (turned.cos() > 0.999).float().mean() > 0.99  # phases stay
+    assert transfer_amplitude(image, torch.rand(1, 3, 20, 90), 0.1).shape == image.shape  # of another size
+
+
+def test_robust_entropy_by_hand() -> None:
+    uniform, sure = torch.zeros(1, 3, 1, 1), torch.tensor([1000.0, 0, 0]).view(1, 3, 1, 1)
+    assert robust_entropy(uniform).item() == pytest.approx(1.0, abs=1e-5)
+    assert robust_entropy(sure).item() == pytest.approx(0, abs=1e-11)
+    logits = torch.tensor([0.7, 0.2, 0.1]).log().view(1, 3, 1, 1)
+    assert entropy_map(logits).item() == pytest.approx(0.72985, abs=1e-4)
+    assert robust_entropy(logits).item() == pytest.approx(0.28374, abs=1e-4)
+
+
+def test_robust_entropy_has_its_gradient() -> None:
+    logits = torch.randn(1, 4, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(robust_entropy, (logits,))
+
+
+def clips(seed: int, size: tuple[int, int] = (48, 64), count: int = 2) -> Clip:
+    generator = torch.Generator().manual_seed(seed)
+    frames = torch.randint(0, 256, (count, 2, 3, *size), dtype=torch.uint8, generator=generator)
+    label = torch.randint(0, 15, (count, *size), generator=generator)
+    return Clip(frames, 2 * torch.randn(count, 1, 2, *size, generator=generator), label, key=("a", "b", "c")[:count])
+
+
+def test_both_frames_of_a_source_clip_take_the_style_of_one_target_frame() -> None:
+    method = FourierDomainAdaptation(SMALL, OptimizerOptions(), beta=0.1)
+    source, target = clips(0, (64, 80), 3), clips(1)
+    found = method.transferred(source, target).frames
+    assert found.shape == source.frames.shape
+    for place in range(3):
+        for frame in range(2):
+            one = transfer_amplitude(
+                source.frames[place : place + 1, frame], target.frames[place % 2 : place % 2 + 1, 1], 0.1
+            )
+            torch.testing.assert_close(found[place, frame], one[0])
+
+
+def test_domains_of_another_size_and_number_train_together() -> None:
+    method = FourierDomainAdaptation(SMALL, OptimizerOptions())
+    losses = method.losses(Batch(clips(1), clips(0, (64, 80), 3)))
+    assert set(losses) == {"cross_entropy", "auxiliary", "entropy", "auxiliary entropy"}
+    assert all(loss.isfinite() for loss in losses.values())
+
+
+# --- DA-VSN -----------------------------------------------------------------------------------------------------------
+
+
+def slowly(logits: Tensor, previous: Tensor, there: Tensor) -> float:
+    """The consistency, pixel by pixel."""
+    batch, _, height, width = logits.shape
+    total = 0.0
+    for b in range(batch):
+        for y in range(height):
+            for x in range(width):
+                p = logits[b, :, y, x].softmax(0).tolist()
+                q = previous[b, :, y, x].tolist()
+                entropies = [-sum(v * math.log(v) for v in values if v > 0) for values in (p, q)]
+                if there[b, y, x] and entropies[1] < entropies[0]:
+                    total += sum(abs(v - w) for v, w in zip(p, q, strict=True))
+    return total / logits.numel()
+
+
+def test_consistency_against_a_loop_over_pixels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 5, 6, generator=generator, dtype=torch.float64)
+    previous = (2 * torch.randn(2, 4, 5, 6, generator=generator, dtype=torch.float64)).softmax(1)
+    there = torch.rand(2, 5, 6, generator=generator) > 0.3
+    found = certain_consistency(logits, previous, there)
+    assert found.item() == pytest.approx(slowly(logits, previous, there), rel=1e-9)
+    assert 0 < found < 2 / 4
+
+
+def test_consistency_lets_no_gradient_into_the_past() -> None:
+    logits = torch.randn(1, 3, 2, 2, requires_grad=True)
+    previous = torch.eye(3)[:, :2, None].expand(3, 2, 2)[None].clone().requires_grad_()
+    certain_consistency(logits, previous, torch.ones(1, 2, 2, dtype=torch.bool)).backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    assert logits.grad.any()
+    assert previous.grad is None
+    equal = certain_consistency(logits, logits.softmax(1), torch.ones(1, 2, 2, dtype=torch.bool))
+    assert equal.item() == 0
+
+
+def test_what_lies_inside_the_frame_before() -> None:
+    flow = torch.zeros(1, 2, 3, 4)
+    flow[:, 0] = 1.5
+    assert inside(flow)[0].int().tolist() == [[1, 1, 0, 0]] * 3
+    flow[:, 0], flow[:, 1] = 0, -1
+    assert inside(flow)[0].int().tolist() == [[0] * 4, [1] * 4, [1] * 4]
+
+
+def test_terms_of_da_vsn() -> None:
+    options = DiscriminatorOptions(width=4)
+    method = TemporalConsistency(SMALL, OptimizerOptions(), discriminator=options)
+    assert {name for name, _ in method.judges.named_children()} == {
+        f"{kind}_{of}" for kind in ("sequence", "image") for of in ("main", "auxiliary")
+    }
+    losses = method.losses(Batch(clips(1), clips(0, (64, 80))))
+    assert len(losses) == 2 + 2 + 2 * 5
+    assert losses["telling sequence main"].item() == pytest.approx(math.log(2), abs=0.1)
+    assert losses["fooling sequence main"].item() == pytest.approx(0.001 * math.log(2), rel=0.1)
+    assert losses["fooling image auxiliary"].item() == pytest.approx(0.0002 * math.log(2), rel=0.1)
+    alone = TemporalConsistency(SMALL, OptimizerOptions(), source_free=True)
+    assert set(alone.losses(Batch(clips(1)))) == {"consistency", "auxiliary consistency"}
+    assert alone.source_wants is None
+    assert not list(alone.judges.children())
+
+
+def test_similarity_of_discriminators() -> None:
+    one, other = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    assert _similarity(one, one).item() == pytest.approx(2)
+    with torch.no_grad():
+        for a, b in zip(one.parameters(), other.parameters(), strict=True):
+            b.copy_(-a)
+    assert _similarity(one, other).item() == pytest.approx(0, abs=1e-6)
+
+
+# --- UR ---------------------------------------------------------------------------------------------------------------
+
+
+def test_disagreement_by_hand() -> None:
+    method = UncertaintyReduction(SMALL, OptimizerOptions(), dropout=0.0)
+    aim = torch.tensor([0.7, 0.2, 0.1]).log().view(1, 3, 1, 1)
+    told = torch.tensor([0.6, 0.3, 0.1]).log().view(1, 3, 1, 1)
+    method.decoders = torch.nn.ModuleList(Says(told) for _ in range(4))
+    found = method._disagreement(torch.zeros(1, 8, 1, 1), aim.requires_grad_())
+    assert found.item() == pytest.approx(4 * 0.0066667, rel=1e-4)
+    assert not found.requires_grad  # nothing of it reaches the main classifier
+    method.decoders = torch.nn.ModuleList(Says(aim.detach()) for _ in range(4))
+    assert method._disagreement(torch.zeros(1, 8, 1, 1), aim).item() == 0
+
+
+class Says(torch.nn.Module):
+    """A classifier that says the same whatever it sees."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.logits
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_classifier_stays_as_it_was(frozen: bool) -> None:
+    method = UncertaintyReduction(SMALL, OptimizerOptions(), freeze_classifier=frozen).train()
+    clip = clips(1)
+    labelled = Clip(clip.frames, clip.flow, pseudo_label=torch.randint(0, 15, (2, 7, 9)), key=clip.key)
+    sum(method.losses(Batch(labelled)).values()).backward()  # type: ignore[union-attr]
+    assert (method.network.segmenter.classifier.conv2d_list[0].weight.grad is None) == frozen
+    assert (method.network.score_fusion.weight.grad is None) == frozen
+    assert all(parameter.grad is not None for parameter in method.decoders.parameters())

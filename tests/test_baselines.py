@@ -17,10 +17,14 @@ from stpl.losses.entropy import entropy_map, robust_entropy
 from stpl.methods.da_vsn import TemporalConsistency, _similarity
 from stpl.methods.fda import FourierDomainAdaptation
 from stpl.methods.optimization import OptimizerOptions
+from stpl.methods.pixmatch import PixMatch
 from stpl.methods.uncertainty_reduction import UncertaintyReduction
+from stpl.methods.with_source import transferred
 from stpl.nn.discriminator import DiscriminatorOptions
 from stpl.nn.fourier import Window, transfer_amplitude
+from stpl.nn.mixing import box_mask, cutmix_box, paste, resized
 from stpl.nn.network import NetworkOptions
+from stpl.nn.segmenter import upsample
 from stpl.nn.warp import inside
 from stpl.testing import check_method
 
@@ -51,6 +55,10 @@ def test_ur_conforms(tiny_streets: Path, tmp_path: Path) -> None:
 
 def test_ur_without_dropout_is_one_process_with_two(tiny_streets: Path, tmp_path: Path) -> None:
     check_method("ur", tmp_path, "--model.dropout=0", streets=tiny_streets)
+
+
+def test_pixmatch_conforms(tiny_streets: Path, tmp_path: Path) -> None:
+    check_method("pixmatch", tmp_path, source=True, golden=[3.35804, 3.24208, 3.19497, 3.04125], streets=tiny_streets)
 
 
 # --- FDA --------------------------------------------------------------------------------------------------------------
@@ -116,9 +124,8 @@ def clips(seed: int, size: tuple[int, int] = (48, 64), count: int = 2) -> Clip:
 
 
 def test_both_frames_of_a_source_clip_take_the_style_of_one_target_frame() -> None:
-    method = FourierDomainAdaptation(SMALL, OptimizerOptions(), beta=0.1)
     source, target = clips(0, (64, 80), 3), clips(1)
-    found = method.transferred(source, target).frames
+    found = transferred(source, target, 0.1).frames
     assert found.shape == source.frames.shape
     for place in range(3):
         for frame in range(2):
@@ -243,3 +250,62 @@ def test_the_classifier_stays_as_it_was(frozen: bool) -> None:
     assert (method.network.segmenter.classifier.conv2d_list[0].weight.grad is None) == frozen
     assert (method.network.score_fusion.weight.grad is None) == frozen
     assert all(parameter.grad is not None for parameter in method.decoders.parameters())
+
+
+# --- PixMatch ---------------------------------------------------------------------------------------------------------
+
+
+def test_boxes_cover_what_they_should() -> None:
+    generator, size = np.random.default_rng(0), (60, 100)
+    boxes = [cutmix_box(size, generator) for _ in range(2000)]
+    assert all(0 <= top <= bottom <= 60 and 0 <= left <= right <= 100 for top, bottom, left, right in boxes)
+    centred = [(b - t) * (r - w) / 6000 for t, b, w, r in boxes if t > 0 and w > 0 and b < 60 and r < 100]
+    assert max(centred) > 0.5
+    assert min(centred) < 0.01
+    mask = box_mask([(1, 3, 2, 5), (0, 0, 0, 0)], (4, 6), torch.device("cpu"))
+    assert mask[0].sum() == 6
+    assert mask[0, 1, 2]
+    assert not mask[1].any()
+
+
+def test_every_field_of_a_mixed_clip_comes_from_the_same_clip() -> None:
+    base, patch = (Clip(torch.full((2, 2, 3, 8, 9), v), torch.full((2, 1, 2, 8, 9), float(v)), torch.full((2, 8, 9), v))
+                   for v in (1, 2))  # fmt: skip
+    mask = torch.rand(2, 8, 9, generator=torch.Generator().manual_seed(0)) > 0.5
+    mixed = paste(base, patch, mask)
+    assert mixed.flow is not None
+    assert mixed.label is not None
+    assert torch.equal(mixed.label, mask.long() + 1)
+    assert all(
+        torch.equal(x, mixed.label) for x in (*mixed.frames.flatten(1, 2).unbind(1), *mixed.flow[:, 0].unbind(1))
+    )
+    assert torch.equal(paste(base, patch, torch.zeros_like(mask)).frames, base.frames)
+
+
+def test_a_resized_clip_moves_as_before() -> None:
+    clip = clips(0, (33, 65))
+    small = resized(clip, (17, 33))
+    assert (small.frames.dtype, small.frames.shape) == (torch.uint8, (2, 2, 3, 17, 33))
+    assert clip.flow is not None
+    assert small.flow is not None
+    assert small.label is not None
+    torch.testing.assert_close(small.flow, clip.flow[..., ::2, ::2] / 2, rtol=1e-4, atol=1e-5)
+    assert set(small.label.flatten().tolist()) <= set(range(15))
+    assert resized(clip, (33, 65)) is clip
+
+
+def test_terms_of_pixmatch() -> None:
+    batch = Batch(clips(1), clips(0, (64, 80), 3))
+    every = PixMatch(SMALL, OptimizerOptions(), augmentation_weight=0.1)
+    assert every.wants.augmented
+    assert not PixMatch(SMALL, OptimizerOptions()).wants.augmented
+    alone = PixMatch(SMALL, OptimizerOptions(), fourier_weight=0, cutmix_weight=0)
+    assert set(alone.losses(batch)) == {"cross_entropy", "auxiliary"}
+    unchanged = PixMatch(SMALL, OptimizerOptions(), fourier_weight=1, cutmix_weight=0, beta=0)  # β 0 changes nothing
+    with torch.no_grad():
+        logits = upsample(unchanged.network(batch.target), (48, 64))
+        expected = -logits.log_softmax(1).max(1)[0].mean()
+    found = unchanged.losses(batch)
+    assert found["fourier, cross_entropy"].item() == pytest.approx(expected.item(), rel=1e-3)
+    mixed = PixMatch(SMALL, OptimizerOptions())._mixed(clips(1), clips(0, (64, 80), 3))
+    assert mixed.frames.shape == clips(1).frames.shape

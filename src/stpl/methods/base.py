@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from lightning import LightningModule
 from torch import Tensor
@@ -85,6 +86,7 @@ class Method(LightningModule, ABC):
         encoder = self.network.segmenter.encoder
         self._start = None if checkpoint is None else [p.detach().clone() for p in encoder.parameters()]
         self._running: list[Tensor] = []  # while an evaluation has renewed statistics in their place
+        self._step_seed = self._first_place = 0  # until a step begins
         self.frame_size = (0, 0)
         self.evaluator = Evaluator(network.space)
         self._step_losses: Losses = self.losses
@@ -156,7 +158,20 @@ class Method(LightningModule, ABC):
         for teacher in self._parts(Teacher):
             teacher.follow(self.network, self.global_step)
         seed: int = self.trainer.datamodule.sampling_seed  # type: ignore[attr-defined]
-        torch.manual_seed(clip_seed(seed, self.global_step, _DRAWN - self.global_rank))
+        self._step_seed = clip_seed(seed, self.global_step, _DRAWN)
+        self._first_place = self.global_rank * len(batch.target.frames)
+        torch.manual_seed(clip_seed(self._step_seed, 0, self.global_rank))
+
+    def drawing(self, place: int, purpose: int) -> np.random.Generator:
+        """A generator of numbers for the target clip at `place` of the batch, the same after a kill.
+
+        The clip's place is that among all processes, so that several draw what one would.
+
+        Args:
+            place: of the clip in this process's batch.
+            purpose: tells one kind of numbers from another.
+        """
+        return np.random.default_rng(clip_seed(self._step_seed, purpose + 1, self._first_place + place))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
         """Sum of the losses; where there is nothing to minimise `None`, or a loss that moves nothing.

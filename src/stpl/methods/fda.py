@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from stpl.data.clip import Batch, Clip
+from stpl.data.clip import Batch
 from stpl.errors import check_range
 from stpl.losses.entropy import robust_entropy
 from stpl.methods.base import Method
 from stpl.methods.optimization import OptimizerOptions
-from stpl.methods.with_source import AUXILIARY_WEIGHT, LABELLED, supervision
+from stpl.methods.with_source import AUXILIARY_WEIGHT, LABELLED, supervision, transferred
 from stpl.nn.batchnorm import BatchNormOptions
-from stpl.nn.fourier import Window, transfer_amplitude
+from stpl.nn.fourier import Window
 from stpl.nn.network import NetworkOptions
 
 
@@ -61,15 +59,8 @@ class FourierDomainAdaptation(Method):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy on transferred source clips, entropy of the fused predictions on the target."""
         assert batch.source is not None  # wanted
-        found = supervision(self.network, self.transferred(batch.source, batch.target))
+        found = supervision(self.network, transferred(batch.source, batch.target, self.beta, self.window))
         for weight, logits in zip((1.0, AUXILIARY_WEIGHT), self.network.fused_scores(batch.target), strict=False):
             name = "entropy" if weight == 1.0 else "auxiliary entropy"
             found[name] = self.entropy_weight * weight * robust_entropy(logits, self.eta)
         return found
-
-    def transferred(self, source: Clip, target: Clip) -> Clip:
-        """Source clips in the style of target clips; these come again where there are fewer."""
-        count = len(source.frames)
-        style = torch.cat([target.frames[:, -1]] * -(-count // len(target.frames)))[:count]
-        styled = [transfer_amplitude(frames, style, self.beta, self.window) for frames in source.frames.unbind(1)]
-        return replace(source, frames=torch.stack(styled, 1))

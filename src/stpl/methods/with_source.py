@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
 from torch import Tensor
 
 from stpl.data.clip import Clip, Wants
 from stpl.losses.segmentation import cross_entropy
 from stpl.methods.ranks import pixel_weight
 from stpl.nn.accel import Accel, FrameScores
+from stpl.nn.fourier import Window, transfer_amplitude
 from stpl.nn.segmenter import upsample
 
 LABELLED = Wants(flow=True, label=True)
@@ -38,3 +42,15 @@ def supervision(
         name: known * weight * cross_entropy(upsample(logits, size), label)
         for (name, weight), logits in zip(weights.items(), fused, strict=False)
     }
+
+
+def transferred(clip: Clip, style: Clip, beta: float, window: Window = "paper") -> Clip:
+    """Clips in the style of other clips at low frequencies (`transfer_amplitude`).
+
+    Both frames of a clip take the style of one frame, the current one of the clip beside it: a transform of images must
+    be the same for both. Where there are fewer other clips, they come again.
+    """
+    count = len(clip.frames)
+    reference = torch.cat([style.frames[:, -1]] * -(-count // len(style.frames)))[:count]
+    frames = [transfer_amplitude(frame, reference, beta, window) for frame in clip.frames.unbind(1)]
+    return replace(clip, frames=torch.stack(frames, 1))

@@ -1,0 +1,114 @@
+"""PixMatch (Melas-Kyriazi and Manrai, CVPR 2021): consistency of predictions under perturbations of the target."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stpl.data.clip import Batch, Clip, Wants
+from stpl.errors import check_range
+from stpl.methods.base import Method
+from stpl.methods.optimization import OptimizerOptions
+from stpl.methods.with_source import LABELLED, supervision, transferred
+from stpl.nn.accel import Accel
+from stpl.nn.batchnorm import BatchNormOptions
+from stpl.nn.mixing import box_mask, cutmix_box, paste, resized
+from stpl.nn.network import NetworkOptions
+from stpl.nn.segmenter import upsample
+from stpl.nn.teacher import Teacher, TeacherOptions
+
+_BOX = 0  # purpose of the numbers that are drawn
+
+
+class PixMatch(Method):
+    """Supervision on the source, and on perturbed target clips with what the network says of the clean ones.
+
+    Perturbations: the style of a source frame at low frequencies (as in FDA), a box that is exchanged with a source
+    clip (CutMix), blur and colours. Every pixel of the prediction is a label, however sure. The moving average of the
+    network is evaluated, and used for nothing else.
+
+    Args:
+        network: see `Method`.
+        optimizer: see `Method`.
+        checkpoint: see `Method`; a converted backbone will do.
+        batchnorm: see `Method`.
+        fourier_weight: of clips in the source's style (0.1).
+        cutmix_weight: of clips mixed with source clips (0.1).
+        augmentation_weight: of blurred and jittered clips (0; the paper's «baseline» is 0.1 of this alone).
+        beta: half width of the window of the style (0.01).
+        teacher: the moving average; its statistics are the network's.
+    """
+
+    source_wants = LABELLED
+    trains_classifiers = True
+
+    def __init__(
+        self,
+        network: NetworkOptions,
+        optimizer: OptimizerOptions,
+        checkpoint: Path | None = None,
+        batchnorm: BatchNormOptions | None = None,
+        fourier_weight: float = 0.1,
+        cutmix_weight: float = 0.1,
+        augmentation_weight: float = 0.0,
+        beta: float = 0.01,
+        teacher: TeacherOptions | None = None,
+    ) -> None:
+        self.weights = {"fourier": fourier_weight, "cutmix": cutmix_weight, "augmentation": augmentation_weight}
+        for name, value in self.weights.items():
+            check_range(f"model.{name}_weight", value)
+        check_range("model.beta", beta, 0, 0.5)
+        super().__init__(network, optimizer, checkpoint, batchnorm)
+        self.wants = Wants(flow=True, augmented=augmentation_weight > 0)
+        self.beta = beta
+        self.average = Teacher(self.network, teacher or TeacherOptions(warmup=False, statistics="student"))
+
+    @property
+    def evaluated(self) -> Accel:
+        """The moving average."""
+        return self.average.network
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The source's supervision and, for each perturbation with a weight, that by the clean prediction."""
+        source, target = batch.source, batch.target
+        assert source is not None  # wanted
+        found = supervision(self.network, source)
+        clean = replace(target, label=self._labels(target))
+        for name, perturbed in self._perturbed(clean, source).items():
+            losses = supervision(self.network, perturbed)
+            found |= {f"{name}, {of}": self.weights[name] * loss for of, loss in losses.items()}
+        return found
+
+    @torch.no_grad()
+    def _labels(self, clip: Clip) -> Tensor:
+        """What the fused prediction says of every pixel, int64 `[B,H,W]`."""
+        size = (clip.frames.shape[-2], clip.frames.shape[-1])
+        return upsample(self.network(clip), size).argmax(1)
+
+    def _perturbed(self, clean: Clip, source: Clip) -> dict[str, Clip]:
+        found = {}
+        if self.weights["fourier"]:
+            found["fourier"] = transferred(clean, source, self.beta)
+        if self.weights["cutmix"]:
+            found["cutmix"] = self._mixed(clean, source)
+        if self.weights["augmentation"]:
+            assert clean.augmented is not None  # wanted
+            found["augmentation"] = replace(clean, frames=clean.augmented)
+        return found
+
+    def _mixed(self, clean: Clip, source: Clip) -> Clip:
+        """Each clip with a box of a source clip in it or, as often, the other way round."""
+        size = (clean.frames.shape[-2], clean.frames.shape[-1])
+        rows = [place % len(source.frames) for place in range(len(clean.frames))]
+        other = resized(source.map(lambda x: torch.stack([x[row] for row in rows])), size)
+        boxes, swapped = [], []
+        for place in range(len(rows)):
+            generator = self.drawing(place, _BOX)
+            boxes.append(cutmix_box(size, generator))
+            swapped.append(bool(generator.integers(2)))
+        mask = box_mask(boxes, size, clean.frames.device)
+        mask = torch.stack([~inside if swap else inside for inside, swap in zip(mask, swapped, strict=True)])
+        return paste(clean, other, mask)

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from stpl.data.clip import Batch, Clip
 from stpl.losses.consistency import certain_consistency
 from stpl.losses.entropy import entropy_map, robust_entropy
+from stpl.losses.instance_contrast import instance_contrast
 from stpl.methods.da_vsn import TemporalConsistency, _similarity
 from stpl.methods.fda import FourierDomainAdaptation
+from stpl.methods.hcl import HistoricalContrast, agreement_of
 from stpl.methods.optimization import OptimizerOptions
 from stpl.methods.pixmatch import PixMatch
 from stpl.methods.uncertainty_reduction import UncertaintyReduction
@@ -25,6 +28,7 @@ from stpl.nn.fourier import Window, transfer_amplitude
 from stpl.nn.mixing import box_mask, cutmix_box, paste, resized
 from stpl.nn.network import NetworkOptions
 from stpl.nn.segmenter import upsample
+from stpl.nn.teacher import TeacherOptions
 from stpl.nn.warp import inside
 from stpl.testing import check_method
 
@@ -59,6 +63,12 @@ def test_ur_without_dropout_is_one_process_with_two(tiny_streets: Path, tmp_path
 
 def test_pixmatch_conforms(tiny_streets: Path, tmp_path: Path) -> None:
     check_method("pixmatch", tmp_path, source=True, golden=[3.35804, 3.24208, 3.19497, 3.04125], streets=tiny_streets)
+
+
+def test_hcl_conforms(tiny_streets: Path, tmp_path: Path) -> None:
+    check_method(
+        "hcl", tmp_path, "--model.history.period=2", golden=[1.1292, 1.13928, 1.12566, 1.12274], streets=tiny_streets
+    )
 
 
 # --- FDA --------------------------------------------------------------------------------------------------------------
@@ -309,3 +319,72 @@ def test_terms_of_pixmatch() -> None:
     assert found["fourier, cross_entropy"].item() == pytest.approx(expected.item(), rel=1e-3)
     mixed = PixMatch(SMALL, OptimizerOptions())._mixed(clips(1), clips(0, (64, 80), 3))
     assert mixed.frames.shape == clips(1).frames.shape
+
+
+# --- HCL --------------------------------------------------------------------------------------------------------------
+
+
+def slow_contrast(
+    queries: Tensor, keys: Tensor, reliability: Tensor, labels: Tensor | None, temperature: float
+) -> float:
+    """The instance contrast, pair by pair."""
+    count, total = len(queries), 0.0
+    for i in range(count):
+        terms = {j: math.exp((queries[i] @ keys[j]).item() / temperature) * reliability[j].item() for j in range(count)}
+        if labels is None:
+            total -= math.log(terms[i] / sum(terms.values()))
+        else:
+            norm = sum(term for j, term in terms.items() if j != i)
+            total -= sum(math.log(terms[j] / norm) for j in terms if j != i and labels[j] == labels[i]) / count
+    return total / count
+
+
+@pytest.mark.parametrize("positives", ["instance", "class"])
+def test_instance_contrast_against_a_loop(positives: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stpl.losses.instance_contrast._BLOCK", 4)  # several blocks, the last one smaller
+    generator = torch.Generator().manual_seed(0)
+    queries, keys = normalize(torch.randn(2, 11, 5, generator=generator, dtype=torch.float64), dim=2)
+    reliability = 0.9 + 0.2 * torch.rand(11, generator=generator, dtype=torch.float64)
+    labels = None if positives == "instance" else torch.randint(0, 3, (11,), generator=generator)
+    found = instance_contrast(queries, keys, reliability, labels, temperature=0.5)
+    assert found.item() == pytest.approx(slow_contrast(queries, keys, reliability, labels, 0.5), rel=1e-9)
+    queries.requires_grad_()
+
+    def loss(q: Tensor) -> Tensor:
+        return instance_contrast(q, keys, reliability, labels, temperature=0.5)
+
+    assert torch.autograd.gradcheck(loss, (queries,))
+
+
+def test_instance_contrast_by_hand() -> None:
+    z = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]])
+    ones, labels = torch.ones(4), torch.tensor([0, 0, 1, 1])
+    assert instance_contrast(z, z, ones, labels, temperature=1.0).item() == pytest.approx(0.13786, abs=1e-5)
+    assert instance_contrast(z, z, ones, torch.arange(4), temperature=1.0).item() == 0  # no positives
+    assert instance_contrast(z, z, ones, temperature=1.0).item() == pytest.approx(math.log(2 + 2 / math.e), abs=1e-6)
+
+
+def test_agreement_by_hand() -> None:
+    p, q = (torch.tensor(x).log().view(1, 3, 1, 1) for x in ([0.7, 0.2, 0.1], [0.5, 0.3, 0.2]))
+    assert agreement_of(p, q).item() == pytest.approx(0.40131, abs=1e-5)
+    assert agreement_of(p, p).item() == pytest.approx(0.5)
+    assert agreement_of(1000 * torch.eye(3)[:1, :, None, None], 1000 * torch.eye(3)[1:2, :, None, None]).item() == (
+        pytest.approx(0.11920, abs=1e-5)
+    )
+    assert agreement_of(q, p, "divergence").item() == pytest.approx(0.91840, abs=1e-5)
+    assert agreement_of(p, q, "divergence").item() == pytest.approx(0.9121, abs=1e-4)
+
+
+def test_the_historical_network_is_the_one_of_some_steps_ago() -> None:
+    method = HistoricalContrast(SMALL, OptimizerOptions(), history=TeacherOptions(decay=0, warmup=False, period=3))
+    seen = []
+    for step in range(7):
+        with torch.no_grad():
+            method.network.score_fusion.weight.fill_(float(step))
+        method.history.follow(method.network, step)
+        seen.append(method.history.network.score_fusion.weight[0, 0, 0, 0].item())
+    assert seen == [0, 0, 0, 3, 3, 3, 6]
+    losses = method.losses(Batch(clips(1)))
+    assert set(losses) == {"self_training", "contrast"}
+    coded = HistoricalContrast(SMALL, OptimizerOptions(), positives="class", agreement="divergence")
+    assert all(loss.isfinite() for loss in coded.losses(Batch(clips(1))).values())

@@ -35,7 +35,8 @@ class Clip:
             for, or not known: only a renderer knows it.
         pseudo_label: int64 `[h,w]` train ids that a network gave the current frame, 255 = none, on its logits' grid; a
             method puts them here (`Method.prepare`), no reader does.
-        doubt: float32 `[h,w]`, one minus the probability that the network gave them.
+        doubt: float32 `[h,w]`, one minus the probability that the network gave them; where there is none, its likeliest
+            class.
         key: the clip's stable name.
     """
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stpl.data.clip import Batch, Clip
+from stpl.data.clip import IGNORE, Batch, Clip
 from stpl.data.pseudo_labels import PseudoLabels, Writer, finished
 from stpl.errors import ConfigError, check_range
 from stpl.methods.base import Method, check_output
@@ -221,8 +221,8 @@ class Rounds(Method):
         )
         for clip, doubts in self._doubts(range(first + done, end)):
             labels = self.label(doubts, thresholds.to(doubts.device))
-            index = labels.clamp(max=doubts.shape[1] - 1)[:, None]
-            writer.write(first, clip.key, labels, doubts.gather(1, index)[:, 0])
+            told = torch.where(labels == IGNORE, doubts.argmin(1), labels)
+            writer.write(first, clip.key, labels, doubts.gather(1, told[:, None])[:, 0])
             if progress is not None:
                 progress.add(len(labels))
 

@@ -27,18 +27,21 @@ class TeacherOptions:
         decay: α of θ' ← αθ' + (1-α)θ, in [0, 1].
         warmup: take min(1 - 1/(step+1), α) instead, so that the first steps' teacher is the mean of all students so
             far (Mean Teacher, DACS and DAFormer). At step 0 it is the student itself.
+        period: steps between two updates; with decay 0, the teacher is the network of up to so many steps ago (HCL).
         statistics: what it normalises by, see `Statistics`.
 
     Raises:
-        ConfigError: for a decay outside [0, 1].
+        ConfigError: for a decay outside [0, 1] or a period below 1.
     """
 
     decay: float = 0.999
     warmup: bool = True
+    period: int = 1
     statistics: Statistics = "own"
 
     def __post_init__(self) -> None:
         check_range("teacher.decay", self.decay, 0, 1)
+        check_range("teacher.period", self.period, 1)
 
 
 class Teacher(nn.Module):
@@ -60,6 +63,8 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def follow(self, student: Accel, step: int) -> None:
         """Move towards the student as it is at the beginning of `step` (from 0); in place, with no copy of weights."""
+        if step % self.options.period:
+            return
         decay = self.options.decay
         if self.options.warmup:
             decay = min(1 - 1 / (step + 1), decay)

@@ -87,8 +87,8 @@ bench: $(DEV) ## speed and memory of the parts as ratios; figures go to build/be
 gpu: ## what only a GPU tells: right results, speed, memory; build/gpu/; installs nothing; PLAN=1 shows the plan
 	@PYTHONPATH=src $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m stpl bench gpu $(if $(PLAN),--dry-run)
 
-test: $(DEV) ## all tests
-	@$(BIN)/python -m pytest
+test: $(DEV) ## all tests, on at most four cores
+	@$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 lint: $(DEV) ## ruff and mypy, as strict as they come
 	@$(BIN)/ruff check .

@@ -14,6 +14,9 @@ from io import TextIOWrapper
 from stpl.errors import ConfigError, StplError, Terminated
 
 USAGE_ERROR = 2
+_MORE = (
+    "`stpl VERB --help` tells more, `make help` lists recipes, `stpl completion bash` has your shell complete all this."
+)
 INTERRUPTED, TERMINATED = 130, 143
 CLOSED_PIPE = 141  # as the shell tells of a program that SIGPIPE ended
 _PLAIN = {
@@ -30,7 +33,7 @@ class Verb:
     Attributes:
         target: "module:function".
         summary: one line of help.
-        usage: what follows the verb; where it is empty, the summary tells it.
+        usage: what follows the verb.
         raw: the function takes the remaining arguments as they are; otherwise jsonargparse reads its signature.
         help: "module:function" that makes the help of a raw verb.
         positional: the function's parameter that takes words without a dash: a list takes all, any other type one.
@@ -147,7 +150,7 @@ VERBS = {
     "bench loader": Verb("stpl.bench.loader:loader", "what loader processes deliver", "[--device=cuda] [--json=FILE]"),
     "bench gpu": Verb("stpl.bench.gpu:gpu", "all that only a GPU can tell", "[--dry-run] [--only=PART]", raw=True),
     "completion": Verb(
-        "stpl.completion:completion", "a script that completes all this in bash or zsh", "", positional="shell"
+        "stpl.completion:completion", "a script that completes all this in bash or zsh", "bash|zsh", positional="shell"
     ),
     "bench suite": Verb("stpl.bench.suite:suite", "seconds until something happens", "[--json=FILE]"),
 }
@@ -255,7 +258,7 @@ def _run(name: str, *args: str) -> int:
 
 def _help(names: Sequence[str] = ()) -> str:
     """Help on the verbs called `names`; on all, with groups in one line each, if there are none."""
-    shown = list(names) or [name for name in VERBS if " " not in name]
+    shown = list(names) or [name for name in VERBS if " " not in name and name != "completion"]
     groups: dict[str, list[str]] = {}
     for group, _, member in (name.partition(" ") for name in VERBS):
         if member and not names:
@@ -263,12 +266,8 @@ def _help(names: Sequence[str] = ()) -> str:
     width = max(map(len, [*shown, *groups])) + 2
     lines = []
     for name in shown:
-        lines.append(f"  {name:<{width}}{VERBS[name].summary}")
-        if VERBS[name].usage:
-            lines.append(f"  {'':<{width}}  stpl {name} {VERBS[name].usage}")
+        lines += [f"  {name:<{width}}{VERBS[name].summary}", f"  {'':<{width}}  stpl {name} {VERBS[name].usage}"]
         if beside := groups.pop(name, []):
             lines.append(f"  {'':<{width}}  and {', '.join(f'{name} {member}' for member in beside)}")
     lines += [f"  {group:<{width}}{', '.join(verbs)}" for group, verbs in groups.items()]
-    return "\n".join(
-        ["usage: stpl VERB …", "", *lines, "", "`stpl VERB --help` tells more; `make help` lists recipes."]
-    )
+    return "\n".join(["usage: stpl VERB …", "", *lines, "", _MORE])

@@ -14,9 +14,7 @@ from io import TextIOWrapper
 from stpl.errors import ConfigError, StplError, Terminated
 
 USAGE_ERROR = 2
-_MORE = (
-    "`stpl VERB --help` tells more, `make help` lists recipes, `stpl completion bash` has your shell complete all this."
-)
+_MORE = "`stpl VERB --help` tells more; `make help` lists recipes."
 INTERRUPTED, TERMINATED = 130, 143
 CLOSED_PIPE = 141  # as the shell tells of a program that SIGPIPE ended
 _PLAIN = {
@@ -259,7 +257,7 @@ def _run(name: str, *args: str) -> int:
 def _help(names: Sequence[str] = ()) -> str:
     """Help on the verbs called `names`; on all, with groups in one line each, if there are none."""
     shown = list(names) or [name for name in VERBS if " " not in name and name != "completion"]
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {} if names else {"completion": ["bash", "zsh"]}
     for group, _, member in (name.partition(" ") for name in VERBS):
         if member and not names:
             groups.setdefault(group, []).append(member)
@@ -268,6 +266,6 @@ def _help(names: Sequence[str] = ()) -> str:
     for name in shown:
         lines += [f"  {name:<{width}}{VERBS[name].summary}", f"  {'':<{width}}  stpl {name} {VERBS[name].usage}"]
         if beside := groups.pop(name, []):
-            lines.append(f"  {'':<{width}}  and {', '.join(f'{name} {member}' for member in beside)}")
+            lines[-1] += f"; also {', '.join(f'{name} {member}' for member in beside)}"
     lines += [f"  {group:<{width}}{', '.join(verbs)}" for group, verbs in groups.items()]
     return "\n".join(["usage: stpl VERB …", "", *lines, "", _MORE])

@@ -88,7 +88,7 @@ gpu: ## what only a GPU tells: right results, speed, memory; build/gpu/; install
 	@PYTHONPATH=src $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m stpl bench gpu $(if $(PLAN),--dry-run)
 
 test: $(DEV) ## all tests, on at most four cores
-	@$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	@$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 lint: $(DEV) ## ruff and mypy, as strict as they come
 	@$(BIN)/ruff check .

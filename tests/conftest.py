@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from stpl.data.streets import open_split
-from stpl.testing.runs import TINY, tiny_arguments
+from stpl.testing.runs import draw_tiny, tiny_arguments
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -26,9 +25,7 @@ def _one_thread() -> None:
 def tiny_streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded benchmark, drawn small: all four splits."""
     root = tmp_path_factory.mktemp("streets")
-    for domain in ("studio", "camera"):
-        for split in ("train", "val"):
-            open_split(root, domain, split, TINY, 1)
+    draw_tiny(root)
     return root
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from stpl.bench import contrast, gpu, measure, step, warp
+from stpl.bench import contrast, gpu, measure, row, step, warp
 from stpl.bench.measure import Timing, interleaved, peak_mb
 from stpl.cli import main
 from stpl.losses.pixel_contrast import pixel_contrast
+from stpl.nn.network import NetworkOptions
 
 
 def bench(tmp_path: Path, *args: str) -> dict[str, Any]:
@@ -79,6 +81,23 @@ def test_step(tmp_path: Path) -> None:
     assert set(figures["seconds"]) == set(step.FORMS)
     assert min(figures["seconds"].values()) > 0
     assert figures["network"]["depth"] == 18
+
+
+def test_step_of_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--network.depth=18", "--network.width=8", "--network.dilations=[1,2]", "--experiment=da_vsn")
+    figures = bench(tmp_path, "step", "--height=64", "--width=64", *options, "--repeats=1")
+    assert set(figures["seconds"]) == {"stpl", "da_vsn"}
+    assert "one clip of the target and one of the source" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "experiment", ["source_only", "oracle", "ur", "cbst", "hcl", "mean_teacher", "fda", "pixmatch"]
+)
+def test_every_row_has_a_step_to_time(experiment: str) -> None:
+    network = NetworkOptions(18, 8, (1, 2)).to_dict()
+    loss = row.prepare(experiment, 64, 64, network)()
+    assert isinstance(loss, float)
+    assert math.isfinite(loss)
 
 
 def test_all_forms_take_the_same_step(small_step: dict[str, Any]) -> None:

@@ -80,7 +80,7 @@ def test_the_share_grows() -> None:
 
 
 def test_cbst_conforms(tiny_streets: Path, tmp_path: Path) -> None:
-    check_method("cbst", tmp_path, "--model.rounds=2", streets=tiny_streets)
+    check_method("cbst", tmp_path, "--model.rounds=2", ranks=False, streets=tiny_streets)
 
 
 def test_labels_are_kept_and_found(tiny_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

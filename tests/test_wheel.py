@@ -124,3 +124,31 @@ def test_a_video_is_adapted_to_in_an_empty_folder(stpl: Stpl, tmp_path: Path, ti
     said = stpl("adapt", "--checkpoint=streets", "--video=drive", "--steps=1", "--batch-size=1", size)
     assert "adapted:" in said
     assert (tmp_path / "runs/video/drive/seed0/side_by_side.webm").stat().st_size > 0
+
+
+SWEEP = """
+method: grid
+parameters:
+  bench: {value: streets}
+  experiment: {value: plugged}
+  seed_everything: {values: [0]}
+command: ["${env}", "${interpreter}", "-m", "stpl", "fit", "${args}"]
+"""
+
+
+def test_methods_of_other_packages_are_found_by_their_entry_point(
+    stpl: Stpl, environment: Path, tmp_path: Path
+) -> None:
+    """An overlay names the class alone; `stpl sweep check` parses it as `stpl fit` would."""
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments/plugged.yaml").write_text("model: {class_path: Louder}\n")
+    (tmp_path / "experiments/tables.yaml").write_text("experiments: {plugged: {overlays: [plugged]}}\n")
+    (tmp_path / "mine.yaml").write_text(SWEEP)
+    assert "Louder" in stpl("sweep", "check", "mine.yaml", code=2)
+    (packages,) = (environment / "lib").glob("python*/site-packages")
+    (packages / "a_plugin.py").write_text(METHOD)
+    about = packages / "a_plugin-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: a-plugin\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[stpl.methods]\nlouder = a_plugin\n")
+    assert "1 cells" in stpl("sweep", "check", "mine.yaml")

@@ -38,8 +38,9 @@ def step(
     repeats: int = 3,
     json: Path | None = None,
     device: str = "cpu",
+    experiment: str | None = None,
 ) -> None:
-    """Time and memory of a training step of STPL against the same step written plainly.
+    """Time and memory of a training step of STPL against the same step written plainly, or of another row against it.
 
     Args:
         height: of the frames.
@@ -48,7 +49,13 @@ def step(
         repeats: rounds; in each, every form takes an unmeasured and a measured step in a process of its own.
         json: file for the figures.
         device: cpu or cuda.
+        experiment: a row to hold against STPL instead, on the CPU: a name in experiments/tables.yaml.
     """
+    if experiment is not None:
+        from stpl.bench.row import row
+
+        row(experiment, height, width, network or NetworkOptions(), repeats, json)
+        return
     if device != "cpu":
         from stpl.bench.step_cuda import step as on_a_gpu
 

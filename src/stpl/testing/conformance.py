@@ -14,28 +14,17 @@ import torch
 from torch import Tensor
 
 from stpl.data.clip import Batch
-from stpl.data.streets import open_split
 from stpl.methods import Method
 from stpl.nn import weights
-from stpl.nn.discriminator import Discriminator
 from stpl.nn.teacher import Teacher
 from stpl.runs.fit import fit
 from stpl.runs.recipes import VARIABLE
-from stpl.runs.record import METRICS, read_metrics, read_record
-from stpl.testing.rank import run_plan, start_ranks
+from stpl.runs.record import read_record
+from stpl.testing.processes import compare_ranks, losses_of
 from stpl.testing.read_back import no_read_back
-from stpl.testing.runs import TINY, fit_until, tiny_arguments
+from stpl.testing.runs import draw_tiny, fit_until, tiny_arguments
 
 _STEPS, _CUT = 4, 3
-_FROZEN = (
-    "--batchnorm.policy=frozen",
-    "--optimizer.name=sgd",  # AdamW takes a gradient of zero, give or take a rounding, for a direction
-    "--trainer.max_steps=1",
-    "--trainer.val_check_interval=1",
-    "--trainer.limit_val_batches=1",
-    "--data.init_args.loading.eval_batch_size=2",
-    "--trainer.accelerator=cpu",
-)
 
 
 def check_method(
@@ -63,7 +52,8 @@ def check_method(
         settings: more arguments of `stpl fit`.
         source: whether the method may see source clips; without, it must be source-free.
         labels: whether it may see labels of the target.
-        ranks: whether to compare two processes with one; a method that draws random numbers in its step cannot.
+        ranks: whether to compare two processes with one (see `check_ranks` for several methods at once); a method whose
+            random numbers differ from process to process cannot be compared.
         golden: the sum of the losses at each of the four steps, to 2 in 1000.
         streets: folder of the tiny benchmark, drawn if it is not there; in `folder` if not given.
         experiments: folder of your own overlays and tables.yaml.
@@ -74,9 +64,7 @@ def check_method(
     drawn = streets or folder / "streets"
     environment = {"STPL_RUNS": str(folder / "runs")} | ({} if experiments is None else {VARIABLE: str(experiments)})
     with mock.patch.dict(os.environ, environment):
-        for domain in ("studio", "camera"):
-            for split in ("train", "val"):
-                open_split(drawn, domain, split, TINY, 1)
+        draw_tiny(drawn)
         options = ("--start_from=null", *settings)
         watched = _Watch(source=source, labels=labels)
         with mock.patch("stpl.losses.pixel_contrast._best", return_value="masked"):  # the engine of devices
@@ -87,7 +75,7 @@ def check_method(
             _check_golden(whole, golden)
             _check_resumed(whole, tiny_arguments(experiment, drawn, *options, "--run.experiment=cut", steps=_STEPS))
         if ranks:
-            _check_ranks(experiment, drawn, options, folder, watched.judges)
+            compare_ranks({experiment: settings}, folder, drawn)
 
 
 class _Watch:
@@ -102,7 +90,6 @@ class _Watch:
         self.source, self.labels = source, labels
         self.steps, self.opened = 0, list[str]()
         self.wants_source = self.wants_labels = self.minimises = False
-        self.judges: list[str] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> None:
@@ -113,7 +100,7 @@ class _Watch:
             watch.check_batch(self, batch)
             with no_read_back():
                 output = step(self, batch, batch_idx)
-            watch.check_losses(output)
+            watch.checklosses_of(output)
             return output
 
         def on_before_optimizer_step(self: Method, optimizer: torch.optim.Optimizer) -> None:
@@ -136,7 +123,6 @@ class _Watch:
     def check_batch(self, method: Method, batch: Batch) -> None:
         """What the method gets is what it asked for, and what it may."""
         self.steps += 1
-        self.judges = [name for name, module in method.named_modules() if isinstance(module, Discriminator)]
         self.wants_source, self.wants_labels = method.source_wants is not None, method.wants.label
         assert self.source or not self.wants_source, "it wants source clips; say source=True if it is to have them"
         assert self.labels or not self.wants_labels, "it wants labels of the target; say labels=True if it may"
@@ -147,7 +133,7 @@ class _Watch:
                     there = getattr(clip, name) is not None
                     assert there == getattr(wants, name), f"{name}: wanted and absent, or there and not wanted"
 
-    def check_losses(self, output: dict[str, Tensor] | None) -> None:
+    def checklosses_of(self, output: dict[str, Tensor] | None) -> None:
         """Named, finite scalars; their sum has a gradient."""
         self.minimises = output is not None
         if output is None:
@@ -208,12 +194,8 @@ def _check_opened(watched: _Watch, streets: Path) -> None:
     assert watched.wants_source or not source, f"the source was opened: {source[0]}"
 
 
-def _losses(run: Path) -> list[float]:
-    return [value for _, name, value in read_metrics(run / METRICS) if name == "train/loss"]
-
-
 def _check_golden(run: Path, golden: Sequence[float] | None) -> None:
-    found = _losses(run)
+    found = losses_of(run)
     if golden is not None:
         close = len(found) == len(golden) and all(
             abs(a - b) <= 2e-3 * abs(b) for a, b in zip(found, golden, strict=True)
@@ -234,7 +216,7 @@ def _check_resumed(whole: Path, args: list[str]) -> None:
         for name, value in state.items():
             same = torch.equal(torch.as_tensor(value), torch.as_tensor(moments[1][index][name]))
             assert same, f"after a kill the optimiser has another {name}"
-    assert _losses(whole) == _losses(resumed), "after a kill the losses differ"
+    assert losses_of(whole) == losses_of(resumed), "after a kill the losses differ"
     records = [read_record(run) for run in (whole, resumed)]
     assert records[0] is not None
     assert records[1] is not None
@@ -243,39 +225,3 @@ def _check_resumed(whole: Path, args: list[str]) -> None:
 
 def _equal(first: dict[str, Any], second: dict[str, Any], name: str) -> bool:
     return torch.equal(first["state_dict"][name], second["state_dict"].get(name, torch.zeros(0)))
-
-
-def _check_ranks(experiment: str, streets: Path, options: Sequence[str], folder: Path, judges: Sequence[str]) -> None:
-    plans = {}
-    for devices in (1, 2):
-        mine = (f"--trainer.devices={devices}", f"--run.experiment=ranks-{devices}")
-        args = tiny_arguments(experiment, streets, *options, *_FROZEN, *mine, steps=1, batch=2 // devices)
-        plans[devices] = [(args, None)]
-    processes = start_ranks(plans[2], folder)
-    try:
-        run_plan(plans[1])
-        assert [process.wait(180) for process in processes] == [0, 0], "two processes do not run to the end"
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    runs = [folder / "runs" / "streets" / f"ranks-{devices}" / "seed0" for devices in (1, 2)]
-    contents = [weights.read(run / "checkpoints" / "last.ckpt") for run in runs]
-    for a, b in zip(*map(_losses, runs), strict=True):
-        assert abs(a - b) <= 1e-6 * abs(a), f"two processes have the loss {b}, one has {a}"
-    _compare(contents[0], contents[1], judges)
-
-
-def _compare(one: dict[str, Any], two: dict[str, Any], judges: Sequence[str]) -> None:
-    """Weights, and the gradients as the optimiser has kept them; Adam's weights follow the sign of a rounding."""
-    for name, value in one["state_dict"].items():
-        if not name.startswith(tuple(f"{judge}." for judge in judges)):
-            close = torch.allclose(two["state_dict"][name].double(), value.double(), rtol=1e-6, atol=1e-9)
-            assert close, f"two processes end with another {name} than one"
-    moments, found = (content["optimizer_states"][0]["state"] for content in (one, two))
-    assert moments.keys() == found.keys(), "other parameters have a gradient in two processes than in one"
-    for index, state in moments.items():
-        for name in {"momentum_buffer", "exp_avg"} & state.keys():
-            scale = float(state[name].abs().max())
-            close = torch.allclose(found[index][name], state[name], rtol=0, atol=1e-6 * scale)
-            assert close, "two processes have other gradients than one"

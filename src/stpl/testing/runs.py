@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stpl.data.clip import Batch, Clip
-from stpl.data.streets import StreetsOptions
+from stpl.data.streets import StreetsOptions, open_split
 from stpl.methods import Method
 from stpl.nn.fusion import STAM
 from stpl.nn.segmenter import Segmenter
@@ -23,6 +23,13 @@ TINY = StreetsOptions(shift="palette", height=48, width=96, frames=3, train_driv
 """The embedded benchmark, drawn small."""
 
 _DRAWN = ("shift", "height", "width", "frames", "train_drives", "val_drives", "camera_val_drives")
+
+
+def draw_tiny(folder: Path) -> None:
+    """Draw the tiny benchmark into a folder, unless it is there."""
+    for domain in ("studio", "camera"):
+        for split in ("train", "val"):
+            open_split(folder, domain, split, TINY, 1)
 
 
 class CrashError(Exception):

@@ -1,0 +1,105 @@
+"""`stpl bench step --experiment=NAME`: one training step of a row, against STPL's.
+
+Both take random frames, from random weights, in the hardware's precision, with what their overlays for VIPER say.
+Source clips are as much larger as VIPER's are. Labels that a stage would make are drawn. Reading is no part of a step.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stpl.bench.measure import Action, in_processes, times_table, write_json
+from stpl.data.clip import Batch, Clip, Wants
+from stpl.methods import Method
+from stpl.nn.network import NetworkOptions
+from stpl.nn.teacher import Teacher
+from stpl.runs.build import build
+from stpl.runs.devices import keep_freed_memory
+
+_SOURCE = (720 / 512, 1280 / 1024)  # of VIPER's frames to Cityscapes'
+
+
+def row(experiment: str, height: int, width: int, network: NetworkOptions, repeats: int, json: Path | None) -> None:
+    """Print seconds and peak memory of a step of an experiment and of STPL, measured in turn.
+
+    Args:
+        experiment: a name of the catalogue.
+        height: of the target's frames.
+        width: of the target's frames.
+        network: the network.
+        repeats: rounds; in each, both take an unmeasured and a measured step in a process of its own.
+        json: file for the figures.
+
+    Raises:
+        StplError: for an unknown experiment.
+    """
+    settings = {"height": height, "width": width, "network": network.to_dict()}
+    method = make(experiment, network)
+    cases = {name: {"experiment": name, **settings} for name in dict.fromkeys(("stpl", experiment))}
+    timings, peaks = in_processes("stpl.bench.row:prepare", cases, repeats)
+    title = f"one step at {height}×{width}, ResNet-{network.depth} of width {network.width}"
+    print(times_table(f"{title}, {torch.get_num_threads()} threads", timings, "stpl", peaks))
+    needs = "one clip of the target" + ("" if method.source_wants is None else " and one of the source")
+    print(f"{experiment}: {needs}")
+    seconds = {name: timing.median for name, timing in timings.items()}
+    write_json(json, {"height": height, "width": width, "seconds": seconds, "peak_mb": peaks})
+
+
+def make(experiment: str, network: NetworkOptions) -> Method:
+    """The method of an experiment on VIPER, from random weights, attached to a trainer that does not run."""
+    options = [f"--network.{name}={value}" for name, value in network.to_dict().items()]
+    fresh = ["--start_from=null", "--model.init_args.checkpoint=null", "--trainer.accelerator=cpu"]
+    cli, _ = build(["--bench=viper", f"--experiment={experiment}", *fresh, *options])
+    method: Method = cli.model
+    method.trainer = cli.trainer
+    return method
+
+
+def prepare(experiment: str, height: int, width: int, network: dict[str, Any]) -> Action:
+    """The step of an experiment, its network built and its clips drawn."""
+    torch.manual_seed(0)
+    keep_freed_memory()
+    method = make(experiment, NetworkOptions.from_dict(network)).train()
+    method.prepare = lambda batch: batch  # type: ignore[method-assign]  # labels of a stage are in the clip
+    generator = torch.Generator().manual_seed(0)
+    target = draw(height, width, method.wants, generator)
+    with torch.no_grad():
+        grid = method.network(target).shape[-2:]
+    labels = torch.randint(0, method.network.num_classes, (1, *grid), generator=generator)
+    source = None
+    if method.source_wants is not None:
+        size = (round(height * _SOURCE[0]), round(width * _SOURCE[1]))
+        source = draw(*size, method.source_wants, generator)
+    clip = Clip(target.frames, target.flow, target.label, target.augmented, pseudo_label=labels, key=target.key)
+    optimizer: torch.optim.Optimizer = method.configure_optimizers()["optimizer"]
+    return partial(_run, method, optimizer, Batch(clip, source))
+
+
+def draw(height: int, width: int, wants: Wants, generator: torch.Generator) -> Clip:
+    """A batch of one clip of random frames with what is wanted."""
+    frames, augmented = torch.randint(0, 256, (2, 1, 2, 3, height, width), dtype=torch.uint8, generator=generator)
+    return Clip(
+        frames,
+        flow=torch.randn(1, 1, 2, height, width, generator=generator) if wants.flow else None,
+        label=torch.randint(0, 15, (1, height, width), generator=generator) if wants.label else None,
+        augmented=augmented if wants.augmented else None,
+        key=("drawn",),
+    )
+
+
+def _run(method: Method, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
+    for teacher in (module for module in method.modules() if isinstance(module, Teacher)):
+        teacher.follow(method.network, 1)
+    optimizer.zero_grad()
+    with method.trainer.precision_plugin.train_step_context():
+        output = method.training_step(batch, 0)
+    loss: Tensor = torch.zeros(()) if output is None else output["loss"]
+    if loss.requires_grad:
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return float(loss.detach())

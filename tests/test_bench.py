@@ -83,7 +83,16 @@ def test_step(tmp_path: Path) -> None:
     assert figures["network"]["depth"] == 18
 
 
-def test_step_of_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_step_of_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command, its steps in this process: those of fresh ones are timed by `test_step`."""
+
+    def here(target: str, cases: dict[str, dict[str, Any]], repeats: int) -> tuple[dict[str, Timing], dict[str, float]]:
+        assert target == "stpl.bench.row:prepare"
+        for case in cases.values():
+            row.prepare(**case)()
+        return {name: Timing((1.0,) * repeats) for name in cases}, dict.fromkeys(cases, 1.0)
+
+    monkeypatch.setattr(row, "in_processes", here)
     options = ("--network.depth=18", "--network.width=8", "--network.dilations=[1,2]", "--experiment=da_vsn")
     figures = bench(tmp_path, "step", "--height=64", "--width=64", *options, "--repeats=1")
     assert set(figures["seconds"]) == {"stpl", "da_vsn"}

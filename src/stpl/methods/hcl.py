@@ -27,6 +27,8 @@ from stpl.nn.teacher import Teacher, TeacherOptions
 Agreement = Literal["distance", "divergence"]
 """How much two predictions agree: 1 - sigmoid(‖p - p'‖₁), in (0, ½] (paper), or exp(-KL(p'‖p)), in (0, 1] (code)."""
 
+_HISTORY = TeacherOptions(decay=0.0, warmup=False, period=300)
+
 
 class HistoricalContrast(Method):
     """Contrast with, and pseudo-labels weighted by, an earlier state of the network.
@@ -55,7 +57,7 @@ class HistoricalContrast(Method):
         optimizer: OptimizerOptions,
         checkpoint: Path | None = None,
         batchnorm: BatchNormOptions | None = None,
-        history: TeacherOptions | None = None,
+        history: TeacherOptions = _HISTORY,
         positives: Positives = "instance",
         agreement: Agreement = "distance",
         contrast_weight: float = 0.5,
@@ -67,7 +69,7 @@ class HistoricalContrast(Method):
         check_range("model.temperature", temperature, 1e-4)
         check_proportion(confident_proportion)
         super().__init__(network, optimizer, checkpoint, batchnorm)
-        self.history = Teacher(self.network, history or TeacherOptions(decay=0.0, warmup=False, period=300))
+        self.history = Teacher(self.network, history)
         self.positives, self.agreement = positives, agreement
         self.contrast_weight, self.temperature = contrast_weight, temperature
         self.confident_proportion, self.confident_scope = confident_proportion, confident_scope

@@ -21,6 +21,7 @@ from stpl.nn.segmenter import upsample
 from stpl.nn.teacher import Teacher, TeacherOptions
 
 _BOX = 0  # purpose of the numbers that are drawn
+_AVERAGE = TeacherOptions(warmup=False, statistics="student")
 
 
 class PixMatch(Method):
@@ -55,7 +56,7 @@ class PixMatch(Method):
         cutmix_weight: float = 0.1,
         augmentation_weight: float = 0.0,
         beta: float = 0.01,
-        teacher: TeacherOptions | None = None,
+        teacher: TeacherOptions = _AVERAGE,
     ) -> None:
         self.weights = {"fourier": fourier_weight, "cutmix": cutmix_weight, "augmentation": augmentation_weight}
         for name, value in self.weights.items():
@@ -64,7 +65,7 @@ class PixMatch(Method):
         super().__init__(network, optimizer, checkpoint, batchnorm)
         self.wants = Wants(flow=True, augmented=augmentation_weight > 0)
         self.beta = beta
-        self.average = Teacher(self.network, teacher or TeacherOptions(warmup=False, statistics="student"))
+        self.average = Teacher(self.network, teacher)
 
     @property
     def evaluated(self) -> Accel:

@@ -100,7 +100,7 @@ class _Watch:
             watch.check_batch(self, batch)
             with no_read_back():
                 output = step(self, batch, batch_idx)
-            watch.checklosses_of(output)
+            watch.check_losses(output)
             return output
 
         def on_before_optimizer_step(self: Method, optimizer: torch.optim.Optimizer) -> None:
@@ -133,7 +133,7 @@ class _Watch:
                     there = getattr(clip, name) is not None
                     assert there == getattr(wants, name), f"{name}: wanted and absent, or there and not wanted"
 
-    def checklosses_of(self, output: dict[str, Tensor] | None) -> None:
+    def check_losses(self, output: dict[str, Tensor] | None) -> None:
         """Named, finite scalars; their sum has a gradient."""
         self.minimises = output is not None
         if output is None:

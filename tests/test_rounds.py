@@ -18,7 +18,7 @@ from stpl.data.pseudo_labels import PseudoLabels, Writer, finished
 from stpl.errors import ConfigError, DataError
 from stpl.methods.cbst import ClassBalancedSelfTraining
 from stpl.methods.optimization import OptimizerOptions
-from stpl.methods.rounds import BINS, add_to, doubts_of
+from stpl.methods.rounds import BINS, Judgement, add_to, doubts_of
 from stpl.nn import weights
 from stpl.nn.network import NetworkOptions
 from stpl.runs.fit import fit
@@ -45,7 +45,7 @@ def test_class_thresholds_by_hand(share: float, threshold: float) -> None:
     histogram = torch.zeros(15, BINS, dtype=torch.int64)
     add_to(histogram, doubts_of(logits_of([0.99, 0.95, 0.9, 0.8, 0.6])))
     assert histogram.sum() == 5
-    found = cbst(share=share).thresholds(histogram, 0)
+    found = cbst(share=share).thresholds(histogram, None, 0)
     assert found[0].item() == pytest.approx(threshold, abs=1e-3)
     assert found[1:].tolist() == [1.0] * 14  # classes that nothing is predicted as
 
@@ -53,8 +53,8 @@ def test_class_thresholds_by_hand(share: float, threshold: float) -> None:
 def test_labels_are_of_the_largest_ratio() -> None:
     doubts = 1 - torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64).view(1, 3, 1, 1)
     method = cbst()
-    assert method.label(doubts, torch.tensor([0.9, 0.35, 0.05])).item() == 2  # ratios 0.667, 0.857, 2
-    assert method.label(doubts, torch.tensor([0.9, 0.35, 0.2])).item() == IGNORE
+    assert method.label(Judgement(doubts), torch.tensor([[0.9, 0.35, 0.05]])).item() == 2  # ratios 0.667, 0.857, 2
+    assert method.label(Judgement(doubts), torch.tensor([[0.9, 0.35, 0.2]])).item() == IGNORE
 
 
 def test_the_kept_share_of_each_class_is_the_one_asked_for() -> None:
@@ -65,7 +65,7 @@ def test_the_kept_share_of_each_class_is_the_one_asked_for() -> None:
     doubts, histogram = doubts_of(logits), torch.zeros(15, BINS, dtype=torch.int64)
     add_to(histogram, doubts)
     method = cbst(share=0.3)
-    labels, predicted = method.label(doubts, method.thresholds(histogram, 0)), doubts.min(1)[1]
+    labels, predicted = method.label(Judgement(doubts), method.thresholds(histogram, None, 0)), doubts.min(1)[1]
     common = predicted == 3
     assert common.float().mean() > 0.95
     assert ((labels == 3) & common).sum() / common.sum() == pytest.approx(0.3, abs=0.01)
@@ -75,7 +75,7 @@ def test_the_share_grows() -> None:
     histogram = torch.zeros(15, BINS, dtype=torch.int64)
     add_to(histogram, doubts_of(logits_of([0.99, 0.98, 0.97, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5])))
     method = cbst(share=0.1, growth=0.2, largest_share=0.4)
-    found = [method.thresholds(histogram, round_)[0].item() for round_ in range(3)]
+    found = [method.thresholds(histogram, None, round_)[0].item() for round_ in range(3)]
     assert found == pytest.approx([0.99, 0.97, 0.95], abs=1e-3)
 
 

@@ -73,7 +73,8 @@ def cache(
 
 def cache_folder(files: SequenceSet) -> Path:
     """Where a split is kept."""
-    return files.folder / f"cache_{files.size[0]}x{files.size[1]}" / files.split
+    part = "" if (files.shift, files.previous) == (0, 1) else f"_{files.shift}_{files.previous}"
+    return files.folder / f"cache_{files.size[0]}x{files.size[1]}" / f"{files.split}{part}"
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,15 @@ class CachedClips:
 
     def __init__(self, clips: SequenceClips, cache: SequenceCache) -> None:
         self.clips, self.cache = clips, cache
+        self._neighbours: dict[tuple[int, int], CachedClips] = {}
+
+    def neighbours(self, by: int, previous: int = 1) -> CachedClips:
+        """See `ClipReader.neighbours`; they have a cache of their own."""
+        if (by, previous) not in self._neighbours:
+            clips = self.clips.neighbours(by, previous)
+            flow = self.cache.flow is not None
+            self._neighbours[by, previous] = CachedClips(clips, open_cache(clips.files, flow=flow))
+        return self._neighbours[by, previous]
 
     def __len__(self) -> int:
         return len(self.clips)

@@ -71,6 +71,7 @@ def open_split(
         f"Estimated_optical_flow_Cityscapes-Seq_{split}",
         size,
         LabelFormat(_LAST_ID, "*_gtFine_labelIds.png", void=_NO_ID),
+        layout,
         previous=previous,
     )
 

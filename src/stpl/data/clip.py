@@ -29,8 +29,12 @@ class Clip:
         flow: float32 `[T-1,2,H,W]` in pixels, backward flow on the grid of the later frame: pixel (x, y) of frame
             i+1 lies at (x+dx, y+dy) in frame i; channel 0 is dx, channel 1 is dy. `None` if not asked for.
         label: int64 `[H,W]` train ids of the current frame, 255 = ignore. `None` for unlabelled clips.
-        augmented: uint8 `[T,3,H,W]`, `frames` after the cross-frame augmentation (photometric: pixels stay where they
-            are, so `flow` serves both). `None` if not asked for.
+        augmented: uint8 `[2,3,H,W]`, the last two frames after the cross-frame augmentation (photometric: pixels stay
+            where they are, so `flow` serves both). `None` if not asked for.
+        previous_label: int64 `[H,W]` train ids of frame t-1, likewise.
+        following: uint8 `[3,H,W]`, frame t+1. `None` if not asked for.
+        following_flow: float32 `[2,H,W]` on the grid of the current frame: pixel (x, y) of frame t lies at (x+dx, y+dy)
+            in frame t+1.
         visible: bool `[T-1,H,W]`, which pixels of frame i+1 show a point that frame i shows too. `None` if not asked
             for, or not known: only a renderer knows it.
         pseudo_label: int64 `[h,w]` train ids that a network gave the current frame, 255 = none, on its logits' grid; a
@@ -44,6 +48,9 @@ class Clip:
     flow: Tensor | None = None
     label: Tensor | None = None
     augmented: Tensor | None = None
+    previous_label: Tensor | None = None
+    following: Tensor | None = None
+    following_flow: Tensor | None = None
     visible: Tensor | None = None
     pseudo_label: Tensor | None = None
     doubt: Tensor | None = None
@@ -98,14 +105,16 @@ class Batch:
         target: clips of the domain that the run trains and evaluates on.
         source: clips of the source domain, for methods that want any (`Method.source_wants`); they may differ from the
             others in number and size.
+        before: the target's clips of the step before, for methods that want any (`Method.before_wants`).
     """
 
     target: Clip
     source: Clip | None = None
+    before: Clip | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`; see `Clip.to`."""
-        return Batch(self.target.to(device), None if self.source is None else self.source.to(device))
+        return Batch(**{name: clip.to(device) for name, clip in self.clips().items()})
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory."""
@@ -113,7 +122,8 @@ class Batch:
 
     def clips(self) -> dict[str, Clip]:
         """The clips that are there, by name."""
-        return {"target": self.target} | ({} if self.source is None else {"source": self.source})
+        found = {"target": self.target, "source": self.source, "before": self.before}
+        return {name: clip for name, clip in found.items() if clip is not None}
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors, as `target.frames`."""
@@ -153,14 +163,21 @@ class Wants:
     """What a clip must carry besides its frames. A field that is not wanted is never read, estimated or drawn.
 
     Attributes:
+        frames: how many frames, the current one and those just before it; at least 2. Before the beginning of a video
+            its first frame comes again, with flow 0; recorded sets refuse that.
         flow: backward flow between consecutive frames.
         label: the label of the current frame.
+        previous_label: the label of the frame before it.
+        following: the frame after the current one, and the flow to it. At the end of a video it is the current one.
         augmented: the frames after cross-frame augmentation (made by the data module, not by readers).
         visible: which pixels the frame before shows too, where the data set knows it.
     """
 
+    frames: int = 2
     flow: bool = False
     label: bool = False
+    previous_label: bool = False
+    following: bool = False
     augmented: bool = False
     visible: bool = False
 
@@ -173,7 +190,22 @@ class ClipReader(Protocol):
         ...
 
     def read(self, index: int, wants: Wants) -> Clip:
-        """The clip at `index` (0 ≤ index < len), with the fields that `wants` names; raises `DataError`."""
+        """The two frames of the clip at `index` (0 ≤ index < len) with the flow, label and visibility that are wanted.
+
+        What more is wanted, `read_clip` asks of the neighbours. Raises `DataError`.
+        """
+        ...
+
+    def neighbours(self, by: int, previous: int = 1) -> ClipReader:
+        """A reader of as many clips, whose current frame is the one `by` frames before this reader's.
+
+        Args:
+            by: 0 or more.
+            previous: distance of each clip's other frame: 1 for the one before, -1 for the one after it.
+
+        Raises:
+            DataError: a frame of a recorded set is missing.
+        """
         ...
 
     def label(self, index: int) -> Tensor:
@@ -184,3 +216,30 @@ class ClipReader(Protocol):
     def name(self) -> str:
         """What is read, as the name of a file: two readers of one name yield the same frames and labels."""
         ...
+
+
+def read_clip(reader: ClipReader, index: int, wants: Wants) -> Clip:
+    """All that `wants` names of the clip at `index`, but for augmented frames; raises `DataError`."""
+    clip = reader.read(index, wants)
+    for by in range(1, wants.frames - 1):
+        earlier = reader.neighbours(by).read(index, Wants(flow=wants.flow))
+        frames = torch.cat([earlier.frames[:1], clip.frames])
+        flow = None if clip.flow is None or earlier.flow is None else torch.cat([earlier.flow, clip.flow])
+        clip = replace(clip, frames=frames, flow=flow)
+    if wants.previous_label:
+        clip = replace(clip, previous_label=reader.neighbours(1).label(index))
+    if wants.following:
+        after = reader.neighbours(0, previous=-1).read(index, Wants(flow=True))
+        assert after.flow is not None  # wanted
+        clip = replace(clip, following=after.frames[0], following_flow=after.flow[0])
+    return clip
+
+
+def require(reader: ClipReader, wants: Wants) -> None:
+    """Look for all frames that `wants` needs, now and not hours into a run; raises `DataError` for one missing."""
+    for by in range(1, wants.frames - 1):
+        reader.neighbours(by)
+    if wants.previous_label:
+        reader.neighbours(1).label(0)
+    if wants.following:
+        reader.neighbours(0, previous=-1)

@@ -22,7 +22,7 @@ from stpl.data import cityscapes
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.augment_device import augment
 from stpl.data.cache import CachedClips, open_cache
-from stpl.data.clip import Batch, Clip, ClipReader, Wants, clip_seed, collate, collate_streams
+from stpl.data.clip import Batch, Clip, ClipReader, Wants, clip_seed, collate, collate_streams, require
 from stpl.data.flow import FlowCache
 from stpl.data.folder import VideoFrames
 from stpl.data.label_space import SYNTHIA_12, VIPER_15, label_space
@@ -31,6 +31,7 @@ from stpl.data.rare_classes import RareClassSampler, class_pixels
 from stpl.data.sampling import (
     EvaluationClips,
     EvaluationShare,
+    StepBefore,
     StepSampler,
     StreamClips,
     StreamSampler,
@@ -97,7 +98,8 @@ class ClipDataModule(LightningDataModule, ABC):
         wanted = self._wanted()
         clips, samplers = {}, {}
         for stream, wants in wanted.items():
-            reader = self.reader("train", None if stream == "target" else "source")
+            reader = self.reader("train", "source" if stream == "source" else None)
+            require(reader, wants)
             if self.loading.augment_on == "device":
                 wants = replace(wants, augmented=False)  # `on_after_batch_transfer` makes the view
             clips[stream] = TrainingClips(reader, wants, self.augmentation, self._seed(stream))
@@ -118,19 +120,18 @@ class ClipDataModule(LightningDataModule, ABC):
             ConfigError: for a method that wants the source while it trains on that domain anyway.
         """
         method: Any = self._trainer().lightning_module
-        if method.source_wants is None:
-            return {"target": method.wants}
-        if self.domain == "source":
+        found = {"target": method.wants, "source": method.source_wants, "before": method.before_wants}
+        if method.source_wants is not None and self.domain == "source":
             raise ConfigError(
                 f"{type(method).__name__} adapts from source to target",
                 where="data.domain",
                 mend="leave it out: the run's domain is the target",
             )
-        return {"target": method.wants, "source": method.source_wants}
+        return {stream: wants for stream, wants in found.items() if wants is not None}
 
     def _seed(self, stream: str) -> int:
         """What decides the order and the augmentation of a stream's clips."""
-        return self.sampling_seed if stream == "target" else clip_seed(self.sampling_seed, _SOURCE, 0)
+        return clip_seed(self.sampling_seed, _SOURCE, 0) if stream == "source" else self.sampling_seed
 
     def _sampler(self, stream: str, reader: ClipReader) -> StepSampler:
         trainer, rare = self._trainer(), self.loading.rare_classes
@@ -142,6 +143,8 @@ class ClipDataModule(LightningDataModule, ABC):
             "rank": trainer.global_rank,
             "world_size": trainer.world_size,
         }
+        if stream == "before":
+            return StepBefore(len(reader), **options)
         if stream == "target" or rare is None:
             return StepSampler(len(reader), **options)
         counts = class_pixels(reader, label_space(str(self.space_name)).num_classes, self.class_statistics)
@@ -162,13 +165,16 @@ class ClipDataModule(LightningDataModule, ABC):
             pin_memory=self._pins(),
         )
 
-    def unlabelled_clips(self, places: range) -> DataLoader[Clip]:
-        """Training clips of the target with frames and flow alone, as they are, in order: to be labelled by a network.
+    def unlabelled_clips(self, places: range, wants: Wants) -> DataLoader[Clip]:
+        """Training clips of the target as they are, in order: to be labelled by a network.
 
         Args:
             places: which of them.
+            wants: what they carry; no label.
         """
-        clips = EvaluationClips(self.reader("train", "target"), Wants(flow=True))
+        reader = self.reader("train", "target")
+        require(reader, wants)
+        clips = EvaluationClips(reader, wants)
         return DataLoader(
             clips,
             batch_size=self.loading.eval_batch_size,
@@ -213,7 +219,7 @@ class ClipDataModule(LightningDataModule, ABC):
         first = trainer.global_rank * self.loading.clips_of(stream)
         views = [
             augment(self.augmentation, frames, clip_seed(seed, trainer.global_step, first + i))
-            for i, frames in enumerate(clip.frames)
+            for i, frames in enumerate(clip.frames[:, -2:])
         ]
         return replace(clip, augmented=torch.stack(views))
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stpl.data import flow as optical_flow
-from stpl.data.clip import Clip, Wants
+from stpl.data.clip import Clip, ClipReader, Wants
 from stpl.data.image import image_size, read_rgb, resize_rgb, stack_frames
 from stpl.errors import ConfigError, DataError
 
@@ -106,13 +106,23 @@ class VideoFrames:
         """
         if wants.label:
             raise DataError("a plain video has no labels", where=self.path, mend="evaluate on a labelled data set")
-        position = range(len(self))[index]
-        pair = self._memory[position : position + 2]
+        return self._read(index, wants, 0, 1)
+
+    def _read(self, index: int, wants: Wants, by: int, previous: int) -> Clip:
+        """The frame `by` frames before the current one of a clip, after the one `previous` frames before that."""
+        current = range(len(self))[index] + 1
+        last = len(self._memory) - 1
+        later, earlier = (min(max(place, 0), last) for place in (current - by, current - by - previous))
+        pair = [self._memory[earlier], self._memory[later]]
         return Clip(
             frames=stack_frames(pair),
-            flow=self._read_flow(position, pair) if wants.flow else None,
-            key=f"{self.path.name}/{position + 1:06d}",
+            flow=self._read_flow(later, previous, pair) if wants.flow else None,
+            key=f"{self.path.name}/{later:06d}",
         )
+
+    def neighbours(self, by: int, previous: int = 1) -> ClipReader:
+        """See `ClipReader.neighbours`."""
+        return _Neighbours(self, by, previous)
 
     def label(self, index: int) -> Tensor:
         """Raise `DataError`: nobody labelled a video."""
@@ -123,12 +133,13 @@ class VideoFrames:
         """The file or folder, a hash of its size and time of writing, and how frames are taken from it."""
         return f"{Path(self._cache_folder).name}-{len(self)}"
 
-    def _read_flow(self, position: int, pair: list[NDArray[np.uint8]]) -> Tensor:
+    def _read_flow(self, place: int, previous: int, pair: list[NDArray[np.uint8]]) -> Tensor:
         earlier, later = pair
         if self._flow is None:
             flow = optical_flow.estimate(later, earlier)
         else:
-            flow = self._flow.get(f"{self._cache_folder}/{position + 1:06d}", later, earlier)
+            way = "" if previous == 1 else f"_{previous}"
+            flow = self._flow.get(f"{self._cache_folder}/{place:06d}{way}", later, earlier)
         return torch.from_numpy(flow).unsqueeze(0)
 
     @cached_property
@@ -170,6 +181,33 @@ class VideoFrames:
         if frame.shape[:2] != size:
             raise _other_size(where, frame.shape[:2], size)
         return frame
+
+
+class _Neighbours:
+    """Clips of a video around those of another reader of it; see `ClipReader.neighbours`."""
+
+    def __init__(self, clips: VideoFrames, by: int, previous: int) -> None:
+        self.clips, self.by, self.previous = clips, by, previous
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def read(self, index: int, wants: Wants) -> Clip:
+        """Two frames of the video."""
+        return self.clips._read(index, wants, self.by, self.previous)
+
+    def label(self, index: int) -> Tensor:
+        """Raises `DataError`."""
+        return self.clips.label(index)
+
+    def neighbours(self, by: int, previous: int = 1) -> ClipReader:
+        """Neighbours of these."""
+        return _Neighbours(self.clips, self.by + by, previous)
+
+    @property
+    def name(self) -> str:
+        """Of the reader, and which neighbours these are."""
+        return f"{self.clips.name}-{self.by}-{self.previous}"
 
 
 def check_name(path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,12 +95,14 @@ class ClipFiles:
         frames: oldest first: `frames[-1]` is the current frame t, `frames[-2]` the one before it.
         label: label of the current frame; `None` where there is none.
         flow_name: file name of the lineage's flow t → t-1, e.g. "001_0001000009_int16_x10.npy".
+        current: the name of the current frame.
     """
 
     key: str
     frames: tuple[Path, ...]
     label: Path | None
     flow_name: str
+    current: FrameId
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,10 @@ class SequenceSet:
         flow_folder: the lineage's folder of flow files, e.g. "Estimated_optical_flow_Viper_train".
         size: (height, width) of frames, flow and training labels.
         label_format: how label files become ids.
+        layout: where frames and labels lie.
         height_kept: share of the height that is used; the rows below it are cut off after the resize.
         previous: distance of the two frames of a clip, in frames.
+        shift: how many frames before those of the split the current frames are.
     """
 
     name: str
@@ -158,8 +162,20 @@ class SequenceSet:
     flow_folder: str
     size: tuple[int, int]
     label_format: LabelFormat
+    layout: Layout
     height_kept: float = 1.0
     previous: int = 1
+    shift: int = 0
+
+    def neighbours(self, by: int, previous: int) -> SequenceSet:
+        """The set whose current frames lie `by` frames earlier, each with the one `previous` frames before it.
+
+        Raises:
+            DataError: such a frame is missing.
+        """
+        current = [clip.current.before(by) for clip in self.clips]
+        clips = self.layout.clips(current, self.layout.on_disk(), self.layout.labels.scan(), previous)
+        return replace(self, clips=clips, previous=previous, shift=self.shift + by)
 
     def read_frame(self, path: Path) -> NDArray[np.uint8]:
         """A frame uint8 `[H,W,3]` RGB at `size`: Pillow's bicubic filter, then the crop; raises `DataError`."""
@@ -237,7 +253,7 @@ class Layout:
             current: the current frames, in order.
             on_disk: all frames there are.
             labelled: all frames that have a label file.
-            previous: distance of the earlier frame, ≥ 1.
+            previous: distance of the earlier frame; below 0 for a later one.
         """
         self._require(current, on_disk, previous)
         self._require([frame.before(previous) for frame in current], on_disk, previous)
@@ -247,11 +263,12 @@ class Layout:
         missing = [frame for frame in frames if frame not in on_disk]
         if missing:
             more = f" ({len(missing)} frames are missing in all)" if len(missing) > 1 else ""
-            distance = "" if previous == 1 else f"{previous} "
+            distance = "" if abs(previous) == 1 else f"{abs(previous)} "
+            side = "before" if previous > 0 else "after"
             raise DataError(
                 f"there is no such frame{more}",
                 where=self.frames.path(missing[0]),
-                mend=f"{self.mend}; a clip is a current frame and the one {distance}before it",
+                mend=f"{self.mend}; a clip is a current frame and the one {distance}{side} it",
             )
 
     def _clip(self, frame: FrameId, before: FrameId, labelled: bool) -> ClipFiles:
@@ -261,6 +278,7 @@ class Layout:
             frames=(self.frames.path(before), self.frames.path(frame)),
             label=self.labels.path(frame) if labelled else None,
             flow_name=self.flow_name.format(**names),
+            current=frame,
         )
 
     def listed(self, path: Path | None) -> list[FrameId]:

@@ -44,8 +44,8 @@ class Loading:
                 raise ConfigError(f"{value} is too small", where=f"data.loading.{name}", mend=f"choose {least} or more")
 
     def clips_of(self, stream: str) -> int:
-        """Clips of the stream "target" or "source" per process and step."""
-        return self.batch_size if stream == "target" else self.source_batch_size or self.batch_size
+        """Clips of a stream ("target", "source" or "before") per process and step."""
+        return self.source_batch_size or self.batch_size if stream == "source" else self.batch_size
 
     def workers(self, processes: int = 1) -> int:
         """Loader processes of each of `processes` that train on this machine."""

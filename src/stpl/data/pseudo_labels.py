@@ -73,11 +73,12 @@ class Writer:
 
     Args:
         folder: that is to be.
-        about: what the labels depend on; a folder begun with anything else is begun anew.
+        about: what the labels depend on; a folder begun with anything else, or by other stretches, is begun anew.
+        processes: that write it.
     """
 
-    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
-        self.folder, self.about = folder, dict(about)
+    def __init__(self, folder: Path, about: Mapping[str, Any], processes: int = 1) -> None:
+        self.folder, self.about, self.processes = folder, dict(about), processes
         self.partial = folder.with_name(f"{folder.name}.partial")
 
     def begin(self, count: int, size: tuple[int, int]) -> None:
@@ -89,14 +90,17 @@ class Writer:
             path.unlink()
         for name, kind in ((_LABELS, np.uint8), (_DOUBTS, np.float16)):
             np.lib.format.open_memmap(self.partial / name, "w+", kind, (count, *size)).flush()
-        (self.partial / _ABOUT).write_text(json.dumps({**self.about, "shape": [count, *size]}), encoding="utf-8")
+        (self.partial / _ABOUT).write_text(json.dumps(self._begun(count, size)), encoding="utf-8")
+
+    def _begun(self, count: int, size: tuple[int, int]) -> dict[str, Any]:
+        return {**self.about, "shape": [count, *size], "processes": self.processes}
 
     def _is_begun(self, count: int, size: tuple[int, int]) -> bool:
         try:
             found = json.loads((self.partial / _ABOUT).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
-        return bool(found == json.loads(json.dumps({**self.about, "shape": [count, *size]})))
+        return bool(found == json.loads(json.dumps(self._begun(count, size))))
 
     def keep(self, name: str, array: NDArray[Any]) -> None:
         """Keep an array beside the labels that grow, such as what a first pass over the split counted."""
@@ -110,6 +114,10 @@ class Writer:
         """What `keep` kept under a name, if anything."""
         path = self.partial / f"{name}.npy"
         return np.load(path, allow_pickle=False) if path.is_file() else None
+
+    def names(self, prefix: str) -> list[str]:
+        """The names beginning with `prefix` under which arrays were kept, sorted."""
+        return sorted(path.stem for path in self.partial.glob(f"{prefix}*.npy"))
 
     def done(self, first: int) -> int:
         """How many rows of the stretch that begins at `first` are written."""

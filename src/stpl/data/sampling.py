@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from stpl.data.augment import CrossFrameAugmentation
-from stpl.data.clip import Clip, ClipReader, Wants, clip_seed
+from stpl.data.clip import Clip, ClipReader, Wants, clip_seed, read_clip
 from stpl.errors import ConfigError
 
 _ORDER = -1  # no clip stands at this position, so the order of an epoch shares its seed with no augmentation
@@ -69,6 +69,14 @@ class StepSampler(Sampler[list[Ticket]]):
     def draw(self, step: int, position: int, total: int) -> Ticket:
         """The clip at `position` among the `total` of a step: a pure function of these, the seed and the clips."""
         return ticket(self.seed, step, position, total, self.length)
+
+
+class StepBefore(StepSampler):
+    """The batches of the step before each; before the first one, those of a step that no run takes."""
+
+    def draw(self, step: int, position: int, total: int) -> Ticket:
+        """The clip that stood at `position` one step ago."""
+        return super().draw(step - 1, position, total)
 
 
 class StreamSampler(Sampler[list[tuple[str, Ticket]]]):
@@ -142,10 +150,10 @@ class TrainingClips(Dataset[Clip]):
         self.reader, self.wants, self.augmentation, self.seed = reader, wants, augmentation, seed
 
     def __getitem__(self, place: Ticket) -> Clip:
-        clip = self.reader.read(place.clip, self.wants)
+        clip = read_clip(self.reader, place.clip, self.wants)
         if not self.wants.augmented:
             return clip
-        augmented = self.augmentation(clip.frames.numpy(), clip_seed(self.seed, place.step, place.position))
+        augmented = self.augmentation(clip.frames[-2:].numpy(), clip_seed(self.seed, place.step, place.position))
         return replace(clip, augmented=torch.from_numpy(augmented))
 
 
@@ -179,4 +187,4 @@ class EvaluationClips(Dataset[Clip]):
         return len(self.reader)
 
     def __getitem__(self, index: int) -> Clip:
-        return self.reader.read(index, self.wants)
+        return read_clip(self.reader, index, self.wants)

@@ -103,8 +103,9 @@ class SequenceClips:
             where = f"data set {files.name}"
             raise ConfigError(f"label_size '{label_size}' is unknown", where=where, mend="choose 'native' or 'input'")
         self.files, self._label_size, self._table = files, label_size, space.lookup(files.name)
-        self._space = space
+        self._space, self._flow_source = space, flow
         self._flow = flow_files(files, flow) if isinstance(flow, Path) else flow
+        self._neighbours: dict[tuple[int, int], SequenceClips] = {}
 
     def __len__(self) -> int:
         return len(self.files.clips)
@@ -122,6 +123,17 @@ class SequenceClips:
             label=self.label(index) if wants.label else None,
             key=self.files.clips[index].key,
         )
+
+    def neighbours(self, by: int, previous: int = 1) -> SequenceClips:
+        """See `ClipReader.neighbours`. Flow to a later frame, of which there are no files, is estimated."""
+        if (by, previous) not in self._neighbours:
+            flow = self._flow_source
+            if previous < 0 and isinstance(flow, Path):
+                flow = optical_flow.FlowCache(self.files.folder / "flow_dis")
+            self._neighbours[by, previous] = SequenceClips(
+                self.files.neighbours(by, previous), self._space, flow=flow, label_size=self._label_size
+            )
+        return self._neighbours[by, previous]
 
     def flow(self, index: int, earlier: NDArray[np.uint8], later: NDArray[np.uint8]) -> Tensor:
         """Backward flow float32 `[1,2,H,W]` of the clip at `index`, whose frames are uint8 `[H,W,3]`."""

@@ -81,6 +81,7 @@ def open_split(
         "Estimated_optical_flow_SynthiaSeq_train",
         size,
         LabelFormat(_LAST_ID, "label images of GT/LABELS", read=read_classes),
+        layout,
         height_kept=HEIGHT_KEPT,
         previous=previous,
     )

@@ -76,6 +76,7 @@ def open_split(
         f"Estimated_optical_flow_Viper_{split}",
         size,
         LabelFormat(_LAST_ID, "class images of the folder cls", clean=without_own_car),
+        layout,
         previous=previous,
     )
 

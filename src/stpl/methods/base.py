@@ -56,6 +56,9 @@ class Method(LightningModule, ABC):
     source_wants: Wants | None = None
     """What clips of the source carry. `None`: a source-free method, for which the source is never opened."""
 
+    before_wants: Wants | None = None
+    """What clips of the step before carry, in `Batch.before`. `None`: there are none."""
+
     trains_classifiers = False
     """Whether the method can start from a backbone whose classifiers know nothing yet."""
 

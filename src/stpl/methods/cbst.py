@@ -12,7 +12,7 @@ from stpl.errors import check_range
 from stpl.losses.segmentation import cross_entropy
 from stpl.methods.optimization import OptimizerOptions
 from stpl.methods.ranks import pixel_weight
-from stpl.methods.rounds import Rounds, doubt_of
+from stpl.methods.rounds import Judgement, Rounds, doubt_of
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 
@@ -60,7 +60,7 @@ class ClassBalancedSelfTraining(Rounds):
         assert labels is not None  # `prepare`
         return {"self_training": pixel_weight(labels) * cross_entropy(self.network(batch.target), labels)}
 
-    def thresholds(self, histogram: Tensor, round_: int) -> Tensor:
+    def thresholds(self, histogram: Tensor, before: Tensor | None, round_: int) -> Tensor:
         """k_c of each class; 1 for one that too few pixels are predicted as."""
         share = min(self.largest_share, self.share + round_ * self.growth)
         wanted = (histogram.sum(1) * share).floor()
@@ -68,7 +68,7 @@ class ClassBalancedSelfTraining(Rounds):
         found = 1 - doubt_of(reached.long().argmax(1))
         return torch.where(wanted >= 1, found, torch.ones_like(found))
 
-    def label(self, doubts: Tensor, thresholds: Tensor) -> Tensor:
+    def label(self, judged: Judgement, thresholds: Tensor) -> Tensor:
         """The class of the largest p_c/k_c where that is 1 or more."""
-        best, labels = ((1 - doubts) / thresholds.clamp(min=1e-12)[:, None, None]).max(1)
+        best, labels = ((1 - judged.doubts) / thresholds.clamp(min=1e-12)[..., None, None]).max(1)
         return torch.where(best >= 1, labels, IGNORE)

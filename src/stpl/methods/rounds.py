@@ -13,18 +13,19 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from stpl.data.clip import IGNORE, Batch, Clip
+from stpl.data.clip import IGNORE, Batch, Clip, Wants
 from stpl.data.pseudo_labels import PseudoLabels, Writer, finished
 from stpl.errors import ConfigError, check_range
 from stpl.methods.base import Method, check_output
 from stpl.methods.optimization import OptimizerOptions
-from stpl.methods.ranks import is_first, summed, wait_for_all
+from stpl.methods.ranks import is_first, wait_for_all
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 from stpl.progress import Progress
@@ -34,6 +35,20 @@ BINS = 15361
 
 
 _PLAIN = (bool, int, float, str)
+
+
+class Judgement(NamedTuple):
+    """What is said of clips that are to be labelled.
+
+    Attributes:
+        doubts: one minus the probability of each class, float64 `[B,K,h,w]` in half precision (`doubts_of`).
+        previous: the same of the previous frame, brought onto the current one.
+        visible: bool `[B,h,w]`, which pixels the previous frame shows too.
+    """
+
+    doubts: Tensor
+    previous: Tensor | None = None
+    visible: Tensor | None = None
 
 
 class Rounds(Method):
@@ -65,13 +80,27 @@ class Rounds(Method):
         self._round: int | None = None
         self._store: PseudoLabels | None = None
 
+    judge_wants = Wants(flow=True)
+    """What clips carry that are to be labelled."""
+
+    def judge(self, clip: Clip) -> Judgement:
+        """What the network says of a clip that is to be labelled: its prediction as evaluation makes it."""
+        logits = self.evaluated.observe(clip).logits
+        check_output(logits, clip)
+        return Judgement(doubts_of(logits))
+
+    def group(self, key: str) -> str:
+        """Name of the clips that share thresholds with the clip `key`, which stand together: by default all do."""
+        return ""
+
     @abstractmethod
-    def thresholds(self, histogram: Tensor, round_: int) -> Tensor:
-        """What decides in a round which pixels get a label.
+    def thresholds(self, histogram: Tensor, before: Tensor | None, round_: int) -> Tensor:
+        """What decides in a round which pixels of a group of clips get a label.
 
         Args:
-            histogram: int64 `[K,BINS]`, how many pixels of the split are predicted as each class with each doubt, as
+            histogram: int64 `[K,BINS]`, how many of its pixels are predicted as each class with each doubt, as
                 half-precision numbers count them (`doubt_of`).
+            before: thresholds of the group before; `None` for the first.
             round_: number of the round, from 0.
 
         Returns:
@@ -79,8 +108,8 @@ class Rounds(Method):
         """
 
     @abstractmethod
-    def label(self, doubts: Tensor, thresholds: Tensor) -> Tensor:
-        """The labels int64 `[B,h,w]`, 255 where there is none, of pixels with doubts float64 `[B,K,h,w]`."""
+    def label(self, judged: Judgement, thresholds: Tensor) -> Tensor:
+        """The labels int64 `[B,h,w]`, 255 where there is none, by thresholds float64 `[B,K]`."""
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Begin a round where one begins; find its labels again after an interruption."""
@@ -159,8 +188,9 @@ class Rounds(Method):
 
     def _make(self, folder: Path, round_: int) -> PseudoLabels:
         """Label all clips, each process its share, and wait for the others."""
-        writer, count = Writer(folder, self._about(round_)), len(self._data().reader("train", "target"))
-        first, end = (count * (self.global_rank + i) // self.trainer.world_size for i in (0, 1))
+        count, processes = len(self._data().reader("train", "target")), self.trainer.world_size
+        writer = Writer(folder, self._about(round_), processes)
+        first, end = (count * (self.global_rank + i) // processes for i in (0, 1))
         running = [buffer.clone() for buffer in self._statistics()]
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
@@ -171,8 +201,9 @@ class Rounds(Method):
             if is_first():
                 writer.begin(count, self._grid())
             wait_for_all()
-            thresholds = self.thresholds(self._survey(writer, first, end, count, round_), round_)
-            self._write(writer, first, end, thresholds, round_)
+            self._survey(writer, first, end, count, round_)
+            wait_for_all()
+            self._write(writer, first, end, self._thresholds(writer, round_), round_)
             wait_for_all()
             if is_first():
                 writer.finish()
@@ -185,46 +216,76 @@ class Rounds(Method):
         return PseudoLabels(folder)
 
     @torch.no_grad()
-    def _doubts(self, places: range) -> Iterator[tuple[Clip, Tensor]]:
-        """Training clips with their doubts float64 `[B,K,h,w]`, batch by batch."""
-        for clip in self._data().unlabelled_clips(places):
+    def _judged(self, places: range) -> Iterator[tuple[Clip, Judgement]]:
+        """Training clips with what is said of them, batch by batch."""
+        for clip in self._data().unlabelled_clips(places, self.judge_wants):
             moved = clip.to(self.device)
             with self.trainer.precision_plugin.val_step_context():
-                logits = self.evaluated.observe(moved).logits
-            check_output(logits, clip)
-            yield clip, doubts_of(logits)
+                yield clip, self.judge(moved)
 
     def _grid(self) -> tuple[int, int]:
-        doubts = next(self._doubts(range(1)))[1]
+        doubts = next(self._judged(range(1)))[1].doubts
         return doubts.shape[-2], doubts.shape[-1]
 
-    def _survey(self, writer: Writer, first: int, end: int, count: int, round_: int) -> Tensor:
-        """The histogram of the whole split; each process keeps its part, so that it need not count again."""
-        name = f"survey-{first}"
-        kept = writer.kept(name)
-        if kept is None:
-            histogram = torch.zeros(self.network.num_classes, BINS, dtype=torch.int64)
-            progress = Progress(f"round {round_}: looking at {count} clips", end - first) if is_first() else None
-            for clip, doubts in self._doubts(range(first, end)):
-                add_to(histogram, doubts)
-                if progress is not None:
-                    progress.add(len(clip.key))
-            writer.keep(name, histogram.numpy())
-        else:
-            histogram = torch.from_numpy(kept)
-        return summed(histogram.to(self.device)).cpu()
+    def _survey(self, writer: Writer, first: int, end: int, count: int, round_: int) -> None:
+        """Keep the histograms of a stretch of the split, of each group the numbers that are not 0."""
+        name = f"survey-{first:09d}"
+        if writer.kept(name) is not None:
+            return
+        progress = Progress(f"round {round_}: looking at {count} clips", end - first) if is_first() else None
+        group, parts = "", [_sparse("", torch.zeros(0))]
+        histogram = torch.zeros(self.network.num_classes, BINS, dtype=torch.int64)
+        for clip, judged in self._judged(range(first, end)):
+            for place, key in enumerate(clip.key):
+                if self.group(key) != group:
+                    parts.append(_sparse(group, histogram))
+                    group, histogram = self.group(key), torch.zeros_like(histogram)
+                add_to(histogram, judged.doubts[place : place + 1])
+            if progress is not None:
+                progress.add(len(clip.key))
+        writer.keep(name, np.concatenate([*parts, _sparse(group, histogram)]))
 
-    def _write(self, writer: Writer, first: int, end: int, thresholds: Tensor, round_: int) -> None:
+    def _thresholds(self, writer: Writer, round_: int) -> dict[int, Tensor]:
+        """The thresholds of every group, in the order of the clips, from what all processes surveyed."""
+        counts = np.concatenate([writer.kept(name) for name in writer.names("survey-")])
+        found: dict[int, Tensor] = {}
+        before = None
+        for mine in np.split(counts, np.flatnonzero(np.diff(counts["group"])) + 1):
+            flat = np.bincount(mine["bin"], mine["count"], self.network.num_classes * BINS)
+            before = self.thresholds(torch.from_numpy(flat).long().view(-1, BINS), before, round_)
+            found[int(mine["group"][0])] = before
+        return found
+
+    def _write(self, writer: Writer, first: int, end: int, thresholds: dict[int, Tensor], round_: int) -> None:
         done = writer.done(first)
         progress = (
             Progress(f"round {round_}: labelling", end - first, done) if is_first() and first + done < end else None
         )
-        for clip, doubts in self._doubts(range(first + done, end)):
-            labels = self.label(doubts, thresholds.to(doubts.device))
+        for clip, judged in self._judged(range(first + done, end)):
+            doubts = judged.doubts
+            mine = torch.stack([thresholds[_identity(self.group(key))] for key in clip.key]).to(doubts.device)
+            labels = self.label(judged, mine)
             told = torch.where(labels == IGNORE, doubts.argmin(1), labels)
             writer.write(first, clip.key, labels, doubts.gather(1, told[:, None])[:, 0])
             if progress is not None:
                 progress.add(len(labels))
+
+
+_COUNT = np.dtype([("group", np.int64), ("bin", np.int32), ("count", np.uint32)])
+
+
+def _identity(group: str) -> int:
+    """A number that stands for a group's name."""
+    return int.from_bytes(hashlib.blake2b(group.encode(), digest_size=7).digest(), "little")
+
+
+def _sparse(group: str, histogram: Tensor) -> NDArray[Any]:
+    """The numbers of a histogram that are not 0, with their places."""
+    flat = histogram.flatten().numpy()
+    bins = np.flatnonzero(flat)
+    rows = np.zeros(len(bins), _COUNT)
+    rows["group"], rows["bin"], rows["count"] = _identity(group), bins, flat[bins]
+    return rows
 
 
 def doubts_of(logits: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stpl.data.clip import Clip, Wants
+from stpl.data.clip import Clip, ClipReader, Wants
 from stpl.data.flow import FlowCache
 from stpl.data.label_space import VIPER_15, check_train_ids
 from stpl.data.streets.cache import StreetsSplit
@@ -36,7 +36,6 @@ class StreetsClips:
             mend = f"choose 1 to {split.shape[1] - 1}"
             raise ConfigError(f"streets: previous is {previous}, a drive has {split.shape[1]} frames", mend=mend)
         self.split, self.previous, self.flow = split, previous, flow
-        self._estimates = FlowCache(split.folder / f"flow-estimated-{previous}")
         self._open = lru_cache(maxsize=None)(split.array)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -63,13 +62,28 @@ class StreetsClips:
             DataError: no such clip, torn file, a label outside the label space, or exact flow wanted with
                 `previous` > 1.
         """
-        drive, frame = self.place(index)
-        pair = np.stack([self._entry("frames", drive, place) for place in (frame - self.previous, frame)])
-        key = f"{self.split.name}/{drive:04d}/{frame:02d}"
-        flow = self._flow(key, pair, drive, frame) if wants.flow else None
+        return self._read(index, wants, 0, self.previous)
+
+    def _read(self, index: int, wants: Wants, by: int, previous: int) -> Clip:
+        """The frame `by` frames before the current one of a clip, after the one `previous` frames before that."""
+        drive, current = self.place(index)
+        frame, other = (self._inside(place) for place in (current - by, current - by - previous))
+        pair = np.stack([self._entry("frames", drive, place) for place in (other, frame)])
+        flow = self._flow(pair, drive, frame, frame - other, previous) if wants.flow else None
         label = self._label(drive, frame) if wants.label else None
-        visible = torch.from_numpy(self.visible(index)[None]) if wants.visible and self.previous == 1 else None
-        return Clip(torch.from_numpy(pair), flow=flow, label=label, visible=visible, key=key)
+        shown = wants.visible and previous == 1 and frame > 0
+        visible = torch.from_numpy(self._entry("visible", drive, frame)[None]) if shown else None
+        return Clip(torch.from_numpy(pair), flow=flow, label=label, visible=visible, key=self._key(drive, frame))
+
+    def _inside(self, frame: int) -> int:
+        return min(max(frame, 0), self.split.shape[1] - 1)
+
+    def neighbours(self, by: int, previous: int = 1) -> ClipReader:
+        """See `ClipReader.neighbours`."""
+        return _Neighbours(self, by, previous)
+
+    def _key(self, drive: int, frame: int) -> str:
+        return f"{self.split.name}/{drive:04d}/{frame:02d}"
 
     def visible(self, index: int) -> NDArray[np.bool_]:
         """Bool `[H,W]`: which points of the current frame of clip `index` were visible in the frame before it."""
@@ -96,11 +110,43 @@ class StreetsClips:
         check_train_ids(label, VIPER_15, f"{self.split.folder / 'labels.npy'}")
         return torch.from_numpy(label.astype(np.int64))
 
-    def _flow(self, key: str, pair: NDArray[np.uint8], drive: int, frame: int) -> torch.Tensor:
-        if self.flow == "estimated":
-            earlier, later = (np.ascontiguousarray(image.transpose(1, 2, 0)) for image in pair)
-            return torch.from_numpy(self._estimates.get(key, later, earlier)[None])
-        if self.previous != 1:
+    def _flow(self, pair: NDArray[np.uint8], drive: int, frame: int, distance: int, previous: int) -> torch.Tensor:
+        """Flow `[1,2,H,W]` of a pair whose other frame is `distance` before, for which `previous` was asked."""
+        if distance == 0:  # at the end of a drive
+            return torch.zeros(1, 2, *self.split.shape[2:])
+        if self.flow == "exact" and distance == 1:
+            return torch.from_numpy(self._entry("flow", drive, frame).astype(np.float32)[None])
+        if self.flow == "exact" and previous > 1:
             mend = "use previous=1, or flow='estimated'"
-            raise DataError(f"exact flow with previous={self.previous}", where=self.split.folder, mend=mend)
-        return torch.from_numpy(self._entry("flow", drive, frame).astype(np.float32)[None])
+            raise DataError(f"exact flow with previous={previous}", where=self.split.folder, mend=mend)
+        earlier, later = (np.ascontiguousarray(image.transpose(1, 2, 0)) for image in pair)
+        cache = FlowCache(self.split.folder / f"flow-estimated-{distance}")
+        return torch.from_numpy(cache.get(self._key(drive, frame), later, earlier)[None])
+
+
+class _Neighbours:
+    """Clips of drives around those of another reader of them; see `ClipReader.neighbours`."""
+
+    def __init__(self, clips: StreetsClips, by: int, previous: int) -> None:
+        self.clips, self.by, self.previous = clips, by, previous
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def read(self, index: int, wants: Wants) -> Clip:
+        """Two frames of a drive; its first or last one comes again beyond its ends."""
+        return self.clips._read(index, wants, self.by, self.previous)
+
+    def label(self, index: int) -> torch.Tensor:
+        """Label of the current frame."""
+        drive, frame = self.clips.place(index)
+        return self.clips._label(drive, self.clips._inside(frame - self.by))
+
+    def neighbours(self, by: int, previous: int = 1) -> ClipReader:
+        """Neighbours of these."""
+        return _Neighbours(self.clips, self.by + by, previous)
+
+    @property
+    def name(self) -> str:
+        """Of the reader, and which neighbours these are."""
+        return f"{self.clips.name}-{self.by}-{self.previous}"

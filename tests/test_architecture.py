@@ -26,7 +26,7 @@ ALLOWED = {
     "losses": TENSORS,
     "metrics": TENSORS,
     "pictures": {"errors", "data.label_space", "data.folder"},
-    "methods": {*TENSORS, "progress", "data.pseudo_labels", "nn", "losses", "metrics"},
+    "methods": {*TENSORS, "progress", "data.pseudo_labels", "data.augment_device", "nn", "losses", "metrics"},
     "runs": RUNS,
     "sweeps": {*FOUNDATION, "runs"},
     "report": {*FOUNDATION, "pictures", "data.label_space", "runs", "sweeps"},

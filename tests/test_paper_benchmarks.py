@@ -71,7 +71,7 @@ def test_data_sets_and_tables(bench: str, workplace: Path, check: Callable[..., 
     rows = {
         row.experiment for name in ("table1", "table3", "table4", "baselines") for row in catalogue.table(name).rows
     }
-    for experiment in ("source", *sorted(filter(None, rows))):
+    for experiment in ("source", "vat", *sorted(filter(None, rows))):
         files = "files" if experiment == "stpl" else "estimated"  # the lineage's files and our cache are both read
         check("fit", f"--bench={bench}", f"--experiment={experiment}", "--data.root=data",
               f"--run.experiment={experiment}", f"--data.flow={files}", "--trainer.precision=32-true")  # fmt: skip

@@ -31,3 +31,8 @@ def domain_loss(scores: Tensor, domain: Domain, kind: Kind = "bce") -> Tensor:
     if kind == "bce":
         return F.binary_cross_entropy_with_logits(scores.float(), label)
     return F.mse_loss(scores.float(), label)
+
+
+def reversed_gradient(values: Tensor) -> Tensor:
+    """The same values, with the sign of their gradient turned (Ganin and Lempitsky, ICML 2015)."""
+    return 2 * values.detach() - values

@@ -165,16 +165,21 @@ class Method(LightningModule, ABC):
         self._first_place = self.global_rank * len(batch.target.frames)
         torch.manual_seed(clip_seed(self._step_seed, 0, self.global_rank))
 
-    def drawing(self, place: int, purpose: int) -> np.random.Generator:
+    def drawing(self, place: int | None, purpose: int) -> np.random.Generator:
         """A generator of numbers for the target clip at `place` of the batch, the same after a kill.
 
         The clip's place is that among all processes, so that several draw what one would.
 
         Args:
-            place: of the clip in this process's batch.
+            place: of the clip in this process's batch; `None` for numbers that all clips of the step share.
             purpose: tells one kind of numbers from another.
         """
-        return np.random.default_rng(clip_seed(self._step_seed, purpose + 1, self._first_place + place))
+        position = -1 if place is None else self._first_place + place
+        return np.random.default_rng(clip_seed(self._step_seed, purpose + 1, position))
+
+    def sent(self, values: Tensor) -> Tensor:
+        """Values of the host on the device, without waiting for it."""
+        return values.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else values
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
         """Sum of the losses; where there is nothing to minimise `None`, or a loss that moves nothing.
@@ -195,6 +200,23 @@ class Method(LightningModule, ABC):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Keep the running statistics of all processes equal."""
         average_statistics(self)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip what `trainer.gradient_clip_val` says or, by `optimizer.clip`, each discriminator and the rest apart."""
+        limit = self.optimizer_options.clip
+        if limit is None:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        judges: list[Discriminator] = self._parts(Discriminator)
+        apart = {id(parameter) for judge in judges for parameter in judge.parameters()}
+        rest = [parameter for parameter in self.parameters() if id(parameter) not in apart]
+        for parameters in (rest, *(list(judge.parameters()) for judge in judges)):
+            torch.nn.utils.clip_grad_norm_(parameters, limit)
 
     def on_validation_start(self) -> None:
         """Tell the evaluator which of all clips this process begins with; renew the statistics if they are to be."""

@@ -31,6 +31,8 @@ class OptimizerOptions:
             rate, with which a random projection head would hardly move; 10 is the lineage's factor for new heads.
         projection_factor: the projection head of a contrast learns at `factor·lr`; as other new modules if not given.
         warmup: steps at the beginning in which only new modules learn, as if on features that take no gradient.
+        clip: largest norm of the gradients of the network with all that learns beside it, and of each discriminator;
+            longer ones are shortened to it. The released code of DA-VSN, RDA and CMOM has 1.
         power: of the polynomial decay.
         horizon: step at which the decay reaches 0; the length of the run if not given. The lineage decays over
             250000 steps and stops at 40000 (TPS) or 120000 (DA-VSN), where 85 % and 56 % of the rate are left.
@@ -50,6 +52,7 @@ class OptimizerOptions:
     new_module_factor: float = 10.0
     projection_factor: float | None = None
     warmup: int = 0
+    clip: float | None = None
     power: float = 0.9
     horizon: int | None = None
     schedule: Literal["poly", "advent"] = "poly"
@@ -59,6 +62,7 @@ class OptimizerOptions:
             check_range(f"optimizer.{name}", getattr(self, name))
         check_range("optimizer.projection_factor", self.projection_factor or 0)
         check_range("optimizer.warmup", self.warmup)
+        check_range("optimizer.clip", 1 if self.clip is None else self.clip, 1e-9)
         check_range("optimizer.momentum", self.momentum, 0, 1)
         if self.horizon is not None:
             check_range("optimizer.horizon", self.horizon, 1)

@@ -36,13 +36,6 @@ def wait_for_all() -> None:
         distributed.barrier()
 
 
-def summed(counts: Tensor) -> Tensor:
-    """The sum over all processes of a tensor, in place; every process must call this."""
-    if _several():
-        distributed.all_reduce(counts)
-    return counts
-
-
 def is_first() -> bool:
     """Whether this is the first process."""
     return not _several() or distributed.get_rank() == 0

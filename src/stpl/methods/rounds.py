@@ -126,12 +126,8 @@ class Rounds(Method):
         """Add the round's labels to the target's clips."""
         assert self._store is not None  # made before the step
         assert isinstance(batch.target.key, tuple)
-        label, doubt = (self._there(values) for values in self._store.of(batch.target.key))
+        label, doubt = (self.sent(values) for values in self._store.of(batch.target.key))
         return replace(batch, target=replace(batch.target, pseudo_label=label, doubt=doubt))
-
-    def _there(self, values: Tensor) -> Tensor:
-        """On the device, without waiting for it."""
-        return values.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else values
 
     def _labels_of(self, round_: int, begins: bool) -> PseudoLabels:
         if self.labels is not None:

@@ -12,7 +12,7 @@ from stpl.nn.segmenter import Segmentation, Segmenter
 from stpl.nn.warp import resize_flow, warp
 
 FrameScores = list[tuple[Tensor, Tensor]]
-"""Logits `[B,K,h,w]` of the current frame and of the previous one (without gradient), for each classifier."""
+"""Logits `[B,K,h,w]` of the current frame and of the previous one, for each classifier."""
 
 
 class Observation(NamedTuple):
@@ -97,9 +97,9 @@ class Accel(nn.Module):
         """
         return self.fuse_scores(self.frame_scores(clip), clip)
 
-    def frame_scores(self, clip: Clip) -> FrameScores:
+    def frame_scores(self, clip: Clip, previous_gradient: bool = False) -> FrameScores:
         """Logits of both frames by themselves, of the classifier that predicts and of any that only training uses."""
-        with torch.no_grad():
+        with torch.set_grad_enabled(previous_gradient and torch.is_grad_enabled()):
             previous = self.segmenter.score(clip.frames[:, -2])
         return list(zip(self.segmenter.score(clip.frames[:, -1]), previous, strict=True))
 

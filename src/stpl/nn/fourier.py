@@ -1,8 +1,11 @@
-"""Fourier transfer of style: an image with another's amplitudes at low frequencies (Yang and Soatto, CVPR 2020)."""
+"""Images with another's amplitudes: at low frequencies (Yang and Soatto, FDA, CVPR 2020), or in bands that are picked.
+
+Bands are what Huang et al. (RDA, ICCV 2021) attack: square rings about frequency 0, for each channel.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,3 +48,61 @@ def transfer_amplitude(frames: Tensor, reference: Tensor, beta: float, window: W
         amplitude = torch.where(ky[:, None] & kx, other.abs(), spectrum.abs())
         mixed: Tensor = torch.fft.irfft2(torch.polar(amplitude, spectrum.angle()), s=(height, width))
     return mixed
+
+
+class Spectrum(NamedTuple):
+    """The half spectrum of real images that `torch.fft.rfft2` gives.
+
+    Attributes:
+        amplitude: `[B,3,H,W//2+1]`.
+        phase: likewise, in radians.
+        size: height and width of the images.
+    """
+
+    amplitude: Tensor
+    phase: Tensor
+    size: tuple[int, int]
+
+    @staticmethod
+    def of(frames: Tensor) -> Spectrum:
+        """Of frames `[B,3,H,W]` in 0..255, in float32."""
+        with torch.autocast(frames.device.type, enabled=False):
+            spectrum = torch.fft.rfft2(frames.float())
+        return Spectrum(spectrum.abs(), spectrum.angle(), (frames.shape[-2], frames.shape[-1]))
+
+    def image(self, amplitude: Tensor) -> Tensor:
+        """The image float32 `[B,3,H,W]` with these phases and other amplitudes; gradients reach those."""
+        with torch.autocast(amplitude.device.type, enabled=False):
+            mixed: Tensor = torch.fft.irfft2(torch.polar(amplitude, self.phase), s=self.size)
+        return mixed
+
+
+def ring_bands(size: tuple[int, int], count: int, device: torch.device) -> Tensor:
+    """Number of the square ring that each frequency of a half spectrum lies in, int64 `[H,W//2+1]`, 0 to count-1.
+
+    Ring n holds |ky| ≤ ⌊H·(n+1)/(2·count)⌋ and |kx| ≤ ⌊W·(n+1)/(2·count)⌋ without the rings before; the last one all
+    that is left. (The released code's rings hold frequencies -b to b-1, of which an image with real numbers has none.)
+    """
+    height, width = size
+    ky = torch.fft.fftfreq(height, 1 / height, device=device).abs()
+    kx = torch.fft.rfftfreq(width, 1 / width, device=device)
+    parts = torch.arange(1, count + 1, device=device)
+    rings = [
+        torch.searchsorted((side * parts).div(2 * count, rounding_mode="floor").float(), k).clamp(max=count - 1)
+        for side, k in ((height, ky), (width, kx))
+    ]
+    return torch.maximum(rings[0][:, None], rings[1])
+
+
+def band_means(values: Tensor, bands: Tensor, count: int, width: int) -> Tensor:
+    """Sum over each ring of a half spectrum `[B,3,H,W//2+1]`, divided by the number of all frequencies, `[B,3,count]`.
+
+    Frequencies that the half spectrum leaves out count as those that mirror them.
+    """
+    twice = torch.full((values.shape[-1],), 2.0, dtype=values.dtype, device=values.device)
+    twice[:1] = 1
+    if width % 2 == 0:
+        twice[-1:] = 1
+    chosen = (bands.flatten()[:, None] == torch.arange(count, device=values.device)).to(values.dtype)
+    total = values.shape[-2] * width
+    return (values * twice).flatten(2) @ chosen / total

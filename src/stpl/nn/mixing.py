@@ -1,4 +1,4 @@
-"""Pasting one clip into another: both frames, the flow and the label by one mask."""
+"""Pasting one clip into another, mirroring and resizing clips: frames, flow and label together."""
 
 from __future__ import annotations
 
@@ -58,10 +58,25 @@ def resized(clip: Clip, size: tuple[int, int]) -> Clip:
     if (clip.frames.shape[-2], clip.frames.shape[-1]) == size:
         return clip
     frames = F.interpolate(clip.frames.flatten(0, 1).float(), size=size, mode="bilinear", align_corners=True)
-    frames = frames.round().to(clip.frames.dtype).view(*clip.frames.shape[:3], *size)
+    if not clip.frames.is_floating_point():
+        frames = frames.round().to(clip.frames.dtype)
+    frames = frames.view(*clip.frames.shape[:3], *size)
     flow, label = clip.flow, clip.label
     if flow is not None:
         flow = resize_flow(flow.flatten(0, 1), size).view(*flow.shape[:3], *size)
     if label is not None:
         label = F.interpolate(label[:, None].float(), size=size, mode="nearest-exact")[:, 0].long()
     return replace(clip, frames=frames, flow=flow, label=label)
+
+
+def mirrored(clip: Clip, chosen: Sequence[bool]) -> Clip:
+    """Frames and flow of clips, the chosen ones mirrored left-right; dx changes its sign."""
+    assert clip.flow is not None
+    turned = clip.flow.flip(-1)
+    turned = torch.cat([-turned[:, :, :1], turned[:, :, 1:]], 2)
+    return Clip(pick(chosen, clip.frames.flip(-1), clip.frames), pick(chosen, turned, clip.flow))
+
+
+def pick(chosen: Sequence[bool], changed: Tensor, plain: Tensor) -> Tensor:
+    """For each item of a batch that of `changed` where it is chosen, that of `plain` elsewhere."""
+    return torch.stack([changed[place] if yes else plain[place] for place, yes in enumerate(chosen)])

@@ -59,8 +59,9 @@ class Suite:
     def tables(self) -> list[Table]:
         """The catalogue's tables that are shown; optional ones if something is recorded that they alone show."""
         shown = [table for table in self.catalogue.tables if table.shown_on(self.bench)]
-        usual = {row.experiment for table in shown if not table.optional for row in table.rows}
-        return [table for table in shown if not table.optional or self._any_recorded(table, usual)]
+        optional = {table.id for table in shown if table.optional_on(self.bench)}
+        usual = {row.experiment for table in shown if table.id not in optional for row in table.rows}
+        return [table for table in shown if table.id not in optional or self._any_recorded(table, usual)]
 
     def _any_recorded(self, table: Table, besides: Set[str | None]) -> bool:
         own = {row.experiment for row in table.rows} - besides

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from stpl.report.costs import costs_sheet
 from stpl.report.formats import NOTHING, Sheet, number, show
 from stpl.report.rows import Line, MetricLine, TableLines, class_lines, metric_lines, selection_lines, table_lines
 from stpl.report.sensitivity import sensitivity_sheet
@@ -57,8 +58,8 @@ def sheets(suite: Suite, tables: Sequence[TableLines]) -> list[Sheet]:
     ]
 
 
-FURTHER: tuple[Callable[[Suite], Sheet | None], ...] = (statistics_sheet, shifts_sheet)
-"""Sheets that only some suites have: weights × statistics, cameras."""
+FURTHER: tuple[Callable[[Suite], Sheet | None], ...] = (costs_sheet, statistics_sheet, shifts_sheet)
+"""Sheets that only some suites have: what methods need, weights × statistics, cameras."""
 
 
 def main_sheet(lines: TableLines, suite: Suite) -> Sheet:

@@ -18,6 +18,8 @@ from stpl.errors import ConfigError
 from stpl.runs.recipes import experiment_folders, find
 
 _T = TypeVar("_T")
+NEEDS = ("source", "video")
+"""What a row may need; see `Row`."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -72,12 +74,14 @@ class Row:
         experiment: name of the experiment whose runs it averages; `None` for a row that only the paper has run.
         paper: benchmark → mIoU in percent that the paper states; empty where it states none.
         paper_iou: benchmark → IoU in percent of each of the benchmark's `Catalogue.paper_classes`, where stated.
+        needs: what training takes beyond frames of the target: `source` data, `video` (more than single frames).
     """
 
     title: str
     experiment: str | None
     paper: Mapping[str, float]
     paper_iou: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    needs: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,7 @@ class Table:
         bounds: experiments that train on the target's labels: no baseline to anyone.
         controls: experiments that minimise nothing: what a row gains beyond the best of them is its own.
         optional: whether the table is left out as long as nothing is recorded that it alone shows.
+        elsewhere: other benchmarks on which the table is shown, and optional; `None` for any.
     """
 
     id: str
@@ -106,10 +111,17 @@ class Table:
     bounds: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
     optional: bool = False
+    elsewhere: tuple[str, ...] | None = None
 
     def shown_on(self, bench: str) -> bool:
         """Whether the table has anything to say about `bench`."""
-        return bench == self.benchmark or all(row.experiment for row in self.rows)
+        if bench == self.benchmark:
+            return True
+        return all(row.experiment for row in self.rows) if self.elsewhere is None else bench in self.elsewhere
+
+    def optional_on(self, bench: str) -> bool:
+        """Whether the table is left out of those of `bench` as long as nothing is recorded that it alone shows."""
+        return self.optional or (self.elsewhere is not None and bench != self.benchmark)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +235,8 @@ def overlays(experiment: str, bench: str, folders: Sequence[Path] | None = None)
         folders: of overlays, the first that has one wins; `experiment_folders()` if not given.
 
     Returns:
-        `base.yaml`, `bench/<bench>.yaml`, then the experiment's own overlays.
+        `base.yaml`, `bench/<bench>.yaml`, then the experiment's own overlays, then `bench/<bench>.<experiment>.yaml`
+        where there is one.
 
     Raises:
         ConfigError: for an unknown name (with «did you mean») or a missing file.
@@ -234,6 +247,9 @@ def overlays(experiment: str, bench: str, folders: Sequence[Path] | None = None)
         raise unknown("experiment", experiment, known, places[-1] / "tables.yaml")
     check_bench(bench, places)
     names = ["base", f"bench/{bench}", *(name.replace("{bench}", bench) for name in known[experiment])]
+    own = f"bench/{bench}.{experiment}"
+    if own not in names and find(own, places).is_file():
+        names.append(own)
     paths = [find(name, places) for name in names]
     for path in paths:
         if not path.is_file():
@@ -249,26 +265,32 @@ def _table(entry: Any, known: Mapping[str, Table], experiments: dict[str, tuple[
     name = entry.get("id", "?") if isinstance(entry, dict) else "?"
     where = f"{path}: table {name}"
     keys = ("id", "title", "citation", "benchmark", "reference")
-    _check_keys(_typed(entry, dict, where), (*keys, "bounds", "controls", "optional", "rows"), where)
+    _check_keys(_typed(entry, dict, where), (*keys, "bounds", "controls", "optional", "elsewhere", "rows"), where)
     rows = tuple(_row(row, experiments, where) for row in _get(entry, "rows", list, where))
     if name in known and entry.keys() == {"id", "rows"}:
         return replace(known[name], rows=(*known[name].rows, *rows))
     texts = {key: _get(entry, key, str, where) for key in keys}
     bounds, controls = (tuple(_get(entry, key, list, where, [])) for key in ("bounds", "controls"))
     optional = _get(entry, "optional", bool, where, False)
-    return Table(**texts, rows=rows, bounds=bounds, controls=controls, optional=optional)
+    elsewhere = tuple(_get(entry, "elsewhere", list, where)) if "elsewhere" in entry else None
+    return Table(**texts, rows=rows, bounds=bounds, controls=controls, optional=optional, elsewhere=elsewhere)
 
 
 def _row(entry: Any, experiments: dict[str, tuple[str, ...]], where: str) -> Row:
     name = entry.get("row", "?") if isinstance(entry, dict) else "?"
     where = f"{where}, row '{name}'"
-    _check_keys(_typed(entry, dict, where), ("row", "experiment", "overlays", "paper", "paper_iou"), where)
+    _check_keys(_typed(entry, dict, where), ("row", "experiment", "overlays", "needs", "paper", "paper_iou"), where)
     title, experiment = _get(entry, "row", str, where), entry.get("experiment")
     if "overlays" in entry:
         _define(experiments, _get(entry, "experiment", str, where), entry, where)
     paper = {bench: _percent(miou, where) for bench, miou in _get(entry, "paper", dict, where, {}).items()}
     iou = _get(entry, "paper_iou", dict, where, {})
-    return Row(title, experiment, paper, {bench: tuple(_percent(v, where) for v in iou[bench]) for bench in iou})
+    needs = tuple(_get(entry, "needs", list, where)) if "needs" in entry else None
+    for word in needs or ():
+        if word not in NEEDS:
+            raise unknown("need", str(word), NEEDS, where)
+    stated = {bench: tuple(_percent(v, where) for v in iou[bench]) for bench in iou}
+    return Row(title, experiment, paper, stated, needs)
 
 
 def _percent(value: Any, where: str) -> float:

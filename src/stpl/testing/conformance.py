@@ -127,11 +127,14 @@ class _Watch:
         assert self.source or not self.wants_source, "it wants source clips; say source=True if it is to have them"
         assert self.labels or not self.wants_labels, "it wants labels of the target; say labels=True if it may"
         assert (batch.source is not None) == self.wants_source, "source clips came without being wanted, or did not"
-        for clip, wants in ((batch.target, method.wants), (batch.source, method.source_wants)):
-            if clip is not None and wants is not None:
-                for name in ("flow", "label", "augmented"):
-                    there = getattr(clip, name) is not None
-                    assert there == getattr(wants, name), f"{name}: wanted and absent, or there and not wanted"
+        given = {"target": method.wants, "source": method.source_wants, "before": method.before_wants}
+        for stream, clip in batch.clips().items():
+            wants = given[stream]
+            assert wants is not None, f"clips of the stream {stream} came without being wanted"
+            assert clip.frames.shape[1] == wants.frames, f"{wants.frames} frames were wanted"
+            for name in ("flow", "label", "previous_label", "following", "augmented"):
+                there = getattr(clip, name) is not None
+                assert there == getattr(wants, name), f"{name}: wanted and absent, or there and not wanted"
 
     def check_losses(self, output: dict[str, Tensor] | None) -> None:
         """Named, finite scalars; their sum has a gradient."""

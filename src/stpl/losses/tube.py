@@ -1,0 +1,32 @@
+"""Tube matching: the overlap of predicted and true tubes of each class through a clip."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stpl.data.clip import IGNORE
+
+
+def tube_matching(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Sum over classes of 1 - Dice of predicted and true tube (Shin et al., VAT-VST, Eq. 6, 7), mean over clips.
+
+    Dice = 2·Σpq / (Σp² + Σq²), summed over all frames and pixels of a clip whose label is known. A class that
+    the labels of a clip do not show has a Dice of 0 with no gradient; it is left out.
+
+    Args:
+        probabilities: `[B,T,K,H,W]`.
+        labels: int64 `[B,T,H,W]`, train ids or 255.
+
+    Returns:
+        A scalar in [0, K].
+    """
+    known = labels != IGNORE
+    truth = labels[:, :, None] == torch.arange(probabilities.shape[2], device=labels.device)[:, None, None]
+    predicted = probabilities * known[:, :, None]
+    shared, mine, theirs = (
+        x.sum((1, 3, 4)) for x in (predicted * truth, predicted.square(), truth.to(predicted.dtype))
+    )
+    there = theirs > 0
+    dice = 2 * shared / (mine + theirs).clamp(min=1e-12)
+    return torch.where(there, 1 - dice, 0.0).sum(1).mean()

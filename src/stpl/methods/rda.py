@@ -1,0 +1,207 @@
+"""RDA: robust domain adaptation via Fourier adversarial attacking (Huang et al., ICCV 2021)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stpl.data.clip import Batch, Clip, Wants
+from stpl.errors import ConfigError, check_range
+from stpl.losses.adversarial import domain_loss, reversed_gradient
+from stpl.losses.entropy import weighted_entropy
+from stpl.methods.base import Method
+from stpl.methods.optimization import OptimizerOptions
+from stpl.methods.with_source import LABELLED, supervision
+from stpl.nn.batchnorm import BatchNormOptions
+from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
+from stpl.nn.fourier import Spectrum, band_means, ring_bands
+from stpl.nn.mixing import resized
+from stpl.nn.network import NetworkOptions
+from stpl.nn.segmenter import on_grid, upsample
+
+Attack = Literal["gated", "none"]
+"""`gated`: a gate that learns picks components of the spectrum (paper). `none`: what the released code comes to, in
+which the reference is the attacked image itself, so that only the change of size is left."""
+
+BANDS = 32
+_CHANNELS = 3
+_STRUCTURE = slice(6 // _CHANNELS, 48 // _CHANNELS)  # rings of the components 6 to 47, that carry structure
+_NOISE, _SCALE = range(2)  # purposes of the numbers that are drawn
+
+
+class FourierAdversarialAttack(Method):
+    """Supervision and adversaries as in ADVENT, and predictions that withstand an attack in the frequency domain.
+
+    An attacker exchanges a tenth of the components of a target clip's spectrum (32 rings of 3 channels) for those of
+    another clip, so that the prediction changes while the structure's bands do not; the network is to predict the same
+    nevertheless, and at another size.
+
+    Args:
+        network: see `Method`.
+        optimizer: see `Method`.
+        checkpoint: see `Method`; a converted backbone will do.
+        batchnorm: see `Method`.
+        attack: what the attacker does.
+        weight: of the difference of predictions, for each classifier (1).
+        portion: share of the components that is exchanged (0.1: 9 of 96).
+        structure_weight: λ_FAA of the change in the structure's bands (0.0002).
+        attacker_lr: learning rate of the gate (1e-6; the released code overwrites it by the network's).
+        adversarial_weight: of the predicting classifier's adversary (0.001).
+        auxiliary_weight: of the auxiliary classifier's (0.0002).
+        smallest_scale: of the attacked clips, relative to their size (0.8).
+        largest_scale: likewise (1.2); sides are rounded to multiples of 8.
+        discriminator: of both.
+    """
+
+    source_wants = LABELLED
+    trains_classifiers = True
+
+    def __init__(
+        self,
+        network: NetworkOptions,
+        optimizer: OptimizerOptions,
+        checkpoint: Path | None = None,
+        batchnorm: BatchNormOptions | None = None,
+        attack: Attack = "gated",
+        weight: float = 1.0,
+        portion: float = 0.1,
+        structure_weight: float = 0.0002,
+        attacker_lr: float = 1e-6,
+        adversarial_weight: float = 0.001,
+        auxiliary_weight: float = 0.0002,
+        smallest_scale: float = 0.8,
+        largest_scale: float = 1.2,
+        discriminator: DiscriminatorOptions | None = None,
+    ) -> None:
+        weights = {"weight": weight, "structure_weight": structure_weight, "attacker_lr": attacker_lr}
+        weights |= {"adversarial_weight": adversarial_weight, "auxiliary_weight": auxiliary_weight}
+        for name, value in weights.items():
+            check_range(f"model.{name}", value)
+        check_range("model.portion", portion, 0, 1)
+        check_range("model.smallest_scale", smallest_scale, 0.1, 4)
+        check_range("model.largest_scale", largest_scale, smallest_scale, 4)
+        if attack not in ("gated", "none"):
+            raise ConfigError(f"'{attack}' is unknown", where="model.attack", mend="choose gated or none")
+        super().__init__(network, optimizer, checkpoint, batchnorm)
+        self.weight, self.structure_weight, self.attacker_lr = weight, structure_weight, attacker_lr
+        self.adversarial_weights = {"main": adversarial_weight, "auxiliary": auxiliary_weight}
+        self.scales = (smallest_scale, largest_scale)
+        of = ("main", "auxiliary") if network.auxiliary else ("main",)
+        self.judges = nn.ModuleDict({name: Discriminator(self.network.num_classes, discriminator) for name in of})
+        self.attacker = Attacker(portion) if attack == "gated" else None
+        self.before_wants = Wants() if attack == "gated" else None
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """As every method's, but the attacker has its own rate."""
+        own = {"name": "attacker", "lr": self.attacker_lr}
+        return [group | own if group["name"] == "new" else group for group in super().parameter_groups()]
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Supervision, adversaries on the clean and the attacked clip, and the difference of their predictions."""
+        source, target = batch.source, batch.target
+        assert source is not None  # wanted
+        pairs = self.network.frame_scores(source)
+        found = supervision(self.network, source, scores=pairs)
+        of_source = self.network.fuse_scores(pairs, source)
+        clean = self.network.fused_scores(target)
+        attacked, structure = self._attacked(batch)
+        found |= structure
+        scores = self.network.fused_scores(attacked)
+        for place, (of, judge) in enumerate(self.judges.items()):
+            found |= self._adversarial(of, judge, of_source[place], clean[place], scores[place], batch)
+            difference = _difference(scores[place], clean[place])
+            found[f"robustness {of}"] = self.weight * difference
+        return found
+
+    def _attacked(self, batch: Batch) -> tuple[Clip, dict[str, Tensor]]:
+        """The target's clips as the attacker leaves them, at another size, and what it pays for structure."""
+        target, frames, paid = batch.target, batch.target.frames.float(), {}
+        if self.attacker is not None:
+            assert batch.before is not None  # wanted
+            noise = [self.drawing(place, _NOISE).gumbel(size=(BANDS * _CHANNELS, 2)) for place in range(len(frames))]
+            drawn = torch.from_numpy(np.stack(noise).astype(np.float32))
+            frames, changed = self.attacker(target.frames, batch.before.frames[:, -1], self.sent(drawn))
+            paid["structure"] = -self.structure_weight * changed
+        scale = self.drawing(None, _SCALE).uniform(*self.scales)
+        height, width = (max(8, 8 * round(scale * side / 8)) for side in frames.shape[-2:])
+        return resized(Clip(frames, target.flow, key=target.key), (height, width)), paid
+
+    def _adversarial(
+        self, of: str, judge: nn.Module, source: Tensor, clean: Tensor, attacked: Tensor, batch: Batch
+    ) -> dict[str, Tensor]:
+        """What a classifier's entropy maps cost the network, and what its discriminator learns of the clean ones."""
+        assert isinstance(judge, Discriminator)
+        assert batch.source is not None
+        size, theirs = batch.target.frames.shape[-2:], batch.source.frames.shape[-2:]
+        maps = {
+            name: weighted_entropy(upsample(logits, (at[0], at[1])))
+            for name, logits, at in (("source", source, theirs), ("clean", clean, size), ("attacked", attacked, size))
+        }
+        told = domain_loss(judge.learn(maps["source"]), "source") + domain_loss(judge.learn(maps["clean"]), "target")
+        weight = self.adversarial_weights[of]
+        return {
+            f"fooling {of}": weight * domain_loss(judge.judge(maps["clean"]), "source"),
+            f"fooling attacked {of}": weight * domain_loss(judge.judge(maps["attacked"]), "source"),
+            f"telling {of}": 0.5 * told,
+        }
+
+
+def _difference(attacked: Tensor, clean: Tensor) -> Tensor:
+    """Mean |p' - p| over pixels and classes, on the grid of the clean logits, which take no gradient."""
+    size = (clean.shape[-2], clean.shape[-1])
+    return (on_grid(attacked, size).float().softmax(1) - clean.detach().float().softmax(1)).abs().mean()
+
+
+class Attacker(nn.Module):
+    """A gate over the components of a spectrum: which of them an image takes from a reference.
+
+    It looks at the mean amplitude of each component. Its gradients are reversed, so that it makes worse what the
+    network makes better. The choice is hard, and gradients pass as if it were the probability.
+
+    Args:
+        portion: share of the components that is taken.
+    """
+
+    def __init__(self, portion: float) -> None:
+        super().__init__()
+        components = BANDS * _CHANNELS
+        self.count = int(components * portion)
+        self.mix = nn.Linear(components, components)
+        self.score = nn.Conv1d(components, 2 * components, 1, groups=components)
+
+    def forward(self, frames: Tensor, reference: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Attack clips.
+
+        Args:
+            frames: uint8 `[B,T,3,H,W]`; all frames of a clip get the same components.
+            reference: uint8 `[B,3,H,W]`.
+            noise: of Gumbel's distribution, `[B,96,2]`.
+
+        Returns:
+            The frames, float32 `[B,T,3,H,W]`, and how much the structure's components of the last one changed: mean
+            over their maps.
+        """
+        size = (frames.shape[-2], frames.shape[-1])
+        bands = ring_bands(size, BANDS, frames.device)
+        spectra = [Spectrum.of(frame) for frame in frames.unbind(1)]
+        other = Spectrum.of(reference).amplitude
+        seen = band_means(spectra[-1].amplitude, bands, BANDS, size[1]).to(self.mix.weight.dtype)
+        gates = reversed_gradient(self.gates(seen, noise))
+        spread = gates[:, :, bands]
+        amplitudes = [spectrum.amplitude + spread * (other - spectrum.amplitude) for spectrum in spectra]
+        changed = band_means((amplitudes[-1] - spectra[-1].amplitude).abs(), bands, BANDS, size[1])
+        images = [spectrum.image(amplitude) for spectrum, amplitude in zip(spectra, amplitudes, strict=True)]
+        return torch.stack(images, 1), changed[:, :, _STRUCTURE].mean()
+
+    def gates(self, seen: Tensor, noise: Tensor) -> Tensor:
+        """0 or 1 for each component, `[B,3,32]`, from the means `[B,3,32]`; `count` of a clip are 1."""
+        # Component n·3 + c is channel c of ring n.
+        scores = self.score(self.mix(seen.mT.flatten(1)).relu()[..., None])[..., 0]
+        likely = (scores.unflatten(1, (-1, 2)) + noise).softmax(2)[..., 1]
+        hard = torch.zeros_like(likely).scatter(1, likely.topk(self.count, dim=1).indices, 1.0)
+        chosen: Tensor = hard + likely - likely.detach()
+        return chosen.view(-1, BANDS, _CHANNELS).mT

@@ -1,0 +1,167 @@
+"""TPS: domain adaptive video segmentation via temporal pseudo supervision (Xing et al., ECCV 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from stpl.data.augment_device import augment
+from stpl.data.clip import Batch, Clip, Wants, clip_seed
+from stpl.errors import ConfigError, check_range
+from stpl.losses.segmentation import cross_entropy
+from stpl.methods.base import Method
+from stpl.methods.optimization import OptimizerOptions
+from stpl.methods.with_source import AUXILIARY_WEIGHT, LABELLED, supervision
+from stpl.nn.batchnorm import BatchNormOptions
+from stpl.nn.histogram import match_histogram
+from stpl.nn.mixing import mirrored, pick, resized
+from stpl.nn.network import NetworkOptions
+from stpl.nn.segmenter import on_grid
+from stpl.nn.warp import resize_flow, warp
+
+Views = Literal["clean", "wrapped"]
+"""How the strong view is made. `clean`: of the frames. `wrapped`: as the released code does, which hands frames less
+their mean to a conversion for numbers in 0..1: they are multiplied by 255 and cut off to 8 bits, and what the network
+sees is that wrapped picture, in 0..1 where it expects ±128."""
+
+_MIRROR, _GREY, _SCALE, _WRAP = range(4)  # purposes of the numbers that are drawn
+
+
+class TemporalPseudoSupervision(Method):
+    """Supervision on the source; on the target, the prediction of an earlier frame teaches the augmented current one.
+
+    The frame η before the current one is predicted, mirrored or not, and its prediction brought along the flow; its
+    likeliest classes are the labels of the current frame, which is blurred, jittered, made grey and rescaled. Every
+    pixel has a label, however sure. Source frames take the target frame's distribution of colours.
+
+    Args:
+        network: see `Method`.
+        optimizer: see `Method`.
+        checkpoint: see `Method`; a converted backbone will do.
+        batchnorm: see `Method`.
+        source_free: leave out every loss that needs source clips: the row TPS* of Lo et al.
+        weight: λ_T of the target's losses (1 for SYNTHIA-Seq, 0.1 for VIPER).
+        distance: η in frames (1). For more, the flow of each pair on the way is followed.
+        mirror_probability: how often the earlier frames are mirrored (0.5).
+        grey_probability: how often the current frames are made grey (0.2).
+        smallest_scale: of the current frames, relative to their size (0.8).
+        largest_scale: likewise (1.2); sides are rounded to multiples of 8.
+        match_colours: give source frames the target's distribution of colours.
+        views: how the strong view is made.
+    """
+
+    trains_classifiers = True
+
+    def __init__(
+        self,
+        network: NetworkOptions,
+        optimizer: OptimizerOptions,
+        checkpoint: Path | None = None,
+        batchnorm: BatchNormOptions | None = None,
+        source_free: bool = False,
+        weight: float = 1.0,
+        distance: int = 1,
+        mirror_probability: float = 0.5,
+        grey_probability: float = 0.2,
+        smallest_scale: float = 0.8,
+        largest_scale: float = 1.2,
+        match_colours: bool = True,
+        views: Views = "clean",
+    ) -> None:
+        check_range("model.weight", weight)
+        check_range("model.distance", distance, 1)
+        check_range("model.mirror_probability", mirror_probability, 0, 1)
+        check_range("model.grey_probability", grey_probability, 0, 1)
+        check_range("model.smallest_scale", smallest_scale, 0.1, 4)
+        check_range("model.largest_scale", largest_scale, smallest_scale, 4)
+        if views not in ("clean", "wrapped"):
+            raise ConfigError(f"'{views}' is unknown", where="model.views", mend="choose clean or wrapped")
+        super().__init__(network, optimizer, checkpoint, batchnorm)
+        self.source_wants = None if source_free else LABELLED
+        self.wants = Wants(frames=distance + 2, flow=True, augmented=views == "clean")
+        self.weight, self.distance, self.match_colours = weight, distance, match_colours
+        self.mirror_probability, self.grey_probability = mirror_probability, grey_probability
+        self.scales = (smallest_scale, largest_scale)
+        self._augmented = {"clean": _augmented, "wrapped": self._wrapped}[views]
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The source's supervision, and cross-entropy of the strong view with the earlier frame's labels."""
+        found = {} if batch.source is None else supervision(self.network, self._matched(batch.source, batch.target))
+        labels = self.labels(batch.target)
+        scores = self.network.fused_scores(self._strong(batch.target))
+        weights = {"temporal": self.weight, "auxiliary temporal": self.weight * AUXILIARY_WEIGHT}
+        for (name, weight), logits, label in zip(weights.items(), scores, labels, strict=False):
+            size = (label.shape[-2], label.shape[-1])
+            found[name] = weight * cross_entropy(on_grid(logits, size), label)
+        return found
+
+    def _matched(self, source: Clip, target: Clip) -> Clip:
+        """Source clips, both of whose frames have the colours of the current frame of the target clip beside them."""
+        if not self.match_colours:
+            return source
+        rows = [place % len(target.frames) for place in range(len(source.frames))]
+        reference = torch.stack([target.frames[row, -1] for row in rows])
+        return replace(source, frames=torch.stack([match_histogram(x, reference) for x in source.frames.unbind(1)], 1))
+
+    @torch.no_grad()
+    def labels(self, clip: Clip) -> list[Tensor]:
+        """What each classifier says of the frame η before, on the current frame's grid, int64 `[B,h,w]`."""
+        assert clip.flow is not None  # wanted
+        earlier = slice(-self.distance - 2, -self.distance)
+        weak = Clip(clip.frames[:, earlier], clip.flow[:, -self.distance - 1 : -self.distance])
+        chosen = self._drawn(clip, _MIRROR, self.mirror_probability)
+        scores = self.network.fused_scores(mirrored(weak, chosen))
+        found = []
+        for logits in scores:
+            probability = (logits if logits.dtype.itemsize >= 4 else logits.float()).softmax(1)
+            probability = pick(chosen, probability.flip(-1), probability)
+            for step in range(self.distance, 0, -1):
+                flow = resize_flow(clip.flow[:, -step], (logits.shape[-2], logits.shape[-1]))
+                probability = warp(probability, flow)
+            found.append(probability.argmax(1))
+        return found
+
+    def _strong(self, clip: Clip) -> Clip:
+        """The last two frames, augmented and at another size."""
+        assert clip.flow is not None  # wanted
+        frames = self._augmented(clip, self._drawn(clip, _GREY, self.grey_probability))
+        scale = self.drawing(None, _SCALE).uniform(*self.scales)
+        height, width = (max(8, 8 * round(scale * side / 8)) for side in clip.frames.shape[-2:])
+        return resized(Clip(frames, clip.flow[:, -1:]), (height, width))
+
+    def _drawn(self, clip: Clip, purpose: int, probability: float) -> list[bool]:
+        """For each clip whether something happens."""
+        return [bool(self.drawing(place, purpose).random() < probability) for place in range(len(clip.frames))]
+
+    def _wrapped(self, clip: Clip, grey: Sequence[bool]) -> Tensor:
+        """What the released code feeds, as frames that become it when they are normalised; float32 `[B,2,3,H,W]`."""
+        options = self.trainer.datamodule.augmentation  # type: ignore[attr-defined]
+        normalization = self.network.normalization
+        views = []
+        for place, frames in enumerate(clip.frames[:, -2:]):
+            values = self.network.segmenter.normalize(frames) * 255
+            image = values.trunc().remainder(256).byte()
+            seed = clip_seed(self._step_seed, _WRAP, self._first_place + place)
+            views.append(augment(options, image, seed))
+        order = [0, 1, 2] if normalization.channels == "rgb" else [2, 1, 0]
+        fed = made_grey(torch.stack(views), grey).float().div(255).unbind(2)
+        constants = zip(fed, normalization.mean, normalization.std, strict=True)
+        frames = [x * std + mean for x, mean, std in constants]
+        return torch.stack([frames[channel] for channel in order], 2)
+
+
+def _augmented(clip: Clip, grey: Sequence[bool]) -> Tensor:
+    assert clip.augmented is not None  # wanted
+    return made_grey(clip.augmented, grey)
+
+
+def made_grey(frames: Tensor, chosen: Sequence[bool]) -> Tensor:
+    """Frames uint8 `[B,T,3,H,W]`, those of the chosen clips without colour (the luma of ITU-R BT.601)."""
+    red, green, blue = frames.float().unbind(2)
+    grey = (0.299 * red + 0.587 * green + 0.114 * blue).round().to(frames.dtype)
+    return pick(chosen, grey[:, :, None].expand_as(frames), frames)

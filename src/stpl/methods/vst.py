@@ -1,0 +1,184 @@
+"""VST, phase 2 of VAT-VST: video self-training (Shin et al., 2021)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from stpl.data.clip import IGNORE, Batch, Clip, Wants
+from stpl.errors import ConfigError, check_range
+from stpl.losses.segmentation import cross_entropy
+from stpl.methods.base import check_output
+from stpl.methods.evaluation import nearest
+from stpl.methods.optimization import OptimizerOptions
+from stpl.methods.ranks import pixel_weight
+from stpl.methods.rounds import Judgement, Rounds, doubt_of
+from stpl.metrics.temporal import photometric_occlusion
+from stpl.nn.batchnorm import BatchNormOptions
+from stpl.nn.network import NetworkOptions
+from stpl.nn.warp import inside, resize_flow, warp
+
+Refinement = Literal["cut-out", "fill-in", "none"]
+"""What the labels of the frame before, brought along the flow, do. `cut-out`: a pixel keeps its label where they say
+the same (Eq. 12). `fill-in`: a visible pixel without a label takes theirs (Eq. 14, which the paper found worse)."""
+
+CONFIDENCE_CAP = 0.999
+"""Above which no threshold goes, as in IAST's released code: at 1 no pixel would be sure enough."""
+
+
+class VideoSelfTraining(Rounds):
+    """Self-training with labels that several frames agree on and thresholds that follow each video.
+
+    A clip's prediction is the mean with those of the frames before and after it, brought along the flow where they show
+    the same. Of each class the sure pixels of a video are labelled: its threshold is a moving average, over the videos,
+    of the confidence at a rank that falls with the threshold. Labels that the frame before does not share are cut out.
+
+    Args:
+        network: see `Method`.
+        optimizer: see `Method`.
+        checkpoint: see `Method`.
+        batchnorm: see `Method`.
+        rounds: see `Rounds`.
+        labels: see `Rounds`.
+        aggregate: take the mean with the neighbours' predictions (Eq. 10).
+        proportion: α, the share of a class's pixels whose least confidence counts, at a threshold of 1 (0.2).
+        difficulty: γ of α·θ^γ: how much less of a class that is rarely sure (8).
+        memory: β, the part of the videos so far in the moving average (0.9).
+        initial: the threshold before the first video (0.9).
+        refinement: what the labels of the frame before do.
+        entropy_weight: of the entropy of pixels without a label (3).
+        smoothing_weight: of the distance to equal probabilities of pixels with one (0.1).
+    """
+
+    judge_wants = Wants(flow=True, following=True)
+    recordable = True
+
+    def __init__(
+        self,
+        network: NetworkOptions,
+        optimizer: OptimizerOptions,
+        checkpoint: Path | None = None,
+        batchnorm: BatchNormOptions | None = None,
+        rounds: int = 3,
+        labels: Path | None = None,
+        aggregate: bool = True,
+        proportion: float = 0.2,
+        difficulty: float = 8.0,
+        memory: float = 0.9,
+        initial: float = 0.9,
+        refinement: Refinement = "cut-out",
+        entropy_weight: float = 3.0,
+        smoothing_weight: float = 0.1,
+    ) -> None:
+        for name, value in (("proportion", proportion), ("memory", memory), ("initial", initial)):
+            check_range(f"model.{name}", value, 0, 1)
+        for name, value in (
+            ("difficulty", difficulty),
+            ("entropy_weight", entropy_weight),
+            ("smoothing_weight", smoothing_weight),
+        ):
+            check_range(f"model.{name}", value)
+        if refinement not in ("cut-out", "fill-in", "none"):
+            mend = "choose cut-out, fill-in or none"
+            raise ConfigError(f"'{refinement}' is unknown", where="model.refinement", mend=mend)
+        super().__init__(network, optimizer, checkpoint, batchnorm, rounds, labels)
+        self.aggregate, self.refinement = aggregate, refinement
+        self.proportion, self.difficulty, self.memory, self.initial = proportion, difficulty, memory, initial
+        self.entropy_weight, self.smoothing_weight = entropy_weight, smoothing_weight
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy with the round's labels; entropy where there is none, smoothing where there is one."""
+        labels = batch.target.pseudo_label
+        assert labels is not None  # `prepare`
+        logits = self.network(batch.target)
+        log_p = logits.float().log_softmax(1)
+        without = torch.where(labels == IGNORE, 0, IGNORE)
+        # Means over pixels and classes, as in IAST's released code.
+        entropy = _mean_where(-(log_p.exp() * log_p).mean(1), labels == IGNORE)
+        distance = _mean_where(-log_p.mean(1), labels != IGNORE)
+        return {
+            "self_training": pixel_weight(labels) * cross_entropy(logits, labels),
+            "entropy": pixel_weight(without) * self.entropy_weight * entropy,
+            "smoothing": pixel_weight(labels) * self.smoothing_weight * distance,
+        }
+
+    def judge(self, clip: Clip) -> Judgement:
+        """The fused prediction, aggregated with those of the neighbours by themselves."""
+        seen = self.evaluated.observe(clip)
+        check_output(seen.logits, clip)
+        size = (seen.logits.shape[-2], seen.logits.shape[-1])
+        assert clip.flow is not None
+        assert clip.following is not None
+        assert clip.following_flow is not None  # wanted
+        after = self.evaluated.segment(clip.following).logits
+        brought = [
+            _brought(logits, frames, flow, clip.frames[:, -1], size)
+            for logits, frames, flow in (
+                (seen.previous, clip.frames[:, -2], clip.flow[:, -1]),
+                (after, clip.following, clip.following_flow),
+            )
+        ]
+        (previous, visible, within) = brought[0]
+        mean = seen.logits.double().softmax(1)
+        if self.aggregate:
+            mean = aggregated(mean, [probability for probability, _, _ in brought], [shown for _, shown, _ in brought])
+        told = torch.where(within[:, None], previous, 0.0)  # beyond the image nothing is sure
+        return Judgement((1 - mean).half().double(), (1 - told).half().double(), visible)
+
+    def group(self, key: str) -> str:
+        """The video of a clip: its name without the number of the frame."""
+        return re.sub(r"\d+$", "", key)
+
+    def thresholds(self, histogram: Tensor, before: Tensor | None, round_: int) -> Tensor:
+        """θ of each class for a video, from that of the video before (Eq. 11)."""
+        last = torch.full((len(histogram),), self.initial, dtype=torch.float64) if before is None else before
+        count = histogram.sum(1)
+        rank = (self.proportion * last**self.difficulty * count).floor()
+        found = 1 - doubt_of((histogram.cumsum(1) > rank[:, None]).long().argmax(1))
+        moved = self.memory * last + (1 - self.memory) * found
+        return torch.where(count > 0, moved, last).clamp(max=CONFIDENCE_CAP)
+
+    def label(self, judged: Judgement, thresholds: Tensor) -> Tensor:
+        """The sure pixels, refined by the labels of the frame before."""
+        labels = sure(judged.doubts, thresholds)
+        if self.refinement == "none":
+            return labels
+        assert judged.previous is not None
+        assert judged.visible is not None
+        earlier = sure(judged.previous, thresholds)
+        if self.refinement == "cut-out":
+            return torch.where(labels == earlier, labels, IGNORE)
+        return torch.where((labels == IGNORE) & judged.visible, earlier, labels)
+
+
+def _mean_where(values: Tensor, chosen: Tensor) -> Tensor:
+    """Mean of `[B,h,w]` over the chosen pixels; 0 with no gradient where there is none."""
+    return torch.where(chosen, values, 0.0).sum() / chosen.sum().clamp(min=1)
+
+
+def _brought(
+    logits: Tensor, frames: Tensor, flow: Tensor, current: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A neighbour on the current frame's grid: probabilities, where it shows the same, where it shows anything."""
+    warped = warp(frames.float(), flow)
+    visible = ~photometric_occlusion(current, warped) & inside(flow)
+    probability = warp(logits.double().softmax(1), resize_flow(flow, size).double())
+    return probability, nearest(visible, size), nearest(inside(flow), size)
+
+
+def aggregated(probability: Tensor, neighbours: list[Tensor], visible: list[Tensor]) -> Tensor:
+    """(P + Σ_j I_j·P_j) / (1 + Σ_j I_j), Eq. 10: of probabilities `[B,K,h,w]`, neighbours' where visible `[B,h,w]`."""
+    shown = [mask[:, None].to(probability.dtype) for mask in visible]
+    total = probability + torch.stack([mask * other for mask, other in zip(shown, neighbours, strict=True)]).sum(0)
+    return total / (1 + torch.stack(shown).sum(0))
+
+
+def sure(doubts: Tensor, thresholds: Tensor) -> Tensor:
+    """The likeliest class int64 `[B,h,w]` where it is likelier than its threshold `[B,K]`, else 255."""
+    least, classes = doubts.min(1)
+    mine = thresholds.gather(1, classes.flatten(1)).view_as(least)
+    return torch.where(1 - least > mine, classes, IGNORE)

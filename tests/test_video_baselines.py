@@ -1,0 +1,419 @@
+"""TPS, RDA and both phases of VAT-VST: what every method must keep, and their numbers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stpl.data.augment import CrossFrameAugmentation
+from stpl.data.clip import IGNORE, Batch, Clip
+from stpl.losses.adversarial import reversed_gradient
+from stpl.losses.tube import tube_matching
+from stpl.methods.optimization import OptimizerOptions
+from stpl.methods.rda import BANDS, Attacker, FourierAdversarialAttack
+from stpl.methods.rounds import BINS, Judgement, add_to, doubts_of
+from stpl.methods.tps import TemporalPseudoSupervision, made_grey
+from stpl.methods.vat import VideoAdversarialTraining
+from stpl.methods.vst import CONFIDENCE_CAP, VideoSelfTraining, aggregated, sure
+from stpl.nn.discriminator import DiscriminatorOptions
+from stpl.nn.fourier import Spectrum, band_means, ring_bands
+from stpl.nn.histogram import match_histogram
+from stpl.nn.mixing import mirrored
+from stpl.nn.network import NetworkOptions
+from stpl.nn.warp import warp
+from stpl.testing import check_method
+
+SMALL = NetworkOptions(18, 8, (1, 2), auxiliary=True)
+NARROW = "--model.discriminator.width=4"
+
+
+def test_they_conform(tiny_streets: Path, tmp_path: Path) -> None:
+    here: Any = {"source": True, "ranks": False, "streets": tiny_streets}
+    check_method("tps", tmp_path / "tps", golden=[5.45033, 5.33456, 5.30222, 5.10336], **here)
+    check_method("rda", tmp_path / "rda", NARROW, golden=[3.57408, 3.51649, 3.56775, 3.51898], **here)
+    check_method("vat", tmp_path / "vat", NARROW, golden=[17.2773, 16.5221, 17.0513, 16.2754], **here)
+
+
+def test_source_free_ones_conform(tiny_streets: Path, tmp_path: Path) -> None:
+    here: Any = {"ranks": False, "streets": tiny_streets}
+    check_method("tps_target", tmp_path / "tps", golden=[2.59358, 2.56052, 2.55963, 2.59241], **here)
+    rounds = ("--model.rounds=2", "--model.initial=0.05")  # a fresh network is sure of nothing
+    check_method("vat_vst_target", tmp_path / "vst", *rounds, golden=[3.11069, 3.07167, 3.09841, 3.05356], **here)
+    filled = ("--model.rounds=1", "--model.initial=0.05", "--model.refinement=fill-in")
+    check_method("vat_vst", tmp_path / "both", *filled, golden=[0, 0, 0, 0], **here)
+
+
+def clips(seed: int, size: tuple[int, int] = (48, 64), count: int = 2, frames: int = 2) -> Clip:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, frames, 3, *size), dtype=torch.uint8, generator=generator)
+    flow = 2 * torch.randn(count, frames - 1, 2, *size, generator=generator)
+    label, previous = torch.randint(0, 15, (2, count, *size), generator=generator)
+    keys = ("a/1", "a/2", "b/1")[:count]
+    return Clip(images, flow, label, images[:, -2:], previous, key=keys)
+
+
+def test_gradients_are_clipped_apart() -> None:
+    options = OptimizerOptions(clip=0.5)
+    method = VideoAdversarialTraining(SMALL, options, discriminator=DiscriminatorOptions(width=4)).train()
+    judged = {id(parameter) for parameter in method.judge.parameters()}
+    parts = (list(method.judge.parameters()), [p for p in method.parameters() if id(p) not in judged])
+    for parameter in method.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    method.configure_gradient_clipping(torch.optim.SGD(method.parameters(), lr=1.0))
+    for part in parts:
+        norm = torch.stack([p.grad.square().sum() for p in part if p.grad is not None]).sum().sqrt()
+        assert norm.item() == pytest.approx(0.5, rel=1e-3)
+
+
+# --- TPS --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(9, 14), (16, 5)])
+def test_histogram_matching_against_numpy(size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(30, 90, (2, 3, 12, 10), dtype=torch.uint8, generator=generator)
+    reference = (torch.randint(0, 64, (2, 3, *size), generator=generator) * 4).byte()  # not all levels occur
+    found = match_histogram(frames, reference)
+    for b in range(2):
+        for c in range(3):
+            values, places, counts = np.unique(frames[b, c].numpy(), return_inverse=True, return_counts=True)
+            wanted, others = np.unique(reference[b, c].numpy(), return_counts=True)
+            quantiles, theirs = np.cumsum(counts) / counts.sum(), np.cumsum(others) / others.sum()
+            expected = np.interp(quantiles, theirs, wanted)[places].reshape(12, 10)
+            np.testing.assert_allclose(found[b, c].numpy(), expected, rtol=1e-5, atol=1e-4)
+            assert len(values) == len(quantiles)
+    torch.testing.assert_close(match_histogram(frames, frames), frames.float())
+
+
+class Colours(nn.Module):
+    """A network that tells three classes by a pixel's colour: what is mirrored stays what it was."""
+
+    normalization = None
+
+    def fused_scores(self, clip: Clip) -> tuple[Tensor, Tensor]:
+        logits = clip.frames[:, -1].float() / 64
+        return logits, -logits
+
+
+def look_up(image: Tensor, y: float, x: float) -> Tensor:
+    """Bilinear, borders repeated."""
+    height, width = image.shape[-2:]
+    y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+    top, left = math.floor(y), math.floor(x)
+    bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+    a, b = y - top, x - left
+    upper = (1 - b) * image[:, top, left] + b * image[:, top, right]
+    return (1 - a) * upper + a * ((1 - b) * image[:, bottom, left] + b * image[:, bottom, right])
+
+
+@pytest.mark.parametrize("mirror", [0.0, 1.0])
+@pytest.mark.parametrize("distance", [1, 2])
+def test_temporal_labels_against_a_loop_over_pixels(distance: int, mirror: float) -> None:
+    method = TemporalPseudoSupervision(SMALL, OptimizerOptions(), distance=distance, mirror_probability=mirror)
+    assert method.wants.frames == distance + 2
+    method.network = Colours()
+    clip = clips(0, (7, 9), frames=distance + 2)
+    assert clip.flow is not None
+    main, auxiliary = method.labels(clip)
+    for b in range(2):
+        for sign, found in ((1, main), (-1, auxiliary)):
+            told = (sign * clip.frames[b, -1 - distance].float() / 64).softmax(0)
+            for step in range(distance, 0, -1):
+                flow, brought = clip.flow[b, -step], torch.zeros_like(told)
+                for y in range(7):
+                    for x in range(9):
+                        brought[:, y, x] = look_up(told, y + flow[1, y, x].item(), x + flow[0, y, x].item())
+                told = brought
+            assert (found[b] == told.argmax(0)).float().mean() > 0.98  # but for ties by rounding
+
+
+def test_a_mirrored_clip_moves_the_other_way() -> None:
+    clip = clips(1, (12, 16))
+    found = mirrored(clip, [True, False])
+    assert found.flow is not None
+    assert clip.flow is not None
+    brought, turned = (warp(x.frames[:, 0].float(), x.flow[:, 0]) for x in (clip, found))  # type: ignore[index]
+    torch.testing.assert_close(turned[0], brought[0].flip(-1), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(turned[1], brought[1])
+
+
+def test_the_strong_view() -> None:
+    frames = torch.tensor([[255, 0, 0], [0, 255, 0]], dtype=torch.uint8).view(2, 1, 3, 1, 1)
+    grey = made_grey(frames, [False, True])
+    assert grey.flatten(1).tolist() == [[255, 0, 0], [150, 150, 150]]
+    method = TemporalPseudoSupervision(SMALL, OptimizerOptions(), smallest_scale=0.5, largest_scale=0.5)
+    strong = method._strong(clips(0, (48, 64), frames=3))
+    assert strong.frames.shape == (2, 2, 3, 24, 32)
+    losses = method.losses(Batch(clips(0, frames=3), clips(1, (64, 80), 3)))
+    assert set(losses) == {"cross_entropy", "auxiliary", "temporal", "auxiliary temporal"}
+    alone = TemporalPseudoSupervision(SMALL, OptimizerOptions(), source_free=True)
+    assert alone.source_wants is None
+    assert set(alone.losses(Batch(clips(0, frames=3)))) == {"temporal", "auxiliary temporal"}
+
+
+@pytest.mark.parametrize("normalization", ["caffe", "imagenet"])
+def test_the_released_view_wraps_around(normalization: Literal["caffe", "imagenet"]) -> None:
+    options = NetworkOptions(18, 8, (1, 2), normalization=normalization)
+    method = TemporalPseudoSupervision(options, OptimizerOptions(), views="wrapped")
+    assert not method.wants.augmented
+    still = CrossFrameAugmentation(blur_probability=0, jitter_probability=0)
+    method._trainer = SimpleNamespace(datamodule=SimpleNamespace(augmentation=still))  # type: ignore[assignment]
+    clip = clips(0, frames=3)
+    fed = method.network.segmenter.normalize(method._wrapped(clip, [False, False])[:, 1])
+    seen = method.network.segmenter.normalize(clip.frames[:, -1])
+    wrapped = (seen.double() * 255).trunc() % 256 / 255
+    apart = (fed.double() - wrapped).abs()
+    assert (apart.minimum(1 - apart) < 2e-2).all()  # one level more or less
+    assert fed.min() > -0.01
+    assert fed.max() < 1.01
+
+
+# --- RDA --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(64, 96), (33, 47), (40, 65)])
+def test_bands_against_a_loop(size: tuple[int, int]) -> None:
+    height, width = size
+    bands = ring_bands(size, BANDS, torch.device("cpu"))
+    for y in range(height):
+        for x in range(width // 2 + 1):
+            ky, kx = min(y, height - y), x
+            ring = 0
+            while ring < BANDS - 1 and (
+                ky > height * (ring + 1) // (2 * BANDS) or kx > width * (ring + 1) // (2 * BANDS)
+            ):
+                ring += 1
+            assert bands[y, x] == ring
+    image = 255 * torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    means = band_means(Spectrum.of(image).amplitude, bands, BANDS, width)
+    whole = torch.fft.fft2(image.double()).abs()
+    torch.testing.assert_close(means.sum(2).double(), whole.mean((-2, -1)), rtol=1e-4, atol=1e-3)
+
+
+def attack(frames: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Attacker]:
+    torch.manual_seed(0)
+    attacker = Attacker(0.1)
+    noise = torch.rand(len(frames), 96, 2, generator=torch.Generator().manual_seed(3))
+    images, changed = attacker(frames, reference, noise)
+    return images, changed, attacker
+
+
+def test_the_attack_exchanges_nine_components() -> None:
+    clip, other = clips(0, (64, 96)), clips(1, (64, 96))
+    images, changed, attacker = attack(clip.frames, other.frames[:, -1])
+    gates = attacker.gates(torch.rand(2, 3, BANDS), torch.zeros(2, 96, 2))
+    assert gates.round().sum((1, 2)).tolist() == [9, 9]
+    assert changed >= 0
+    for frame in range(2):  # the same components of both frames, phases as they were
+        spectrum = Spectrum.of(clip.frames[:, frame])
+        ratio = Spectrum.of(images[:, frame].detach()).amplitude - spectrum.amplitude
+        bands = ring_bands((64, 96), BANDS, torch.device("cpu"))
+        touched = band_means(ratio.abs(), bands, BANDS, 96) > 1e-2
+        assert (touched.sum((1, 2)) <= 9).all()
+        assert touched.any()
+    same, nothing, _ = attack(clip.frames[:, -1:], clip.frames[:, -1])
+    torch.testing.assert_close(same[:, 0], clip.frames[:, -1].float(), rtol=0, atol=2e-3)
+    assert nothing.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_attacker_learns_the_opposite() -> None:
+    values = torch.tensor([1.0, -2.0], requires_grad=True)
+    turned = reversed_gradient(values)
+    assert torch.equal(turned, values)
+    (turned * torch.tensor([3.0, 4.0])).sum().backward()  # type: ignore[no-untyped-call]
+    assert values.grad is not None
+    assert values.grad.tolist() == [-3, -4]
+    images, _, attacker = attack(clips(0, (64, 96)).frames, clips(1, (64, 96)).frames[:, -1])
+    images.square().mean().backward()  # type: ignore[no-untyped-call]
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in attacker.parameters())
+
+
+def test_terms_of_rda() -> None:
+    options = DiscriminatorOptions(width=4)
+    method = FourierAdversarialAttack(SMALL, OptimizerOptions(lr=1e-3), discriminator=options)
+    batch = Batch(clips(0), clips(1, (64, 80)), clips(2))
+    losses = method.losses(batch)
+    assert len(losses) == 2 + 1 + 2 * 4
+    assert losses["telling main"].item() == pytest.approx(math.log(2), abs=0.1)
+    assert losses["fooling attacked auxiliary"].item() == pytest.approx(0.0002 * math.log(2), rel=0.1)
+    rates = {group["name"]: group["lr"] for group in method.parameter_groups()}
+    assert rates["attacker"] == 1e-6
+    assert "new" not in rates
+    plain = FourierAdversarialAttack(
+        SMALL, OptimizerOptions(), attack="none", smallest_scale=1, largest_scale=1, discriminator=options
+    ).eval()
+    assert plain.before_wants is None
+    found = plain.losses(batch)
+    assert "structure" not in found
+    assert found["robustness main"].item() == pytest.approx(0, abs=1e-6)  # the same image
+
+
+# --- VAT --------------------------------------------------------------------------------------------------------------
+
+
+def slow_tubes(probabilities: Tensor, labels: Tensor) -> float:
+    """The tube matching loss, pixel by pixel."""
+    total = 0.0
+    for tube, truth in zip(probabilities, labels, strict=True):
+        for k in range(tube.shape[1]):
+            shared = mine = theirs = 0.0
+            for t in range(len(tube)):
+                for p, y in zip(tube[t, k].flatten().tolist(), truth[t].flatten().tolist(), strict=True):
+                    if y != IGNORE:
+                        shared, mine, theirs = shared + p * (y == k), mine + p * p, theirs + (y == k)
+            total += 1 - 2 * shared / (mine + theirs) if theirs else 0
+    return total / len(probabilities)
+
+
+def test_tube_matching_against_a_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    probabilities = torch.randn(2, 2, 4, 3, 5, generator=generator, dtype=torch.float64).softmax(2)
+    labels = torch.randint(0, 3, (2, 2, 3, 5), generator=generator)  # class 3 is absent
+    labels[0, :, 0] = IGNORE
+    assert tube_matching(probabilities, labels).item() == pytest.approx(slow_tubes(probabilities, labels), rel=1e-9)
+    probabilities.requires_grad_()
+    assert torch.autograd.gradcheck(lambda p: tube_matching(p, labels), (probabilities,))
+    perfect = torch.nn.functional.one_hot(labels.clamp(max=3), 4).movedim(-1, 2).double()
+    assert tube_matching(perfect, labels).item() == pytest.approx(0, abs=1e-12)
+    assert tube_matching(probabilities, torch.full_like(labels, IGNORE)).item() == 0
+
+
+def test_the_sequence_discriminator_is_the_one_with_a_3d_convolution() -> None:
+    method = VideoAdversarialTraining(SMALL, OptimizerOptions(), discriminator=DiscriminatorOptions(width=4))
+    first = method.judge.layers[0]
+    assert isinstance(first, nn.Conv2d)
+    deep = nn.Conv3d(15, 4, 4, 2, 1)  # on two frames only its inner two slices see anything
+    with torch.no_grad():
+        assert deep.weight.shape[2] == 4
+        deep.weight[:, :, 1:3] = first.weight.view(4, 2, 15, 4, 4).transpose(1, 2)
+        assert deep.bias is not None
+        assert first.bias is not None
+        deep.bias.copy_(first.bias)
+    maps = torch.rand(2, 2, 15, 32, 64)
+    torch.testing.assert_close(deep(maps.transpose(1, 2))[:, :, 0], first(maps.flatten(1, 2)), rtol=1e-4, atol=1e-5)
+    assert method.judge(torch.rand(1, 30, 64, 128)).shape == (1, 1, 2, 4)
+
+
+def test_terms_of_vat() -> None:
+    method = VideoAdversarialTraining(SMALL, OptimizerOptions(), discriminator=DiscriminatorOptions(width=4))
+    batch = Batch(clips(0), clips(1, (64, 80)))
+    losses = method.losses(batch)
+    assert set(losses) == {"cross_entropy", "auxiliary", "tube", "fooling", "telling"}
+    assert losses["fooling"].item() == pytest.approx(0.001 * math.log(2), rel=0.1)
+    both = VideoAdversarialTraining(
+        SMALL, OptimizerOptions(), previous_gradient=True, discriminator=DiscriminatorOptions(width=4)
+    )
+    assert "previous cross_entropy" in both.losses(batch)
+
+
+class Says(nn.Module):
+    """A network that says the same whatever it sees."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, clip: Clip) -> Tensor:
+        return self.logits
+
+
+# --- VST --------------------------------------------------------------------------------------------------------------
+
+
+def vst(**settings: Any) -> VideoSelfTraining:
+    return VideoSelfTraining(SMALL, OptimizerOptions(), **settings)
+
+
+def histogram_of(confidences: list[float]) -> Tensor:
+    """The histogram of pixels of class 0 with these confidences."""
+    rest = torch.tensor([[(1 - c) / 14] * 14 for c in confidences])
+    p = torch.cat([torch.tensor(confidences)[:, None], rest], 1)
+    histogram = torch.zeros(15, BINS, dtype=torch.int64)
+    add_to(histogram, doubts_of(p.log().T[None, :, None]))
+    return histogram
+
+
+def test_thresholds_of_videos_against_a_loop() -> None:
+    generator = np.random.default_rng(0)
+    method = vst(proportion=0.6, difficulty=2)
+    before, theta = None, 0.9
+    for _ in range(4):
+        confidences = sorted(generator.uniform(0.4, 1, 30).tolist(), reverse=True)
+        psi = confidences[int(0.6 * theta**2 * 30)]
+        theta = min(0.9 * theta + 0.1 * psi, CONFIDENCE_CAP)
+        before = method.thresholds(histogram_of(confidences), before, 0)
+        assert before[0].item() == pytest.approx(theta, abs=1e-3)
+        assert before[1:].tolist() == [0.9] * 14  # classes that no pixel is predicted as
+    certain = method.thresholds(histogram_of([1.0] * 9), torch.full((15,), 0.9999, dtype=torch.float64), 0)
+    assert certain[0].item() == CONFIDENCE_CAP
+
+
+def test_a_video_is_a_name_without_the_number() -> None:
+    keys = ("camera-train/0003/05", "camera-train/0003/06", "frankfurt_000000_000294", "drive 2.mp4/000012")
+    assert [vst().group(key) for key in keys] == [
+        "camera-train/0003/",
+        "camera-train/0003/",
+        "frankfurt_000000_",
+        "drive 2.mp4/",
+    ]
+
+
+def test_aggregation_against_a_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    p, before, after = torch.randn(3, 1, 4, 3, 5, generator=generator, dtype=torch.float64).softmax(2)
+    masks = torch.rand(2, 1, 3, 5, generator=generator) > 0.5
+    found = aggregated(p, [before, after], [masks[0], masks[1]])
+    for y in range(3):
+        for x in range(5):
+            parts = [p[0, :, y, x]]
+            parts += [q[0, :, y, x] for q, m in zip((before, after), masks, strict=True) if m[0, y, x]]
+            torch.testing.assert_close(found[0, :, y, x], torch.stack(parts).mean(0))
+
+
+@pytest.mark.parametrize(
+    ("refinement", "expected"),
+    [("none", [0, 1, IGNORE, IGNORE]), ("cut-out", [0, IGNORE, IGNORE, IGNORE]), ("fill-in", [0, 1, 1, IGNORE])],
+)
+def test_refinement_by_hand(refinement: Any, expected: list[int]) -> None:
+    now = torch.tensor([[0.95, 0.05], [0.04, 0.96], [0.5, 0.5], [0.5, 0.5]]).T[None, :, None].double()
+    then = torch.tensor([[0.99, 0.01], [0.93, 0.07], [0.02, 0.98], [0.02, 0.98]]).T[None, :, None].double()
+    visible = torch.tensor([True, True, True, False])[None, None]
+    judged = Judgement(1 - now, 1 - then, visible)
+    labels = vst(refinement=refinement).label(judged, torch.full((1, 2), 0.9, dtype=torch.float64))
+    assert labels.flatten().tolist() == expected
+    assert sure(1 - now, torch.tensor([[0.951, 0.9]], dtype=torch.float64)).flatten()[0] == IGNORE
+
+
+def test_losses_of_vst_by_hand() -> None:
+    method = vst()
+    logits = torch.tensor([0.7, 0.2, 0.1]).log().view(1, 3, 1, 1).expand(1, 3, 1, 2)
+    method.network = Says(logits)
+    clip = Clip(torch.zeros(1, 2, 3, 4, 4, dtype=torch.uint8), pseudo_label=torch.tensor([[[0, IGNORE]]]))
+    losses = method.losses(Batch(clip))
+    assert losses["self_training"].item() == pytest.approx(-math.log(0.7))
+    entropy = -sum(p * math.log(p) for p in (0.7, 0.2, 0.1))
+    assert losses["entropy"].item() == pytest.approx(3 * entropy / 3)
+    assert losses["smoothing"].item() == pytest.approx(-0.1 * sum(map(math.log, (0.7, 0.2, 0.1))) / 3)
+    bare = method.losses(Batch(Clip(clip.frames, pseudo_label=torch.full((1, 1, 2), IGNORE))))
+    assert (bare["self_training"].item(), bare["smoothing"].item()) == (0, 0)
+
+
+def test_what_is_said_of_a_clip_that_stands_still() -> None:
+    frames = clips(0).frames[:, :1].expand(2, 2, 3, 48, 64)
+    still = torch.zeros(2, 1, 2, 48, 64)
+    clip = Clip(frames, still, following=frames[:, 0], following_flow=still[:, 0], key=("a/1", "a/2"))
+    method = vst().eval()
+    judged, alone = method.judge(clip), vst(aggregate=False).eval()
+    alone.load_state_dict(method.state_dict())
+    assert judged.visible is not None
+    assert judged.visible.all()
+    assert judged.previous is not None
+    torch.testing.assert_close(judged.doubts, judged.previous, rtol=0, atol=2e-3)
+    torch.testing.assert_close(judged.doubts, alone.judge(clip).doubts, rtol=0, atol=2e-3)

@@ -19,11 +19,11 @@ SWEEP = $(BIN)/stpl sweep --bench=$(BENCH) --seeds=$(SEEDS) $(if $(DATA),--data=
 # Folders of wheels that pip is configured to use (a CPU build of torch, say); uv does not read pip's configuration.
 LINKS = $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || true)
 
-.PHONY: help setup ablation report dashboard notebooks sensitivity source pictures bench gpu test lint docs lowest format lock clean
+.PHONY: help setup ablation table1 table2 report dashboard notebooks sensitivity source pictures bench gpu test lint docs lowest format lock clean
 
 help: ## this list
 	@echo "usage: make RECIPE [BENCH=streets] [SEEDS=1] [DATA=folder of data sets] [WORKERS=0: one per GPU or core]"; echo
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 16
+	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 16
 
 setup: $(DEV) ## make .venv with exact versions (the other recipes call it)
 
@@ -57,6 +57,16 @@ ablation: $(READY) ## Tables 3 and 4, all rows: make ablation [BENCH=viper DATA=
 	$(SOURCE)
 	@$(SWEEP) sweeps/ablation.yaml --workers=$(WORKERS)
 	@$(BIN)/stpl report --bench=$(BENCH) --page=false
+
+# VAT-VST starts from the runs of its first phase; workers wait for the end of a sweep before they begin the next.
+TABLE = $(if $(filter synthia,$(BENCH)),table2,table1)
+table1: $(READY) ## Table 1, all baselines with and without source data: make table1 [BENCH=viper DATA=/data] [SEEDS=3]
+	$(SOURCE)
+	@$(SWEEP) sweeps/vat.yaml sweeps/$(TABLE).yaml --workers=$(WORKERS)
+	@$(BIN)/stpl report --bench=$(BENCH) --page=false
+
+table2: ## Table 2, the same for SYNTHIA-Seq: make table2 DATA=/data
+	@$(MAKE) table1 BENCH=synthia
 
 report: $(READY) ## write and print the tables from what is recorded
 	@$(BIN)/stpl report --bench=$(BENCH) --page=false

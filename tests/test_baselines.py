@@ -13,14 +13,16 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from stpl.data.clip import Batch, Clip
+from stpl.errors import ConfigError
 from stpl.losses.consistency import certain_consistency
 from stpl.losses.entropy import entropy_map, robust_entropy
 from stpl.losses.instance_contrast import instance_contrast
 from stpl.methods.da_vsn import TemporalConsistency, _similarity
-from stpl.methods.fda import FourierDomainAdaptation
+from stpl.methods.fda import FourierDomainAdaptation, FourierSelfTraining
 from stpl.methods.hcl import HistoricalContrast, agreement_of
 from stpl.methods.optimization import OptimizerOptions
 from stpl.methods.pixmatch import PixMatch
+from stpl.methods.rounds import BINS, Judgement, add_to, doubts_of
 from stpl.methods.uncertainty_reduction import UncertaintyReduction
 from stpl.methods.with_source import transferred
 from stpl.nn.discriminator import DiscriminatorOptions
@@ -31,6 +33,7 @@ from stpl.nn.segmenter import upsample
 from stpl.nn.teacher import TeacherOptions
 from stpl.nn.warp import inside
 from stpl.runs.build import build
+from stpl.runs.fit import fit
 from stpl.testing import check_method, check_ranks
 from stpl.testing.runs import tiny_arguments
 
@@ -43,6 +46,40 @@ def test_rows_with_source_conform(tiny_streets: Path, tmp_path: Path) -> None:
     check_method("fda", tmp_path / "fda", golden=[2.86843, 2.74891, 2.70763, 2.58], **here)
     check_method("pixmatch", tmp_path / "pixmatch", golden=[3.35804, 3.24208, 3.19497, 3.04125], **here)
     check_method("da_vsn", tmp_path / "da_vsn", NARROW, golden=[4.25245, 4.19557, 4.24561, 4.19767], **here)
+
+
+def test_a_committee_conforms(tiny_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STPL_RUNS", str(tmp_path / "members"))
+    fresh = ("--start_from=null", "--trainer.limit_val_batches=1")
+    members = [
+        fit(tiny_arguments("fda", tiny_streets, *fresh, f"--seed_everything={seed}", steps=2)) / "checkpoints/last.ckpt"
+        for seed in (1, 2)
+    ]
+    committee = f"--model.committee=[{members[0]},{members[1]}]"
+    here: Any = {"source": True, "ranks": False, "streets": tiny_streets}
+    golden = [5.60967, 5.42276, 5.4038, 5.26308]
+    check_method("fda_committee", tmp_path / "committee", "--committee_from=null", committee, golden=golden, **here)
+    args = tiny_arguments("fda_committee", tiny_streets, "--start_from=null", "--committee_from=[fda,fda_09]")
+    with pytest.raises(ConfigError, match="a member of the committee is not there"):
+        build(args)
+
+
+def test_the_committee_means_and_its_labels() -> None:
+    method = FourierSelfTraining(SMALL, OptimizerOptions(), labels=Path("given"), share=0.5, sure=0.9)
+    confidences = torch.tensor([0.99, 0.97, 0.95, 0.8, 0.7])
+    p = torch.cat([confidences[:, None], ((1 - confidences) / 14)[:, None].expand(5, 14)], 1)
+    histogram = torch.zeros(15, BINS, dtype=torch.int64)
+    doubts = doubts_of(p.log().T[None, :, None])
+    add_to(histogram, doubts)
+    thresholds = method.thresholds(histogram, None, 0)
+    assert thresholds[0].item() == 0.9  # the second surest has 0.97, which is more than sure enough
+    assert method.label(Judgement(doubts), thresholds[None]).flatten().tolist() == [0, 0, 0, 255, 255]
+    generous = FourierSelfTraining(SMALL, OptimizerOptions(), labels=Path("given"), share=0.8)
+    assert generous.thresholds(histogram, None, 0)[0].item() == pytest.approx(0.8, abs=1e-3)
+    one, other = (method.eval().network for _ in range(2))
+    method._members = [one, other]
+    clip = clips(1)
+    torch.testing.assert_close(method.judge(clip).doubts, doubts_of(one.observe(clip).logits), rtol=0, atol=1e-3)
 
 
 def test_source_free_rows_conform(tiny_streets: Path, tmp_path: Path) -> None:

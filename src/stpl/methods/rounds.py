@@ -26,6 +26,7 @@ from stpl.errors import ConfigError, check_range
 from stpl.methods.base import Method, check_output
 from stpl.methods.optimization import OptimizerOptions
 from stpl.methods.ranks import is_first, wait_for_all
+from stpl.nn.accel import Accel
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 from stpl.progress import Progress
@@ -88,6 +89,10 @@ class Rounds(Method):
         logits = self.evaluated.observe(clip).logits
         check_output(logits, clip)
         return Judgement(doubts_of(logits))
+
+    def labellers(self) -> list[Accel]:
+        """The networks that say it."""
+        return [self.evaluated]
 
     def group(self, key: str) -> str:
         """Name of the clips that share thresholds with the clip `key`, which stand together: by default all do."""
@@ -167,9 +172,10 @@ class Rounds(Method):
     def _about(self, round_: int) -> dict[str, Any]:
         """What the labels depend on: weights, method, data."""
         digest = hashlib.blake2b(digest_size=16)
-        for name, value in self.evaluated.state_dict().items():
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        for network in self.labellers():
+            for name, value in network.state_dict().items():
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return {
             "weights": digest.hexdigest(),
             "method": type(self).__name__,

@@ -69,6 +69,13 @@ class SuiteCLI(LightningCLI):
             help="Experiment of the same benchmark and seed whose last round of pseudo-labels is trained on;"
             " model.labels wins.",
         )
+        parser.add_argument(
+            "--committee_from",
+            type=list[str] | None,
+            default=None,
+            help="Experiments of the same benchmark and seed whose last checkpoints label the target together;"
+            " model.committee wins.",
+        )
         parser.add_class_arguments(RunOptions, "run")
         parser.add_class_arguments(NetworkOptions, "network")
         parser.add_class_arguments(OptimizerOptions, "optimizer")
@@ -88,6 +95,12 @@ class SuiteCLI(LightningCLI):
         if source is not None and model.get("checkpoint") is None:
             seed = self.config.seed_everything if self.config.start_seed is None else self.config.start_seed
             model["checkpoint"] = starting_point(RunKey(self.config.run.bench, source, int(seed)))
+        if self.config.committee_from is not None and not model.get("committee"):
+            runs = [
+                RunKey(self.config.run.bench, name, int(self.config.seed_everything))
+                for name in self.config.committee_from
+            ]
+            model["committee"] = [starting_point(run) for run in runs]
         if self.config.labels_from is not None and model.get("labels") is None:
             run = RunKey(self.config.run.bench, self.config.labels_from, int(self.config.seed_everything))
             model["labels"] = last_labels(run)

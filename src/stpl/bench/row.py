@@ -6,6 +6,7 @@ Source clips are as much larger as VIPER's are. Labels that a stage would make a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,9 @@ def row(experiment: str, height: int, width: int, network: NetworkOptions, repea
     timings, peaks = in_processes("stpl.bench.row:prepare", cases, repeats)
     title = f"one step at {height}×{width}, ResNet-{network.depth} of width {network.width}"
     print(times_table(f"{title}, {torch.get_num_threads()} threads", timings, "stpl", peaks))
-    needs = "one clip of the target" + ("" if method.source_wants is None else " and one of the source")
+    needs = f"one clip of {method.wants.frames} frames of the target"
+    needs += "" if method.source_wants is None else ", one of the source"
+    needs += "" if method.before_wants is None else ", the one of the step before"
     print(f"{experiment}: {needs}")
     seconds = {name: timing.median for name, timing in timings.items()}
     write_json(json, {"height": height, "width": width, "seconds": seconds, "peak_mb": peaks})
@@ -75,18 +78,23 @@ def prepare(experiment: str, height: int, width: int, network: dict[str, Any]) -
     if method.source_wants is not None:
         size = (round(height * _SOURCE[0]), round(width * _SOURCE[1]))
         source = draw(*size, method.source_wants, generator)
-    clip = Clip(target.frames, target.flow, target.label, target.augmented, pseudo_label=labels, key=target.key)
+    before = None if method.before_wants is None else draw(height, width, method.before_wants, generator)
     optimizer: torch.optim.Optimizer = method.configure_optimizers()["optimizer"]
-    return partial(_run, method, optimizer, Batch(clip, source))
+    return partial(_run, method, optimizer, Batch(replace(target, pseudo_label=labels), source, before))
 
 
 def draw(height: int, width: int, wants: Wants, generator: torch.Generator) -> Clip:
     """A batch of one clip of random frames with what is wanted."""
-    frames, augmented = torch.randint(0, 256, (2, 1, 2, 3, height, width), dtype=torch.uint8, generator=generator)
+    frames, augmented = (
+        torch.randint(0, 256, (1, count, 3, height, width), dtype=torch.uint8, generator=generator)
+        for count in (wants.frames, 2)
+    )
+    label, previous = torch.randint(0, 15, (2, 1, height, width), generator=generator)
     return Clip(
         frames,
-        flow=torch.randn(1, 1, 2, height, width, generator=generator) if wants.flow else None,
-        label=torch.randint(0, 15, (1, height, width), generator=generator) if wants.label else None,
+        flow=torch.randn(1, wants.frames - 1, 2, height, width, generator=generator) if wants.flow else None,
+        label=label if wants.label else None,
+        previous_label=previous if wants.previous_label else None,
         augmented=augmented if wants.augmented else None,
         key=("drawn",),
     )

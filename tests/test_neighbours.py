@@ -133,3 +133,15 @@ def test_the_step_before_is_the_one_before() -> None:
     assert before[1:] == now[:-1]
     resumed = list(StepBefore(10, **(options | {"start": 3})))
     assert resumed == before[3:]
+
+
+def test_a_label_of_the_frame_before_makes_no_cache(tmp_path: Path) -> None:
+    write_synthia(tmp_path / "SynthiaSeq", lambda name, frames: Scene(frames, (76, 128)), clips=COUNT)
+    (tmp_path / "list.txt").write_text("000003.png\n000004.png\n")
+    clips = sequence(tmp_path)
+    reader = CachedClips(clips, open_cache(clips.files))
+    assert read_clip(reader, 1, Wants(previous_label=True)).previous_label is not None
+    folders = sorted(path.name for path in (tmp_path / "SynthiaSeq" / "cache_32x64").iterdir())
+    assert folders == ["train"]
+    read_clip(reader, 1, Wants(frames=3))
+    assert (tmp_path / "SynthiaSeq" / "cache_32x64" / "train_1_1" / "frames.npy").is_file()

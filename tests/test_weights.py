@@ -104,7 +104,7 @@ def test_viper_ids(dataset: str, identifier: int, name: str | None) -> None:
 
 def test_unknown_names_are_told() -> None:
     with pytest.raises(ConfigError, match="viper15"):
-        label_space("cityscapes19")
+        label_space("cityscapes18")
     with pytest.raises(ConfigError, match="cityscapes"):
         VIPER_15.lookup("kitti")
     with pytest.raises(DataError, match=r"label values \[15, 200\]"):

@@ -39,6 +39,7 @@ def video(
     size: tuple[int, int] | None = None,
     stride: int = 1,
     codec: Codec = "vp9",
+    model: str | None = None,
     runs: Path = Path("runs"),
     experiments: Path | None = None,
 ) -> None:
@@ -59,6 +60,7 @@ def video(
             of a folder may differ in size.
         stride: take every stride-th frame of the video.
         codec: vp9 is smaller, vp8 is written four times faster.
+        model: the `package.module:callable` that builds the network, where the checkpoints are of one of your own.
         runs: folder of all runs.
         experiments: folder of your own overlays and tables.yaml, beside the shipped ones; ./experiments if not given.
 
@@ -72,7 +74,7 @@ def video(
         )
     if video is not None and checkpoints:
         written = output or video.parent / "side_by_side.webm"
-        film(_titled(checkpoints), video, written, size=size, stride=stride, fps=fps, codec=codec)
+        film(_titled(checkpoints), video, written, size=size, stride=stride, fps=fps, codec=codec, build=model)
     else:
         folders = experiment_folders(experiments)
         check_bench(bench, folders)
@@ -157,6 +159,7 @@ def film(
     stride: int = 1,
     fps: float | None = None,
     codec: Codec = "vp8",
+    build: str | None = None,
 ) -> None:
     """Write a side-by-side video of checkpoints' predictions on a video.
 
@@ -169,19 +172,20 @@ def film(
         stride: take every stride-th frame.
         fps: frames a second; the video's own if not given.
         codec: of the video.
+        build: as for `weights.describe`.
 
     Raises:
         StplError: for a checkpoint, video or output that cannot be used.
     """
     paths = list(checkpoints.values())
-    spaces = [weights.describe(path).space for path in paths]
+    spaces = [weights.describe(path, build).space for path in paths]
     if any(space.classes != spaces[0].classes for space in spaces):
         raise ConfigError(
             f"the checkpoints predict {', '.join(space.name for space in spaces)}",
             mend="compare networks of one label space",
         )
     source = VideoFrames(video, stride=stride, as_first=size is not None)
-    space, networks = spaces[0], [load_network(path) for path in paths]
+    space, networks = spaces[0], [load_network(path, build) for path in paths]
     legend = (space.classes, space.palette)
     with SideBySide(output, fps or source.fps, ["input", *checkpoints], legend=legend, codec=codec) as writer:
         shown = islice(_panels(source), 1, None)

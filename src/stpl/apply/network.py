@@ -21,9 +21,9 @@ from stpl.nn.segmenter import upsample
 Frame = NDArray[np.uint8]
 
 
-def load_network(checkpoint: Path) -> Accel:
-    """The network a checkpoint describes, with its weights, ready to predict."""
-    options = weights.describe(checkpoint)
+def load_network(checkpoint: Path, build: str | None = None) -> Accel:
+    """The network a checkpoint describes, with its weights, ready to predict; `build` as for `weights.describe`."""
+    options = weights.describe(checkpoint, build)
     network = build_network(options)
     weights.load(checkpoint, network, options=options)
     return network.eval().to("cuda" if torch.cuda.is_available() else "cpu")

@@ -127,19 +127,26 @@ class CachedClips:
 
     Args:
         clips: what is read where the cache holds nothing: labels, and flow from files.
-        cache: from `open_cache` for the same files.
+        cache: from `open_cache` for the same files; if not given, it is opened when the first frame is read.
+        flow: whether flow is kept in it then.
     """
 
-    def __init__(self, clips: SequenceClips, cache: SequenceCache) -> None:
-        self.clips, self.cache = clips, cache
+    def __init__(self, clips: SequenceClips, cache: SequenceCache | None = None, *, flow: bool = True) -> None:
+        self.clips, self._cache, self._keeps_flow = clips, cache, flow
         self._neighbours: dict[tuple[int, int], CachedClips] = {}
+
+    @property
+    def cache(self) -> SequenceCache:
+        """The cache, open."""
+        if self._cache is None:
+            self._cache = open_cache(self.clips.files, flow=self._keeps_flow)
+        return self._cache
 
     def neighbours(self, by: int, previous: int = 1) -> CachedClips:
         """See `ClipReader.neighbours`; they have a cache of their own."""
         if (by, previous) not in self._neighbours:
             clips = self.clips.neighbours(by, previous)
-            flow = self.cache.flow is not None
-            self._neighbours[by, previous] = CachedClips(clips, open_cache(clips.files, flow=flow))
+            self._neighbours[by, previous] = CachedClips(clips, flow=self.cache.flow is not None)
         return self._neighbours[by, previous]
 
     def __len__(self) -> int:

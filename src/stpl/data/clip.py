@@ -238,8 +238,8 @@ def read_clip(reader: ClipReader, index: int, wants: Wants) -> Clip:
 def require(reader: ClipReader, wants: Wants) -> None:
     """Look for all frames that `wants` needs, now and not hours into a run; raises `DataError` for one missing."""
     for by in range(1, wants.frames - 1):
-        reader.neighbours(by)
+        reader.neighbours(by).read(0, Wants(flow=wants.flow))
     if wants.previous_label:
         reader.neighbours(1).label(0)
     if wants.following:
-        reader.neighbours(0, previous=-1)
+        reader.neighbours(0, previous=-1).read(0, Wants(flow=True))

@@ -9,6 +9,8 @@ palette of the Cityscapes benchmark (Cordts et al., CVPR 2016).
 
 from __future__ import annotations
 
+import colorsys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,6 +25,7 @@ PALETTE: dict[str, tuple[int, int, int]] = {
     "road": (128, 64, 128),
     "sidewalk": (244, 35, 232),
     "building": (70, 70, 70),
+    "wall": (102, 102, 156),
     "fence": (190, 153, 153),
     "pole": (153, 153, 153),
     "light": (250, 170, 30),
@@ -35,6 +38,7 @@ PALETTE: dict[str, tuple[int, int, int]] = {
     "car": (0, 0, 142),
     "truck": (0, 0, 70),
     "bus": (0, 60, 100),
+    "train": (0, 80, 100),
     "motorcycle": (0, 0, 230),
     "bicycle": (119, 11, 32),
 }
@@ -51,6 +55,7 @@ class LabelSpace:
         remaps: for each data set name, the map from ids on disk to train ids.
         unreported: classes that are trained but left out of the reported mean.
         protocol: how predictions of these classes are scored; a key of `stpl.metrics.segmentation.PROTOCOLS`.
+        colours: RGB of each class; if empty, Cityscapes' where it has a class of that name, and others made up.
     """
 
     name: str
@@ -58,6 +63,7 @@ class LabelSpace:
     remaps: dict[str, dict[int, int]] = field(repr=False)
     unreported: tuple[str, ...] = ()
     protocol: str = "lineage"
+    colours: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -72,7 +78,8 @@ class LabelSpace:
     @property
     def palette(self) -> NDArray[np.uint8]:
         """RGB colours uint8 `[K,3]` in train-id order."""
-        return np.array([PALETTE[name] for name in self.classes], dtype=np.uint8)
+        named = (PALETTE.get(name) or _made_up(place) for place, name in enumerate(self.classes))
+        return np.array(self.colours or list(named), dtype=np.uint8)
 
     def lookup(self, dataset: str) -> NDArray[np.uint8]:
         """Table uint8 `[65536]` from an id on disk (8 or 16 bit) to its train id, 255 where none is given."""
@@ -85,6 +92,28 @@ class LabelSpace:
         for source, target in self.remaps[dataset].items():
             table[source] = target
         return table
+
+
+def _made_up(place: int) -> tuple[int, int, int]:
+    """A colour far from its neighbours': hues at the golden angle."""
+    red, green, blue = colorsys.hsv_to_rgb(place * 0.618 % 1, 0.6 + 0.4 * (place % 2), 0.9 - 0.3 * (place % 3) / 2)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def own_classes(names: Sequence[str], colours: Sequence[Sequence[int]] = ()) -> LabelSpace:
+    """The classes of a network of your own, in its order; no data set's labels are known for them.
+
+    Raises:
+        ConfigError: there is none, one is there twice, or colours are not three numbers of 0 to 255 for each.
+    """
+    if not names or len(set(names)) < len(names) or len(names) > IGNORE:
+        raise ConfigError(f"{len(names)} classes, {len(set(names))} of them different", where="network.own.classes",
+                          mend=f"name each class once, at most {IGNORE}")  # fmt: skip
+    fits = all(len(colour) == 3 and all(0 <= value <= 255 for value in colour) for colour in colours)
+    if colours and not (len(colours) == len(names) and fits):
+        raise ConfigError(f"{len(colours)} colours for {len(names)} classes", where="network.own.palette",
+                          mend="give three numbers of 0 to 255 for each class, or none at all")  # fmt: skip
+    return LabelSpace("own", tuple(names), {}, colours=tuple((r, g, b) for r, g, b in colours))
 
 
 def check_train_ids(label: NDArray[np.uint8], space: LabelSpace, where: str) -> None:
@@ -134,7 +163,18 @@ VIPER_15_UNIFIED = replace(
     VIPER_15, name="viper15-unified", remaps={**VIPER_15.remaps, "cityscapes": _WITHOUT_RIDER}, protocol="unified"
 )
 SYNTHIA_12_UNIFIED = replace(SYNTHIA_12, name="synthia12-unified", protocol="unified")
-SPACES = {space.name: space for space in (VIPER_15, SYNTHIA_12, VIPER_15_UNIFIED, SYNTHIA_12_UNIFIED)}
+CITYSCAPES_19 = LabelSpace(
+    "cityscapes19",
+    (
+        "road", "sidewalk", "building", "wall", "fence", "pole", "light", "sign", "vegetation", "terrain", "sky",
+        "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+    ),
+    {
+        "cityscapes": {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12,
+                       26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18},
+    },
+)  # fmt: skip
+SPACES = {space.name: space for space in (VIPER_15, SYNTHIA_12, VIPER_15_UNIFIED, SYNTHIA_12_UNIFIED, CITYSCAPES_19)}
 """All label spaces by name."""
 
 

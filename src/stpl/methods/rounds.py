@@ -51,6 +51,28 @@ class Judgement(NamedTuple):
     previous: Tensor | None = None
     visible: Tensor | None = None
 
+    def kept(self) -> Judgement:
+        """The same in the host's memory, with doubts in half precision, which holds them exactly."""
+        previous = None if self.previous is None else self.previous.half().cpu()
+        return Judgement(self.doubts.half().cpu(), previous, None if self.visible is None else self.visible.cpu())
+
+    def wide(self) -> Judgement:
+        """The same with doubts in double precision."""
+        return self._replace(
+            doubts=self.doubts.double(), previous=None if self.previous is None else self.previous.double()
+        )
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        return sum(tensor.nbytes for tensor in self if tensor is not None)
+
+
+Said = tuple[tuple[str, ...], Judgement]
+"""The names of a batch of clips, and what was said of them."""
+
+_HELD = 2**30  # bytes of judgements that a process holds
+
 
 class Rounds(Method):
     """Base of methods with labels that are a stage; sub-classes say which pixels get one.
@@ -203,9 +225,9 @@ class Rounds(Method):
             if is_first():
                 writer.begin(count, self._grid())
             wait_for_all()
-            self._survey(writer, first, end, count, round_)
+            kept = self._survey(writer, first, end, count, round_)
             wait_for_all()
-            self._write(writer, first, end, self._thresholds(writer, round_), round_)
+            self._write(writer, first, end, self._thresholds(writer, round_), round_, kept)
             wait_for_all()
             if is_first():
                 writer.finish()
@@ -229,11 +251,16 @@ class Rounds(Method):
         doubts = next(self._judged(range(1)))[1].doubts
         return doubts.shape[-2], doubts.shape[-1]
 
-    def _survey(self, writer: Writer, first: int, end: int, count: int, round_: int) -> None:
-        """Keep the histograms of a stretch of the split, of each group the numbers that are not 0."""
+    def _survey(self, writer: Writer, first: int, end: int, count: int, round_: int) -> list[Said] | None:
+        """Keep the histograms of a stretch of the split, of each group the numbers that are not 0.
+
+        Returns:
+            What was said of each batch, so that it need not be asked again; `None` if that is too much to hold.
+        """
         name = f"survey-{first:09d}"
         if writer.kept(name) is not None:
-            return
+            return None
+        said: list[Said] | None = []
         progress = Progress(f"round {round_}: looking at {count} clips", end - first) if is_first() else None
         group, parts = "", [_sparse("", torch.zeros(0))]
         histogram = torch.zeros(self.network.num_classes, BINS, dtype=torch.int64)
@@ -243,9 +270,13 @@ class Rounds(Method):
                     parts.append(_sparse(group, histogram))
                     group, histogram = self.group(key), torch.zeros_like(histogram)
                 add_to(histogram, judged.doubts[place : place + 1])
+            if said is not None:
+                said.append((tuple(clip.key), judged.kept()))
+                said = said if len(said) * said[0][1].bytes < _HELD else None
             if progress is not None:
                 progress.add(len(clip.key))
         writer.keep(name, np.concatenate([*parts, _sparse(group, histogram)]))
+        return said
 
     def _thresholds(self, writer: Writer, round_: int) -> dict[int, Tensor]:
         """The thresholds of every group, in the order of the clips, from what all processes surveyed."""
@@ -258,17 +289,27 @@ class Rounds(Method):
             found[int(mine["group"][0])] = before
         return found
 
-    def _write(self, writer: Writer, first: int, end: int, thresholds: dict[int, Tensor], round_: int) -> None:
+    def _write(
+        self,
+        writer: Writer,
+        first: int,
+        end: int,
+        thresholds: dict[int, Tensor],
+        round_: int,
+        kept: list[Said] | None,
+    ) -> None:
         done = writer.done(first)
         progress = (
             Progress(f"round {round_}: labelling", end - first, done) if is_first() and first + done < end else None
         )
-        for clip, judged in self._judged(range(first + done, end)):
+        asked = ((tuple(clip.key), judged) for clip, judged in self._judged(range(first + done, end)))
+        for keys, said in asked if kept is None or done else kept:
+            judged = said.wide()
             doubts = judged.doubts
-            mine = torch.stack([thresholds[_identity(self.group(key))] for key in clip.key]).to(doubts.device)
+            mine = torch.stack([thresholds[_identity(self.group(key))] for key in keys]).to(doubts.device)
             labels = self.label(judged, mine)
             told = torch.where(labels == IGNORE, doubts.argmin(1), labels)
-            writer.write(first, clip.key, labels, doubts.gather(1, told[:, None])[:, 0])
+            writer.write(first, keys, labels, doubts.gather(1, told[:, None])[:, 0])
             if progress is not None:
                 progress.add(len(labels))
 

@@ -72,7 +72,8 @@ def apply_batchnorm(module: nn.Module, options: BatchNormOptions) -> None:
 
 def batchnorm_layers(module: nn.Module) -> list[_BatchNorm]:
     """Every BatchNorm in `module`."""
-    return [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+    # Not `module.modules()`: some networks call a part of theirs `modules`.
+    return [layer for layer in nn.Module.modules(module) if isinstance(layer, _BatchNorm)]
 
 
 def forget_batches(module: nn.Module) -> None:
@@ -95,7 +96,7 @@ def _weigh_equally(module: nn.Module, layers: list[_BatchNorm]) -> None:
 
 def _home(module: nn.Module, layers: set[_BatchNorm]) -> nn.Module:
     """The smallest part of `module` that holds all `layers`: the one that is called once a pass."""
-    for child in module.children():
+    for child in nn.Module.children(module):
         if layers <= set(batchnorm_layers(child)):
             return _home(child, layers)
     return module

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from stpl.data.label_space import LabelSpace, label_space
+from torch import nn
+
+from stpl.data.label_space import LabelSpace, label_space, own_classes
 from stpl.errors import ConfigError, check_range
 from stpl.nn.accel import Accel
 from stpl.nn.deeplab import DeepLabV2, Level
+from stpl.nn.own import OwnNetwork, OwnSegmenter, build_module
 from stpl.nn.resnet import BLOCKS, StrideIn
 from stpl.nn.segmenter import NORMALIZATIONS
 
@@ -28,6 +32,7 @@ class NetworkOptions:
         auxiliary: add the lineage's second classifier, on layer3's output. Only supervised training uses it.
         level: stage of the ResNet whose output the features are that methods and feature-space metrics see.
         label_space: name of the classes the network predicts, e.g. viper15.
+        own: a network of your own in place of DeepLabV2; all but the label space says nothing of it then.
 
     Raises:
         ConfigError: for another depth, and a width or dilation below 1.
@@ -41,6 +46,7 @@ class NetworkOptions:
     auxiliary: bool = False
     level: Level = "layer4"
     label_space: str = "viper15"
+    own: OwnNetwork | None = None
 
     def __post_init__(self) -> None:
         if self.depth not in BLOCKS:
@@ -54,12 +60,16 @@ class NetworkOptions:
 
     @property
     def space(self) -> LabelSpace:
-        """The label space by its name."""
-        return label_space(self.label_space)
+        """The label space by its name, or of the classes that a network of your own names."""
+        own = self.own
+        return own_classes(own.classes, own.palette) if own and own.classes else label_space(self.label_space)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, for checkpoints that load with `weights_only=True`."""
-        return {**asdict(self), "dilations": list(self.dilations)}
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        if self.own is None:
+            del plain["own"]
+        return plain
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NetworkOptions:
@@ -69,13 +79,22 @@ class NetworkOptions:
             ConfigError: for unknown names.
         """
         try:
-            return cls(**{**values, "dilations": tuple(values["dilations"])})
+            own = values.get("own")
+            rest = {name: value for name, value in values.items() if name != "own"}
+            made = {**rest, "dilations": tuple(rest["dilations"])}
+            return cls(**made, own=None if own is None else OwnNetwork(**own))
         except (TypeError, KeyError) as error:
             raise ConfigError(f"these are not the options of a network: {dict(values)}") from error
 
 
 def build_network(options: NetworkOptions) -> Accel:
-    """ACCEL around a DeepLabV2, freshly initialised from the global torch generator."""
+    """ACCEL around a DeepLabV2, freshly initialised from the global torch generator, or around a network of your own.
+
+    Raises:
+        ConfigError: a network of your own cannot be built or asked; see `OwnSegmenter`.
+    """
+    if options.own is not None:
+        return around(build_module(options.own), options)
     segmenter = DeepLabV2(
         options.space.num_classes,
         depth=options.depth,
@@ -87,3 +106,11 @@ def build_network(options: NetworkOptions) -> Accel:
         level=options.level,
     )
     return Accel(segmenter)
+
+
+def around(module: nn.Module, options: NetworkOptions) -> Accel:
+    """ACCEL around a network of your own. Its score fusion never learns: the network alone is what is handed back."""
+    assert options.own is not None
+    accel = Accel(OwnSegmenter(module, options.own, options.space.num_classes))
+    accel.score_fusion.requires_grad_(False)
+    return accel

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from stpl.errors import CheckpointError
-from stpl.nn import formats
+from stpl.nn import formats, huggingface
 from stpl.nn.finite import fault
 from stpl.nn.network import NetworkOptions
 from stpl.nn.state import find, of_network
@@ -80,9 +80,26 @@ def shipped(bench: str, seed: int | str) -> Path:
     return SHIPPED / bench / f"source-{seed}.safetensors"
 
 
-def describe(path: Path) -> NetworkOptions:
-    """The network a checkpoint of this suite was made for; raises `CheckpointError` if it does not say."""
-    return NetworkOptions.from_dict(entry(path)["network"])
+def describe(path: Path, build: str | None = None) -> NetworkOptions:
+    """The network a checkpoint of this suite was made for.
+
+    Args:
+        path: the checkpoint.
+        build: what may be called to build a network of your own (`OwnNetwork.build`): no file may name a function that
+            is then called.
+
+    Raises:
+        CheckpointError: it does not say, or is of a network that another function builds.
+    """
+    options = NetworkOptions.from_dict(entry(path)["network"])
+    build = huggingface.BUILD if (build or "").startswith("hf:") else build
+    if options.own is not None and options.own.build != build:
+        raise CheckpointError(
+            f"is of a network that {options.own.build} builds, and nothing that a file names is called",
+            where=path,
+            mend=f"if you trust it, name it: --model={options.own.build}",
+        )
+    return options
 
 
 def frame_size(path: Path) -> tuple[int, int]:
@@ -165,6 +182,14 @@ def load(
 
 
 def _check_options(meta: Mapping[str, Any], options: NetworkOptions, path: Path, backbone_only: bool) -> None:
+    if options.own is not None or meta["network"].get("own") is not None:
+        made_by, asked_for = (meta["network"].get("own") or {}).get("build"), options.own and options.own.build
+        if made_by != asked_for:
+            raise CheckpointError(
+                f"is of the network {made_by or 'DeepLabV2'}, not of {asked_for or 'DeepLabV2'}",
+                where=path,
+                mend="give a checkpoint of this network",
+            )
     made_for, classes = tuple(meta["classes"]), options.space.classes
     if made_for != classes and not backbone_only:
         raise CheckpointError(
@@ -198,6 +223,19 @@ def tensors(content: Mapping[str, Any], path: Path | None = None, key: str | Non
     meta = content.get("stpl")
     evaluated = meta.get("evaluated") if isinstance(meta, dict) and key is None else None
     return of_network(find(content, key, path)[1], path, None if evaluated is None else f"{evaluated}.")
+
+
+def of_file(path: Path, key: str | None = None) -> dict[str, Tensor]:
+    """The state dict in a file as it is stored; see `stpl.nn.state`.
+
+    Args:
+        path: the file.
+        key: which state dict, where the file holds several.
+
+    Raises:
+        CheckpointError: the file cannot be read, or there is none, or several and no key.
+    """
+    return find(read(path), key, path)[1]
 
 
 def check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, mend: str) -> None:

@@ -259,6 +259,7 @@ def _quiet() -> None:
         "Found .* in eval mode at the start of training",  # frozen BatchNorm
         ".*does not have many workers",  # reading is cheap beside the step; data.loading.num_workers decides
         ".*`training_step` returned `None`",  # that is how a method says it has nothing to minimise
+        ".*does not have a deterministic implementation",  # of networks of users, where it is asked to warn alone
         ".*treespec, LeafSpec.* is deprecated",  # Lightning 2.6 calling torch 2.13
     )
     for message in ignored:

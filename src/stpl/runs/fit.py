@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -129,9 +130,10 @@ def build_evaluation(request: Request) -> SuiteCLI:
         StplError: for a mistake in configuration, data or checkpoint.
     """
     checkpoint = request.overrides.pop("checkpoint")
-    network = weights.describe(Path(checkpoint)).to_dict()
+    network = weights.describe(Path(checkpoint), request.overrides.pop("model", None)).to_dict()
     request.experiment = "source_only"
-    request.overrides = {f"network.{name}": str(value) for name, value in network.items()} | request.overrides
+    written = {f"network.{name}": json.dumps(value) for name, value in network.items()}
+    request.overrides = {name: value.strip('"') for name, value in written.items()} | request.overrides
     request.overrides |= {"start_from": "null", "model.init_args.checkpoint": checkpoint}
     cli = build_request(request)
     check_steps(cli.trainer)

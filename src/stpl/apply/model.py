@@ -1,0 +1,166 @@
+"""What `--model` may be: a checkpoint of the suite, or a network of your own by the function that builds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stpl.data.label_space import LabelSpace, label_space, own_classes
+from stpl.errors import ConfigError
+from stpl.nn import huggingface, weights
+from stpl.nn.accel import Accel
+from stpl.nn.network import NetworkOptions, around
+from stpl.nn.own import OwnNetwork, OwnSegmenter, build_module, candidates, own_weights, proposed
+from stpl.runs.experiments import load_yaml
+
+HUGGING_FACE = "hf:"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network to adapt.
+
+    Attributes:
+        options: what it is, for checkpoints and command lines.
+        frame_size: height and width of the frames it is to see.
+        checkpoint: its weights, if a checkpoint of the suite holds them.
+        network: the network itself, if it is of your own.
+    """
+
+    options: NetworkOptions
+    frame_size: tuple[int, int]
+    checkpoint: Path | None = None
+    network: Accel | None = None
+
+    @property
+    def build(self) -> str | None:
+        """What builds a network of your own."""
+        return None if self.options.own is None else self.options.own.build
+
+    def hand_back(self, state: Mapping[str, torch.Tensor], folder: Path) -> Path:
+        """Write weights of a network of your own in the form in which it came.
+
+        Args:
+            state: under the network's own names (`own_state`).
+            folder: to write into.
+
+        Returns:
+            `adapted.pt`, the state dict; or the folder `adapted`, which `from_pretrained` reads.
+        """
+        assert self.network is not None
+        own, segmenter = self.options.own, self.network.segmenter
+        assert own is not None
+        assert isinstance(segmenter, OwnSegmenter)
+        if own.build != huggingface.BUILD:
+            torch.save(dict(state), folder / "adapted.pt")
+            return folder / "adapted.pt"
+        segmenter.net.load_state_dict(dict(state))
+        huggingface.save(segmenter.net, str(own.arguments["name"]), folder / "adapted")
+        return folder / "adapted"
+
+    def save(self, path: Path) -> None:
+        """Write a network of your own as a checkpoint of the suite, whole or not at all."""
+        assert self.network is not None
+        told = weights.description(self.options, self.frame_size, 0)
+        partial = path.with_suffix(".partial")
+        torch.save({"stpl": told, "state_dict": self.network.state_dict()}, partial)
+        partial.replace(path)
+
+
+def own_state(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The state dict of a network of your own, under its own names, from a checkpoint of the suite."""
+    before = "segmenter.net."
+    state = weights.tensors(weights.read(checkpoint), checkpoint)
+    return {name.removeprefix(before): value for name, value in state.items() if name.startswith(before)}
+
+
+def open_model(
+    model: str,
+    size: tuple[int, int] | None,
+    *,
+    state: Path | None = None,
+    key: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    features: str | None = None,
+    logits: str | None = None,
+    classes: str | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    channels: str = "rgb",
+) -> Model:
+    """The network that `model` names.
+
+    Args:
+        model: a checkpoint of the suite, the name of a shipped one, `package.module:callable`, or `hf:` with a folder
+            or a name on the hub of Hugging Face.
+        size: height and width of the frames it is to see; what a checkpoint was trained at if not given.
+        state: weights of a network of your own; as its callable gives it if not given.
+        key: which state dict, where the file holds several.
+        arguments: of the callable.
+        features: name of the layer whose output the features are; proposed if not given.
+        logits: where the logits stand in what it returns.
+        classes: a label space by name, or a YAML file with the classes (`read_classes`); if not given, what a network
+            of Hugging Face says, and Cityscapes' 19 for another.
+        mean: of its normalisation; ImageNet's if not given.
+        std: likewise.
+        channels: "rgb" or "bgr".
+
+    Raises:
+        StplError: for anything that cannot be used.
+    """
+    located = weights.located(Path(model))
+    if located.is_file() or ":" not in model:
+        options = weights.describe(located)
+        return Model(options, size or weights.frame_size(located), located)
+    if size is None:
+        raise ConfigError("the frames' size is not known", where="--size", mend="give it: --size=HEIGHT,WIDTH")
+    hub = model.removeprefix(HUGGING_FACE) if model.startswith(HUGGING_FACE) else None
+    if hub is None:
+        own, space = OwnNetwork(model, dict(arguments or {})), read_classes(classes or "cityscapes19")
+    else:
+        own = OwnNetwork(huggingface.BUILD, {"name": hub})
+        space = read_classes(classes) if classes else huggingface.classes_of(hub)
+        if mean is None and std is None:
+            mean, std = huggingface.normalization_of(hub) or (None, None)
+    own = replace(
+        own,
+        features=features or "",
+        logits=logits or "",
+        mean=mean or own.mean,
+        std=std or own.std,
+        channels=channels,
+        classes=space.classes,
+        palette=space.colours,
+        frame_size=size,
+    )
+    module = build_module(own)
+    if state is not None:
+        own_weights(module, weights.of_file(state, key), state)
+    if not own.features and (found := proposed(candidates(module, size), space.num_classes)) is not None:
+        own = replace(own, features=found.name)
+    options = NetworkOptions(own=own)
+    return Model(options, size, network=around(module, options))
+
+
+def read_classes(name: str) -> LabelSpace:
+    """A label space by its name, or from a YAML file: `classes`, and `palette` (RGB of each) if there is one.
+
+    Raises:
+        ConfigError: there is no such name or file, or it lists no classes.
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        return label_space(name)
+    content = load_yaml(path)
+    unknown = content.keys() - {"classes", "palette"}
+    names = content.get("classes")
+    if unknown or not isinstance(names, list):
+        what = f"the key '{min(unknown)}' is unknown" if unknown else "lacks a list 'classes'"
+        raise ConfigError(
+            what, where=path, mend="write 'classes: [road, …]' and, if you like, 'palette: [[r, g, b], …]'"
+        )
+    return own_classes([str(entry) for entry in names], content.get("palette") or ())

@@ -1,0 +1,99 @@
+"""Networks as users bring them: none knows this package."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CLASSES = 5
+
+
+def block(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inside, outside, 3, stride, 1), nn.BatchNorm2d(outside), nn.ReLU())
+
+
+class Dictionary(nn.Module):
+    """Shaped like torchvision's DeepLabV3: a backbone, a classifier, a dictionary at the frames' size."""
+
+    def __init__(self, num_classes: int = CLASSES, width: int = 8) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(block(3, width, 2), block(width, 2 * width, 2), block(2 * width, 4 * width, 2))
+        self.classifier = nn.Conv2d(4 * width, num_classes, 1)
+        self.aux_classifier = nn.Conv2d(4 * width, num_classes, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = self.backbone(x)
+        heads = {"out": self.classifier(features), "aux": self.aux_classifier(features)}
+        return {name: F.interpolate(y, size=x.shape[-2:], mode="bilinear") for name, y in heads.items()}
+
+
+class PoolingIndices(nn.Module):
+    """An encoder–decoder with skips and pooling indices; it calls a part of itself `modules`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = block(3, 8), block(8, 16)
+        self.modules = [self.first, self.second]  # type: ignore[assignment]  # hides the method
+        self.decode, self.head = block(24, 8), nn.Conv2d(8, CLASSES, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.first(x)
+        pooled, places = F.max_pool2d(first, 2, return_indices=True)
+        second = self.second(pooled)
+        raised = F.max_unpool2d(second[:, :8], places, [2, 2])
+        again = F.interpolate(second, size=first.shape[-2:])
+        return self.head(self.decode(torch.cat([raised, again], 1)))  # type: ignore[no-any-return]
+
+
+class WithoutBatchNorm(nn.Module):
+    """GroupNorm, tokens on the way, logits at a quarter of the size, as an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, 4)
+        self.norm, self.mix = nn.GroupNorm(4, 16), nn.Conv2d(16, 16, 3, padding=1)
+        self.tokens, self.head = nn.Linear(16, 16), nn.Conv2d(16, CLASSES, 1)
+
+    def forward(self, pixel_values: Tensor) -> Any:
+        grid = self.mix(self.norm(self.patches(pixel_values)))
+        tokens = self.tokens(grid.flatten(2).mT)
+        logits = self.head(tokens.mT.view_as(grid))
+        return SimpleNamespace(loss=None, logits=logits)
+
+
+class FixedSize(Dictionary):
+    """Takes frames of one size alone."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        if x.shape[-2:] != (64, 96):
+            raise ValueError(f"expected 64x96, got {x.shape[-2]}x{x.shape[-1]}")
+        return super().forward(x)
+
+
+def broken() -> nn.Module:
+    raise RuntimeError("no such backbone")
+
+
+def number() -> int:
+    return 3
+
+
+def poisoned() -> nn.Module:
+    net = Dictionary()
+    with torch.no_grad():
+        net.classifier.weight.fill_(float("nan"))
+    return net
+
+
+def pair() -> nn.Module:
+    """Returns a tuple of which the second is the logits."""
+
+    class Pair(Dictionary):
+        def forward(self, x: Tensor) -> Any:
+            return None, super().forward(x)["out"]
+
+    return Pair()

@@ -1,0 +1,238 @@
+"""A network of the user's own, from its callable to weights that its own code loads."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import pytest
+import torch
+from torch import nn
+
+import own_networks
+from own_networks import CLASSES, Dictionary, PoolingIndices, WithoutBatchNorm
+from stpl.apply.model import open_model, own_state, read_classes
+from stpl.cli import main
+from stpl.data.clip import Clip
+from stpl.data.fake import MovingShapes
+from stpl.errors import CheckpointError, ConfigError
+from stpl.nn import weights
+from stpl.nn.huggingface import SemanticMaps
+from stpl.nn.network import NetworkOptions, build_network
+from stpl.nn.own import OwnNetwork, candidates, logits_in, proposed
+
+SIZE = (64, 96)
+NAMES = "classes: [road, car, tree, sky, other]\n"
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Path:
+    folder = tmp_path / "drive"
+    folder.mkdir()
+    scene = MovingShapes(6, SIZE)
+    for time in range(6):
+        cv2.imwrite(str(folder / f"{time}.png"), scene.frame(time))
+    return folder
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    path = tmp_path / "classes.yaml"
+    path.write_text(NAMES)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "experiment"),
+    [("Dictionary", "backbone.2", "stpl"), ("PoolingIndices", "second", "mean_teacher"),
+     ("WithoutBatchNorm", "mix", "stpl"), ("pair", "backbone", "self_training")],
+)  # fmt: skip
+def test_adapted_weights_come_back_as_they_went(
+    name: str, layer: str, experiment: str, drive: Path, classes: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    net: nn.Module = getattr(own_networks, name)()
+    torch.save({"model": net.state_dict(), "epoch": 3}, tmp_path / "mine.pth")
+    logits = ["--logits=1"] if name == "pair" else []
+    out = tmp_path / "out"
+    args = ["adapt", f"--model=own_networks:{name}", f"--weights={tmp_path / 'mine.pth'}", f"--features={layer}",
+            f"--classes={classes}", f"--video={drive}", "--size=64,96", "--steps=2", "--batch_size=2", "--lr=1e-3",
+            f"--output={out}", f"--experiment={experiment}", *logits]  # fmt: skip
+    assert main(args) == 0
+    adapted = torch.load(out / "adapted.pt", weights_only=True)
+    again = copy.deepcopy(net)
+    again.load_state_dict(adapted)
+    assert adapted.keys() == net.state_dict().keys()
+    moved = [key for key, value in net.state_dict().items() if not torch.equal(value, adapted[key])]
+    assert any("weight" in key for key in moved)
+    start = own_state(out / "start.ckpt")
+    assert all(torch.equal(start[key], value) for key, value in net.state_dict().items())
+    assert (out / "side_by_side.webm").stat().st_size > 0
+    # What ACCEL says of the adapted network is what the network says by itself.
+    network = build_network(weights.describe(out / "adapted.ckpt", f"own_networks:{name}")).eval()
+    weights.load(out / "adapted.ckpt", network)
+    frames = torch.randint(0, 256, (1, 2, 3, *SIZE), dtype=torch.uint8)
+    with torch.no_grad():
+        ours = network(Clip(frames, torch.zeros(1, 1, 2, *SIZE)))
+        theirs = logits_in(again.eval()(network.segmenter.normalize(frames[:, 1])), "1" if name == "pair" else "")
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert main(args) == 0  # called again: nothing is left to do
+
+
+def test_a_layer_is_proposed() -> None:
+    found = candidates(Dictionary(), SIZE)
+    assert proposed(found, CLASSES) == ("backbone", 32, 8)
+    assert [layer.stride for layer in found if layer.name in ("backbone.0", "backbone.1")] == [2, 4]
+    assert candidates(nn.Conv2d(3, 2, 1), SIZE) == []
+    assert proposed([], 3) is None
+    fine = proposed(candidates(PoolingIndices(), SIZE), CLASSES)
+    assert fine == ("second", 16, 2)  # the decoder's grid is that of the frames
+    assert proposed(found, 32) == ("backbone.1", 16, 4)
+
+
+def opened(build: str, size: tuple[int, int] | None = SIZE, **settings: object) -> None:
+    open_model(build, size, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("build", "settings", "said"),
+    [
+        ("own_networks:Dictionary", {"features": "backbon"}, "no layer 'backbon'.*did you mean 'backbone'.*1/8"),
+        ("own_networks:Dictionary", {}, "predicts 5 classes, 19 are named"),
+        ("own_networks:Dictionary", {"logits": "seg"}, "no 'seg', but out, aux"),
+        ("own_networks:Dictionary", {"arguments": {"depth": 3}}, "fails: .*depth"),
+        ("own_networks:FixedSize", {"size": (32, 32)}, "does not take frames of 32×32 pixels: expected 64x96"),
+        ("own_networks:broken", {}, "fails: no such backbone"),
+        ("own_networks:number", {}, "gives a int, no nn.Module"),
+        ("own_networks:nothing", {}, "nothing"),
+        ("no_such_package:net", {}, "No module named"),
+        ("own_networks:WithoutBatchNorm", {"features": "tokens", "classes": 5}, r"\[1, 384, 16\], not features"),
+        ("own_networks:Dictionary", {"size": None}, "size is not known"),
+        ("own_networks:Dictionary", {"channels": "hsv"}, "'hsv' is no order"),
+        ("own_networks:Dictionary", {"std": (0.0, 1.0, 1.0)}, "std above 0"),
+    ],
+)  # fmt: skip
+def test_hostile_networks_get_one_clear_line(build: str, settings: dict[str, object], said: str, classes: Path) -> None:
+    if settings.get("classes") == CLASSES:
+        settings = settings | {"classes": str(classes)}
+    with pytest.raises(ConfigError, match=f"(?s){said}"):
+        opened(build, **({"size": SIZE} | settings))  # type: ignore[arg-type]
+
+
+def test_weights_that_do_not_fit(tmp_path: Path, classes: Path) -> None:
+    torch.save(Dictionary(width=4).state_dict(), tmp_path / "narrow.pth")
+    with pytest.raises(CheckpointError, match="another shape"):
+        opened("own_networks:Dictionary", state=tmp_path / "narrow.pth", classes=str(classes))
+    torch.save(own_networks.poisoned().state_dict(), tmp_path / "nan.pth")
+    with pytest.raises(CheckpointError, match="diverged"):
+        opened("own_networks:Dictionary", state=tmp_path / "nan.pth", classes=str(classes))
+    wrapped = {f"module.{key}": value for key, value in Dictionary().state_dict().items()}
+    torch.save({"state_dict": wrapped}, tmp_path / "wrapped.pth")
+    opened("own_networks:Dictionary", state=tmp_path / "wrapped.pth", classes=str(classes))
+
+
+def test_no_file_has_a_function_called(tmp_path: Path, classes: Path) -> None:
+    model = open_model("own_networks:Dictionary", SIZE, classes=str(classes))
+    model.save(tmp_path / "mine.ckpt")
+    with pytest.raises(CheckpointError, match=r"nothing that a file names is called(.|\n)*--model=own_networks"):
+        weights.describe(tmp_path / "mine.ckpt")
+    assert weights.describe(tmp_path / "mine.ckpt", "own_networks:Dictionary") == model.options
+    with pytest.raises(CheckpointError, match="is of the network own_networks:Dictionary, not of DeepLabV2"):
+        weights.load(tmp_path / "mine.ckpt", build_network(NetworkOptions(18, 4)), options=NetworkOptions(18, 4))
+
+
+def test_classes_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(NAMES + "palette: [[1, 2, 3], [4, 5, 6], [7, 8, 9], [0, 0, 0], [255, 255, 255]]\n")
+    space = read_classes(str(path))
+    assert space.classes == ("road", "car", "tree", "sky", "other")
+    assert space.palette[1].tolist() == [4, 5, 6]
+    path.write_text(NAMES)
+    plain = read_classes(str(path)).palette
+    assert plain[0].tolist() == [128, 64, 128]  # Cityscapes' road
+    assert len({tuple(colour) for colour in plain.tolist()}) == 5
+    wrong = {
+        "names: [a]\n": "'names' is unknown",
+        "classes: [a, a]\n": "1 of them different",
+        "classes: [a]\npalette: [[1, 2]]\n": "1 colours for 1 classes",
+        "classes: 3\n": "lacks a list",
+    }
+    for text, said in wrong.items():
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=said):
+            read_classes(str(path))
+    assert read_classes("cityscapes19").num_classes == 19
+
+
+def test_adapt_asks_for_one_network(capsys: pytest.CaptureFixture[str], drive: Path) -> None:
+    assert main(["adapt", f"--video={drive}"]) == 2
+    assert "give either --checkpoint or --model" in capsys.readouterr().err
+    assert main(["adapt", "--model=own_networks:Dictionary"]) == 2
+    assert "no video is given" in capsys.readouterr().err
+
+
+def test_options_go_through_plain_types() -> None:
+    own = OwnNetwork("a.b:c", {"x": [1]}, "layer", "out", classes=("a", "b"), palette=((1, 2, 3), (4, 5, 6)))
+    options = NetworkOptions(own=own)
+    assert NetworkOptions.from_dict(options.to_dict()) == options
+    assert "own" not in NetworkOptions().to_dict()
+    assert WithoutBatchNorm().state_dict().keys() != PoolingIndices().state_dict().keys()
+
+
+# --- Hugging Face -----------------------------------------------------------------------------------------------------
+
+
+def segformer(folder: Path) -> None:
+    """A tiny SegFormer, as somebody saved it."""
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    names = dict(enumerate(("road", "car", "sky")))
+    config = SegformerConfig(
+        depths=[1, 1, 1, 1], hidden_sizes=[8, 16, 24, 32], num_attention_heads=[1, 2, 3, 4], decoder_hidden_size=32,
+        id2label=names, label2id={name: place for place, name in names.items()},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    SegformerForSemanticSegmentation(config).save_pretrained(folder)
+    told = {"image_mean": [0.5, 0.25, 0.125], "image_std": [0.2, 0.2, 0.2]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(told))
+
+
+def test_a_segformer_comes_back_as_one(tmp_path: Path, drive: Path) -> None:
+    from transformers import AutoModelForSemanticSegmentation
+
+    segformer(tmp_path / "mine")
+    out = tmp_path / "out"
+    assert main(["adapt", f"--model=hf:{tmp_path / 'mine'}", f"--video={drive}", "--size=64,96", "--steps=2",
+                 "--batch_size=2", "--lr=1e-3", f"--output={out}"]) == 0  # fmt: skip
+    before, after = (AutoModelForSemanticSegmentation.from_pretrained(x) for x in (tmp_path / "mine", out / "adapted"))
+    assert after.config.id2label == {0: "road", 1: "car", 2: "sky"}
+    assert (out / "adapted" / "preprocessor_config.json").is_file()
+    pairs = zip(before.state_dict().values(), after.state_dict().values(), strict=True)
+    assert any(not torch.equal(one, other) for one, other in pairs)
+    options = weights.describe(out / "adapted.ckpt", "hf:whatever")
+    assert options.own is not None
+    assert options.own.mean == (127.5, 63.75, 31.875)
+    assert options.space.classes == ("road", "car", "sky")
+    assert options.own.features.startswith("decode_head.")
+
+
+def test_masks_become_semantic_logits() -> None:
+    class Masks(nn.Module):
+        def forward(self, frames: torch.Tensor) -> SimpleNamespace:
+            classes = torch.tensor([[[4.0, 0.0, 0.0], [0.0, 4.0, 0.0]]])  # two masks, two classes, and none
+            masks = torch.tensor([[[[9.0, -9.0]], [[-9.0, 9.0]]]])
+            return SimpleNamespace(class_queries_logits=classes, masks_queries_logits=masks)
+
+    logits = SemanticMaps(Masks())(torch.zeros(1, 3, 1, 2))
+    assert logits.argmax(1).flatten().tolist() == [0, 1]
+    sure = torch.tensor([4.0, 0.0, 0.0]).softmax(0)[0] * torch.tensor(9.0).sigmoid()
+    assert logits[0, 0, 0, 0].exp().item() == pytest.approx(sure.item(), rel=1e-2)
+
+
+def test_what_is_no_network_of_hugging_face(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="give a folder with config"):
+        opened(f"hf:{tmp_path}")

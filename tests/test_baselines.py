@@ -101,6 +101,7 @@ def test_two_processes_train_as_one(tiny_streets: Path, tmp_path: Path) -> None:
         "pixmatch": [],
         "hcl": [],
         "cbst": ["--model.rounds=1"],
+        "mean_teacher": [],
         "tps": [],
         "rda": [NARROW],
         "vat": [NARROW],

@@ -96,11 +96,12 @@ def test_step_of_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
     options = ("--network.depth=18", "--network.width=8", "--network.dilations=[1,2]", "--experiment=da_vsn")
     figures = bench(tmp_path, "step", "--height=64", "--width=64", *options, "--repeats=1")
     assert set(figures["seconds"]) == {"stpl", "da_vsn"}
-    assert "one clip of the target and one of the source" in capsys.readouterr().out
+    assert "one clip of 2 frames of the target, one of the source" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    "experiment", ["source_only", "oracle", "ur", "cbst", "hcl", "mean_teacher", "fda", "pixmatch"]
+    "experiment",
+    ["source_only", "oracle", "ur", "cbst", "hcl", "mean_teacher", "pixmatch", "tps", "rda", "vat", "vat_vst"],
 )
 def test_every_row_has_a_step_to_time(experiment: str) -> None:
     network = NetworkOptions(18, 8, (1, 2)).to_dict()

@@ -51,7 +51,13 @@ def classes(tmp_path: Path) -> Path:
      ("WithoutBatchNorm", "mix", "stpl"), ("pair", "backbone", "self_training")],
 )  # fmt: skip
 def test_adapted_weights_come_back_as_they_went(
-    name: str, layer: str, experiment: str, drive: Path, classes: Path, tmp_path: Path
+    name: str,
+    layer: str,
+    experiment: str,
+    drive: Path,
+    classes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     torch.manual_seed(1)
     net: nn.Module = getattr(own_networks, name)()
@@ -80,6 +86,9 @@ def test_adapted_weights_come_back_as_they_went(
         theirs = logits_in(again.eval()(network.segmenter.normalize(frames[:, 1])), "1" if name == "pair" else "")
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert main(args) == 0  # called again: nothing is left to do
+    torch.save(getattr(own_networks, name)().state_dict(), tmp_path / "mine.pth")
+    assert main(args) == 2
+    assert "began with other weights" in capsys.readouterr().err
 
 
 def test_a_layer_is_proposed() -> None:
@@ -171,7 +180,7 @@ def test_adapt_asks_for_one_network(capsys: pytest.CaptureFixture[str], drive: P
     assert main(["adapt", f"--video={drive}"]) == 2
     assert "give either --checkpoint or --model" in capsys.readouterr().err
     assert main(["adapt", "--model=own_networks:Dictionary"]) == 2
-    assert "no video is given" in capsys.readouterr().err
+    assert "video" in capsys.readouterr().err
 
 
 def test_options_go_through_plain_types() -> None:

@@ -24,7 +24,7 @@ class Counting:
         frames = torch.full((2, 3, 8, 8), 80 + 40 * index, dtype=torch.uint8)
         return Clip(frames, flow=torch.zeros(1, 2, 8, 8) if wants.flow else None, key=str(index))
 
-    def label(self, index: int) -> torch.Tensor:
+    def label(self, index: int, before: int = 0) -> torch.Tensor:
         return torch.zeros(8, 8, dtype=torch.int64)
 
     def neighbours(self, by: int, previous: int = 1) -> Counting:

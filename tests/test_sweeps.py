@@ -117,7 +117,7 @@ def test_cells_come_seed_by_seed_and_narrow_keeps_constants(work: Path) -> None:
 
 
 def test_the_shipped_sweeps_cover_the_shipped_tables() -> None:
-    names = ("source", "table3", "table4", "ablation", "baselines", "k", "tau")
+    names = ("source", "table1", "table3", "table4", "ablation", "baselines", "k", "tau")
     found = {name: cells(read_sweep(ROOT / f"sweeps/{name}.yaml")) for name in names}
     assert [str(cell.key) for cell in found["source"]] == ["streets/source/seed0"]
     assert narrow(read_sweep(ROOT / "sweeps/source.yaml"), None, 3).constants["seed_everything"] == 0

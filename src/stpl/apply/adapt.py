@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ _MOST_LETTERS = 100
 
 
 def adapt(
+    video: Path,
     checkpoint: Path | None = None,
-    video: Path = Path(),
     output: Path | None = None,
     experiment: str = "stpl",
     steps: int = 80,
@@ -49,9 +50,9 @@ def adapt(
     `adapted`. Called again after an interruption, it goes on from the last checkpoint.
 
     Args:
+        video: a video file or a folder of images.
         checkpoint: the network to adapt, as `stpl fit` wrote it; `streets` or `streets:3` are source models of the
             embedded benchmark that the package ships.
-        video: a video file or a folder of images.
         output: folder to write into; `runs/video/<name of the video>/seed<k>` if not given.
         experiment: which method; a name in experiments/tables.yaml.
         steps: training steps.
@@ -76,8 +77,6 @@ def adapt(
     """
     if (checkpoint is None) == (model is None):
         raise ConfigError("give one network", where="--model", mend="give either --checkpoint or --model")
-    if not video.parts:
-        raise ConfigError("no video is given", where="--video", mend="give a video file or a folder of images")
     start = open_model(
         str(checkpoint or model),
         size,
@@ -94,25 +93,15 @@ def adapt(
     directory = output or RunKey("video", _run_name(video), seed).directory(runs_root())
     with RunLock(directory):
         before = _start(start, directory)
-        settings: dict[str, object] = {
-            "run.experiment": _run_name(video),
-            "run.base": experiment,
+        settings = {
             "seed_everything": seed,
-            **as_text("run.directory", directory),
-            **as_text("model.init_args.checkpoint", before),
-            **as_text("data.init_args.path", video),
-            "data.init_args.size": list(start.frame_size),
             "data.init_args.stride": stride,
             "data.init_args.loading.batch_size": batch_size,
             "optimizer.lr": lr,
             "trainer.max_steps": steps,
             "trainer.val_check_interval": steps,
-            **{f"network.{name}": _plain(value) for name, value in start.options.to_dict().items()},
         }
-        if start.network is not None:
-            settings["trainer.deterministic"] = "warn"  # some have operations of which there is no deterministic form
-        arguments_ = [f"--{name}={value}" for name, value in settings.items()]
-        cli, _ = build(["--bench=video", f"--experiment={experiment}", *arguments_])
+        cli, _ = build(_command_line(start, before, video, directory, experiment, settings))
         begin(cli)
         run(cli)
         _copy(cli.recorder.last_checkpoint, directory / "adapted.ckpt")
@@ -127,15 +116,41 @@ def adapt(
     print(f"video:   {written}", file=sys.stderr)
 
 
+def _command_line(
+    model: Model, start: Path, video: Path, directory: Path, experiment: str, settings: Mapping[str, object]
+) -> list[str]:
+    """What `stpl fit` would be told."""
+    told: dict[str, object] = {
+        "run.experiment": _run_name(video),
+        "run.base": experiment,
+        **settings,
+        **as_text("run.directory", directory),
+        **as_text("model.init_args.checkpoint", start),
+        **as_text("data.init_args.path", video),
+        "data.init_args.size": list(model.frame_size),
+        **{f"network.{name}": _plain(value) for name, value in model.options.to_dict().items()},
+    }
+    if model.network is not None:
+        told["trainer.deterministic"] = "warn"  # some have operations of which there is no deterministic form
+    return ["--bench=video", f"--experiment={experiment}", *(f"--{name}={value}" for name, value in told.items())]
+
+
 def _start(model: Model, directory: Path) -> Path:
-    """The checkpoint to start from; a network of your own is written as one, once."""
+    """The checkpoint to start from; a network of your own is written as one.
+
+    Raises:
+        ConfigError: a run that is to go on began with another network.
+    """
     if model.checkpoint is not None:
         return model.checkpoint
     own, place = model.options.own, directory / "start.ckpt"
     assert own is not None
     print(f"features: the layer {own.features} of {own.build}", file=sys.stderr)
-    if not place.is_file():
-        directory.mkdir(parents=True, exist_ok=True)
+    begun = (directory / "checkpoints" / "last.ckpt").is_file()
+    if begun and not model.is_in(place):
+        mend = "give the same weights again, or another --output"
+        raise ConfigError("the run here began with other weights", where=directory, mend=mend)
+    if not begun:
         model.save(place)
     return place
 

@@ -41,6 +41,12 @@ class Model:
         """What builds a network of your own."""
         return None if self.options.own is None else self.options.own.build
 
+    def is_in(self, path: Path) -> bool:
+        """Whether a checkpoint holds the very weights of the network."""
+        assert self.network is not None
+        kept, mine = weights.tensors(weights.read(path), path), self.network.state_dict()
+        return kept.keys() == mine.keys() and all(torch.equal(kept[name], value) for name, value in mine.items())
+
     def hand_back(self, state: Mapping[str, torch.Tensor], folder: Path) -> Path:
         """Write weights of a network of your own in the form in which it came.
 

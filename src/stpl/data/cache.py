@@ -166,9 +166,9 @@ class CachedClips:
             key=self.clips.files.clips[index].key,
         )
 
-    def label(self, index: int) -> torch.Tensor:
-        """Label int64 `[H,W]` of train ids of the clip at `index`."""
-        return self.clips.label(index)
+    def label(self, index: int, before: int = 0) -> torch.Tensor:
+        """Label int64 `[H,W]` of train ids of the clip at `index`; see `ClipReader.label`."""
+        return self.clips.label(index, before)
 
     @property
     def name(self) -> str:

@@ -208,8 +208,13 @@ class ClipReader(Protocol):
         """
         ...
 
-    def label(self, index: int) -> Tensor:
-        """The label int64 `[H,W]` of the clip at `index` alone; raises `DataError` if it has none."""
+    def label(self, index: int, before: int = 0) -> Tensor:
+        """The label int64 `[H,W]` of the clip at `index` alone; raises `DataError` if it has none.
+
+        Args:
+            index: of the clip.
+            before: how many frames before the current one the labelled frame is.
+        """
         ...
 
     @property
@@ -227,7 +232,7 @@ def read_clip(reader: ClipReader, index: int, wants: Wants) -> Clip:
         flow = None if clip.flow is None or earlier.flow is None else torch.cat([earlier.flow, clip.flow])
         clip = replace(clip, frames=frames, flow=flow)
     if wants.previous_label:
-        clip = replace(clip, previous_label=reader.neighbours(1).label(index))
+        clip = replace(clip, previous_label=reader.label(index, 1))
     if wants.following:
         after = reader.neighbours(0, previous=-1).read(index, Wants(flow=True))
         assert after.flow is not None  # wanted
@@ -240,6 +245,6 @@ def require(reader: ClipReader, wants: Wants) -> None:
     for by in range(1, wants.frames - 1):
         reader.neighbours(by).read(0, Wants(flow=wants.flow))
     if wants.previous_label:
-        reader.neighbours(1).label(0)
+        reader.label(0, 1)
     if wants.following:
         reader.neighbours(0, previous=-1).read(0, Wants(flow=True))

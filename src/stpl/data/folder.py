@@ -124,7 +124,7 @@ class VideoFrames:
         """See `ClipReader.neighbours`."""
         return _Neighbours(self, by, previous)
 
-    def label(self, index: int) -> Tensor:
+    def label(self, index: int, before: int = 0) -> Tensor:
         """Raise `DataError`: nobody labelled a video."""
         raise DataError("a video has no labels", where=self.path, mend="take a method that needs none")
 
@@ -196,9 +196,9 @@ class _Neighbours:
         """Two frames of the video."""
         return self.clips._read(index, wants, self.by, self.previous)
 
-    def label(self, index: int) -> Tensor:
+    def label(self, index: int, before: int = 0) -> Tensor:
         """Raises `DataError`."""
-        return self.clips.label(index)
+        return self.clips.label(index, before)
 
     def neighbours(self, by: int, previous: int = 1) -> ClipReader:
         """Neighbours of these."""

@@ -145,9 +145,16 @@ class SequenceClips:
             flow = self._flow.get(self._flow_key(index), later, earlier)
         return torch.from_numpy(flow).unsqueeze(0)
 
-    def label(self, index: int) -> Tensor:
-        """Label int64 `[H,W]` of train ids of the clip at `index`; raises `DataError` if it has none."""
+    def label(self, index: int, before: int = 0) -> Tensor:
+        """Label int64 `[H,W]` of train ids of the clip at `index`; see `ClipReader.label`."""
         clip = self.files.clips[index]
+        if before:
+            path = self.files.layout.labels.path(clip.current.before(before))
+            if not path.is_file():
+                mend = "unpack the labels of all frames, or take a method that needs those of the current ones alone"
+                raise DataError("there is no label of this frame", where=path, mend=mend)
+            label = self.files.read_label(path, self._table, self._label_size)
+            return torch.from_numpy(label.astype(np.int64))
         if clip.label is None:
             mend = "unpack the labels of this split, or take a method that needs none"
             raise DataError("there is no label of this frame", where=clip.frames[-1], mend=mend)

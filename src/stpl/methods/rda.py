@@ -190,7 +190,7 @@ class Attacker(nn.Module):
         spectra = [Spectrum.of(frame) for frame in frames.unbind(1)]
         other = Spectrum.of(reference).amplitude
         seen = band_means(spectra[-1].amplitude, bands, BANDS, size[1]).to(self.mix.weight.dtype)
-        gates = reversed_gradient(self.gates(seen, noise))
+        gates = reversed_gradient(self.gates(seen, noise)).float()
         spread = gates[:, :, bands]
         amplitudes = [spectrum.amplitude + spread * (other - spectrum.amplitude) for spectrum in spectra]
         changed = band_means((amplitudes[-1] - spectra[-1].amplitude).abs(), bands, BANDS, size[1])

@@ -90,9 +90,10 @@ class StreetsClips:
         drive, frame = self.place(index)
         return self._entry("visible", drive, frame)
 
-    def label(self, index: int) -> torch.Tensor:
-        """Label int64 `[H,W]` of train ids of the clip at `index`."""
-        return self._label(*self.place(index))
+    def label(self, index: int, before: int = 0) -> torch.Tensor:
+        """Label int64 `[H,W]` of train ids of the clip at `index`; see `ClipReader.label`."""
+        drive, frame = self.place(index)
+        return self._label(drive, self._inside(frame - before))
 
     @property
     def name(self) -> str:
@@ -137,10 +138,9 @@ class _Neighbours:
         """Two frames of a drive; its first or last one comes again beyond its ends."""
         return self.clips._read(index, wants, self.by, self.previous)
 
-    def label(self, index: int) -> torch.Tensor:
-        """Label of the current frame."""
-        drive, frame = self.clips.place(index)
-        return self.clips._label(drive, self.clips._inside(frame - self.by))
+    def label(self, index: int, before: int = 0) -> torch.Tensor:
+        """See `ClipReader.label`."""
+        return self.clips.label(index, self.by + before)
 
     def neighbours(self, by: int, previous: int = 1) -> ClipReader:
         """Neighbours of these."""

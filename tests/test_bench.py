@@ -75,7 +75,8 @@ def small_step() -> dict[str, Any]:
     return {"height": 48, "width": 64, "network": network}
 
 
-def test_step(tmp_path: Path) -> None:
+def test_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "FORMS", ("stpl", "plain"))  # each in a process of its own
     options = ("--network.depth=18", "--network.width=8", "--network.dilations=[1,2]")
     figures = bench(tmp_path, "step", "--height=48", "--width=64", *options, "--repeats=1")
     assert set(figures["seconds"]) == set(step.FORMS)

@@ -183,6 +183,20 @@ def test_adapt_asks_for_one_network(capsys: pytest.CaptureFixture[str], drive: P
     assert "video" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("model", "settings", "option"),
+    [
+        ("streets", {"features": "layer4"}, "--features"),
+        ("streets", {"state": Path("w.pth")}, "--weights"),
+        ("hf:folder", {"arguments": {"a": 1}}, "--arguments"),
+        ("hf:folder", {"state": Path("w.pth")}, "--weights"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(model: str, settings: dict[str, object], option: str) -> None:
+    with pytest.raises(ConfigError, match=f"{option}: this does nothing here"):
+        opened(model, **settings)  # type: ignore[arg-type]
+
+
 def test_options_go_through_plain_types() -> None:
     own = OwnNetwork("a.b:c", {"x": [1]}, "layer", "out", classes=("a", "b"), palette=((1, 2, 3), (4, 5, 6)))
     options = NetworkOptions(own=own)

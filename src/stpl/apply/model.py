@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from stpl.data.label_space import LabelSpace, label_space, own_classes
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, StplError
 from stpl.nn import huggingface, weights
 from stpl.nn.accel import Accel
 from stpl.nn.network import NetworkOptions, around
@@ -62,7 +62,7 @@ class Model:
         assert own is not None
         assert isinstance(segmenter, OwnSegmenter)
         if own.build != huggingface.BUILD:
-            torch.save(dict(state), folder / "adapted.pt")
+            _write(folder / "adapted.pt", state)
             return folder / "adapted.pt"
         segmenter.net.load_state_dict(dict(state))
         huggingface.save(segmenter.net, str(own.arguments["name"]), folder / "adapted")
@@ -72,9 +72,7 @@ class Model:
         """Write a network of your own as a checkpoint of the suite, whole or not at all."""
         assert self.network is not None
         told = weights.description(self.options, self.frame_size, 0)
-        partial = path.with_suffix(".partial")
-        torch.save({"stpl": told, "state_dict": self.network.state_dict()}, partial)
-        partial.replace(path)
+        _write(path, {"stpl": told, "state_dict": self.network.state_dict()})
 
 
 def own_state(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -119,7 +117,10 @@ def open_model(
         StplError: for anything that cannot be used.
     """
     located = weights.located(Path(model))
+    given = {"weights": state, "key": key, "arguments": arguments, "features": features, "logits": logits,
+             "classes": classes, "mean": mean, "std": std}  # fmt: skip
     if located.is_file() or ":" not in model:
+        _refuse(given, tuple(given), "a checkpoint of the suite tells that itself")
         options = weights.describe(located)
         return Model(options, size or weights.frame_size(located), located)
     if size is None:
@@ -128,6 +129,7 @@ def open_model(
     if hub is None:
         own, space = OwnNetwork(model, dict(arguments or {})), read_classes(classes or "cityscapes19")
     else:
+        _refuse(given, ("weights", "key", "arguments"), "a network of Hugging Face brings them")
         own = OwnNetwork(huggingface.BUILD, {"name": hub})
         space = read_classes(classes) if classes else huggingface.classes_of(hub)
         if mean is None and std is None:
@@ -150,6 +152,26 @@ def open_model(
         own = replace(own, features=found.name)
     options = NetworkOptions(own=own)
     return Model(options, size, network=around(module, options))
+
+
+def _refuse(given: Mapping[str, object], names: Sequence[str], why: str) -> None:
+    """Raise `ConfigError` for an option that would do nothing."""
+    for name in names:
+        if given[name] is not None:
+            raise ConfigError(f"this does nothing here: {why}", where=f"--{name}", mend="leave it out")
+
+
+def _write(path: Path, content: Mapping[str, object]) -> None:
+    """Save a checkpoint, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(dict(content), partial)
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's writer has errors of its own for a full disk
+        partial.unlink(missing_ok=True)
+        what = str(error).splitlines()[0]
+        raise StplError(f"cannot be written: {what}", where=path, mend="free some space, or mend the rights") from error
 
 
 def read_classes(name: str) -> LabelSpace:

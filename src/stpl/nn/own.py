@@ -237,6 +237,7 @@ def candidates(net: nn.Module, frame_size: tuple[int, int]) -> list[Candidate]:
     found: dict[str, Candidate] = {}
 
     def catch(name: str, output: Any) -> None:
+        """Note a layer whose output may be features."""
         grid = output[0] if isinstance(output, tuple | list) and output else output
         fits = (
             isinstance(grid, Tensor) and grid.ndim == 4 and grid.shape[-2] < frame_size[0] and min(grid.shape[-2:]) > 1

@@ -63,7 +63,7 @@ TABLE = $(if $(filter synthia,$(BENCH)),table2,table1)
 table1: $(READY) ## Table 1, all baselines with and without source data: make table1 [BENCH=viper DATA=/data] [SEEDS=3]
 	$(SOURCE)
 	@$(SWEEP) sweeps/vat.yaml sweeps/$(TABLE).yaml --workers=$(WORKERS)
-	@$(BIN)/stpl report --bench=$(BENCH) --page=false
+	@$(BIN)/stpl report --bench=$(BENCH) --page=false --only=[$(TABLE),costs]
 
 table2: ## Table 2, the same for SYNTHIA-Seq: make table2 DATA=/data
 	@$(MAKE) table1 BENCH=synthia

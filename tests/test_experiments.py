@@ -66,6 +66,14 @@ def test_overlays_in_order(root: Path) -> None:
     ]
 
 
+def test_settings_of_one_row_on_one_benchmark_come_last(root: Path) -> None:
+    (root / "bench" / "streets.source_only.yaml").write_text("trainer: {max_steps: 2}\n")
+    assert names(overlays("source_only", "streets", [root]), root)[-1] == "bench/streets.source_only.yaml"
+    shipped = [ROOT / "experiments"]
+    assert overlays("tps", "viper", shipped)[-1].name == "viper.tps.yaml"
+    assert overlays("tps", "synthia", shipped)[-1].name == "synthia.uda.yaml"
+
+
 def test_benches_are_the_overlays_without_training(root: Path) -> None:
     assert benches([root]) == ["streets", "viper"]
 

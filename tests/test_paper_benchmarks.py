@@ -85,6 +85,14 @@ def test_data_sets_and_tables(bench: str, workplace: Path, check: Callable[..., 
     assert table["STPL"]["paper_miou"] == {"viper": "52.50", "synthia": "51.80"}[bench]
     own = {"viper": "Table 1", "synthia": "Table 2"}[bench]
     assert own in said
+    alone = check("report", f"--bench={bench}", "--page=false", "--only=[costs]")
+    assert "RDA (image, UDA)" in alone
+    assert own not in alone
+    with Path(f"runs/{bench}/tables/costs.csv").open() as file:
+        costs = {row["row"]: (row["source"], row["video"], row["steps"]) for row in csv.DictReader(file)}
+    assert costs["RDA (image, UDA)"] == ("yes", "no", "2")
+    assert costs["TPS* (video, SFDA)"] == ("no", "yes", "2")
+    assert costs["Source-only"] == ("no", "no", "0")
     per_class = Path(f"runs/{bench}/tables/per_class.csv").read_text()
     assert "STPL (paper),0," in per_class
     out = check("predict", f"--bench={bench}", "--data.root=data", "--out=predictions",

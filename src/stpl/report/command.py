@@ -14,7 +14,7 @@ from stpl.report.formats import show
 from stpl.report.rows import TableLines, tables
 from stpl.report.suite import Suite
 from stpl.report.tables import main_sheet, sheets
-from stpl.runs.experiments import check_bench, check_runs, load_catalogue
+from stpl.runs.experiments import check_bench, check_runs, load_catalogue, unknown
 from stpl.runs.recipes import experiment_folders
 
 EXTRA = ("matplotlib", "jinja2", "sklearn")
@@ -27,6 +27,7 @@ def report(
     runs: Path = Path("runs"),
     experiments: Path | None = None,
     output: Path | None = None,
+    only: list[str] | None = None,
     page: bool = True,
     chosen: str = "stpl",
     figures: Path | None = None,
@@ -39,7 +40,7 @@ def report(
     Writes `<id>.csv`, `<id>.md` and `<id>.tex` (booktabs) for each table, for `per_class`, and, where there is any of
     it, for `variants` (settings changed on the command line), `tests` (what is significant), `metrics` (feature space
     and consistency in time), `selection` (label-free validators), `statistics` (weights × statistics) and `shifts`
-    (the cameras of `streets`). Then `<runs>/<bench>/report/index.html`: one file
+    (the cameras of `streets`), `costs` (what methods need and take). Then `<runs>/<bench>/report/index.html`: one file
     that needs no server and no network. The same records give the same bytes.
 
     Args:
@@ -47,6 +48,7 @@ def report(
         runs: folder of all runs.
         experiments: folder of your own overlays and `tables.yaml`, beside the shipped ones; ./experiments if not given.
         output: folder to write to; `<runs>/<bench>/tables` and `<runs>/<bench>/report` if not given.
+        only: ids of the tables to print, such as [table1,costs]; all are written. Those of the catalogue if not given.
         page: write the page; needs the extra stpl[report].
         chosen: the experiment that figures and player hold against the source-only model.
         figures: folder to write every figure to, as SVG, PNG and PDF.
@@ -67,7 +69,8 @@ def report(
     console = Console(highlight=False)
     folder = suite.folder / "tables" if output is None else output
     found = tables(suite)
-    _write_tables(suite, found, folder, console, shown=("statistics",) if statistics else ())
+    printed = [lines.table.id for lines in found] if only is None else only
+    _write_tables(suite, found, folder, console, [*printed, *(["statistics"] if statistics else [])])
     drawn = figures or live or (page and _has_extra())
     if drawn:
         place = suite.folder / "report" if output is None else output
@@ -114,14 +117,15 @@ def _measure(bench: str, runs: Path) -> None:
 
 
 def _write_tables(
-    suite: Suite, found: list[TableLines], folder: Path, console: Console, shown: Sequence[str] = ()
+    suite: Suite, found: list[TableLines], folder: Path, console: Console, printed: Sequence[str]
 ) -> None:
-    for lines in found:
-        sheet = main_sheet(lines, suite)
+    written = [*(main_sheet(lines, suite) for lines in found), *sheets(suite, found)]
+    known = {sheet.id for sheet in written} | {"statistics"}  # which has nothing to say of runs that kept no weights
+    for name in printed:
+        if name not in known:
+            raise unknown("table", name, known, "--only")
+    for sheet in written:
         sheet.write(folder)
-        show(sheet, console)
-    for sheet in sheets(suite, found):
-        sheet.write(folder)
-        if sheet.id in shown:
+        if sheet.id in printed:
             show(sheet, console)
     console.print(Text(f"written to {folder}"), soft_wrap=True)

@@ -12,18 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from random_clips import clips
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.clip import IGNORE, Batch, Clip
-from stpl.losses.adversarial import reversed_gradient
 from stpl.losses.tube import tube_matching
 from stpl.methods.optimization import OptimizerOptions
-from stpl.methods.rda import BANDS, Attacker, FourierAdversarialAttack
 from stpl.methods.rounds import BINS, Judgement, add_to, doubts_of
 from stpl.methods.tps import TemporalPseudoSupervision, made_grey
 from stpl.methods.vat import VideoAdversarialTraining
 from stpl.methods.vst import CONFIDENCE_CAP, VideoSelfTraining, aggregated, sure
 from stpl.nn.discriminator import DiscriminatorOptions
-from stpl.nn.fourier import Spectrum, band_means, ring_bands
 from stpl.nn.histogram import match_histogram
 from stpl.nn.mixing import mirrored
 from stpl.nn.network import NetworkOptions
@@ -48,15 +46,6 @@ def test_source_free_ones_conform(tiny_streets: Path, tmp_path: Path) -> None:
     check_method("vat_vst_target", tmp_path / "vst", *rounds, golden=[3.11069, 3.07167, 3.09841, 3.05356], **here)
     filled = ("--model.rounds=1", "--model.initial=0.05", "--model.refinement=fill-in")
     check_method("vat_vst", tmp_path / "both", *filled, golden=[3.12502, 2.557, 2.58156, 2.52523], **here)
-
-
-def clips(seed: int, size: tuple[int, int] = (48, 64), count: int = 2, frames: int = 2) -> Clip:
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 256, (count, frames, 3, *size), dtype=torch.uint8, generator=generator)
-    flow = 2 * torch.randn(count, frames - 1, 2, *size, generator=generator)
-    label, previous = torch.randint(0, 15, (2, count, *size), generator=generator)
-    keys = ("a/1", "a/2", "b/1")[:count]
-    return Clip(images, flow, label, images[:, -2:], previous, key=keys)
 
 
 def test_gradients_are_clipped_apart() -> None:
@@ -173,86 +162,6 @@ def test_the_released_view_wraps_around(normalization: Literal["caffe", "imagene
     assert (apart.minimum(1 - apart) < 2e-2).all()  # one level more or less
     assert fed.min() > -0.01
     assert fed.max() < 1.01
-
-
-# --- RDA --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [(64, 96), (33, 47), (40, 65)])
-def test_bands_against_a_loop(size: tuple[int, int]) -> None:
-    height, width = size
-    bands = ring_bands(size, BANDS, torch.device("cpu"))
-    for y in range(height):
-        for x in range(width // 2 + 1):
-            ky, kx = min(y, height - y), x
-            ring = 0
-            while ring < BANDS - 1 and (
-                ky > height * (ring + 1) // (2 * BANDS) or kx > width * (ring + 1) // (2 * BANDS)
-            ):
-                ring += 1
-            assert bands[y, x] == ring
-    image = 255 * torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
-    means = band_means(Spectrum.of(image).amplitude, bands, BANDS, width)
-    whole = torch.fft.fft2(image.double()).abs()
-    torch.testing.assert_close(means.sum(2).double(), whole.mean((-2, -1)), rtol=1e-4, atol=1e-3)
-
-
-def attack(frames: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Attacker]:
-    torch.manual_seed(0)
-    attacker = Attacker(0.1)
-    noise = torch.rand(len(frames), 96, 2, generator=torch.Generator().manual_seed(3))
-    images, changed = attacker(frames, reference, noise)
-    return images, changed, attacker
-
-
-def test_the_attack_exchanges_nine_components() -> None:
-    clip, other = clips(0, (64, 96)), clips(1, (64, 96))
-    images, changed, attacker = attack(clip.frames, other.frames[:, -1])
-    gates = attacker.gates(torch.rand(2, 3, BANDS), torch.zeros(2, 96, 2))
-    assert gates.round().sum((1, 2)).tolist() == [9, 9]
-    assert changed >= 0
-    for frame in range(2):  # the same components of both frames, phases as they were
-        spectrum = Spectrum.of(clip.frames[:, frame])
-        ratio = Spectrum.of(images[:, frame].detach()).amplitude - spectrum.amplitude
-        bands = ring_bands((64, 96), BANDS, torch.device("cpu"))
-        touched = band_means(ratio.abs(), bands, BANDS, 96) > 1e-2
-        assert (touched.sum((1, 2)) <= 9).all()
-        assert touched.any()
-    same, nothing, _ = attack(clip.frames[:, -1:], clip.frames[:, -1])
-    torch.testing.assert_close(same[:, 0], clip.frames[:, -1].float(), rtol=0, atol=2e-3)
-    assert nothing.item() == pytest.approx(0, abs=1e-6)
-
-
-def test_the_attacker_learns_the_opposite() -> None:
-    values = torch.tensor([1.0, -2.0], requires_grad=True)
-    turned = reversed_gradient(values)
-    assert torch.equal(turned, values)
-    (turned * torch.tensor([3.0, 4.0])).sum().backward()  # type: ignore[no-untyped-call]
-    assert values.grad is not None
-    assert values.grad.tolist() == [-3, -4]
-    images, _, attacker = attack(clips(0, (64, 96)).frames, clips(1, (64, 96)).frames[:, -1])
-    images.square().mean().backward()  # type: ignore[no-untyped-call]
-    assert all(parameter.grad is not None and parameter.grad.any() for parameter in attacker.parameters())
-
-
-def test_terms_of_rda() -> None:
-    options = DiscriminatorOptions(width=4)
-    method = FourierAdversarialAttack(SMALL, OptimizerOptions(lr=1e-3), discriminator=options)
-    batch = Batch(clips(0), clips(1, (64, 80)), clips(2))
-    losses = method.losses(batch)
-    assert len(losses) == 2 + 1 + 2 * 4
-    assert losses["telling main"].item() == pytest.approx(math.log(2), abs=0.1)
-    assert losses["fooling attacked auxiliary"].item() == pytest.approx(0.0002 * math.log(2), rel=0.1)
-    rates = {group["name"]: group["lr"] for group in method.parameter_groups()}
-    assert rates["attacker"] == 1e-6
-    assert "new" not in rates
-    plain = FourierAdversarialAttack(
-        SMALL, OptimizerOptions(), attack="none", smallest_scale=1, largest_scale=1, discriminator=options
-    ).eval()
-    assert plain.before_wants is None
-    found = plain.losses(batch)
-    assert "structure" not in found
-    assert found["robustness main"].item() == pytest.approx(0, abs=1e-6)  # the same image
 
 
 # --- VAT --------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,16 @@
+"""Random clips, the same for a seed."""
+
+from __future__ import annotations
+
+import torch
+
+from stpl.data.clip import Clip
+
+
+def clips(seed: int, size: tuple[int, int] = (48, 64), count: int = 2, frames: int = 2) -> Clip:
+    """Clips of noise with flow, labels of both frames and an augmented view that is no other."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, frames, 3, *size), dtype=torch.uint8, generator=generator)
+    flow = 2 * torch.randn(count, frames - 1, 2, *size, generator=generator)
+    label, previous = torch.randint(0, 15, (2, count, *size), generator=generator)
+    return Clip(images, flow, label, images[:, -2:], previous, key=("a/1", "a/2", "b/1")[:count])

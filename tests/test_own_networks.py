@@ -48,7 +48,7 @@ def classes(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "layer", "experiment"),
     [("Dictionary", "backbone.2", "stpl"), ("PoolingIndices", "second", "mean_teacher"),
-     ("WithoutBatchNorm", "mix", "stpl"), ("pair", "backbone", "self_training")],
+     ("WithoutBatchNorm", "mix", "stpl")],
 )  # fmt: skip
 def test_adapted_weights_come_back_as_they_went(
     name: str,
@@ -62,11 +62,10 @@ def test_adapted_weights_come_back_as_they_went(
     torch.manual_seed(1)
     net: nn.Module = getattr(own_networks, name)()
     torch.save({"model": net.state_dict(), "epoch": 3}, tmp_path / "mine.pth")
-    logits = ["--logits=1"] if name == "pair" else []
     out = tmp_path / "out"
     args = ["adapt", f"--model=own_networks:{name}", f"--weights={tmp_path / 'mine.pth'}", f"--features={layer}",
             f"--classes={classes}", f"--video={drive}", "--size=64,96", "--steps=2", "--batch_size=2", "--lr=1e-3",
-            f"--output={out}", f"--experiment={experiment}", *logits]  # fmt: skip
+            f"--output={out}", f"--experiment={experiment}"]  # fmt: skip
     assert main(args) == 0
     adapted = torch.load(out / "adapted.pt", weights_only=True)
     again = copy.deepcopy(net)
@@ -83,7 +82,7 @@ def test_adapted_weights_come_back_as_they_went(
     frames = torch.randint(0, 256, (1, 2, 3, *SIZE), dtype=torch.uint8)
     with torch.no_grad():
         ours = network(Clip(frames, torch.zeros(1, 1, 2, *SIZE)))
-        theirs = logits_in(again.eval()(network.segmenter.normalize(frames[:, 1])), "1" if name == "pair" else "")
+        theirs = logits_in(again.eval()(network.segmenter.normalize(frames[:, 1])), "")
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert main(args) == 0  # called again: nothing is left to do
     torch.save(getattr(own_networks, name)().state_dict(), tmp_path / "mine.pth")
@@ -100,6 +99,16 @@ def test_a_layer_is_proposed() -> None:
     fine = proposed(candidates(PoolingIndices(), SIZE), CLASSES)
     assert fine == ("second", 16, 2)  # the decoder's grid is that of the frames
     assert proposed(found, 32) == ("backbone.1", 16, 4)
+
+
+def test_logits_are_found_where_they_stand(classes: Path) -> None:
+    model = open_model("own_networks:pair", SIZE, logits="1", classes=str(classes))
+    assert model.network is not None
+    assert model.network.segmenter(torch.zeros(1, 3, *SIZE)).logits.shape == (1, CLASSES, *SIZE)
+    tensor = torch.zeros(1, 2, 3, 4)
+    for output, path in ((tensor, ""), ({"out": tensor}, ""), ((tensor, 1), ""), ({"a": [None, tensor]}, "a.1")):
+        assert logits_in(output, path) is tensor
+    assert logits_in(SimpleNamespace(logits=tensor, loss=1), "") is tensor
 
 
 def opened(build: str, size: tuple[int, int] | None = SIZE, **settings: object) -> None:

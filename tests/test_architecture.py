@@ -30,7 +30,7 @@ ALLOWED = {
     "runs": RUNS,
     "sweeps": {*FOUNDATION, "runs"},
     "report": {*FOUNDATION, "pictures", "data.label_space", "runs", "sweeps"},
-    "apply": RUNS,
+    "apply": {*RUNS, "metrics"},
     "bench": {*RUNS, "losses", "metrics", "sweeps"},
     "testing": {*RUNS, "losses"},
     "completion": {"cli", "declarations", "runs"},

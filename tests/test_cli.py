@@ -274,7 +274,8 @@ def test_adapt_to_a_video(tiny_run: Arguments, tmp_path: Path, capsys: pytest.Ca
     ]
     assert main(arguments) == 0
     assert (out / "side_by_side.webm").stat().st_size > 1000
-    before, after = (torch.load(p, weights_only=True)["state_dict"] for p in (source, out / "adapted.ckpt"))
+    trained = out / "checkpoints" / "step2.ckpt"
+    before, after = (torch.load(p, weights_only=True)["state_dict"] for p in (source, trained))
     moved = [k for k in before if k.startswith("network.") and not torch.equal(before[k], after[k])]
     assert moved
     assert torch.load(out / "adapted.ckpt", weights_only=True)["stpl"]["frame_size"] == [48, 96]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from stpl.data.clip import Batch, Clip
 from stpl.errors import ConfigError
 from stpl.methods import Method, OptimizerOptions, PixelContrast, SelfTraining, Supervised
-from stpl.methods.optimization import learning_rates
+from stpl.methods.optimization import RelativeSGD, learning_rates
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 
@@ -122,3 +122,26 @@ def test_adaptation_leaves_the_auxiliary_classifier_alone(make: Callable[..., Me
     torch.autograd.backward(list(method.losses(Batch(clip())).values()))
     assert all(p.grad is None for p in method.network.segmenter.get_submodule("auxiliary").parameters())
     assert any(p.grad is not None for p in method.network.segmenter.get_submodule("backbone").parameters())
+
+
+def test_relative_rate_is_the_share_by_which_weights_change() -> None:
+    """Whatever the scale of the loss; the direction is the gradient's, all tensors taken together."""
+    for scale in (1e-6, 1.0, 1e4):
+        weights = [torch.nn.Parameter(torch.tensor(value)) for value in ([3.0, 0.0], [4.0])]
+        idle = torch.nn.Parameter(torch.ones(3))
+        before = [parameter.detach().clone() for parameter in weights]
+        optimizer = RelativeSGD([*weights, idle], lr=0.01)
+        for parameter, gradient in zip(weights, ([1.0, 2.0], [2.0]), strict=True):
+            parameter.grad = scale * torch.tensor(gradient)
+        optimizer.step()
+        change = torch.cat([now.detach() - then for now, then in zip(weights, before, strict=True)])
+        assert torch.allclose(change, -0.01 * 5 / 3 * torch.tensor([1.0, 2.0, 2.0]))
+        assert torch.equal(idle, torch.ones(3))
+
+
+def test_no_gradient_moves_nothing() -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = RelativeSGD([weight], lr=0.01)
+    weight.grad = torch.zeros(2)
+    assert optimizer.step(lambda: 2.0) == 2.0
+    assert torch.equal(weight, torch.ones(2))

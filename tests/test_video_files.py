@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stpl.apply import adapt as adapt_module
+from stpl.apply import adaptation
 from stpl.cli import main
 from stpl.data.clip import Clip, Wants, collate
 from stpl.data.fake import MovingShapes
@@ -108,10 +108,10 @@ def test_any_name_of_a_video_is_only_a_name(
         found.append(cli)
         raise ConfigError("enough")
 
-    monkeypatch.setattr(adapt_module, "run", run)
+    monkeypatch.setattr(adaptation, "run", run)
     assert main(["adapt", f"--checkpoint={checkpoint}", f"--video={name}"]) == 2
     assert "enough" in capsys.readouterr().err
-    assert str(found[0].datamodule.path) == name  # type: ignore[attr-defined]
+    assert list(map(str, found[0].datamodule.paths)) == [name]  # type: ignore[attr-defined]
     assert len(list(Path("runs/video").iterdir())) == 1
     clip = VideoFrames(Path(name), flow=FlowCache(tmp_path / "flow")).read(0, Wants(flow=True))
     assert clip.flow is not None

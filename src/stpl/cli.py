@@ -84,7 +84,7 @@ VERBS = {
         raw=True,
         help="stpl.runs.request:evaluation_help",
     ),
-    "adapt": Verb("stpl.apply.adapt:adapt", "adapt a checkpoint to a video", "--checkpoint=FILE --video=FILE"),
+    "adapt": Verb("stpl.apply.adapt:adapt", "adapt a network to video", "--checkpoint=FILE --video=FILE"),
     "sweep": Verb(
         "stpl.sweeps:sweep", "run sweep files, one process a trial", "FILE… [--bench=B] [--seeds=N]", positional="files"
     ),
@@ -109,10 +109,13 @@ VERBS = {
     ),
     "predict": Verb(
         "stpl.apply.predict:predict",
-        "write predictions as label images",
-        "--bench=B --checkpoint=FILE --out=DIR",
+        "label video, or a benchmark's frames",
+        "--video=FILE --checkpoint=FILE --out=DIR",
         raw=True,
         help="stpl.runs.request:predict_help",
+    ),
+    "export": Verb(
+        "stpl.apply.export:export", "write a network as ONNX or TorchScript", "--checkpoint=FILE --out=FILE"
     ),
     "data fake": Verb(
         "stpl.data.fake:fake", "write a tiny data set in its true layout", "SET --root=DIR", positional="dataset"

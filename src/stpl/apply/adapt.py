@@ -1,34 +1,32 @@
-"""`stpl adapt`: a trained network and an unlabelled video in; an adapted network and a video of the difference out."""
+"""`stpl adapt`: a trained network and unlabelled video in; an adapted one, a page and a video of the change out."""
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stpl.apply.adaptation import RECOMMENDED, Outcome, Settings, Stage, adapt_to
 from stpl.apply.film import film
-from stpl.apply.model import Model, open_model, own_state
-from stpl.errors import ConfigError, StplError
-from stpl.runs.build import build
-from stpl.runs.fit import begin, run
-from stpl.runs.record import RunKey, RunLock, runs_root
-from stpl.runs.request import as_text
+from stpl.apply.model import Model, open_model
+from stpl.apply.page import write_page
+from stpl.errors import ConfigError
+from stpl.progress import Progress
+from stpl.runs.record import RunKey, runs_root
 
 _MOST_LETTERS = 100
+_FILMED = 200  # frames of each video that are shown side by side
 
 
 def adapt(
-    video: Path,
+    video: Path | list[Path],
     checkpoint: Path | None = None,
     output: Path | None = None,
-    experiment: str = "stpl",
+    experiment: str = RECOMMENDED,
     steps: int = 80,
-    lr: float = 6e-5,
-    batch_size: int = 4,
+    lr: float | None = None,
+    batch_size: int | None = None,
     size: tuple[int, int] | None = None,
     stride: int = 1,
     seed: int = 0,
@@ -43,21 +41,23 @@ def adapt(
     std: tuple[float, float, float] | None = None,
     channels: str = "rgb",
 ) -> None:
-    """Adapt a network to an unlabelled video, without source data and without labels.
+    """Adapt a network to unlabelled video, without source data and without labels.
 
-    Writes `adapted.ckpt` (the last step) and `side_by_side.webm` (input, before, after) into the output folder; for a
-    network of your own also `adapted.pt`, its state dict under its own names, or for one of Hugging Face the folder
-    `adapted`. Called again after an interruption, it goes on from the last checkpoint.
+    Networks on the way are scored without labels, and the best is kept: the start itself if nothing is better. Writes
+    `adapted.ckpt`, `index.html` (what was done and what came of it) and `side_by_side.webm` (input, before and after of
+    the first 200 frames) into the output folder; for a network of your own also `adapted.pt`, its state dict under its
+    own names, or for one of Hugging Face the folder `adapted`. Called again after an interruption, it goes on from the
+    last checkpoint.
 
     Args:
-        video: a video file or a folder of images.
+        video: a video file or a folder of images, or a list of them.
         checkpoint: the network to adapt, as `stpl fit` wrote it; `streets` or `streets:3` are source models of the
             embedded benchmark that the package ships.
         output: folder to write into; `runs/video/<name of the video>/seed<k>` if not given.
         experiment: which method; a name in experiments/tables.yaml.
         steps: training steps.
-        lr: learning rate of the network; new modules learn ten times faster.
-        batch_size: clips a step.
+        lr: learning rate of the network; the method's own if not given.
+        batch_size: clips a step; the most of 4, 2 and 1 that fits into memory if not given.
         size: height and width the network sees, and to which images of any size are resized; the size the checkpoint
             was trained at if not given.
         stride: take every stride-th frame.
@@ -90,87 +90,39 @@ def adapt(
         std=std,
         channels=channels,
     )
-    directory = output or RunKey("video", _run_name(video), seed).directory(runs_root())
-    with RunLock(directory):
-        before = _start(start, directory)
-        settings = {
-            "seed_everything": seed,
-            "data.init_args.stride": stride,
-            "data.init_args.loading.batch_size": batch_size,
-            "optimizer.lr": lr,
-            "trainer.max_steps": steps,
-            "trainer.val_check_interval": steps,
-        }
-        cli, _ = build(_command_line(start, before, video, directory, experiment, settings))
-        begin(cli)
-        run(cli)
-        _copy(cli.recorder.last_checkpoint, directory / "adapted.ckpt")
-        print(f"adapted: {directory / 'adapted.ckpt'}", file=sys.stderr)
-        if start.network is not None:
-            own = start.hand_back(own_state(directory / "adapted.ckpt"), directory)
-            print(f"weights: {own}", file=sys.stderr)
-    name = start.build or before.parent.parent.parent.name or before.name
-    titles = {f"before: {name}": before, "after": directory / "adapted.ckpt"}
-    written = directory / "side_by_side.webm"
-    film(titles, video, written, size=start.frame_size, stride=stride, build=start.build)
+    settings = Settings(experiment, steps, lr, batch_size, stride, seed)
+    videos = video if isinstance(video, list) else [video]
+    folder = output or RunKey("video", run_name(videos[0]), seed).directory(runs_root())
+    _shown(start, adapt_to(start, videos, folder, settings, _Lines()), videos, settings)
+
+
+def _shown(model: Model, outcome: Outcome, videos: list[Path], settings: Settings) -> None:
+    """Write the page and the video, and say what came of it."""
+    print(f"verdict: {outcome.verdict.reason}", file=sys.stderr)
+    print(f"adapted: {outcome.checkpoint}", file=sys.stderr)
+    if outcome.weights is not None:
+        print(f"weights: {outcome.weights}", file=sys.stderr)
+    titles = {f"before: {model.name}": outcome.start, "after": outcome.checkpoint}
+    written = outcome.folder / "side_by_side.webm"
+    film(titles, videos, written, size=model.frame_size, stride=settings.stride, build=model.build, limit=_FILMED)
     print(f"video:   {written}", file=sys.stderr)
+    print(f"page:    {write_page(model, outcome, videos, settings, written)}", file=sys.stderr)
 
 
-def _command_line(
-    model: Model, start: Path, video: Path, directory: Path, experiment: str, settings: Mapping[str, object]
-) -> list[str]:
-    """What `stpl fit` would be told."""
-    told: dict[str, object] = {
-        "run.experiment": _run_name(video),
-        "run.base": experiment,
-        **settings,
-        **as_text("run.directory", directory),
-        **as_text("model.init_args.checkpoint", start),
-        **as_text("data.init_args.path", video),
-        "data.init_args.size": list(model.frame_size),
-        **{f"network.{name}": _plain(value) for name, value in model.options.to_dict().items()},
-    }
-    if model.network is not None:
-        told["trainer.deterministic"] = "warn"  # some have operations of which there is no deterministic form
-    return ["--bench=video", f"--experiment={experiment}", *(f"--{name}={value}" for name, value in told.items())]
+class _Lines:
+    """How far each stage is, on stderr."""
+
+    def __init__(self) -> None:
+        self.progress: Progress | None = None
+
+    def __call__(self, stage: Stage) -> None:
+        """Show a step."""
+        if self.progress is None or self.progress.title != stage.name:
+            self.progress = Progress(stage.name, stage.total, stage.done - 1)
+        self.progress.add(stage.done - self.progress.done)
 
 
-def _start(model: Model, directory: Path) -> Path:
-    """The checkpoint to start from; a network of your own is written as one.
-
-    Raises:
-        ConfigError: a run that is to go on began with another network.
-    """
-    if model.checkpoint is not None:
-        return model.checkpoint
-    own, place = model.options.own, directory / "start.ckpt"
-    assert own is not None
-    print(f"features: the layer {own.features} of {own.build}", file=sys.stderr)
-    begun = (directory / "checkpoints" / "last.ckpt").is_file()
-    if begun and not model.is_in(place):
-        mend = "give the same weights again, or another --output"
-        raise ConfigError("the run here began with other weights", where=directory, mend=mend)
-    if not begun:
-        model.save(place)
-    return place
-
-
-def _plain(value: object) -> object:
-    """A group of settings in JSON."""
-    return json.dumps(value) if isinstance(value, dict) else value
-
-
-def _run_name(video: Path) -> str:
+def run_name(video: Path) -> str:
     """The video's name, without what cannot be in the name of a run."""
     name = re.sub(r"^\.+|[^\w .=,+()-]", "_", video.resolve().stem)[:_MOST_LETTERS].strip()
     return name or "video"
-
-
-def _copy(source: Path, target: Path) -> None:
-    partial = target.with_suffix(".partial")
-    try:
-        shutil.copy(source, partial)
-        partial.replace(target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise StplError(f"cannot be written: {error.strerror}", where=target, mend="free some space") from error

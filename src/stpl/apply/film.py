@@ -32,7 +32,7 @@ def video(
     rows: list[str] | None = None,
     bench: str = "streets",
     seed: int = 0,
-    video: Path | None = None,
+    video: Path | list[Path] | None = None,
     checkpoints: list[Path] | None = None,
     output: Path | None = None,
     fps: float | None = None,
@@ -52,7 +52,7 @@ def video(
         rows: experiments of the benchmark, beside each other; source_only and stpl if none are given.
         bench: benchmark whose runs to show.
         seed: of the runs.
-        video: a video file or a folder of images to predict on, instead of runs.
+        video: a video file or a folder of images to predict on, or a list of them, instead of runs.
         checkpoints: networks of one label space to predict with.
         output: the .webm to write; runs/<bench>/report/side_by_side.webm, or side_by_side.webm beside the video.
         fps: frames a second; 2 for runs, the video's own otherwise.
@@ -73,7 +73,8 @@ def video(
             mend="give --video=FILE --checkpoints=[A,B], or names of experiments",
         )
     if video is not None and checkpoints:
-        written = output or video.parent / "side_by_side.webm"
+        first = video[0] if isinstance(video, list) else video
+        written = output or first.parent / "side_by_side.webm"
         film(_titled(checkpoints), video, written, size=size, stride=stride, fps=fps, codec=codec, build=model)
     else:
         folders = experiment_folders(experiments)
@@ -152,7 +153,7 @@ def _sample(run: RunKey, runs: Path) -> tuple[VideoSample, list[str]]:
 
 def film(
     checkpoints: Mapping[str, Path],
-    video: Path,
+    video: Path | Sequence[Path],
     output: Path,
     *,
     size: tuple[int, int] | None = None,
@@ -160,12 +161,13 @@ def film(
     fps: float | None = None,
     codec: Codec = "vp8",
     build: str | None = None,
+    limit: int | None = None,
 ) -> None:
     """Write a side-by-side video of checkpoints' predictions on a video.
 
     Args:
         checkpoints: title → checkpoint, of one label space, from left to right.
-        video: the video file or folder.
+        video: the video file or folder, or several, one after the other.
         output: the `.webm` to write.
         size: height and width the networks see; what the first was trained at if not given. With it, frames of several
             sizes are shown at the first one's.
@@ -173,6 +175,7 @@ def film(
         fps: frames a second; the video's own if not given.
         codec: of the video.
         build: as for `weights.describe`.
+        limit: frames of each video; all if not given.
 
     Raises:
         StplError: for a checkpoint, video or output that cannot be used.
@@ -184,19 +187,26 @@ def film(
             f"the checkpoints predict {', '.join(space.name for space in spaces)}",
             mend="compare networks of one label space",
         )
-    source = VideoFrames(video, stride=stride, as_first=size is not None)
+    paths_of = [video] if isinstance(video, Path) else video
+    sources = [VideoFrames(path, stride=stride, limit=limit, as_first=size is not None) for path in paths_of]
     space, networks = spaces[0], [load_network(path, build) for path in paths]
     legend = (space.classes, space.palette)
-    with SideBySide(output, fps or source.fps, ["input", *checkpoints], legend=legend, codec=codec) as writer:
-        shown = islice(_panels(source), 1, None)
-        predicted = predict(networks, _panels(source), size or weights.frame_size(paths[0]))
-        for frame, labels in zip(shown, predicted, strict=True):
-            writer.write([frame, *(overlay(frame, label, space.palette) for label in labels)])
+    with SideBySide(output, fps or sources[0].fps, ["input", *checkpoints], legend=legend, codec=codec) as writer:
+        panel = _panel(sources[0].size)
+        for source in sources:
+            shown = islice(_panels(source, panel), 1, None)
+            predicted = predict(networks, _panels(source, panel), size or weights.frame_size(paths[0]))
+            for frame, labels in zip(shown, predicted, strict=True):
+                writer.write([frame, *(overlay(frame, label, space.palette) for label in labels)])
 
 
-def _panels(source: VideoFrames) -> Iterator[Frame]:
-    """Frames no taller than a panel."""
+def _panels(source: VideoFrames, size: tuple[int, int]) -> Iterator[Frame]:
+    """Frames at the size of a panel."""
     for frame in source.frames():
-        scale = min(1.0, _PANEL_HEIGHT / frame.shape[0])
-        width, height = round(frame.shape[1] * scale), round(frame.shape[0] * scale)
-        yield cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
+        yield cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA).astype(np.uint8)
+
+
+def _panel(size: tuple[int, int]) -> tuple[int, int]:
+    """The size at which frames of `size` are shown: no taller than a panel."""
+    scale = min(1.0, _PANEL_HEIGHT / size[0])
+    return round(size[0] * scale), round(size[1] * scale)

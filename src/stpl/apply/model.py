@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from stpl.apply.network import Frame, load_network, predict
 from stpl.data.label_space import LabelSpace, label_space, own_classes
 from stpl.errors import ConfigError, StplError
 from stpl.nn import huggingface, weights
 from stpl.nn.accel import Accel
-from stpl.nn.network import NetworkOptions, around
+from stpl.nn.network import NetworkOptions, around, build_network
 from stpl.nn.own import OwnNetwork, OwnSegmenter, build_module, candidates, own_weights, proposed
 from stpl.runs.experiments import load_yaml
 
 HUGGING_FACE = "hf:"
+_YAML = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,51 @@ class Model:
     def build(self) -> str | None:
         """What builds a network of your own."""
         return None if self.options.own is None else self.options.own.build
+
+    @property
+    def name(self) -> str:
+        """What to call it: what builds it, the run that trained it, or its file."""
+        if self.build is not None or self.checkpoint is None:
+            return str(self.build)
+        inside = self.checkpoint.parent.name == "checkpoints"
+        return self.checkpoint.parents[2].name if inside else self.checkpoint.stem
+
+    @property
+    def accel(self) -> Accel:
+        """The network in its ACCEL, in evaluation mode; a checkpoint's is loaded anew at each call."""
+        if self.network is not None:
+            return self.network.eval()
+        assert self.checkpoint is not None
+        return load_network(self.checkpoint)
+
+    @property
+    def module(self) -> nn.Module:
+        """What the callable builds or Hugging Face loads; of a checkpoint of the suite, its segmenter."""
+        segmenter = self.accel.segmenter
+        return segmenter.net if isinstance(segmenter, OwnSegmenter) else segmenter
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of its classes, in the order of the ids that it predicts."""
+        return self.options.space.classes
+
+    def predict(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+        """Label maps uint8 `[H,W]` of frames uint8 `[H,W,3]` RGB in order, each at its own size, the first one's too.
+
+        The network may use the frame before; the first one is its own.
+        """
+        frames = iter(frames)
+        for first in frames:
+            for (labels,) in predict([self.accel], chain([first, first], frames), self.frame_size):
+                yield labels
+
+    def adapted(self, checkpoint: Path) -> Model:
+        """The same with the weights of a checkpoint that an adaptation of it wrote."""
+        if self.network is None:
+            return replace(self, checkpoint=checkpoint)
+        network = build_network(self.options)
+        weights.load(checkpoint, network, options=self.options)
+        return replace(self, network=network)
 
     def is_in(self, path: Path) -> bool:
         """Whether a checkpoint holds the very weights of the network."""
@@ -95,12 +144,13 @@ def open_model(
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
     channels: str = "rgb",
+    build: str | None = None,
 ) -> Model:
     """The network that `model` names.
 
     Args:
-        model: a checkpoint of the suite, the name of a shipped one, `package.module:callable`, or `hf:` with a folder
-            or a name on the hub of Hugging Face.
+        model: a checkpoint of the suite, the name of a shipped one, `package.module:callable`, `hf:` with a folder or
+            a name on the hub of Hugging Face, or a YAML file that holds `model` and the rest (`read_network`).
         size: height and width of the frames it is to see; what a checkpoint was trained at if not given.
         state: weights of a network of your own; as its callable gives it if not given.
         key: which state dict, where the file holds several.
@@ -112,16 +162,19 @@ def open_model(
         mean: of its normalisation; ImageNet's if not given.
         std: likewise.
         channels: "rgb" or "bgr".
+        build: for a checkpoint of a network of your own, what builds it: no file has a function called.
 
     Raises:
         StplError: for anything that cannot be used.
     """
+    if Path(model).suffix in _YAML:
+        return open_model(**{"size": size, **read_network(Path(model))})
     located = weights.located(Path(model))
     given = {"weights": state, "key": key, "arguments": arguments, "features": features, "logits": logits,
              "classes": classes, "mean": mean, "std": std}  # fmt: skip
     if located.is_file() or ":" not in model:
         _refuse(given, tuple(given), "a checkpoint of the suite tells that itself")
-        options = weights.describe(located)
+        options = weights.describe(located, build)
         return Model(options, size or weights.frame_size(located), located)
     if size is None:
         raise ConfigError("the frames' size is not known", where="--size", mend="give it: --size=HEIGHT,WIDTH")
@@ -181,7 +234,7 @@ def read_classes(name: str) -> LabelSpace:
         ConfigError: there is no such name or file, or it lists no classes.
     """
     path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix not in _YAML:
         return label_space(name)
     content = load_yaml(path)
     unknown = content.keys() - {"classes", "palette"}
@@ -192,3 +245,25 @@ def read_classes(name: str) -> LabelSpace:
             what, where=path, mend="write 'classes: [road, …]' and, if you like, 'palette: [[r, g, b], …]'"
         )
     return own_classes([str(entry) for entry in names], content.get("palette") or ())
+
+
+def read_network(path: Path) -> dict[str, Any]:
+    """The arguments of `open_model` that a YAML file holds under the names of the command line's options.
+
+    Raises:
+        ConfigError: it lacks `model`, or holds something else; a path in it is not there.
+    """
+    known = {"model": str, "size": tuple, "weights": Path, "key": str, "arguments": dict, "features": str,
+             "logits": str, "classes": str, "mean": tuple, "std": tuple, "channels": str}  # fmt: skip
+    content = load_yaml(path)
+    unknown = sorted(content.keys() - known.keys())
+    if unknown or "model" not in content:
+        what = f"the key '{unknown[0]}' is unknown" if unknown else "lacks 'model'"
+        raise ConfigError(what, where=path, mend=f"write some of: {', '.join(known)}")
+    if Path(str(content["model"])).suffix in _YAML:
+        raise ConfigError("names another file", where=path, mend="write what that one holds")
+    try:
+        found = {name: known[name](value) for name, value in content.items()}
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error), where=path, mend="see `stpl adapt --help` for what each takes") from error
+    return {("state" if name == "weights" else name): value for name, value in found.items()}

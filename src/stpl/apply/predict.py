@@ -1,4 +1,7 @@
-"""`stpl predict`: label images of a benchmark's evaluation frames, as the official Cityscapes evaluator reads them."""
+"""`stpl predict`: label images of footage, or of a benchmark's frames as the official Cityscapes evaluator reads them.
+
+What is done with footage stands in `stpl.apply.labelling`.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from stpl.apply.labelling import check_empty, label_video
+from stpl.arguments import call
 from stpl.data.clip import Clip
 from stpl.data.image import write_png
 from stpl.data.label_space import LabelSpace
@@ -25,7 +30,7 @@ from stpl.runs.sitting import signals_told
 
 
 def predict(args: Sequence[str]) -> None:
-    """`stpl predict`: write the predictions of a checkpoint.
+    """`stpl predict`: write the predictions of a network, on footage if there is `--video`, else on a benchmark.
 
     Args:
         args: the command line after `stpl predict`.
@@ -33,13 +38,15 @@ def predict(args: Sequence[str]) -> None:
     Raises:
         StplError: for a mistake in configuration, data or checkpoint, or a full disk; DIR does not appear then.
     """
+    if any(word.split("=")[0] == "--video" for word in args):
+        call(label_video, args, prog="stpl predict", usage="--video=FILE --checkpoint=FILE --out=DIR")
+        return
     request = Request.parse(args)
     if not {"checkpoint", "out"} <= request.overrides.keys():
         print(predict_help())
         return
     out, colors = Path(request.overrides.pop("out")), _switch(request.overrides.pop("colors", "false"))
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError("there is something here already", where=out, mend="delete it, or give another --out")
+    check_empty(out)
     cli = build_evaluation(request)
     if cli.trainer.world_size > 1:
         raise ConfigError("predictions are written by one process", where="trainer.devices", mend="use one device")

@@ -24,7 +24,7 @@ from stpl.data.augment_device import augment
 from stpl.data.cache import CachedClips, open_cache
 from stpl.data.clip import Batch, Clip, ClipReader, Wants, clip_seed, collate, collate_streams, require
 from stpl.data.flow import FlowCache
-from stpl.data.folder import VideoFrames
+from stpl.data.footage import Spread, open_footage
 from stpl.data.label_space import SYNTHIA_12, VIPER_15, label_space
 from stpl.data.loading import Loading, StepLoader, one_thread
 from stpl.data.rare_classes import RareClassSampler, class_pixels
@@ -345,12 +345,15 @@ class CityscapesTransfer(ClipDataModule):
 
 
 class VideoData(ClipDataModule):
-    """One video file, or folder of frames, as an unlabelled target; nothing is evaluated.
+    """Video files and folders of frames as an unlabelled target; no label is compared with.
 
     Args:
-        path: the video file, or a folder of images.
-        size: height and width the frames are resized to; the video's own if not given.
+        path: the video file, or a folder of images; or several, of which no clip pairs frames.
+        size: height and width the frames are resized to; the video's own if not given, and then that of all of them.
         stride: take every stride-th frame.
+        rate: in place of a stride: frames a second to take, by the time at which each is shown.
+        cuts: look for changes of the scene, which no clip crosses.
+        evaluation_clips: at most so many clips are evaluated, in short runs that are spread evenly.
         flow_cache: folder of estimated flow.
         domain: see `ClipDataModule`; only "target".
         loading: see `ClipDataModule`.
@@ -363,9 +366,12 @@ class VideoData(ClipDataModule):
 
     def __init__(
         self,
-        path: Path,
+        path: Path | list[Path],
         size: tuple[int, int] | None = None,
         stride: int = 1,
+        rate: float | None = None,
+        cuts: bool = True,
+        evaluation_clips: int = 200,
         flow_cache: Path = Path("data/flow"),
         domain: Domain = "target",
         loading: Loading | None = None,
@@ -374,10 +380,15 @@ class VideoData(ClipDataModule):
         class_statistics: Path = Path("data/class_statistics"),
     ) -> None:
         super().__init__(domain, loading, augmentation, sampling_seed, class_statistics)
-        self.path, self.size, self.stride, self.flow_cache = path, size, stride, FlowCache(flow_cache)
+        check_range("data.evaluation_clips", evaluation_clips, 1)
+        self.paths = path if isinstance(path, list) else [path]
+        self.size, self.flow_cache, self.evaluation_clips = size, FlowCache(flow_cache), evaluation_clips
+        self.pace = {"stride": stride, "rate": rate, "cuts": cuts}
 
     def open(self, domain: Domain, split: Split) -> ClipReader:
-        """All consecutive pairs of the video; raises `ConfigError` for its source domain, which it lacks."""
+        """All clips, or those to evaluate; raises `ConfigError` for its source domain, which it lacks."""
         if domain == "source":
             raise ConfigError("a video comes without source data", where="model", mend="choose a source-free method")
-        return VideoFrames(self.path, self.size, stride=self.stride, flow=self.flow_cache)
+        if split == "val":
+            return Spread(self.reader("train"), self.evaluation_clips)
+        return open_footage(self.paths, self.size, flow=self.flow_cache, **self.pace)

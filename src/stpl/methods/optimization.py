@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, PolynomialLR
 
 from stpl.errors import ConfigError, check_range
@@ -21,7 +22,8 @@ class OptimizerOptions:
     """Optimiser and schedule; the defaults are STPL's (paper §4.1).
 
     Attributes:
-        name: "sgd" or "adamw".
+        name: "sgd", "adamw" or "relative": SGD whose rate is the share of their norm by which a step changes the
+            weights (see `RelativeSGD`), and so means the same for every network and loss.
         lr: initial learning rate; it decays by (1 - step/horizon)^power.
         momentum: of SGD.
         weight_decay: L2 penalty (SGD) or decoupled decay (AdamW); 5e-4 is the lineage's.
@@ -44,7 +46,7 @@ class OptimizerOptions:
         ConfigError: for a number below 0, a momentum above 1, or a horizon before step 1.
     """
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Literal["sgd", "adamw", "relative"] = "sgd"
     lr: float = 2.5e-6
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -66,6 +68,36 @@ class OptimizerOptions:
         check_range("optimizer.momentum", self.momentum, 0, 1)
         if self.horizon is not None:
             check_range("optimizer.horizon", self.horizon, 1)
+
+
+class RelativeSGD(torch.optim.SGD):
+    """SGD after all gradients were scaled by one number: to the norm of the weights that they belong to, all together.
+
+    With rate ρ, a step without momentum changes the weights by the share ρ of their norm, whatever the scale of the
+    loss and of the weights is. (You et al., LARS, 2017, do so layer by layer, which also changes the direction.)
+    Parameters without gradient are left out. No number leaves the device.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Call `closure` once, scale, then take SGD's step."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        moved: list[Tensor] = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [p.grad for p in moved if p.grad is not None]
+        if moved:
+            scale = _norm(moved) / _norm(gradients).clamp(min=torch.finfo(torch.float32).tiny)
+            torch._foreach_mul_(gradients, scale)
+        super().step()
+        return loss
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
+    """Euclidean norm of all tensors together, float32 scalar on their device."""
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(tensors))).float())
+    return norm
 
 
 class Joint(torch.optim.Optimizer):
@@ -117,8 +149,9 @@ def build_optimizer(
         discriminators: those that a method trains against the network.
     """
     main: torch.optim.Optimizer
-    if options.name == "sgd":
-        main = torch.optim.SGD(groups, momentum=options.momentum, weight_decay=options.weight_decay)
+    if options.name in ("sgd", "relative"):
+        kind = torch.optim.SGD if options.name == "sgd" else RelativeSGD
+        main = kind(groups, momentum=options.momentum, weight_decay=options.weight_decay)
     else:
         main = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
     others = [_adam(discriminator) for discriminator in discriminators]

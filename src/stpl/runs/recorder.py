@@ -49,6 +49,7 @@ class RunOptions:
         directory: the run's folder, if it is not to be `runs/<bench>/<experiment>/seed<k>`.
         log_every: steps between two rows of losses in metrics.csv.
         checkpoint_every: steps between two resumable checkpoints.
+        keep_all: also keep the checkpoint of every evaluation, as `step<n>.ckpt`.
         wandb: "disabled", "offline" (kept in the run's folder for `wandb sync`) or "online".
         compile: run the backbone through `torch.compile`; pays on GPUs in long runs, its first step takes minutes.
         cuda_graph: on one GPU, record the step once and replay it, if the method allows it (`Method.recordable`): the
@@ -61,6 +62,7 @@ class RunOptions:
     directory: Path | None = None
     log_every: int = 10
     checkpoint_every: int = 50
+    keep_all: bool = False
     wandb: Literal["disabled", "offline", "online"] = "disabled"
     compile: bool = False
     cuda_graph: bool = True
@@ -137,6 +139,10 @@ class Recorder(Callback):
         """The checkpoint to resume from."""
         return self.checkpoints / "last.ckpt"
 
+    def checkpoint_of(self, step: int) -> Path:
+        """The checkpoint of the evaluation at a step, if all are kept."""
+        return self.checkpoints / f"step{step}.ckpt"
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know of the part before."""
         return {"evaluations": self.evaluations, "seconds": self.elapsed}
@@ -199,6 +205,8 @@ class Recorder(Callback):
             chosen = self.chosen(criterion)
             if chosen is not None and chosen["step"] == step:
                 self._save(trainer, self.checkpoints / f"{name}.ckpt")
+        if self.options.keep_all:
+            self._save(trainer, self.checkpoint_of(step))
         if trainer.state.fn == "fit" or trainer.max_steps == 0:
             self._save(trainer, self.last_checkpoint)
         if trainer.state.fn == "fit":

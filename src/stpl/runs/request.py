@@ -54,9 +54,18 @@ usage: stpl test --bench=B --checkpoint=FILE [--data.domain=source] [--key=value
 Evaluates a checkpoint on the labelled split of a benchmark and prints IoU per class in percent; records nothing. The
 network is built as the checkpoint describes it."""
 _PREDICT_HELP = """\
-usage: stpl predict --bench=B --checkpoint=FILE --out=DIR [--colors=true] [--key=value …]
+usage: stpl predict --video=FILE --checkpoint=FILE --out=DIR [--option=value …]
+       stpl predict --bench=B --checkpoint=FILE --out=DIR [--colors=true] [--key=value …]
 
-Writes what a checkpoint predicts for each evaluation frame of a benchmark, at the size of its label, as a PNG of
+Of a video file or folder of images: writes DIR/ids/*.png (class ids), DIR/colors/*.png (the same as palette images),
+DIR/overlay.webm and DIR/classes.json; options:
+  --model=package.module:callable  a network of your own, hf:FOLDER, or a YAML file that says more; instead of
+                                   --checkpoint, or beside it as what builds the network of that checkpoint
+  --size=HEIGHT,WIDTH              what the network sees; as it was trained if not given
+  --stride=N  --rate=F             every N-th frame; F frames a second
+  --ids=false --colors=false --overlay=false
+
+Of a benchmark: writes what a checkpoint predicts for each evaluation frame, at the size of its label, as a PNG of
 Cityscapes label ids: DIR/{city}_{sequence}_{frame}_pred_labelIds.png, which CITYSCAPES_RESULTS=DIR csEvalPixelLevel-
 SemanticLabeling finds. With --colors=true also DIR/colors/color_*.png, which it does not find. DIR must be empty or
 absent; it appears when all is written."""

@@ -1,0 +1,290 @@
+"""Adaptation as a library call: a network and video in; candidates trained and scored, the best of them out.
+
+`adapt_to` is what `stpl.adapt` and `stpl adapt` call. Everything is written into one folder; called again after an
+interruption, it goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from stpl.apply.guard import Candidate, Seen, Verdict, choose, judged, see
+from stpl.apply.model import Model, own_state
+from stpl.apply.network import load_network
+from stpl.apply.resources import Estimate, estimate, fitting
+from stpl.data.clip import Clip, Wants, collate
+from stpl.data.datamodule import ClipDataModule
+from stpl.errors import ConfigError, StplError
+from stpl.nn.batchnorm import batchnorm_layers
+from stpl.runs.build import SuiteCLI, build
+from stpl.runs.fit import begin, run
+from stpl.runs.record import RunLock, read_metrics, write_atomically
+from stpl.runs.request import as_text
+
+RECOMMENDED = "consensus"
+"""The experiment that runs unless another is named: see docs/methods/consensus.md."""
+
+VERDICT = "adaptation.json"
+STATISTICS = "batchnorm_augmented"
+"""The experiment whose result trained networks are compared with: the start with renewed statistics."""
+
+_EVALUATIONS = 4  # networks on the way that can be handed back
+_LOOKED = 48  # pairs of frames that the guard looks at
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to adapt.
+
+    Attributes:
+        experiment: which method; a name in experiments/tables.yaml.
+        steps: training steps.
+        lr: learning rate; the experiment's own if not given.
+        batch_size: clips a step; the most of 4, 2 and 1 that fits into memory if not given.
+        stride: take every stride-th frame.
+        seed: decides the order of clips and their augmentation.
+    """
+
+    experiment: str = RECOMMENDED
+    steps: int = 80
+    lr: float | None = None
+    batch_size: int | None = None
+    stride: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How far an adaptation is.
+
+    Attributes:
+        name: what is being done.
+        done: steps of it that are done.
+        total: of so many.
+        numbers: losses of the last step.
+    """
+
+    name: str
+    done: int
+    total: int
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+Tell = Callable[[Stage], None]
+"""Is told how far an adaptation is, after every step."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an adaptation found.
+
+    Attributes:
+        folder: where everything lies.
+        checkpoint: the network to use, `adapted.ckpt`; the start again if nothing was better.
+        weights: of a network of your own, the same in the form in which it came; else `None`.
+        start: the checkpoint that it began with.
+        verdict: what the guard chose, from what, and why.
+        estimate: of memory and time.
+    """
+
+    folder: Path
+    checkpoint: Path
+    weights: Path | None
+    start: Path
+    verdict: Verdict
+    estimate: Estimate
+
+
+def adapt_to(
+    model: Model, videos: Sequence[Path], folder: Path, settings: Settings, tell: Tell | None = None
+) -> Outcome:
+    """Adapt a network to videos without labels and write the best candidate as `adapted.ckpt`.
+
+    Args:
+        model: what to adapt (`open_model`).
+        videos: video files and folders of images.
+        folder: to write into.
+        settings: how.
+        tell: is told after every step.
+
+    Raises:
+        StplError: for a network, a video or a setting that cannot be used, or a full disk.
+    """
+    with RunLock(folder):
+        start = _start(model, folder)
+        taken = _affordable(model, settings)
+        command = _Command(model, start, videos, folder, settings, taken.batch_size)
+        candidates, data = _trained(command, tell)
+        reference = 0
+        if batchnorm_layers(model.accel):
+            candidates.insert(1, _renewed(command, tell))
+            reference = 1
+        seen = list(_seen(candidates, spread(data, _LOOKED), model.build, tell))
+        verdict = choose(judged(candidates, seen, reference), reference)
+        adapted = folder / "adapted.ckpt"
+        _copy(verdict.chosen.candidate.checkpoint, adapted)
+        weights = model.hand_back(own_state(adapted), folder) if model.network is not None else None
+        outcome = Outcome(folder, adapted, weights, start, verdict, taken)
+        write_atomically(folder / VERDICT, json.dumps(_told(outcome, settings), indent=2) + "\n")
+    return outcome
+
+
+def _affordable(model: Model, settings: Settings) -> Estimate:
+    """The batch size that was asked for, or the largest that fits into memory.
+
+    Raises:
+        ConfigError: it does not fit.
+    """
+    network = model.accel.segmenter
+    sizes = [settings.batch_size] if settings.batch_size else [4, 2, 1]
+    return fitting([estimate(network, model.frame_size, size) for size in sizes])
+
+
+def spread(data: ClipDataModule, count: int) -> list[Clip]:
+    """At most `count` clips of the target, spread evenly, in batches, without a label."""
+    reader = data.reader("train", "target")
+    every = max(1, len(reader) // count)
+    places = range(every // 2, len(reader), every)[:count]
+    size = data.loading.eval_batch_size
+    clips = [reader.read(place, Wants(flow=True)) for place in places]
+    return [collate(clips[first : first + size]) for first in range(0, len(clips), size)]
+
+
+def _seen(
+    candidates: Sequence[Candidate], clips: Sequence[Clip], build: str | None, tell: Tell | None
+) -> Iterator[Seen]:
+    """What each candidate makes of the clips."""
+    for place, candidate in enumerate(candidates, 1):
+        yield see(load_network(candidate.checkpoint, build), clips)
+        if tell is not None:
+            tell(Stage("comparing", place, len(candidates)))
+
+
+@dataclass(frozen=True)
+class _Command:
+    """What `stpl fit` would be told for a run on these videos."""
+
+    model: Model
+    start: Path
+    videos: Sequence[Path]
+    folder: Path
+    settings: Settings
+    batch_size: int
+
+    def words(self, experiment: str, folder: Path, steps: int, more: Mapping[str, object]) -> list[str]:
+        """The command line of a run of `experiment` into `folder`."""
+        settings, model = self.settings, self.model
+        told: dict[str, object] = {
+            "run.experiment": self.folder.name,
+            "run.base": experiment,
+            "run.keep_all": "true",
+            "seed_everything": settings.seed,
+            "data.init_args.stride": settings.stride,
+            "data.init_args.loading.batch_size": self.batch_size,
+            "trainer.max_steps": steps,
+            **more,
+            **as_text("run.directory", folder),
+            **as_text("model.init_args.checkpoint", self.start),
+            "data.init_args.path": json.dumps([str(video) for video in self.videos]),
+            "data.init_args.size": list(model.frame_size),
+            **{f"network.{name}": _plain(value) for name, value in model.options.to_dict().items()},
+        }
+        if model.network is not None:
+            told["trainer.deterministic"] = "warn"  # some have operations of which there is no deterministic form
+        return ["--bench=video", f"--experiment={experiment}", *(f"--{name}={value}" for name, value in told.items())]
+
+
+def _trained(command: _Command, tell: Tell | None) -> tuple[list[Candidate], ClipDataModule]:
+    """The start, and the network at every evaluation of the training; and the data."""
+    settings = command.settings
+    more: dict[str, object] = {"trainer.val_check_interval": max(1, settings.steps // _EVALUATIONS)}
+    if settings.lr is not None:
+        more["optimizer.lr"] = settings.lr
+    cli = _ran(command.words(settings.experiment, command.folder, settings.steps, more), settings.experiment, tell)
+    steps = sorted({step for step, name, _ in read_metrics(cli.recorder.metrics.path) if name.startswith("val/")})
+    found = [Candidate(f"step {step}", cli.recorder.checkpoint_of(step), step) for step in steps if step]
+    return [Candidate("start", command.start), *found], cli.datamodule
+
+
+def _renewed(command: _Command, tell: Tell | None) -> Candidate:
+    """The start with renewed statistics: a run of one step, which is evaluated with those of its clips."""
+    words = command.words(STATISTICS, command.folder / STATISTICS, 1, {"trainer.val_check_interval": 1})
+    return Candidate("renewed statistics", _ran(words, "renewing statistics", tell).recorder.checkpoint_of(1))
+
+
+def _ran(words: Sequence[str], name: str, tell: Tell | None) -> SuiteCLI:
+    """Run, or go on with, what a command line describes."""
+    cli, _ = build(words)
+    if tell is not None:
+        cli.trainer.callbacks.insert(0, _Told(name, tell))  # type: ignore[attr-defined]
+    begin(cli)
+    run(cli)
+    return cli
+
+
+class _Told(Callback):
+    """Tells of every step."""
+
+    def __init__(self, name: str, tell: Tell) -> None:
+        self.name, self.tell = name, tell
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Tell."""
+        self.tell(Stage(self.name, trainer.global_step, int(trainer.max_steps)))
+
+
+def _start(model: Model, folder: Path) -> Path:
+    """The checkpoint to start from; a network of your own is written as one.
+
+    Raises:
+        ConfigError: a run that is to go on began with another network.
+    """
+    if model.checkpoint is not None:
+        return model.checkpoint
+    place = folder / "start.ckpt"
+    begun = (folder / "checkpoints" / "last.ckpt").is_file()
+    if begun and not model.is_in(place):
+        mend = "give the same weights again, or another --output"
+        raise ConfigError("the run here began with other weights", where=folder, mend=mend)
+    if not begun:
+        model.save(place)
+    return place
+
+
+def _told(outcome: Outcome, settings: Settings) -> dict[str, Any]:
+    """What `adaptation.json` says."""
+    verdict = outcome.verdict
+    return {
+        "chosen": verdict.chosen.candidate.title,
+        "adapted": verdict.adapted,
+        "reason": verdict.reason,
+        "experiment": settings.experiment,
+        "candidates": [
+            {"title": one.candidate.title, "step": one.candidate.step, "score": one.score, "agreement": one.agreement}
+            for one in verdict.scored
+        ],
+    }
+
+
+def _plain(value: object) -> object:
+    """A group of settings in JSON."""
+    return json.dumps(value) if isinstance(value, dict) else value
+
+
+def _copy(source: Path, target: Path) -> None:
+    partial = target.with_suffix(".partial")
+    try:
+        shutil.copy(source, partial)
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StplError(f"cannot be written: {error.strerror}", where=target, mend="free some space") from error

@@ -1,0 +1,142 @@
+"""Which of several networks to hand back, without a label: the guard of `stpl adapt`.
+
+Two numbers decide, both of frames that nobody labelled. The score is the mutual information between pixel and predicted
+class: it rises as predictions become sure and stay diverse, and it is low for a network that a new camera has made
+blind. A method that minimises something of the kind drives it up for ever, though, right or wrong; so a candidate is
+only trusted while it still says of most pixels what renewed statistics alone say of them. How often the guard is right
+is measured by `stpl bench guard`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stpl.data.clip import Clip
+from stpl.metrics.selection import InformationMaximization
+from stpl.nn.accel import Accel
+from stpl.nn.segmenter import upsample
+
+TRUSTED = 80.0
+"""Percent of the pixels on which a candidate must agree with the reference."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network that could be handed back.
+
+    Attributes:
+        title: what it is, in words.
+        checkpoint: the network.
+        step: training step it is of; 0 where nothing was trained.
+    """
+
+    title: str
+    checkpoint: Path
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A candidate and what the guard sees of it.
+
+    Attributes:
+        candidate: the network.
+        score: mutual information between pixel and predicted class, in nats; higher is better.
+        agreement: percent of the pixels where it predicts what the reference does.
+    """
+
+    candidate: Candidate
+    score: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the guard decided.
+
+    Attributes:
+        chosen: what is handed back.
+        scored: all that it chose from; the start comes first, the reference second if there is one.
+        reason: why, in a sentence.
+    """
+
+    chosen: Scored
+    scored: tuple[Scored, ...]
+    reason: str
+
+    @property
+    def adapted(self) -> bool:
+        """Whether it is another network than the start."""
+        return self.chosen is not self.scored[0]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a network makes of clips.
+
+    Attributes:
+        score: see `Scored`.
+        labels: its classes uint8 `[N,H,W]`, at the frames' size.
+    """
+
+    score: float
+    labels: Tensor
+
+
+@torch.no_grad()
+def see(network: Accel, clips: Sequence[Clip]) -> Seen:
+    """What a network, in evaluation mode, makes of batches of clips with flow."""
+    score = InformationMaximization(network.num_classes)
+    found = []
+    device = next(network.parameters()).device
+    for clip in clips:
+        logits = network(clip.to(device))
+        score.update(logits.cpu())
+        found.append(upsample(logits, (clip.frames.shape[-2], clip.frames.shape[-1])).argmax(1).byte().cpu())
+    return Seen(float(score.compute()), torch.cat(found))
+
+
+def agreement(one: Tensor, other: Tensor) -> float:
+    """Percent of the pixels on which two label maps of one shape agree."""
+    return 100 * float((one == other).double().mean())
+
+
+def judged(candidates: Sequence[Candidate], seen: Sequence[Seen], reference: int) -> list[Scored]:
+    """Candidates with their score, and how far each agrees with the one at place `reference`."""
+    known = seen[reference].labels
+    return [Scored(c, s.score, agreement(s.labels, known)) for c, s in zip(candidates, seen, strict=True)]
+
+
+def choose(scored: Sequence[Scored], reference: int) -> Verdict:
+    """The best of the networks that can be trusted.
+
+    Args:
+        scored: the start first; at `reference` the one that the agreement is with, and behind it those that were
+            trained.
+        reference: place of the start with renewed statistics; of the start itself where a network has none.
+    """
+    start, base = scored[0], scored[reference]
+    trained = scored[reference + 1 :]
+    trusted = [one for one in trained if one.agreement >= TRUSTED]
+    best = max([start, base, *trusted], key=lambda one: one.score)
+    return Verdict(best, tuple(scored), _reason(best, start, base, len(trained) - len(trusted)))
+
+
+def _reason(best: Scored, start: Scored, base: Scored, doubted: int) -> str:
+    left = (
+        f" {doubted} later network(s) had gone further from renewed statistics than can be trusted." if doubted else ""
+    )
+    gain = f"score {start.score:.3f} before, {best.score:.3f} after"
+    if best is start:
+        return f"Nothing is better than the start by any score without labels: it is handed back as it was.{left}"
+    if best is base:
+        return f"Renewed statistics alone are handed back ({gain}): training made nothing better of them.{left}"
+    return (
+        f"The adapted network ({best.candidate.title}) is handed back: {gain}; it agrees with renewed statistics on "
+        f"{best.agreement:.0f} % of the pixels.{left}"
+    )

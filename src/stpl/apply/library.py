@@ -1,0 +1,142 @@
+"""`stpl.load` and `stpl.adapt`: the suite from Python, with the defaults of the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from stpl.apply.adapt import run_name
+from stpl.apply.adaptation import RECOMMENDED, Outcome, Settings, Stage, Tell, adapt_to
+from stpl.apply.guard import Verdict
+from stpl.apply.model import Model, open_model
+from stpl.apply.page import write_page
+from stpl.runs.record import RunKey, runs_root
+
+File = str | os.PathLike[str]
+
+__all__ = ["Adaptation", "Stage", "Verdict", "adapt", "load"]
+
+
+def load(
+    model: File,
+    *,
+    size: tuple[int, int] | None = None,
+    weights: File | None = None,
+    key: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    features: str | None = None,
+    logits: str | None = None,
+    classes: str | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    channels: str = "rgb",
+) -> Model:
+    """A network to predict with or to adapt.
+
+    Args:
+        model: a checkpoint, `streets` (a source model that the package ships), `package.module:callable`, which builds
+            a network of your own, or `hf:` with a folder or a name on the hub of Hugging Face.
+        size: height and width of the frames it sees; what a checkpoint was trained at if not given.
+        weights: file with its state dict; the weights that the callable gives it if not given.
+        key: which state dict, where the file holds several.
+        arguments: of the callable.
+        features: layer whose output the features are; proposed if not given.
+        logits: where the logits stand in what it returns, such as `out` or `0`.
+        classes: a label space by name, or a YAML file; those of the network if it comes from Hugging Face, else
+            Cityscapes' 19, if not given.
+        mean: what is subtracted from frames in 0..255; ImageNet's if not given.
+        std: what they are divided by; ImageNet's if not given.
+        channels: rgb or bgr, the order of its input, and of mean and std.
+
+    Raises:
+        StplError: the network cannot be used; the message says what would mend it.
+    """
+    return open_model(
+        os.fspath(model),
+        size,
+        state=None if weights is None else Path(weights),
+        key=key,
+        arguments=arguments,
+        features=features,
+        logits=logits,
+        classes=classes,
+        mean=mean,
+        std=std,
+        channels=channels,
+    )
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What came of an adaptation.
+
+    Attributes:
+        network: the network to use: adapted, or as it was if nothing was better.
+        outcome: what was tried, where it lies, and what was chosen.
+    """
+
+    network: Model
+    outcome: Outcome
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the guard chose, from what, and why."""
+        return self.outcome.verdict
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoint, weights and page lie."""
+        return self.outcome.folder
+
+    @property
+    def module(self) -> nn.Module:
+        """The network itself, adapted: of a network of your own, what its callable builds."""
+        return self.network.module
+
+
+def adapt(
+    network: Model | File,
+    video: File | Sequence[File],
+    output: File | None = None,
+    *,
+    experiment: str = RECOMMENDED,
+    steps: int = 80,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    stride: int = 1,
+    seed: int = 0,
+    progress: Tell | None = None,
+) -> Adaptation:
+    """Adapt a network to unlabelled video, without source data and without labels.
+
+    Args:
+        network: as `load` gives it, or what `load` takes.
+        video: a video file or a folder of images, or several.
+        output: folder to write into; `runs/video/<name of the video>/seed<k>` if not given. Where an earlier call was
+            interrupted, this one goes on.
+        experiment: which method; a name in experiments/tables.yaml.
+        steps: training steps.
+        lr: learning rate; the method's own if not given.
+        batch_size: clips a step; the most of 4, 2 and 1 that fits into memory if not given.
+        stride: take every stride-th frame.
+        seed: decides the order of clips and their augmentation.
+        progress: called after every step with a `Stage`.
+
+    Returns:
+        The network to use, and what was found on the way.
+
+    Raises:
+        StplError: for a network, a video or a setting that cannot be used.
+    """
+    model = network if isinstance(network, Model) else load(network)
+    videos = [Path(video)] if isinstance(video, str | os.PathLike) else [Path(one) for one in video]
+    folder = Path(output) if output is not None else RunKey("video", run_name(videos[0]), seed).directory(runs_root())
+    settings = Settings(experiment, steps, lr, batch_size, stride, seed)
+    outcome = adapt_to(model, videos, folder, settings, progress)
+    write_page(model, outcome, videos, settings)
+    return Adaptation(model.adapted(outcome.checkpoint), outcome)

@@ -1,0 +1,194 @@
+"""The page of an adaptation: what was done, what came of it, and what it looks like, in one HTML file."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stpl.apply.adaptation import Outcome, Settings
+from stpl.apply.guard import TRUSTED
+from stpl.apply.model import Model
+from stpl.apply.network import Frame, load_network, predict
+from stpl.data.clip import Wants
+from stpl.data.folder import VideoFrames
+from stpl.data.footage import spread_places
+from stpl.pictures.labels import overlay
+from stpl.runs.record import METRICS, read_metrics, write_atomically
+
+PAGE = "index.html"
+_SHOWN, _LOOKED = 4, 48
+_WIDTH, _HEIGHT = 560, 150  # of a curve
+_QUALITY = 82
+_STYLE = Path(__file__).with_name("page.html")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a network makes of a video before and after.
+
+    Attributes:
+        shares: of each class in all predicted pixels before and after, in percent, `[K,2]`.
+        changed: share of the pixels whose class changed, in percent.
+        shown: some frames: input, before, after, each uint8 `[H,W,3]`.
+    """
+
+    shares: NDArray[np.float64]
+    changed: float
+    shown: list[tuple[Frame, Frame, Frame]]
+
+
+def write_page(
+    model: Model, outcome: Outcome, videos: Sequence[Path], settings: Settings, film: Path | None = None
+) -> Path:
+    """Write `index.html` into the folder of an adaptation.
+
+    Args:
+        model: what was adapted.
+        outcome: what came of it.
+        videos: what it was adapted to.
+        settings: how.
+        film: a video of the change that lies beside the page, if there is one.
+    """
+    change = look(model, outcome, videos, settings)
+    space, verdict = model.options.space, outcome.verdict
+    lines = list(read_metrics(outcome.folder / METRICS))
+    losses = {name.removeprefix("train/"): _curve(lines, name) for name in _losses(lines)}
+    filled = Template(_STYLE.read_text(encoding="utf-8")).substitute(
+        title=html.escape(f"to {videos[0].name}" + (f" and {len(videos) - 1} more" if len(videos) > 1 else "")),
+        verdict=html.escape(verdict.reason),
+        film="" if film is None else f'In motion: <a href="{film.name}">{film.name}</a>, beside this page.',
+        kind="good" if verdict.adapted else "kept",
+        facts=_facts(model, outcome, videos, settings, change),
+        candidates=_candidates(outcome),
+        curves="".join(_plot(name, points) for name, points in losses.items() if len(points) > 1),
+        shares=_shares(space.classes, space.palette, change),
+        frames="".join(_row(frames) for frames in change.shown),
+        legend="".join(_swatch(rgb, name) for name, rgb in zip(space.classes, space.palette.tolist(), strict=True)),
+    )
+    path = outcome.folder / PAGE
+    write_atomically(path, filled)
+    return path
+
+
+def look(model: Model, outcome: Outcome, videos: Sequence[Path], settings: Settings) -> Change:
+    """What the network makes of frames that are spread evenly over the videos, before and after."""
+    networks = [load_network(path, model.build) for path in (outcome.start, outcome.checkpoint)]
+    palette, count = model.options.space.palette, len(model.options.space.classes)
+    pixels, changed, total = np.zeros((count, 2)), 0, 0
+    shown: list[tuple[Frame, Frame, Frame]] = []
+    chosen = _chosen(videos, settings)
+    often = max(1, len(chosen) // _SHOWN)
+    for place, (clips, number) in enumerate(chosen):
+        pair = [frame.permute(1, 2, 0).numpy() for frame in clips.read(number, Wants()).frames]
+        (before, after) = next(predict(networks, pair, model.frame_size))
+        for column, labels in enumerate((before, after)):
+            pixels[:, column] += np.bincount(labels.ravel(), minlength=count)[:count]
+        changed, total = changed + int((before != after).sum()), total + before.size
+        if place % often == often // 2 and len(shown) < _SHOWN:
+            frame = pair[1]
+            shown.append((frame, overlay(frame, before, palette), overlay(frame, after, palette)))
+    return Change(100 * pixels / total, 100 * changed / total, shown)
+
+
+def _chosen(videos: Sequence[Path], settings: Settings) -> list[tuple[VideoFrames, int]]:
+    """Clips that are spread evenly over the videos, at their own size."""
+    readers = [VideoFrames(video, stride=settings.stride, as_first=True) for video in videos]
+    count = max(1, _LOOKED // len(videos))
+    return [(clips, place) for clips in readers for place in spread_places(len(clips), count)]
+
+
+def _losses(lines: Iterable[tuple[int, str, float]]) -> list[str]:
+    names = dict.fromkeys(name for _, name, _ in lines if name.startswith("train/"))
+    return [name for name in names if name not in ("train/lr", "train/loss")]
+
+
+def _curve(lines: Iterable[tuple[int, str, float]], name: str) -> list[tuple[int, float]]:
+    return [(step, value) for step, found, value in lines if found == name]
+
+
+def _facts(model: Model, outcome: Outcome, videos: Sequence[Path], settings: Settings, change: Change) -> str:
+    height, width = model.frame_size
+    facts = {
+        "network": model.name,
+        "video": ", ".join(video.name for video in videos),
+        "method": f"{settings.experiment}, {settings.steps} steps of {outcome.estimate.batch_size} clips",
+        "frames the network sees": f"{height}×{width}, every {settings.stride}. frame".replace("every 1. frame", "all"),
+        "pixels whose class changed": f"{change.changed:.1f} %",
+        "estimated need": str(outcome.estimate),
+        "handed back": outcome.verdict.chosen.candidate.title,
+        "files": ", ".join(path.name for path in (outcome.checkpoint, outcome.weights) if path is not None),
+    }
+    return "".join(f"<div><dt>{name}</dt><dd>{html.escape(text)}</dd></div>" for name, text in facts.items())
+
+
+def _candidates(outcome: Outcome) -> str:
+    rows = []
+    for place, one in enumerate(outcome.verdict.scored):
+        kind = ' class="chosen"' if one is outcome.verdict.chosen else ""
+        doubted = "" if one.agreement >= TRUSTED or not place else " (not trusted)"
+        cells = f"<td>{one.score:.3f}</td><td>{one.agreement:.1f}{doubted}</td>"
+        rows.append(f"<tr{kind}><th>{html.escape(one.candidate.title)}</th>{cells}</tr>")
+    head = "<th>network</th><th>score</th><th>agrees with renewed statistics, % of pixels</th>"
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _plot(name: str, points: Sequence[tuple[int, float]]) -> str:
+    """One curve as SVG, with the first and the last value in words."""
+    steps, values = (np.array(column, float) for column in zip(*points, strict=True))
+    low, high = float(values.min()), float(values.max())
+    x = 4 + (_WIDTH - 8) * (steps - steps[0]) / max(1, steps[-1] - steps[0])
+    y = 6 + (_HEIGHT - 12) * (high - values) / max(high - low, 1e-12)
+    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+    dots = "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.5"/>' for a, b in zip(x, y, strict=True))
+    told = f"{html.escape(name)}: {values[0]:.4g} at step {steps[0]:.0f}, {values[-1]:.4g} at step {steps[-1]:.0f}"
+    return (
+        f'<figure><figcaption>{told}</figcaption><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{told}">'
+        f'<polyline points="{line}"/>{dots}</svg></figure>'
+    )
+
+
+def _shares(classes: Sequence[str], palette: NDArray[np.uint8], change: Change) -> str:
+    rows = []
+    largest = max(float(change.shares.max()), 1e-9)
+    for name, rgb, (before, after) in zip(classes, palette.tolist(), change.shares, strict=True):
+        colour = f"background:rgb{tuple(rgb)}"
+        bars = "".join(
+            f'<td class="bar"><i><span style="width:{100 * share / largest:.1f}%;{colour}"></span></i>{share:.1f}</td>'
+            for share in (before, after)
+        )
+        rows.append(f"<tr><th>{html.escape(name)}</th>{bars}<td>{after - before:+.1f}</td></tr>")
+    head = "<th>class</th><th>before, %</th><th>after, %</th><th>change</th>"
+    return f'<table class="shares"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+def _row(frames: tuple[Frame, Frame, Frame]) -> str:
+    titles = ("input", "before", "after")
+    pictures = (
+        f'<figure><img alt="{title}" src="data:image/jpeg;base64,{_jpeg(frame)}"><figcaption>{title}</figcaption>'
+        "</figure>"
+        for title, frame in zip(titles, frames, strict=True)
+    )
+    return f'<div class="frames">{"".join(pictures)}</div>'
+
+
+def _jpeg(frame: Frame) -> str:
+    """A frame at most 480 pixels wide, as text."""
+    height, width = frame.shape[:2]
+    scale = min(1.0, 480 / width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small: Any = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+    _, coded = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    return base64.b64encode(coded.tobytes()).decode("ascii")
+
+
+def _swatch(rgb: Sequence[int], name: str) -> str:
+    return f'<span class="swatch"><i style="background:rgb{tuple(rgb)}"></i>{html.escape(name)}</span>'

@@ -1,0 +1,263 @@
+"""One pass over a video file: how many frames it has, when each is shown, what it looks like; and reading any of them.
+
+Seeking in video files is not to be trusted: containers without an index, variable frame rates and open groups of
+pictures make a decoder land elsewhere. So every frame has a fingerprint in the index, a frame that was sought is known
+by its fingerprint, and from wherever the decoder landed before it, it decodes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stpl.data.image import write_atomically
+from stpl.data.scene_cuts import THUMBNAIL, thumbnail
+from stpl.errors import DataError
+from stpl.progress import Progress
+
+Frame = NDArray[np.uint8]
+
+_SCHEMA = 1
+_STEPS_BACK = (0, 12, 48, 192)  # frames before the wanted one at which a seek is tried; then from the beginning
+_KEPT = 3  # decoded frames that are kept: a seek may bring more than was asked for
+_LONG = 2000  # frames, from which on progress is shown
+
+
+@dataclass(frozen=True)
+class VideoIndex:
+    """What one pass over a video file found.
+
+    Attributes:
+        prints: fingerprint of each frame, uint32 `[N]`.
+        times: when it is shown, in seconds, float64 `[N]`.
+        thumbnails: uint8 `[N,18,32,3]`.
+    """
+
+    prints: NDArray[np.uint32]
+    times: NDArray[np.float64]
+    thumbnails: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.prints)
+
+
+def open_index(path: Path, kept: Path | None) -> VideoIndex:
+    """The index of a video file: what was kept of an earlier pass, or of a pass that is made now.
+
+    Args:
+        path: the video.
+        kept: where it is kept, named after the file, its size and its time; `None` keeps nothing. What is there and
+            cannot be read is made again.
+    """
+    found = None if kept is None else _read(kept)
+    if found is None:
+        found = _scan(path)
+        if kept is not None:
+            content = io.BytesIO()
+            np.savez_compressed(
+                content,
+                schema=np.array(_SCHEMA),
+                prints=found.prints,
+                times=found.times,
+                thumbnails=found.thumbnails,
+            )
+            write_atomically(kept, content.getvalue())
+    return found
+
+
+def _read(path: Path) -> VideoIndex | None:
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zlib.error, BadZipFile):
+        content = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        index = VideoIndex(content["prints"], content["times"], content["thumbnails"])
+        if int(content["schema"]) == _SCHEMA and len(index.prints) == len(index.times) == len(index.thumbnails):
+            return index
+    return None
+
+
+def _scan(path: Path) -> VideoIndex:
+    prints, times, thumbnails = [], [], []
+    capture = open_video(path)
+    try:
+        expected = int(max(0, capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        progress = Progress(f"{path.name}: looking through", expected) if expected > _LONG else None
+        for seconds, frame in decoded(capture):
+            prints.append(fingerprint(frame))
+            times.append(seconds)
+            thumbnails.append(thumbnail(frame))
+            if progress is not None and len(prints) <= expected:
+                progress.add()
+    finally:
+        capture.release()
+    images = np.stack(thumbnails) if thumbnails else np.zeros((0, *THUMBNAIL, 3), np.uint8)
+    return VideoIndex(np.array(prints, np.uint32), np.array(times, np.float64), images)
+
+
+def open_video(path: Path) -> cv2.VideoCapture:
+    """A decoder at the beginning of a video file; raises `DataError` if there is none for it."""
+    # Absolute, for FFmpeg takes what stands before a colon for a protocol.
+    capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
+    if not capture.isOpened():
+        raise DataError(
+            "this is no video that OpenCV's FFmpeg can decode",
+            where=path,
+            mend="convert it (ffmpeg -i IN -c:v libx264 OUT.mp4), or give a folder of images; an .mp4 that was cut off "
+            "has lost the index at its end, and needs a repairing program",
+        )
+    return capture
+
+
+def grabbed(capture: cv2.VideoCapture) -> Iterator[float]:
+    """Go from frame to frame from where a decoder stands: the second at which each is shown. See `retrieved`."""
+    while capture.grab():
+        yield float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
+
+
+def retrieved(capture: cv2.VideoCapture) -> Frame | None:
+    """The frame at which a decoder stands, RGB uint8 `[H,W,3]`; `None` if it is damaged."""
+    whole, frame = capture.retrieve()
+    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False) if whole else None
+
+
+def decoded(capture: cv2.VideoCapture) -> Iterator[tuple[float, Frame]]:
+    """The frames from where a decoder stands, up to one that is damaged, with their seconds."""
+    for seconds in grabbed(capture):
+        frame = retrieved(capture)
+        if frame is None:
+            return
+        yield seconds, frame
+
+
+def fingerprint(frame: Frame) -> int:
+    """A number that tells frames of one video apart: the CRC-32 of every fourth pixel of every fourth line."""
+    return zlib.crc32(np.ascontiguousarray(frame[::4, ::4]).tobytes())
+
+
+class RandomAccess:
+    """Any frame of a video file by its number, checked by its fingerprint.
+
+    Args:
+        path: the video.
+        index: of that very file.
+    """
+
+    def __init__(self, path: Path, index: VideoIndex) -> None:
+        self.path, self.index = path, index
+        self.read = self.passed = 0
+        self._told = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._capture: cv2.VideoCapture | None = None
+        self._place = -1  # of the frame that was decoded last
+        self._process = os.getpid()
+        self._recent: OrderedDict[int, Frame] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, object]:
+        """All but the decoder, which no other process can use."""
+        return {"path": self.path, "index": self.index}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    @property
+    def cost(self) -> float:
+        """Frames that were decoded for each that was asked for."""
+        return self.passed / max(1, self.read)
+
+    def __call__(self, number: int) -> Frame:
+        """Frame `number`, from 0, RGB uint8 `[H,W,3]`.
+
+        Raises:
+            DataError: the file changed since it was indexed.
+        """
+        if self._process != os.getpid():
+            self._begin()  # a fork shares the decoder's place in the file with its parent
+        if number not in self._recent:
+            self.read += 1
+            self._keep(number, self._decode(number))
+        self._recent.move_to_end(number)
+        return self._recent[number]
+
+    def _keep(self, number: int, frame: Frame) -> None:
+        self._recent[number] = frame
+        while len(self._recent) > _KEPT:
+            self._recent.popitem(last=False)
+
+    def _decode(self, number: int) -> Frame:
+        if self._capture is not None and 0 <= number - self._place - 1 <= _STEPS_BACK[1]:
+            frame = self._on(number)
+            if frame is not None:
+                return frame
+        for back in _STEPS_BACK:
+            if number - back > 0 and self._seek(number - back, number):
+                frame = self._on(number)
+                if frame is not None:
+                    return frame
+        self._reopen()
+        frame = self._on(number)
+        if frame is None:
+            raise DataError(
+                "the video is not what it was when it was looked through", where=self.path, mend="call again"
+            )
+        self._tell()
+        return frame
+
+    def _seek(self, target: int, number: int) -> bool:
+        """Have the decoder stand before `target`, or somewhere before `number` that the fingerprint tells."""
+        if self._capture is None:
+            self._reopen()
+        assert self._capture is not None
+        self._capture.set(cv2.CAP_PROP_POS_FRAMES, target)
+        found = next(decoded(self._capture), None)
+        if found is None:
+            self._capture = None
+            return False
+        self.passed += 1
+        places = np.flatnonzero(self.index.prints == fingerprint(found[1]))
+        if not len(places):
+            return False
+        self._place = int(places[np.abs(places - target).argmin()])  # a wrong guess in a still scene shows at `number`
+        if self._place > number:
+            return False
+        self._keep(self._place, found[1])
+        return number - self._place <= _STEPS_BACK[-1]
+
+    def _on(self, number: int) -> Frame | None:
+        """Decode on to `number`; `None` if what comes is not that."""
+        if self._place == number and number in self._recent:
+            return self._recent[number]
+        assert self._capture is not None
+        for _, frame in decoded(self._capture):
+            self.passed += 1
+            self._place += 1
+            if self._place == number:
+                return frame if fingerprint(frame) == self.index.prints[number] else None
+        self._capture = None
+        return None
+
+    def _reopen(self) -> None:
+        if self._capture is not None:
+            self._capture.release()
+        self._capture, self._place = open_video(self.path), -1
+
+    def _tell(self) -> None:
+        """Say once that a video seeks badly."""
+        if not self._told and self._place > _STEPS_BACK[-1]:
+            self._told = True
+            print(
+                f"note: {self.path}: seeking fails, so frames are decoded from the beginning; quicker after "
+                "ffmpeg -i IN -c:v libx264 -g 15 OUT.mp4",
+                file=sys.stderr,
+            )

@@ -1,0 +1,207 @@
+"""A network and footage in, a safe result out: the guard, the library, the page, what it takes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import own_networks
+import stpl
+from stpl.apply import adaptation, resources
+from stpl.apply.guard import Candidate, Scored, Seen, agreement, choose, judged, see
+from stpl.apply.model import Model, open_model
+from stpl.cli import main
+from stpl.data.clip import Wants, collate
+from stpl.data.fake import MovingShapes
+from stpl.data.folder import VideoFrames
+from stpl.errors import ConfigError
+from stpl.metrics.selection import InformationMaximization
+
+SIZE = (64, 96)
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Path:
+    folder = tmp_path / "drive"
+    folder.mkdir()
+    scene = MovingShapes(6, SIZE)
+    for time in range(6):
+        cv2.imwrite(str(folder / f"{time}.png"), scene.frame(time))
+    return folder
+
+
+def scored(*rows: tuple[str, float, float]) -> list[Scored]:
+    return [
+        Scored(Candidate(title, Path(title), place), score, agrees) for place, (title, score, agrees) in enumerate(rows)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "reference", "chosen"),
+    [
+        ([("start", 1.0, 70), ("statistics", 1.4, 100), ("20", 1.5, 95), ("40", 1.6, 85)], 1, "40"),
+        ([("start", 1.0, 70), ("statistics", 1.4, 100), ("20", 1.5, 95), ("40", 1.9, 79)], 1, "20"),
+        ([("start", 1.0, 70), ("statistics", 1.4, 100), ("20", 1.3, 95), ("40", 1.9, 60)], 1, "statistics"),
+        ([("start", 1.5, 30), ("statistics", 1.4, 100), ("20", 1.45, 95)], 1, "start"),
+        ([("start", 1.0, 100), ("20", 1.2, 90)], 0, "20"),
+        ([("start", 1.0, 100), ("20", 1.2, 79)], 0, "start"),
+    ],
+)
+def test_the_guard_takes_the_highest_score_that_it_trusts(
+    rows: Sequence[tuple[str, float, float]], reference: int, chosen: str
+) -> None:
+    verdict = choose(scored(*rows), reference)
+    assert verdict.chosen.candidate.title == chosen
+    assert verdict.adapted == (chosen != "start")
+    expected = {"start": "as it was", "statistics": "Renewed statistics alone"}.get(
+        chosen, f"({chosen}) is handed back"
+    )
+    assert expected in verdict.reason
+    doubted = sum(agrees < 80 for _, _, agrees in rows[reference + 1 :])
+    assert ("can be trusted" in verdict.reason) == bool(doubted)
+
+
+def test_what_the_guard_sees(drive: Path) -> None:
+    model = open_model("streets", SIZE)
+    reader = VideoFrames(drive)
+    clips = [collate([reader.read(place, Wants(flow=True)) for place in places]) for places in ((0, 1), (2, 3, 4))]
+    accel = model.accel
+    found = see(accel, clips)
+    assert found.labels.shape == (5, *SIZE)
+    score = InformationMaximization(15)
+    with torch.no_grad():
+        for clip in clips:
+            score.update(accel(clip))
+    assert found.score == pytest.approx(float(score.compute()))
+    other = found.labels.clone()
+    other[0, :32] = 99
+    assert agreement(found.labels, other) == pytest.approx(90)
+    names = [Candidate("start", drive), Candidate("other", drive)]
+    assert [one.agreement for one in judged(names, [found, Seen(0.0, other)], 0)] == [100, pytest.approx(90)]
+
+
+def test_a_network_is_adapted_from_python(drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are told of; what comes back predicts; a second call finds all of it done."""
+    monkeypatch.chdir(tmp_path)
+    net = stpl.load("streets", size=SIZE)
+    told: list[stpl.Stage] = []
+    result = stpl.adapt(net, drive, "out", steps=4, progress=told.append)
+    assert [(stage.done, stage.total) for stage in told if stage.name == "consensus"] == [(n, 4) for n in (1, 2, 3, 4)]
+    assert {stage.name for stage in told} == {"consensus", "renewing statistics", "comparing"}
+    titles = [one.candidate.title for one in result.verdict.scored]
+    assert titles == ["start", "renewed statistics", "step 1", "step 2", "step 3", "step 4"]
+    kept = json.loads((result.folder / "adaptation.json").read_text())
+    assert kept["chosen"] == result.verdict.chosen.candidate.title
+    frames = list(VideoFrames(drive).frames())
+    labels = list(result.network.predict(iter(frames)))
+    assert len(labels) == len(frames)
+    assert all(map_.shape == SIZE and map_.max() < len(net.classes) for map_ in labels)
+    assert isinstance(result.module, nn.Module)
+    again: list[stpl.Stage] = []
+    assert stpl.adapt(net, drive, "out", steps=4, progress=again.append).verdict == result.verdict
+    assert {stage.name for stage in again} == {"comparing"}
+    page = (result.folder / "index.html").read_text()
+    assert result.verdict.reason in page
+    assert page.count("data:image/jpeg;base64,") == 12
+    assert not re.search(r'(src|href)="https?:', page)
+    assert "$" not in re.sub(r"base64,[^\"]*", "", page)
+
+
+def test_a_network_of_one_s_own_from_python(drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without BatchNorm: nothing to renew, so the start is what candidates are compared with."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "classes.yaml").write_text("classes: [road, car, tree, sky, other]\n")
+    card = tmp_path / "network.yaml"
+    card.write_text("model: own_networks:WithoutBatchNorm\nsize: [64, 96]\nclasses: classes.yaml\nfeatures: mix\n")
+    result = stpl.adapt(str(card), [drive], "out", steps=2, batch_size=2)
+    assert [one.candidate.title for one in result.verdict.scored] == ["start", "step 1", "step 2"]
+    assert isinstance(result.module, own_networks.WithoutBatchNorm)
+    weights = result.outcome.weights
+    assert weights is not None
+    own_networks.WithoutBatchNorm().load_state_dict(torch.load(weights, weights_only=True))
+
+
+def test_only_what_normalises_has_moved(drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stpl.adapt("streets", drive, "out", steps=2, batch_size=1)
+    before, after = (open_model(str(path), SIZE).accel for path in ("streets", "out/checkpoints/step2.ckpt"))
+    affine = {id(p) for layer in before.modules() if isinstance(layer, nn.BatchNorm2d) for p in layer.parameters()}
+    moved = {
+        id(one) for one, other in zip(before.parameters(), after.parameters(), strict=True) if not one.equal(other)
+    }
+    assert moved
+    assert moved <= affine
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("size: [64, 96]", "lacks 'model'"),
+        ("model: streets\ncolour: red", "the key 'colour' is unknown"),
+        ("model: other.yaml", "names another file"),
+        ("model: streets\nsize: 3", "not iterable"),
+    ],
+)
+def test_a_file_that_describes_no_network(content: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "net.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=said):
+        stpl.load(tmp_path / "net.yaml")
+
+
+def test_memory_is_estimated_and_the_batch_made_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = open_model("streets", None).accel.segmenter
+    small, large = (resources.estimate(network, size, 4) for size in ((64, 128), (128, 256)))
+    wide = resources.estimate(network, (512, 1024), 4)
+    assert small.memory < large.memory < wide.memory
+    assert (wide.memory / large.memory) == pytest.approx(16, rel=0.35)
+    estimates = [resources.Estimate(size, size * 2**30, 1.0, int(2.6 * 2**30)) for size in (4, 2, 1)]
+    assert resources.fitting(estimates).batch_size == 2
+    with pytest.raises(ConfigError, match=r"8\.0 GiB even with one clip, 2\.0 are free\n.*a size of 45 %"):
+        resources.fitting([resources.Estimate(1, 8 * 2**30, 1.0, 2 * 2**30)])
+    assert 2**20 < resources.free_memory(torch.device("cpu")) < 2**50
+    assert "GiB" in str(wide)
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_done(
+    drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(resources, "free_memory", lambda device: 2**20)
+    monkeypatch.setattr(adaptation, "run", pytest.fail)
+    assert main(["adapt", "--checkpoint=streets", f"--video={drive}", "--output=out"]) == 2
+    assert "GiB even with one clip" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_several_videos_from_the_command_line(
+    drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of them of another size; then the folder's page tells of both."""
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    for time in range(3):
+        cv2.imwrite(str(other / f"{time}.png"), np.asarray(MovingShapes(3, (48, 80)).frame(time)))
+    videos = f"--video=[{drive},{other}]"
+    assert main(["adapt", "--checkpoint=streets", videos, "--output=out", "--steps=1", "--size=64,96"]) == 0
+    said = capsys.readouterr().err
+    assert "verdict: " in said
+    assert "to drive and 1 more" in (tmp_path / "out" / "index.html").read_text()
+    assert len(list(VideoFrames(tmp_path / "out" / "side_by_side.webm").frames())) == 5 + 2
+
+
+def test_a_model_is_one(drive: Path) -> None:
+    net = stpl.load("streets:1", size=SIZE)
+    assert isinstance(net, Model)
+    assert net.name == "source-1"
+    assert net.classes[0] == "road"
+    with pytest.raises(AttributeError, match="nothing"):
+        stpl.nothing  # noqa: B018

@@ -31,7 +31,7 @@ ALLOWED = {
     "sweeps": {*FOUNDATION, "runs"},
     "report": {*FOUNDATION, "pictures", "data.label_space", "runs", "sweeps"},
     "apply": {*RUNS, "metrics"},
-    "bench": {*RUNS, "losses", "metrics", "sweeps"},
+    "bench": {*RUNS, "losses", "metrics", "sweeps", "apply"},
     "testing": {*RUNS, "losses"},
     "completion": {"cli", "declarations", "runs"},
     "cli": {"errors", "arguments", "declarations", "apply", "bench", "report", "sweeps", "runs", "data", "nn"},

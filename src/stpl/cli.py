@@ -149,6 +149,9 @@ VERBS = {
         "stpl.bench.evaluation:evaluation", "an evaluation of 500 clips", "[--device=cuda] [--json=FILE]"
     ),
     "bench loader": Verb("stpl.bench.loader:loader", "what loader processes deliver", "[--device=cuda] [--json=FILE]"),
+    "bench guard": Verb(
+        "stpl.bench.guard:guard", "what the guard of adapt would choose", "[--runs=runs] [--json=FILE]"
+    ),
     "bench gpu": Verb("stpl.bench.gpu:gpu", "all that only a GPU can tell", "[--dry-run] [--only=PART]", raw=True),
     "completion": Verb(
         "stpl.completion:completion", "a script that completes all this in bash or zsh", "bash|zsh", positional="shell"

@@ -35,7 +35,9 @@ class _Source:
     def __init__(self, name: str) -> None:
         place = Path(__file__).parent.joinpath(*name.split(".")[1:])
         self._file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
-        self._made: dict[str, Any] = {"__name__": __name__}
+        # Not a module of this package: jsonargparse looks for short paths to a function, and `stpl.adapt` is one that
+        # imports everything.
+        self._made: dict[str, Any] = {"__name__": "declared"}
         self._statements: dict[str, ast.stmt] = {}
         for statement in ast.parse(self._file.read_text(encoding="utf-8")).body:
             self._statements |= dict.fromkeys(_bound(statement), statement)

@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from stpl.apply.guard import Candidate, Seen, Verdict, choose, judged, see
 from stpl.apply.model import Model, own_state
@@ -117,7 +120,7 @@ def adapt_to(
     Raises:
         StplError: for a network, a video or a setting that cannot be used, or a full disk.
     """
-    with RunLock(folder):
+    with RunLock(folder), _as_before():
         start = _start(model, folder)
         taken = _affordable(model, settings)
         command = _Command(model, start, videos, folder, settings, taken.batch_size)
@@ -134,6 +137,17 @@ def adapt_to(
         outcome = Outcome(folder, adapted, weights, start, verdict, taken)
         write_atomically(folder / VERDICT, json.dumps(_told(outcome, settings), indent=2) + "\n")
     return outcome
+
+
+@contextmanager
+def _as_before() -> Iterator[None]:
+    """Leave generators of random numbers and the switch of determinism as they were: runs set both."""
+    enabled, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    with isolate_rng():
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(enabled, warn_only=warns)
 
 
 def _affordable(model: Model, settings: Settings) -> Estimate:

@@ -1,0 +1,114 @@
+"""`stpl bench guard`: what the guard of `stpl adapt` would have chosen in recorded runs, and what that is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from stpl.apply.adaptation import RECOMMENDED, STATISTICS, spread
+from stpl.apply.guard import Candidate, choose, judged, see
+from stpl.apply.network import load_network
+from stpl.bench.measure import table, write_json
+from stpl.data.datamodule import StreetsData
+from stpl.data.streets import StreetsOptions
+from stpl.errors import RecordError
+from stpl.runs.record import METRICS, RECORD, RunRecord, read_metrics, read_record
+from stpl.runs.shipped import source_model
+
+_CAMERA = "data.options.shift"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One camera and source model.
+
+    Attributes:
+        shift: the camera.
+        seed: of the source model.
+        start: mIoU of the source model, in percent.
+        statistics: with renewed statistics.
+        best: of all candidates.
+        chosen: of what the guard hands back.
+        title: what that is.
+    """
+
+    shift: str
+    seed: int
+    start: float
+    statistics: float
+    best: float
+    chosen: float
+    title: str
+
+
+def guard(experiment: str = RECOMMENDED, runs: Path = Path("runs"), clips: int = 48, json: Path | None = None) -> None:
+    """Have the guard choose among the networks that recorded runs on streets kept, and compare with their labels.
+
+    The guard sees frames of the training drives, without labels, as many as in `stpl adapt`; mIoU is that of the
+    evaluation drives. Record the runs with `stpl sweep recommended`.
+
+    Args:
+        experiment: whose runs, with `run.keep_all`.
+        runs: folder of all runs.
+        clips: how many the guard looks at.
+        json: file for the figures.
+
+    Raises:
+        RecordError: there are no such runs.
+    """
+    cases = list(_cases(experiment, runs / "streets", clips))
+    if not cases:
+        mend = "record them: stpl sweep recommended"
+        raise RecordError(f"no run of {experiment} kept its checkpoints", where=runs / "streets", mend=mend)
+    rows = []
+    for case in cases:
+        numbers = (case.start, case.statistics, case.best, case.chosen)
+        rows.append([f"{case.shift}, seed {case.seed}", *(f"{miou:.1f}" for miou in numbers), case.title])
+    header = ["camera", "start", "statistics", "best", "chosen", "which"]
+    print(table("What the guard chooses, mIoU in percent", header, rows))
+    count = len(cases)
+    near = sum(case.best - case.chosen <= 1 for case in cases)
+    worse = sum(case.chosen < case.start for case in cases)
+    below = sum(case.chosen < case.statistics for case in cases)
+    print(
+        f"within 1 mIoU of the best: {near} of {count}; worse than the start: {worse}; than renewed statistics: {below}"
+    )
+    write_json(json, {"cases": [asdict(case) for case in cases], "near": near, "worse": worse, "below": below})
+
+
+def _cases(experiment: str, folder: Path, clips: int) -> Iterator[Case]:
+    records = [(path.parent, record) for path in sorted(folder.glob(f"*/seed*/{RECORD}"))
+               if (record := read_record(path.parent)) is not None]  # fmt: skip
+    for path, record in records:
+        if record["base"] != experiment or not (path / "checkpoints" / f"step{record['steps']}.ckpt").is_file():
+            continue
+        shift, seed = record["overrides"].get(_CAMERA, "camera"), record["seed"]
+        control = _control(records, shift, seed)
+        if control is not None:
+            yield _case(path, shift, seed, control, clips)
+
+
+def _control(records: Sequence[tuple[Path, RunRecord]], shift: str, seed: int) -> Path | None:
+    """The run of renewed statistics before the same camera and from the same source model."""
+    for path, record in records:
+        same = (record["base"], record["overrides"].get(_CAMERA, "camera"), record["seed"])
+        if same == (STATISTICS, shift, seed):
+            return path
+    return None
+
+
+def _case(path: Path, shift: str, seed: int, control: Path, clips: int) -> Case:
+    miou = {step: value for step, name, value in read_metrics(path / METRICS) if name == "val/miou"}
+    renewed = read_record(control)
+    assert renewed is not None
+    candidates = [
+        Candidate("start", source_model(seed)),
+        Candidate("renewed statistics", control / "checkpoints" / "last.ckpt"),
+        *(Candidate(f"step {step}", path / "checkpoints" / f"step{step}.ckpt", step) for step in sorted(miou) if step),
+    ]
+    values = [miou[0], float(renewed["last"]["miou"]), *(miou[one.step] for one in candidates[2:])]
+    looked = spread(StreetsData(options=StreetsOptions(shift=shift)), clips)  # type: ignore[arg-type]
+    verdict = choose(judged(candidates, [see(load_network(one.checkpoint), looked) for one in candidates], 1), 1)
+    chosen = values[candidates.index(verdict.chosen.candidate)]
+    return Case(shift, seed, values[0], values[1], max(values), chosen, verdict.chosen.candidate.title)

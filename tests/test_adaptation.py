@@ -94,8 +94,10 @@ def test_a_network_is_adapted_from_python(drive: Path, tmp_path: Path, monkeypat
     net = stpl.load("streets", size=SIZE)
     told: list[stpl.Stage] = []
     result = stpl.adapt(net, drive, "out", steps=4, progress=told.append)
-    assert [(stage.done, stage.total) for stage in told if stage.name == "consensus"] == [(n, 4) for n in (1, 2, 3, 4)]
-    assert {stage.name for stage in told} == {"consensus", "renewing statistics", "comparing"}
+    assert [(stage.done, stage.total) for stage in told if stage.name == "affine_teacher"] == [
+        (n, 4) for n in (1, 2, 3, 4)
+    ]
+    assert {stage.name for stage in told} == {"affine_teacher", "renewing statistics", "comparing"}
     titles = [one.candidate.title for one in result.verdict.scored]
     assert titles == ["start", "renewed statistics", "step 1", "step 2", "step 3", "step 4"]
     kept = json.loads((result.folder / "adaptation.json").read_text())

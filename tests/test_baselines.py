@@ -54,7 +54,7 @@ def test_source_free_rows_conform(tiny_streets: Path, tmp_path: Path) -> None:
 def test_two_processes_train_as_one(tiny_streets: Path, tmp_path: Path) -> None:
     """All rows in one pair of processes. UR's dropout is another one in each, so it is left out."""
     cases = {
-        "consensus": [],
+        "affine_teacher": [],
         "fda": [],
         "da_vsn": [NARROW],
         "da_vsn_target": [],

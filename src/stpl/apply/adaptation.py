@@ -31,8 +31,8 @@ from stpl.runs.fit import begin, run
 from stpl.runs.record import RunLock, read_metrics, write_atomically
 from stpl.runs.request import as_text
 
-RECOMMENDED = "consensus"
-"""The experiment that runs unless another is named: see docs/methods/consensus.md."""
+RECOMMENDED = "affine_teacher"
+"""The experiment that runs unless another is named: see docs/methods/affine_teacher.md."""
 
 VERDICT = "adaptation.json"
 STATISTICS = "batchnorm_augmented"

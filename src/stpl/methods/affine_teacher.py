@@ -1,0 +1,58 @@
+"""Affine teacher: what `stpl adapt` runs unless told otherwise. A mean teacher whose student can move very little.
+
+Only the affine parameters of normalisation layers learn (as in TENT, Wang et al., ICLR 2021): too few of them to forget
+what the source taught, which is what self-training on errors comes to where everything learns. What else was tried, and
+what each part is worth, stands in `docs/methods/affine_teacher.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from stpl.data.clip import IGNORE, Batch
+from stpl.losses.confidence import confident_pixels
+from stpl.losses.segmentation import cross_entropy
+from stpl.methods.mean_teacher import MeanTeacher
+from stpl.methods.ranks import pixel_weight
+
+
+class AffineTeacher(MeanTeacher):
+    """Cross-entropy on augmented frames with what the teacher is sure of on clean ones, by normalisation layers alone.
+
+    Frames are looked at one by one; the score fusion of ACCEL stays as it is. Of a network without affine parameters in
+    normalisation layers, all parameters learn. Arguments are those of `MeanTeacher`.
+    """
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, then what learns."""
+        super().train(mode)
+        affine = {id(parameter) for parameter in normalization_parameters(self.network)}
+        if mode and affine:
+            for parameter in self.network.parameters():
+                parameter.requires_grad_(id(parameter) in affine)
+        return self
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy of the student with the teacher's confident pseudo-labels."""
+        clip = batch.target
+        assert clip.augmented is not None  # wanted
+        with torch.no_grad():
+            logits = self.teacher.network.segment(clip.frames[:, -1]).logits
+            labels, confident = confident_pixels(logits, self.confident_proportion, self.confident_scope)
+        labels = torch.where(confident, labels, IGNORE)
+        # Of an input that takes a gradient: PyTorch's group norm crashes on CPUs where its parameters alone take one.
+        logits = self.network.segment(clip.augmented[:, -1].float().requires_grad_()).logits
+        return {"affine_teacher": pixel_weight(labels) * cross_entropy(logits, labels)}
+
+
+def normalization_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    """The affine parameters of all normalisation layers of a network."""
+    for layer in nn.Module.modules(module):  # not `module.modules()`: some networks call a part of theirs `modules`
+        if isinstance(layer, _BatchNorm | nn.GroupNorm | nn.LayerNorm | nn.RMSNorm | _InstanceNorm):
+            yield from layer.parameters(recurse=False)

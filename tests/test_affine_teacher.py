@@ -27,7 +27,9 @@ def affine_teacher() -> AffineTeacher:
 
 def test_conforms(tiny_streets: Path, tmp_path: Path) -> None:
     """That two processes train as one is shown in tests/test_baselines.py."""
-    check_method("affine_teacher", tmp_path, golden=[2.42359, 2.53477, 2.47022, 2.43838], ranks=False, streets=tiny_streets)
+    check_method(
+        "affine_teacher", tmp_path, golden=[2.42359, 2.53477, 2.47022, 2.43838], ranks=False, streets=tiny_streets
+    )
 
 
 def test_labels_are_the_surest_pixels_of_each_class() -> None:

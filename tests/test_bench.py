@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from stpl.bench import contrast, gpu, measure, row, step, warp
+from stpl.bench import contrast, gpu, guard, measure, row, step, warp
 from stpl.bench.measure import Timing, interleaved, peak_mb
 from stpl.cli import main
+from stpl.data.clip import Clip
+from stpl.errors import RecordError
 from stpl.losses.pixel_contrast import pixel_contrast
 from stpl.nn.network import NetworkOptions
 
@@ -238,3 +241,28 @@ def test_an_evaluation_and_a_loader_are_timed(tmp_path: Path) -> None:
 def test_a_device_that_is_not_here_is_refused(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", verb, "--device=cuda:77"]) == 2
     assert "--device: 'cuda:77' cannot be used" in capsys.readouterr().err
+
+
+def test_guard(
+    tiny_run: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of a recorded run that kept its checkpoints: what would be chosen, beside what labels say of all candidates."""
+    with pytest.raises(RecordError, match="sweep recommended"):
+        guard.guard(runs=tmp_path / "none")
+    kept = ["--run.keep_all=true", "--trainer.val_check_interval=1"]
+    assert main(["fit", *tiny_run("batchnorm_augmented", "--start_from=null", steps=2)]) == 0
+    assert main(["fit", *tiny_run("affine_teacher", "--start_from=null", *kept, steps=2)]) == 0
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (2, 2, 3, 48, 96), dtype=torch.uint8, generator=generator)
+    monkeypatch.setattr(guard, "spread", lambda data, count: [Clip(frames, torch.zeros(2, 1, 2, 48, 96))])
+    figures = bench(tmp_path, "guard", f"--runs={tmp_path / 'runs'}")
+    (case,) = figures["cases"]
+    assert (case["shift"], case["seed"]) == ("camera", 0)
+    assert case["title"] in ("start", "renewed statistics", "step 1", "step 2")
+    assert case["chosen"] <= case["best"]
+    assert figures["near"] == (case["best"] - case["chosen"] <= 1)
+    assert figures["worse"] == (case["chosen"] < case["start"])
+    assert "within 1 mIoU of the best" in capsys.readouterr().out

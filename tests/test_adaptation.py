@@ -131,6 +131,31 @@ def test_a_network_of_one_s_own_from_python(drive: Path, tmp_path: Path, monkeyp
     own_networks.WithoutBatchNorm().load_state_dict(torch.load(weights, weights_only=True))
 
 
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_sitting_goes_on_with_the_batch_it_began_with(
+    drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Though memory is short by now; nine steps are evaluated three times, eleven once."""
+    monkeypatch.chdir(tmp_path)
+    net = stpl.load("streets", size=SIZE)
+    settings = adaptation.Settings(steps=9, batch_size=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(adaptation, "_renewed", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            adaptation.adapt_to(net, [drive], tmp_path / "out", settings)
+    result = stpl.adapt(net, drive, "out", steps=9)
+    assert result.outcome.estimate.batch_size == 2
+    assert [one.candidate.step for one in result.verdict.scored] == [0, 0, 3, 6, 9]
+    command = ["adapt", "--checkpoint=streets", f"--video={drive}", "--steps=11", "--size=64,96", "--output=other"]
+    assert main(command) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"estimate: about [\d.]+ of \d+ GiB, [\d.e-]+ s a step, 4 clips a step", said)
+    assert len(json.loads(Path("other/adaptation.json").read_text())["candidates"]) == 3
+
+
 def test_only_what_normalises_has_moved(drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     stpl.adapt("streets", drive, "out", steps=2, batch_size=1)

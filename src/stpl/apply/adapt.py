@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from stpl.apply.adaptation import RECOMMENDED, Outcome, Settings, Stage, adapt_to
+from stpl.apply.adaptation import RECOMMENDED, Outcome, Settings, Stage, adapt_to, affordable, run_name
 from stpl.apply.film import film
 from stpl.apply.model import Model, open_model
 from stpl.apply.page import write_page
@@ -15,7 +14,6 @@ from stpl.errors import ConfigError
 from stpl.progress import Progress
 from stpl.runs.record import RunKey, runs_root
 
-_MOST_LETTERS = 100
 _FILMED = 200  # frames of each video that are shown side by side
 
 
@@ -93,7 +91,9 @@ def adapt(
     settings = Settings(experiment, steps, lr, batch_size, stride, seed)
     videos = video if isinstance(video, list) else [video]
     folder = output or RunKey("video", run_name(videos[0]), seed).directory(runs_root())
-    _shown(start, adapt_to(start, videos, folder, settings, _Lines()), videos, settings)
+    taken = affordable(start, settings, folder)
+    print(f"estimate: {taken}, {taken.batch_size} clips a step", file=sys.stderr)
+    _shown(start, adapt_to(start, videos, folder, settings, _Lines(), taken), videos, settings)
 
 
 def _shown(model: Model, outcome: Outcome, videos: list[Path], settings: Settings) -> None:
@@ -120,9 +120,3 @@ class _Lines:
         if self.progress is None or self.progress.title != stage.name:
             self.progress = Progress(stage.name, stage.total, stage.done - 1)
         self.progress.add(stage.done - self.progress.done)
-
-
-def run_name(video: Path) -> str:
-    """The video's name, without what cannot be in the name of a run."""
-    name = re.sub(r"^\.+|[^\w .=,+()-]", "_", video.resolve().stem)[:_MOST_LETTERS].strip()
-    return name or "video"

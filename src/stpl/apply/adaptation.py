@@ -7,6 +7,7 @@ interruption, it goes on from there.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from stpl.runs.build import SuiteCLI, build
 from stpl.runs.fit import begin, run
 from stpl.runs.record import RunLock, read_metrics, write_atomically
 from stpl.runs.request import as_text
+from stpl.runs.sitting import begun_with
 
 RECOMMENDED = "affine_teacher"
 """The experiment that runs unless another is named: see docs/methods/affine_teacher.md."""
@@ -38,8 +40,9 @@ VERDICT = "adaptation.json"
 STATISTICS = "batchnorm_augmented"
 """The experiment whose result trained networks are compared with: the start with renewed statistics."""
 
-_EVALUATIONS = 4  # networks on the way that can be handed back
+_EVALUATIONS = (4, 5, 3, 6, 2)  # networks on the way that can be handed back: the first that divides the steps
 _LOOKED = 48  # pairs of frames that the guard looks at
+_MOST_LETTERS = 100  # of a video's name in that of its run
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,12 @@ class Outcome:
 
 
 def adapt_to(
-    model: Model, videos: Sequence[Path], folder: Path, settings: Settings, tell: Tell | None = None
+    model: Model,
+    videos: Sequence[Path],
+    folder: Path,
+    settings: Settings,
+    tell: Tell | None = None,
+    taken: Estimate | None = None,
 ) -> Outcome:
     """Adapt a network to videos without labels and write the best candidate as `adapted.ckpt`.
 
@@ -116,13 +124,14 @@ def adapt_to(
         folder: to write into.
         settings: how.
         tell: is told after every step.
+        taken: what `affordable` found; it is asked if not given.
 
     Raises:
         StplError: for a network, a video or a setting that cannot be used, or a full disk.
     """
     with RunLock(folder), _as_before():
+        taken = taken or affordable(model, settings, folder)
         start = _start(model, folder)
-        taken = _affordable(model, settings)
         command = _Command(model, start, videos, folder, settings, taken.batch_size)
         candidates, data = _trained(command, tell)
         reference = 0
@@ -150,15 +159,16 @@ def _as_before() -> Iterator[None]:
             torch.use_deterministic_algorithms(enabled, warn_only=warns)
 
 
-def _affordable(model: Model, settings: Settings) -> Estimate:
-    """The batch size that was asked for, or the largest that fits into memory.
+def affordable(model: Model, settings: Settings, folder: Path) -> Estimate:
+    """What a step takes with the batch size that was asked for, or that an earlier sitting had, or that fits.
 
     Raises:
         ConfigError: it does not fit.
     """
+    begun = begun_with(folder, folder / "checkpoints" / "last.ckpt")
+    asked = settings.batch_size or (begun and begun["data"]["init_args"]["loading"]["batch_size"])
     network = model.accel.segmenter
-    sizes = [settings.batch_size] if settings.batch_size else [4, 2, 1]
-    return fitting([estimate(network, model.frame_size, size) for size in sizes])
+    return fitting([estimate(network, model.frame_size, size) for size in ([asked] if asked else [4, 2, 1])])
 
 
 def spread(data: ClipDataModule, count: int) -> list[Clip]:
@@ -196,7 +206,7 @@ class _Command:
         """The command line of a run of `experiment` into `folder`."""
         settings, model = self.settings, self.model
         told: dict[str, object] = {
-            "run.experiment": self.folder.name,
+            "run.experiment": run_name(self.videos[0]),
             "run.base": experiment,
             "run.keep_all": "true",
             "seed_everything": settings.seed,
@@ -218,7 +228,8 @@ class _Command:
 def _trained(command: _Command, tell: Tell | None) -> tuple[list[Candidate], ClipDataModule]:
     """The start, and the network at every evaluation of the training; and the data."""
     settings = command.settings
-    more: dict[str, object] = {"trainer.val_check_interval": max(1, settings.steps // _EVALUATIONS)}
+    count = next((count for count in _EVALUATIONS if settings.steps % count == 0), 1)
+    more: dict[str, object] = {"trainer.val_check_interval": max(1, settings.steps // count)}
     if settings.lr is not None:
         more["optimizer.lr"] = settings.lr
     cli = _ran(command.words(settings.experiment, command.folder, settings.steps, more), settings.experiment, tell)
@@ -287,6 +298,12 @@ def _told(outcome: Outcome, settings: Settings) -> dict[str, Any]:
             for one in verdict.scored
         ],
     }
+
+
+def run_name(video: Path) -> str:
+    """The video's name, without what cannot be in the name of a run."""
+    name = re.sub(r"^\.+|[^\w .=,+()-]", "_", video.resolve().stem)[:_MOST_LETTERS].strip()
+    return name or "video"
 
 
 def _plain(value: object) -> object:

@@ -10,8 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from stpl.apply.adapt import run_name
-from stpl.apply.adaptation import RECOMMENDED, Outcome, Settings, Stage, Tell, adapt_to
+from stpl.apply.adaptation import RECOMMENDED, Outcome, Settings, Stage, Tell, adapt_to, run_name
 from stpl.apply.guard import Verdict
 from stpl.apply.model import Model, open_model
 from stpl.apply.page import write_page

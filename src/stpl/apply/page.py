@@ -19,6 +19,8 @@ from stpl.apply.guard import TRUSTED
 from stpl.apply.model import Model
 from stpl.apply.network import Frame, load_network, predict
 from stpl.data.clip import Wants
+from stpl.data.datamodule import FLOW_CACHE
+from stpl.data.flow import FlowCache
 from stpl.data.folder import VideoFrames
 from stpl.data.footage import spread_places
 from stpl.pictures.labels import overlay
@@ -101,7 +103,8 @@ def look(model: Model, outcome: Outcome, videos: Sequence[Path], settings: Setti
 
 def _chosen(videos: Sequence[Path], settings: Settings) -> list[tuple[VideoFrames, int]]:
     """Clips that are spread evenly over the videos, at their own size."""
-    readers = [VideoFrames(video, stride=settings.stride, as_first=True) for video in videos]
+    kept = FlowCache(FLOW_CACHE)  # where the index lies already
+    readers = [VideoFrames(video, stride=settings.stride, as_first=True, flow=kept) for video in videos]
     count = max(1, _LOOKED // len(videos))
     return [(clips, place) for clips in readers for place in spread_places(len(clips), count)]
 

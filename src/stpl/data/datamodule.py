@@ -41,6 +41,9 @@ from stpl.data.sequence import SequenceClips, find_flow, open_set
 from stpl.data.streets import StreetsClips, StreetsOptions, open_split
 from stpl.errors import ConfigError, check_range
 
+FLOW_CACHE = Path("data/flow")
+"""Where estimated flow of videos is kept, and what is known of them."""
+
 Domain = Literal["source", "target"]
 Split = Literal["train", "val"]
 _SOURCE = -2  # no step has this number, so the source's seed is that of no clip
@@ -372,7 +375,7 @@ class VideoData(ClipDataModule):
         rate: float | None = None,
         cuts: bool = True,
         evaluation_clips: int = 200,
-        flow_cache: Path = Path("data/flow"),
+        flow_cache: Path = FLOW_CACHE,
         domain: Domain = "target",
         loading: Loading | None = None,
         augmentation: CrossFrameAugmentation | None = None,

@@ -165,8 +165,8 @@ def _shares(classes: Sequence[str], palette: NDArray[np.uint8], change: Change) 
     for name, rgb, (before, after) in zip(classes, palette.tolist(), change.shares, strict=True):
         colour = f"background:rgb{tuple(rgb)}"
         bars = "".join(
-            f'<td class="bar"><i><span style="width:{100 * share / largest:.1f}%;{colour}"></span></i>{share:.1f}</td>'
-            for share in (before, after)
+            f'<td class="bar"><i><span style="width:{width:.1f}%;{colour}"></span></i><b>{share:.1f}</b></td>'
+            for share, width in ((before, 100 * before / largest), (after, 100 * after / largest))
         )
         rows.append(f"<tr><th>{html.escape(name)}</th>{bars}<td>{after - before:+.1f}</td></tr>")
     head = "<th>class</th><th>before, %</th><th>after, %</th><th>change</th>"

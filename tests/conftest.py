@@ -21,6 +21,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _any_algorithm() -> None:
+    """A run of an earlier test had PyTorch refuse what is not deterministic; that is no other test's business."""
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture(scope="session")
 def tiny_streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded benchmark, drawn small: all four splits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Sequence
@@ -18,12 +19,14 @@ import stpl
 from stpl.apply import adaptation, resources
 from stpl.apply.guard import Candidate, Scored, Seen, agreement, choose, judged, see
 from stpl.apply.model import Model, open_model
+from stpl.apply.network import load_network
 from stpl.cli import main
 from stpl.data.clip import Wants, collate
 from stpl.data.fake import MovingShapes
 from stpl.data.folder import VideoFrames
 from stpl.errors import ConfigError
 from stpl.metrics.selection import InformationMaximization
+from stpl.nn.own import IN_MEMORY
 
 SIZE = (64, 96)
 
@@ -129,6 +132,49 @@ def test_a_network_of_one_s_own_from_python(drive: Path, tmp_path: Path, monkeyp
     weights = result.outcome.weights
     assert weights is not None
     own_networks.WithoutBatchNorm().load_state_dict(torch.load(weights, weights_only=True))
+
+
+def test_a_network_that_python_holds(drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is copied, and left as it is; what comes back is of its class, and only its weights have a file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "classes.yaml").write_text("classes: [road, car, tree, sky, other]\n")
+    mine = own_networks.PoolingIndices().train()
+    before = copy.deepcopy(mine.state_dict())
+    net = stpl.load(mine, size=SIZE, classes="classes.yaml")
+    result = stpl.adapt(net, drive, "out", steps=2, batch_size=2)
+    assert result.module is not mine
+    assert isinstance(result.module, own_networks.PoolingIndices)
+    assert mine.training
+    assert all(torch.equal(value, before[name]) for name, value in mine.state_dict().items())
+    assert not any(layer._forward_hooks for layer in nn.Module.modules(mine))
+    assert result.outcome.weights is not None
+    mine.load_state_dict(torch.load(result.outcome.weights, weights_only=True))
+    assert "PoolingIndices" in (result.folder / "index.html").read_text()
+    with pytest.raises(ConfigError, match="held by a Python program"):
+        load_network(result.outcome.checkpoint, IN_MEMORY)
+    again = stpl.adapt(net, drive, "out", steps=2, batch_size=2)
+    assert again.verdict == result.verdict
+
+
+def test_an_adapted_network_of_one_s_own_is_adapted_again(
+    drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "classes.yaml").write_text("classes: [road, car, tree, sky, other]\n")
+    (tmp_path / "net.yaml").write_text("model: own_networks:Dictionary\nsize: [64, 96]\nclasses: classes.yaml\n")
+    small = ["--steps=1", "--batch_size=1", f"--video={drive}"]
+    assert main(["adapt", "--model=net.yaml", "--output=one", *small]) == 0
+    assert main(["adapt", "--checkpoint=one/adapted.ckpt", "--model=net.yaml", "--output=two", *small]) == 0
+    first, second = (torch.load(f"{name}.pt", weights_only=True) for name in ("one/adapted", "two/adapted"))
+    assert first.keys() == second.keys()
+    assert main(["predict", "--checkpoint=two/adapted.ckpt", "--model=net.yaml", f"--video={drive}", "--out=ids"]) == 0
+    assert main(["export", "--checkpoint=two/adapted.ckpt", "--model=net.yaml", "--out=net.pt"]) == 0
+    assert main(["video", "--checkpoints=[one/adapted.ckpt]", "--model=net.yaml", f"--video={drive}"]) == 0
+    capsys.readouterr()
+    assert main(["adapt", "--checkpoint=two/adapted.ckpt", "--output=three", *small]) == 2
+    assert "--model=own_networks:Dictionary" in capsys.readouterr().err
+    assert main(["adapt", "--checkpoint=streets", "--model=net.yaml", "--output=three", *small]) == 2
+    assert "--model: this does nothing here" in capsys.readouterr().err
 
 
 def interrupt(*_: object) -> None:

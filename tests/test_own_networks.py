@@ -196,7 +196,7 @@ def test_classes_from_a_file(tmp_path: Path) -> None:
 
 def test_adapt_asks_for_one_network(capsys: pytest.CaptureFixture[str], drive: Path) -> None:
     assert main(["adapt", f"--video={drive}"]) == 2
-    assert "give either --checkpoint or --model" in capsys.readouterr().err
+    assert "give --checkpoint=FILE, or --model" in capsys.readouterr().err
     assert main(["adapt", "--model=own_networks:Dictionary"]) == 2
     assert "video" in capsys.readouterr().err
 

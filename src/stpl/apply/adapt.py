@@ -61,7 +61,8 @@ def adapt(
         stride: take every stride-th frame.
         seed: decides the order of clips and their augmentation.
         model: in place of `checkpoint`: one, or `package.module:callable`, which builds a network of your own, or `hf:`
-            with a folder or a name on the hub of Hugging Face.
+            with a folder or a name on the hub of Hugging Face, or a YAML file that says all of this. With `checkpoint`:
+            what builds its network, if that is one of your own.
         weights: file with its state dict; the weights that the callable gives it if not given.
         key: which state dict, where the file holds several.
         arguments: of the callable, as JSON: '{"num_classes": 19}'.
@@ -73,8 +74,8 @@ def adapt(
         std: what they are divided by; ImageNet's if not given.
         channels: rgb or bgr, the order of its input, and of mean and std.
     """
-    if (checkpoint is None) == (model is None):
-        raise ConfigError("give one network", where="--model", mend="give either --checkpoint or --model")
+    if checkpoint is None and model is None:
+        raise ConfigError("give a network", where="--model", mend="give --checkpoint=FILE, or --model=…")
     start = open_model(
         str(checkpoint or model),
         size,
@@ -87,6 +88,7 @@ def adapt(
         mean=mean,
         std=std,
         channels=channels,
+        build=model,
     )
     settings = Settings(experiment, steps, lr, batch_size, stride, seed)
     videos = video if isinstance(video, list) else [video]

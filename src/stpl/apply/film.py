@@ -11,6 +11,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from stpl.apply.model import builder
 from stpl.apply.network import Frame, load_network, predict
 from stpl.data.folder import VideoFrames
 from stpl.errors import ConfigError, DataError, RecordError
@@ -60,7 +61,7 @@ def video(
             of a folder may differ in size.
         stride: take every stride-th frame of the video.
         codec: vp9 is smaller, vp8 is written four times faster.
-        model: the `package.module:callable` that builds the network, where the checkpoints are of one of your own.
+        model: what builds the network, where the checkpoints are of one of your own: see `stpl adapt`.
         runs: folder of all runs.
         experiments: folder of your own overlays and tables.yaml, beside the shipped ones; ./experiments if not given.
 
@@ -75,7 +76,8 @@ def video(
     if video is not None and checkpoints:
         first = video[0] if isinstance(video, list) else video
         written = output or first.parent / "side_by_side.webm"
-        film(_titled(checkpoints), video, written, size=size, stride=stride, fps=fps, codec=codec, build=model)
+        build = None if model is None else builder(model)
+        film(_titled(checkpoints), video, written, size=size, stride=stride, fps=fps, codec=codec, build=build)
     else:
         folders = experiment_folders(experiments)
         check_bench(bench, folders)

@@ -22,7 +22,7 @@ __all__ = ["Adaptation", "Stage", "Verdict", "adapt", "load"]
 
 
 def load(
-    model: File,
+    model: File | nn.Module,
     *,
     size: tuple[int, int] | None = None,
     weights: File | None = None,
@@ -39,7 +39,8 @@ def load(
 
     Args:
         model: a checkpoint, `streets` (a source model that the package ships), `package.module:callable`, which builds
-            a network of your own, or `hf:` with a folder or a name on the hub of Hugging Face.
+            a network of your own, `hf:` with a folder or a name on the hub of Hugging Face, a YAML file that says all
+            of this, or the network itself, which is copied and left as it is.
         size: height and width of the frames it sees; what a checkpoint was trained at if not given.
         weights: file with its state dict; the weights that the callable gives it if not given.
         key: which state dict, where the file holds several.
@@ -56,7 +57,7 @@ def load(
         StplError: the network cannot be used; the message says what would mend it.
     """
     return open_model(
-        os.fspath(model),
+        model if isinstance(model, nn.Module) else os.fspath(model),
         size,
         state=None if weights is None else Path(weights),
         key=key,
@@ -136,6 +137,7 @@ def adapt(
     videos = [Path(video)] if isinstance(video, str | os.PathLike) else [Path(one) for one in video]
     folder = Path(output) if output is not None else RunKey("video", run_name(videos[0]), seed).directory(runs_root())
     settings = Settings(experiment, steps, lr, batch_size, stride, seed)
-    outcome = adapt_to(model, videos, folder, settings, progress)
-    write_page(model, outcome, videos, settings)
+    with model.at_hand():
+        outcome = adapt_to(model, videos, folder, settings, progress)
+        write_page(model, outcome, videos, settings)
     return Adaptation(model.adapted(outcome.checkpoint), outcome)

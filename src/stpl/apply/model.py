@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -16,8 +17,8 @@ from stpl.data.label_space import LabelSpace, label_space, own_classes
 from stpl.errors import ConfigError, StplError
 from stpl.nn import huggingface, weights
 from stpl.nn.accel import Accel
-from stpl.nn.network import NetworkOptions, around, build_network
-from stpl.nn.own import OwnNetwork, OwnSegmenter, build_module, candidates, own_weights, proposed
+from stpl.nn.network import NetworkOptions, around
+from stpl.nn.own import IN_MEMORY, OwnNetwork, OwnSegmenter, build_module, candidates, lending, own_weights, proposed
 from stpl.runs.experiments import load_yaml
 
 HUGGING_FACE = "hf:"
@@ -33,12 +34,18 @@ class Model:
         frame_size: height and width of the frames it is to see.
         checkpoint: its weights, if a checkpoint of the suite holds them.
         network: the network itself, if it is of your own.
+        origin: the network it is a copy of, if Python code holds that.
     """
 
     options: NetworkOptions
     frame_size: tuple[int, int]
     checkpoint: Path | None = None
     network: Accel | None = None
+    origin: nn.Module | None = None
+
+    def at_hand(self) -> AbstractContextManager[None]:
+        """Within it, checkpoints of the network can be loaded even if only Python code holds it."""
+        return nullcontext() if self.origin is None else lending(self.origin)
 
     @property
     def build(self) -> str | None:
@@ -48,6 +55,8 @@ class Model:
     @property
     def name(self) -> str:
         """What to call it: what builds it, the run that trained it, or its file."""
+        if self.origin is not None:
+            return type(self.origin).__name__
         if self.build is not None or self.checkpoint is None:
             return str(self.build)
         inside = self.checkpoint.parent.name == "checkpoints"
@@ -55,7 +64,7 @@ class Model:
 
     @property
     def accel(self) -> Accel:
-        """The network in its ACCEL, in evaluation mode; a checkpoint's is loaded anew at each call."""
+        """The network in its ACCEL, in evaluation mode; that of DeepLabV2's checkpoint is loaded anew at each call."""
         if self.network is not None:
             return self.network.eval()
         assert self.checkpoint is not None
@@ -86,9 +95,8 @@ class Model:
         """The same with the weights of a checkpoint that an adaptation of it wrote."""
         if self.network is None:
             return replace(self, checkpoint=checkpoint)
-        network = build_network(self.options)
-        weights.load(checkpoint, network, options=self.options)
-        return replace(self, network=network)
+        with self.at_hand():
+            return replace(self, network=load_network(checkpoint, self.build))
 
     def is_in(self, path: Path) -> bool:
         """Whether a checkpoint holds the very weights of the network."""
@@ -132,7 +140,7 @@ def own_state(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 def open_model(
-    model: str,
+    model: str | nn.Module,
     size: tuple[int, int] | None,
     *,
     state: Path | None = None,
@@ -150,7 +158,8 @@ def open_model(
 
     Args:
         model: a checkpoint of the suite, the name of a shipped one, `package.module:callable`, `hf:` with a folder or
-            a name on the hub of Hugging Face, or a YAML file that holds `model` and the rest (`read_network`).
+            a name on the hub of Hugging Face, or a YAML file that holds `model` and the rest (`read_network`); from
+            Python also the network itself, which is copied.
         size: height and width of the frames it is to see; what a checkpoint was trained at if not given.
         state: weights of a network of your own; as its callable gives it if not given.
         key: which state dict, where the file holds several.
@@ -167,44 +176,62 @@ def open_model(
     Raises:
         StplError: for anything that cannot be used.
     """
-    if Path(model).suffix in _YAML:
-        return open_model(**{"size": size, **read_network(Path(model))})
-    located = weights.located(Path(model))
     given = {"weights": state, "key": key, "arguments": arguments, "features": features, "logits": logits,
              "classes": classes, "mean": mean, "std": std}  # fmt: skip
-    if located.is_file() or ":" not in model:
-        _refuse(given, tuple(given), "a checkpoint of the suite tells that itself")
-        options = weights.describe(located, build)
-        return Model(options, size or weights.frame_size(located), located)
+    if isinstance(model, str):
+        if Path(model).suffix in _YAML:
+            return open_model(**{"size": size, **read_network(Path(model))})
+        located = weights.located(Path(model))
+        if located.is_file() or ":" not in model:
+            _refuse(given, tuple(given), "a checkpoint of the suite tells that itself")
+            return _described(located, size, build)
     if size is None:
         raise ConfigError("the frames' size is not known", where="--size", mend="give it: --size=HEIGHT,WIDTH")
-    hub = model.removeprefix(HUGGING_FACE) if model.startswith(HUGGING_FACE) else None
-    if hub is None:
-        own, space = OwnNetwork(model, dict(arguments or {})), read_classes(classes or "cityscapes19")
-    else:
-        _refuse(given, ("weights", "key", "arguments"), "a network of Hugging Face brings them")
-        own = OwnNetwork(huggingface.BUILD, {"name": hub})
-        space = read_classes(classes) if classes else huggingface.classes_of(hub)
-        if mean is None and std is None:
-            mean, std = huggingface.normalization_of(hub) or (None, None)
-    own = replace(
-        own,
-        features=features or "",
-        logits=logits or "",
-        mean=mean or own.mean,
-        std=std or own.std,
-        channels=channels,
-        classes=space.classes,
-        palette=space.colours,
-        frame_size=size,
-    )
-    module = build_module(own)
+    own = replace(_source(model, given), features=features or "", logits=logits or "", channels=channels,
+                  frame_size=size)  # fmt: skip
+    origin = model if isinstance(model, nn.Module) else None
+    with nullcontext() if origin is None else lending(origin):
+        module = build_module(own)
     if state is not None:
         own_weights(module, weights.of_file(state, key), state)
-    if not own.features and (found := proposed(candidates(module, size), space.num_classes)) is not None:
+    if not own.features and (found := proposed(candidates(module, size), len(own.classes))) is not None:
         own = replace(own, features=found.name)
     options = NetworkOptions(own=own)
-    return Model(options, size, network=around(module, options))
+    return Model(options, size, network=around(module, options), origin=origin)
+
+
+def _described(checkpoint: Path, size: tuple[int, int] | None, build: str | None) -> Model:
+    """What a checkpoint of the suite holds; a network of your own is loaded at once."""
+    build = None if build is None else builder(build)
+    options, size = weights.describe(checkpoint, build), size or weights.frame_size(checkpoint)
+    if options.own is None:
+        _refuse({"model": build}, ("model",), "the checkpoint is of DeepLabV2, which the suite builds itself")
+        return Model(options, size, checkpoint)
+    return Model(options, size, network=load_network(checkpoint, build))
+
+
+def builder(model: str) -> str:
+    """What builds the network that `--model` names, which may be a YAML file."""
+    return str(read_network(Path(model))["model"]) if Path(model).suffix in _YAML else model
+
+
+def _source(model: str | nn.Module, given: Mapping[str, Any]) -> OwnNetwork:
+    """Where a network of your own comes from, with its classes and its normalisation."""
+    space = read_classes(given["classes"]) if given["classes"] else None
+    mean, std = given["mean"], given["std"]
+    if isinstance(model, nn.Module):
+        _refuse(given, ("arguments",), "the network is there already")
+        own, space = OwnNetwork(IN_MEMORY), space or huggingface.classes_told(getattr(model, "config", None))
+    elif model.startswith(HUGGING_FACE):
+        _refuse(given, ("weights", "key", "arguments"), "a network of Hugging Face brings them")
+        hub = model.removeprefix(HUGGING_FACE)
+        own, space = OwnNetwork(huggingface.BUILD, {"name": hub}), space or huggingface.classes_of(hub)
+        if mean is None and std is None:
+            mean, std = huggingface.normalization_of(hub) or (None, None)
+    else:
+        own = OwnNetwork(model, dict(given["arguments"] or {}))
+    space = space or read_classes("cityscapes19")
+    return replace(own, mean=mean or own.mean, std=std or own.std, classes=space.classes, palette=space.colours)
 
 
 def _refuse(given: Mapping[str, object], names: Sequence[str], why: str) -> None:

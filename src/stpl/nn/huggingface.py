@@ -65,8 +65,17 @@ def load(name: str) -> nn.Module:
 
 def classes_of(name: str) -> LabelSpace:
     """The classes of a network, as its own configuration names them; raises `ConfigError` as `load` does."""
-    names = _config(name).id2label
-    return own_classes([str(names[place]) for place in sorted(names)])
+    space = classes_told(_config(name))
+    if space is None:
+        mend = "give them: --classes=FILE.yaml"
+        raise ConfigError("its configuration names no classes", where=_WHERE, mend=mend)
+    return space
+
+
+def classes_told(config: Any) -> LabelSpace | None:
+    """The classes that a configuration names (`id2label`), if it does."""
+    names = getattr(config, "id2label", None)
+    return own_classes([str(names[place]) for place in sorted(names)]) if names else None
 
 
 def normalization_of(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]] | None:

@@ -5,9 +5,12 @@ Shape legend: B images, K classes, D feature channels, H×W pixels, h×w feature
 
 from __future__ import annotations
 
+import copy
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,6 +27,11 @@ _LOGITS = ("out", "logits")  # what networks call them that return more
 _SHOWN = 8
 _LEAST_CHANNELS = 8  # of features
 _FINEST = 4  # pixels a feature, for a layer to be proposed
+
+IN_MEMORY = "stpl.nn.own:lent"
+"""What `OwnNetwork.build` is for a network that Python code holds, and that nothing by name builds."""
+
+_LENT: ContextVar[nn.Module] = ContextVar("lent")
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,8 @@ def build_module(own: OwnNetwork) -> nn.Module:
         raise ConfigError(str(error), where="network.own.build", mend="check the name, or install it") from error
     try:
         module = called(**own.arguments)
+    except ConfigError:
+        raise
     except Exception as error:  # whatever its author's code raises
         raise ConfigError(
             f"{own.build} fails: {_line(error)}", where="network.own.arguments", mend="call it so by yourself first"
@@ -115,6 +125,25 @@ def build_module(own: OwnNetwork) -> nn.Module:
         what = type(module).__name__
         raise ConfigError(f"{own.build} gives a {what}, no nn.Module", where="network.own.build", mend="name another")
     return module
+
+
+@contextmanager
+def lending(module: nn.Module) -> Iterator[None]:
+    """Within it, `IN_MEMORY` builds copies of `module`."""
+    token = _LENT.set(module)
+    try:
+        yield
+    finally:
+        _LENT.reset(token)
+
+
+def lent() -> nn.Module:
+    """A copy of the network that Python code lends; raises `ConfigError` where none does."""
+    module = _LENT.get(None)
+    if module is None:
+        mend = "load adapted.pt into it, or write a function that builds it (--model=package.module:callable)"
+        raise ConfigError("this network was held by a Python program", where="network.own.build", mend=mend)
+    return copy.deepcopy(module)
 
 
 class OwnSegmenter(Segmenter):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from threading import Lock
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,6 +74,50 @@ class FixedSize(Dictionary):
         if x.shape[-2:] != (64, 96):
             raise ValueError(f"expected 64x96, got {x.shape[-2]}x{x.shape[-1]}")
         return super().forward(x)
+
+
+class Probabilities(Dictionary):
+    """Ends in a softmax."""
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x)["out"].softmax(1)
+
+
+class WithoutGradient(Dictionary):
+    """Made for inference alone."""
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return super().forward(x)
+
+
+class OneFrame(Dictionary):
+    """Takes no batches."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        if len(x) > 1:
+            raise ValueError("one at a time")
+        return super().forward(x)
+
+
+class Holding(Dictionary):
+    """Keeps a lock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = Lock()
+
+
+class Nothing(Dictionary):
+    """Gives no numbers."""
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x)["out"] * float("nan")
+
+
+def scripted() -> nn.Module:
+    with warnings.catch_warnings(action="ignore"):  # it is deprecated, and still what some people have
+        return torch.jit.script(block(3, 8))
 
 
 def broken() -> nn.Module:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import struct
+import wave
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from stpl.cli import main
 from stpl.data import folder as folder_module
 from stpl.data import video_index
 from stpl.data.clip import Wants
@@ -157,6 +161,25 @@ def test_a_wrong_seek_is_noticed(
     assert video.cost < (6 if by == 0 else 60)
 
 
+def test_damage_that_the_decoder_fills_in_differently_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted from the beginning a frame is what it is; of a file that was written anew, it is not."""
+    path = write(tmp_path / "drive.mkv", [np.roll(noise(1), t, 1) for t in range(12)])
+    monkeypatch.setattr(folder_module, "MEMORY_LIMIT", 1)
+    video = VideoFrames(path, cuts=False)
+    assert video.read(0, Wants()).frames.shape[0] == 2
+    prints = video._index.prints.copy()
+    video._index.prints[5] = 0  # as if damage had looked otherwise
+    read = video.read(4, Wants()).frames[1].numpy().transpose(1, 2, 0)
+    assert np.abs(read.astype(int) - np.roll(noise(1), 5, 1)).max() <= 3
+    video._index.prints[:] = prints
+    os.utime(path, (0, 0))
+    video._index.prints[9] = 0
+    with pytest.raises(DataError, match="not what it was"):
+        video.read(8, Wants())
+
+
 def test_an_index_is_kept_and_made_again_when_it_is_torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, cache = write(tmp_path / "drive.mkv", scene(2, 6)), FlowCache(tmp_path / "flow")
     assert len(VideoFrames(path, flow=cache)) == 5
@@ -228,3 +251,54 @@ def test_visible_pixels_of_a_video(tmp_path: Path) -> None:
     assert clip.visible is not None
     assert clip.visible.shape == (1, *SIZE)
     assert clip.visible[0, 8:-8, 12:-12].float().mean() > 0.9
+
+
+def images(path: Path, frames: Sequence[Frame]) -> Path:
+    path.mkdir()
+    for place, frame in enumerate(frames):
+        cv2.imwrite(str(path / f"{place}.png"), frame)
+    return path
+
+
+def hostile(kind: str, folder: Path) -> str:
+    """A path of what is no footage."""
+    whole = write(folder / "whole.mp4", scene(1, 4), "mp4v")
+    path = folder / f"{kind}.mp4"
+    if kind == "torn":
+        (images(path, scene(1, 4)) / "2.png").write_bytes(b"\x89PNG\r\n")
+    elif kind in ("no image", "one image"):
+        images(path, scene(1, kind == "one image"))
+    elif kind == "sound":
+        with wave.open(str(path), "wb") as sound:
+            sound.setparams((1, 2, 8000, 8000, "NONE", ""))
+            sound.writeframes(bytes(16000))
+    elif kind == "one frame":
+        write(path, scene(1, 1), "mp4v")
+    elif kind == "link to nothing":
+        path.symlink_to("nowhere.mp4")
+    elif kind != "missing":
+        content = whole.read_bytes()
+        path.write_bytes({"empty": b"", "text": b"a drive", "cut off": content[: len(content) // 2]}[kind])
+    return f"[{whole},{path}]" if kind == "cut off" else str(path)
+
+
+NO_VIDEO = "this is no video that OpenCV's FFmpeg can decode"
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("missing", "there is no such video or folder"), ("link to nothing", "there is no such video or folder"),
+     ("empty", NO_VIDEO), ("text", NO_VIDEO), ("sound", NO_VIDEO), ("cut off", NO_VIDEO), ("torn", "cannot be decoded"),
+     ("one frame", "1 frame found"), ("one image", "1 frame found"), ("no image", "no frame found")],
+)  # fmt: skip
+def test_hostile_footage_gets_one_clear_line(
+    kind: str, said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And its mend; nothing that FFmpeg or OpenCV writes past Python stands beside it."""
+    video, out = hostile(kind, tmp_path), tmp_path / "out"
+    assert main(["adapt", "--checkpoint=streets", f"--video={video}", "--size=64,96", f"--output={out}"]) == 2
+    lines = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("estimate: ")]
+    assert len(lines) == 2
+    assert re.match(rf"stpl adapt: .*{re.escape(f'{kind}.mp4')}.*{said}", lines[0])
+    assert lines[1].startswith("  → ")
+    assert not (out / "adapted.ckpt").exists()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import own_networks
+import stpl
 from own_networks import CLASSES, Dictionary, PoolingIndices, WithoutBatchNorm
 from stpl.apply import adaptation
 from stpl.apply.guard import Verdict
@@ -23,8 +26,9 @@ from stpl.data.fake import MovingShapes
 from stpl.errors import CheckpointError, ConfigError
 from stpl.nn import weights
 from stpl.nn.huggingface import SemanticMaps
+from stpl.nn.layers import candidates, proposed
 from stpl.nn.network import NetworkOptions, build_network
-from stpl.nn.own import OwnNetwork, candidates, logits_in, proposed
+from stpl.nn.own import OwnNetwork, logits_in
 
 SIZE = (64, 96)
 NAMES = "classes: [road, car, tree, sky, other]\n"
@@ -131,9 +135,11 @@ def opened(build: str, size: tuple[int, int] | None = SIZE, **settings: object) 
         ("own_networks:Dictionary", {}, "predicts 5 classes, 19 are named"),
         ("own_networks:Dictionary", {"logits": "seg"}, "no 'seg', but out, aux"),
         ("own_networks:Dictionary", {"arguments": {"depth": 3}}, "fails: .*depth"),
-        ("own_networks:FixedSize", {"size": (32, 32)}, "does not take frames of 32×32 pixels: expected 64x96"),
+        ("own_networks:FixedSize", {"size": (32, 32)}, "does not take 1 frame.s. of 32×32 pixels: expected 64x96"),
         ("own_networks:broken", {}, "fails: no such backbone"),
         ("own_networks:number", {}, "gives a int, no nn.Module"),
+        ("own_networks:scripted", {}, "gives a RecursiveScriptModule, no nn.Module of Python"),
+        ("own_networks:Probabilities", {}, "gives probabilities, not logits"),
         ("own_networks:nothing", {}, "nothing"),
         ("no_such_package:net", {}, "No module named"),
         ("own_networks:WithoutBatchNorm", {"features": "tokens", "classes": 5}, r"\[1, 384, 16\], not features"),
@@ -159,6 +165,35 @@ def test_weights_that_do_not_fit(tmp_path: Path, classes: Path) -> None:
     wrapped = {f"module.{key}": value for key, value in Dictionary().state_dict().items()}
     torch.save({"state_dict": wrapped}, tmp_path / "wrapped.pth")
     opened("own_networks:Dictionary", state=tmp_path / "wrapped.pth", classes=str(classes))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("WithoutGradient", "its logits take no gradient"), ("OneFrame", r"does not take 6 frame\(s\).*one at a time"),
+     ("Holding", "cannot be copied: .*lock"), ("Nothing", "output is not finite")],
+)  # fmt: skip
+def test_what_shows_only_in_training(
+    name: str, said: str, drive: Path, classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line and what would mend it; no result."""
+    out = tmp_path / "out"
+    code = main(["adapt", f"--model=own_networks:{name}", f"--classes={classes}", f"--video={drive}", "--size=64,96",
+                 "--steps=1", "--batch_size=2", f"--output={out}"])  # fmt: skip
+    told = capsys.readouterr().err
+    assert code in (2, 4)
+    assert re.search(rf"stpl adapt: .*{said}.*\n +→", told)
+    assert "Traceback" not in told
+    assert not (out / "adapted.ckpt").exists()
+
+
+def test_half_precision_and_frozen_parameters(drive: Path, tmp_path: Path, classes: Path) -> None:
+    """Neither is in the way; what the network's own code froze may learn here."""
+    mine = Dictionary().half().requires_grad_(False)
+    net = stpl.load(mine, size=SIZE, classes=str(classes))
+    result = stpl.adapt(net, drive, tmp_path / "out", steps=1, batch_size=1)
+    assert result.outcome.weights is not None
+    mine.load_state_dict(torch.load(result.outcome.weights, weights_only=True))
+    assert next(mine.parameters()).dtype == torch.float16
 
 
 def test_no_file_has_a_function_called(tmp_path: Path, classes: Path) -> None:
@@ -259,6 +294,32 @@ def test_a_segformer_comes_back_as_one(tmp_path: Path, drive: Path) -> None:
     assert options.own.mean == (127.5, 63.75, 31.875)
     assert options.space.classes == ("road", "car", "sky")
     assert options.own.features.startswith("decode_head.")
+    footage = [f"--video={drive}", "--size=64,96"]
+    assert main(["predict", f"--model=hf:{out / 'adapted'}", *footage, f"--out={tmp_path / 'labels'}"]) == 0
+    assert json.loads((tmp_path / "labels" / "classes.json").read_text())[2]["name"] == "sky"
+    for kind in ("onnx", "pt"):
+        command = ["export", f"--checkpoint={out / 'adapted.ckpt'}", "--model=hf:", f"--out={tmp_path / f'net.{kind}'}"]
+        assert main(command) == 0
+
+
+@pytest.mark.usefixtures("trusting")
+def test_a_segformer_from_python(tmp_path: Path, drive: Path) -> None:
+    """By its folder, and as it is held: its classes are those of its configuration."""
+    from transformers import SegformerForSemanticSegmentation
+
+    segformer(tmp_path / "mine")
+    mine = SegformerForSemanticSegmentation.from_pretrained(tmp_path / "mine")
+    nets: list[str | nn.Module] = [f"hf:{tmp_path / 'mine'}", mine]
+    for place, net in enumerate(nets):
+        loaded = stpl.load(net, size=SIZE)
+        assert loaded.classes == ("road", "car", "sky")
+        result = stpl.adapt(loaded, drive, tmp_path / f"out{place}", steps=1, batch_size=2)
+        assert isinstance(result.module, SegformerForSemanticSegmentation)
+        frames = np.zeros((2, 30, 50, 3), np.uint8)
+        assert [labels.shape for labels in result.network.predict(iter(frames))] == [(30, 50)] * 2
+        result.module.save_pretrained(tmp_path / f"again{place}")
+        assert result.outcome.weights is not None
+        assert (result.outcome.weights.suffix == ".pt") == (place == 1)
 
 
 def test_masks_become_semantic_logits() -> None:

@@ -17,8 +17,9 @@ from stpl.data.label_space import LabelSpace, label_space, own_classes
 from stpl.errors import ConfigError, StplError
 from stpl.nn import huggingface, weights
 from stpl.nn.accel import Accel
+from stpl.nn.layers import candidates, proposed
 from stpl.nn.network import NetworkOptions, around
-from stpl.nn.own import IN_MEMORY, OwnNetwork, OwnSegmenter, build_module, candidates, lending, own_weights, proposed
+from stpl.nn.own import IN_MEMORY, OwnNetwork, OwnSegmenter, build_module, lending, own_weights
 from stpl.runs.experiments import load_yaml
 
 HUGGING_FACE = "hf:"

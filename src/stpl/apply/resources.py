@@ -60,10 +60,13 @@ def estimate(
         saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    was_training, weights = network.training, [p for p in network.parameters() if p.requires_grad]
+    was_training, weights = network.training, list(network.parameters())
+    learn = [p.requires_grad for p in weights]
     home = next(network.parameters()).device
     own = {p.untyped_storage().data_ptr() for p in network.parameters()}
     network.eval().to(device)
+    for parameter in weights:
+        parameter.requires_grad_(True)  # a method decides what learns, and gradients may have to pass through the rest
     start = time.monotonic()
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logits = network(torch.zeros(1, 3, *probed, dtype=torch.uint8, device=device)).logits
@@ -71,6 +74,8 @@ def estimate(
             torch.autograd.grad(logits.float().logsumexp(1).mean(), weights, allow_unused=True)
     seconds = (time.monotonic() - start) * scale * batch_size * _PASSES
     network.train(was_training).to(home)
+    for parameter, learns in zip(weights, learn, strict=True):
+        parameter.requires_grad_(learns)
     kept = sum(size for place, size in saved.items() if place not in own)
     mine = sum(p.numel() * p.element_size() for p in network.parameters())
     memory = int(kept * scale * batch_size * _VIEWS + mine * _COPIES)

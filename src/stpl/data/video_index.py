@@ -34,6 +34,10 @@ _STEPS_BACK = (0, 12, 48, 192)  # frames before the wanted one at which a seek i
 _KEPT = 3  # decoded frames that are kept: a seek may bring more than was asked for
 _LONG = 2000  # frames, from which on progress is shown
 
+# What FFmpeg and OpenCV have to say of a file goes to stderr past Python, many lines for one fault. What matters of it
+# is told in our words: what cannot be decoded, and how many frames are missing.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
 
 @dataclass(frozen=True)
 class VideoIndex:
@@ -107,7 +111,12 @@ def _scan(path: Path) -> VideoIndex:
 def open_video(path: Path) -> cv2.VideoCapture:
     """A decoder at the beginning of a video file; raises `DataError` if there is none for it."""
     # Absolute, for FFmpeg takes what stands before a colon for a protocol.
-    capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    try:
+        capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
     if not capture.isOpened():
         raise DataError(
             "this is no video that OpenCV's FFmpeg can decode",
@@ -144,6 +153,12 @@ def fingerprint(frame: Frame) -> int:
     return zlib.crc32(np.ascontiguousarray(frame[::4, ::4]).tobytes())
 
 
+def _identity(path: Path) -> tuple[int, int]:
+    """What tells that a file is another one now."""
+    known = path.stat()
+    return known.st_size, known.st_mtime_ns
+
+
 class RandomAccess:
     """Any frame of a video file by its number, checked by its fingerprint.
 
@@ -156,6 +171,7 @@ class RandomAccess:
         self.path, self.index = path, index
         self.read = self.passed = 0
         self._told = False
+        self._file = _identity(path)
         self._begin()
 
     def _begin(self) -> None:
@@ -206,8 +222,8 @@ class RandomAccess:
                 if frame is not None:
                     return frame
         self._reopen()
-        frame = self._on(number)
-        if frame is None:
+        frame = self._forward(number)  # by count: what is damaged need not be filled in twice in the same way
+        if frame is None or _identity(self.path) != self._file:
             raise DataError(
                 "the video is not what it was when it was looked through", where=self.path, mend="call again"
             )
@@ -238,12 +254,17 @@ class RandomAccess:
         """Decode on to `number`; `None` if what comes is not that."""
         if self._place == number and number in self._recent:
             return self._recent[number]
+        frame = self._forward(number)
+        return frame if frame is not None and fingerprint(frame) == self.index.prints[number] else None
+
+    def _forward(self, number: int) -> Frame | None:
+        """The frame that comes as `number` if the decoder stands where it seems to; `None` if the video ends before."""
         assert self._capture is not None
         for _, frame in decoded(self._capture):
             self.passed += 1
             self._place += 1
             if self._place == number:
-                return frame if fingerprint(frame) == self.index.prints[number] else None
+                return frame
         self._capture = None
         return None
 

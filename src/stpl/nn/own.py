@@ -5,28 +5,26 @@ Shape legend: B images, K classes, D feature channels, H×W pixels, h×w feature
 
 from __future__ import annotations
 
-import copy
 import importlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stpl.errors import CheckpointError, ConfigError
+from stpl.errors import CheckpointError, ConfigError, StplError
+from stpl.nn.foreign import asked, copied, line, refused
+from stpl.nn.layers import candidates, no_such_layer
 from stpl.nn.segmenter import Normalization, Segmentation, Segmenter
 from stpl.nn.state import of_network
 
 _LOGITS = ("out", "logits")  # what networks call them that return more
 _SHOWN = 8
-_LEAST_CHANNELS = 8  # of features
-_FINEST = 4  # pixels a feature, for a layer to be proposed
 
 IN_MEMORY = "stpl.nn.own:lent"
 """What `OwnNetwork.build` is for a network that Python code holds, and that nothing by name builds."""
@@ -78,23 +76,6 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
-class Candidate(NamedTuple):
-    """A layer whose output may be features.
-
-    Attributes:
-        name: as `named_modules` has it.
-        channels: D.
-        stride: pixels a feature.
-    """
-
-    name: str
-    channels: int
-    stride: int
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.channels} channels, 1/{self.stride})"
-
-
 def build_module(own: OwnNetwork) -> nn.Module:
     """The network that `own.build` names, as its callable gives it.
 
@@ -119,12 +100,13 @@ def build_module(own: OwnNetwork) -> nn.Module:
         raise
     except Exception as error:  # whatever its author's code raises
         raise ConfigError(
-            f"{own.build} fails: {_line(error)}", where="network.own.arguments", mend="call it so by yourself first"
+            f"{own.build} fails: {line(error)}", where="network.own.arguments", mend="call it so by yourself first"
         ) from error
-    if not isinstance(module, nn.Module):
+    if not isinstance(module, nn.Module) or isinstance(module, torch.jit.ScriptModule):
         what = type(module).__name__
-        raise ConfigError(f"{own.build} gives a {what}, no nn.Module", where="network.own.build", mend="name another")
-    return module
+        mend = "name what builds the network in Python"
+        raise ConfigError(f"{own.build} gives a {what}, no nn.Module of Python", where="network.own.build", mend=mend)
+    return module.float()  # some are kept in half precision; what precision training has, the trainer decides
 
 
 @contextmanager
@@ -143,7 +125,7 @@ def lent() -> nn.Module:
     if module is None:
         mend = "load adapted.pt into it, or write a function that builds it (--model=package.module:callable)"
         raise ConfigError("this network was held by a Python program", where="network.own.build", mend=mend)
-    return copy.deepcopy(module)
+    return copied(module)
 
 
 class OwnSegmenter(Segmenter):
@@ -168,9 +150,12 @@ class OwnSegmenter(Segmenter):
         self._caught: Tensor | None = None
         layers = dict(nn.Module.named_modules(net))
         if own.features not in layers or own.features == "":
-            raise _no_such_layer(own.features, candidates(net, frame_size), layers)
+            raise no_such_layer(own.features, candidates(net, frame_size), layers)
         layers[own.features].register_forward_hook(self._catch)
         seen = _tried(self, frame_size)
+        if _probabilities(seen.logits):
+            mend = "leave out its softmax, or say where the logits stand (--logits)"
+            raise ConfigError("it gives probabilities, not logits", where="network.own.logits", mend=mend)
         if seen.logits.shape[1] != num_classes:
             raise ConfigError(
                 f"the network predicts {seen.logits.shape[1]} classes, {num_classes} are named",
@@ -188,10 +173,22 @@ class OwnSegmenter(Segmenter):
         caught, self._caught = self._caught, None
         return caught
 
+    def _asked(self, frames: Tensor) -> Any:
+        """What the network returns."""
+        try:
+            return self.net(frames)
+        except (StplError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever its author's code raises
+            raise refused(frames.shape, error) from error
+
     def forward(self, frames: Tensor) -> Segmentation:
         """What the layer gave and the logits; see `Segmenter`."""
         self._caught = None
-        logits = logits_in(self.net(self.normalize(frames)), self.path)
+        logits = logits_in(self._asked(self.normalize(frames)), self.path)
+        if torch.is_grad_enabled() and not logits.requires_grad and any(p.requires_grad for p in self.parameters()):
+            mend = "take torch.no_grad() and detach() out of its forward pass"
+            raise ConfigError("its logits take no gradient, so nothing can learn", where="network.own", mend=mend)
         features = self._taken()
         if not isinstance(features, Tensor) or features.ndim != 4:
             shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
@@ -229,6 +226,11 @@ def logits_in(output: Any, path: str) -> Tensor:
     )
 
 
+def _probabilities(logits: Tensor) -> bool:
+    """Whether a network ends in a softmax: no value below 0, and those of each pixel sum up to 1."""
+    return bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all())
+
+
 def _part(found: Any, part: str) -> Any:
     try:
         if isinstance(found, Mapping):
@@ -256,95 +258,9 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "") or "nothing by name"
 
 
-def candidates(net: nn.Module, frame_size: tuple[int, int]) -> list[Candidate]:
-    """Layers of a network whose output may be features, in the order in which they are called.
-
-    Args:
-        net: takes normalised frames `[B,3,H,W]`.
-        frame_size: height and width of frames it can take.
-    """
-    found: dict[str, Candidate] = {}
-
-    def catch(name: str, output: Any) -> None:
-        """Note a layer whose output may be features."""
-        grid = output[0] if isinstance(output, tuple | list) and output else output
-        fits = (
-            isinstance(grid, Tensor) and grid.ndim == 4 and grid.shape[-2] < frame_size[0] and min(grid.shape[-2:]) > 1
-        )
-        if fits and grid.shape[1] >= _LEAST_CHANNELS:
-            found.pop(name, None)
-            found[name] = Candidate(name, grid.shape[1], max(1, round(frame_size[0] / grid.shape[-2])))
-
-    hooks = [
-        layer.register_forward_hook(lambda _, __, output, name=name: catch(name, output))
-        for name, layer in nn.Module.named_modules(net)
-        if name
-    ]
-    try:
-        _asked(net, torch.zeros(1, 3, *frame_size))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return list(found.values())
-
-
-def proposed(found: Sequence[Candidate], num_classes: int) -> Candidate | None:
-    """The layer to take where none is named: what the classifier reads, if it is not too fine a grid.
-
-    That is the last one called whose output is no logits, of those at 1/4 of the frames or coarser; where all are
-    finer, the last one of the coarsest.
-    """
-    fit = [layer for layer in found if layer.channels != num_classes]
-    stride = min(_FINEST, max((layer.stride for layer in fit), default=1))
-    return next((layer for layer in reversed(fit) if layer.stride >= stride), None)
-
-
-def _no_such_layer(name: str, found: Sequence[Candidate], layers: Mapping[str, Any]) -> ConfigError:
-    best = sorted(found, key=lambda layer: -layer.channels)[:_SHOWN]
-    close = get_close_matches(name, layers, n=1)
-    hint = f"did you mean '{close[0]}'? " if close and name else ""
-    return ConfigError(
-        f"the network has no layer '{name}'" if name else "no layer is named whose output the features are",
-        where="network.own.features",
-        mend=f"{hint}name one such as {', '.join(map(str, best)) or '(none gives a grid of features)'}",
-    )
-
-
 def _tried(segmenter: OwnSegmenter, frame_size: tuple[int, int]) -> Segmentation:
     """What a network makes of black frames, without learning anything from it."""
-    return _asked(segmenter, torch.zeros(1, 3, *frame_size))  # type: ignore[no-any-return]
-
-
-def _asked(net: nn.Module, frames: Tensor) -> Any:
-    """What a network returns in evaluation mode; an operation without a deterministic form is no fault here."""
-    modes = [(layer, layer.training) for layer in nn.Module.modules(net)]
-    strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(False)
-    try:
-        for layer, _ in modes:
-            layer.training = False
-        with torch.no_grad():
-            return net(frames)
-    except ConfigError:
-        raise
-    except Exception as error:  # whatever its author's code raises
-        raise _refused((frames.shape[-2], frames.shape[-1]), error) from error
-    finally:
-        torch.use_deterministic_algorithms(strict, warn_only=warns)
-        for layer, mode in modes:
-            layer.training = mode
-
-
-def _refused(size: tuple[int, int], error: Exception) -> ConfigError:
-    return ConfigError(
-        f"the network does not take frames of {size[0]}×{size[1]} pixels: {_line(error)}",
-        where="network.own",
-        mend="give a size that it takes (--size=HEIGHT,WIDTH)",
-    )
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return asked(segmenter, torch.zeros(1, 3, *frame_size))  # type: ignore[no-any-return]
 
 
 def own_weights(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
@@ -359,4 +275,4 @@ def own_weights(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> N
     try:
         module.load_state_dict(dict(state))
     except RuntimeError as error:
-        raise CheckpointError(_line(error), where=path, mend="give the weights of this network") from error
+        raise CheckpointError(line(error), where=path, mend="give the weights of this network") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from stpl.errors import check_range
 from stpl.nn.accel import Accel
 from stpl.nn.batchnorm import BatchNormOptions, apply_batchnorm, batchnorm_layers, statistics_of
+from stpl.nn.foreign import copied
 
 Statistics = Literal["own", "average", "student", "start"]
 """What a teacher normalises by. `own`: its batches, which move its running statistics (DACS, DAFormer). `average`: the
@@ -58,7 +58,7 @@ class Teacher(nn.Module):
     def __init__(self, student: Accel, options: TeacherOptions | None = None) -> None:
         super().__init__()
         self.options = options or TeacherOptions()
-        self.network = copy.deepcopy(student).requires_grad_(False)
+        self.network = copied(student).requires_grad_(False)
 
     @torch.no_grad()
     def follow(self, student: Accel, step: int) -> None:

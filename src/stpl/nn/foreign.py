@@ -1,0 +1,65 @@
+"""Calling networks that somebody else wrote: what they raise becomes one line, and they are left as they were."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from stpl.errors import ConfigError, StplError
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def asked(net: nn.Module, frames: Tensor) -> Any:
+    """What a network returns in evaluation mode, without learning; operations without a deterministic form will do.
+
+    Raises:
+        ConfigError: it does not take such frames.
+    """
+    modes = [(layer, layer.training) for layer in nn.Module.modules(net)]
+    strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        for layer, _ in modes:
+            layer.training = False
+        with torch.no_grad():
+            return net(frames)
+    except StplError:
+        raise
+    except Exception as error:  # whatever its author's code raises
+        raise refused(frames.shape, error) from error
+    finally:
+        torch.use_deterministic_algorithms(strict, warn_only=warns)
+        for layer, mode in modes:
+            layer.training = mode
+
+
+def refused(shape: Sequence[int], error: Exception) -> ConfigError:
+    """The error for a network that fails on frames of that shape `[B,3,H,W]`."""
+    images, _, height, width = shape
+    mend = f"it is called with one tensor {list(shape)}; give a size that it takes (--size=HEIGHT,WIDTH), or wrap it"
+    if torch.are_deterministic_algorithms_enabled() and "deterministic" in str(error):
+        mend = "let it: --trainer.deterministic=warn"
+    return ConfigError(
+        f"the network does not take {images} frame(s) of {height}×{width} pixels: {line(error)}",
+        where="network.own",
+        mend=mend,
+    )
+
+
+def line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def copied(module: M) -> M:
+    """A copy of a network; raises `ConfigError` for one that holds what cannot be copied."""
+    try:
+        return copy.deepcopy(module)
+    except (TypeError, RuntimeError, NotImplementedError) as error:
+        mend = "let it hold no open file, lock or generator, and no tensor that its forward pass computed"
+        raise ConfigError(f"the network cannot be copied: {line(error)}", where="network.own", mend=mend) from error

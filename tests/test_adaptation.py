@@ -6,6 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,9 @@ from torch import nn
 
 import own_networks
 import stpl
-from stpl.apply import adaptation, resources
+from conftest import REPOSITORY
+from stpl.apply import adapt, adaptation, library, resources
+from stpl.apply.adaptation import Settings
 from stpl.apply.guard import Candidate, Scored, Seen, agreement, choose, judged, see
 from stpl.apply.model import Model, open_model
 from stpl.apply.network import load_network
@@ -278,3 +281,37 @@ def test_a_model_is_one(drive: Path) -> None:
     assert net.classes[0] == "road"
     with pytest.raises(AttributeError, match="nothing"):
         stpl.nothing  # noqa: B018
+
+
+def blocks(section: str, language: str) -> list[str]:
+    """The code of a section of docs/own.md."""
+    text = (REPOSITORY / "docs" / "own.md").read_text().split(f"## {section}\n")[1].split("\n## ")[0]
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_examples_of_the_documentation_run(drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they stand there, with two steps for their eighty and forty."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("drive", "monday", "tuesday"):
+        (tmp_path / f"{name}.mp4").symlink_to(drive)
+    net = "import own_networks\n\n\ndef build():\n    return own_networks.Dictionary(num_classes=15)\n"
+    (tmp_path / "my_networks.py").write_text(net)
+    monkeypatch.syspath_prepend(tmp_path)
+    for module in (library, adapt):
+        monkeypatch.setattr(module, "Settings", lambda *told: replace(Settings(*told), steps=2, batch_size=1))
+    examples = blocks("Adapt, and be safe", "python")
+    assert len(examples) == 2
+    for example in examples:
+        scope: dict[str, object] = {"frames": VideoFrames(drive).frames()}
+        exec(compile(example, "docs/own.md", "exec"), scope)
+        result = scope["result"]
+        assert isinstance(result, stpl.Adaptation)
+        assert [one.candidate.step for one in result.verdict.scored] == [0, 0, 1, 2]
+    commands = [line for block in (*blocks("Adapt, and be safe", "bash"), *blocks("Predict and export", "bash"))
+                for line in block.splitlines()]  # fmt: skip
+    assert len(commands) == 3
+    for command in commands:
+        assert main(command.split()[1:]) == 0
+    assert (tmp_path / "adapted" / "index.html").is_file()
+    assert len(list((tmp_path / "labels" / "ids").iterdir())) == 6
+    assert (tmp_path / "net.onnx").is_file()

@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +74,11 @@ class Stage:
         name: what is being done.
         done: steps of it that are done.
         total: of so many.
-        numbers: losses of the last step.
     """
 
     name: str
     done: int
     total: int
-    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 Tell = Callable[[Stage], None]

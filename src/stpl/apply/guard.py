@@ -1,10 +1,10 @@
 """Which of several networks to hand back, without a label: the guard of `stpl adapt`.
 
 Two numbers decide, both of frames that nobody labelled. The score is the mutual information between pixel and predicted
-class: it rises as predictions become sure and stay diverse, and it is low for a network that a new camera has made
-blind. A method that minimises something of the kind drives it up for ever, though, right or wrong; so a candidate is
-only trusted while it still says of most pixels what renewed statistics alone say of them. How often the guard is right
-is measured by `stpl bench guard`.
+class: it is low for a network that a new camera has made blind, and falls as soon as training goes wrong. It does not
+rise as long as training goes well, and a method that minimises something of the kind drives it up for ever; so it does
+not choose among trained networks. The last one is taken that has lost nothing of the score and still says of most
+pixels what renewed statistics alone say of them. How often that is right is measured by `stpl bench guard`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from stpl.nn.accel import Accel
 from stpl.nn.segmenter import upsample
 
 TRUSTED = 80.0
-"""Percent of the pixels on which a candidate must agree with the reference."""
+"""Percent of the pixels on which a trained network must agree with the reference."""
+
+KEPT = 98.5
+"""Percent of the reference's score that a trained network must have; and it may not fall below the start's."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,13 @@ class Verdict:
         chosen: what is handed back.
         scored: all that it chose from; the start comes first, the reference second if there is one.
         reason: why, in a sentence.
+        doubted: trained networks that cannot be trusted.
     """
 
     chosen: Scored
     scored: tuple[Scored, ...]
     reason: str
+    doubted: tuple[Scored, ...] = ()
 
     @property
     def adapted(self) -> bool:
@@ -113,24 +118,24 @@ def judged(candidates: Sequence[Candidate], seen: Sequence[Seen], reference: int
 
 
 def choose(scored: Sequence[Scored], reference: int) -> Verdict:
-    """The best of the networks that can be trusted.
+    """The last of the trained networks that can be trusted; if there is none, the better one of start and reference.
 
     Args:
         scored: the start first; at `reference` the one that the agreement is with, and behind it those that were
-            trained.
+            trained, in the order of their steps.
         reference: place of the start with renewed statistics; of the start itself where a network has none.
     """
     start, base = scored[0], scored[reference]
     trained = scored[reference + 1 :]
-    trusted = [one for one in trained if one.agreement >= TRUSTED]
-    best = max([start, base, *trusted], key=lambda one: one.score)
-    return Verdict(best, tuple(scored), _reason(best, start, base, len(trained) - len(trusted)))
+    least = max(start.score, KEPT / 100 * base.score)
+    trusted = [one for one in trained if one.agreement >= TRUSTED and one.score >= least]
+    doubted = tuple(one for one in trained if one not in trusted)
+    best = trusted[-1] if trusted else max([start, base], key=lambda one: one.score)
+    return Verdict(best, tuple(scored), _reason(best, start, base, len(doubted)), doubted)
 
 
 def _reason(best: Scored, start: Scored, base: Scored, doubted: int) -> str:
-    left = (
-        f" {doubted} later network(s) had gone further from renewed statistics than can be trusted." if doubted else ""
-    )
+    left = f" {doubted} trained network(s) could not be trusted." if doubted else ""
     gain = f"score {start.score:.3f} before, {best.score:.3f} after"
     if best is start:
         return f"Nothing is better than the start by any score without labels: it is handed back as it was.{left}"

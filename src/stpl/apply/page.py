@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpl.apply.adaptation import Outcome, Settings
-from stpl.apply.guard import TRUSTED
 from stpl.apply.model import Model
 from stpl.apply.network import Frame, load_network, predict
 from stpl.data.clip import Wants
@@ -135,9 +134,9 @@ def _facts(model: Model, outcome: Outcome, videos: Sequence[Path], settings: Set
 
 def _candidates(outcome: Outcome) -> str:
     rows = []
-    for place, one in enumerate(outcome.verdict.scored):
+    for one in outcome.verdict.scored:
         kind = ' class="chosen"' if one is outcome.verdict.chosen else ""
-        doubted = "" if one.agreement >= TRUSTED or not place else " (not trusted)"
+        doubted = " (not trusted)" if one in outcome.verdict.doubted else ""
         cells = f"<td>{one.score:.3f}</td><td>{one.agreement:.1f}{doubted}</td>"
         rows.append(f"<tr{kind}><th>{html.escape(one.candidate.title)}</th>{cells}</tr>")
     head = "<th>network</th><th>score</th><th>agrees with renewed statistics, % of pixels</th>"

@@ -17,6 +17,7 @@ from stpl.runs.record import METRICS, RECORD, RunRecord, read_metrics, read_reco
 from stpl.runs.shipped import source_model
 
 _CAMERA = "data.options.shift"
+_PLAIN = {_CAMERA, "trainer.val_check_interval", "trainer.max_steps"}  # what runs may differ by
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def guard(experiment: str = RECOMMENDED, runs: Path = Path("runs"), clips: int =
 
 def _cases(experiment: str, folder: Path, clips: int) -> Iterator[Case]:
     records = [(path.parent, record) for path in sorted(folder.glob(f"*/seed*/{RECORD}"))
-               if (record := read_record(path.parent)) is not None]  # fmt: skip
+               if (record := read_record(path.parent)) is not None and record["overrides"].keys() <= _PLAIN]  # fmt: skip
     for path, record in records:
         if record["base"] != experiment or not (path / "checkpoints" / f"step{record['steps']}.ckpt").is_file():
             continue

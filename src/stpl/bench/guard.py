@@ -79,8 +79,8 @@ def guard(experiment: str = RECOMMENDED, runs: Path = Path("runs"), clips: int =
 
 
 def _cases(experiment: str, folder: Path, clips: int) -> Iterator[Case]:
-    records = [(path.parent, record) for path in sorted(folder.glob(f"*/seed*/{RECORD}"))
-               if (record := read_record(path.parent)) is not None and record["overrides"].keys() <= _PLAIN]  # fmt: skip
+    read = [(path.parent, read_record(path.parent)) for path in sorted(folder.glob(f"*/seed*/{RECORD}"))]
+    records = [(path, record) for path, record in read if record is not None and record["overrides"].keys() <= _PLAIN]
     for path, record in records:
         if record["base"] != experiment or not (path / "checkpoints" / f"step{record['steps']}.ckpt").is_file():
             continue

@@ -17,7 +17,11 @@ from stpl.runs.record import METRICS, RECORD, RunRecord, read_metrics, read_reco
 from stpl.runs.shipped import source_model
 
 _CAMERA = "data.options.shift"
-_PLAIN = {_CAMERA, "trainer.val_check_interval", "trainer.max_steps"}  # what runs may differ by
+_ELSEWHERE = {
+    "data.options.seed",
+    "start_from",
+    "model.checkpoint",
+}  # with these a run is not of a shipped source model
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def guard(experiment: str = RECOMMENDED, runs: Path = Path("runs"), clips: int =
 
 def _cases(experiment: str, folder: Path, clips: int) -> Iterator[Case]:
     read = [(path.parent, read_record(path.parent)) for path in sorted(folder.glob(f"*/seed*/{RECORD}"))]
-    records = [(path, record) for path, record in read if record is not None and record["overrides"].keys() <= _PLAIN]
+    records = [(path, record) for path, record in read if record and not _ELSEWHERE & record["overrides"].keys()]
     for path, record in records:
         if record["base"] != experiment or not (path / "checkpoints" / f"step{record['steps']}.ckpt").is_file():
             continue

@@ -17,7 +17,7 @@ from stpl.runs.record import METRICS, RECORD, RunRecord, read_metrics, read_reco
 from stpl.runs.shipped import source_model
 
 _CAMERA = "data.options.shift"
-_ELSEWHERE = {
+_ELSEWHERE = {"data.options.seed", "model.checkpoint"}  # with these it is not of a shipped source model
     "data.options.seed",
     "start_from",
     "model.checkpoint",

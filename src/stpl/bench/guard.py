@@ -18,10 +18,6 @@ from stpl.runs.shipped import source_model
 
 _CAMERA = "data.options.shift"
 _ELSEWHERE = {"data.options.seed", "model.checkpoint"}  # with these it is not of a shipped source model
-    "data.options.seed",
-    "start_from",
-    "model.checkpoint",
-}  # with these a run is not of a shipped source model
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from stpl.apply.guard import Candidate, Seen, Verdict, choose, judged, see
+from stpl.apply.guard import LOOKED, Candidate, Seen, Verdict, choose, judged, see
 from stpl.apply.model import Model, own_state
 from stpl.apply.network import load_network
 from stpl.apply.resources import Estimate, estimate, fitting
@@ -41,7 +41,6 @@ STATISTICS = "batchnorm_augmented"
 """The experiment whose result trained networks are compared with: the start with renewed statistics."""
 
 _EVALUATIONS = (4, 5, 3, 6, 2)  # networks on the way that can be handed back: the first that divides the steps
-_LOOKED = 48  # pairs of frames that the guard looks at
 _MOST_LETTERS = 100  # of a video's name in that of its run
 
 
@@ -136,7 +135,7 @@ def adapt_to(
         if batchnorm_layers(model.accel):
             candidates.insert(1, _renewed(command, tell))
             reference = 1
-        seen = list(_seen(candidates, spread(data, _LOOKED), model.build, tell))
+        seen = list(_seen(candidates, spread(data, LOOKED), model.build, tell))
         verdict = choose(judged(candidates, seen, reference), reference)
         adapted = folder / "adapted.ckpt"
         _copy(verdict.chosen.candidate.checkpoint, adapted)
@@ -158,7 +157,7 @@ def _as_before() -> Iterator[None]:
 
 
 def affordable(model: Model, settings: Settings, folder: Path) -> Estimate:
-    """What a step takes with the batch size that was asked for, or that an earlier sitting had, or that fits.
+    """What it takes with the batch size that was asked for, or that an earlier sitting had, or that fits.
 
     Raises:
         ConfigError: it does not fit.
@@ -166,7 +165,8 @@ def affordable(model: Model, settings: Settings, folder: Path) -> Estimate:
     begun = begun_with(folder, folder / "checkpoints" / "last.ckpt")
     asked = settings.batch_size or (begun and begun["data"]["init_args"]["loading"]["batch_size"])
     network = model.accel.segmenter
-    return fitting([estimate(network, model.frame_size, size) for size in ([asked] if asked else [4, 2, 1])])
+    sizes = [asked] if asked else [4, 2, 1]
+    return fitting([estimate(network, model.frame_size, size, settings.steps) for size in sizes])
 
 
 def spread(data: ClipDataModule, count: int) -> list[Clip]:
@@ -210,6 +210,7 @@ class _Command:
             "seed_everything": settings.seed,
             "data.init_args.stride": settings.stride,
             "data.init_args.loading.batch_size": self.batch_size,
+            "data.init_args.loading.eval_batch_size": self.batch_size,
             "trainer.max_steps": steps,
             **more,
             **as_text("run.directory", folder),

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpl.apply.adaptation import Outcome, Settings
+from stpl.apply.guard import LOOKED
 from stpl.apply.model import Model
 from stpl.apply.network import Frame, load_network, predict
 from stpl.data.clip import Wants
@@ -26,7 +27,7 @@ from stpl.pictures.labels import overlay
 from stpl.runs.record import METRICS, read_metrics, write_atomically
 
 PAGE = "index.html"
-_SHOWN, _LOOKED = 4, 48
+_SHOWN = 4
 _WIDTH, _HEIGHT = 560, 150  # of a curve
 _QUALITY = 82
 _STYLE = Path(__file__).with_name("page.html")
@@ -104,7 +105,7 @@ def _chosen(videos: Sequence[Path], settings: Settings) -> list[tuple[VideoFrame
     """Clips that are spread evenly over the videos, at their own size."""
     kept = FlowCache(FLOW_CACHE)  # where the index lies already
     readers = [VideoFrames(video, stride=settings.stride, as_first=True, flow=kept) for video in videos]
-    count = max(1, _LOOKED // len(videos))
+    count = max(1, LOOKED // len(videos))
     return [(clips, place) for clips in readers for place in spread_places(len(clips), count)]
 
 

@@ -12,21 +12,30 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from stpl.apply.guard import LOOKED
 from stpl.errors import ConfigError
 
 _PROBED = (128, 256)  # the largest frame that the small step sees
 _COPIES = 5  # weights, gradients, momentum, the teacher, and one in transit to a checkpoint
 _SPARE = 0.8  # share of the free memory to use
+_PROGRAM = 500 * 2**20  # bytes that the libraries take once they work
+_PASSES = 2.0  # passes of a step in units of one with its backward pass: the student's, and two of the teacher without
+_FORWARD = 1 / 3  # of such a unit: a pass without
+_VIEWS = 1.4  # what is kept beside what autograd keeps of one frame: the teacher's maps, frames, gradients of maps
+_MAPS = 12  # bytes of a pixel and class in evaluation: logits at the frames' size, and two maps made of them
+_CLIP = 28  # bytes of a pixel of a clip in evaluation: two frames and a flow, and copies
+_HELD = 40  # bytes of a pixel of the clips that guard and page hold at once: the same, their labels, decoded frames
+_PREDICTED = 3000  # frames that are only predicted, at most: by five evaluations, the guard and the film
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a step takes.
+    """What an adaptation takes.
 
     Attributes:
         batch_size: clips a step.
-        memory: bytes.
-        seconds: of one step.
+        memory: bytes, beside those that the process has already.
+        seconds: of all that the network does.
         free: bytes that there are.
     """
 
@@ -36,22 +45,48 @@ class Estimate:
     free: int
 
     def __str__(self) -> str:
-        return f"about {self.memory / 2**30:.1f} of {self.free / 2**30:.0f} GiB, {self.seconds:.2g} s a step"
+        time = f"{self.seconds:.0f} s" if self.seconds < 100 else f"{self.seconds / 60:.0f} min"
+        return f"about {self.memory / 2**30:.1f} of {self.free / 2**30:.0f} GiB, about {time}"
 
 
 def estimate(
-    network: nn.Module, size: tuple[int, int], batch_size: int, device: torch.device | None = None
+    network: nn.Module, size: tuple[int, int], batch_size: int, steps: int = 1, device: torch.device | None = None
 ) -> Estimate:
-    """What a training step takes, extrapolated from one frame: both grow with the number of pixels.
+    """What an adaptation takes, extrapolated from one frame: all grows with the number of pixels.
 
     Args:
         network: takes frames `[B,3,H,W]`, and is left as it is.
         size: height and width of frames in training.
-        batch_size: clips a step.
+        batch_size: clips a step, and in an evaluation.
+        steps: of training.
         device: where it runs; a GPU if there is one.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     probed, scale = _probed(size)
+    was_training, weights = network.training, list(network.parameters())
+    learn = [p.requires_grad for p in weights]
+    home = next(network.parameters()).device
+    network.eval().to(device)
+    for parameter in weights:
+        parameter.requires_grad_(True)  # a method decides what learns, and gradients may have to pass through the rest
+    for _ in range(2):  # the first pass prepares kernels
+        start = time.monotonic()
+        kept, classes = _pass(network, torch.zeros(1, 3, *probed, dtype=torch.uint8, device=device))
+        seconds = (time.monotonic() - start) * scale
+    network.train(was_training).to(home)
+    for parameter, learns in zip(weights, learn, strict=True):
+        parameter.requires_grad_(learns)
+    mine, pixels = sum(p.numel() * p.element_size() for p in network.parameters()), size[0] * size[1]
+    training = kept * scale * batch_size * _VIEWS + mine * _COPIES
+    evaluation = pixels * batch_size * (_MAPS * classes + _CLIP) + mine * _COPIES
+    memory = int(_PROGRAM + max(training, evaluation) + LOOKED * pixels * _HELD)
+    return Estimate(
+        batch_size, memory, seconds * (steps * batch_size * _PASSES + _PREDICTED * _FORWARD), free_memory(device)
+    )
+
+
+def _pass(network: nn.Module, frames: Tensor) -> tuple[int, int]:
+    """A pass and its backward pass: bytes that autograd keeps for it, and the classes."""
     saved: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -60,30 +95,12 @@ def estimate(
         saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    was_training, weights = network.training, list(network.parameters())
-    learn = [p.requires_grad for p in weights]
-    home = next(network.parameters()).device
-    own = {p.untyped_storage().data_ptr() for p in network.parameters()}
-    network.eval().to(device)
-    for parameter in weights:
-        parameter.requires_grad_(True)  # a method decides what learns, and gradients may have to pass through the rest
-    start = time.monotonic()
+    weights = list(network.parameters())
+    own = {p.untyped_storage().data_ptr() for p in weights}
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits = network(torch.zeros(1, 3, *probed, dtype=torch.uint8, device=device)).logits
-        if weights:
-            torch.autograd.grad(logits.float().logsumexp(1).mean(), weights, allow_unused=True)
-    seconds = (time.monotonic() - start) * scale * batch_size * _PASSES
-    network.train(was_training).to(home)
-    for parameter, learns in zip(weights, learn, strict=True):
-        parameter.requires_grad_(learns)
-    kept = sum(size for place, size in saved.items() if place not in own)
-    mine = sum(p.numel() * p.element_size() for p in network.parameters())
-    memory = int(kept * scale * batch_size * _VIEWS + mine * _COPIES)
-    return Estimate(batch_size, memory, seconds, free_memory(device))
-
-
-_PASSES = 2.0  # passes of a step in units of one with its backward pass: the student's, and two of the teacher without
-_VIEWS = 1.4  # what is kept beside what autograd keeps of one frame: the teacher's maps, frames, gradients of maps
+        logits = network(frames).logits
+        torch.autograd.grad(logits.float().logsumexp(1).mean(), weights, allow_unused=True)
+    return sum(size for place, size in saved.items() if place not in own), int(logits.shape[1])
 
 
 def _probed(size: tuple[int, int]) -> tuple[tuple[int, int], float]:
@@ -103,11 +120,12 @@ def fitting(estimates: Sequence[Estimate]) -> Estimate:
         if one.memory <= _SPARE * one.free:
             return one
     least = estimates[-1]
-    shrink = (_SPARE * least.free / least.memory) ** 0.5
+    shrink = (max(0.0, _SPARE * least.free - _PROGRAM) / max(1, least.memory - _PROGRAM)) ** 0.5
     raise ConfigError(
-        f"a step needs {least.memory / 2**30:.1f} GiB even with one clip, {least.free / 2**30:.1f} are free",
+        f"it needs {least.memory / 2**30:.1f} GiB even with one clip, {least.free / 2**30:.1f} are free",
         where="--size",
-        mend=f"give a size of {100 * shrink:.0f} % of its height and width, or a machine with more memory",
+        mend=(f"give a size of {100 * shrink:.0f} % of its height and width, or " if shrink else "")
+        + "free some memory",
     )
 
 

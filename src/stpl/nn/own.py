@@ -175,7 +175,8 @@ class OwnSegmenter(Segmenter):
 
     def _asked(self, frames: Tensor) -> Any:
         """What the network returns."""
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if tracing or torch.compiler.is_compiling():
             return self.net(frames)  # what fails there is an operation that has no form in a file
         try:
             return self.net(frames)

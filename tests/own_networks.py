@@ -100,6 +100,18 @@ class OneFrame(Dictionary):
         return super().forward(x)
 
 
+class Pooled(Dictionary):
+    """Normalises what it has averaged over the frame, as DeepLabV3 does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(32)
+
+    def forward(self, x: Tensor) -> Any:
+        features = self.backbone(x)
+        return self.classifier(features + self.norm(features.mean((2, 3), keepdim=True)))
+
+
 class Holding(Dictionary):
     """Keeps a lock."""
 

@@ -186,6 +186,13 @@ def test_what_shows_only_in_training(
     assert not (out / "adapted.ckpt").exists()
 
 
+def test_what_needs_two_clips_a_step(drive: Path, classes: Path, tmp_path: Path) -> None:
+    net = stpl.load("own_networks:Pooled", size=SIZE, classes=str(classes))
+    with pytest.raises(ConfigError, match="--batch_size=2"):
+        stpl.adapt(net, drive, tmp_path / "one", steps=1, batch_size=1)
+    assert len(stpl.adapt(net, drive, tmp_path / "two", steps=2, batch_size=2).verdict.scored) == 4
+
+
 def test_half_precision_and_frozen_parameters(drive: Path, tmp_path: Path, classes: Path) -> None:
     """Neither is in the way; what the network's own code froze may learn here."""
     mine = Dictionary().half().requires_grad_(False)

@@ -44,6 +44,8 @@ def refused(shape: Sequence[int], error: Exception) -> ConfigError:
     mend = f"it is called with one tensor {list(shape)}; give a size that it takes (--size=HEIGHT,WIDTH), or wrap it"
     if torch.are_deterministic_algorithms_enabled() and "deterministic" in str(error):
         mend = "let it: --trainer.deterministic=warn"
+    if "more than 1 value per channel" in str(error):
+        mend = "a BatchNorm of it sees one value a channel: give two clips a step or more (--batch_size=2)"
     return ConfigError(
         f"the network does not take {images} frame(s) of {height}×{width} pixels: {line(error)}",
         where="network.own",

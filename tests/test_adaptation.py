@@ -45,9 +45,8 @@ def drive(tmp_path: Path) -> Path:
 
 
 def scored(*rows: tuple[str, float, float]) -> list[Scored]:
-    return [
-        Scored(Candidate(title, Path(title), place), score, agrees) for place, (title, score, agrees) in enumerate(rows)
-    ]
+    steps = {title: int(title) for title, _, _ in rows if title.isdecimal()}
+    return [Scored(Candidate(title, Path(title), steps.get(title, 0)), score, agrees) for title, score, agrees in rows]
 
 
 @pytest.mark.parametrize(
@@ -74,6 +73,8 @@ def test_the_guard_takes_the_last_that_it_trusts(
         chosen, f"({chosen}) is handed back"
     )
     assert expected in verdict.reason
+    assert verdict.reference is verdict.scored[reference]
+    assert ("agrees with the start" in verdict.reason) == (chosen.isdecimal() and reference == 0)
     doubted = sum(
         agrees < 80 or score < max(0.985 * rows[reference][1], rows[0][1]) for _, score, agrees in rows[reference + 1 :]
     )
@@ -138,6 +139,7 @@ def test_a_network_of_one_s_own_from_python(drive: Path, tmp_path: Path, monkeyp
     result = stpl.adapt(str(card), [drive], "out", steps=2, batch_size=2)
     assert [one.candidate.title for one in result.verdict.scored] == ["start", "step 1", "step 2"]
     assert isinstance(result.module, own_networks.WithoutBatchNorm)
+    assert "agrees with start" in (result.folder / "index.html").read_text()
     weights = result.outcome.weights
     assert weights is not None
     own_networks.WithoutBatchNorm().load_state_dict(torch.load(weights, weights_only=True))
@@ -184,6 +186,7 @@ def test_an_adapted_network_of_one_s_own_is_adapted_again(
     assert "--model=own_networks:Dictionary" in capsys.readouterr().err
     assert main(["adapt", "--checkpoint=streets", "--model=net.yaml", "--output=three", *small]) == 2
     assert "--model: this does nothing here" in capsys.readouterr().err
+    assert main(["adapt", "--model=streets", "--output=three", "--size=64,96", *small]) == 0
 
 
 def interrupt(*_: object) -> None:

@@ -88,7 +88,7 @@ def adapt(
         mean=mean,
         std=std,
         channels=channels,
-        build=model,
+        build=model if checkpoint else None,
     )
     settings = Settings(experiment, steps, lr, batch_size, stride, seed)
     videos = video if isinstance(video, list) else [video]

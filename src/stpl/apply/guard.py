@@ -78,6 +78,11 @@ class Verdict:
     doubted: tuple[Scored, ...] = ()
 
     @property
+    def reference(self) -> Scored:
+        """What the agreement is with: the start with renewed statistics, or the start where a network has none."""
+        return [one for one in self.scored if not one.candidate.step][-1]
+
+    @property
     def adapted(self) -> bool:
         """Whether it is another network than the start."""
         return self.chosen is not self.scored[0]
@@ -145,6 +150,6 @@ def _reason(best: Scored, start: Scored, base: Scored, doubted: int) -> str:
     if best is base:
         return f"Renewed statistics alone are handed back ({gain}): training made nothing better of them.{left}"
     return (
-        f"The adapted network ({best.candidate.title}) is handed back: {gain}; it agrees with renewed statistics on "
-        f"{best.agreement:.0f} % of the pixels.{left}"
+        f"The adapted network ({best.candidate.title}) is handed back: {gain}; it agrees with "
+        f"{'the start' if base is start else 'renewed statistics'} on {best.agreement:.0f} % of the pixels.{left}"
     )

@@ -140,7 +140,8 @@ def _candidates(outcome: Outcome) -> str:
         doubted = " (not trusted)" if one in outcome.verdict.doubted else ""
         cells = f"<td>{one.score:.3f}</td><td>{one.agreement:.1f}{doubted}</td>"
         rows.append(f"<tr{kind}><th>{html.escape(one.candidate.title)}</th>{cells}</tr>")
-    head = "<th>network</th><th>score</th><th>agrees with renewed statistics, % of pixels</th>"
+    known = html.escape(outcome.verdict.reference.candidate.title)
+    head = f"<th>network</th><th>score</th><th>agrees with {known}, % of pixels</th>"
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 

@@ -261,6 +261,18 @@ def test_memory_is_estimated_and_the_batch_made_to_fit(monkeypatch: pytest.Monke
     assert "GiB" in str(wide)
 
 
+def test_a_network_of_one_size_is_estimated_at_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "classes.yaml").write_text("classes: [road, car, tree, sky, other]\n")
+    monkeypatch.setattr(resources, "_PROBED", (32, 64))
+    nets = [stpl.load(f"own_networks:{name}", size=SIZE, classes=str(tmp_path / "classes.yaml"))
+            for name in ("FixedSize", "Dictionary")]  # fmt: skip
+    fixed, free = (resources.estimate(net.accel.segmenter, SIZE, 1) for net in nets)
+    assert fixed.memory == pytest.approx(free.memory, rel=0.05)
+    with pytest.raises(ConfigError, match="expected 64x96"):
+        resources.estimate(nets[0].accel.segmenter, (96, 128), 1)
+    assert all(parameter.requires_grad for parameter in nets[0].module.parameters())
+
+
 def test_what_does_not_fit_is_refused_before_anything_is_done(
     drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,27 +62,46 @@ def estimate(
         device: where it runs; a GPU if there is one.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    probed, scale = _probed(size)
-    was_training, weights = network.training, list(network.parameters())
-    learn = [p.requires_grad for p in weights]
-    home = next(network.parameters()).device
-    network.eval().to(device)
-    for parameter in weights:
-        parameter.requires_grad_(True)  # a method decides what learns, and gradients may have to pass through the rest
-    for _ in range(2):  # the first pass prepares kernels
-        start = time.monotonic()
-        kept, classes = _pass(network, torch.zeros(1, 3, *probed, dtype=torch.uint8, device=device))
-        seconds = (time.monotonic() - start) * scale
-    network.train(was_training).to(home)
-    for parameter, learns in zip(weights, learn, strict=True):
-        parameter.requires_grad_(learns)
+    with _learning(network, device):
+        kept, classes, seconds = _measured(network, size, device)
     mine, pixels = sum(p.numel() * p.element_size() for p in network.parameters()), size[0] * size[1]
-    training = kept * scale * batch_size * _VIEWS + mine * _COPIES
+    training = kept * batch_size * _VIEWS + mine * _COPIES
     evaluation = pixels * batch_size * (_MAPS * classes + _CLIP) + mine * _COPIES
     memory = int(_PROGRAM + max(training, evaluation) + LOOKED * pixels * _HELD)
-    return Estimate(
-        batch_size, memory, seconds * (steps * batch_size * _PASSES + _PREDICTED * _FORWARD), free_memory(device)
-    )
+    passes = steps * batch_size * _PASSES + _PREDICTED * _FORWARD
+    return Estimate(batch_size, memory, seconds * passes, free_memory(device))
+
+
+@contextmanager
+def _learning(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """A network on a device with all its parameters learning: a method decides which do, gradients pass all."""
+    was_training, home = network.training, next(network.parameters()).device
+    learn = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    network.eval().to(device)
+    try:
+        for parameter, _ in learn:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for parameter, learns in learn:
+            parameter.requires_grad_(learns)
+        network.train(was_training).to(home)
+
+
+def _measured(network: nn.Module, size: tuple[int, int], device: torch.device) -> tuple[float, int, float]:
+    """Of a frame of that size: bytes that autograd keeps, classes, seconds forth and back."""
+    probed, scale = _probed(size)
+    try:
+        asked = torch.zeros(1, 3, *probed, dtype=torch.uint8, device=device)
+        _pass(network, asked)  # the first one prepares kernels
+    except ConfigError:  # perhaps it takes frames of its own size alone
+        if scale == 1:
+            raise
+        scale, asked = 1.0, torch.zeros(1, 3, *size, dtype=torch.uint8, device=device)
+        _pass(network, asked)
+    start = time.monotonic()
+    kept, classes = _pass(network, asked)
+    return kept * scale, classes, (time.monotonic() - start) * scale
 
 
 def _pass(network: nn.Module, frames: Tensor) -> tuple[int, int]:

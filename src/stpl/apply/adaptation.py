@@ -209,6 +209,7 @@ class _Command:
             "run.keep_all": "true",
             "seed_everything": settings.seed,
             "data.init_args.stride": settings.stride,
+            "data.init_args.evaluation_clips": LOOKED,
             "data.init_args.loading.batch_size": self.batch_size,
             "data.init_args.loading.eval_batch_size": self.batch_size,
             "trainer.max_steps": steps,

@@ -25,7 +25,7 @@ _VIEWS = 1.4  # what is kept beside what autograd keeps of one frame: the teache
 _MAPS = 12  # bytes of a pixel and class in evaluation: logits at the frames' size, and two maps made of them
 _CLIP = 28  # bytes of a pixel of a clip in evaluation: two frames and a flow, and copies
 _HELD = 40  # bytes of a pixel of the clips that guard and page hold at once: the same, their labels, decoded frames
-_PREDICTED = 3000  # frames that are only predicted, at most: by five evaluations, the guard and the film
+_PREDICTED = 1600  # frames that are only predicted, at most: by five evaluations, the guard and the film
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,9 @@ def _pass(network: nn.Module, frames: Tensor) -> tuple[int, int]:
     own = {p.untyped_storage().data_ptr() for p in weights}
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logits = network(frames).logits
-        torch.autograd.grad(logits.float().logsumexp(1).mean(), weights, allow_unused=True)
+        loss = logits.float().logsumexp(1).mean()
+        torch.autograd.grad(loss, weights, allow_unused=True)
+        loss.item()  # waits for a GPU
     return sum(size for place, size in saved.items() if place not in own), int(logits.shape[1])
 
 

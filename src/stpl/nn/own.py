@@ -106,7 +106,7 @@ def build_module(own: OwnNetwork) -> nn.Module:
         what = type(module).__name__
         mend = "name what builds the network in Python"
         raise ConfigError(f"{own.build} gives a {what}, no nn.Module of Python", where="network.own.build", mend=mend)
-    return module.float()  # some are kept in half precision; what precision training has, the trainer decides
+    return module.float().cpu()  # where it runs, and in which precision, is decided elsewhere
 
 
 @contextmanager

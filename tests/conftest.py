@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +18,12 @@ REPOSITORY = Path(__file__).parent.parent
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """Results to the last digit need the same order of summation in every test."""
+    """Results to the last digit need the same order of summation in every test; and cores are shared by tests.
+
+    What tests start has one thread, too: two processes with two threads each on two cores are many times slower.
+    """
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)

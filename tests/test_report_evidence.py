@@ -194,9 +194,12 @@ def test_cameras_side_by_side(copy: Path) -> None:
             record = read_record(RunKey("streets", experiment, seed).directory(copy))
             assert record is not None
             mious.setdefault(name, []).append(record["last"]["miou"])
+    often = {"data.options.shift": "fog", "trainer.val_check_interval": "20"}  # no row of a table, evaluated more often
+    write_run(copy, "affine_teacher,fog,often", 0, 0.1, scene(), np.random.default_rng(0), True, often)
     report(runs=copy)
     found = {row["row"]: row for row in table(copy, "shifts")}
-    assert list(found) == ["batchnorm_statistics", "batchnorm_augmented", "stpl"]
+    assert list(found) == ["batchnorm_statistics", "batchnorm_augmented", "stpl", "affine_teacher"]
+    assert found["affine_teacher"]["fog_delta_control"]
     differences = np.subtract(mious["stpl"], mious["batchnorm_augmented"])
     assert float(found["stpl"]["fog"]) == pytest.approx(np.mean(mious["stpl"]), abs=0.006)
     assert float(found["stpl"]["fog_delta_control"]) == pytest.approx(differences.mean(), abs=0.006)

@@ -11,6 +11,7 @@ from stpl.report.suite import Suite
 from stpl.runs.record import RunRecord
 
 DEFAULT = "camera"
+_LOOKS = {"trainer.val_check_interval"}  # when a run is evaluated changes nothing at its last step
 
 _NOTES = (
     "mIoU in percent at the last step, mean over seeds. Behind it, the mean paired difference to the better of the "
@@ -28,7 +29,8 @@ def shifts_sheet(suite: Suite) -> Sheet | None:
     if len(shifts) < 2:
         return None
     controls = [name for table in suite.catalogue.tables for name in table.controls]
-    names = [name for name in suite.shown() if any((name, shift) in found for shift in shifts[1:])]
+    before_others = {name for name, shift in found if shift != DEFAULT}
+    names = [name for name in suite.shown() if name in before_others] + sorted(before_others - suite.shown().keys())
     rows, csv_rows = [], []
     for name in names:
         row, cells = [suite.title_of(name)], [name]
@@ -54,7 +56,7 @@ def _found(suite: Suite) -> dict[tuple[str, str], Runs]:
     for experiment in suite.recorded():
         for record in suite.records(experiment):
             settings = changed(record["overrides"])
-            if set(settings) <= {CAMERA}:
+            if set(settings) - _LOOKS <= {CAMERA}:
                 found.setdefault((record["base"], settings.get(CAMERA, DEFAULT)), {})[record["seed"]] = _miou(record)
     return found
 

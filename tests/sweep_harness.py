@@ -102,14 +102,15 @@ def children(process: int) -> list[int]:
     return sorted(found)
 
 
-def mentions(text: str) -> list[str]:
-    """The command lines of all processes that mention `text` (Linux)."""
+def mentions(text: str, work: Path) -> list[str]:
+    """The command lines that mention `text` of all processes in the folder `work` (Linux): others are other tests'."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            place = (path.parent / "cwd").readlink()
         except OSError:
             continue
-        if text in line and int(path.parent.name) != os.getpid():
+        if text in line and place == work.resolve() and int(path.parent.name) != os.getpid():
             found.append(line)
     return found

@@ -112,8 +112,8 @@ def _drill(work: Path, url: str) -> None:
 
 
 def _check_nothing_is_left(work: Path, url: str) -> None:
-    assert not mentions(str(FAKE))
-    assert not mentions(url)
+    assert not mentions(str(FAKE), work)
+    assert not mentions(url, work)
     for folder in (work / "runs" / "streets").glob("*/seed*"):
         with RunLock(folder):
             assert not list(folder.glob("*.tmp"))

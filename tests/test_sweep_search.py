@@ -191,6 +191,7 @@ def test_workers_share_the_cells_and_stop_at_ctrl_c(work: Path) -> None:
     options = "{'seeds': 2, 'workers': 2}"
     process = start(work, options, FAKE_SECONDS="0.2", FAKE_STEPS="40")
     wait_for(work, " step ", count=4)
+    assert mentions(str(FAKE), work)
     (status,) = read_status(default_url(work / "runs", "streets"), work / "runs")
     assert status.total == 4
     assert 1 <= len(status.running) <= 2
@@ -203,7 +204,7 @@ def test_workers_share_the_cells_and_stop_at_ctrl_c(work: Path) -> None:
     assert time.monotonic() - begin < 20
     assert "once more to stop at once" in output
     assert "Traceback" not in output
-    assert not mentions(str(FAKE))
+    assert not mentions(str(FAKE), work)
     (status,) = read_status(default_url(work / "runs", "streets"), work / "runs")
     assert status.running == ()
     code, output = finish(start(work, options))
@@ -231,7 +232,7 @@ def test_second_interrupt_kills_now(work: Path) -> None:
     code, _ = finish(process)
     assert code == 130
     assert time.monotonic() - begin < 10
-    assert not mentions(str(stubborn))
+    assert not mentions(str(stubborn), work)
 
 
 def test_run_that_somebody_trains_by_hand_is_waited_for(work: Path) -> None:

@@ -166,7 +166,7 @@ def affordable(model: Model, settings: Settings, folder: Path) -> Estimate:
     asked = settings.batch_size or (begun and begun["data"]["init_args"]["loading"]["batch_size"])
     network = model.accel.segmenter
     sizes = [asked] if asked else [4, 2, 1]
-    return fitting([estimate(network, model.frame_size, size, settings.steps) for size in sizes])
+    return fitting(estimate(network, model.frame_size, size, settings.steps) for size in sizes)
 
 
 def spread(data: ClipDataModule, count: int) -> list[Clip]:

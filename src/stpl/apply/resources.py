@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,16 +131,18 @@ def _probed(size: tuple[int, int]) -> tuple[tuple[int, int], float]:
     return (probed[0], probed[1]), size[0] * size[1] / (probed[0] * probed[1])
 
 
-def fitting(estimates: Sequence[Estimate]) -> Estimate:
-    """The first that fits into the free memory.
+def fitting(estimates: Iterable[Estimate]) -> Estimate:
+    """The first that fits into the free memory; those behind it are not made.
+
+    Args:
+        estimates: at least one; the one that takes least comes last.
 
     Raises:
         ConfigError: none does.
     """
-    for one in estimates:
-        if one.memory <= _SPARE * one.free:
-            return one
-    least = estimates[-1]
+    for least in estimates:
+        if least.memory <= _SPARE * least.free:
+            return least
     shrink = (max(0.0, _SPARE * least.free - _PROGRAM) / max(1, least.memory - _PROGRAM)) ** 0.5
     raise ConfigError(
         f"it needs {least.memory / 2**30:.1f} GiB even with one clip, {least.free / 2**30:.1f} are free",

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from stpl.apply.adaptation import RECOMMENDED, STATISTICS, spread
-from stpl.apply.guard import Candidate, choose, judged, see
+from stpl.apply.guard import LOOKED, Candidate, choose, judged, see
 from stpl.apply.network import load_network
 from stpl.bench.measure import table, write_json
 from stpl.data.datamodule import StreetsData
@@ -43,7 +43,9 @@ class Case:
     title: str
 
 
-def guard(experiment: str = RECOMMENDED, runs: Path = Path("runs"), clips: int = 48, json: Path | None = None) -> None:
+def guard(
+    experiment: str = RECOMMENDED, runs: Path = Path("runs"), clips: int = LOOKED, json: Path | None = None
+) -> None:
     """Have the guard choose among the networks that recorded runs on streets kept, and compare with their labels.
 
     The guard sees frames of the training drives, without labels, as many as in `stpl adapt`; mIoU is that of the

@@ -62,6 +62,6 @@ def copied(module: M) -> M:
     """A copy of a network; raises `ConfigError` for one that holds what cannot be copied."""
     try:
         return copy.deepcopy(module)
-    except (TypeError, RuntimeError, NotImplementedError) as error:
+    except (TypeError, RuntimeError) as error:
         mend = "let it hold no open file, lock or generator, and no tensor that its forward pass computed"
         raise ConfigError(f"the network cannot be copied: {line(error)}", where="network.own", mend=mend) from error

@@ -66,7 +66,7 @@ def test_the_guard_takes_the_last_that_it_trusts(
     rows: Sequence[tuple[str, float, float]], reference: int, chosen: str
 ) -> None:
     """Which agrees with renewed statistics, keeps 98.5 % of the score, and is not below the start's."""
-    verdict = choose(scored(*rows), reference)
+    verdict = choose(scored(*rows))
     assert verdict.chosen.candidate.title == chosen
     assert verdict.adapted == (chosen != "start")
     expected = {"start": "as it was", "statistics": "Renewed statistics alone"}.get(
@@ -97,8 +97,8 @@ def test_what_the_guard_sees(drive: Path) -> None:
     other = found.labels.clone()
     other[0, :32] = 99
     assert agreement(found.labels, other) == pytest.approx(90)
-    names = [Candidate("start", drive), Candidate("other", drive)]
-    assert [one.agreement for one in judged(names, [found, Seen(0.0, other)], 0)] == [100, pytest.approx(90)]
+    names = [Candidate("start", drive), Candidate("other", drive, 20)]
+    assert [one.agreement for one in judged(names, [found, Seen(0.0, other)])] == [100, pytest.approx(90)]
 
 
 def test_a_network_is_adapted_from_python(drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def drive(tmp_path: Path) -> Path:
 @pytest.fixture
 def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
     """A guard that hands back what was trained last, whatever it is worth."""
-    monkeypatch.setattr(adaptation, "choose", lambda scored, _: Verdict(scored[-1], tuple(scored), "the last one"))
+    monkeypatch.setattr(adaptation, "choose", lambda scored: Verdict(scored[-1], tuple(scored), "the last one"))
 
 
 @pytest.fixture

@@ -131,12 +131,10 @@ def adapt_to(
         start = _start(model, folder)
         command = _Command(model, start, videos, folder, settings, taken.batch_size)
         candidates, data = _trained(command, tell)
-        reference = 0
         if batchnorm_layers(model.accel):
             candidates.insert(1, _renewed(command, tell))
-            reference = 1
         seen = list(_seen(candidates, spread(data, LOOKED), model.build, tell))
-        verdict = choose(judged(candidates, seen, reference), reference)
+        verdict = choose(judged(candidates, seen))
         adapted = folder / "adapted.ckpt"
         _copy(verdict.chosen.candidate.checkpoint, adapted)
         weights = model.hand_back(own_state(adapted), folder) if model.network is not None else None

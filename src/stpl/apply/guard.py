@@ -119,26 +119,25 @@ def agreement(one: Tensor, other: Tensor) -> float:
     return 100 * float((one == other).double().mean())
 
 
-def judged(candidates: Sequence[Candidate], seen: Sequence[Seen], reference: int) -> list[Scored]:
-    """Candidates with their score, and how far each agrees with the one at place `reference`."""
-    known = seen[reference].labels
+def judged(candidates: Sequence[Candidate], seen: Sequence[Seen]) -> list[Scored]:
+    """Candidates with their score, and how far each agrees with the reference (`Verdict.reference`)."""
+    known = [one.labels for candidate, one in zip(candidates, seen, strict=True) if not candidate.step][-1]
     return [Scored(c, s.score, agreement(s.labels, known)) for c, s in zip(candidates, seen, strict=True)]
 
 
-def choose(scored: Sequence[Scored], reference: int) -> Verdict:
+def choose(scored: Sequence[Scored]) -> Verdict:
     """The last of the trained networks that can be trusted; if there is none, the better one of start and reference.
 
     Args:
-        scored: the start first; at `reference` the one that the agreement is with, and behind it those that were
-            trained, in the order of their steps.
-        reference: place of the start with renewed statistics; of the start itself where a network has none.
+        scored: the start first, then the same with renewed statistics if it has any, both of step 0; behind them those
+            that were trained, in the order of their steps.
     """
-    start, base = scored[0], scored[reference]
-    trained = scored[reference + 1 :]
+    untrained, trained = [[one for one in scored if bool(one.candidate.step) == kind] for kind in (False, True)]
+    start, base = untrained[0], untrained[-1]
     least = max(start.score, KEPT / 100 * base.score)
     trusted = [one for one in trained if one.agreement >= TRUSTED and one.score >= least]
     doubted = tuple(one for one in trained if one not in trusted)
-    best = trusted[-1] if trusted else max([start, base], key=lambda one: one.score)
+    best = trusted[-1] if trusted else max(untrained, key=lambda one: one.score)
     return Verdict(best, tuple(scored), _reason(best, start, base, len(doubted)), doubted)
 
 

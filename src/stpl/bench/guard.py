@@ -112,6 +112,6 @@ def _case(path: Path, shift: str, seed: int, control: Path, clips: int) -> Case:
     ]
     values = [miou[0], float(renewed["last"]["miou"]), *(miou[one.step] for one in candidates[2:])]
     looked = spread(StreetsData(options=StreetsOptions(shift=shift)), clips)  # type: ignore[arg-type]
-    verdict = choose(judged(candidates, [see(load_network(one.checkpoint), looked) for one in candidates], 1), 1)
+    verdict = choose(judged(candidates, [see(load_network(one.checkpoint), looked) for one in candidates]))
     chosen = values[candidates.index(verdict.chosen.candidate)]
     return Case(shift, seed, values[0], values[1], max(values), chosen, verdict.chosen.candidate.title)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,6 +74,16 @@ class StoppedError(StplError):
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, treated like Ctrl-C but for the exit code."""
+
+
+def note(what: str, where: str | Path | None = None) -> None:
+    """Print one line on stderr about something that is no error and that the user should know.
+
+    Args:
+        what: a sentence.
+        where: the file or option it is about.
+    """
+    print(f"note: {what}" if where is None else f"note: {where}: {what}", file=sys.stderr)
 
 
 _LOCKS = "STPL_LOCKS"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from stpl import __version__
 from stpl.apply.labelling import chosen
 from stpl.apply.model import Model
-from stpl.errors import ConfigError, StplError
+from stpl.errors import ConfigError, StplError, note
 from stpl.nn.accel import Accel, no_fusion
 from stpl.nn.segmenter import upsample
 from stpl.nn.warp import resize_flow
@@ -122,7 +122,7 @@ def export(
     if count not in (1, 2):
         raise ConfigError(f"{count} frames", where="--frames", mend="choose 1 or 2")
     if count == 1 and fused:
-        print("note: without the frame before, this is not all that the network predicts with", file=sys.stderr)
+        note("without the frame before, this is not all that the network predicts with")
     net: Any = OneFrame(accel) if count == 1 else TwoFrames(accel)
     exported = (net if output == "logits" else Classes(net)).eval()
     partial = out.with_name(f".{out.name}.partial{out.suffix}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import sys
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 
 from stpl.data.image import write_atomically
 from stpl.data.scene_cuts import THUMBNAIL, thumbnail
-from stpl.errors import DataError
+from stpl.errors import DataError, note
 from stpl.progress import Progress
 
 Frame = NDArray[np.uint8]
@@ -277,8 +276,8 @@ class RandomAccess:
         """Say once that a video seeks badly."""
         if not self._told and self._place > _STEPS_BACK[-1]:
             self._told = True
-            print(
-                f"note: {self.path}: seeking fails, so frames are decoded from the beginning; quicker after "
+            note(
+                "seeking fails, so frames are decoded from the beginning; quicker after "
                 "ffmpeg -i IN -c:v libx264 -g 15 OUT.mp4",
-                file=sys.stderr,
+                self.path,
             )

@@ -157,7 +157,7 @@ def test_counts_below_zero(
     monkeypatch.chdir(REPOSITORY)
     assert main(arguments) == 2
     assert f"{arguments[-1].partition('=')[0]}: " in (said := capsys.readouterr().err)
-    assert "is not po" in said  # possible or, of a size, positive
+    assert "or more" in said
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
+import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, check_range
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """The least value of a numeric option: `steps: Annotated[int, AtLeast(0)]`.
+
+    Attributes:
+        least: the value.
+    """
+
+    least: float
+
+    def __repr__(self) -> str:
+        return f"≥ {self.least:g}"
 
 
 def call(
@@ -28,37 +46,48 @@ def call(
         positional: the parameter that takes the words without a dash: all of them if it is a list, else one.
 
     Raises:
-        ConfigError: for an unknown option (with «did you mean»), a value that its type does not take, or a number below
-            0 or a size of 0: no verb counts or measures anything that could be.
+        ConfigError: for an unknown option (with «did you mean»), one that is given twice and takes one value, an empty
+            value, or a value that its type does not take; and for an integer below 1 or a real number below 0, unless
+            the option's default is 0 or its annotation says `AtLeast`.
     """
     parser = ArgumentParser(prog=prog, usage=f"{prog} {usage}", exit_on_error=False)
     parser.add_function_arguments(function)
     if "-h" in args or "--help" in args:
         parser.print_help()
         return None
-    options, words = _options(args, inspect.signature(function).parameters, prog)
-    options += _positional(function, positional, words, prog)
+    hints = get_type_hints(function)
+    options, words = _options(args, hints, prog)
+    if words:
+        options.setdefault(_positional(hints, positional, words, prog), []).extend(words)
+    values, untouched = _values(options, hints)
     try:
-        config = parser.parse_args(options)
+        given = parser.instantiate(parser.parse_object(values)).as_dict()
     except ArgumentError as error:
         raise ConfigError(explain(error), mend=f"see `{prog} --help`") from error
-    given = parser.instantiate(config).as_dict()
-    for name, value in given.items():
-        least, kind = (1, "positive") if isinstance(value, tuple) else (0, "possible")  # a pair is a height and a width
+    _check_ranges(function, given)
+    return function(**{**given, **untouched})
+
+
+def _check_ranges(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for a number that counts or measures nothing."""
+    hints = get_type_hints(function, include_extras=True)
+    for name, parameter in inspect.signature(function).parameters.items():
+        value, least = given[name], 0 if parameter.default == 0 else 1
+        known = next((x.least for x in getattr(hints[name], "__metadata__", ()) if isinstance(x, AtLeast)), least)
         for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int | float) and not number >= least:
-                raise ConfigError(f"{number} is not {kind}", where=f"--{name}", mend=f"choose {least} or more")
-    return function(**given)
+            if isinstance(number, float) and not isinstance(value, tuple):
+                check_range(f"--{name}", number)
+            elif isinstance(number, int) and not isinstance(number, bool):
+                check_range(f"--{name}", number, known)
 
 
-_NUMBERS = re.compile(r"^(--[\w.-]+=)?(\d+(?:,\d+)+)$")  # 128,256 is written for [128,256]
+def _options(args: Sequence[str], hints: Mapping[str, Any], prog: str) -> tuple[dict[str, list[str]], list[str]]:
+    """The values of the options among `args`, unknown ones refused, and the words that belong to none.
 
-
-def _options(
-    args: Sequence[str], parameters: Mapping[str, inspect.Parameter], prog: str
-) -> tuple[list[str], list[str]]:
-    """The options among `args`, unknown ones refused, and the words that belong to none. A bare switch is true."""
-    options, words, rest = [], [], list(args)
+    A bare switch is true.
+    """
+    options: dict[str, list[str]] = {}
+    words, rest = [], list(args)
     while rest:
         arg = rest.pop(0)
         if not arg.startswith("-"):
@@ -66,30 +95,124 @@ def _options(
             continue
         name, equals, value = arg.removeprefix("--").partition("=")
         name = name.replace("-", "_")  # `--dry-run` is `--dry_run`
-        parameter = parameters.get(name.split(".")[0])
-        if parameter is None:
-            raise unknown_option(name, list(parameters), prog)
-        arg = f"--{name}{equals}{value}"
-        if parameter.annotation in (bool, "bool") and not equals and (not rest or rest[0] not in ("true", "false")):
-            arg = f"{arg}=true"
-        options.append(arg)
-        if "=" not in arg and rest and not rest[0].startswith("-"):
-            options.append(rest.pop(0))
-    return [_NUMBERS.sub(r"\1[\2]", _as_name(option)) for option in options], words
+        hint = hints.get(name.split(".")[0]) if name.split(".")[0] != "return" else None
+        if hint is None:
+            raise unknown_option(name, [known for known in hints if known != "return"], prog)
+        if not equals:
+            takes = bool(rest) and not rest[0].startswith("-")
+            if hint is bool:
+                value = rest.pop(0) if takes and rest[0] in ("true", "false") else "true"
+            else:
+                value = rest.pop(0) if takes else ""
+        if not value.strip():
+            raise ConfigError("has no value", where=f"--{name}", mend=f"write --{name}=VALUE, or leave the option out")
+        options.setdefault(name, []).append(value)
+    return options, words
 
 
-def _as_name(option: str) -> str:
-    """The option; a file whose name begins like a comment of YAML gets a folder before it."""
-    name, equals, value = option.partition("=")
-    return f"{name}=./{value}" if equals and value.startswith("#") and os.path.lexists(value) else option
-
-
-def _positional(function: Callable[..., Any], name: str | None, words: Sequence[str], prog: str) -> list[str]:
-    """`words` as options of the positional parameter; raises `ConfigError` if there are more than it takes."""
-    takes_many = name is not None and "list" in str(inspect.signature(function).parameters[name].annotation)
-    if (len(words) > 1 and not takes_many) or (words and name is None):
+def _positional(hints: Mapping[str, Any], name: str | None, words: Sequence[str], prog: str) -> str:
+    """The parameter that takes the words without a dash; raises `ConfigError` if there are more than it takes."""
+    if name is None or (len(words) > 1 and not _is_list(hints[name])):
         raise ConfigError(f"'{words[-1]}' is not an option", mend=f"write options as --name=value; see `{prog} --help`")
-    return [f"--{name}{'+' if takes_many else ''}={word}" for word in words]
+    return name
+
+
+def _values(options: Mapping[str, Sequence[str]], hints: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the options' texts mean: values for jsonargparse to check, and those that it must not interpret again."""
+    values: dict[str, Any] = {}
+    untouched: dict[str, Any] = {}
+    for name, texts in options.items():
+        option, *parts = name.split(".")
+        hint = hints[option]
+        if _is_list(hint):
+            found: Any = [item for text in texts for item in _listed(f"--{name}", text)]
+            values[option] = found[0] if len(found) == 1 and len(list(_members(hint))) > 1 and _is_word(hint) else found
+            continue
+        if len(texts) > 1:
+            raise ConfigError(
+                f"is given {len(texts)} times and takes one value", where=f"--{name}", mend="give it once"
+            )
+        if parts:  # of a group of options
+            place = values.setdefault(option, {})
+            for part in parts[:-1]:
+                place = place.setdefault(part, {})
+            place[parts[-1]] = _scalar(texts[0])
+        elif _has(hint, dict):
+            untouched[option] = _mapping(f"--{name}", texts[0])
+        elif _has(hint, tuple):
+            values[option] = _numbers(texts[0])
+        else:
+            absent = texts[0] == "null" and type(None) in get_args(hint)
+            values[option] = texts[0] if _is_word(hint) and not absent else _scalar(texts[0])
+    return values, untouched
+
+
+def _members(hint: Any) -> Iterator[Any]:
+    """The types of a union, without `None`; of another type, that type."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    yield from (kind for kind in kinds if kind is not type(None))
+
+
+def _has(hint: Any, kind: type) -> bool:
+    return any(get_origin(member) is kind or member is kind for member in _members(hint))
+
+
+def _is_list(hint: Any) -> bool:
+    return _has(hint, list)
+
+
+def _is_word(hint: Any) -> bool:
+    """Whether a value is text as it stands: a path, a name, or one of several words."""
+    return not any(member in (int, float, bool) for member in _members(hint))
+
+
+def _listed(where: str, text: str) -> list[str]:
+    """The names in a text: `[a, b]`, or one name, which may be that of a file with brackets in it."""
+    if not (text.startswith("[") and text.endswith("]")) or os.path.lexists(text):
+        return [text]
+    try:
+        found = yaml.load(text, Loader=yaml.BaseLoader)  # names such as 0001 stay names
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise ConfigError(f"'{text}' is no list of names", where=where, mend="""write it as JSON: '["a", "b"]'""")
+    return found
+
+
+def _numbers(text: str) -> list[Any]:
+    """The numbers in `128,256`, `[128, 256]` or `(128, 256)`."""
+    inner = text.strip()
+    if inner[:1] + inner[-1:] in ("[]", "()"):
+        inner = inner[1:-1]
+    return [_scalar(part) for part in inner.split(",")]
+
+
+def _mapping(where: str, text: str) -> dict[str, Any]:
+    """A mapping in JSON, whose values stay what they are, or in YAML."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        try:
+            found = yaml.safe_load(text)
+        except yaml.YAMLError:
+            found = None
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise ConfigError(f"'{text}' is no mapping", where=where, mend="write it as JSON: '{\"name\": value}'")
+    return found
+
+
+def _scalar(text: str) -> Any:
+    """A number or truth value; other text as it stands."""
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(found, str):
+        try:
+            return float(found)  # YAML takes 1e-3 for text
+        except ValueError:
+            return text
+    return found
 
 
 def unknown_option(name: str, names: Sequence[str], prog: str) -> ConfigError:

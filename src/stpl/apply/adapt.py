@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from stpl.apply.adaptation import RECOMMENDED, Outcome, Settings, Stage, adapt_to, affordable, run_name
 from stpl.apply.film import film
 from stpl.apply.model import Model, open_model
 from stpl.apply.page import write_page
+from stpl.arguments import AtLeast
 from stpl.errors import ConfigError
 from stpl.progress import Progress
 from stpl.runs.record import RunKey, runs_root
@@ -22,7 +23,7 @@ def adapt(
     checkpoint: Path | None = None,
     output: Path | None = None,
     experiment: str = RECOMMENDED,
-    steps: int = 80,
+    steps: Annotated[int, AtLeast(0)] = 80,
     lr: float | None = None,
     batch_size: int | None = None,
     size: tuple[int, int] | None = None,

@@ -89,6 +89,24 @@ def _written(key: str, value: str) -> str:
     return f"--{key}={value}"
 
 
+def _text_of(file: Path) -> str:
+    """The text of a configuration file, with the files in it that stand for a group of settings.
+
+    The parser is given texts and not paths: it would change the working directory of the process while it reads a file.
+    """
+    content = load_yaml(file)
+    groups = {name: value for name, value in content.items() if name in _GROUPS}
+    for name, value in groups.items():
+        if not isinstance(value, dict | str):
+            raise ConfigError(
+                f"'{name}' is {'null' if value is None else value}, not a group of settings",
+                where=file,
+                mend=f"leave {name} out, or write 'name: value' lines below it",
+            )
+    inner = {name: load_yaml(file.parent / value) for name, value in groups.items() if isinstance(value, str)}
+    return yaml.safe_dump(content | inner, sort_keys=False) if inner else file.read_text(encoding="utf-8")
+
+
 def fit_help(args: Sequence[str] = ()) -> str:
     """What `stpl fit --help` says; of the arguments it regards `--experiments`."""
     folders = experiment_folders(Request.parse([word for word in args if "=" in word]).folder)
@@ -167,15 +185,8 @@ class Request:
             settings.setdefault("run.experiment", experiment_name(self.experiment, named))
         if self.bench is not None:
             settings.setdefault("run.bench", self.bench)
-        for file in files:
-            for group, content in load_yaml(file).items():  # a syntax error or a doubled key is told with its line
-                if group in _GROUPS and not isinstance(content, dict | str):
-                    raise ConfigError(
-                        f"'{group}' is {'null' if content is None else content}, not a group of settings",
-                        where=file,
-                        mend=f"leave {group} out, or write 'name: value' lines below it",
-                    )
-        return [*(f"--config={file}" for file in files), *(_written(key, value) for key, value in settings.items())]
+        configs = [f"--config={_text_of(file)}" for file in files]
+        return [*configs, *(_written(key, value) for key, value in settings.items())]
 
     def file_with(self, key: str | None) -> Path | None:
         """The last of the configuration files in which `key` is written; `None` if it came from the command line."""

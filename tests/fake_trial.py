@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import cast
 
 from stpl.errors import STOPPED
-from stpl.runs.record import RunKey, RunLock, RunRecord, experiment_name, runs_root, write_record
+from stpl.runs.folder import RunLock
+from stpl.runs.record import RunKey, RunRecord, experiment_name, runs_root, write_record
 
 
 def record_of(key: RunKey, miou: float, steps: int = 5, **changes: object) -> RunRecord:

@@ -16,7 +16,7 @@ from stpl.cli import VERBS, main
 from stpl.data.fake import fake
 from stpl.data.parallel import only_one
 from stpl.errors import ConfigError, RecordError, check_range, refusals
-from stpl.runs.record import RunLock
+from stpl.runs.folder import RunLock
 from stpl.sweeps.distributions import read_distribution
 from stpl.sweeps.storage import open_storage
 

@@ -20,7 +20,7 @@ import pytest
 
 import fake_trial
 from stpl.report import report
-from stpl.runs.record import RunLock
+from stpl.runs.folder import RunLock
 from stpl.sweeps.grid import cells, command_line, narrow
 from stpl.sweeps.queues import GridQueue
 from stpl.sweeps.schema import read_sweep

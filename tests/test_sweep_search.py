@@ -18,7 +18,8 @@ import pytest
 from conftest import REPOSITORY
 from stpl.cli import main
 from stpl.errors import DIVERGED, STOPPED, ConfigError, StplError
-from stpl.runs.record import RunLock, read_records
+from stpl.runs.folder import RunLock
+from stpl.runs.record import read_records
 from stpl.sweeps import sweep
 from stpl.sweeps.places import places
 from stpl.sweeps.status import read_status

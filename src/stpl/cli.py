@@ -15,7 +15,7 @@ from stpl.errors import ConfigError, StplError, Terminated, file_mend
 
 USAGE_ERROR = 2
 _MORE = "`stpl VERB --help` tells more; `make help` lists recipes."
-INTERRUPTED, TERMINATED = 130, 143
+INTERRUPTED = 130
 CLOSED_PIPE = 141  # as the shell tells of a program that SIGPIPE ended
 _PLAIN = {
     "→": "->", "↔": "<->", "…": "...", "–": "-", "±": "+-", "×": "x", "≠": "!=", "≤": "<=", "≥": ">=", "«": '"',
@@ -169,8 +169,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 2 for a mistake that the message tells how to mend; 4 for a run that diverged and 75 for one that was stopped
-        before its last step; 130 after Ctrl-C, 143 after SIGTERM, 141 if nobody reads on; a verb's own failure
-        otherwise.
+        before its last step; 130 after Ctrl-C, 128 and its number after another signal that ends a run (143 after
+        SIGTERM), 141 if nobody reads on; a verb's own failure otherwise.
     """
     _speak_plainly()
     try:
@@ -202,9 +202,10 @@ def _main(argv: Sequence[str] | None) -> int:
         print(f"stpl {args[0]}: {where}{error.strerror or error}\n  → {file_mend(error)}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt as interrupt:
-        how, code = ("terminated", TERMINATED) if isinstance(interrupt, Terminated) else ("interrupted", INTERRUPTED)
+        ended = interrupt if isinstance(interrupt, Terminated) else None
+        how = f"ended by {ended.name}" if ended else "interrupted"
         print(f"stpl {args[0]}: {how}; call again to go on", file=sys.stderr)
-        return code
+        return ended.exit_code if ended else INTERRUPTED
 
 
 def _speak_plainly() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,8 +74,26 @@ class StoppedError(StplError):
     exit_code = STOPPED
 
 
+ENDING_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
+"""Signals that end a run so that the same call goes on: of a scheduler, a terminal that closes, or a user."""
+
+
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, treated like Ctrl-C but for the exit code."""
+    """One of `ENDING_SIGNALS`, treated like Ctrl-C but for the exit code.
+
+    Args:
+        number: of the signal.
+
+    Attributes:
+        exit_code: 128 and the signal's number, as a shell reports it.
+        name: of the signal.
+    """
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__(number)
+        self.exit_code, self.name = 128 + number, signal.Signals(number).name
 
 
 def note(what: str, where: str | Path | None = None) -> None:

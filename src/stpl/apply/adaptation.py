@@ -30,7 +30,8 @@ from stpl.files import whole_file, write_atomically
 from stpl.nn.batchnorm import batchnorm_layers
 from stpl.runs.build import SuiteCLI, build
 from stpl.runs.fit import begin, run
-from stpl.runs.record import RunLock, read_metrics
+from stpl.runs.folder import RunLock
+from stpl.runs.record import read_metrics
 from stpl.runs.request import as_text
 from stpl.runs.sitting import begun_with
 

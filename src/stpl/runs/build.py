@@ -26,9 +26,11 @@ from stpl.data.datamodule import ClipDataModule
 from stpl.data.pseudo_labels import finished
 from stpl.errors import ConfigError, StplError, refusals
 from stpl.methods import Method, OptimizerOptions
+from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 from stpl.runs.devices import build_trainer
+from stpl.runs.identity import check_mark, inputs, mark_of
 from stpl.runs.record import RunKey, runs_root
 from stpl.runs.recorder import Recorder, RunOptions
 from stpl.runs.request import Request
@@ -104,6 +106,15 @@ class SuiteCLI(LightningCLI):
         if self.config.labels_from is not None and model.get("labels") is None:
             run = RunKey(self.config.run.bench, self.config.labels_from, int(self.config.seed_everything))
             model["labels"] = last_labels(run)
+        data = self.config.data.init_args
+        if isinstance(data.get("path"), list):
+            data["path"] = [str(path) for path in data["path"]]  # the parser would write the list as one text
+        self.config.run.inputs = inputs(self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        """The resolved settings in plain types, nested."""
+        settings: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_validation=True))
+        return settings
 
     def _precision_before(self) -> str | None:
         """The precision that the run began with, if it goes on: that of this machine may be another."""
@@ -126,11 +137,13 @@ class SuiteCLI(LightningCLI):
         """Trainer with the recorder; only the first of several processes sends to W&B."""
         options: RunOptions = self.config_init.run
         self.key = self._key(options)
-        self.recorder = Recorder(options.directory or self.key.directory(runs_root()), options)
+        mark = mark_of(self.key, self._settings())
+        self.recorder = Recorder(options.directory or self.key.directory(runs_root()), options, mark)
         settings = dict(self.config_init.trainer)
+        settings["default_root_dir"] = settings["default_root_dir"] or self.recorder.directory
         first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
         logger = wandb_logger(options, self.recorder.directory, self.key) if first else None
-        self.tracking = None if logger is None else Tracking(logger, yaml.safe_load(self.parser.dump(self.config)))
+        self.tracking = None if logger is None else Tracking(logger, self._settings())
         extra: list[Callback] = [self.tracking] if self.tracking else []
         if settings["max_time"] is not None:
             with refusals("trainer.max_time"):
@@ -221,7 +234,10 @@ def starting_point(run: RunKey) -> Path:
     """The last checkpoint of a run, or where that is not recorded, the shipped model that stands for it."""
     if run.bench == "streets" and run.experiment == "source" and run.read(runs_root()) is None:
         return source_model(run.seed)
-    return run.directory(runs_root()) / "checkpoints" / "last.ckpt"
+    path = run.directory(runs_root()) / "checkpoints" / "last.ckpt"
+    if path.is_file():
+        check_mark(weights.read(path), {"bench": run.bench, "experiment": run.experiment, "seed": run.seed}, path)
+    return path
 
 
 def last_labels(run: RunKey) -> Path:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import distributed
 
@@ -62,6 +62,9 @@ def build_trainer(settings: dict[str, Any], *, synchronized: bool, leaves_idle: 
     if str(precision) not in _PRECISIONS:
         known = ", ".join(_PRECISIONS[:3])
         raise ConfigError(f"'{precision}' is not supported", where="trainer.precision", mend=f"use one of {known}")
+    # Under Slurm, Lightning would save into the working directory when a signal comes, and go on from what lies there.
+    if SLURMEnvironment.detect() and not settings.get("plugins"):
+        settings = settings | {"plugins": [SLURMEnvironment(auto_requeue=False)]}
     with refusals("trainer"):
         trainer = Trainer(**settings)
     if trainer.strategy.root_device.type == "cpu":

@@ -18,8 +18,10 @@ from stpl.methods import Method
 from stpl.nn import weights
 from stpl.runs.build import CLI_OPTIONS, SuiteCLI, build, build_request
 from stpl.runs.devices import check_command_line, ended_together, records_steps
-from stpl.runs.record import RunLock, read_record
-from stpl.runs.request import Request, evaluation_help
+from stpl.runs.folder import run_folder
+from stpl.runs.identity import check_mark
+from stpl.runs.record import read_record
+from stpl.runs.request import Request
 from stpl.runs.sitting import check_steps, keep_settings, signals_told
 from stpl.runs.tracking import Tracking
 
@@ -59,7 +61,8 @@ def fit(args: Sequence[str]) -> Path:
     if not cli.trainer.is_global_zero:
         run(cli)
         return directory
-    with RunLock(directory), ended_together(cli.trainer), _failures_told(cli.tracking):
+    check_steps(cli.trainer)
+    with run_folder(directory), ended_together(cli.trainer), _failures_told(cli.tracking):
         begin(cli)
         run(cli)
         if cli.datamodule.labelled:
@@ -77,8 +80,8 @@ def begin(cli: SuiteCLI) -> None:
         ConfigError: naming the settings that differ.
     """
     recorder, text = cli.recorder, cli.parser.dump(cli.config)
-    recorder.checkpoints.mkdir(parents=True, exist_ok=True)
     keep_settings(recorder.directory, recorder.last_checkpoint, yaml.safe_load(text), text)
+    recorder.checkpoints.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
@@ -103,8 +106,7 @@ def evaluate(args: Sequence[str]) -> None:
     """
     request = Request.parse(args)
     if "checkpoint" not in request.overrides:
-        print(evaluation_help())
-        return
+        raise ConfigError("no checkpoint is named", where="--checkpoint", mend="give it: --checkpoint=FILE")
     cli = build_evaluation(request)
     if not cli.datamodule.labelled:
         raise ConfigError(f"{request.bench} has no labels to evaluate on", mend="choose another --bench")
@@ -167,7 +169,9 @@ def run(cli: SuiteCLI) -> None:
         cli.model.record_step()
     resume = last.is_file()
     if resume:  # a torn file is told from a defect, and one that diverged from a run that may go on
-        weights.check_finite(weights.read(last).get("state_dict", {}), last)
+        content = weights.read(last)
+        check_mark(content, cli.recorder.mark, last)
+        weights.check_finite(content.get("state_dict", {}), last)
     with refusals("trainer", among="lightning"), signals_told(trainer):
         if not resume:
             if trainer.is_global_zero:

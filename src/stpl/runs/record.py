@@ -8,30 +8,27 @@ torch, so that everything which merely reads results starts at once.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import math
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NotRequired, TypedDict, cast
 
-from stpl.errors import ConfigError, RecordError, locks_are_kept, no_locks
+from stpl.errors import ConfigError, RecordError
 from stpl.files import write_atomically
-
-if sys.platform != "win32":
-    import fcntl
 
 SCHEMA = 1
 """Version of `result.json`. It grows when a field changes its meaning; readers refuse other versions."""
 
 RECORD = "result.json"
 """File name of a record inside its run's folder."""
+
+CONFIG = "config.yaml"
+"""File name of a run's resolved settings inside its folder."""
 
 NEUTRAL = (
     "run.", "trainer.logger", "trainer.enable_", "trainer.accelerator", "trainer.max_time", "trainer.profiler",
@@ -322,54 +319,3 @@ def read_metrics(path: Path) -> Iterator[tuple[int, str, float]]:
             name, value = rest.rsplit(",", 1)
             if step.isdecimal() and name.isprintable():
                 yield int(step), name.strip('"'), float(value)
-
-
-class RunLock:
-    """Keeps two processes from training in one folder.
-
-    A POSIX record lock on `<directory>/.lock`: the system releases it when the process ends in whatever way, and worker
-    processes that were forked from it do not keep it. It does not exclude a second lock of the same process. Windows
-    has no such locks; there the class does nothing and the user must not start a run twice. Nor does it where the
-    variable `STPL_LOCKS` is `off`, for file systems that keep no locks.
-
-    Args:
-        directory: the run's folder, made if absent.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / ".lock"
-        self._descriptor: int | None = None
-
-    def __enter__(self) -> RunLock:
-        """Take the lock; raises `RecordError` naming the process that holds it, `ConfigError` if there are no locks."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if sys.platform != "win32" and locks_are_kept():
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-            self._lock(self._descriptor)
-        return self
-
-    def _lock(self, descriptor: int) -> None:
-        if sys.platform == "win32":
-            return
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-            self.__exit__(None, None, None)
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise no_locks(self.path, error) from error
-            raise RecordError(
-                f"process {holder} is training in this folder",
-                where=self.path.parent,
-                mend="wait for it to end, or stop it, then call again",
-            ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Release the lock; the file stays, since removing it would race with the next holder."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None

@@ -23,6 +23,7 @@ from stpl.errors import ConfigError, DivergedError, StoppedError, cannot_write
 from stpl.files import write_atomically
 from stpl.methods import Method
 from stpl.nn.finite import fault
+from stpl.runs.identity import MARK
 from stpl.runs.record import (
     METRICS,
     SCHEMA,
@@ -47,6 +48,7 @@ class RunOptions:
         experiment: name of the experiment; the command line derives it from `--experiment` and the overridden settings.
         base: name of the overlay that the experiment's name began with.
         directory: the run's folder, if it is not to be `runs/<bench>/<experiment>/seed<k>`.
+        inputs: setting → hash of the content of the files that it names; the run sets it.
         log_every: steps between two rows of losses in metrics.csv.
         checkpoint_every: steps between two resumable checkpoints.
         keep_all: also keep the checkpoint of every evaluation, as `step<n>.ckpt`.
@@ -60,6 +62,7 @@ class RunOptions:
     experiment: str = "unnamed"
     base: str = "unnamed"
     directory: Path | None = None
+    inputs: dict[str, str] = field(default_factory=dict)
     log_every: int = 10
     checkpoint_every: int = 50
     keep_all: bool = False
@@ -119,10 +122,12 @@ class Recorder(Callback):
     Args:
         directory: the run's folder.
         options: how often.
+        mark: what checkpoints say of the run (`stpl.runs.identity`).
     """
 
     directory: Path
     options: RunOptions
+    mark: Mapping[str, Any] = field(default_factory=dict)
     evaluations: dict[int, Evaluation] = field(default_factory=dict)
     seconds: float = 0.0
     _started: float = 0.0
@@ -148,6 +153,10 @@ class Recorder(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.evaluations, self.seconds = state_dict["evaluations"], state_dict["seconds"]
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Mark the checkpoint as one of this run."""
+        checkpoint[MARK] = dict(self.mark)
 
     @property
     def elapsed(self) -> float:

@@ -21,7 +21,8 @@ from stpl.nn import weights
 from stpl.nn.batchnorm import Views
 from stpl.runs.artifacts import STATISTICS, STATISTICS_SCHEMA
 from stpl.runs.build import SuiteCLI, build
-from stpl.runs.record import RECORD, RunRecord, read_record
+from stpl.runs.identity import check_mark, mark_in
+from stpl.runs.record import RECORD, RunKey, RunRecord, read_record
 from stpl.runs.sitting import signals_told
 
 
@@ -44,6 +45,9 @@ def measure_missing(bench: str, runs: Path) -> None:
     for number, folder in enumerate(missing, 1):
         record = read_record(folder)
         assert record is not None
+        last = folder / "checkpoints" / "last.ckpt"
+        key = RunKey(record["bench"], record["experiment"], record["seed"])
+        check_mark(weights.read(last), mark_in(folder, key), last)
         cli = _built(folder)
         if cli.datamodule.domain == "source":
             continue

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from stpl.errors import ConfigError, Terminated, check_range
+from stpl.errors import ENDING_SIGNALS, ConfigError, Terminated, check_range
 from stpl.files import write_atomically
-from stpl.nn.weights import located
 from stpl.runs.experiments import load_yaml
-from stpl.runs.record import NEUTRAL
+from stpl.runs.identity import changed_inputs, comparable, flat_settings
+from stpl.runs.record import CONFIG
 
-CONFIG = "config.yaml"
-"""File name of a run's resolved settings inside its folder."""
-
-_PATHS = ("checkpoint", "path", "source_list", "target_train_list", "target_val_list")
 _SHOWN = 6
 
 
@@ -56,7 +56,7 @@ def keep_settings(directory: Path, last: Path, settings: Mapping[str, Any], text
     What a checkpoint resumes (optimiser, schedule) keeps the old settings and everything else takes the new ones: a run
     that went on with others would be none that any record could describe. Only what changes where or how fast it
     computes (`NEUTRAL`) may differ, since a run may be finished on another machine, or with more loader processes; and
-    a path may be written otherwise, if it leads to the same place.
+    a file may lie elsewhere or be called otherwise, if it holds the same.
 
     Args:
         directory: the run's folder.
@@ -65,41 +65,38 @@ def keep_settings(directory: Path, last: Path, settings: Mapping[str, Any], text
         text: the same as YAML.
 
     Raises:
-        ConfigError: naming the settings that differ.
+        ConfigError: naming the settings that differ, or those whose files hold something else now.
     """
     before = begun_with(directory, last)
     if before is None:
         write_atomically(directory / CONFIG, text)
         return
-    old, new = _comparable(before), _comparable(settings)
+    mend = f"put them back to go on with it; or delete {directory}, or name another folder, to begin anew"
+    changed = changed_inputs(before, settings)
+    if changed:
+        files = ", ".join(f"{name} ({_word(flat_settings(settings).get(name))})" for name in changed)
+        what = f"the files of {files} are not those that this run began with"
+        raise ConfigError(what, where=directory / CONFIG, mend=mend)
+    old, new = _by_place(before, settings)
     differing = [name for name in sorted(old | new) if old.get(name) != new.get(name)]
     if differing:
         shown = [f"{name}: {_word(old.get(name))} → {_word(new.get(name))}" for name in differing[:_SHOWN]]
         more = f", and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
-        raise ConfigError(
-            f"this run began with other settings: {', '.join(shown)}{more}",
-            where=directory / CONFIG,
-            mend=f"put them back to go on with it; or delete {directory}, or name another folder, to begin anew",
-        )
+        what = f"this run began with other settings: {', '.join(shown)}{more}"
+        raise ConfigError(what, where=directory / CONFIG, mend=mend)
 
 
-def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted name → value of what must not differ; an absent setting is a `null`, which is not written."""
-    found = {k: v for k, v in _flat(settings).items() if v is not None and not k.startswith(NEUTRAL)}
-    for name in [name for name in found if name.rsplit(".", 1)[-1] in _PATHS]:
-        path = Path(found[name])
-        found[name] = str(path if located(path) != path else path.resolve())  # a shipped model has a name, no place
-    source, checkpoint = found.get("start_from"), found.get("model.init_args.checkpoint", "")
-    if source is not None and re.search(rf"/{re.escape(source)}/seed\d+/checkpoints/last\.ckpt$", checkpoint):
-        del found["model.init_args.checkpoint"]  # it follows from `start_from`, the seed and where the runs lie
-    return found
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return found
+def _by_place(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What must not differ. Files whose content both sides know are left out: it is compared already."""
+    known = [settings.get("run", {}).get("inputs") or {} for settings in (before, now)]
+    found = [comparable({**settings, "run": {}}) for settings in (before, now)]
+    for settings in found:
+        for name in known[0].keys() & known[1].keys():
+            settings.pop(name, None)
+        source, checkpoint = settings.get("start_from"), str(settings.get("model.init_args.checkpoint", ""))
+        if source is not None and re.search(rf"/{re.escape(source)}/seed\d+/checkpoints/last\.ckpt$", checkpoint):
+            del settings["model.init_args.checkpoint"]  # it follows from `start_from`, the seed and where the runs lie
+    return found[0], found[1]
 
 
 def _word(value: Any) -> str:
@@ -142,18 +139,43 @@ def check_steps(trainer: Trainer) -> None:
 
 @contextmanager
 def signals_told(trainer: Trainer) -> Iterator[None]:
-    """Have Ctrl-C and SIGTERM end a run as they end any program; Lightning would exit with 1 and with 0.
+    """Have Ctrl-C and the signals that end a run end it as they end any program; Lightning would exit with 1 or 0.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C; `Terminated` after SIGTERM, once the step or batch at hand is done.
+        KeyboardInterrupt: after Ctrl-C; `Terminated` after one of `ENDING_SIGNALS`, once the step or batch at hand is
+            done.
     """
+    with _as_sigterm() as received:
+        try:
+            yield
+        except SIGTERMException:
+            raise Terminated(*received[:1]) from None
+        except SystemExit as end:
+            if isinstance(end.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            raise
+        if trainer.received_sigterm:
+            raise Terminated(*received[:1])
+
+
+@contextmanager
+def _as_sigterm() -> Iterator[list[int]]:
+    """Have Lightning see SIGTERM, which it hears, where another signal that ends a run comes; the list names these.
+
+    A signal that is ignored stays so, as under `nohup`. Only the main thread may set handlers.
+    """
+    received: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        """Pass it on."""
+        received.append(number)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    main = threading.current_thread() is threading.main_thread()
+    others = [number for number in ENDING_SIGNALS if number != signal.SIGTERM and main]
+    before = {number: signal.signal(number, hear) for number in others if signal.getsignal(number) != signal.SIG_IGN}
     try:
-        yield
-    except SIGTERMException:
-        raise Terminated from None
-    except SystemExit as end:
-        if isinstance(end.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        raise
-    if trainer.received_sigterm:
-        raise Terminated
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

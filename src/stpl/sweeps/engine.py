@@ -55,7 +55,8 @@ def sweep(
 
     Raises:
         StplError: for a sweep file, a record or a trial's options that cannot be used as they are.
-        SystemExit: 1 if trials failed for good; 130 after Ctrl-C and 143 after SIGTERM, leaving all resumable.
+        SystemExit: 1 if trials failed for good; 130 after Ctrl-C, and 128 and its number after another signal; all
+            stays resumable.
     """
     if attempts < 1:
         raise ConfigError(f"{attempts} attempts are none", where="attempts", mend="choose 1 or more")
@@ -126,7 +127,7 @@ def _work(sweeps: list[Sweep], settings: Settings, console: Console) -> None:
                     raise SystemExit(1)
     except KeyboardInterrupt as interrupt:
         console.print("interrupted; call again to resume")
-        raise SystemExit(143 if isinstance(interrupt, Terminated) else 130) from None
+        raise SystemExit(interrupt.exit_code if isinstance(interrupt, Terminated) else 130) from None
 
 
 def _may_prepare(sweeps: list[Sweep]) -> bool:

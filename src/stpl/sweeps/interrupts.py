@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, heard where a worker waits and nowhere else.
+"""Ctrl-C and the signals that end a run, heard where a worker waits and nowhere else.
 
 An interrupt in the middle of a database transaction would leave the connection, and the claim with it, in a state that
 nobody can tell. So the first one is kept until the worker waits, for its trial or for others, which is nearly always;
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from stpl.errors import Terminated
+from stpl.errors import ENDING_SIGNALS, Terminated
 
 _kept: list[int] = []
 _waiting = False
@@ -29,7 +29,7 @@ def orderly_interrupts() -> Iterator[None]:
         yield
         return
     _kept.clear()
-    heard = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    heard = [n for n in (signal.SIGINT, *ENDING_SIGNALS) if signal.getsignal(n) != signal.SIG_IGN]
     before = {number: signal.signal(number, _receive) for number in heard}
     try:
         yield
@@ -58,4 +58,4 @@ def _receive(number: int, frame: FrameType | None) -> None:
 
 
 def _error(number: int) -> KeyboardInterrupt:
-    return Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+    return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)

@@ -12,7 +12,8 @@ from optuna.trial import Trial, TrialState
 from rich.console import Console
 
 from stpl.errors import DIVERGED, STOPPED, ConfigError, RecordError
-from stpl.runs.record import RunLock, RunRecord
+from stpl.runs.folder import RunLock
+from stpl.runs.record import RunRecord
 from stpl.sweeps.claims import Failure, TrialFailedError
 from stpl.sweeps.grid import Cell, command_line, write_arguments
 from stpl.sweeps.launcher import Launcher

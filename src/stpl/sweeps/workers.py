@@ -19,7 +19,7 @@ from typing import IO
 from rich.console import Console
 from rich.text import Text
 
-from stpl.errors import StplError
+from stpl.errors import ENDING_SIGNALS, StplError
 from stpl.sweeps.claims import BEGAN
 from stpl.sweeps.places import Place, places
 
@@ -32,7 +32,8 @@ _QUICK_DEATHS = 10
 def supervise(files: Sequence[Path], options: Mapping[str, object], workers: int, console: Console) -> None:
     """Run workers until nothing is left, and begin those again that are killed.
 
-    Ctrl-C or SIGTERM once lets every worker end its trial and its claim in good order, twice ends all now.
+    The first Ctrl-C, or another signal that ends a run, lets every worker end its trial and its claim in good order;
+    the second ends all now.
 
     Args:
         files: sweep files.
@@ -42,7 +43,7 @@ def supervise(files: Sequence[Path], options: Mapping[str, object], workers: int
 
     Raises:
         StplError: if a worker dies again and again.
-        SystemExit: with the worst exit code of the workers; 130 after Ctrl-C and 143 after SIGTERM.
+        SystemExit: with the worst exit code of the workers; 128 and its number after a signal.
     """
     given = [f"--{name}={value}" for name, value in options.items() if value is not None]
     command = [sys.executable, "-m", "stpl", "sweep", *map(str, files), *given, "--workers=1"]
@@ -84,7 +85,8 @@ def _forwarded(crew: Sequence[_Member], console: Console) -> Iterator[list[int]]
             member.stop(again=True)
 
     main = threading.current_thread() is threading.main_thread()  # only it may set signal handlers
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM) if main}
+    heard = [n for n in (signal.SIGINT, *ENDING_SIGNALS) if main and signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heard}
     try:
         yield stopped
     finally:

@@ -1,0 +1,141 @@
+"""The folder of a run: made, locked, and cleared of what a refusal left behind. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from stpl.errors import ConfigError, RecordError, StplError, cannot_write, locks_are_kept, no_locks
+from stpl.runs.record import CONFIG, RECORD
+
+if sys.platform != "win32":
+    import fcntl
+
+_LOCK = ".lock"
+_OF_RUNS = frozenset({_LOCK, RECORD, "wandb.id"})
+"""Files by which a run's folder is known, beside its settings."""
+
+_SHOWN = 5
+
+
+@contextlib.contextmanager
+def run_folder(directory: Path) -> Iterator[None]:
+    """A run's folder, made if absent and locked; of a refusal before the first checkpoint, no trace stays in it.
+
+    Args:
+        directory: absent, empty, or the folder of a run.
+
+    Raises:
+        ConfigError: it holds files and is no run's folder.
+        RecordError: as `RunLock`.
+    """
+    made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    fresh = _is_fresh(directory)
+    with RunLock(directory):
+        try:
+            yield
+        except StplError as error:
+            if fresh and error.exit_code == StplError.exit_code and not any(directory.glob("checkpoints/*.ckpt")):
+                _clear(directory, made)
+            raise
+
+
+def _is_fresh(directory: Path) -> bool:
+    """Whether a folder is absent or empty; raises `ConfigError` for one that holds what no run wrote."""
+    names = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+    if not names or not _OF_RUNS.isdisjoint(names):
+        return not names
+    config = directory / CONFIG
+    if config.is_file() and re.search(r"^run:", config.read_text(encoding="utf-8", errors="replace"), re.MULTILINE):
+        return False
+    shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+    raise ConfigError(f"holds files that no run wrote ({shown})", where=directory, mend="give another folder")
+
+
+def _clear(directory: Path, made: Sequence[Path]) -> None:
+    """Remove all that is in a folder, then the folders that were made for it, if they are empty."""
+    for path in directory.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    with contextlib.suppress(OSError):  # another run lies there by now
+        for folder in made:
+            folder.rmdir()
+
+
+_held: set[Path] = set()
+_holding = threading.Lock()
+
+
+class RunLock:
+    """Keeps two processes, or two threads, from training in one folder.
+
+    A POSIX record lock on `<directory>/.lock`: the system releases it when the process ends in whatever way, and worker
+    processes that were forked from it do not keep it. It does not exclude a second lock of the same process, so folders
+    that this one holds are remembered. Windows has no such locks; there the user must not start a run twice in two
+    processes. Nor are there any where the variable `STPL_LOCKS` is `off`, for file systems that keep no locks.
+
+    Args:
+        directory: the run's folder, made if absent.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / _LOCK
+        self._descriptor: int | None = None
+        self._mine: Path | None = None
+
+    def __enter__(self) -> RunLock:
+        """Take the lock; raises `RecordError` naming the process that holds it, `ConfigError` if there are no locks."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.path.parent, error) from error
+        real = self.path.resolve()
+        with _holding:
+            if real in _held:
+                raise self._busy(str(os.getpid()))
+            _held.add(real)
+        self._mine = real
+        if sys.platform != "win32" and locks_are_kept():
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._lock(self._descriptor)
+        return self
+
+    def _lock(self, descriptor: int) -> None:
+        if sys.platform == "win32":
+            return
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            self.__exit__(None, None, None)
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise no_locks(self.path, error) from error
+            raise self._busy(holder) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def _busy(self, holder: str) -> RecordError:
+        return RecordError(
+            f"process {holder} is training in this folder",
+            where=self.path.parent,
+            mend="wait for it to end, or stop it, then call again",
+        )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release the lock; the file stays, since removing it would race with the next holder."""
+        if self._mine is not None:
+            with _holding:
+                _held.discard(self._mine)
+            self._mine = None
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -19,10 +19,10 @@ import own_networks
 import stpl
 from conftest import REPOSITORY
 from stpl.apply import adapt, adaptation, library, resources
-from stpl.apply.adaptation import Settings
 from stpl.apply.guard import Candidate, Scored, Seen, agreement, choose, judged, see
 from stpl.apply.model import Model, open_model
 from stpl.apply.network import load_network
+from stpl.apply.settings import Settings
 from stpl.cli import main
 from stpl.data.clip import Wants, collate
 from stpl.data.fake import MovingShapes

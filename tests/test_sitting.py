@@ -20,6 +20,7 @@ from stpl.methods import BatchNormStatistics, SelfTraining
 from stpl.nn import weights
 from stpl.nn.finite import LossWatch, fault
 from stpl.nn.network import NetworkOptions, build_network
+from stpl.runs.experiments import load_yaml
 from stpl.runs.fit import _failures_told, fit
 from stpl.runs.record import RunKey, read_metrics, read_record
 from stpl.runs.sitting import SittingTimer, keep_settings
@@ -319,16 +320,17 @@ def test_what_may_differ_between_sittings(tmp_path: Path) -> None:
     last = tmp_path / "checkpoints" / "last.ckpt"
     last.parent.mkdir()
 
-    def kept(settings: dict[str, Any], text: str = "unused") -> None:
-        keep_settings(tmp_path, last, settings, text)
+    def kept(settings: dict[str, Any]) -> None:
+        keep_settings(tmp_path, last, settings)
 
     old = {
         "start_from": "source", "trainer": {"precision": "32-true", "max_time": None, "devices": 1},
         "model": {"init_args": {"checkpoint": "runs/streets/source/seed0/checkpoints/last.ckpt"}},
         "data": {"init_args": {"root": "data", "loading": {"num_workers": 0}}}, "run": {"wandb": "disabled"},
     }  # fmt: skip
-    kept(old, "never: gone on from\n")
-    kept(old, "start_from: source\n")  # without a checkpoint there is nothing to go on from
+    kept({"never": "gone on from"})
+    kept(old)  # without a checkpoint there is nothing to go on from
+    assert load_yaml(tmp_path / "config.yaml") == old
     last.touch()
     text = (
         "start_from: source\ntrainer: {precision: 32-true, devices: 1}\nmodel: {init_args: {checkpoint: "

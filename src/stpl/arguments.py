@@ -57,9 +57,8 @@ def call(
         return None
     hints = get_type_hints(function)
     options, words = _options(args, hints, prog)
-    if words:
-        options.setdefault(_positional(hints, positional, words, prog), []).extend(words)
     values, untouched = _values(options, hints)
+    values |= _positional(hints, positional, words, prog)
     try:
         given = parser.instantiate(parser.parse_object(values)).as_dict()
     except ArgumentError as error:
@@ -106,15 +105,19 @@ def _options(args: Sequence[str], hints: Mapping[str, Any], prog: str) -> tuple[
                 value = rest.pop(0) if takes else ""
         if not value.strip():
             raise ConfigError("has no value", where=f"--{name}", mend=f"write --{name}=VALUE, or leave the option out")
+        if name in options and not _has(hint, list):
+            raise ConfigError("is given twice and takes one value", where=f"--{name}", mend="give it once")
         options.setdefault(name, []).append(value)
     return options, words
 
 
-def _positional(hints: Mapping[str, Any], name: str | None, words: Sequence[str], prog: str) -> str:
-    """The parameter that takes the words without a dash; raises `ConfigError` if there are more than it takes."""
-    if name is None or (len(words) > 1 and not _is_list(hints[name])):
+def _positional(hints: Mapping[str, Any], name: str | None, words: Sequence[str], prog: str) -> dict[str, Any]:
+    """The words without a dash, as the parameter that takes them; raises `ConfigError` if it takes fewer."""
+    if not words:
+        return {}
+    if name is None or (len(words) > 1 and not _has(hints[name], list)):
         raise ConfigError(f"'{words[-1]}' is not an option", mend=f"write options as --name=value; see `{prog} --help`")
-    return name
+    return {name: list(words) if _has(hints[name], list) else words[0]}
 
 
 def _values(options: Mapping[str, Sequence[str]], hints: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -123,27 +126,22 @@ def _values(options: Mapping[str, Sequence[str]], hints: Mapping[str, Any]) -> t
     untouched: dict[str, Any] = {}
     for name, texts in options.items():
         option, *parts = name.split(".")
-        hint = hints[option]
-        if _is_list(hint):
-            found: Any = [item for text in texts for item in _listed(f"--{name}", text)]
-            values[option] = found[0] if len(found) == 1 and len(list(_members(hint))) > 1 and _is_word(hint) else found
-            continue
-        if len(texts) > 1:
-            raise ConfigError(
-                f"is given {len(texts)} times and takes one value", where=f"--{name}", mend="give it once"
-            )
+        hint, text = hints[option], texts[0]
         if parts:  # of a group of options
             place = values.setdefault(option, {})
             for part in parts[:-1]:
                 place = place.setdefault(part, {})
-            place[parts[-1]] = _scalar(texts[0])
+            place[parts[-1]] = _scalar(text)
         elif _has(hint, dict):
-            untouched[option] = _mapping(f"--{name}", texts[0])
+            untouched[option] = _mapping(f"--{name}", text)
+        elif _has(hint, list):
+            found = [word for one in texts for word in _listed(f"--{name}", one)]
+            values[option] = found[0] if len(found) == 1 and len(list(_members(hint))) > 1 else found
         elif _has(hint, tuple):
-            values[option] = _numbers(texts[0])
+            values[option] = _numbers(text)
         else:
-            absent = texts[0] == "null" and type(None) in get_args(hint)
-            values[option] = texts[0] if _is_word(hint) and not absent else _scalar(texts[0])
+            absent = text == "null" and type(None) in get_args(hint)
+            values[option] = text if _is_word(hint) and not absent else _scalar(text)
     return values, untouched
 
 
@@ -155,10 +153,6 @@ def _members(hint: Any) -> Iterator[Any]:
 
 def _has(hint: Any, kind: type) -> bool:
     return any(get_origin(member) is kind or member is kind for member in _members(hint))
-
-
-def _is_list(hint: Any) -> bool:
-    return _has(hint, list)
 
 
 def _is_word(hint: Any) -> bool:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from stpl.apply.adaptation import RECOMMENDED, Outcome, Settings, Stage, adapt_to, affordable, run_name
-from stpl.apply.film import film
-from stpl.apply.model import Model, open_model
-from stpl.apply.page import write_page
+from stpl.apply.settings import BENCH, RECOMMENDED, Settings, run_name
 from stpl.arguments import AtLeast
 from stpl.errors import ConfigError
 from stpl.progress import Progress
 from stpl.runs.record import RunKey, runs_root
+
+if TYPE_CHECKING:
+    from stpl.apply.adaptation import Outcome, Stage
+    from stpl.apply.model import Model
 
 _FILMED = 200  # frames of each video that are shown side by side
 
@@ -29,6 +30,7 @@ def adapt(
     size: tuple[int, int] | None = None,
     stride: int = 1,
     seed: int = 0,
+    precision: str | None = None,
     model: str | None = None,
     weights: Path | None = None,
     key: str | None = None,
@@ -61,6 +63,7 @@ def adapt(
             was trained at if not given.
         stride: take every stride-th frame.
         seed: decides the order of clips and their augmentation.
+        precision: of training, 32-true, bf16-mixed or 16-mixed; chosen from the hardware if not given.
         model: in place of `checkpoint`: one, or `package.module:callable`, which builds a network of your own, or `hf:`
             with a folder or a name on the hub of Hugging Face, or a YAML file that says all of this. With `checkpoint`:
             what builds its network, if that is one of your own.
@@ -75,8 +78,14 @@ def adapt(
         std: what they are divided by; ImageNet's if not given.
         channels: rgb or bgr, the order of its input, and of mean and std.
     """
+    videos = video if isinstance(video, list) else [video]
+    settings = Settings(experiment, steps, lr, batch_size, stride, seed, precision)
+    folder = output or RunKey(BENCH, run_name(videos), seed).directory(runs_root())
     if checkpoint is None and model is None:
         raise ConfigError("give a network", where="--model", mend="give --checkpoint=FILE, or --model=…")
+    from stpl.apply.adaptation import adapt_to, affordable  # what follows needs torch, whose import takes seconds
+    from stpl.apply.model import open_model
+
     start = open_model(
         str(checkpoint or model),
         size,
@@ -91,9 +100,6 @@ def adapt(
         channels=channels,
         build=model if checkpoint else None,
     )
-    settings = Settings(experiment, steps, lr, batch_size, stride, seed)
-    videos = video if isinstance(video, list) else [video]
-    folder = output or RunKey("video", run_name(videos[0]), seed).directory(runs_root())
     taken = affordable(start, settings, folder)
     print(f"estimate: {taken}, {taken.batch_size} clips a step", file=sys.stderr)
     _shown(start, adapt_to(start, videos, folder, settings, _Lines(), taken), videos, settings)
@@ -101,6 +107,9 @@ def adapt(
 
 def _shown(model: Model, outcome: Outcome, videos: list[Path], settings: Settings) -> None:
     """Write the page and the video, and say what came of it."""
+    from stpl.apply.film import film
+    from stpl.apply.page import write_page
+
     print(f"verdict: {outcome.verdict.reason}", file=sys.stderr)
     print(f"adapted: {outcome.checkpoint}", file=sys.stderr)
     if outcome.weights is not None:

@@ -7,11 +7,11 @@ interruption, it goes on from there.
 from __future__ import annotations
 
 import json
-import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,48 +23,30 @@ from stpl.apply.guard import LOOKED, Candidate, Seen, Verdict, choose, judged, s
 from stpl.apply.model import Model, own_state
 from stpl.apply.network import load_network
 from stpl.apply.resources import Estimate, estimate, fitting
+from stpl.apply.settings import Settings, run_name
 from stpl.data.clip import Clip, Wants, collate
 from stpl.data.datamodule import ClipDataModule
-from stpl.errors import ConfigError
+from stpl.errors import CheckpointError, ConfigError
 from stpl.files import whole_file, write_atomically
+from stpl.nn import weights
 from stpl.nn.batchnorm import batchnorm_layers
 from stpl.runs.build import SuiteCLI, build
 from stpl.runs.fit import begin, run
-from stpl.runs.folder import RunLock
-from stpl.runs.record import read_metrics
+from stpl.runs.folder import run_folder
+from stpl.runs.identity import check_mark, flat_settings
 from stpl.runs.request import as_text
 from stpl.runs.sitting import begun_with
-
-RECOMMENDED = "affine_teacher"
-"""The experiment that runs unless another is named: see docs/methods/affine_teacher.md."""
 
 VERDICT = "adaptation.json"
 STATISTICS = "batchnorm_augmented"
 """The experiment whose result trained networks are compared with: the start with renewed statistics."""
 
 _EVALUATIONS = (4, 5, 3, 6, 2)  # networks on the way that can be handed back: the first that divides the steps
-_MOST_LETTERS = 100  # of a video's name in that of its run
 
+FLOW = "flow"
+"""Folder of estimated flow and of indices of videos, in that of an adaptation."""
 
-@dataclass(frozen=True)
-class Settings:
-    """How to adapt.
-
-    Attributes:
-        experiment: which method; a name in experiments/tables.yaml.
-        steps: training steps.
-        lr: learning rate; the experiment's own if not given.
-        batch_size: clips a step; the most of 4, 2 and 1 that fits into memory if not given.
-        stride: take every stride-th frame.
-        seed: decides the order of clips and their augmentation.
-    """
-
-    experiment: str = RECOMMENDED
-    steps: int = 80
-    lr: float | None = None
-    batch_size: int | None = None
-    stride: int = 1
-    seed: int = 0
+_TURN = threading.Lock()  # generators, determinism and signal handlers are the process's, not a thread's
 
 
 @dataclass(frozen=True)
@@ -117,6 +99,8 @@ def adapt_to(
 ) -> Outcome:
     """Adapt a network to videos without labels and write the best candidate as `adapted.ckpt`.
 
+    Two adaptations in two threads run one after the other; two into one folder are refused.
+
     Args:
         model: what to adapt (`open_model`).
         videos: video files and folders of images.
@@ -128,10 +112,13 @@ def adapt_to(
     Raises:
         StplError: for a network, a video or a setting that cannot be used, or a full disk.
     """
-    with RunLock(folder), _as_before():
+    videos, folder = [video.absolute() for video in videos], folder.absolute()
+    with run_folder(folder), _TURN, _as_before():
         taken = taken or affordable(model, settings, folder)
         start = _start(model, folder)
-        command = _Command(model, start, videos, folder, settings, taken.batch_size)
+        begun = begun_with(folder, folder / "checkpoints" / "last.ckpt")
+        name = begun["run"]["experiment"] if begun else run_name(videos)  # the video may be called otherwise by now
+        command = _Command(model, start, videos, folder, settings, taken.batch_size, name)
         candidates, data = _trained(command, tell)
         if batchnorm_layers(model.accel):
             candidates.insert(1, _renewed(command, tell))
@@ -199,12 +186,13 @@ class _Command:
     folder: Path
     settings: Settings
     batch_size: int
+    name: str
 
     def words(self, experiment: str, folder: Path, steps: int, more: Mapping[str, object]) -> list[str]:
         """The command line of a run of `experiment` into `folder`."""
         settings, model = self.settings, self.model
         told: dict[str, object] = {
-            "run.experiment": run_name(self.videos[0]),
+            "run.experiment": self.name,
             "run.base": experiment,
             "run.keep_all": "true",
             "seed_everything": settings.seed,
@@ -216,10 +204,13 @@ class _Command:
             **more,
             **as_text("run.directory", folder),
             **as_text("model.init_args.checkpoint", self.start),
+            **as_text("data.init_args.flow_cache", self.folder / FLOW),
             "data.init_args.path": json.dumps([str(video) for video in self.videos]),
             "data.init_args.size": list(model.frame_size),
             **{f"network.{name}": _plain(value) for name, value in model.options.to_dict().items()},
         }
+        if settings.precision is not None:
+            told["trainer.precision"] = settings.precision
         if model.network is not None:
             told["trainer.deterministic"] = "warn"  # some have operations of which there is no deterministic form
         return ["--bench=video", f"--experiment={experiment}", *(f"--{name}={value}" for name, value in told.items())]
@@ -233,15 +224,29 @@ def _trained(command: _Command, tell: Tell | None) -> tuple[list[Candidate], Cli
     if settings.lr is not None:
         more["optimizer.lr"] = settings.lr
     cli = _ran(command.words(settings.experiment, command.folder, settings.steps, more), settings.experiment, tell)
-    steps = sorted({step for step, name, _ in read_metrics(cli.recorder.metrics.path) if name.startswith("val/")})
-    found = [Candidate(f"step {step}", cli.recorder.checkpoint_of(step), step) for step in steps if step]
+    every = int(more["trainer.val_check_interval"])  # type: ignore[call-overload]
+    found = [_candidate(f"step {step}", cli, step) for step in range(every, settings.steps + 1, every)]
     return [Candidate("start", command.start), *found], cli.datamodule
+
+
+def _candidate(title: str, cli: SuiteCLI, step: int) -> Candidate:
+    """The network that a finished run kept at a step.
+
+    Raises:
+        CheckpointError: it is gone, or another run wrote it.
+    """
+    path = cli.recorder.checkpoint_of(step)
+    if not path.is_file():
+        mend = f"delete {cli.recorder.directory}, or give another --output, to adapt anew"
+        raise CheckpointError("a network of this finished run is gone", where=path, mend=mend)
+    check_mark(weights.read(path), cli.recorder.mark, path)
+    return Candidate(title, path, step)
 
 
 def _renewed(command: _Command, tell: Tell | None) -> Candidate:
     """The start with renewed statistics: a run of one step, which is evaluated with those of its clips."""
     words = command.words(STATISTICS, command.folder / STATISTICS, 1, {"trainer.val_check_interval": 1})
-    return Candidate("renewed statistics", _ran(words, "renewing statistics", tell).recorder.checkpoint_of(1))
+    return replace(_candidate("renewed statistics", _ran(words, "renewing statistics", tell), 1), step=0)
 
 
 def _ran(words: Sequence[str], name: str, tell: Tell | None) -> SuiteCLI:
@@ -277,9 +282,15 @@ def _start(model: Model, folder: Path) -> Path:
         return model.checkpoint
     place = folder / "start.ckpt"
     begun = (folder / "checkpoints" / "last.ckpt").is_file()
-    if begun and not model.is_in(place):
-        mend = "give the same weights again, or another --output"
-        raise ConfigError("the run here began with other weights", where=folder, mend=mend)
+    if begun:
+        before, now = (flat_settings(one) for one in (weights.entry(place)["network"], model.options.to_dict()))
+        differing = [name for name in sorted(before | now) if before.get(name) != now.get(name)]
+        mend = "give the same network again, or another --output"
+        if differing:
+            what = f"the run here began with other settings of the network: {', '.join(differing)}"
+            raise ConfigError(what, where=folder, mend=mend)
+        if not model.is_in(place):
+            raise ConfigError("the run here began with other weights", where=folder, mend=mend)
     if not begun:
         model.save(place)
     return place
@@ -298,12 +309,6 @@ def _told(outcome: Outcome, settings: Settings) -> dict[str, Any]:
             for one in verdict.scored
         ],
     }
-
-
-def run_name(video: Path) -> str:
-    """The video's name, without what cannot be in the name of a run."""
-    name = re.sub(r"^\.+|[^\w .=,+()-]", "_", video.resolve().stem)[:_MOST_LETTERS].strip()
-    return name or "video"
 
 
 def _plain(value: object) -> object:

@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from stpl.apply.adaptation import RECOMMENDED, Outcome, Settings, Stage, Tell, adapt_to, run_name
+from stpl.apply.adaptation import Outcome, Stage, Tell, adapt_to
 from stpl.apply.guard import Verdict
 from stpl.apply.model import Model, open_model
 from stpl.apply.page import write_page
+from stpl.apply.settings import BENCH, RECOMMENDED, Settings, run_name
 from stpl.runs.record import RunKey, runs_root
 
 File = str | os.PathLike[str]
@@ -110,6 +111,7 @@ def adapt(
     batch_size: int | None = None,
     stride: int = 1,
     seed: int = 0,
+    precision: str | None = None,
     progress: Tell | None = None,
 ) -> Adaptation:
     """Adapt a network to unlabelled video, without source data and without labels.
@@ -125,6 +127,7 @@ def adapt(
         batch_size: clips a step; the most of 4, 2 and 1 that fits into memory if not given.
         stride: take every stride-th frame.
         seed: decides the order of clips and their augmentation.
+        precision: of training, 32-true, bf16-mixed or 16-mixed; chosen from the hardware if not given.
         progress: called after every step with a `Stage`.
 
     Returns:
@@ -135,8 +138,8 @@ def adapt(
     """
     model = network if isinstance(network, Model) else load(network)
     videos = [Path(video)] if isinstance(video, str | os.PathLike) else [Path(one) for one in video]
-    folder = Path(output) if output is not None else RunKey("video", run_name(videos[0]), seed).directory(runs_root())
-    settings = Settings(experiment, steps, lr, batch_size, stride, seed)
+    folder = Path(output) if output is not None else RunKey(BENCH, run_name(videos), seed).directory(runs_root())
+    settings = Settings(experiment, steps, lr, batch_size, stride, seed, precision)
     with model.at_hand():
         outcome = adapt_to(model, videos, folder, settings, progress)
         write_page(model, outcome, videos, settings)

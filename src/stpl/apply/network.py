@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from numpy.typing import NDArray
 
 from stpl.data import flow as optical_flow
@@ -24,7 +25,8 @@ Frame = NDArray[np.uint8]
 def load_network(checkpoint: Path, build: str | None = None) -> Accel:
     """The network a checkpoint describes, with its weights, ready to predict; `build` as for `weights.describe`."""
     options = weights.describe(checkpoint, build)
-    network = build_network(options)
+    with isolate_rng():  # fresh weights, which the checkpoint's replace, are drawn
+        network = build_network(options)
     weights.load(checkpoint, network, options=options)
     return network.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stpl.apply.adaptation import Outcome, Settings
+from stpl.apply.adaptation import FLOW, Outcome
 from stpl.apply.guard import LOOKED
 from stpl.apply.model import Model
 from stpl.apply.network import Frame, load_network, predict
+from stpl.apply.settings import Settings
 from stpl.data.clip import Wants
-from stpl.data.datamodule import FLOW_CACHE
 from stpl.data.flow import FlowCache
 from stpl.data.folder import VideoFrames
 from stpl.data.footage import spread_places
@@ -88,7 +88,7 @@ def look(model: Model, outcome: Outcome, videos: Sequence[Path], settings: Setti
     palette, count = model.options.space.palette, len(model.options.space.classes)
     pixels, changed, total = np.zeros((count, 2)), 0, 0
     shown: list[tuple[Frame, Frame, Frame]] = []
-    chosen = _chosen(videos, settings)
+    chosen = _chosen(videos, settings, outcome.folder)
     often = max(1, len(chosen) // _SHOWN)
     for place, (clips, number) in enumerate(chosen):
         pair = [frame.permute(1, 2, 0).numpy() for frame in clips.read(number, Wants()).frames]
@@ -102,9 +102,9 @@ def look(model: Model, outcome: Outcome, videos: Sequence[Path], settings: Setti
     return Change(100 * pixels / total, 100 * changed / total, shown)
 
 
-def _chosen(videos: Sequence[Path], settings: Settings) -> list[tuple[VideoFrames, int]]:
+def _chosen(videos: Sequence[Path], settings: Settings, folder: Path) -> list[tuple[VideoFrames, int]]:
     """Clips that are spread evenly over the videos, at their own size."""
-    kept = FlowCache(FLOW_CACHE)  # where the index lies already
+    kept = FlowCache(folder / FLOW)  # where the index lies already
     readers = [VideoFrames(video, stride=settings.stride, as_first=True, flow=kept) for video in videos]
     count = max(1, LOOKED // len(videos))
     return [(clips, place) for clips in readers for place in spread_places(len(clips), count)]

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from stpl.apply.adaptation import RECOMMENDED, STATISTICS, spread
+from stpl.apply.adaptation import STATISTICS, spread
 from stpl.apply.guard import LOOKED, Candidate, choose, judged, see
 from stpl.apply.network import load_network
+from stpl.apply.settings import RECOMMENDED
 from stpl.bench.measure import table, write_json
 from stpl.data.datamodule import StreetsData
 from stpl.data.streets import StreetsOptions

@@ -369,7 +369,7 @@ class VideoData(ClipDataModule):
 
     def __init__(
         self,
-        path: Path | list[Path],
+        path: list[Path] | Path,  # in this order, in which the parser tries them: a list is no path
         size: tuple[int, int] | None = None,
         stride: int = 1,
         rate: float | None = None,

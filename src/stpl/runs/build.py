@@ -106,12 +106,10 @@ class SuiteCLI(LightningCLI):
         if self.config.labels_from is not None and model.get("labels") is None:
             run = RunKey(self.config.run.bench, self.config.labels_from, int(self.config.seed_everything))
             model["labels"] = last_labels(run)
-        data = self.config.data.init_args
-        if isinstance(data.get("path"), list):
-            data["path"] = [str(path) for path in data["path"]]  # the parser would write the list as one text
-        self.config.run.inputs = inputs(self._settings())
+        self.config.run.inputs = inputs(self.settings)
 
-    def _settings(self) -> dict[str, Any]:
+    @property
+    def settings(self) -> dict[str, Any]:
         """The resolved settings in plain types, nested."""
         settings: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_validation=True))
         return settings
@@ -137,13 +135,13 @@ class SuiteCLI(LightningCLI):
         """Trainer with the recorder; only the first of several processes sends to W&B."""
         options: RunOptions = self.config_init.run
         self.key = self._key(options)
-        mark = mark_of(self.key, self._settings())
+        mark = mark_of(self.key, self.settings)
         self.recorder = Recorder(options.directory or self.key.directory(runs_root()), options, mark)
         settings = dict(self.config_init.trainer)
         settings["default_root_dir"] = settings["default_root_dir"] or self.recorder.directory
         first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
         logger = wandb_logger(options, self.recorder.directory, self.key) if first else None
-        self.tracking = None if logger is None else Tracking(logger, self._settings())
+        self.tracking = None if logger is None else Tracking(logger, self.settings)
         extra: list[Callback] = [self.tracking] if self.tracking else []
         if settings["max_time"] is not None:
             with refusals("trainer.max_time"):

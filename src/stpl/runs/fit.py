@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
-
 from stpl.data.datamodule import ClipDataModule
 from stpl.data.label_space import label_space
 from stpl.errors import ConfigError, refusals
@@ -79,8 +77,8 @@ def begin(cli: SuiteCLI) -> None:
     Raises:
         ConfigError: naming the settings that differ.
     """
-    recorder, text = cli.recorder, cli.parser.dump(cli.config)
-    keep_settings(recorder.directory, recorder.last_checkpoint, yaml.safe_load(text), text)
+    recorder = cli.recorder
+    keep_settings(recorder.directory, recorder.last_checkpoint, cli.settings)
     recorder.checkpoints.mkdir(parents=True, exist_ok=True)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import yaml
 from lightning import Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -50,7 +51,16 @@ def begun_with(directory: Path, last: Path) -> dict[str, Any] | None:
     return load_yaml(directory / CONFIG)
 
 
-def keep_settings(directory: Path, last: Path, settings: Mapping[str, Any], text: str) -> None:
+class _Dumper(yaml.SafeDumper):
+    """Writes a list of plain values in one line."""
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        """The node of a list."""
+        plain = not any(isinstance(item, dict | list) for item in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=plain)
+
+
+def keep_settings(directory: Path, last: Path, settings: Mapping[str, Any]) -> None:
     """Write a run's resolved settings into its folder, or see that it goes on with those that it began with.
 
     What a checkpoint resumes (optimiser, schedule) keeps the old settings and everything else takes the new ones: a run
@@ -61,14 +71,14 @@ def keep_settings(directory: Path, last: Path, settings: Mapping[str, Any], text
     Args:
         directory: the run's folder.
         last: its checkpoint to go on from, which may not be there yet.
-        settings: resolved.
-        text: the same as YAML.
+        settings: resolved, in plain types.
 
     Raises:
         ConfigError: naming the settings that differ, or those whose files hold something else now.
     """
     before = begun_with(directory, last)
     if before is None:
+        text = yaml.dump(settings, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31)
         write_atomically(directory / CONFIG, text)
         return
     mend = f"put them back to go on with it; or delete {directory}, or name another folder, to begin anew"

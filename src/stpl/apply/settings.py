@@ -1,0 +1,67 @@
+"""How to adapt, checked before anything heavy is imported. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stpl.errors import ConfigError, check_range
+from stpl.runs.experiments import overlays
+
+RECOMMENDED = "affine_teacher"
+"""The experiment that runs unless another is named: see docs/methods/affine_teacher.md."""
+
+BENCH = "video"
+"""The benchmark whose overlay describes footage of one's own."""
+
+_LEAST = {"steps": 0, "batch_size": 1, "stride": 1, "seed": 0}
+_MOST_LETTERS = 100  # of a video's name in that of its run
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to adapt.
+
+    Attributes:
+        experiment: which method; a name in experiments/tables.yaml.
+        steps: training steps.
+        lr: learning rate; the experiment's own if not given.
+        batch_size: clips a step; the most of 4, 2 and 1 that fits into memory if not given.
+        stride: take every stride-th frame.
+        seed: decides the order of clips and their augmentation.
+        precision: of training, such as `32-true` or `bf16-mixed`; chosen from the hardware if not given.
+
+    Raises:
+        ConfigError: for a number of another type or out of its range, or an experiment that there is not.
+    """
+
+    experiment: str = RECOMMENDED
+    steps: int = 80
+    lr: float | None = None
+    batch_size: int | None = None
+    stride: int = 1
+    seed: int = 0
+    precision: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+                raise ConfigError(f"{value!r} is no whole number", where=name, mend="give one")
+            if value is not None:
+                check_range(name, value, least)
+        if self.lr is not None and (not isinstance(self.lr, int | float) or isinstance(self.lr, bool)):
+            raise ConfigError(f"{self.lr!r} is no number", where="lr", mend="give one")
+        if self.lr is not None:
+            check_range("lr", self.lr)
+        overlays(self.experiment, BENCH)
+
+
+def run_name(videos: Sequence[Path]) -> str:
+    """The first video's name, without what cannot be in the name of a run; raises `ConfigError` if there is none."""
+    if not videos:
+        raise ConfigError("no video was named", where="video", mend="name a file or a folder of images")
+    name = re.sub(r"^\.+|[^\w .=,+()-]", "_", videos[0].resolve().stem)[:_MOST_LETTERS].strip()
+    return name or "video"

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from stpl.errors import StplError
 from stpl.report.formats import show
 from stpl.report.rows import TableLines, tables
 from stpl.report.suite import Suite
@@ -59,12 +60,13 @@ def report(
 
     Raises:
         StplError: for an unknown benchmark or experiment, a broken catalogue, a torn record or artifact (named), a
-            missing package, a port in use, or a full disk.
+            missing package, a port in use, or a full disk; and, once all else is written, for a run whose statistics
+            could not be measured.
     """
+    only = None if only is None else [name for entry in only for name in entry.split(",")]
     check_bench(bench, experiment_folders(experiments))
     check_runs(runs)
-    if statistics:
-        _measure(bench, runs)
+    refused = _measure(bench, runs) if statistics else []
     suite = Suite(bench, runs, load_catalogue(experiment_folders(experiments)))
     console = Console(highlight=False)
     folder = suite.folder / "tables" if output is None else output
@@ -77,6 +79,10 @@ def report(
         _draw(suite, found, chosen, folder, place if page or live else None, figures, console)
     elif page:
         console.print(Text("no page: pip install 'stpl[report]' for it"), soft_wrap=True)
+    for error in refused[1:]:
+        console.print(Text(str(error)), soft_wrap=True)
+    if refused:
+        raise refused[0]
     if live:
         from stpl.report.live import serve
 
@@ -110,10 +116,10 @@ def _has_extra() -> bool:
     return all(importlib.util.find_spec(name) for name in EXTRA)
 
 
-def _measure(bench: str, runs: Path) -> None:
+def _measure(bench: str, runs: Path) -> Sequence[StplError]:
     """Networks are run only here, so torch is imported only when asked for: a report itself reads records alone."""
-    measure: Callable[[str, Path], None] = importlib.import_module("stpl.runs.renewal").measure_missing
-    measure(bench, runs)
+    measure: Callable[[str, Path], list[StplError]] = importlib.import_module("stpl.runs.renewal").measure_missing
+    return measure(bench, runs)
 
 
 def _write_tables(

@@ -14,7 +14,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from stpl.errors import refusals
+from stpl.errors import CheckpointError, refusals
 from stpl.files import write_atomically
 from stpl.methods import Method
 from stpl.nn import weights
@@ -26,7 +26,7 @@ from stpl.runs.record import RECORD, RunKey, RunRecord, read_record
 from stpl.runs.sitting import signals_told
 
 
-def measure_missing(bench: str, runs: Path) -> None:
+def measure_missing(bench: str, runs: Path) -> list[CheckpointError]:
     """Evaluate the last weights of every recorded run with each kind of statistics, unless that was done already.
 
     Writes `statistics.json` into each run's folder: mIoU in percent with the statistics that came about while it was
@@ -37,9 +37,13 @@ def measure_missing(bench: str, runs: Path) -> None:
         bench: benchmark.
         runs: folder of all runs.
 
+    Returns:
+        Why some runs were left out: their checkpoint is torn, or that of another run.
+
     Raises:
-        StplError: for a torn record, configuration or checkpoint, or data that is missing.
+        StplError: for a torn record or configuration, or data that is missing.
     """
+    refused = []
     found = [path.parent for path in sorted((runs / bench).glob(f"*/seed*/{RECORD}"))]
     missing = [folder for folder in found if not _is_measured(folder)]
     for number, folder in enumerate(missing, 1):
@@ -47,13 +51,18 @@ def measure_missing(bench: str, runs: Path) -> None:
         assert record is not None
         last = folder / "checkpoints" / "last.ckpt"
         key = RunKey(record["bench"], record["experiment"], record["seed"])
-        check_mark(weights.read(last), mark_in(folder, key), last)
-        cli = _built(folder)
+        try:
+            check_mark(weights.read(last), mark_in(folder, key), last)
+            cli = _built(folder)
+        except CheckpointError as error:
+            refused.append(error)
+            continue
         if cli.datamodule.domain == "source":
             continue
         print(f"statistics [{number}/{len(missing)}] {record['experiment']} seed {record['seed']}", file=sys.stderr)
         content = {"schema": STATISTICS_SCHEMA, "step": record["last"]["step"], "miou": _measured(cli, folder, record)}
         write_atomically(folder / STATISTICS, json.dumps(content, indent=2) + "\n")
+    return refused
 
 
 def _is_measured(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -117,7 +118,8 @@ def _positional(hints: Mapping[str, Any], name: str | None, words: Sequence[str]
         return {}
     if name is None or (len(words) > 1 and not _has(hints[name], list)):
         raise ConfigError(f"'{words[-1]}' is not an option", mend=f"write options as --name=value; see `{prog} --help`")
-    return {name: list(words) if _has(hints[name], list) else words[0]}
+    found = [_named(word, hints[name]) for word in words]
+    return {name: found if _has(hints[name], list) else found[0]}
 
 
 def _values(options: Mapping[str, Sequence[str]], hints: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -136,12 +138,16 @@ def _values(options: Mapping[str, Sequence[str]], hints: Mapping[str, Any]) -> t
             untouched[option] = _mapping(f"--{name}", text)
         elif _has(hint, list):
             found = [word for one in texts for word in _listed(f"--{name}", one)]
-            values[option] = found[0] if len(found) == 1 and len(list(_members(hint))) > 1 else found
+            words: Any = [_named(word, hint) for word in found]
+            values[option] = untouched[option] = words[0] if len(found) == 1 and _has(hint, Path) else words
         elif _has(hint, tuple):
             values[option] = _numbers(text)
+        elif text == "null" and type(None) in get_args(hint):
+            values[option] = None
+        elif _has(hint, Path) or _has(hint, str):
+            values[option] = untouched[option] = _named(text, hint)
         else:
-            absent = text == "null" and type(None) in get_args(hint)
-            values[option] = text if _is_word(hint) and not absent else _scalar(text)
+            values[option] = _scalar(text)
     return values, untouched
 
 
@@ -155,9 +161,11 @@ def _has(hint: Any, kind: type) -> bool:
     return any(get_origin(member) is kind or member is kind for member in _members(hint))
 
 
-def _is_word(hint: Any) -> bool:
-    """Whether a value is text as it stands: a path, a name, or one of several words."""
-    return not any(member in (int, float, bool) for member in _members(hint))
+def _named(text: str, hint: Any) -> Path | str:
+    """A name as it stands: a path where the type takes paths, alone or in a list."""
+    return (
+        Path(text) if Path in (*_members(hint), *(kind for one in _members(hint) for kind in get_args(one))) else text
+    )
 
 
 def _listed(where: str, text: str) -> list[str]:

@@ -6,10 +6,13 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
+from lightning import Trainer
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from PIL import Image
 from torch import Tensor
 
@@ -20,10 +23,11 @@ from stpl.methods import BatchNormStatistics, SelfTraining
 from stpl.nn import weights
 from stpl.nn.finite import LossWatch, fault
 from stpl.nn.network import NetworkOptions, build_network
+from stpl.runs.build import build
 from stpl.runs.experiments import load_yaml
 from stpl.runs.fit import _failures_told, fit
 from stpl.runs.record import RunKey, read_metrics, read_record
-from stpl.runs.sitting import SittingTimer, keep_settings
+from stpl.runs.sitting import SittingTimer, keep_settings, signals_told
 
 Arguments = Callable[..., list[str]]
 OPTIONS = NetworkOptions(18, 8, (1, 3))
@@ -255,21 +259,57 @@ def test_a_loop_that_ends_by_itself_is_no_complete_run(
     assert read_record(folder(tmp_path)) is None
 
 
-def test_sigterm_ends_a_run_with_its_code_and_a_checkpoint(
-    run: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_a_run_with_its_code_and_a_checkpoint(
+    number: signal.Signals,
+    run: Arguments,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def terminate(_: Any, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         return found
 
     with monkeypatch.context() as patch:
         patch.setattr(SelfTraining, "losses", at_step(3, terminate))
-        assert main(["fit", *run()]) == 128 + signal.SIGTERM
-    assert "ended by SIGTERM; call again to go on" in capsys.readouterr().err
+        assert main(["fit", *run()]) == 128 + number
+    assert f"ended by {number.name}; call again to go on" in capsys.readouterr().err
     assert read_record(folder(tmp_path)) is None
     assert weights.entry(folder(tmp_path) / "checkpoints" / "last.ckpt")["step"] == 3
     assert main(["fit", *run()]) == 0
     assert read_record(folder(tmp_path)) is not None
+
+
+def test_signals_that_are_ignored_stay_so_and_handlers_are_put_back() -> None:
+    """As under `nohup`."""
+    trainer = SimpleNamespace(received_sigterm=False)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals_told(cast(Trainer, trainer)):
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert callable(signal.getsignal(signal.SIGUSR2))
+        assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_nothing_of_slurm_is_read_from_the_working_directory(
+    run: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Lightning would save when a signal comes, and what every later run there would go on from."""
+    for name, value in {"NTASKS": 1, "JOB_ID": 77, "JOB_NAME": "adapt", "PROCID": 0, "LOCALID": 0, "NODEID": 0,
+                        "NNODES": 1, "NODELIST": "localhost"}.items():  # fmt: skip
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    arguments = run()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hpc_ckpt_1.ckpt").write_text("of another run")
+    cli, _ = build(arguments)
+    environment = cli.trainer._accelerator_connector.cluster_environment
+    assert isinstance(environment, SLURMEnvironment)
+    assert not environment.auto_requeue
+    assert Path(cli.trainer.default_root_dir) == cli.recorder.directory
+    assert main(["fit", *arguments]) == 0
 
 
 def test_ctrl_c_ends_a_run_as_it_ends_any_program(

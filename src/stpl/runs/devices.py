@@ -19,7 +19,11 @@ from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+from lightning.fabric.plugins.environments import (
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import distributed
 
@@ -63,7 +67,7 @@ def build_trainer(settings: dict[str, Any], *, synchronized: bool, leaves_idle: 
         known = ", ".join(_PRECISIONS[:3])
         raise ConfigError(f"'{precision}' is not supported", where="trainer.precision", mend=f"use one of {known}")
     # Under Slurm, Lightning would save into the working directory when a signal comes, and go on from what lies there.
-    if SLURMEnvironment.detect() and not settings.get("plugins"):
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect() and not settings.get("plugins"):
         settings = settings | {"plugins": [SLURMEnvironment(auto_requeue=False)]}
     with refusals("trainer"):
         trainer = Trainer(**settings)

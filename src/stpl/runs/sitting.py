@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from stpl.errors import ConfigError, Terminated, check_range
-from stpl.nn.weights import located
+from stpl.nn.checkpoint_files import located
 from stpl.runs.experiments import load_yaml
 from stpl.runs.record import NEUTRAL, write_atomically
 

@@ -1,4 +1,4 @@
-"""Where a network comes from and how it is asked: one description for every verb and for Python. It imports no torch."""
+"""Where a network comes from and how it is asked: one description for all verbs and Python. It imports no torch."""
 
 from __future__ import annotations
 

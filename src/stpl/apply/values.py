@@ -17,6 +17,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _MOST_SHOWN = 60
 _MOST_PIXELS = 2**27  # of a frame: of more, no network holds the features
 _FLOAT = 4  # bytes
+_DEEPEST = 3  # lists and mappings in each other, in an argument of a callable: `stpl.nn.own.Value`
 
 
 def shown(value: object) -> str:
@@ -25,7 +26,7 @@ def shown(value: object) -> str:
         return "nothing"
     if not isinstance(value, str | bool | Real | list | tuple | dict):
         return f"a {type(value).__name__}" if not isinstance(value, type) else f"the class {value.__name__}"
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
@@ -128,20 +129,17 @@ def plain_arguments(value: Any, where: str) -> dict[str, Any]:
     return plain
 
 
-def _check_plain(value: Any, where: str) -> None:
-    if isinstance(value, Mapping):
-        for name, one in value.items():
-            if not isinstance(name, str):
-                mend = f"put it in quotes: '{name}'"
-                raise ConfigError(f"the key {shown(name)} is no text", where=where, mend=mend)
-            _check_plain(one, f"{where}.{name}")
-    elif isinstance(value, list | tuple):
-        for place, one in enumerate(value):
-            _check_plain(one, f"{where}.{place}")
-    elif value is not None and type(value) not in (str, bool, int, float):
-        mend = (
-            "give text, numbers, true, false, lists and mappings of these; from Python, give the network itself instead"
-        )
+def _check_plain(value: Any, where: str, deep: int = 0) -> None:
+    inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    if inner != () and deep == _DEEPEST:
+        mend = "let the callable build what lies deeper"
+        raise ConfigError(f"more than {_DEEPEST} lists or mappings lie in each other", where=where, mend=mend)
+    for name, one in inner:
+        if isinstance(value, Mapping) and not isinstance(name, str):
+            raise ConfigError(f"the key {shown(name)} is no text", where=where, mend=f"put it in quotes: '{name}'")
+        _check_plain(one, f"{where}.{name}", deep + 1)
+    if inner == () and value is not None and type(value) not in (str, bool, int, float):
+        mend = "give text, numbers, true, false, lists and mappings; from Python, give the network itself instead"
         raise ConfigError(f"{shown(value)} cannot be kept in a checkpoint", where=where, mend=mend)
 
 
@@ -154,7 +152,7 @@ def of_text(value: Any) -> Any:
         inner = value.strip()
         if inner[:1] + inner[-1:] in ("()", "[]"):
             inner = inner[1:-1]
-        value, parts = value, inner.split(",")
+        parts = inner.split(",")
         return [_as_number(part) for part in parts] if all(_NUMBER.fullmatch(part.strip()) for part in parts) else value
     return [_as_number(one) for one in value] if isinstance(value, list) else value
 

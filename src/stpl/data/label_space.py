@@ -111,7 +111,8 @@ def own_classes(names: Sequence[str], colours: Sequence[Sequence[int]] = (), whe
         where: what stands before `classes` and `palette` in messages.
 
     Raises:
-        ConfigError: there is none, one is no text or there twice, or colours are not three numbers of 0 to 255 for each.
+        ConfigError: there is none, one is no text or there twice, or colours are not three numbers of 0 to 255 for
+            each.
     """
     strange = [name for name in names if not isinstance(name, str) or not name.strip()]
     if strange:
@@ -124,11 +125,10 @@ def own_classes(names: Sequence[str], colours: Sequence[Sequence[int]] = (), whe
     listed = isinstance(colours, list | tuple)
     if not listed or (colours and not (len(colours) == len(names) and all(map(_is_colour, colours)))):
         what = f"{len(colours)} colours for {len(names)} classes" if listed else f"{str(colours)[:40]!r} is no list"
-        wrong = (
-            next((f": {str(one)[:40]!r} is no colour" for one in colours if not _is_colour(one)), "") if listed else ""
-        )
-        raise ConfigError(f"{what}{wrong}", where=f"{where}palette",
-                          mend="give three numbers of 0 to 255 for each class, [[128, 64, 128], …], or none at all")  # fmt: skip
+        strange = [one for one in colours if not _is_colour(one)] if listed else []
+        what += f": {str(strange[0])[:40]!r} is no colour" if strange else ""
+        mend = "give three numbers of 0 to 255 for each class, [[128, 64, 128], …], or none at all"
+        raise ConfigError(what, where=f"{where}palette", mend=mend)
     return LabelSpace("own", tuple(names), {}, colours=tuple((int(r), int(g), int(b)) for r, g, b in colours))
 
 

@@ -1,7 +1,7 @@
 """`package.module:callable`: how it is written, found and called. This module imports no torch.
 
-What its author's code does wrong is one line that names the file and the line of it: a syntax error, an exception at import or
-in the call, and `sys.exit` in either, which would end this program without a word.
+What its author's code does wrong becomes one line that names the file and its line: a syntax error, an exception at
+import or in the call, and `sys.exit` in either, which would end this program without a word.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ def _imported(build: str, where: str) -> Any:
     except BaseException as error:
         if isinstance(error, ImportError) and _place(error) is None:
             raise ConfigError(first_line(error), where=where, mend="check the name, or install it") from error
-        what = error.msg if isinstance(error, SyntaxError) else f"importing {module_name} {_fault(error)}"
+        what = f"importing {module_name} {_fault(error)}"
+        if isinstance(error, SyntaxError) and error.filename:
+            what = error.msg
         mend = f"mend it until `python -c 'import {module_name}'` works"
         raise ConfigError(what, where=_place(error) or where, mend=mend) from error
     for part in name.split("."):

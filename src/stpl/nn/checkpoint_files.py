@@ -1,4 +1,4 @@
-"""Where a checkpoint lies: a file, or a source model that the package ships, by its name. This module imports no torch."""
+"""Where a checkpoint lies: a file, or a source model that the package ships. This module imports no torch."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def check_channels(value: str, where: str) -> None:
 
 
 def _shown(value: Any) -> str:
-    return "nothing" if value is None else repr(value)[:40]
+    return "nothing" if value is None else " ".join(repr(value).split())[:40]
 
 
 def _listed(numbers: Triple) -> str:

@@ -31,6 +31,13 @@ IN_MEMORY = "stpl.nn.own:lent"
 
 _LENT: ContextVar[nn.Module] = ContextVar("lent")
 
+_Leaf = str | bool | int | float | None
+_Inner = _Leaf | list[_Leaf] | dict[str, _Leaf]
+_Middle = _Leaf | list[_Inner] | dict[str, _Inner]
+Value = _Leaf | list[_Middle] | dict[str, _Middle]
+"""What an argument of a callable may be. Each type is named, because where a configuration says `Any`, its parser makes
+a number of the text '19'."""
+
 
 @dataclass(frozen=True)
 class OwnNetwork:
@@ -51,7 +58,7 @@ class OwnNetwork:
     """
 
     build: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Value] = field(default_factory=dict)
     features: str = ""
     logits: str = ""
     mean: tuple[float, float, float] = Normalization.mean

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from stpl.errors import CheckpointError
 from stpl.nn import formats, huggingface
+from stpl.nn.checkpoint_files import existing
 from stpl.nn.finite import fault
 from stpl.nn.network import NetworkOptions
-from stpl.nn.checkpoint_files import existing
 from stpl.nn.state import find, of_network
 
 SCHEMA = 1

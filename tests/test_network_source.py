@@ -25,7 +25,7 @@ from stpl.nn.own import OwnNetwork, build_module
 
 SIZE = (64, 96)
 OWN: dict[str, Any] = {"model": "own_networks:Dictionary", "size": SIZE}
-IMAGENET = {"mean": (123.7, 116.3, 103.5), "std": (58.4, 57.1, 57.4)}
+IMAGENET: dict[str, Any] = {"mean": (123.7, 116.3, 103.5), "std": (58.4, 57.1, 57.4)}
 NAN = float("nan")
 
 
@@ -109,7 +109,8 @@ def test_sizes_that_are_refused(text: str, written: Callable[..., Path]) -> None
     ["weights:", "weights: 5", "weights: [a]", "arguments: 5", "arguments: [1]", "arguments: {1: 2}",
      "arguments: {when: 2020-01-01}", "arguments: {a: [[[[1]]]]}", "arguments: {a: {1: 2}}", "mean: 0", "mean: [1, 2]",
      "mean: [null, 1, 1]", "mean: [.nan, 1, 1]", "mean: [.inf, 1, 1]", "mean: [a, b, c]", "mean: text",
-     "std: [0, 1, 1]", "std: [-1, 1, 1]", "std: [true, 1, 1]", "features: 1.10", "features: true", "features: [a]", "features:",
+     "std: [0, 1, 1]", "std: [-1, 1, 1]", "std: [true, 1, 1]", "features: 1.10", "features: true", "features: [a]",
+     "features:",
      "features: ''", "logits: {a: 1}", "key: no", "classes: 19", "classes: [a, b]", "classes: nothing", "channels: hsv",
      "channels: 3", "model: [a]", "model: 3"],
 )  # fmt: skip
@@ -391,7 +392,7 @@ def test_natural_types_from_python(tmp_path: Path) -> None:
     net = stpl.load("own_networks:pair", size=np.array(SIZE), logits=1, classes=tmp_path / "c.yaml")  # type: ignore[arg-type]
     assert net.frame_size == SIZE
     assert net.classes == ("a", "b", "c", "d", "e")
-    assert stpl.load("streets", size=torch.Size(SIZE)).frame_size == SIZE
+    assert stpl.load("streets", size=torch.Size(SIZE)).frame_size == SIZE  # type: ignore[arg-type]
     assert "hold no numbers" in refused(lambda: stpl.load(own_networks.Dictionary().to("meta"), size=SIZE))
 
 

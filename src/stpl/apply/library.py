@@ -131,7 +131,7 @@ def adapt(
     Raises:
         StplError: for a network, a video or a setting that cannot be used.
     """
-    videos = _paths(video)
+    videos, told = _paths(video), values.function(progress, "progress")
     settings = Settings(
         values.text(experiment, "experiment", "the name of an experiment"),
         values.whole(steps, "steps"),
@@ -140,14 +140,11 @@ def adapt(
         values.whole(stride, "stride", 1),
         values.whole(seed, "seed", 0, _MOST_SEED),
     )
-    if progress is not None and not callable(progress):
-        mend = "give a function that takes a Stage, or leave it out"
-        raise ConfigError(f"{values.shown(progress)} cannot be called", where="progress", mend=mend)
     written = RunKey("video", run_name(videos[0]), settings.seed).directory(runs_root()) if output is None else output
     folder = values.path(written, "output", "a folder to write into")
     model = network if isinstance(network, Model) else load(network)
     with model.at_hand():
-        outcome = adapt_to(model, videos, folder, settings, progress)
+        outcome = adapt_to(model, videos, folder, settings, told)
         write_page(model, outcome, videos, settings)
     return Adaptation(model.adapted(outcome.checkpoint), outcome)
 

@@ -196,7 +196,7 @@ def _opened(source: NetworkSource) -> Model:
     if source.checkpoint is not None:
         return _described(located(source.checkpoint), source.size, source.model)
     assert source.size is not None
-    own = _source(source)
+    own = _source(source, source.size)
     if (own.mean, own.std) == AS_THEY_ARE and source.mean is not None:
         note("frames in 0…255 go into the network as they are; for one that takes 0…1 give std 255,255,255", "--std")
     origin = source.model if isinstance(source.model, nn.Module) else None
@@ -223,7 +223,7 @@ def _described(checkpoint: Path, size: tuple[int, int] | None, build: str | nn.M
     return Model(options, size, checkpoint)
 
 
-def _source(source: NetworkSource) -> OwnNetwork:
+def _source(source: NetworkSource, size: tuple[int, int]) -> OwnNetwork:
     """How a network of your own is built and asked: what its own files say of it, and what is given."""
     model, space = source.model, source.space
     if isinstance(model, nn.Module):
@@ -231,14 +231,14 @@ def _source(source: NetworkSource) -> OwnNetwork:
     elif source.kind == "hugging face":
         hub = str(model).removeprefix(HUGGING_FACE)
         own, space = OwnNetwork(huggingface.BUILD, {"name": hub}), space or huggingface.classes_of(hub)
-        told = huggingface.normalization_of(hub)
+        told = None if source.mean is not None else huggingface.normalization_of(hub)
         own = own if told is None else replace(own, mean=told[0], std=told[1])
     else:
         own = OwnNetwork(str(model), dict(source.arguments or {}))
     space = space or read_classes("cityscapes19")
     names = ("features", "logits", "mean", "std", "channels")
     given = {name: getattr(source, name) for name in names if getattr(source, name) is not None}
-    return replace(own, classes=space.classes, palette=space.colours, frame_size=source.size, **given)
+    return replace(own, **given, classes=space.classes, palette=space.colours, frame_size=size)
 
 
 def _write(path: Path, content: Mapping[str, object]) -> None:

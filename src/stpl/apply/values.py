@@ -32,7 +32,12 @@ def shown(value: object) -> str:
 
 def is_number(value: object) -> bool:
     """Whether it is a finite number; true and false are none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is of a type of whole numbers; true and false are none, and neither is 64.0."""
+    return not isinstance(value, bool) and isinstance(value, Integral)
 
 
 def text(value: Any, where: str, what: str) -> str:
@@ -46,7 +51,7 @@ def text(value: Any, where: str, what: str) -> str:
     Raises:
         ConfigError: it is anything else. A number with a point is, because 1.10 would become 1.1.
     """
-    if isinstance(value, Integral) and not isinstance(value, bool):
+    if is_whole(value):
         return str(value)
     if not isinstance(value, str):
         quotes = f", in quotes: '{value}'" if isinstance(value, bool | Real) else ""
@@ -66,7 +71,7 @@ def path(value: Any, where: str, what: str) -> Path:
 
 def whole(value: Any, where: str, least: int = 0, most: float = math.inf) -> int:
     """A whole number from `least` to `most`; raises `ConfigError` for what is none."""
-    if isinstance(value, Integral) and not isinstance(value, bool) and least <= value <= most:
+    if is_whole(value) and least <= value <= most:
         return int(value)
     bounds = f"of {least} or more" if most == math.inf else f"from {least} to {most:g}"
     raise ConfigError(f"{shown(value)} is no whole number {bounds}", where=where, mend="give such a number")
@@ -79,6 +84,13 @@ def number(value: Any, where: str, least: float = 0.0) -> float:
     raise ConfigError(
         f"{shown(value)} is no finite number of {least:g} or more", where=where, mend="give such a number"
     )
+
+
+def function(value: Any, where: str) -> Any:
+    """What can be called, or `None`; raises `ConfigError` for anything else."""
+    if value is None or callable(value):
+        return value
+    raise ConfigError(f"{shown(value)} cannot be called", where=where, mend="give a function, or leave it out")
 
 
 def size(value: Any, where: str) -> tuple[int, int]:
@@ -96,7 +108,7 @@ def size(value: Any, where: str) -> tuple[int, int]:
     if not isinstance(found, list | tuple) or len(found) != 2:
         raise ConfigError(f"{shown(found)} is not a height and a width", where=where, mend=mend)
     for one in found:
-        if not isinstance(one, Integral) or isinstance(one, bool) or one < 1:
+        if not is_whole(one) or one < 1:
             raise ConfigError(f"{shown(one)} is no whole number above 0", where=where, mend=mend)
     height, width = int(found[0]), int(found[1])
     if height * width > _MOST_PIXELS:

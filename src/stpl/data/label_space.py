@@ -125,8 +125,8 @@ def own_classes(names: Sequence[str], colours: Sequence[Sequence[int]] = (), whe
     listed = isinstance(colours, list | tuple)
     if not listed or (colours and not (len(colours) == len(names) and all(map(_is_colour, colours)))):
         what = f"{len(colours)} colours for {len(names)} classes" if listed else f"{str(colours)[:40]!r} is no list"
-        strange = [one for one in colours if not _is_colour(one)] if listed else []
-        what += f": {str(strange[0])[:40]!r} is no colour" if strange else ""
+        wrong = [one for one in colours if not _is_colour(one)] if listed else []
+        what += f": {str(wrong[0])[:40]!r} is no colour" if wrong else ""
         mend = "give three numbers of 0 to 255 for each class, [[128, 64, 128], …], or none at all"
         raise ConfigError(what, where=f"{where}palette", mend=mend)
     return LabelSpace("own", tuple(names), {}, colours=tuple((int(r), int(g), int(b)) for r, g, b in colours))
@@ -138,7 +138,7 @@ def _is_colour(colour: object) -> bool:
 
 
 def _is_level(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and value in range(256)
+    return not isinstance(value, bool) and isinstance(value, Real) and value in range(256)
 
 
 def check_train_ids(label: NDArray[np.uint8], space: LabelSpace, where: str) -> None:

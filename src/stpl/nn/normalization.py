@@ -41,7 +41,7 @@ def three_numbers(value: Any, where: str) -> Triple:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+    return not isinstance(value, bool) and isinstance(value, Real)
 
 
 def divisors(value: Any, where: str) -> Triple:

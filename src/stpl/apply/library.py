@@ -131,7 +131,7 @@ def adapt(
     Raises:
         StplError: for a network, a video or a setting that cannot be used.
     """
-    videos, told = _paths(video), values.function(progress, "progress")
+    videos, on_stage = _paths(video), values.function(progress, "progress")
     settings = Settings(
         values.text(experiment, "experiment", "the name of an experiment"),
         values.whole(steps, "steps"),
@@ -144,7 +144,7 @@ def adapt(
     folder = values.path(written, "output", "a folder to write into")
     model = network if isinstance(network, Model) else load(network)
     with model.at_hand():
-        outcome = adapt_to(model, videos, folder, settings, told)
+        outcome = adapt_to(model, videos, folder, settings, on_stage)
         write_page(model, outcome, videos, settings)
     return Adaptation(model.adapted(outcome.checkpoint), outcome)
 
@@ -154,8 +154,9 @@ def _paths(video: File | Sequence[File]) -> list[Path]:
     what = "a video file or a folder of images"
     if isinstance(video, str | os.PathLike):
         return [values.path(video, "video", what)]
-    if not isinstance(video, Sequence) or not video:
-        found = "no video is given" if isinstance(video, Sequence) else f"{values.shown(video)} is no path"
+    several = isinstance(video, Sequence) and not isinstance(video, bytes)
+    if not several or not video:
+        found = "no video is given" if several else f"{values.shown(video)} is no path"
         raise ConfigError(found, where="video", mend=f"give the path of {what}, or a list of them")
     for one in video:
         if hasattr(one, "shape"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -184,9 +185,11 @@ def _is_checkpoint(model: object) -> bool:
     """Whether `model` is the path of a checkpoint, there or not, or the name of a shipped one."""
     if not isinstance(model, str) or model.startswith(HUGGING_FACE):
         return False
-    path = Path(model)
-    if located(path).is_file() or path.suffix in _CHECKPOINTS or ":" not in model:
+    if ":" not in model or Path(model).suffix in _CHECKPOINTS:
         return True
+    with suppress(OSError):  # a name that is too long for a file
+        if located(Path(model)).is_file():
+            return True
     module, _, _ = model.rpartition(":")
     return ("/" in model or "\\" in model) and not module.endswith(".py")
 

@@ -56,8 +56,9 @@ def text(value: Any, where: str, what: str) -> str:
     if not isinstance(value, str):
         quotes = f", in quotes: '{value}'" if isinstance(value, bool | Real) else ""
         raise ConfigError(f"{shown(value)} is no text", where=where, mend=f"give {what}{quotes}, or leave it out")
-    if not value.strip():
-        raise ConfigError("is empty", where=where, mend=f"give {what}, or leave it out")
+    if not value.strip() or not value.isprintable():
+        found = f"{shown(value)} holds what cannot be printed" if value.strip() else "is empty"
+        raise ConfigError(found, where=where, mend=f"give {what}, or leave it out")
     return value
 
 
@@ -69,11 +70,11 @@ def path(value: Any, where: str, what: str) -> Path:
     raise ConfigError(found, where=where, mend=f"give the path of {what}, or leave it out")
 
 
-def whole(value: Any, where: str, least: int = 0, most: float = math.inf) -> int:
+def whole(value: Any, where: str, least: int = 0, most: int | None = None) -> int:
     """A whole number from `least` to `most`; raises `ConfigError` for what is none."""
-    if is_whole(value) and least <= value <= most:
+    if is_whole(value) and least <= value and (most is None or value <= most):
         return int(value)
-    bounds = f"of {least} or more" if most == math.inf else f"from {least} to {most:g}"
+    bounds = f"of {least} or more" if most is None else f"from {least} to {most}"
     raise ConfigError(f"{shown(value)} is no whole number {bounds}", where=where, mend="give such a number")
 
 
@@ -112,9 +113,9 @@ def size(value: Any, where: str) -> tuple[int, int]:
             raise ConfigError(f"{shown(one)} is no whole number above 0", where=where, mend=mend)
     height, width = int(found[0]), int(found[1])
     if height * width > _MOST_PIXELS:
-        needed = 3 * _FLOAT * height * width / 2**30
-        raise ConfigError(f"{height}×{width}: it needs {needed:,.1f} GiB for one frame alone", where=where,
-                          mend="give a size that the network was made for, such as 512,1024")  # fmt: skip
+        needed = 3 * _FLOAT * min(height * width, 2**80) / 2**30  # 2**80 keeps the line short
+        mend = "give a size that the network was made for, such as 512,1024"
+        raise ConfigError(f"{shown(found)}: it needs {needed:,.1f} GiB for one frame alone", where=where, mend=mend)
     return height, width
 
 

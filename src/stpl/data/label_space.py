@@ -114,7 +114,7 @@ def own_classes(names: Sequence[str], colours: Sequence[Sequence[int]] = (), whe
         ConfigError: there is none, one is no text or there twice, or colours are not three numbers of 0 to 255 for
             each.
     """
-    strange = [name for name in names if not isinstance(name, str) or not name.strip()]
+    strange = [name for name in names if not isinstance(name, str) or not name.strip() or not name.isprintable()]
     if strange:
         mend = "write each name as text, in quotes where YAML reads something else: ['on', '1', road]"
         raise ConfigError(f"{strange[0]!r} is no name of a class", where=f"{where}classes", mend=mend)

@@ -98,11 +98,18 @@ def _imported(build: str, where: str) -> Any:
         mend = f"mend it until `python -c 'import {module_name}'` works"
         raise ConfigError(what, where=_place(error) or where, mend=mend) from error
     for part in name.split("."):
-        if not hasattr(found, part):
+        try:
+            found = getattr(found, part)
+        except AttributeError as error:
             close = get_close_matches(part, dir(found), 1)
             mend = f"did you mean '{close[0]}'?" if close else "check the name"
-            raise ConfigError(f"{module_name} has no '{name}'", where=where, mend=mend)
-        found = getattr(found, part)
+            raise ConfigError(f"{module_name} has no '{name}'", where=where, mend=mend) from error
+        except Exception as error:  # of a property, or of a module that makes its names when they are asked for
+            raise ConfigError(f"{build} {_fault(error)}", where=_place(error) or where, mend="check it") from error
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(found, torch.nn.Module):
+        what = f"{build} is a network, not what builds one"
+        raise ConfigError(what, where=where, mend="name a function that gives it, anew at each call")
     if not callable(found):
         what = f"{build} is of the type {type(found).__name__}, which cannot be called"
         raise ConfigError(what, where=where, mend="name a function or a class that gives the network")
@@ -135,7 +142,9 @@ def _is_theirs(filename: str) -> bool:
     """Whether a file is neither of this package, nor of Python, nor of an installed package."""
     path, paths = Path(filename), sysconfig.get_paths()
     known = (_OURS, *(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")))
-    installed = {"site-packages", "dist-packages"} & set(path.parts) or any(map(path.is_relative_to, known))
+    installed = {"site-packages", "dist-packages"} & set(path.parts) or any(
+        path.is_relative_to(place) for place in known
+    )
     return path.is_file() and not installed
 
 

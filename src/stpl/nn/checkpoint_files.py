@@ -20,7 +20,7 @@ def located(path: Path) -> Path:
     """
     bench, _, seed = str(path).partition(":")
     folder = SHIPPED / bench
-    if path.is_file() or not bench.isidentifier() or not folder.is_dir():
+    if not bench.isidentifier() or not folder.is_dir() or path.is_file():
         return path
     found = shipped(bench, seed or "0")
     if found.is_file():
@@ -41,10 +41,15 @@ def existing(path: Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    path = located(path)
-    if path.is_file():
-        return path
-    if path.is_dir():
+    try:
+        path = located(path)
+        if path.is_file():
+            return path
+        is_folder = path.is_dir()
+    except OSError as error:  # a name that is too long for a file, a folder that may not be looked into
+        what = f"cannot be looked for ({error.strerror})"
+        raise CheckpointError(what, where=str(path)[:100], mend="check the path and its permissions") from error
+    if is_folder:
         raise CheckpointError("is a folder, not a checkpoint", where=path, mend="name the file in it")
     mend = "train it first, or give the path of another"
     if "://" in str(path) or ":/" in str(path):  # Path has made one slash of two

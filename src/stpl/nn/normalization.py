@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
+from numbers import Number, Real
 from typing import Any
 
 from stpl.errors import ConfigError
@@ -93,7 +93,8 @@ def check_channels(value: str, where: str) -> None:
 
 
 def _shown(value: Any) -> str:
-    return "nothing" if value is None else " ".join(repr(value).split())[:40]
+    plain = isinstance(value, str | Number | list | tuple | dict)
+    return "nothing" if value is None else " ".join(repr(value).split())[:40] if plain else f"a {type(value).__name__}"
 
 
 def _listed(numbers: Triple) -> str:

@@ -141,7 +141,7 @@ def _place(error: BaseException) -> str | None:
 def _is_theirs(filename: str) -> bool:
     """Whether a file is neither of this package, nor of Python, nor of an installed package."""
     path, paths = Path(filename), sysconfig.get_paths()
-    known = (_OURS, *(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")))
+    known = [_OURS, *(Path(paths[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib"))]
     installed = {"site-packages", "dist-packages"} & set(path.parts) or any(
         path.is_relative_to(place) for place in known
     )

@@ -232,7 +232,7 @@ def test_only_what_normalises_has_moved(drive: Path, tmp_path: Path, monkeypatch
         ("size: [64, 96]", "lacks 'model'"),
         ("model: streets\ncolour: red", "the key 'colour' is unknown"),
         ("model: other.yaml", "names another file"),
-        ("model: streets\nsize: 3", "not iterable"),
+        ("model: streets\nsize: 3", "size: 3 is not a height and a width"),
     ],
 )
 def test_a_file_that_describes_no_network(content: str, said: str, tmp_path: Path) -> None:

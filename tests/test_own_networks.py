@@ -19,7 +19,8 @@ import stpl
 from own_networks import CLASSES, Dictionary, PoolingIndices, WithoutBatchNorm
 from stpl.apply import adaptation
 from stpl.apply.guard import Verdict
-from stpl.apply.model import open_model, own_state, read_classes
+from stpl.apply.model import open_model, own_state
+from stpl.apply.source import read_classes
 from stpl.cli import main
 from stpl.data.clip import Clip
 from stpl.data.fake import MovingShapes

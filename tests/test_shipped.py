@@ -19,7 +19,7 @@ from stpl.data.datamodule import StreetsData
 from stpl.data.flow import estimate
 from stpl.data.streets import StreetsOptions, draw_drive
 from stpl.errors import CheckpointError, ConfigError
-from stpl.nn import formats, weights
+from stpl.nn import checkpoint_files, formats, weights
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.runs import ship, shipped
 from stpl.runs.build import starting_point
@@ -69,7 +69,7 @@ def test_a_description_that_is_no_json_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_shipped_model_belongs_to_the_recipe_as_it_is(seed: int) -> None:
     """If this fails, what is drawn in the studio, the recipe or the network has changed: `make source`."""
-    path = weights.shipped("streets", seed)
+    path = checkpoint_files.shipped("streets", seed)
     assert path.is_file(), f"{path} is missing: `make source` makes it"
     assert shipped.source_model(seed) == Path(f"streets:{seed}")
     assert weights.entry(path)["seed"] == seed
@@ -79,14 +79,14 @@ def test_a_shipped_model_belongs_to_the_recipe_as_it_is(seed: int) -> None:
 
 
 def test_shipped_models_are_small_and_differ() -> None:
-    files = [weights.shipped("streets", seed) for seed in SEEDS]
+    files = [checkpoint_files.shipped("streets", seed) for seed in SEEDS]
     assert sum(path.stat().st_size for path in files) <= 10e6
     assert len({path.read_bytes()[-1000:] for path in files}) == len(SEEDS)
 
 
 def test_a_shipped_model_scores_what_its_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stpl.data.datamodule.open_split", _drawn_in(tmp_path))
-    said = weights.entry(weights.shipped("streets", 0))["studio_miou"]
+    said = weights.entry(checkpoint_files.shipped("streets", 0))["studio_miou"]
     assert said > 55
     assert ship.studio_miou(Path("streets:0")) == pytest.approx(said, abs=0.3)
 
@@ -119,7 +119,7 @@ def test_the_recipe_starts_as_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Ten steps of source training give the loss that stands in the file."""
     monkeypatch.setenv("STPL_RUNS", str(tmp_path))
     monkeypatch.setattr(StreetsData, "open", lambda self, domain, split: Drawn("studio", split))
-    step, loss = weights.entry(weights.shipped("streets", 0))["first_loss"]
+    step, loss = weights.entry(checkpoint_files.shipped("streets", 0))["first_loss"]
     short = [f"--trainer.max_steps={step}", f"--trainer.val_check_interval={step}", "--trainer.limit_val_batches=1"]
     few = ["--optimizer.horizon=800", "--data.loading.eval_batch_size=2", "--data.loading.num_workers=0"]
     folder = fit(["--bench=streets", "--experiment=source", "--seed_everything=0", *short, *few])
@@ -184,9 +184,9 @@ def test_other_drives_make_it_stale_and_another_camera_does_not(monkeypatch: pyt
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of shipped models with one tiny stand-in, of seed 0."""
-    monkeypatch.setattr(weights, "SHIPPED", tmp_path / "models")
+    monkeypatch.setattr(checkpoint_files, "SHIPPED", tmp_path / "models")
     monkeypatch.setenv("STPL_RUNS", str(tmp_path / "runs"))
-    path = weights.shipped("streets", 0)
+    path = checkpoint_files.shipped("streets", 0)
     path.parent.mkdir(parents=True)
     torch.manual_seed(0)
     about = weights.description(SMALL, (48, 96), 4) | {"seed": 0, "fingerprint": shipped.fingerprint(0)}
@@ -195,7 +195,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_names_of_shipped_models(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert weights.located(Path("streets")) == weights.located(Path("streets:0")) == shelf
+    assert checkpoint_files.located(Path("streets")) == checkpoint_files.located(Path("streets:0")) == shelf
     assert weights.describe(Path("streets")) == SMALL
     with pytest.raises(CheckpointError, match="no source model of streets with seed 7") as refused:
         weights.read(Path("streets:7"))
@@ -204,10 +204,10 @@ def test_names_of_shipped_models(shelf: Path, tmp_path: Path, monkeypatch: pytes
         weights.read(Path("viper:0"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "streets").mkdir()
-    assert weights.located(Path("streets")) == shelf  # a folder of runs is no checkpoint
+    assert checkpoint_files.located(Path("streets")) == shelf  # a folder of runs is no checkpoint
     (tmp_path / "streets").rmdir()
     (tmp_path / "streets").write_bytes(b"")
-    assert weights.located(Path("streets")) == Path("streets")  # what is there wins
+    assert checkpoint_files.located(Path("streets")) == Path("streets")  # what is there wins
 
 
 def test_a_run_starts_from_its_own_source_model_or_the_shipped_one(
@@ -259,13 +259,15 @@ def test_a_stale_model_is_not_taken(shelf: Path, tiny_run: Arguments, monkeypatc
 
 def test_shipping_recorded_runs(tiny_run: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half the bytes, statistics as they were, and the numbers of the file are those of what is in it."""
-    monkeypatch.setattr(weights, "SHIPPED", tmp_path / "models")
-    monkeypatch.setattr(ship, "studio_miou", lambda path: 12.5 if path == weights.shipped("streets", 0) else -1)
+    monkeypatch.setattr(checkpoint_files, "SHIPPED", tmp_path / "models")
+    monkeypatch.setattr(
+        ship, "studio_miou", lambda path: 12.5 if path == checkpoint_files.shipped("streets", 0) else -1
+    )
     with pytest.raises(ConfigError, match="seed0 is not recorded"):
         ship.ship(runs=tmp_path / "runs", seeds=1)
     run = fit(tiny_run("source", steps=2))
     ship.ship(runs=tmp_path / "runs", seeds=1)
-    path = weights.shipped("streets", 0)
+    path = checkpoint_files.shipped("streets", 0)
     found, about = weights.read(path)["state_dict"], weights.entry(path)
     state = weights.tensors(weights.read(run / "checkpoints" / "last.ckpt"))
     assert found.keys() == state.keys()

@@ -11,8 +11,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from stpl.apply.model import builder
 from stpl.apply.network import Frame, load_network, predict
+from stpl.apply.source import builder_of
 from stpl.data.folder import VideoFrames
 from stpl.errors import ConfigError, DataError, RecordError
 from stpl.nn import weights
@@ -76,7 +76,7 @@ def video(
     if video is not None and checkpoints:
         first = video[0] if isinstance(video, list) else video
         written = output or first.parent / "side_by_side.webm"
-        build = None if model is None else builder(model)
+        build = None if model is None else builder_of(model)
         film(_titled(checkpoints), video, written, size=size, stride=stride, fps=fps, codec=codec, build=build)
     else:
         folders = experiment_folders(experiments)

@@ -10,11 +10,14 @@ from typing import Any
 
 from torch import nn
 
+from stpl.apply import values
 from stpl.apply.adaptation import Outcome, Stage, Tell, adapt_to
 from stpl.apply.guard import Verdict
 from stpl.apply.model import Model, open_model
 from stpl.apply.page import write_page
 from stpl.apply.settings import BENCH, RECOMMENDED, Settings, run_name
+from stpl.apply.source import NetworkSource
+from stpl.errors import ConfigError
 from stpl.runs.record import RunKey, runs_root
 
 File = str | os.PathLike[str]
@@ -34,7 +37,7 @@ def load(
     classes: str | None = None,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
-    channels: str = "rgb",
+    channels: str | None = None,
 ) -> Model:
     """A network to predict with or to adapt.
 
@@ -50,26 +53,20 @@ def load(
         logits: where the logits stand in what it returns, such as `out` or `0`.
         classes: a label space by name, or a YAML file; those of the network if it comes from Hugging Face, else
             Cityscapes' 19, if not given.
-        mean: what is subtracted from frames in 0..255; ImageNet's if not given.
-        std: what they are divided by; ImageNet's if not given.
-        channels: rgb or bgr, the order of its input, and of mean and std.
+        mean: what is subtracted from frames in 0..255, for each channel; ImageNet's, or what a network of Hugging Face
+            brings, if not given.
+        std: what they are divided by; given together with `mean`.
+        channels: rgb or bgr, the order of its input, and of mean and std; rgb, or what a network of Hugging Face
+            brings, if not given.
 
     Raises:
         StplError: the network cannot be used; the message says what would mend it.
     """
-    return open_model(
-        model if isinstance(model, nn.Module) else os.fspath(model),
-        size,
-        state=None if weights is None else Path(weights),
-        key=key,
-        arguments=arguments,
-        features=features,
-        logits=logits,
-        classes=classes,
-        mean=mean,
-        std=std,
-        channels=channels,
-    )
+    given: dict[str, Any] = {
+        "model": model, "size": size, "weights": weights, "key": key, "arguments": arguments, "features": features,
+        "logits": logits, "classes": classes, "mean": mean, "std": std, "channels": channels,
+    }  # fmt: skip
+    return open_model(NetworkSource(**given))
 
 
 @dataclass(frozen=True)
@@ -136,11 +133,28 @@ def adapt(
     Raises:
         StplError: for a network, a video or a setting that cannot be used.
     """
-    model = network if isinstance(network, Model) else load(network)
-    videos = [Path(video)] if isinstance(video, str | os.PathLike) else [Path(one) for one in video]
-    folder = Path(output) if output is not None else RunKey(BENCH, run_name(videos), seed).directory(runs_root())
+    videos, on_stage = _paths(video), values.function(progress, "progress")
     settings = Settings(experiment, steps, lr, batch_size, stride, seed, precision)
+    written = RunKey(BENCH, run_name(videos), seed).directory(runs_root()) if output is None else output
+    folder = values.path(written, "output", "a folder to write into")
+    model = network if isinstance(network, Model) else load(network)
     with model.at_hand():
-        outcome = adapt_to(model, videos, folder, settings, progress)
+        outcome = adapt_to(model, videos, folder, settings, on_stage)
         write_page(model, outcome, videos, settings)
     return Adaptation(model.adapted(outcome.checkpoint), outcome)
+
+
+def _paths(video: File | Sequence[File]) -> list[Path]:
+    """The videos; raises `ConfigError` for frames, and for none at all."""
+    what = "a video file or a folder of images"
+    if isinstance(video, str | os.PathLike):
+        return [values.path(video, "video", what)]
+    several = isinstance(video, Sequence) and not isinstance(video, bytes)
+    if not several or not video:
+        found = "no video is given" if several else f"{values.shown(video)} is no path"
+        raise ConfigError(found, where="video", mend=f"give the path of {what}, or a list of them")
+    for one in video:
+        if hasattr(one, "shape"):
+            mend = "write the frames as images into a folder, and give its path"
+            raise ConfigError("frames are given, not a path", where="video", mend=mend)
+    return [values.path(one, "video", what) for one in video]

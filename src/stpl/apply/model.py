@@ -1,8 +1,8 @@
-"""What `--model` may be: a checkpoint of the suite, or a network of your own by the function that builds it."""
+"""A network to adapt or to predict with, opened as its description says."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -13,18 +13,16 @@ import torch
 from torch import nn
 
 from stpl.apply.network import Frame, load_network, predict
-from stpl.data.label_space import LabelSpace, label_space, own_classes
-from stpl.errors import ConfigError
+from stpl.apply.source import HUGGING_FACE, NetworkSource, read_classes
+from stpl.errors import ConfigError, note
 from stpl.files import whole_file
 from stpl.nn import huggingface, weights
 from stpl.nn.accel import Accel
+from stpl.nn.checkpoint_files import located
 from stpl.nn.layers import candidates, proposed
 from stpl.nn.network import NetworkOptions, around
+from stpl.nn.normalization import AS_THEY_ARE
 from stpl.nn.own import IN_MEMORY, OwnNetwork, OwnSegmenter, build_module, lending, own_weights
-from stpl.runs.experiments import load_yaml
-
-HUGGING_FACE = "hf:"
-_YAML = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -142,8 +140,8 @@ def own_state(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 def open_model(
-    model: str | nn.Module,
-    size: tuple[int, int] | None,
+    model: NetworkSource | str | nn.Module,
+    size: tuple[int, int] | None = None,
     *,
     state: Path | None = None,
     key: str | None = None,
@@ -156,136 +154,95 @@ def open_model(
     channels: str = "rgb",
     build: str | None = None,
 ) -> Model:
-    """The network that `model` names.
+    """The network that `model` describes.
 
     Args:
-        model: a checkpoint of the suite, the name of a shipped one, `package.module:callable`, `hf:` with a folder or
-            a name on the hub of Hugging Face, or a YAML file that holds `model` and the rest (`read_network`); from
-            Python also the network itself, which is copied.
-        size: height and width of the frames it is to see; what a checkpoint was trained at if not given.
-        state: weights of a network of your own; as its callable gives it if not given.
-        key: which state dict, where the file holds several.
-        arguments: of the callable.
-        features: name of the layer whose output the features are; proposed if not given.
-        logits: where the logits stand in what it returns.
-        classes: a label space by name, or a YAML file with the classes (`read_classes`); if not given, what a network
-            of Hugging Face says, and Cityscapes' 19 for another.
-        mean: of its normalisation; ImageNet's if not given.
+        model: where it comes from and how it is asked; or its `model`, and the rest as follows.
+        size: as in `NetworkSource`, and so are the others.
+        state: its `weights`.
+        key: likewise.
+        arguments: likewise.
+        features: likewise.
+        logits: likewise.
+        classes: likewise.
+        mean: likewise.
         std: likewise.
-        channels: "rgb" or "bgr".
+        channels: likewise; rgb says nothing.
         build: for a checkpoint of a network of your own, what builds it: no file has a function called.
 
     Raises:
         StplError: for anything that cannot be used.
     """
-    given = {"weights": state, "key": key, "arguments": arguments, "features": features, "logits": logits,
-             "classes": classes, "mean": mean, "std": std}  # fmt: skip
-    if isinstance(model, str):
-        if Path(model).suffix in _YAML:
-            return open_model(**{"size": size, **read_network(Path(model))})
-        located = weights.located(Path(model))
-        if located.is_file() or ":" not in model:
-            _refuse(given, tuple(given), "a checkpoint of the suite tells that itself")
-            return _described(located, size, build)
-    if size is None:
-        raise ConfigError("the frames' size is not known", where="--size", mend="give it: --size=HEIGHT,WIDTH")
-    own = replace(_source(model, given), features=features or "", logits=logits or "", channels=channels,
-                  frame_size=size)  # fmt: skip
-    origin = model if isinstance(model, nn.Module) else None
+    if isinstance(model, NetworkSource):
+        return _opened(model)
+    return _opened(
+        NetworkSource(
+            checkpoint=None if build is None else Path(str(model)),
+            model=model if build is None else build,
+            weights=state,
+            key=key,
+            arguments=arguments,
+            features=features,
+            logits=logits,
+            classes=classes,
+            mean=mean,
+            std=std,
+            channels=None if channels == "rgb" else channels,
+            size=size,
+        )
+    )
+
+
+def _opened(source: NetworkSource) -> Model:
+    if source.checkpoint is not None:
+        return _described(located(source.checkpoint), source.size, source.model)
+    assert source.size is not None
+    own = _source(source, source.size)
+    if (own.mean, own.std) == AS_THEY_ARE and source.mean is not None:
+        note("frames in 0…255 go into the network as they are; for one that takes 0…1 give std 255,255,255", "--std")
+    origin = source.model if isinstance(source.model, nn.Module) else None
     with nullcontext() if origin is None else lending(origin):
         module = build_module(own)
-    if state is not None:
-        own_weights(module, weights.of_file(state, key), state)
-    if not own.features and (found := proposed(candidates(module, size), len(own.classes))) is not None:
+    if source.weights is not None:
+        own_weights(module, weights.of_file(source.weights, source.key), source.weights)
+    if not own.features and (found := proposed(candidates(module, source.size), len(own.classes))) is not None:
         own = replace(own, features=found.name)
     options = NetworkOptions(own=own)
-    return Model(options, size, network=around(module, options), origin=origin)
+    return Model(options, source.size, network=around(module, options), origin=origin)
 
 
-def _described(checkpoint: Path, size: tuple[int, int] | None, build: str | None) -> Model:
+def _described(checkpoint: Path, size: tuple[int, int] | None, build: str | nn.Module | None) -> Model:
     """What a checkpoint of the suite holds; a network of your own is loaded at once."""
-    build = None if build is None else builder(build)
-    options, size = weights.describe(checkpoint, build), size or weights.frame_size(checkpoint)
-    if options.own is None:
-        _refuse({"model": build}, ("model",), "the checkpoint is of DeepLabV2, which the suite builds itself")
-        return Model(options, size, checkpoint)
-    return Model(options, size, network=load_network(checkpoint, build))
+    assert build is None or isinstance(build, str)
+    options = weights.describe(checkpoint, build)
+    size = weights.frame_size(checkpoint) if size is None else size
+    if options.own is not None:
+        return Model(options, size, network=load_network(checkpoint, build))
+    if build is not None:
+        why = "the checkpoint is of DeepLabV2, which the suite builds itself"
+        raise ConfigError(f"this does nothing here: {why}", where="--model", mend="leave it out")
+    return Model(options, size, checkpoint)
 
 
-def builder(model: str) -> str:
-    """What builds the network that `--model` names, which may be a YAML file."""
-    return str(read_network(Path(model))["model"]) if Path(model).suffix in _YAML else model
-
-
-def _source(model: str | nn.Module, given: Mapping[str, Any]) -> OwnNetwork:
-    """Where a network of your own comes from, with its classes and its normalisation."""
-    space = read_classes(given["classes"]) if given["classes"] else None
-    mean, std = given["mean"], given["std"]
+def _source(source: NetworkSource, size: tuple[int, int]) -> OwnNetwork:
+    """How a network of your own is built and asked: what its own files say of it, and what is given."""
+    model, space = source.model, source.space
     if isinstance(model, nn.Module):
-        _refuse(given, ("arguments",), "the network is there already")
         own, space = OwnNetwork(IN_MEMORY), space or huggingface.classes_told(getattr(model, "config", None))
-    elif model.startswith(HUGGING_FACE):
-        _refuse(given, ("weights", "key", "arguments"), "a network of Hugging Face brings them")
-        hub = model.removeprefix(HUGGING_FACE)
+    elif source.kind == "hugging face":
+        hub = str(model).removeprefix(HUGGING_FACE)
         own, space = OwnNetwork(huggingface.BUILD, {"name": hub}), space or huggingface.classes_of(hub)
-        if mean is None and std is None:
-            mean, std = huggingface.normalization_of(hub) or (None, None)
+        told = None if source.mean is not None else huggingface.normalization_of(hub)
+        own = own if told is None else replace(own, mean=told[0], std=told[1])
     else:
-        own = OwnNetwork(model, dict(given["arguments"] or {}))
+        own = OwnNetwork(str(model), dict(source.arguments or {}))
     space = space or read_classes("cityscapes19")
-    return replace(own, mean=mean or own.mean, std=std or own.std, classes=space.classes, palette=space.colours)
-
-
-def _refuse(given: Mapping[str, object], names: Sequence[str], why: str) -> None:
-    """Raise `ConfigError` for an option that would do nothing."""
-    for name in names:
-        if given[name] is not None:
-            raise ConfigError(f"this does nothing here: {why}", where=f"--{name}", mend="leave it out")
+    names = ("features", "logits", "mean", "std", "channels")
+    given = {name: getattr(source, name) for name in names if getattr(source, name) is not None}
+    return replace(own, **given, classes=space.classes, palette=space.colours, frame_size=size)
 
 
 def _write(path: Path, content: Mapping[str, object]) -> None:
     """Save a checkpoint, whole or not at all."""
     with whole_file(path) as file:
         torch.save(dict(content), file)
-
-
-def read_classes(name: str) -> LabelSpace:
-    """A label space by its name, or from a YAML file: `classes`, and `palette` (RGB of each) if there is one.
-
-    Raises:
-        ConfigError: there is no such name or file, or it lists no classes.
-    """
-    path = Path(name)
-    if path.suffix not in _YAML:
-        return label_space(name)
-    content = load_yaml(path)
-    unknown = content.keys() - {"classes", "palette"}
-    names = content.get("classes")
-    if unknown or not isinstance(names, list):
-        what = f"the key '{min(unknown)}' is unknown" if unknown else "lacks a list 'classes'"
-        raise ConfigError(
-            what, where=path, mend="write 'classes: [road, …]' and, if you like, 'palette: [[r, g, b], …]'"
-        )
-    return own_classes([str(entry) for entry in names], content.get("palette") or ())
-
-
-def read_network(path: Path) -> dict[str, Any]:
-    """The arguments of `open_model` that a YAML file holds under the names of the command line's options.
-
-    Raises:
-        ConfigError: it lacks `model`, or holds something else; a path in it is not there.
-    """
-    known = {"model": str, "size": tuple, "weights": Path, "key": str, "arguments": dict, "features": str,
-             "logits": str, "classes": str, "mean": tuple, "std": tuple, "channels": str}  # fmt: skip
-    content = load_yaml(path)
-    unknown = sorted(content.keys() - known.keys())
-    if unknown or "model" not in content:
-        what = f"the key '{unknown[0]}' is unknown" if unknown else "lacks 'model'"
-        raise ConfigError(what, where=path, mend=f"write some of: {', '.join(known)}")
-    if Path(str(content["model"])).suffix in _YAML:
-        raise ConfigError("names another file", where=path, mend="write what that one holds")
-    try:
-        found = {name: known[name](value) for name, value in content.items()}
-    except (TypeError, ValueError) as error:
-        raise ConfigError(str(error), where=path, mend="see `stpl adapt --help` for what each takes") from error
-    return {("state" if name == "weights" else name): value for name, value in found.items()}

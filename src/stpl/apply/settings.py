@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stpl.errors import ConfigError, check_range
+from stpl.apply import values
+from stpl.errors import ConfigError
 from stpl.runs.experiments import overlays
 
 RECOMMENDED = "affine_teacher"
@@ -16,7 +17,7 @@ RECOMMENDED = "affine_teacher"
 BENCH = "video"
 """The benchmark whose overlay describes footage of one's own."""
 
-_LEAST = {"steps": 0, "batch_size": 1, "stride": 1, "seed": 0}
+_RANGES = {"steps": (0, None), "batch_size": (1, None), "stride": (1, None), "seed": (0, 2**32 - 1)}
 _MOST_LETTERS = 100  # of a video's name in that of its run
 
 
@@ -46,16 +47,14 @@ class Settings:
     precision: str | None = None
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-                raise ConfigError(f"{value!r} is no whole number", where=name, mend="give one")
-            if value is not None:
-                check_range(name, value, least)
-        if self.lr is not None and (not isinstance(self.lr, int | float) or isinstance(self.lr, bool)):
-            raise ConfigError(f"{self.lr!r} is no number", where="lr", mend="give one")
+        values.text(self.experiment, "experiment", "the name of an experiment")
+        for name, (least, most) in _RANGES.items():
+            if name != "batch_size" or self.batch_size is not None:
+                object.__setattr__(self, name, values.whole(getattr(self, name), name, least, most))
         if self.lr is not None:
-            check_range("lr", self.lr)
+            object.__setattr__(self, "lr", values.number(self.lr, "lr"))
+        if self.precision is not None:
+            values.text(self.precision, "precision", "a precision such as 32-true")
         overlays(self.experiment, BENCH)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,20 +101,44 @@ def _made_up(place: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def own_classes(names: Sequence[str], colours: Sequence[Sequence[int]] = ()) -> LabelSpace:
+def own_classes(names: Sequence[str], colours: Sequence[Sequence[int]] = (), where: str = "network.own.") -> LabelSpace:
     """The classes of a network of your own, in its order; no data set's labels are known for them.
 
+    Args:
+        names: of the classes.
+        colours: RGB of each in 0..255; if none are given, Cityscapes' where it has a class of that name, and others
+            made up.
+        where: what stands before `classes` and `palette` in messages.
+
     Raises:
-        ConfigError: there is none, one is there twice, or colours are not three numbers of 0 to 255 for each.
+        ConfigError: there is none, one is no text or there twice, or colours are not three numbers of 0 to 255 for
+            each.
     """
+    strange = [name for name in names if not isinstance(name, str) or not name.strip() or not name.isprintable()]
+    if strange:
+        mend = "write each name as text, in quotes where YAML reads something else: ['on', '1', road]"
+        raise ConfigError(f"{strange[0]!r} is no name of a class", where=f"{where}classes", mend=mend)
     if not names or len(set(names)) < len(names) or len(names) > IGNORE:
-        raise ConfigError(f"{len(names)} classes, {len(set(names))} of them different", where="network.own.classes",
+        twice = next((f": '{name}' is there twice" for name in names if names.count(name) > 1), "")
+        raise ConfigError(f"{len(names)} classes, {len(set(names))} of them different{twice}", where=f"{where}classes",
                           mend=f"name each class once, at most {IGNORE}")  # fmt: skip
-    fits = all(len(colour) == 3 and all(0 <= value <= 255 for value in colour) for colour in colours)
-    if colours and not (len(colours) == len(names) and fits):
-        raise ConfigError(f"{len(colours)} colours for {len(names)} classes", where="network.own.palette",
-                          mend="give three numbers of 0 to 255 for each class, or none at all")  # fmt: skip
-    return LabelSpace("own", tuple(names), {}, colours=tuple((r, g, b) for r, g, b in colours))
+    listed = isinstance(colours, list | tuple)
+    if not listed or (colours and not (len(colours) == len(names) and all(map(_is_colour, colours)))):
+        what = f"{len(colours)} colours for {len(names)} classes" if listed else f"{str(colours)[:40]!r} is no list"
+        wrong = [one for one in colours if not _is_colour(one)] if listed else []
+        what += f": {str(wrong[0])[:40]!r} is no colour" if wrong else ""
+        mend = "give three numbers of 0 to 255 for each class, [[128, 64, 128], …], or none at all"
+        raise ConfigError(what, where=f"{where}palette", mend=mend)
+    return LabelSpace("own", tuple(names), {}, colours=tuple((int(r), int(g), int(b)) for r, g, b in colours))
+
+
+def _is_colour(colour: object) -> bool:
+    """Whether it is three whole numbers of 0 to 255."""
+    return isinstance(colour, list | tuple) and len(colour) == 3 and all(map(_is_level, colour))
+
+
+def _is_level(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Real) and value in range(256)
 
 
 def check_train_ids(label: NDArray[np.uint8], space: LabelSpace, where: str) -> None:

@@ -5,8 +5,6 @@ Shape legend: B images, K classes, D feature channels, H×W pixels, h×w feature
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,8 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from stpl.errors import CheckpointError, ConfigError, StplError
+from stpl.nn import builder, normalization
 from stpl.nn.foreign import asked, copied, line, refused
 from stpl.nn.layers import candidates, no_such_layer
 from stpl.nn.segmenter import Normalization, Segmentation, Segmenter
@@ -31,6 +31,13 @@ IN_MEMORY = "stpl.nn.own:lent"
 
 _LENT: ContextVar[nn.Module] = ContextVar("lent")
 
+_Leaf = str | bool | int | float | None
+_Inner = _Leaf | list[_Leaf] | dict[str, _Leaf]
+_Middle = _Leaf | list[_Inner] | dict[str, _Inner]
+Value = _Leaf | list[_Middle] | dict[str, _Middle]
+"""What an argument of a callable may be. Each type is named, because where a configuration says `Any`, its parser makes
+a number of the text '19'."""
+
 
 @dataclass(frozen=True)
 class OwnNetwork:
@@ -43,7 +50,7 @@ class OwnNetwork:
         logits: where they stand in what the network returns: keys, attributes and places with a dot between, such as
             `out` or `0.logits`; empty if it returns them alone.
         mean: what is subtracted from frames in 0..255, for each channel in the order of `channels`.
-        std: what they are divided by then.
+        std: what they are divided by then; see `stpl.nn.normalization` for what neither can be.
         channels: "rgb" or "bgr", the order the network expects.
         classes: its classes, in its order; those of `network.label_space` if not given.
         palette: their colours, RGB; if not given, Cityscapes' by name, and others made up.
@@ -51,7 +58,7 @@ class OwnNetwork:
     """
 
     build: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Value] = field(default_factory=dict)
     features: str = ""
     logits: str = ""
     mean: tuple[float, float, float] = Normalization.mean
@@ -62,13 +69,13 @@ class OwnNetwork:
     frame_size: tuple[int, int] = (128, 256)
 
     def __post_init__(self) -> None:
-        for name in ("mean", "std", "classes", "palette", "frame_size"):
+        for name in ("classes", "palette", "frame_size"):
             object.__setattr__(self, name, _tuples(getattr(self, name)))  # lists in YAML
-        if self.channels not in ("rgb", "bgr"):
-            raise ConfigError(f"'{self.channels}' is no order", where="network.own.channels", mend="choose rgb or bgr")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            mend = "give three numbers each, those of std above 0"
-            raise ConfigError("mean and std are of three channels", where="network.own", mend=mend)
+        where_mean, where_std = "network.own.mean", "network.own.std"
+        object.__setattr__(self, "mean", normalization.three_numbers(self.mean, where_mean))
+        object.__setattr__(self, "std", normalization.divisors(self.std, where_std))
+        normalization.check_scale(self.mean, self.std, where_mean, where_std)
+        normalization.check_channels(self.channels, "network.own.channels")
 
 
 def _tuples(value: Any) -> Any:
@@ -82,31 +89,29 @@ def build_module(own: OwnNetwork) -> nn.Module:
     Raises:
         ConfigError: there is no such module or callable, it fails, or it returns no network.
     """
-    module_name, _, name = own.build.partition(":")
-    if not module_name or not name:
-        mend = "write package.module:callable, such as my_networks:build"
-        raise ConfigError(f"'{own.build}' names no callable", where="network.own.build", mend=mend)
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # last, so that a file in it hides nothing that is installed
-    try:
-        called: Any = importlib.import_module(module_name)
-        for part in name.split("."):
-            called = getattr(called, part)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(str(error), where="network.own.build", mend="check the name, or install it") from error
-    try:
-        module = called(**own.arguments)
-    except ConfigError:
-        raise
-    except Exception as error:  # whatever its author's code raises
-        raise ConfigError(
-            f"{own.build} fails: {line(error)}", where="network.own.arguments", mend="call it so by yourself first"
-        ) from error
+    module = builder.call(own.build, own.arguments, "network.own")
     if not isinstance(module, nn.Module) or isinstance(module, torch.jit.ScriptModule):
         what = type(module).__name__
         mend = "name what builds the network in Python"
         raise ConfigError(f"{own.build} gives a {what}, no nn.Module of Python", where="network.own.build", mend=mend)
-    return module.float().cpu()  # where it runs, and in which precision, is decided elsewhere
+    return _at_hand(module)
+
+
+def _at_hand(module: nn.Module) -> nn.Module:
+    """The network in single precision on the CPU: where it runs, and in which precision, is decided elsewhere."""
+    tensors = {**dict(nn.Module.named_parameters(module)), **dict(nn.Module.named_buffers(module))}
+    empty = [name for name, tensor in tensors.items() if is_lazy(tensor) or tensor.is_meta]
+    if empty:
+        mend = "build it outside of torch.device('meta'), call it once if its layers are lazy, and load its weights"
+        raise ConfigError(f"{len(empty)} tensors hold no numbers, such as {empty[0]}", where="network.own", mend=mend)
+    try:
+        return module.float().cpu()
+    except Exception as error:  # whatever its author's code raises
+        raise ConfigError(
+            f"it cannot be moved to the CPU in single precision: {line(error)}",
+            where="network.own",
+            mend="see that .float().cpu() works",
+        ) from error
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from stpl.errors import CheckpointError
 from stpl.nn import formats, huggingface
+from stpl.nn.checkpoint_files import existing
 from stpl.nn.finite import fault
 from stpl.nn.network import NetworkOptions
 from stpl.nn.state import find, of_network
@@ -28,9 +29,6 @@ Holds = Literal["network", "backbone"]
 BACKBONE = "segmenter.backbone."
 """What the backbone's keys begin with."""
 
-SHIPPED = Path(__file__).parents[1] / "models"
-"""The folder of the models that are part of the package."""
-
 _NAMES_SHOWN = 5
 
 
@@ -38,46 +36,18 @@ def read(path: Path) -> dict[str, Any]:
     """The content of a checkpoint file, in whichever format `stpl.nn.formats` reads.
 
     Args:
-        path: the file, or the name of a model that the package ships: see `located`.
+        path: the file, or the name of a model that the package ships: see `stpl.nn.checkpoint_files`.
 
     Raises:
         CheckpointError: the file is missing, damaged, no checkpoint, or not made of tensors and plain types.
     """
-    path = located(path)
-    if not path.is_file():
-        what = "is a folder, not a checkpoint" if path.is_dir() else "no such checkpoint"
-        raise CheckpointError(what, where=path, mend="train it first, or give the path of another")
+    path = existing(path)
     content = formats.read(path)
     if not isinstance(content, dict):
         raise CheckpointError(
             f"holds a {type(content).__name__}, not a state_dict", where=path, mend="save the network's state_dict"
         )
     return content
-
-
-def located(path: Path) -> Path:
-    """The file that `path` means: itself, or where there is none, the shipped model that it names.
-
-    `streets` is the source model of seed 0 of that benchmark, `streets:3` that of seed 3.
-
-    Raises:
-        CheckpointError: there are shipped models of that benchmark, but none of that seed.
-    """
-    bench, _, seed = str(path).partition(":")
-    folder = SHIPPED / bench
-    if path.is_file() or not bench.isidentifier() or not folder.is_dir():
-        return path
-    found = shipped(bench, seed or "0")
-    if found.is_file():
-        return found
-    known = sorted(file.stem.removeprefix("source-") for file in folder.glob("source-*.safetensors"))
-    mend = f"choose one of the seeds {', '.join(known)}" if known else "`make source` trains them"
-    raise CheckpointError(f"no source model of {bench} with seed {seed or 0} is shipped", where=str(path), mend=mend)
-
-
-def shipped(bench: str, seed: int | str) -> Path:
-    """Where the package keeps the source model of a benchmark that it ships for a seed, if it does."""
-    return SHIPPED / bench / f"source-{seed}.safetensors"
 
 
 def describe(path: Path, build: str | None = None) -> NetworkOptions:

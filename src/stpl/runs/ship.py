@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from stpl.errors import ConfigError, refusals
-from stpl.nn import formats, weights
+from stpl.nn import checkpoint_files, formats, weights
 from stpl.runs.fit import build_evaluation
 from stpl.runs.record import METRICS, RunKey, RunRecord, read_metrics
 from stpl.runs.request import Request
@@ -33,7 +33,7 @@ def ship(*, runs: Path = Path("runs"), seeds: int = 5) -> None:
     for key, record in found:
         if record is None:
             raise ConfigError(f"{key} is not recorded", where=runs, mend="`make source` trains it")
-        path = weights.shipped(BENCH, key.seed)
+        path = checkpoint_files.shipped(BENCH, key.seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         _ship(key.directory(runs), record, path)
         print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB", file=sys.stderr)

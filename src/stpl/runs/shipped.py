@@ -18,7 +18,7 @@ import torch
 from stpl.data import streets
 from stpl.data.streets import StreetsOptions
 from stpl.errors import ConfigError
-from stpl.nn import weights
+from stpl.nn import checkpoint_files, weights
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.runs.experiments import load_yaml, overlays
 
@@ -100,7 +100,7 @@ def source_model(seed: int) -> Path:
     Raises:
         ConfigError: there is none, or it was made by another recipe.
     """
-    path = weights.shipped(BENCH, seed)
+    path = checkpoint_files.shipped(BENCH, seed)
     if not path.is_file():
         raise ConfigError(
             f"no source model of seed {seed} is recorded or shipped",

@@ -1,0 +1,153 @@
+"""`package.module:callable`: how it is written, found and called. This module imports no torch.
+
+What its author's code does wrong becomes one line that names the file and its line: a syntax error, an exception at
+import or in the call, and `sys.exit` in either, which would end this program without a word.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+import sysconfig
+import traceback
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from stpl.errors import ConfigError, StplError, first_line
+
+_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+_WRITE = "write package.module:callable, such as my_networks:build"
+_OURS = Path(__file__).parents[1]
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` is written as `package.module:callable`."""
+    return _NAME.fullmatch(text) is not None
+
+
+def no_name(text: str, where: str) -> ConfigError:
+    """The error for what should be written as `package.module:callable`, with what may be meant."""
+    module, _, name = text.partition(":")
+    folder, name = module.startswith("/") or ".." in module, name.removesuffix("()")
+    meant = f"{module.removesuffix('.py').lstrip('./').replace('/', '.')}:{name}"
+    mend = f"write it as Python imports it: {meant}" if is_name(meant) and not folder else _WRITE
+    return ConfigError(f"'{text}' names no callable", where=where, mend=mend)
+
+
+def check_found(build: str, where: str) -> None:
+    """Raise `ConfigError` if there is no package or module of that name; nothing is imported.
+
+    Args:
+        build: `package.module:callable`.
+        where: name of the option.
+    """
+    package = build.partition(":")[0].partition(".")[0]
+    if package in sys.modules:
+        return
+    _look_into_working_directory()
+    try:
+        found = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        mend = "check the name, or install it; modules of the working directory are found"
+        raise ConfigError(f"No module named '{package}'", where=where, mend=mend)
+
+
+def call(build: str, arguments: Mapping[str, Any], where: str) -> Any:
+    """What the callable `build` returns.
+
+    Args:
+        build: `package.module:callable`.
+        arguments: of it, by name.
+        where: name of the group of options, for errors whose place in a file is not known.
+
+    Raises:
+        ConfigError: there is no such callable, or its author's code fails or ends the program.
+    """
+    if not is_name(build):
+        raise no_name(build, f"{where}.build")
+    called = _imported(build, f"{where}.build")
+    try:
+        return called(**arguments)
+    except (StplError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # whatever its author's code raises, SystemExit too
+        mend = "call it so by yourself first"
+        place = _place(error) or f"{where}.arguments"
+        raise ConfigError(f"{build} {_fault(error)}", where=place, mend=mend) from error
+
+
+def _imported(build: str, where: str) -> Any:
+    module_name, _, name = build.partition(":")
+    _look_into_working_directory()
+    try:
+        found: Any = importlib.import_module(module_name)
+    except (StplError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        if isinstance(error, ImportError) and _place(error) is None:
+            raise ConfigError(first_line(error), where=where, mend="check the name, or install it") from error
+        what = f"importing {module_name} {_fault(error)}"
+        if isinstance(error, SyntaxError) and error.filename:
+            what = error.msg
+        mend = f"mend it until `python -c 'import {module_name}'` works"
+        raise ConfigError(what, where=_place(error) or where, mend=mend) from error
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError as error:
+            close = get_close_matches(part, dir(found), 1)
+            mend = f"did you mean '{close[0]}'?" if close else "check the name"
+            raise ConfigError(f"{module_name} has no '{name}'", where=where, mend=mend) from error
+        except Exception as error:  # of a property, or of a module that makes its names when they are asked for
+            raise ConfigError(f"{build} {_fault(error)}", where=_place(error) or where, mend="check it") from error
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(found, torch.nn.Module):
+        what = f"{build} is a network, not what builds one"
+        raise ConfigError(what, where=where, mend="name a function that gives it, anew at each call")
+    if not callable(found):
+        what = f"{build} is of the type {type(found).__name__}, which cannot be called"
+        raise ConfigError(what, where=where, mend="name a function or a class that gives the network")
+    return found
+
+
+def _look_into_working_directory() -> None:
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # last, so that a file in it hides nothing that is installed
+    importlib.invalidate_caches()
+
+
+def _fault(error: BaseException) -> str:
+    """What somebody else's code did wrong, as the end of a sentence."""
+    if isinstance(error, SystemExit):
+        return f"calls sys.exit({'' if error.code is None else repr(error.code)})"
+    kind = type(error).__name__
+    return f"fails: {first_line(error)} ({kind})" if str(error).strip() else f"fails: {kind}"
+
+
+def _place(error: BaseException) -> str | None:
+    """File and line of somebody else's code that an error comes from; `None` if it is of no code of theirs."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{_short(error.filename)}:{error.lineno}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_theirs(frame.filename)]
+    return f"{_short(frames[-1].filename)}:{frames[-1].lineno}" if frames else None
+
+
+def _is_theirs(filename: str) -> bool:
+    """Whether a file is neither of this package, nor of Python, nor of an installed package."""
+    path, paths = Path(filename), sysconfig.get_paths()
+    known = [_OURS, *(Path(paths[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib"))]
+    installed = {"site-packages", "dist-packages"} & set(path.parts) or any(
+        path.is_relative_to(place) for place in known
+    )
+    return path.is_file() and not installed
+
+
+def _short(filename: str) -> str:
+    path, here = Path(filename), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -1,0 +1,105 @@
+"""Whether numbers can be the mean and the standard deviation of frames in 0..255. This module imports no torch."""
+
+from __future__ import annotations
+
+import math
+from numbers import Number, Real
+from typing import Any
+
+from stpl.errors import ConfigError
+
+Triple = tuple[float, float, float]
+
+AS_THEY_ARE: tuple[Triple, Triple] = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+"""Mean and standard deviation that leave frames in 0..255 as they are."""
+
+_MOST_OF_ONE = 1.5  # a standard deviation above it is of no frames in 0..1
+_BRIGHTEST, _WIDEST = 255.0, 1000.0
+_EXAMPLE = "give a number for each channel, such as 123.7,116.3,103.5"
+
+
+def three_numbers(value: Any, where: str) -> Triple:
+    """A number for each channel, from a tuple, a list or an array.
+
+    Args:
+        value: what was given.
+        where: name of the option.
+
+    Raises:
+        ConfigError: it is anything else, or a number is not finite.
+    """
+    found = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(found, tuple | list):
+        what = "one number, not three" if _is_number(found) else "not three numbers"
+        raise ConfigError(f"{_shown(found)} is {what}", where=where, mend=_EXAMPLE)
+    if len(found) != 3:
+        raise ConfigError(f"{_shown(found)} is not three numbers", where=where, mend=_EXAMPLE)
+    for number in found:
+        if not _is_number(number) or not math.isfinite(number):
+            raise ConfigError(f"{_shown(number)} is no finite number", where=where, mend=_EXAMPLE)
+    return float(found[0]), float(found[1]), float(found[2])
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Real)
+
+
+def divisors(value: Any, where: str) -> Triple:
+    """Standard deviations: three numbers above 0; raises `ConfigError` for anything else."""
+    found = three_numbers(value, where)
+    if min(found) <= 0:
+        raise ConfigError(f"{_listed(found)}: nothing is divided by these", where=where, mend="give std above 0")
+    return found
+
+
+def check_scale(mean: Triple, std: Triple, where_mean: str, where_std: str) -> None:
+    """Raise `ConfigError` for a mean and a standard deviation that are not those of frames in 0..255.
+
+    Programs that bring frames to 0..1 first state both for that: 0.485 and 0.229 where 123.7 and 58.4 belong here.
+
+    Args:
+        mean: of each channel.
+        std: of each channel.
+        where_mean: name of the option that the mean comes from.
+        where_std: likewise.
+    """
+    if (mean, std) == AS_THEY_ARE:
+        return
+    dark, narrow = max(map(abs, mean)) <= 1, max(std) <= _MOST_OF_ONE
+    if dark and narrow:
+        raise ConfigError(
+            f"mean {_listed(mean)} and std {_listed(std)} are of frames in 0…1, frames here are in 0…255",
+            where=where_mean,
+            mend=f"give them times 255: mean={_times_255(mean)} and std={_times_255(std)}",
+        )
+    if dark and any(mean):
+        mend = f"if it is of frames in 0…1, give it times 255: mean={_times_255(mean)}"
+        raise ConfigError(f"{_listed(mean)} is the mean of no frames in 0…255", where=where_mean, mend=mend)
+    if min(std) < 1:
+        mend = f"if it is of frames in 0…1, give it times 255: std={_times_255(std)}"
+        raise ConfigError(f"{_listed(std)} is the deviation of no frames in 0…255", where=where_std, mend=mend)
+    if min(mean) < 0 or max(mean) > _BRIGHTEST:
+        mend = "give numbers between 0 and 255"
+        raise ConfigError(f"{_listed(mean)} is the mean of no frames in 0…255", where=where_mean, mend=mend)
+    if max(std) > _WIDEST:
+        mend = "give numbers such as 58.4,57.1,57.4, or 255,255,255 for a network that takes frames in 0…1"
+        raise ConfigError(f"{_listed(std)} is the deviation of no frames in 0…255", where=where_std, mend=mend)
+
+
+def check_channels(value: str, where: str) -> None:
+    """Raise `ConfigError` for an order of channels that is neither rgb nor bgr."""
+    if value not in ("rgb", "bgr"):
+        raise ConfigError(f"'{value}' is no order", where=where, mend="choose rgb or bgr")
+
+
+def _shown(value: Any) -> str:
+    plain = isinstance(value, str | Number | list | tuple | dict)
+    return "nothing" if value is None else " ".join(repr(value).split())[:40] if plain else f"a {type(value).__name__}"
+
+
+def _listed(numbers: Triple) -> str:
+    return ",".join(f"{number:g}" for number in numbers)
+
+
+def _times_255(numbers: Triple) -> str:
+    return ",".join(f"{255 * number:.6g}" for number in numbers)

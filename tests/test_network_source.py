@@ -1,0 +1,422 @@
+"""What a user says of a network: taken where its meaning is certain, else refused in a line that names the option."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import own_networks
+import stpl
+from stpl.apply import values
+from stpl.apply.model import open_model
+from stpl.apply.source import NetworkSource, read_classes, read_network
+from stpl.cli import main
+from stpl.errors import StplError
+from stpl.nn import normalization
+from stpl.nn.own import OwnNetwork, build_module
+
+SIZE = (64, 96)
+OWN: dict[str, Any] = {"model": "own_networks:Dictionary", "size": SIZE}
+IMAGENET: dict[str, Any] = {"mean": (123.7, 116.3, 103.5), "std": (58.4, 57.1, 57.4)}
+NAN = float("nan")
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[..., Path]:
+    """A YAML file of these lines."""
+
+    def write(*lines: str, name: str = "net.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, for modules that are written into it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def refused(act: Callable[[], object]) -> str:
+    """The message of a refusal, which is two lines: what is wrong, and what to do."""
+    with pytest.raises(StplError) as caught:
+        act()
+    said = str(caught.value)
+    assert len(said.splitlines()) <= 2
+    return said
+
+
+# --- a YAML file, and what is given beside it
+
+
+def test_what_is_given_beside_a_file_wins(written: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "w.pth").touch()
+    file = written("model: own_networks:Dictionary", "size: [64, 96]", "features: backbone", "channels: bgr",
+                   "mean: [1, 2, 3]", "std: [4, 5, 6]", "arguments: {width: 8}", "classes: viper15")  # fmt: skip
+    alone = NetworkSource(model=str(file))
+    assert (alone.model, alone.size, alone.features, alone.channels) == (OWN["model"], SIZE, "backbone", "bgr")
+    assert (alone.mean, alone.std, alone.arguments) == ((1, 2, 3), (4, 5, 6), {"width": 8})
+    beside: dict[str, Any] = {
+        "size": (32, 48), "features": "x", "logits": "out", "channels": "rgb", "mean": (0.0, 0.0, 0.0),
+        "std": (255.0, 255.0, 255.0), "arguments": {"width": 4}, "classes": "cityscapes19", "key": "ema",
+        "weights": tmp_path / "w.pth",
+    }  # fmt: skip
+    both = NetworkSource(model=str(file), **beside)
+    assert {name: getattr(both, name) for name in beside} == beside
+    assert both.model == OWN["model"]
+
+
+def test_a_file_beside_a_checkpoint_names_the_builder_alone(written: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").touch()
+    file = written("model: own_networks:Dictionary", "size: 64,96", "classes: viper15")
+    source = NetworkSource(checkpoint=tmp_path / "last.ckpt", model=str(file))
+    assert (source.kind, source.model, source.size, source.classes) == ("checkpoint", OWN["model"], None, None)
+    assert "give it as --model=" in refused(lambda: NetworkSource(checkpoint=file))
+    other = tmp_path / "other.ckpt"
+    assert "give one of --checkpoint and --model" in refused(lambda: NetworkSource(tmp_path / "last.ckpt", str(other)))
+
+
+@pytest.mark.parametrize("text", ["64,96", "'64, 96'", "[64, 96]", "[64.0, 96.0]", "['64', '96']", "(64, 96)"])
+def test_sizes_in_a_file(text: str, written: Callable[..., Path]) -> None:
+    assert read_network(written("model: streets", f"size: {text}"))["size"] == SIZE
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["64x96", "64", "[64]", "[64, 96, 3]", "[-64, 96]", "[0, 0]", "{height: 64, width: 96}", "[64.5, 96]", "large",
+     "[true, 96]", "[[64], [96]]", "['a', 'b']", "[64, null]", ".nan", "[.inf, 96]", "64;96", "[1_000_000, 1_000_000]",
+     "2020-01-01", "''", "[]"],
+)  # fmt: skip
+def test_sizes_that_are_refused(text: str, written: Callable[..., Path]) -> None:
+    said = refused(lambda: read_network(written("model: streets", f"size: {text}")))
+    assert "net.yaml: size: " in said
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["weights:", "weights: 5", "weights: [a]", "arguments: 5", "arguments: [1]", "arguments: {1: 2}",
+     "arguments: {when: 2020-01-01}", "arguments: {a: [[[[1]]]]}", "arguments: {a: {1: 2}}", "mean: 0", "mean: [1, 2]",
+     "mean: [null, 1, 1]", "mean: [.nan, 1, 1]", "mean: [.inf, 1, 1]", "mean: [a, b, c]", "mean: text",
+     "std: [0, 1, 1]", "std: [-1, 1, 1]", "std: [true, 1, 1]", "features: 1.10", "features: true", "features: [a]",
+     "features:",
+     "features: ''", "logits: {a: 1}", "key: no", "classes: 19", "classes: [a, b]", "classes: nothing", "channels: hsv",
+     "channels: 3", "model: [a]", "model: 3"],
+)  # fmt: skip
+def test_a_wrong_value_in_a_file_is_refused_by_its_key(line: str, written: Callable[..., Path]) -> None:
+    lines = [line] if line.startswith("model") else ["model: own_networks:Dictionary", line]
+    said = refused(lambda: NetworkSource(model=str(written(*lines, "size: 64,96"))))
+    assert f"net.yaml: {line.partition(':')[0]}" in said
+
+
+def test_arguments_stay_what_they_are(written: Callable[..., Path]) -> None:
+    """Where a file holds them, where Python gives them, and where a run's configuration is parsed."""
+    from jsonargparse import ArgumentParser
+
+    from stpl.runs.build import SuiteCLI  # noqa: F401 -- what parses it
+
+    text = "{a: '19', b: 'no', c: 'null', d: '1e3', e: '[1,2]', f: 1, g: 1.0, h: true, i: null, k: [1, '2', {l: '3'}]}"
+    given = read_network(written("model: a:b", f"arguments: {text}"))["arguments"]
+    assert given == {"a": "19", "b": "no", "c": "null", "d": "1e3", "e": "[1,2]", "f": 1, "g": 1.0, "h": True,
+                     "i": None, "k": [1, "2", {"l": "3"}]}  # fmt: skip
+    assert NetworkSource(**OWN, arguments={"a": (1, "2")}).arguments == {"a": [1, "2"]}  # as a checkpoint keeps it
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(OwnNetwork, "own")
+    parsed = parser.parse_object({"own": {"build": "a:b", "arguments": given}}).own.arguments
+    assert {name: (type(value), value) for name, value in parsed.items()} == {
+        name: (type(value), value) for name, value in given.items()
+    }
+
+
+# --- mean and std
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "said"),
+    [
+        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "times 255: mean=123.675,116.28,103.53 and std=58.395"),
+        ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "times 255: mean=127.5"),
+        ((0.0, 0.0, 0.0), (0.5, 0.5, 0.5), "times 255"),
+        ((0.0, 0.0, 0.0), (1 / 255,) * 3, "times 255"),
+        ((0.5, 0.5, 0.5), (58.4, 57.1, 57.4), "mean of no frames in 0…255"),
+        ((123.7, 116.3, 103.5), (0.229, 0.224, 0.225), "deviation of no frames in 0…255"),
+        ((1e6, 1e6, 1e6), (58.0, 58.0, 58.0), "mean of no frames"),
+        ((-20.0, 1.0, 1.0), (58.0, 58.0, 58.0), "mean of no frames"),
+        ((123.7, 116.3, 103.5), (1e-9, 1.0, 1.0), "deviation of no frames"),
+        ((123.7, 116.3, 103.5), (1e9, 1.0, 1.0), "deviation of no frames"),
+    ],
+)
+def test_scales_that_cannot_be(mean: Any, std: Any, said: str) -> None:
+    assert said in refused(lambda: NetworkSource(**OWN, mean=mean, std=std))
+    assert said in refused(lambda: OwnNetwork("a:b", mean=mean, std=std))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        (IMAGENET["mean"], IMAGENET["std"]),
+        ((104.0, 116.7, 122.7), (1.0, 1.0, 1.0)),  # Caffe
+        ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),  # frames in 0..1
+        ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),  # in -1..1
+        ((0, 0, 0), (1, 1, 1)),  # as they are
+        (np.array([123.7, 116.3, 103.5]), torch.tensor([58.4, 57.1, 57.4])),
+        ([np.float32(123), 116, 103], [58, np.int64(57), 57]),
+    ],
+)
+def test_scales_that_are_taken(mean: Any, std: Any) -> None:
+    source = NetworkSource(**OWN, mean=mean, std=std)
+    assert source.mean is not None
+    assert all(type(value) is float for value in (*source.mean, *(source.std or ())))
+    assert OwnNetwork("a:b", mean=mean, std=std).mean == source.mean
+
+
+@pytest.mark.parametrize("value", [0, 1.5, "1,2,3", (1, 2), (1, 2, NAN), np.zeros((3, 3)), {"r": 1}, (True, 1, 1)])
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_what_is_no_three_numbers(name: str, value: Any) -> None:
+    assert f"--{name}: " in refused(lambda: NetworkSource(**OWN, **{**IMAGENET, name: value}))
+    assert f"--{name}: is given without" in refused(lambda: NetworkSource(**OWN, **{name: IMAGENET[name]}))
+
+
+def test_frames_as_they_are_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.yaml").write_text("classes: [a, b, c, d, e]\n")
+    source = NetworkSource(**OWN, classes=str(tmp_path / "c.yaml"), mean=(0, 0, 0), std=(1, 1, 1))
+    own = open_model(source).options.own
+    assert own is not None
+    assert (own.mean, own.std) == normalization.AS_THEY_ARE
+    assert "note: --std: frames in 0…255 go into the network as they are" in capsys.readouterr().err
+
+
+# --- options that would do nothing, and what is not there
+
+EVERY: dict[str, Any] = {
+    "weights": "w.pth", "key": "ema", "arguments": {"a": 1}, "features": "x", "logits": "out", "classes": "viper15",
+    "mean": IMAGENET["mean"], "std": IMAGENET["std"], "channels": "rgb",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "useless"),
+    [("streets", set(EVERY)), ("streets:1", set(EVERY)), ("hf:acme/net", {"weights", "key", "arguments"}),
+     ("own_networks:Dictionary", {"key"}), (nn.Conv2d(3, 2, 1), {"arguments", "key"})],
+)  # fmt: skip
+def test_an_option_that_would_do_nothing_is_refused(
+    model: Any, useless: set[str], written: Callable[..., Path]
+) -> None:
+    for name, value in EVERY.items():
+        given = {name: value} | ({"mean": IMAGENET["mean"], "std": IMAGENET["std"]} if name in ("mean", "std") else {})
+        try:
+            NetworkSource(model=model, size=SIZE, **given)
+            said = ""
+        except StplError as error:
+            said = str(error)
+        assert (": this does nothing here" in said) == (name in useless), (name, said)
+        assert not said or f"--{name}" in said or name in ("mean", "std")
+    if isinstance(model, str) and "arguments" in useless:
+        file = written(f"model: {model}", "size: 64,96", "arguments: {a: 1}")
+        assert "net.yaml: arguments: this does nothing here" in refused(lambda: NetworkSource(model=str(file)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["runs/a:b/last.ckpt", "runs/a:b/last", "a:b.ckpt", "C:\\runs\\last.ckpt", "C:/runs/last.ckpt", "last.ckpt",
+     "https://host/last.ckpt", "s3://bucket/x", "runs/a:last.ckpt", "nets.build", "nets.py", ":/x", "x" * 200],
+)  # fmt: skip
+def test_a_checkpoint_that_is_not_there(name: str, here: Path) -> None:
+    for given in ({"checkpoint": Path(name)}, {"model": name}):
+        said = refused(lambda given=given: NetworkSource(**given))  # type: ignore[misc]
+        assert "no such checkpoint" in said
+        assert "size" not in said
+    (here / "folder").mkdir()
+    assert "is a folder" in refused(lambda: NetworkSource(checkpoint=Path("folder")))
+    (here / "a:b").write_bytes(b"x")
+    assert NetworkSource(model="a:b").checkpoint == Path("a:b")  # what is there wins
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [("./nets.py:build", "nets:build"), (".nets:build", "nets:build"), ("sub/nets.py:build", "sub.nets:build"),
+     ("nets:", "package.module:callable"), (":build", "package.module:callable"), ("nets:build()", "nets:build"),
+     ("/abs/nets.py:build", "package.module:callable"), ("nets::build", "package.module:callable"),
+     ("no_such_package:net", "No module named 'no_such_package'"), ("hf:", "hf:FOLDER"), ("hf:./nowhere", "no folder"),
+     ("", "is empty"), ("streets:99", "choose one of the seeds")],
+)  # fmt: skip
+def test_a_name_of_no_network(model: str, said: str) -> None:
+    assert said in refused(lambda: NetworkSource(model=model, size=SIZE))
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    for name, value in {"weights": tmp_path / "w.pth", "classes": str(tmp_path / "c.yaml")}.items():
+        assert str(value) in refused(lambda name=name, value=value: NetworkSource(**OWN, **{name: value}))  # type: ignore[misc]
+    assert "is a folder" in refused(lambda: NetworkSource(**OWN, weights=tmp_path))
+    assert "give a network" in refused(NetworkSource)
+
+
+def test_a_refusal_imports_no_torch(written: Callable[..., Path]) -> None:
+    file = written("model: streets", "size: [1]")
+    code = (f"import sys\nfrom stpl.apply.source import NetworkSource\ntry:\n  NetworkSource(model={str(file)!r})\n"
+            "except Exception as error:\n  print(error.where, 'torch' in sys.modules)")  # fmt: skip
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told == f"{file}: size False\n"
+
+
+# --- classes and palettes
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("classes: [a, b]\npalette: [red, tan]", "'red' is no colour"),
+        ("classes: [a, b]\npalette: [abc, tan]", "is no colour"),
+        ("classes: [a, b]\npalette: [0, 0, 0, 9, 9, 9]", "6 colours for 2 classes"),
+        ("classes: [a, b]\npalette: 5", "no list"),
+        ("classes: [a, b]\npalette: {a: [0, 0, 0]}", "no list"),
+        ('classes: [a, b]\npalette: [["0", 0, 0], [9, 9, 9]]', "is no colour"),
+        ("classes: [a, b]\npalette: [[0, 0, 256], [9, 9, 9]]", "is no colour"),
+        ("classes: [a, b]\npalette: [[0, 0, -1], [9, 9, 9]]", "is no colour"),
+        ("classes: [a, b]\npalette: [[0, 0, 1.5], [9, 9, 9]]", "is no colour"),
+        ("classes: [a, b]\npalette: [[0, 0], [9, 9]]", "is no colour"),
+        ("classes: [a, b]\npalette: [[0, 0, 0]]", "1 colours for 2 classes"),
+        ("classes: [a, b]\npalette:", "palette"),
+        ("classes: [a, b]\npalette: []", "palette"),
+        ("classes: [on, off]", "True is no name"),
+        ("classes: [1, 2]", "1 is no name"),
+        ("classes: [a, null]", "None is no name"),
+        ("classes: [a, [b]]", "no name"),
+        ("classes: [a, '']", "no name"),
+        ("classes: [a, b, a]", "'a' is there twice"),
+        ("classes: []", "0 classes"),
+        ("classes:", "lacks a list"),
+        ("classes: {a: 1}", "lacks a list"),
+    ],
+)
+def test_classes_and_palettes_that_are_refused(text: str, said: str, written: Callable[..., Path]) -> None:
+    path = written(text, name="c.yaml")
+    told = refused(lambda: read_classes(str(path)))
+    assert said in told
+    assert str(path) in told
+
+
+def test_whole_numbers_of_a_palette_are_colours(written: Callable[..., Path]) -> None:
+    path = written("classes: [a, b]", "palette: [[0, 0.0, 255], [9, 9, 9]]", name="c.yaml")
+    assert read_classes(str(path)).palette.tolist() == [[0, 0, 255], [9, 9, 9]]
+
+
+# --- modules of somebody else's
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def build(:\n", "bad.py:1: invalid syntax"),
+        ("def build():\n\tpass\n        pass\n", "bad.py:3: "),
+        ("\nraise ValueError('at import')\n", "bad.py:2: importing bad fails: at import (ValueError)"),
+        ("import no_such_thing\n", "bad.py:1: importing bad fails: No module named 'no_such_thing'"),
+        ("import sys\nsys.exit(5)\n", "bad.py:2: importing bad calls sys.exit(5)"),
+        ("import sys\ndef build():\n    sys.exit()\n", "bad.py:3: bad:build calls sys.exit()"),
+        ("class Stop(BaseException): pass\ndef build():\n    raise Stop\n", "bad.py:3: bad:build fails: Stop"),
+        ("def build():\n    raise KeyError('x')\n", "bad.py:2: bad:build fails: 'x' (KeyError)"),
+        ("def build(a): pass\n", "bad:build fails: build() missing 1 required"),
+        ("build = 3\n", "bad:build is of the type int, which cannot be called"),
+        ("def built(): pass\n", "did you mean 'built'?"),
+        ("def build(): pass\n", "gives a NoneType, no nn.Module"),
+        ("from torch import nn\nbuild = lambda: nn.Conv2d\n", "no nn.Module"),
+        ("from torch import nn\nbuild = lambda: nn.Conv2d(3, 2, 1, device='meta')\n", "2 tensors hold no numbers"),
+        ("from torch import nn\nbuild = lambda: nn.LazyConv2d(2, 1)\n", "hold no numbers"),
+        ("\0", "importing bad fails"),
+    ],
+)
+def test_what_a_module_does_wrong_is_one_line(
+    text: str, said: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "bad.py").write_text(text)
+    monkeypatch.delitem(sys.modules, "bad", raising=False)
+    assert main(["export", "--size=64,96", "--model=bad:build", "--out=n.pt"]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 2
+    assert not (here / "n.pt").exists()
+
+
+def test_an_interruption_is_no_fault_of_a_module(here: Path) -> None:
+    (here / "slow.py").write_text("def build():\n    raise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt):
+        build_module(OwnNetwork("slow:build"))
+
+
+def test_classes_and_partials_are_called(here: Path) -> None:
+    (here / "parts.py").write_text("from functools import partial\nfrom torch import nn\n"
+                                   "build = partial(nn.Conv2d, 3, 2, 1)\n")  # fmt: skip
+    assert isinstance(build_module(OwnNetwork("parts:build")), nn.Conv2d)
+    assert isinstance(build_module(OwnNetwork("own_networks:Dictionary")), own_networks.Dictionary)
+
+
+# --- from Python
+
+
+@pytest.mark.parametrize(
+    ("given", "option"),
+    [
+        ({"size": (64.0, 96.0)}, "--size"), ({"size": 64}, "--size"), ({"size": "64,96"}, "--size"),
+        ({"size": (-64, 96)}, "--size"), ({"size": (1, 64, 96)}, "--size"), ({"size": (0, 0)}, "--size"),
+        ({"size": (True, 96)}, "--size"), ({"size": {64, 96}}, "--size"), ({"size": (200000, 200000)}, "--size"),
+        ({"classes": ["a", "b"]}, "--classes"), ({"classes": 19}, "--classes"), ({"mean": 0}, "--mean"),
+        ({"mean": np.zeros(3)}, "--mean"), ({"std": ("a", "b", "c")}, "--std"), ({"std": (NAN,) * 3}, "--std"),
+        ({"features": 1.5}, "--features"), ({"features": nn.ReLU()}, "--features"), ({"logits": ["out"]}, "--logits"),
+        ({"logits": ""}, "--logits"), ({"weights": {"a": 1}}, "--weights"), ({"weights": b"w.pth"}, "--weights"),
+        ({"arguments": [1]}, "--arguments"), ({"arguments": {"net": nn.ReLU()}}, "--arguments.net"),
+        ({"arguments": {"n": np.int64(3)}}, "--arguments.n"), ({"channels": "RGB"}, "--channels"),
+        ({"channels": 3}, "--channels"), ({"key": "ema"}, "--key"), ({"model": own_networks.Dictionary}, "--model"),
+        ({"model": 3}, "--model"), ({"model": b"nets:build"}, "--model"), ({"model": None}, "--model"),
+        ({"model": [own_networks.Dictionary()]}, "--model"), ({"size": None}, "--size"),
+    ],
+)  # fmt: skip
+def test_wrong_types_from_python(given: dict[str, Any], option: str) -> None:
+    given = OWN | given
+    assert option in refused(lambda: stpl.load(given.pop("model"), **given))
+
+
+def test_natural_types_from_python(tmp_path: Path) -> None:
+    """A path as one, places as numbers, arrays of whole numbers."""
+    (tmp_path / "c.yaml").write_text("classes: [a, b, c, d, e]\n")
+    net = stpl.load("own_networks:pair", size=np.array(SIZE), logits=1, classes=tmp_path / "c.yaml")  # type: ignore[arg-type]
+    assert net.frame_size == SIZE
+    assert net.classes == ("a", "b", "c", "d", "e")
+    assert stpl.load("streets", size=torch.Size(SIZE)).frame_size == SIZE  # type: ignore[arg-type]
+    assert "hold no numbers" in refused(lambda: stpl.load(own_networks.Dictionary().to("meta"), size=SIZE))
+
+
+@pytest.mark.parametrize(
+    ("given", "option"),
+    [
+        ({"video": [np.zeros((4, 4, 3), np.uint8)]}, "video"), ({"video": np.zeros((2, 4, 4, 3))}, "video"),
+        ({"video": []}, "video"), ({"video": ""}, "video"), ({"video": None}, "video"), ({"video": [None]}, "video"),
+        ({"video": {"a": 1}}, "video"), ({"steps": "2"}, "steps"), ({"steps": 2.5}, "steps"), ({"steps": -1}, "steps"),
+        ({"steps": True}, "steps"), ({"lr": "1e-3"}, "lr"), ({"lr": -1.0}, "lr"), ({"lr": NAN}, "lr"),
+        ({"batch_size": 0}, "batch_size"), ({"batch_size": "4"}, "batch_size"), ({"stride": 0}, "stride"),
+        ({"stride": None}, "stride"), ({"seed": -1}, "seed"), ({"seed": 2**32}, "seed"), ({"seed": 0.5}, "seed"),
+        ({"experiment": 3.5}, "experiment"), ({"experiment": ""}, "experiment"), ({"progress": 3}, "progress"),
+        ({"output": 3}, "output"), ({"output": ""}, "output"), ({"network": 3}, "--model"),
+    ],
+)  # fmt: skip
+def test_wrong_types_of_an_adaptation(given: dict[str, Any], option: str, here: Path) -> None:
+    given = {"network": "streets", "video": "v.mp4"} | given
+    said = refused(lambda: stpl.adapt(given.pop("network"), given.pop("video"), **given))
+    assert said.startswith(f"{option}: ")
+    assert not list(here.iterdir())  # nothing is begun
+
+
+def test_what_is_shown_of_a_value_is_short() -> None:
+    assert values.shown("x" * 1000).endswith("…")
+    assert values.shown(None) == "nothing"
+    assert values.shown(nn.ReLU()) == "a ReLU"

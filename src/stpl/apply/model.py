@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stpl.apply.network import Frame, load_network, predict
+from stpl.apply.network import Frame, checked, load_network, predict
 from stpl.data.label_space import LabelSpace, label_space, own_classes
 from stpl.errors import ConfigError, StplError
 from stpl.nn import huggingface, weights
@@ -20,6 +20,8 @@ from stpl.nn.accel import Accel
 from stpl.nn.layers import candidates, proposed
 from stpl.nn.network import NetworkOptions, around
 from stpl.nn.own import IN_MEMORY, OwnNetwork, OwnSegmenter, build_module, lending, own_weights
+from stpl.nn.state import same
+from stpl.nn.wrappers import plain, wrapped_as
 from stpl.runs.experiments import load_yaml
 
 HUGGING_FACE = "hf:"
@@ -57,7 +59,7 @@ class Model:
     def name(self) -> str:
         """What to call it: what builds it, the run that trained it, or its file."""
         if self.origin is not None:
-            return type(self.origin).__name__
+            return type(plain(self.origin)).__name__
         if self.build is not None or self.checkpoint is None:
             return str(self.build)
         inside = self.checkpoint.parent.name == "checkpoints"
@@ -73,9 +75,14 @@ class Model:
 
     @property
     def module(self) -> nn.Module:
-        """What the callable builds or Hugging Face loads; of a checkpoint of the suite, its segmenter."""
+        """What the callable builds or Hugging Face loads; of a checkpoint of the suite, its segmenter.
+
+        What Python code holds within wrappers (`torch.compile`, DataParallel, AveragedModel) comes within the same.
+        """
         segmenter = self.accel.segmenter
-        return segmenter.net if isinstance(segmenter, OwnSegmenter) else segmenter
+        if not isinstance(segmenter, OwnSegmenter):
+            return segmenter
+        return segmenter.net if self.origin is None else wrapped_as(self.origin, segmenter.net)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -86,8 +93,11 @@ class Model:
         """Label maps uint8 `[H,W]` of frames uint8 `[H,W,3]` RGB in order, each at its own size, the first one's too.
 
         The network may use the frame before; the first one is its own.
+
+        Raises:
+            DataError: a frame is something else: floating-point, grey, with an alpha channel, a tensor.
         """
-        frames = iter(frames)
+        frames = checked(frames)
         for first in frames:
             for (labels,) in predict([self.accel], chain([first, first], frames), self.frame_size):
                 yield labels
@@ -103,7 +113,7 @@ class Model:
         """Whether a checkpoint holds the very weights of the network."""
         assert self.network is not None
         kept, mine = weights.tensors(weights.read(path), path), self.network.state_dict()
-        return kept.keys() == mine.keys() and all(torch.equal(kept[name], value) for name, value in mine.items())
+        return kept.keys() == mine.keys() and all(same(kept[name], value) for name, value in mine.items())
 
     def hand_back(self, state: Mapping[str, torch.Tensor], folder: Path) -> Path:
         """Write weights of a network of your own in the form in which it came.

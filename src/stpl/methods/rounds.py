@@ -197,6 +197,9 @@ class Rounds(Method):
         for network in self.labellers():
             for name, value in network.state_dict().items():
                 digest.update(name.encode())
+                if not isinstance(value, Tensor):  # extra state
+                    digest.update(repr(value).encode())
+                    continue
                 digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return {
             "weights": digest.hexdigest(),

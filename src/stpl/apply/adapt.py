@@ -37,7 +37,7 @@ def adapt(
     classes: str | None = None,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
-    channels: str = "rgb",
+    channels: str | None = None,
 ) -> None:
     """Adapt a network to unlabelled video, without source data and without labels.
 
@@ -72,7 +72,8 @@ def adapt(
             if it comes from Hugging Face, else Cityscapes' 19, if not given.
         mean: what is subtracted from frames in 0..255; ImageNet's if not given.
         std: what they are divided by; ImageNet's if not given.
-        channels: rgb or bgr, the order of its input, and of mean and std.
+        channels: rgb or bgr, the order of its input, and of mean and std; rgb if not given and a network of Hugging
+            Face does not say.
     """
     if checkpoint is None and model is None:
         raise ConfigError("give a network", where="--model", mend="give --checkpoint=FILE, or --model=…")

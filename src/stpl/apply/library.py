@@ -33,7 +33,7 @@ def load(
     classes: str | None = None,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
-    channels: str = "rgb",
+    channels: str | None = None,
 ) -> Model:
     """A network to predict with or to adapt.
 
@@ -51,7 +51,8 @@ def load(
             Cityscapes' 19, if not given.
         mean: what is subtracted from frames in 0..255; ImageNet's if not given.
         std: what they are divided by; ImageNet's if not given.
-        channels: rgb or bgr, the order of its input, and of mean and std.
+        channels: rgb or bgr, the order of its input, and of mean and std; rgb if not given and a network of Hugging
+            Face does not say.
 
     Raises:
         StplError: the network cannot be used; the message says what would mend it.

@@ -14,7 +14,7 @@ from torch import nn
 
 from stpl.apply.network import Frame, checked, load_network, predict
 from stpl.data.label_space import LabelSpace, label_space, own_classes
-from stpl.errors import ConfigError, StplError
+from stpl.errors import ConfigError, StplError, note
 from stpl.nn import huggingface, weights
 from stpl.nn.accel import Accel
 from stpl.nn.layers import candidates, proposed
@@ -162,7 +162,7 @@ def open_model(
     classes: str | None = None,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
-    channels: str = "rgb",
+    channels: str | None = None,
     build: str | None = None,
 ) -> Model:
     """The network that `model` names.
@@ -179,16 +179,16 @@ def open_model(
         logits: where the logits stand in what it returns.
         classes: a label space by name, or a YAML file with the classes (`read_classes`); if not given, what a network
             of Hugging Face says, and Cityscapes' 19 for another.
-        mean: of its normalisation; ImageNet's if not given.
+        mean: of its normalisation; if not given, what a network of Hugging Face says, and ImageNet's for another.
         std: likewise.
-        channels: "rgb" or "bgr".
+        channels: "rgb" or "bgr", likewise; "rgb" for another.
         build: for a checkpoint of a network of your own, what builds it: no file has a function called.
 
     Raises:
         StplError: for anything that cannot be used.
     """
     given = {"weights": state, "key": key, "arguments": arguments, "features": features, "logits": logits,
-             "classes": classes, "mean": mean, "std": std}  # fmt: skip
+             "classes": classes, "mean": mean, "std": std, "channels": channels}  # fmt: skip
     if isinstance(model, str):
         if Path(model).suffix in _YAML:
             return open_model(**{"size": size, **read_network(Path(model))})
@@ -198,8 +198,7 @@ def open_model(
             return _described(located, size, build)
     if size is None:
         raise ConfigError("the frames' size is not known", where="--size", mend="give it: --size=HEIGHT,WIDTH")
-    own = replace(_source(model, given), features=features or "", logits=logits or "", channels=channels,
-                  frame_size=size)  # fmt: skip
+    own = replace(_source(model, given), features=features or "", logits=logits or "", frame_size=size)  # fmt: skip
     origin = model if isinstance(model, nn.Module) else None
     with nullcontext() if origin is None else lending(origin):
         module = build_module(own)
@@ -229,20 +228,39 @@ def builder(model: str) -> str:
 def _source(model: str | nn.Module, given: Mapping[str, Any]) -> OwnNetwork:
     """Where a network of your own comes from, with its classes and its normalisation."""
     space = read_classes(given["classes"]) if given["classes"] else None
-    mean, std = given["mean"], given["std"]
+    hub = None  # name of a network of Hugging Face
     if isinstance(model, nn.Module):
         _refuse(given, ("arguments",), "the network is there already")
-        own, space = OwnNetwork(IN_MEMORY), space or huggingface.classes_told(getattr(model, "config", None))
+        config = getattr(plain(model), "config", None)
+        own, space = OwnNetwork(IN_MEMORY), space or huggingface.classes_told(config)
+        hub = getattr(config, "_name_or_path", None)
     elif model.startswith(HUGGING_FACE):
         _refuse(given, ("weights", "key", "arguments"), "a network of Hugging Face brings them")
         hub = model.removeprefix(HUGGING_FACE)
         own, space = OwnNetwork(huggingface.BUILD, {"name": hub}), space or huggingface.classes_of(hub)
-        if mean is None and std is None:
-            mean, std = huggingface.normalization_of(hub) or (None, None)
     else:
         own = OwnNetwork(model, dict(given["arguments"] or {}))
+    if hub is not None:
+        own = _as_its_processor(own, hub, given)
     space = space or read_classes("cityscapes19")
-    return replace(own, mean=mean or own.mean, std=std or own.std, classes=space.classes, palette=space.colours)
+    said = {name: given[name] for name in ("mean", "std", "channels") if given[name] is not None}
+    return replace(own, **said, classes=space.classes, palette=space.colours)
+
+
+def _as_its_processor(own: OwnNetwork, name: str, given: Mapping[str, Any]) -> OwnNetwork:
+    """A network of Hugging Face with the normalisation of its image processor; a note where that is not known."""
+    if all(given[setting] is not None for setting in ("mean", "std", "channels")):
+        return own
+    known = huggingface.preprocessing_of(name) if name else None
+    if known is not None:
+        mine = known if given["mean"] is None and given["std"] is None else own
+        return replace(own, mean=mine.mean, std=mine.std, channels=known.channels)
+    if given["mean"] is None:
+        mean, std = (",".join(f"{value:g}" for value in values) for values in (own.mean, own.std))
+        assumed = f"mean {mean}, std {std} in 0…255, {given['channels'] or own.channels}"
+        where = f"{HUGGING_FACE}{name}" if name else "the network"
+        note(f"no image processor says its normalisation; assumed: {assumed} (--mean, --std, --channels)", where)
+    return own
 
 
 def _refuse(given: Mapping[str, object], names: Sequence[str], why: str) -> None:

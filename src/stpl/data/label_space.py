@@ -104,11 +104,13 @@ def own_classes(names: Sequence[str], colours: Sequence[Sequence[int]] = ()) -> 
     """The classes of a network of your own, in its order; no data set's labels are known for them.
 
     Raises:
-        ConfigError: there are fewer than two, one is there twice, or colours are not three numbers of 0 to 255 for each.
+        ConfigError: there are fewer than two, one is there twice, or colours are not three numbers of 0 to 255 each.
     """
     if len(names) == 1:
-        raise ConfigError(f"one class ('{names[0]}') leaves nothing to tell apart", where="network.own.classes",
-                          mend="name two or more; a network of one class gives logits of background and class")  # fmt: skip
+        mend = "name two or more; a network of one class gives logits of background and class"
+        raise ConfigError(
+            f"one class ('{names[0]}') leaves nothing to tell apart", where="network.own.classes", mend=mend
+        )
     if not names or len(set(names)) < len(names) or len(names) > IGNORE:
         raise ConfigError(f"{len(names)} classes, {len(set(names))} of them different", where="network.own.classes",
                           mend=f"name each class once, at most {IGNORE}")  # fmt: skip

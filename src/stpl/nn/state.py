@@ -157,7 +157,7 @@ def fits(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 
 def missing(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Names of a network that are not there, sorted; counters of batches (new in torch 0.4.1) and extra state may be."""
+    """Names of a network that are not there, sorted; it can do without counters of batches and extra state."""
     return sorted(name for name in wanted if name not in state and not name.endswith((COUNTER, EXTRA)))
 
 

@@ -17,6 +17,7 @@ from stpl.data.label_space import LabelSpace, label_space, own_classes
 from stpl.errors import ConfigError, StplError, note
 from stpl.nn import huggingface, weights
 from stpl.nn.accel import Accel
+from stpl.nn.finite import fault
 from stpl.nn.layers import candidates, proposed
 from stpl.nn.network import NetworkOptions, around
 from stpl.nn.own import IN_MEMORY, OwnNetwork, OwnSegmenter, build_module, lending, own_weights
@@ -204,6 +205,8 @@ def open_model(
         module = build_module(own)
     if state is not None:
         own_weights(module, weights.of_file(state, key), state)
+    elif (found := fault(module.state_dict())) is not None:
+        raise ConfigError(f"its weights are of no use: {found}", where="--model", mend="give it other weights")
     if not own.features and (found := proposed(candidates(module, size), len(own.classes))) is not None:
         own = replace(own, features=found.name)
     options = NetworkOptions(own=own)

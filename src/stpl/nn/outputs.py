@@ -93,9 +93,19 @@ def in_training(net: nn.Module, path: str, frame_size: tuple[int, int]) -> tuple
             raise ConfigError("the network's output is not finite", where="network.own", mend=mend)
         try:
             trained = asked(net, frames, _learns)
-            return _settled(logits, path, evaluated, trained), None
         except ConfigError as error:
-            return path, error
+            mend = f"let it take one tensor {list(frames.shape)} in training, too, or only predict with it"
+            return path, ConfigError(f"in training {error.what}", where=error.where, mend=mend)
+    if path and isinstance(evaluated, Tensor):  # then it is meant for training
+        if isinstance(trained, Tensor):
+            mend = "leave it out"
+            raise ConfigError(f"the network returns its logits alone, and nothing at '{path}'", where=_WHERE, mend=mend)
+        logits_in(trained, path)
+        return path, None
+    try:
+        return _settled(logits, path, evaluated, trained), None
+    except ConfigError as error:
+        return path, error
 
 
 def check_batch(logits: Tensor, frames: Tensor) -> Tensor:
@@ -112,8 +122,7 @@ def check_batch(logits: Tensor, frames: Tensor) -> Tensor:
 def _settled(logits: Tensor, path: str, evaluated: Any, trained: Any) -> str:
     """The path of what is the logits among what training returns."""
     before, there = _grids(evaluated), _grids(trained)
-    if path and not isinstance(trained, Tensor) and (path in there or isinstance(evaluated, Tensor)):
-        logits_in(trained, path)
+    if path and path in there:
         return path
     usual = path or _usual(evaluated)
     apart = {name: _apart(grid, logits) for name, grid in there.items() if grid.shape[1] == logits.shape[1]}

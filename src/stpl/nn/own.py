@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -30,8 +31,6 @@ IN_MEMORY = "stpl.nn.own:lent"
 """What `OwnNetwork.build` is for a network that Python code holds, and that nothing by name builds."""
 
 _LENT: ContextVar[nn.Module] = ContextVar("lent")
-_CAUGHT: ContextVar[dict[int, Any]] = ContextVar("caught")
-"""What layers gave in the pass that runs in this thread, by the segmenter that watches them."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ class OwnSegmenter(Segmenter):
         self.net, self.path, self.level = net, own.logits, own.features
         self.normalization = Normalization(own.mean, own.std, own.channels)
         self.num_classes = num_classes
-        self._untrainable: StplError | None = None
+        self._caught: dict[int, Any] = {}  # what the layer gave, by the thread whose pass it is
         layers = dict(nn.Module.named_modules(net))
         if own.features not in layers or own.features == "":
             raise no_such_layer(own.features, candidates(net, frame_size), layers)
@@ -163,9 +162,9 @@ class OwnSegmenter(Segmenter):
         self.stride = max(1, round(frame_size[0] / seen.features.shape[-2]))
 
     def _catch(self, layer: nn.Module, inputs: Any, output: Any) -> None:
-        caught = _CAUGHT.get(None)
-        if caught is not None:  # otherwise somebody calls the network by itself
-            caught[id(self)] = output[0] if isinstance(output, tuple | list) and output else output
+        thread = _thread()
+        if thread in self._caught:  # otherwise somebody calls the network by itself
+            self._caught[thread] = output[0] if isinstance(output, tuple | list) and output else output
 
     def _asked(self, frames: Tensor) -> Any:
         """What the network returns."""
@@ -187,19 +186,18 @@ class OwnSegmenter(Segmenter):
         """What the layer gave and the logits; see `Segmenter`."""
         if self.net.training:
             self.check_trainable()
-        caught: dict[int, Any] = {}
-        token = _CAUGHT.set(caught)
+        thread = _thread()
+        self._caught[thread] = None
         try:
             output = self._asked(self.normalize(frames))
         finally:
-            _CAUGHT.reset(token)
+            features = self._caught.pop(thread)
         logits = logits_in(output, self.training_path if self.net.training else self.path)
         if not _traced():
             check_batch(logits, frames)
         if torch.is_grad_enabled() and not logits.requires_grad and any(p.requires_grad for p in self.parameters()):
             mend = "take torch.no_grad() and detach() out of its forward pass"
             raise ConfigError("its logits take no gradient, so nothing can learn", where="network.own", mend=mend)
-        features = caught.get(id(self))
         if not isinstance(features, Tensor) or features.ndim != 4:
             shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise ConfigError(
@@ -214,6 +212,11 @@ def _traced() -> bool:
     """Whether a program is being made of the network, for a file or for a compiler."""
     tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return tracing or torch.compiler.is_compiling()
+
+
+def _thread() -> int:
+    """The thread that runs; a compiler, which does not know them, has one."""
+    return 0 if torch.compiler.is_compiling() else get_ident()
 
 
 def _float32(values: Tensor) -> Tensor:

@@ -106,11 +106,6 @@ def own_classes(names: Sequence[str], colours: Sequence[Sequence[int]] = ()) -> 
     Raises:
         ConfigError: there are fewer than two, one is there twice, or colours are not three numbers of 0 to 255 each.
     """
-    if len(names) == 1:
-        mend = "name two or more; a network of one class gives logits of background and class"
-        raise ConfigError(
-            f"one class ('{names[0]}') leaves nothing to tell apart", where="network.own.classes", mend=mend
-        )
     if not names or len(set(names)) < len(names) or len(names) > IGNORE:
         raise ConfigError(f"{len(names)} classes, {len(set(names))} of them different", where="network.own.classes",
                           mend=f"name each class once, at most {IGNORE}")  # fmt: skip
@@ -118,6 +113,11 @@ def own_classes(names: Sequence[str], colours: Sequence[Sequence[int]] = ()) -> 
     if colours and not (len(colours) == len(names) and fits):
         raise ConfigError(f"{len(colours)} colours for {len(names)} classes", where="network.own.palette",
                           mend="give three numbers of 0 to 255 for each class, or none at all")  # fmt: skip
+    if len(names) == 1:
+        mend = "name two or more; a network of one class gives logits of background and class"
+        raise ConfigError(
+            f"one class ('{names[0]}') leaves nothing to tell apart", where="network.own.classes", mend=mend
+        )
     return LabelSpace("own", tuple(names), {}, colours=tuple((r, g, b) for r, g, b in colours))
 
 

@@ -156,8 +156,8 @@ class OwnSegmenter(Segmenter):
         self.training_path = own.logits
         seen = asked(self, torch.zeros(1, 3, *frame_size))
         _check_logits(seen.logits, num_classes)
-        _check_extra_state(net)
-        self.training_path, self._untrainable = in_training(net, own.logits, frame_size)
+        self.training_path, untrainable = in_training(net, own.logits, frame_size)
+        self._untrainable = untrainable or _unwritable(net)
         self.feature_dim = seen.features.shape[1]
         self.stride = max(1, round(frame_size[0] / seen.features.shape[-2]))
 
@@ -243,19 +243,19 @@ def _check_logits(logits: Tensor, num_classes: int) -> None:
         raise ConfigError(what, where=where, mend="name its classes, in its order")
 
 
-def _check_extra_state(net: nn.Module) -> None:
-    """Raise `ConfigError` for a network with extra state that no checkpoint of ours may hold."""
+def _unwritable(net: nn.Module) -> StplError | None:
+    """Why no checkpoint may hold a network, if that is so: its extra state is more than tensors and plain types."""
     for name, value in net.state_dict().items():
-        if not name.endswith(EXTRA):
-            continue
-        file = BytesIO()
-        try:
-            torch.save(value, file)
-            torch.load(BytesIO(file.getvalue()), weights_only=True)
-        except Exception as error:  # pickling runs its author's code
-            what = f"'{name}' holds a {type(value).__name__}, which no checkpoint may hold"
-            mend = "let get_extra_state return tensors and plain types alone"
-            raise ConfigError(what, where="network.own", mend=mend) from error
+        if name.endswith(EXTRA):
+            file = BytesIO()
+            try:
+                torch.save(value, file)
+                torch.load(BytesIO(file.getvalue()), weights_only=True)
+            except Exception:  # pickling runs its author's code
+                what = f"'{name}' is a {type(value).__name__}, which no checkpoint may hold"
+                mend = "let get_extra_state return tensors and plain types alone"
+                return ConfigError(what, where="network.own", mend=mend)
+    return None
 
 
 def _probabilities(logits: Tensor) -> bool:

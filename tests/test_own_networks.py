@@ -28,7 +28,8 @@ from stpl.nn import weights
 from stpl.nn.huggingface import SemanticMaps
 from stpl.nn.layers import candidates, proposed
 from stpl.nn.network import NetworkOptions, build_network
-from stpl.nn.own import OwnNetwork, logits_in
+from stpl.nn.outputs import logits_in
+from stpl.nn.own import OwnNetwork
 
 SIZE = (64, 96)
 NAMES = "classes: [road, car, tree, sky, other]\n"

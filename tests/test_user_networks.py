@@ -261,15 +261,18 @@ def test_a_checkpoint_of_a_network_with_a_part_called_module(five: str, tmp_path
     with model.at_hand():
         network = build_network(model.options)
     weights.load(tmp_path / "start.ckpt", network, options=model.options)
+    bare = Named()
+    own_weights(bare, weights.of_file(tmp_path / "start.ckpt"), tmp_path / "start.ckpt")
+    assert all(torch.equal(value, held(model).net.state_dict()[name]) for name, value in bare.state_dict().items())
 
 
 # --- Networks that Python code holds ----------------------------------------------------------------------------------
 
-WRAPPED: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "compile": lambda net: torch.compile(net, backend="eager"),  # type: ignore[return-value]
+WRAPPED: dict[str, Callable[[nn.Module], Any]] = {
+    "compile": lambda net: torch.compile(net, backend="eager"),
     "data parallel": nn.DataParallel,
     "averaged": torch.optim.swa_utils.AveragedModel,
-    "several": lambda net: torch.compile(nn.DataParallel(net), backend="eager"),  # type: ignore[return-value]
+    "several": lambda net: torch.compile(nn.DataParallel(net), backend="eager"),
     "compiled in place": lambda net: (net.compile(backend="eager"), net)[1],  # type: ignore[func-returns-value]
 }
 
@@ -289,7 +292,7 @@ def test_wrappers_are_taken_off_and_put_on_again(title: str, five: str) -> None:
 
 
 def test_synchronised_statistics_become_those_of_the_process(five: str) -> None:
-    net = nn.SyncBatchNorm.convert_sync_batchnorm(Two())
+    net = nn.SyncBatchNorm.convert_sync_batchnorm(Two())  # type: ignore[no-untyped-call]
     found = segmenter(net, five)
     assert found.net.state_dict().keys() == Two().state_dict().keys()
     frames = torch.randint(0, 256, (2, 3, *SIZE), dtype=torch.uint8)

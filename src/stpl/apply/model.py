@@ -205,8 +205,8 @@ def open_model(
         module = build_module(own)
     if state is not None:
         own_weights(module, weights.of_file(state, key), state)
-    elif (found := fault(module.state_dict())) is not None:
-        raise ConfigError(f"its weights are of no use: {found}", where="--model", mend="give it other weights")
+    elif (bad := fault(module.state_dict())) is not None:
+        raise ConfigError(f"its weights are of no use: {bad}", where="--model", mend="give it other weights")
     if not own.features and (found := proposed(candidates(module, size), len(own.classes))) is not None:
         own = replace(own, features=found.name)
     options = NetworkOptions(own=own)

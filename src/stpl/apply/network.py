@@ -34,7 +34,7 @@ def checked(frames: Iterable[Frame]) -> Iterator[Frame]:
     if not isinstance(frames, Iterable):
         raise _no_frames(f"this is a {type(frames).__name__}")
     for place, frame in enumerate(frames):
-        dtype, shape = getattr(frame, "dtype", ""), getattr(frame, "shape", ())
+        dtype, shape = getattr(frame, "dtype", ""), tuple(getattr(frame, "shape", ()))
         fits = dtype == np.uint8 and len(shape) == 3 and shape[2] == 3 and min(shape) > 0
         if not (isinstance(frame, np.ndarray) and fits):
             kind = " ".join(filter(None, (type(frame).__name__, str(dtype), str(list(shape)) if shape else "")))

@@ -200,7 +200,8 @@ class Rounds(Method):
                 if not isinstance(value, Tensor):  # extra state
                     digest.update(repr(value).encode())
                     continue
-                digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+                data: Any = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+                digest.update(data)
         return {
             "weights": digest.hexdigest(),
             "method": type(self).__name__,

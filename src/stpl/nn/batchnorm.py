@@ -72,7 +72,8 @@ def without_synchronization(module: nn.Module) -> nn.Module:
     """
     for layer in batchnorm_layers(module):
         if type(layer) is nn.SyncBatchNorm:
-            layer.__class__ = LocalBatchNorm  # the same tensors, and whatever else is kept of it
+            # Its class alone is another: tensors, hooks and whoever else holds the layer need not know.
+            layer.__class__ = LocalBatchNorm  # type: ignore[assignment]
     return module
 
 

@@ -145,7 +145,7 @@ def _settled(logits: Tensor, path: str, evaluated: Any, trained: Any) -> str:
 @torch.no_grad()
 def _apart(one: Tensor, logits: Tensor) -> float:
     """How far a grid of values is from logits, relative to their spread, on the coarser grid of both."""
-    size = [min(a, b) for a, b in zip(one.shape[-2:], logits.shape[-2:], strict=True)]
+    size = (min(one.shape[-2], logits.shape[-2]), min(one.shape[-1], logits.shape[-1]))
     mine, theirs = (adaptive_avg_pool2d(grid.float(), size) for grid in (one, logits))
     if mine.shape != theirs.shape:
         return float("inf")

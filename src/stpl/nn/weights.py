@@ -232,7 +232,7 @@ def tensors(content: Mapping[str, Any], path: Path | None = None, key: str | Non
 
 
 def of_file(path: Path, key: str | None = None) -> dict[str, Tensor]:
-    """The state dict in a file as it is stored; see `stpl.nn.state`.
+    """The state dict in a file as it is stored, of a checkpoint of ours the network's; see `stpl.nn.state`.
 
     Args:
         path: the file.
@@ -241,7 +241,9 @@ def of_file(path: Path, key: str | None = None) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file cannot be read, or there is none, or several and no key.
     """
-    return find(read(path), key, path)[1]
+    content = read(path)
+    ours = key is None and isinstance(content.get("stpl"), dict)
+    return tensors(content, path) if ours else find(content, key, path)[1]
 
 
 def check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, mend: str) -> None:

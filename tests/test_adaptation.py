@@ -23,6 +23,7 @@ from stpl.apply.guard import Candidate, Scored, Seen, agreement, choose, judged,
 from stpl.apply.model import Model, open_model
 from stpl.apply.network import load_network
 from stpl.apply.settings import Settings
+from stpl.apply.source import NetworkSource
 from stpl.cli import main
 from stpl.data.clip import Wants, collate
 from stpl.data.fake import MovingShapes
@@ -83,7 +84,7 @@ def test_the_guard_takes_the_last_that_it_trusts(
 
 
 def test_what_the_guard_sees(drive: Path) -> None:
-    model = open_model("streets", SIZE)
+    model = open_model(NetworkSource(model="streets", size=SIZE))
     reader = VideoFrames(drive)
     clips = [collate([reader.read(place, Wants(flow=True)) for place in places]) for places in ((0, 1), (2, 3, 4))]
     accel = model.accel
@@ -217,7 +218,10 @@ def test_a_sitting_goes_on_with_the_batch_it_began_with(
 def test_only_what_normalises_has_moved(drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     stpl.adapt("streets", drive, "out", steps=2, batch_size=1)
-    before, after = (open_model(str(path), SIZE).accel for path in ("streets", "out/checkpoints/step2.ckpt"))
+    before, after = (
+        open_model(NetworkSource(model=str(path), size=SIZE)).accel
+        for path in ("streets", "out/checkpoints/step2.ckpt")
+    )
     affine = {id(p) for layer in before.modules() if isinstance(layer, nn.BatchNorm2d) for p in layer.parameters()}
     moved = {
         id(one) for one, other in zip(before.parameters(), after.parameters(), strict=True) if not one.equal(other)
@@ -242,7 +246,7 @@ def test_a_file_that_describes_no_network(content: str, said: str, tmp_path: Pat
 
 
 def test_memory_is_estimated_and_the_batch_made_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = open_model("streets", None).accel.segmenter
+    network = open_model(NetworkSource(model="streets")).accel.segmenter
     small, large = (resources.estimate(network, size, 4) for size in ((64, 128), (128, 256)))
     wide = resources.estimate(network, (512, 1024), 4)
     assert small.memory < large.memory < wide.memory

@@ -15,6 +15,7 @@ from PIL import Image
 
 from stpl.apply import export as export_module
 from stpl.apply.model import open_model
+from stpl.apply.source import NetworkSource
 from stpl.cli import main
 from stpl.data.fake import MovingShapes
 from stpl.data.folder import VideoFrames
@@ -73,7 +74,7 @@ def test_the_whole_of_accel_is_exported_and_ids_instead_of_logits(
     said = capsys.readouterr().err
     assert "not all that the network predicts with" in said
     assert "frames → logits" in said
-    inputs = export_module.examples(open_model("streets", SIZE), 1, 3)
+    inputs = export_module.examples(open_model(NetworkSource(model="streets", size=SIZE)), 1, 3)
     assert export_module._load_onnx(folder / "one.onnx")(*inputs).shape == (3, 15, *SIZE)
 
 
@@ -128,7 +129,7 @@ def test_footage_is_labelled(drive: Path, folder: Path, capsys: pytest.CaptureFi
     """Ids are what the network predicts, the palette's images hold the same, and nothing is half written."""
     assert main(["predict", f"--video={drive}", "--checkpoint=streets", "--out=found"]) == 0
     assert "wrote 4 frames to found" in capsys.readouterr().err
-    model = open_model("streets", None)
+    model = open_model(NetworkSource(model="streets"))
     expected = list(model.predict(VideoFrames(drive).frames()))
     for number, labels in enumerate(expected):
         name = f"{number:06d}.png"

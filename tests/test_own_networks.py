@@ -20,7 +20,7 @@ from own_networks import CLASSES, Dictionary, PoolingIndices, WithoutBatchNorm
 from stpl.apply import adaptation
 from stpl.apply.guard import Verdict
 from stpl.apply.model import open_model, own_state
-from stpl.apply.source import read_classes
+from stpl.apply.source import NetworkSource, read_classes
 from stpl.cli import main
 from stpl.data.clip import Clip
 from stpl.data.fake import MovingShapes
@@ -29,7 +29,8 @@ from stpl.nn import weights
 from stpl.nn.huggingface import SemanticMaps
 from stpl.nn.layers import candidates, proposed
 from stpl.nn.network import NetworkOptions, build_network
-from stpl.nn.own import OwnNetwork, logits_in
+from stpl.nn.outputs import logits_in
+from stpl.nn.own import OwnNetwork
 
 SIZE = (64, 96)
 NAMES = "classes: [road, car, tree, sky, other]\n"
@@ -116,7 +117,7 @@ def test_a_layer_is_proposed() -> None:
 
 
 def test_logits_are_found_where_they_stand(classes: Path) -> None:
-    model = open_model("own_networks:pair", SIZE, logits="1", classes=str(classes))
+    model = open_model(NetworkSource(model="own_networks:pair", size=SIZE, logits="1", classes=str(classes)))
     assert model.network is not None
     assert model.network.segmenter(torch.zeros(1, 3, *SIZE)).logits.shape == (1, CLASSES, *SIZE)
     tensor = torch.zeros(1, 2, 3, 4)
@@ -126,7 +127,7 @@ def test_logits_are_found_where_they_stand(classes: Path) -> None:
 
 
 def opened(build: str, size: tuple[int, int] | None = SIZE, **settings: object) -> None:
-    open_model(build, size, **settings)  # type: ignore[arg-type]
+    open_model(NetworkSource(model=build, size=size, **settings))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -159,13 +160,13 @@ def test_hostile_networks_get_one_clear_line(build: str, settings: dict[str, obj
 def test_weights_that_do_not_fit(tmp_path: Path, classes: Path) -> None:
     torch.save(Dictionary(width=4).state_dict(), tmp_path / "narrow.pth")
     with pytest.raises(CheckpointError, match="another shape"):
-        opened("own_networks:Dictionary", state=tmp_path / "narrow.pth", classes=str(classes))
+        opened("own_networks:Dictionary", weights=tmp_path / "narrow.pth", classes=str(classes))
     torch.save(own_networks.poisoned().state_dict(), tmp_path / "nan.pth")
     with pytest.raises(CheckpointError, match="diverged"):
-        opened("own_networks:Dictionary", state=tmp_path / "nan.pth", classes=str(classes))
+        opened("own_networks:Dictionary", weights=tmp_path / "nan.pth", classes=str(classes))
     wrapped = {f"module.{key}": value for key, value in Dictionary().state_dict().items()}
     torch.save({"state_dict": wrapped}, tmp_path / "wrapped.pth")
-    opened("own_networks:Dictionary", state=tmp_path / "wrapped.pth", classes=str(classes))
+    opened("own_networks:Dictionary", weights=tmp_path / "wrapped.pth", classes=str(classes))
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,7 @@ def test_half_precision_and_frozen_parameters(drive: Path, tmp_path: Path, class
 
 
 def test_no_file_has_a_function_called(tmp_path: Path, classes: Path) -> None:
-    model = open_model("own_networks:Dictionary", SIZE, classes=str(classes))
+    model = open_model(NetworkSource(model="own_networks:Dictionary", size=SIZE, classes=str(classes)))
     model.save(tmp_path / "mine.ckpt")
     with pytest.raises(CheckpointError, match=r"nothing that a file names is called(.|\n)*--model=own_networks"):
         weights.describe(tmp_path / "mine.ckpt")

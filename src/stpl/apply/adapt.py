@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from stpl.apply.settings import BENCH, RECOMMENDED, Settings, run_name
+from stpl.apply.source import NetworkSource
 from stpl.arguments import AtLeast
 from stpl.errors import ConfigError
 from stpl.progress import Progress
@@ -40,7 +41,7 @@ def adapt(
     classes: str | None = None,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
-    channels: str = "rgb",
+    channels: str | None = None,
 ) -> None:
     """Adapt a network to unlabelled video, without source data and without labels.
 
@@ -76,30 +77,21 @@ def adapt(
             if it comes from Hugging Face, else Cityscapes' 19, if not given.
         mean: what is subtracted from frames in 0..255; ImageNet's if not given.
         std: what they are divided by; ImageNet's if not given.
-        channels: rgb or bgr, the order of its input, and of mean and std.
+        channels: rgb or bgr, the order of its input, and of mean and std; rgb if not given and a network of Hugging
+            Face does not say.
     """
     videos = video if isinstance(video, list) else [video]
     settings = Settings(experiment, steps, lr, batch_size, stride, seed, precision)
     folder = output or RunKey(BENCH, run_name(videos), seed).directory(runs_root())
     if checkpoint is None and model is None:
         raise ConfigError("give a network", where="--model", mend="give --checkpoint=FILE, or --model=…")
+    source = NetworkSource(
+        checkpoint, model, weights, key, arguments, features, logits, classes, mean, std, channels, size
+    )
     from stpl.apply.adaptation import adapt_to, affordable  # what follows needs torch, whose import takes seconds
     from stpl.apply.model import open_model
 
-    start = open_model(
-        str(checkpoint or model),
-        size,
-        state=weights,
-        key=key,
-        arguments=arguments,
-        features=features,
-        logits=logits,
-        classes=classes,
-        mean=mean,
-        std=std,
-        channels=channels,
-        build=model if checkpoint else None,
-    )
+    start = open_model(source)
     taken = affordable(start, settings, folder)
     print(f"estimate: {taken}, {taken.batch_size} clips a step", file=sys.stderr)
     _shown(start, adapt_to(start, videos, folder, settings, _Lines(), taken), videos, settings)

@@ -152,6 +152,7 @@ def affordable(model: Model, settings: Settings, folder: Path) -> Estimate:
     begun = begun_with(folder, folder / "checkpoints" / "last.ckpt")
     asked = settings.batch_size or (begun and begun["data"]["init_args"]["loading"]["batch_size"])
     network = model.accel.segmenter
+    network.check_trainable()
     sizes = [asked] if asked else [4, 2, 1]
     return fitting(estimate(network, model.frame_size, size, settings.steps) for size in sizes)
 

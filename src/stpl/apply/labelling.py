@@ -17,6 +17,7 @@ from PIL import Image
 
 from stpl.apply.model import Model, open_model
 from stpl.apply.network import Frame, predict
+from stpl.apply.source import NetworkSource
 from stpl.data.folder import VideoFrames
 from stpl.errors import ConfigError, cannot_write
 from stpl.pictures.labels import overlay as overlaid
@@ -75,11 +76,9 @@ def label_video(
 
 def chosen(checkpoint: Path | None, model: str | None, size: tuple[int, int] | None) -> Model:
     """The network that `--checkpoint` and `--model` name; raises `ConfigError` if there is none."""
-    if checkpoint is not None:
-        return open_model(str(checkpoint), size, build=model)
-    if model is None:
+    if checkpoint is None and model is None:
         raise ConfigError("give a network", where="--checkpoint", mend="give --checkpoint=FILE, or --model=…")
-    return open_model(model, size)
+    return open_model(NetworkSource(checkpoint, model, size=size))
 
 
 def check_empty(out: Path) -> None:

@@ -7,22 +7,25 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
-from stpl.apply.network import Frame, load_network, predict
+from stpl.apply.network import Frame, checked, load_network, predict
 from stpl.apply.source import HUGGING_FACE, NetworkSource, read_classes
 from stpl.errors import ConfigError, note
 from stpl.files import whole_file
 from stpl.nn import huggingface, weights
 from stpl.nn.accel import Accel
 from stpl.nn.checkpoint_files import located
+from stpl.nn.finite import fault
 from stpl.nn.layers import candidates, proposed
 from stpl.nn.network import NetworkOptions, around
 from stpl.nn.normalization import AS_THEY_ARE
 from stpl.nn.own import IN_MEMORY, OwnNetwork, OwnSegmenter, build_module, lending, own_weights
+from stpl.nn.state import same
+from stpl.nn.wrappers import plain, wrapped_as
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Model:
     def name(self) -> str:
         """What to call it: what builds it, the run that trained it, or its file."""
         if self.origin is not None:
-            return type(self.origin).__name__
+            return type(plain(self.origin)).__name__
         if self.build is not None or self.checkpoint is None:
             return str(self.build)
         inside = self.checkpoint.parent.name == "checkpoints"
@@ -72,9 +75,14 @@ class Model:
 
     @property
     def module(self) -> nn.Module:
-        """What the callable builds or Hugging Face loads; of a checkpoint of the suite, its segmenter."""
+        """What the callable builds or Hugging Face loads; of a checkpoint of the suite, its segmenter.
+
+        What Python code holds within wrappers (`torch.compile`, DataParallel, AveragedModel) comes within the same.
+        """
         segmenter = self.accel.segmenter
-        return segmenter.net if isinstance(segmenter, OwnSegmenter) else segmenter
+        if not isinstance(segmenter, OwnSegmenter):
+            return segmenter
+        return segmenter.net if self.origin is None else wrapped_as(self.origin, segmenter.net)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -85,8 +93,11 @@ class Model:
         """Label maps uint8 `[H,W]` of frames uint8 `[H,W,3]` RGB in order, each at its own size, the first one's too.
 
         The network may use the frame before; the first one is its own.
+
+        Raises:
+            DataError: a frame is something else: floating-point, grey, with an alpha channel, a tensor.
         """
-        frames = iter(frames)
+        frames = checked(frames)
         for first in frames:
             for (labels,) in predict([self.accel], chain([first, first], frames), self.frame_size):
                 yield labels
@@ -102,7 +113,7 @@ class Model:
         """Whether a checkpoint holds the very weights of the network."""
         assert self.network is not None
         kept, mine = weights.tensors(weights.read(path), path), self.network.state_dict()
-        return kept.keys() == mine.keys() and all(torch.equal(kept[name], value) for name, value in mine.items())
+        return kept.keys() == mine.keys() and all(same(kept[name], value) for name, value in mine.items())
 
     def hand_back(self, state: Mapping[str, torch.Tensor], folder: Path) -> Path:
         """Write weights of a network of your own in the form in which it came.
@@ -139,65 +150,20 @@ def own_state(checkpoint: Path) -> dict[str, torch.Tensor]:
     return {name.removeprefix(before): value for name, value in state.items() if name.startswith(before)}
 
 
-def open_model(
-    model: NetworkSource | str | nn.Module,
-    size: tuple[int, int] | None = None,
-    *,
-    state: Path | None = None,
-    key: str | None = None,
-    arguments: Mapping[str, Any] | None = None,
-    features: str | None = None,
-    logits: str | None = None,
-    classes: str | None = None,
-    mean: tuple[float, float, float] | None = None,
-    std: tuple[float, float, float] | None = None,
-    channels: str = "rgb",
-    build: str | None = None,
-) -> Model:
-    """The network that `model` describes.
-
-    Args:
-        model: where it comes from and how it is asked; or its `model`, and the rest as follows.
-        size: as in `NetworkSource`, and so are the others.
-        state: its `weights`.
-        key: likewise.
-        arguments: likewise.
-        features: likewise.
-        logits: likewise.
-        classes: likewise.
-        mean: likewise.
-        std: likewise.
-        channels: likewise; rgb says nothing.
-        build: for a checkpoint of a network of your own, what builds it: no file has a function called.
+def open_model(source: NetworkSource) -> Model:
+    """The network that `source` describes; generators of random numbers are left as they were.
 
     Raises:
-        StplError: for anything that cannot be used.
+        StplError: it cannot be used.
     """
-    if isinstance(model, NetworkSource):
-        return _opened(model)
-    return _opened(
-        NetworkSource(
-            checkpoint=None if build is None else Path(str(model)),
-            model=model if build is None else build,
-            weights=state,
-            key=key,
-            arguments=arguments,
-            features=features,
-            logits=logits,
-            classes=classes,
-            mean=mean,
-            std=std,
-            channels=None if channels == "rgb" else channels,
-            size=size,
-        )
-    )
+    with isolate_rng():
+        return _own(source) if source.checkpoint is None else _described(source, located(source.checkpoint))
 
 
-def _opened(source: NetworkSource) -> Model:
-    if source.checkpoint is not None:
-        return _described(located(source.checkpoint), source.size, source.model)
+def _own(source: NetworkSource) -> Model:
+    """A network of your own."""
     assert source.size is not None
-    own = _source(source, source.size)
+    own = _asked(source, source.size)
     if (own.mean, own.std) == AS_THEY_ARE and source.mean is not None:
         note("frames in 0…255 go into the network as they are; for one that takes 0…1 give std 255,255,255", "--std")
     origin = source.model if isinstance(source.model, nn.Module) else None
@@ -205,41 +171,60 @@ def _opened(source: NetworkSource) -> Model:
         module = build_module(own)
     if source.weights is not None:
         own_weights(module, weights.of_file(source.weights, source.key), source.weights)
+    elif (bad := fault(module.state_dict())) is not None:
+        raise ConfigError(f"its weights are of no use: {bad}", where="--model", mend="give it other weights")
     if not own.features and (found := proposed(candidates(module, source.size), len(own.classes))) is not None:
         own = replace(own, features=found.name)
     options = NetworkOptions(own=own)
     return Model(options, source.size, network=around(module, options), origin=origin)
 
 
-def _described(checkpoint: Path, size: tuple[int, int] | None, build: str | nn.Module | None) -> Model:
+def _described(source: NetworkSource, checkpoint: Path) -> Model:
     """What a checkpoint of the suite holds; a network of your own is loaded at once."""
+    build = source.model
     assert build is None or isinstance(build, str)
     options = weights.describe(checkpoint, build)
-    size = weights.frame_size(checkpoint) if size is None else size
+    size = weights.frame_size(checkpoint) if source.size is None else source.size
     if options.own is not None:
         return Model(options, size, network=load_network(checkpoint, build))
     if build is not None:
         why = "the checkpoint is of DeepLabV2, which the suite builds itself"
         raise ConfigError(f"this does nothing here: {why}", where="--model", mend="leave it out")
-    return Model(options, size, checkpoint)
+    return Model(options, size, source.checkpoint)
 
 
-def _source(source: NetworkSource, size: tuple[int, int]) -> OwnNetwork:
+def _asked(source: NetworkSource, size: tuple[int, int]) -> OwnNetwork:
     """How a network of your own is built and asked: what its own files say of it, and what is given."""
     model, space = source.model, source.space
+    hub = None  # name of a network of Hugging Face
     if isinstance(model, nn.Module):
-        own, space = OwnNetwork(IN_MEMORY), space or huggingface.classes_told(getattr(model, "config", None))
+        config = getattr(plain(model), "config", None)
+        own, space = OwnNetwork(IN_MEMORY), space or huggingface.classes_told(config)
+        hub = getattr(config, "_name_or_path", None)
     elif source.kind == "hugging face":
         hub = str(model).removeprefix(HUGGING_FACE)
         own, space = OwnNetwork(huggingface.BUILD, {"name": hub}), space or huggingface.classes_of(hub)
-        told = None if source.mean is not None else huggingface.normalization_of(hub)
-        own = own if told is None else replace(own, mean=told[0], std=told[1])
     else:
         own = OwnNetwork(str(model), dict(source.arguments or {}))
+    if hub is not None and (source.mean is None or source.channels is None):
+        own = _as_its_processor(own, hub, source)
     space = space or read_classes("cityscapes19")
     names = ("features", "logits", "mean", "std", "channels")
     given = {name: getattr(source, name) for name in names if getattr(source, name) is not None}
     return replace(own, **given, classes=space.classes, palette=space.colours, frame_size=size)
+
+
+def _as_its_processor(own: OwnNetwork, name: str, source: NetworkSource) -> OwnNetwork:
+    """A network of Hugging Face with the normalisation of its image processor; a note where that is not known."""
+    known = huggingface.preprocessing_of(name) if name else None
+    if known is not None:
+        return replace(own, mean=known.mean, std=known.std, channels=known.channels)
+    if source.mean is None:
+        mean, std = (",".join(f"{value:g}" for value in values) for values in (own.mean, own.std))
+        assumed = f"mean {mean}, std {std} in 0…255, {source.channels or own.channels}"
+        where = f"{HUGGING_FACE}{name}" if name else "the network"
+        note(f"no image processor says its normalisation; assumed: {assumed} (--mean, --std, --channels)", where)
+    return own
 
 
 def _write(path: Path, content: Mapping[str, object]) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stpl.data import flow as optical_flow
 from stpl.data.clip import Clip
-from stpl.errors import DivergedError
+from stpl.errors import DataError, DivergedError
 from stpl.nn import weights
 from stpl.nn.accel import Accel
 from stpl.nn.network import build_network
@@ -29,6 +29,23 @@ def load_network(checkpoint: Path, build: str | None = None) -> Accel:
         network = build_network(options)
     weights.load(checkpoint, network, options=options)
     return network.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def checked(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """Frames that Python code gives; raises `DataError` for whatever is no uint8 `[H,W,3]`."""
+    if not isinstance(frames, Iterable):
+        raise _no_frames(f"this is a {type(frames).__name__}")
+    for place, frame in enumerate(frames):
+        dtype, shape = getattr(frame, "dtype", ""), tuple(getattr(frame, "shape", ()))
+        fits = dtype == np.uint8 and len(shape) == 3 and shape[2] == 3 and min(shape) > 0
+        if not (isinstance(frame, np.ndarray) and fits):
+            kind = " ".join(filter(None, (type(frame).__name__, str(dtype), str(list(shape)) if shape else "")))
+            raise _no_frames(f"frame {place} is a {kind}")
+        yield frame
+
+
+def _no_frames(what: str) -> DataError:
+    return DataError(what, where="predict", mend="give NumPy arrays uint8 [H,W,3], RGB in 0…255, one a frame")
 
 
 @torch.inference_mode()

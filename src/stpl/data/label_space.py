@@ -111,8 +111,8 @@ def own_classes(names: Sequence[str], colours: Sequence[Sequence[int]] = (), whe
         where: what stands before `classes` and `palette` in messages.
 
     Raises:
-        ConfigError: there is none, one is no text or there twice, or colours are not three numbers of 0 to 255 for
-            each.
+        ConfigError: there are fewer than two, one is no text or there twice, or colours are not three numbers of 0 to
+            255 for each.
     """
     strange = [name for name in names if not isinstance(name, str) or not name.strip() or not name.isprintable()]
     if strange:
@@ -129,6 +129,10 @@ def own_classes(names: Sequence[str], colours: Sequence[Sequence[int]] = (), whe
         what += f": {str(wrong[0])[:40]!r} is no colour" if wrong else ""
         mend = "give three numbers of 0 to 255 for each class, [[128, 64, 128], …], or none at all"
         raise ConfigError(what, where=f"{where}palette", mend=mend)
+    if len(names) == 1:
+        mend = "name two or more; a network of one class gives logits of background and class"
+        what = f"one class ('{names[0]}') leaves nothing to tell apart"
+        raise ConfigError(what, where=f"{where}classes", mend=mend)
     return LabelSpace("own", tuple(names), {}, colours=tuple((int(r), int(g), int(b)) for r, g, b in colours))
 
 

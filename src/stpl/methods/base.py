@@ -150,6 +150,7 @@ class Method(LightningModule, ABC):
 
     def on_fit_start(self) -> None:
         """Lightning keeps the mode a module arrives in; this one depends on the policy."""
+        self.network.segmenter.check_trainable()
         self.train()
 
     def record_step(self) -> None:

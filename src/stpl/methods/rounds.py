@@ -197,7 +197,11 @@ class Rounds(Method):
         for network in self.labellers():
             for name, value in network.state_dict().items():
                 digest.update(name.encode())
-                digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+                if not isinstance(value, Tensor):  # extra state
+                    digest.update(repr(value).encode())
+                    continue
+                data: Any = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+                digest.update(data)
         return {
             "weights": digest.hexdigest(),
             "method": type(self).__name__,

@@ -19,6 +19,7 @@ from stpl.nn.accel import clip_flow
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.deeplab import DilatedClassifier
 from stpl.nn.network import NetworkOptions
+from stpl.nn.segmenter import on_grid
 
 
 class UncertaintyReduction(ClassBalancedSelfTraining):
@@ -96,7 +97,10 @@ class UncertaintyReduction(ClassBalancedSelfTraining):
         }
 
     def _disagreement(self, features: Tensor, logits: Tensor) -> Tensor:
-        """Mean squared difference of probabilities to those of `logits`, summed over the auxiliary classifiers."""
-        aim = logits.detach().float().softmax(1)
+        """Mean squared difference of probabilities to those of `logits`, summed over the auxiliary classifiers.
+
+        It is of the features' grid, on which these classifiers predict.
+        """
+        aim = on_grid(logits.detach().float(), (features.shape[-2], features.shape[-1])).softmax(1)
         dropped = (decoder(dropout2d(features, self.dropout)) for decoder in self.decoders)
         return torch.stack([(found.float().softmax(1) - aim).square().mean() for found in dropped]).sum()

@@ -57,6 +57,26 @@ class BatchNormOptions:
             check_range("batchnorm.momentum", self.momentum, 0, 1)
 
 
+class LocalBatchNorm(_BatchNorm):
+    """What SyncBatchNorm is within one process: BatchNorm of inputs `[B,C,…]` of any number of dimensions."""
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:  # noqa: A002 -- torch's name
+        if input.dim() < 2:
+            raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
+
+
+def without_synchronization(module: nn.Module) -> nn.Module:
+    """The module with each SyncBatchNorm in it as a `LocalBatchNorm`, in place and under the same names.
+
+    SyncBatchNorm needs GPUs and a process group. Where both are there, `BatchNormOptions.synchronized` asks for it.
+    """
+    for layer in batchnorm_layers(module):
+        if type(layer) is nn.SyncBatchNorm:
+            # Its class alone is another: tensors, hooks and whoever else holds the layer need not know.
+            layer.__class__ = LocalBatchNorm  # type: ignore[assignment]
+    return module
+
+
 def apply_batchnorm(module: nn.Module, options: BatchNormOptions) -> None:
     """Set mode, momentum and `requires_grad` of every BatchNorm in `module`; call it after each `module.train()`."""
     layers = batchnorm_layers(module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,15 +14,17 @@ _NEVER = torch.iinfo(torch.int64).max
 
 
 @torch.no_grad()
-def fault(state: Mapping[str, Tensor]) -> str | None:
+def fault(state: Mapping[str, Any]) -> str | None:
     """What makes the numbers of a state dict useless, `None` if nothing does.
 
     Args:
-        state: weights and statistics by name; names that end in `running_var` are those of BatchNorm's variances.
+        state: weights and statistics by name; names that end in `running_var` are those of BatchNorm's variances. What
+            is no tensor (extra state) is not looked at.
 
     Returns:
         Which tensor holds NaN or infinity, or a variance below 0. The device is asked once if there is none.
     """
+    state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     numbers = [value for value in state.values() if value.is_floating_point() and value.numel()]
     variances = [value.min() for name, value in state.items() if name.endswith(_VARIANCE) and value.numel()]
     if not numbers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -14,8 +14,17 @@ from stpl.errors import ConfigError, StplError
 M = TypeVar("M", bound=nn.Module)
 
 
-def asked(net: nn.Module, frames: Tensor) -> Any:
-    """What a network returns in evaluation mode, without learning; operations without a deterministic form will do.
+def _never(layer: nn.Module) -> bool:
+    return False
+
+
+def asked(net: nn.Module, frames: Tensor, training: Callable[[nn.Module], bool] = _never) -> Any:
+    """What a network returns, without learning; operations without a deterministic form will do.
+
+    Args:
+        net: is left as it was, and so are torch's generators.
+        frames: `[B,3,H,W]`.
+        training: which of its layers are in training mode: none, so that it is in evaluation.
 
     Raises:
         ConfigError: it does not take such frames.
@@ -25,8 +34,8 @@ def asked(net: nn.Module, frames: Tensor) -> Any:
     torch.use_deterministic_algorithms(False)
     try:
         for layer, _ in modes:
-            layer.training = False
-        with torch.no_grad():
+            layer.training = training(layer)
+        with torch.no_grad(), torch.random.fork_rng(_devices(frames)):
             return net(frames)
     except StplError:
         raise
@@ -36,6 +45,10 @@ def asked(net: nn.Module, frames: Tensor) -> Any:
         torch.use_deterministic_algorithms(strict, warn_only=warns)
         for layer, mode in modes:
             layer.training = mode
+
+
+def _devices(frames: Tensor) -> list[torch.device]:
+    return [frames.device] if frames.device.type == "cuda" else []
 
 
 def refused(shape: Sequence[int], error: Exception) -> ConfigError:

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,9 @@ BUILD = "stpl.nn.huggingface:load"
 """What `OwnNetwork.build` is for such a network, with its name as the argument `name`."""
 
 _WHERE = "--model"
+_SHOWN = 8
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # what the second says counts
+_ASKED = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "do_flip_channel_order")
 
 
 class SemanticMaps(nn.Module):
@@ -73,29 +78,109 @@ def classes_of(name: str) -> LabelSpace:
 
 
 def classes_told(config: Any) -> LabelSpace | None:
-    """The classes that a configuration names (`id2label`), if it does."""
+    """The classes that a configuration names (`id2label`, ids as numbers or as text), if it does.
+
+    Raises:
+        ConfigError: its ids are not 0, 1, 2, …, or its names are no classes.
+    """
     names = getattr(config, "id2label", None)
-    return own_classes([str(names[place]) for place in sorted(names)]) if names else None
-
-
-def normalization_of(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]] | None:
-    """Mean and standard deviation in 0..255 that belong to a network; `None` if its folder does not tell them."""
-    path = Path(name) / "preprocessor_config.json"
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        mean, std = ([255 * float(value) for value in told[key]] for key in ("image_mean", "image_std"))
-    except (OSError, ValueError, KeyError, TypeError):
+    if not names:
         return None
-    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+    pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
+    told = sorted((int(str(key)) if str(key).isdecimal() else -1, str(name)) for key, name in pairs)
+    ids = [place for place, _ in told]
+    if ids != list(range(len(ids))):
+        shown = ", ".join(map(str, list(names)[:_SHOWN])) + (", …" if len(ids) > _SHOWN else "")
+        mend = "name a class for each logit, from 0 on, or give the classes: --classes=FILE.yaml"
+        raise ConfigError(f"id2label names the ids {shown}, which are not 0, 1, 2, …", where=_WHERE, mend=mend)
+    return own_classes([name for _, name in told])
+
+
+class Preprocessing(NamedTuple):
+    """How frames become a network's input; see `Normalization`.
+
+    Attributes:
+        mean: in 0..255.
+        std: in 0..255.
+        channels: "rgb" or "bgr".
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    channels: str
+
+
+def preprocessing_of(name: str) -> Preprocessing | None:
+    """What the image processor of a network does to its frames, by its settings; sizes are the user's own.
+
+    Args:
+        name: a folder, or a name on the hub, of which files may lie in the local cache.
+
+    Returns:
+        `None` where no file of a processor lies beside the network, or it does not say it.
+    """
+    files = _processor_files(name)
+    if not files:
+        return None
+    transformers = _imported()
+    _quiet(transformers)
+    try:
+        processor = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
+        told = {key: getattr(processor, key, None) for key in _ASKED}
+    except Exception:  # of a kind that is not known here, or whose library is absent: what is written must do
+        told = _written(files)
+    try:
+        return _preprocessing(told)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _processor_files(name: str) -> list[Path]:
+    """The files of a network's image processor, in its folder or in the cache of the hub."""
+    find = _imported().utils.cached_file
+    quietly = dict.fromkeys(("missing_entries", "connection_errors", "gated_repo"), False)
+    options = {f"_raise_exceptions_for_{what}": value for what, value in quietly.items()}
+    found = []
+    for file in _PROCESSOR_FILES:
+        with suppress(OSError, ValueError):
+            found.append(find(name, file, **options))
+    return [Path(path) for path in found if path]
+
+
+def _written(files: Sequence[Path]) -> dict[str, Any]:
+    """The settings of a processor as its files have them, where they are not left to its code."""
+    told: dict[str, Any] = {"do_rescale": True, "rescale_factor": 1 / 255}
+    for file in files:
+        with suppress(OSError, ValueError, TypeError, AttributeError):
+            content = json.loads(file.read_text(encoding="utf-8"))
+            told |= content.get("image_processor", content)
+    return {"do_normalize": "image_mean" in told} | told
+
+
+def _preprocessing(told: Mapping[str, Any]) -> Preprocessing | None:
+    """Settings as one normalisation: (x·factor - mean) / std of frames x in 0..255; `None` if they cannot be meant."""
+    factor = float(told["rescale_factor"] or 1 / 255) if told.get("do_rescale") else 1.0
+    means, stds = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if told.get("do_normalize"):
+        means, stds = _three(told["image_mean"]), _three(told["image_std"])
+        if min(stds) <= 0 or (factor == 1 and max(*means, *stds) <= 1):
+            return None  # the second: they are of frames in 0..1, and nothing brings them there
+    mean, std = ((x / factor, y / factor, z / factor) for x, y, z in (means, stds))
+    return Preprocessing(mean, std, "bgr" if told.get("do_flip_channel_order") else "rgb")
+
+
+def _three(value: Any) -> tuple[float, float, float]:
+    """Three numbers, of three or of one for all."""
+    red, green, blue = (value,) * 3 if isinstance(value, int | float) else value
+    return float(red), float(green), float(blue)
 
 
 def save(module: nn.Module, name: str, folder: Path) -> None:
-    """Write a network into a folder that `from_pretrained` reads, with what lay beside it where it came from."""
+    """Write a network into a folder that `from_pretrained` reads, with the files of its image processor."""
     net: Any = module.net if isinstance(module, SemanticMaps) else module
     try:
         net.save_pretrained(folder)
-        beside = Path(name) / "preprocessor_config.json"
-        if beside.is_file():
+        for beside in _processor_files(name):
             (folder / beside.name).write_bytes(beside.read_bytes())
     except OSError as error:
         raise cannot_write(folder, error) from error

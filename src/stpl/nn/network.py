@@ -12,6 +12,7 @@ from torch import nn
 from stpl.data.label_space import LabelSpace, label_space, own_classes
 from stpl.errors import ConfigError, check_range
 from stpl.nn.accel import Accel
+from stpl.nn.batchnorm import without_synchronization
 from stpl.nn.deeplab import DeepLabV2, Level
 from stpl.nn.own import OwnNetwork, OwnSegmenter, build_module
 from stpl.nn.resnet import BLOCKS, StrideIn
@@ -111,6 +112,6 @@ def build_network(options: NetworkOptions) -> Accel:
 def around(module: nn.Module, options: NetworkOptions) -> Accel:
     """ACCEL around a network of your own. Its score fusion never learns: the network alone is what is handed back."""
     assert options.own is not None
-    accel = Accel(OwnSegmenter(module, options.own, options.space.num_classes))
+    accel = Accel(OwnSegmenter(without_synchronization(module), options.own, options.space.num_classes))
     accel.score_fusion.requires_grad_(False)
     return accel

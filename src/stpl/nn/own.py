@@ -5,11 +5,13 @@ Shape legend: B images, K classes, D feature channels, H×W pixels, h×w feature
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -20,11 +22,10 @@ from stpl.errors import CheckpointError, ConfigError, StplError
 from stpl.nn import builder, normalization
 from stpl.nn.foreign import asked, copied, line, refused
 from stpl.nn.layers import candidates, no_such_layer
+from stpl.nn.outputs import check_batch, in_training, logits_in
 from stpl.nn.segmenter import Normalization, Segmentation, Segmenter
-from stpl.nn.state import of_network
-
-_LOGITS = ("out", "logits")  # what networks call them that return more
-_SHOWN = 8
+from stpl.nn.state import COUNTER, EXTRA, of_network
+from stpl.nn.wrappers import plain
 
 IN_MEMORY = "stpl.nn.own:lent"
 """What `OwnNetwork.build` is for a network that Python code holds, and that nothing by name builds."""
@@ -125,12 +126,12 @@ def lending(module: nn.Module) -> Iterator[None]:
 
 
 def lent() -> nn.Module:
-    """A copy of the network that Python code lends; raises `ConfigError` where none does."""
+    """A copy of the network that Python code lends, without wrappers; raises `ConfigError` where none does."""
     module = _LENT.get(None)
     if module is None:
         mend = "load adapted.pt into it, or write a function that builds it (--model=package.module:callable)"
         raise ConfigError("this network was held by a Python program", where="network.own.build", mend=mend)
-    return copied(module)
+    return copied(plain(module))
 
 
 class OwnSegmenter(Segmenter):
@@ -152,36 +153,27 @@ class OwnSegmenter(Segmenter):
         self.net, self.path, self.level = net, own.logits, own.features
         self.normalization = Normalization(own.mean, own.std, own.channels)
         self.num_classes = num_classes
-        self._caught: Tensor | None = None
+        self._caught: dict[int, Any] = {}  # what the layer gave, by the thread whose pass it is
         layers = dict(nn.Module.named_modules(net))
         if own.features not in layers or own.features == "":
             raise no_such_layer(own.features, candidates(net, frame_size), layers)
         layers[own.features].register_forward_hook(self._catch)
-        seen = _tried(self, frame_size)
-        if _probabilities(seen.logits):
-            mend = "leave out its softmax, or say where the logits stand (--logits)"
-            raise ConfigError("it gives probabilities, not logits", where="network.own.logits", mend=mend)
-        if seen.logits.shape[1] != num_classes:
-            raise ConfigError(
-                f"the network predicts {seen.logits.shape[1]} classes, {num_classes} are named",
-                where="network.own.classes",
-                mend="name its classes, in its order",
-            )
+        self.training_path = own.logits
+        seen = asked(self, torch.zeros(1, 3, *frame_size))
+        _check_logits(seen.logits, num_classes)
+        self.training_path, untrainable = in_training(net, own.logits, frame_size)
+        self._untrainable = untrainable or _unwritable(net)
         self.feature_dim = seen.features.shape[1]
         self.stride = max(1, round(frame_size[0] / seen.features.shape[-2]))
 
     def _catch(self, layer: nn.Module, inputs: Any, output: Any) -> None:
-        self._caught = output[0] if isinstance(output, tuple | list) and output else output
-
-    def _taken(self) -> Tensor | None:
-        """What was caught, which need not be kept."""
-        caught, self._caught = self._caught, None
-        return caught
+        thread = _thread()
+        if thread in self._caught:  # otherwise somebody calls the network by itself
+            self._caught[thread] = output[0] if isinstance(output, tuple | list) and output else output
 
     def _asked(self, frames: Tensor) -> Any:
         """What the network returns."""
-        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        if tracing or torch.compiler.is_compiling():
+        if _traced():
             return self.net(frames)  # what fails there is an operation that has no form in a file
         try:
             return self.net(frames)
@@ -190,14 +182,27 @@ class OwnSegmenter(Segmenter):
         except Exception as error:  # whatever its author's code raises
             raise refused(frames.shape, error) from error
 
+    def check_trainable(self) -> None:
+        """Raise `ConfigError` for a network that can predict but not train."""
+        if self._untrainable is not None:
+            raise self._untrainable
+
     def forward(self, frames: Tensor) -> Segmentation:
         """What the layer gave and the logits; see `Segmenter`."""
-        self._caught = None
-        logits = logits_in(self._asked(self.normalize(frames)), self.path)
+        if self.net.training:
+            self.check_trainable()
+        thread = _thread()
+        self._caught[thread] = None
+        try:
+            output = self._asked(self.normalize(frames))
+        finally:
+            features = self._caught.pop(thread)
+        logits = logits_in(output, self.training_path if self.net.training else self.path)
+        if not _traced():
+            check_batch(logits, frames)
         if torch.is_grad_enabled() and not logits.requires_grad and any(p.requires_grad for p in self.parameters()):
             mend = "take torch.no_grad() and detach() out of its forward pass"
             raise ConfigError("its logits take no gradient, so nothing can learn", where="network.own", mend=mend)
-        features = self._taken()
         if not isinstance(features, Tensor) or features.ndim != 4:
             shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise ConfigError(
@@ -205,33 +210,57 @@ class OwnSegmenter(Segmenter):
                 where="network.own.features",
                 mend="name a layer that gives a grid of features",
             )
-        return Segmentation(features, logits)
+        return Segmentation(_float32(features), _float32(logits))
 
 
-def logits_in(output: Any, path: str) -> Tensor:
-    """The logits `[B,K,h,w]` in what a network returned.
+def _traced() -> bool:
+    """Whether a program is being made of the network, for a file or for a compiler."""
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return tracing or torch.compiler.is_compiling()
 
-    Args:
-        output: a tensor, mapping, sequence or object.
-        path: keys, attributes and places with a dot between; where it is empty, what is usual is looked for.
 
-    Raises:
-        ConfigError: there are none.
-    """
-    found = output
-    for part in filter(None, path.split(".")):
-        found = _part(found, part)
-    if not path and not isinstance(found, Tensor):
-        usual = next((name for name in _LOGITS if name in _names(found)), None)
-        found = _part(found, usual) if usual else found[0] if isinstance(found, tuple | list) and found else found
-    if isinstance(found, Tensor) and found.ndim == 4:
-        return found
-    what = f"{list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-    raise ConfigError(
-        f"logits are [B,K,h,w], '{path}' of what the network returns is {what}; it has {_listed(_names(output))}",
-        where="network.own.logits",
-        mend="say where the logits stand: a key, an attribute or a place",
-    )
+def _thread() -> int:
+    """The thread that runs; a compiler, which does not know them, has one."""
+    return 0 if torch.compiler.is_compiling() else get_ident()
+
+
+def _float32(values: Tensor) -> Tensor:
+    """Values of another precision in float32, unless it is autocast that asks for theirs."""
+    if values.dtype == torch.float32:
+        return values
+    kind = values.device.type
+    if torch.is_autocast_enabled(kind) and values.dtype == torch.get_autocast_dtype(kind):
+        return values
+    return values.float()
+
+
+def _check_logits(logits: Tensor, num_classes: int) -> None:
+    """Raise `ConfigError` unless they are logits of so many classes."""
+    where, found = "network.own.classes", logits.shape[1]
+    if found == 1:
+        mend = "return those of background and class, torch.cat([torch.zeros_like(x), x], 1), and name both classes"
+        raise ConfigError("it gives one logit a pixel, for one class; two or more are needed", where=where, mend=mend)
+    if _probabilities(logits):
+        mend = "leave out its softmax, or say where the logits stand (--logits)"
+        raise ConfigError("it gives probabilities, not logits", where="network.own.logits", mend=mend)
+    if found != num_classes:
+        what = f"the network predicts {found} classes, {num_classes} are named"
+        raise ConfigError(what, where=where, mend="name its classes, in its order")
+
+
+def _unwritable(net: nn.Module) -> StplError | None:
+    """Why no checkpoint may hold a network, if that is so: its extra state is more than tensors and plain types."""
+    for name, value in net.state_dict().items():
+        if name.endswith(EXTRA):
+            file = BytesIO()
+            try:
+                torch.save(value, file)
+                torch.load(BytesIO(file.getvalue()), weights_only=True)
+            except Exception:  # pickling runs its author's code
+                what = f"'{name}' is a {type(value).__name__}, which no checkpoint may hold"
+                mend = "let get_extra_state return tensors and plain types alone"
+                return ConfigError(what, where="network.own", mend=mend)
+    return None
 
 
 def _probabilities(logits: Tensor) -> bool:
@@ -239,48 +268,17 @@ def _probabilities(logits: Tensor) -> bool:
     return bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all())
 
 
-def _part(found: Any, part: str) -> Any:
-    try:
-        if isinstance(found, Mapping):
-            return found[part]
-        if isinstance(found, tuple | list) and part.isdecimal():
-            return found[int(part)]
-        return getattr(found, part)
-    except (KeyError, IndexError, AttributeError):
-        raise ConfigError(
-            f"what the network returns has no '{part}', but {_listed(_names(found))}",
-            where="network.own.logits",
-            mend="say where the logits stand: a key, an attribute or a place",
-        ) from None
-
-
-def _names(found: Any) -> list[str]:
-    if isinstance(found, Mapping):
-        return [str(key) for key in found]
-    if isinstance(found, tuple | list):
-        return [str(place) for place in range(len(found))]
-    return [name for name in vars(found) if not name.startswith("_")] if hasattr(found, "__dict__") else []
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "") or "nothing by name"
-
-
-def _tried(segmenter: OwnSegmenter, frame_size: tuple[int, int]) -> Segmentation:
-    """What a network makes of black frames, without learning anything from it."""
-    return asked(segmenter, torch.zeros(1, 3, *frame_size))  # type: ignore[no-any-return]
-
-
 def own_weights(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     """Put a state dict into a network of somebody else's; raises `CheckpointError` if it does not fit."""
     from stpl.nn.weights import check_finite, check_fit
 
     wanted = module.state_dict()
-    if state.keys() != wanted.keys():
-        state = of_network(dict(state), path)  # without what a training program wrapped around it
-    check_fit(state, wanted, path, mend="give the weights of this network, and its arguments")
+    state, mend = of_network(dict(state), wanted, path), "give the weights of this network, and its arguments"
     check_finite(state, path)
+    optional = {name: value for name, value in wanted.items() if name.endswith((COUNTER, EXTRA))}
+    known = {name: value for name, value in state.items() if name in wanted or not name.endswith(COUNTER)}
     try:
-        module.load_state_dict(dict(state))
-    except RuntimeError as error:
-        raise CheckpointError(line(error), where=path, mend="give the weights of this network") from error
+        module.load_state_dict({**optional, **known})  # torch decides: it may know older names
+    except Exception as error:  # loading runs its author's code
+        check_fit(state, wanted, path, mend)
+        raise CheckpointError(line(error), where=path, mend=mend) from error

@@ -85,6 +85,9 @@ class Segmenter(nn.Module, ABC):
         """Logits of the classifier that predicts, then of any that only training uses."""
         return (self(frames).logits,)
 
+    def check_trainable(self) -> None:
+        """Raise `ConfigError` for a network that can predict but not train; all of the suite's own can."""
+
     def normalize(self, frames: Tensor) -> Tensor:
         """Frames `[B,3,H,W]` RGB in 0..255, uint8 or float, as float32, normalised, channels-last in memory."""
         constants = self.normalization

@@ -6,10 +6,12 @@ that holds several others (a model and its moving average, a student and its tea
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from stpl.errors import CheckpointError
@@ -24,6 +26,12 @@ _NETWORK = "network."  # the entries of a training module of ours that are its n
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 """What DistributedDataParallel, `torch.compile`, FSDP and activation checkpointing put into names, in any order."""
 
+COUNTER = "num_batches_tracked"
+"""What the names of BatchNorm's counters end with."""
+
+EXTRA = "_extra_state"
+"""What the names of extra state end with (`nn.Module.get_extra_state`), which need not be tensors."""
+
 _ASIDE = ("optim", "sched", "lr_", "scaler", "callbacks", "loops")  # beginnings of keys that hold no network
 _DEPTH, _NAMES_SHOWN = 3, 8
 
@@ -33,7 +41,8 @@ def find(content: Mapping[Any, Any], key: str | None = None, path: Path | None =
 
     Args:
         content: what `formats.read` gave.
-        key: which one; of nested mappings with a dot between, such as `ema.model`, and `.` for the content itself.
+        key: which one; of nested mappings with a dot between, such as `ema.model`, and `.` for the content itself;
+            where none has this name, what the names of the tensors begin with, such as `student`.
         path: the file, for messages.
 
     Raises:
@@ -45,6 +54,8 @@ def find(content: Mapping[Any, Any], key: str | None = None, path: Path | None =
         keys = ", ".join(str(key) for key in list(content)[:_NAMES_SHOWN]) or "none at all"
         mend = "give a file that holds the tensors of a network by name"
         raise CheckpointError(f"holds no state_dict; its keys are {keys}", where=path, mend=mend)
+    if name not in there and (part := _part(there, name)):
+        return name, part
     if name not in there or (key is None and name != _USUAL and len(there) > 1):
         told = ", ".join(f"{name} ({len(state)} tensors)" for name, state in there.items())
         raise CheckpointError(
@@ -53,6 +64,15 @@ def find(content: Mapping[Any, Any], key: str | None = None, path: Path | None =
             mend=f"save the one you mean alone, or choose it where there is that option: --key={next(iter(there))}",
         )
     return name, there[name]
+
+
+def _part(there: Mapping[str, State], key: str) -> State:
+    """What begins with `key` in one of several state_dicts, with or without the name of that before it."""
+    for name, state in there.items():
+        for start in (key.removeprefix(f"{name}."), key):
+            if found := _under(state, f"{start}."):
+                return found
+    return {}
 
 
 def candidates(content: Mapping[Any, Any]) -> dict[str, State]:
@@ -69,32 +89,142 @@ def candidates(content: Mapping[Any, Any]) -> dict[str, State]:
 def _walk(content: Mapping[Any, Any], place: tuple[str, ...]) -> Iterator[tuple[str, State]]:
     state = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if state:
+        state |= {key: value for key, value in content.items() if isinstance(key, str) and key.endswith(EXTRA)}
         yield ".".join(place) or TOP, state
     for key, value in content.items():
         nested = isinstance(key, str) and isinstance(value, Mapping) and len(place) < _DEPTH
-        if nested and not key.lower().startswith(_ASIDE):
+        if nested and not key.lower().startswith(_ASIDE) and not key.endswith(EXTRA):
             yield from _walk(value, (*place, key))
 
 
-def of_network(state: State, path: Path | None = None, prefix: str | None = None) -> State:
-    """The tensors under the network's own names: without what wraps it, and without what stands beside it.
+def of_ours(state: State, evaluated: str | None = None) -> State:
+    """The network in a state_dict of this suite's checkpoints: what stands under its place in the training module.
+
+    Nothing else is taken off: a network may call a part of its own `module`.
+
+    Args:
+        state: as it is stored.
+        evaluated: the network's place, where it is not `network`.
+    """
+    start = _NETWORK if evaluated is None else f"{evaluated}."
+    return _under(state, start) or state
+
+
+def unwrapped(state: State, path: Path | None = None) -> State:
+    """The tensors of a network that is not known yet: without what wraps it, and without what stands beside it.
 
     If names begin with a wrapper, the others are left out (`n_averaged` of an averaged model); if names begin with
-    `network.`, or with `prefix` if that is given, only these are taken.
+    `network.`, only these are taken.
 
     Raises:
         CheckpointError: two tensors have one name then.
     """
     wrapped = {key: value for key, value in state.items() if key.partition(".")[0] in _WRAPPERS}
-    names = {key: _unwrapped(key) for key in wrapped or state}
-    found = {name: state[key] for key, name in names.items()}
-    if len(found) < len(names):
+    found = _renamed(wrapped or state, path)
+    return _under(found, _NETWORK) or found
+
+
+def of_network(state: State, wanted: Mapping[str, Any], path: Path | None = None) -> State:
+    """The tensors of a network whose names are known, under these names.
+
+    Names fit as they are, or without what all of them begin with, which may be anything (`module.`, `model.`,
+    `student.`); what stands beside the network is left out then. Where neither fits, what wrappers put into the middle
+    of names does not count. Nothing is taken off that the network calls a part of its own.
+
+    Args:
+        state: as it is stored.
+        wanted: tensors of the network by name.
+        path: the file, for messages.
+
+    Returns:
+        The tensors of the one place that fits; where none does, those of the place that comes nearest.
+
+    Raises:
+        CheckpointError: several places fit, or two tensors have one name.
+    """
+    found = _placed(state, wanted, path)
+    plain = {_plain(name): name for name in wanted}
+    if fits(found, wanted) or len(plain) < len(wanted):
+        return found
+    renamed = _renamed(state, path)
+    again = _placed(renamed, plain, path)
+    return {plain.get(name, name): value for name, value in again.items()} if fits(again, plain) else found
+
+
+def fits(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether names are those of a network. Those that it can do without may be missing (`is_optional`)."""
+    return not missing(state, wanted) and not unexpected(state, wanted)
+
+
+def missing(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Names of a network that are not there, sorted; it can do without counters of batches and extra state."""
+    return sorted(name for name in wanted if name not in state and not name.endswith((COUNTER, EXTRA)))
+
+
+def unexpected(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Names that the network does not have, sorted, but for counters of batches."""
+    return sorted(name for name in state if name not in wanted and not name.endswith(COUNTER))
+
+
+def other_shapes(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    """Names of tensors that have another shape in the network."""
+    for name, value in state.items():
+        mine = wanted.get(name)
+        if isinstance(value, Tensor) and isinstance(mine, Tensor) and value.shape != mine.shape:
+            yield name
+
+
+def _placed(state: State, wanted: Mapping[str, Any], path: Path | None) -> State:
+    """What stands in the one place of a state_dict at which the network's names do."""
+    counts = Counter(start for name in state for start in _starts(name) if name.removeprefix(start) in wanted)
+    nearest = max(counts, key=lambda start: (counts[start], -len(start)), default="")
+    least = len(missing({}, wanted))
+    places = {start: _under(state, start) for start, count in counts.items() if count >= least}
+    places = {start: found for start, found in places.items() if fits(found, wanted)}
+    if "" in places:
+        return state
+    places = {start: found for start, found in places.items() if _same_shapes(found, wanted)} or places
+    first = next(iter(places.values()), None)
+    if first is not None and any(not _equal(found, first) for found in places.values()):
+        names = [start.rstrip(".") for start in places]
+        what = f"holds {len(names)} networks that fit: {', '.join(names)}"
+        mend = f"save the one you mean alone, or choose it where there is that option: --key={names[0]}"
+        raise CheckpointError(what, where=path, mend=mend)
+    return _under(state, nearest) if first is None else first
+
+
+def _starts(name: str) -> Iterator[str]:
+    """What a name may begin with before that of a network's tensor: nothing, and every number of parts."""
+    yield ""
+    yield from (name[: place + 1] for place, letter in enumerate(name) if letter == ".")
+
+
+def _under(state: State, start: str) -> State:
+    return {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
+
+
+def _same_shapes(state: State, wanted: Mapping[str, Any]) -> bool:
+    return not any(True for _ in other_shapes(state, wanted))
+
+
+def _equal(one: State, other: State) -> bool:
+    """Whether two state_dicts hold the same tensors: some programs list one network twice."""
+    return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two entries of a state_dict are equal; extra state, which may be anything, is not looked at."""
+    return not isinstance(one, Tensor) or (isinstance(other, Tensor) and torch.equal(one, other))
+
+
+def _renamed(state: State, path: Path | None) -> State:
+    """The same without wrappers in names; raises `CheckpointError` if two tensors have one name then."""
+    found = {_plain(name): value for name, value in state.items()}
+    if len(found) < len(state):
         mend = "save the state_dict of the network itself"
         raise CheckpointError("holds tensors of one name twice, with and without a wrapper", where=path, mend=mend)
-    start = prefix or _NETWORK
-    inside = {key.removeprefix(start): value for key, value in found.items() if key.startswith(start)}
-    return inside or found
+    return found
 
 
-def _unwrapped(key: str) -> str:
-    return ".".join(part for part in key.split(".") if part not in _WRAPPERS)
+def _plain(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)

@@ -20,7 +20,7 @@ from stpl.nn import formats, huggingface
 from stpl.nn.checkpoint_files import existing
 from stpl.nn.finite import fault
 from stpl.nn.network import NetworkOptions
-from stpl.nn.state import find, of_network
+from stpl.nn.state import find, missing, of_network, of_ours, other_shapes, unexpected, unwrapped
 
 SCHEMA = 1
 Holds = Literal["network", "backbone"]
@@ -120,8 +120,8 @@ def load(
 
     Args:
         path: the name of a shipped model (`located`), a Lightning checkpoint (entry `state_dict`), a bare state_dict or
-            a file that holds one state_dict under another key. What `torch.compile` and the like wrap names in is taken
-            off, and so is `network.`; entries of a training module besides its `network.` are left out.
+            a file that holds one state_dict under another key. What stands before the network's names is taken off,
+            and what stands beside it is left out; see `stpl.nn.state`.
         module: takes the weights.
         options: what the module was built from, compared with the checkpoint's own if it tells them: classes, image
             normalisation, dilations and strides change no tensor's shape, and would load in silence.
@@ -143,12 +143,19 @@ def load(
         )
     if options is not None and meta:
         _check_options(meta, options, path, backbone_only)
-    state, wanted = tensors(content, path), module.state_dict()
+    wanted = module.state_dict()
     if backbone_only:
         wanted = {key: value for key, value in wanted.items() if key.startswith(BACKBONE)}
+    state = tensors(content, path) if meta else of_network(find(content, None, path)[1], wanted, path)
     check_fit(state, wanted, path, mend="set network.* to the network it was trained with")
     check_finite(state, path)
-    module.load_state_dict({**module.state_dict(), **state})
+    put(module, state)
+
+
+def put(module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Put weights that fit into a module; what they lack stays as it is, and what it does not know is left out."""
+    mine = module.state_dict()
+    module.load_state_dict({**mine, **{name: value for name, value in state.items() if name in mine}})
 
 
 def _check_options(meta: Mapping[str, Any], options: NetworkOptions, path: Path, backbone_only: bool) -> None:
@@ -180,7 +187,7 @@ def _check_options(meta: Mapping[str, Any], options: NetworkOptions, path: Path,
 
 
 def tensors(content: Mapping[str, Any], path: Path | None = None, key: str | None = None) -> dict[str, Tensor]:
-    """The network's tensors in what `read` gave, under the network's own names; see `stpl.nn.state`.
+    """The network's tensors in what `read` gave, under the names of a checkpoint of ours or of a known layout.
 
     Args:
         content: from `read`.
@@ -190,13 +197,12 @@ def tensors(content: Mapping[str, Any], path: Path | None = None, key: str | Non
     Raises:
         CheckpointError: there is none, or several and no key.
     """
-    meta = content.get("stpl")
-    evaluated = meta.get("evaluated") if isinstance(meta, dict) and key is None else None
-    return of_network(find(content, key, path)[1], path, None if evaluated is None else f"{evaluated}.")
+    meta, state = content.get("stpl"), find(content, key, path)[1]
+    return of_ours(state, meta.get("evaluated")) if isinstance(meta, dict) else unwrapped(state, path)
 
 
 def of_file(path: Path, key: str | None = None) -> dict[str, Tensor]:
-    """The state dict in a file as it is stored; see `stpl.nn.state`.
+    """The state dict in a file as it is stored, of a checkpoint of ours the network's; see `stpl.nn.state`.
 
     Args:
         path: the file.
@@ -205,22 +211,24 @@ def of_file(path: Path, key: str | None = None) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file cannot be read, or there is none, or several and no key.
     """
-    return find(read(path), key, path)[1]
+    content = read(path)
+    ours = key is None and isinstance(content.get("stpl"), dict)
+    return tensors(content, path) if ours else find(content, key, path)[1]
 
 
 def check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, mend: str) -> None:
     """Raise `CheckpointError`, naming keys and shapes, unless `state` has the keys and shapes of `wanted`."""
-    missing, unexpected = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    if missing or unexpected:
-        parts = [f"{len(missing)} missing ({_names(missing)})"] if missing else []
-        parts += [f"{len(unexpected)} unexpected ({_names(unexpected, wanted)})"] if unexpected else []
+    absent, strange = missing(state, wanted), unexpected(state, wanted)
+    if absent or strange:
+        parts = [f"{len(absent)} missing ({_names(absent)})"] if absent else []
+        parts += [f"{len(strange)} unexpected ({_names(strange, wanted)})"] if strange else []
         raise CheckpointError(
             f"its keys do not fit the network: {'; '.join(parts)}",
             where=path,
             mend=mend,
         )
     shapes = [
-        f"{k} {tuple(state[k].shape)} ≠ {tuple(wanted[k].shape)}" for k in wanted if state[k].shape != wanted[k].shape
+        f"{key} {tuple(state[key].shape)} ≠ {tuple(wanted[key].shape)}" for key in sorted(other_shapes(state, wanted))
     ]
     if shapes:
         raise CheckpointError(
@@ -232,7 +240,7 @@ def check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: P
 
 def check_finite(state: Mapping[str, Any], path: Path) -> None:
     """Raise `CheckpointError`, naming a tensor, if weights or statistics hold NaN, infinity or a variance below 0."""
-    found = fault({key: value for key, value in state.items() if isinstance(value, Tensor)})
+    found = fault(state)
     if found is not None:
         raise CheckpointError(
             f"is of a network that diverged: {found}", where=path, mend="use a checkpoint from before that"

@@ -1,0 +1,229 @@
+"""What networks of somebody else's return, and which part of it the logits are: in evaluation, and in training.
+
+Many return an auxiliary classifier beside the one that predicts, but only while they train, and some return it first.
+So it is not enough to look where the logits stand in evaluation. Both are asked of the same frames, with nothing that
+draws numbers or takes the batch's statistics, and what training returns is compared with the logits of evaluation.
+
+Shape legend: B images, K classes, h×w the logits' grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
+
+from stpl.errors import ConfigError, StplError
+from stpl.nn.foreign import asked
+
+_LOGITS = ("out", "logits")  # what networks call them that return more
+_SHOWN, _DEPTH = 8, 4
+_WHERE = "network.own.logits"
+_SAY = "say where the logits stand: a key, an attribute or a place (--logits)"
+_PROBED = (128, 256)  # the largest frames that a network is compared with itself on
+_EQUAL, _NEAR = 1e-3, 0.5  # difference of logits relative to their spread: the same, and the same but for dropout
+_STIR = 0.02
+
+
+def logits_in(output: Any, path: str) -> Tensor:
+    """The logits `[B,K,h,w]` in what a network returned.
+
+    Args:
+        output: a tensor, mapping, sequence or object.
+        path: keys, attributes and places with a dot between; where it is empty, what is usual is looked for. Of a
+            tensor it says nothing: some networks return more only in training.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    found = output
+    for part in filter(None, () if isinstance(output, Tensor) else (path or _usual(output)).split(".")):
+        found = _part(found, part)
+    if not isinstance(found, Tensor):
+        what = type(found).__name__
+    elif found.ndim != 4:
+        what = f"{list(found.shape)}"
+    elif not found.is_floating_point():
+        what = f"{found.dtype}".removeprefix("torch.")
+    else:
+        return found
+    ids = isinstance(found, Tensor) and not found.is_floating_point()
+    raise ConfigError(
+        f"logits are [B,K,h,w], '{path}' of what the network returns is {what}; it has {_listed(_names(output))}",
+        where=_WHERE,
+        mend="leave out its argmax: class ids are no logits" if ids else _SAY,
+    )
+
+
+def _usual(output: Any) -> str:
+    """Where logits stand if nobody says it: alone, under a usual name, or first."""
+    if isinstance(output, Tensor):
+        return ""
+    first = "0" if isinstance(output, tuple | list) and output else ""
+    return next((name for name in _LOGITS if name in _names(output)), first)
+
+
+def in_training(net: nn.Module, path: str, frame_size: tuple[int, int]) -> tuple[str, StplError | None]:
+    """Where the logits stand in what a network returns while it trains; it is left as it was.
+
+    Args:
+        net: takes normalised frames `[B,3,H,W]`.
+        path: where its user says that they stand, which holds wherever it leads to logits; empty if nothing is said.
+        frame_size: height and width of frames that it takes.
+
+    Returns:
+        Their path for `logits_in`, and why the network can predict but not train, if that is so: it takes no batches,
+        it fails in training, or it cannot be settled where the logits are.
+
+    Raises:
+        ConfigError: what it returns in evaluation are no logits of these frames.
+    """
+    with _stirred(net):
+        try:
+            frames, evaluated = _evaluated(net, frame_size)
+        except ConfigError as error:
+            return path, error
+        logits = check_batch(logits_in(evaluated, path), frames)
+        if not bool(logits.isfinite().all()):
+            mend = "look for a division by zero, a logarithm of zero or an overflow in its forward pass"
+            raise ConfigError("the network's output is not finite", where="network.own", mend=mend)
+        try:
+            trained = asked(net, frames, _learns)
+        except ConfigError as error:
+            mend = f"let it take one tensor {list(frames.shape)} in training, too, or only predict with it"
+            return path, ConfigError(f"in training {error.what}", where=error.where, mend=mend)
+    if path and isinstance(evaluated, Tensor):  # then it is meant for training
+        if isinstance(trained, Tensor):
+            mend = "leave it out"
+            raise ConfigError(f"the network returns its logits alone, and nothing at '{path}'", where=_WHERE, mend=mend)
+        logits_in(trained, path)
+        return path, None
+    try:
+        return _settled(logits, path, evaluated, trained), None
+    except ConfigError as error:
+        return path, error
+
+
+def check_batch(logits: Tensor, frames: Tensor) -> Tensor:
+    """The logits; raises `ConfigError` if they are not of as many images as were given."""
+    if len(logits) == len(frames):
+        return logits
+    raise ConfigError(
+        f"the network returns logits of {len(logits)} image(s) for {len(frames)} frames",
+        where="network.own",
+        mend="let it return logits [B,K,h,w] for frames [B,3,H,W]",
+    )
+
+
+def _settled(logits: Tensor, path: str, evaluated: Any, trained: Any) -> str:
+    """The path of what is the logits among what training returns."""
+    before, there = _grids(evaluated), _grids(trained)
+    if path and path in there:
+        return path
+    usual = path or _usual(evaluated)
+    apart = {name: _apart(grid, logits) for name, grid in there.items() if grid.shape[1] == logits.shape[1]}
+    same = [name for name, distance in apart.items() if distance < _EQUAL]
+    if same:
+        return usual if usual in same else same[0]
+    ranked = sorted(apart, key=lambda name: apart[name])
+    if len(ranked) == 1 or (ranked and apart[ranked[0]] < min(_NEAR, apart[ranked[1]] / 2)):
+        return ranked[0]
+    if {name: grid.shape for name, grid in before.items()} == {name: grid.shape for name, grid in there.items()}:
+        return usual
+    raise ConfigError(
+        f"in training the network returns {_listed(list(there) or _names(trained))}, and none of them is what it "
+        "predicts in evaluation",
+        where=_WHERE,
+        mend=f"say where the logits stand in training, such as --logits={(ranked or ['out'])[0]}",
+    )
+
+
+@torch.no_grad()
+def _apart(one: Tensor, logits: Tensor) -> float:
+    """How far a grid of values is from logits, relative to their spread, on the coarser grid of both."""
+    size = (min(one.shape[-2], logits.shape[-2]), min(one.shape[-1], logits.shape[-1]))
+    mine, theirs = (adaptive_avg_pool2d(grid.float(), size) for grid in (one, logits))
+    if mine.shape != theirs.shape:
+        return float("inf")
+    spread = (theirs - theirs.mean()).norm()
+    return float((mine - theirs).norm() / spread.clamp(min=1e-12))
+
+
+def _evaluated(net: nn.Module, size: tuple[int, int]) -> tuple[Tensor, Any]:
+    """Frames, small ones if it takes them, and what a network returns for them in evaluation."""
+    shrink = min(1.0, (_PROBED[0] * _PROBED[1] / (size[0] * size[1])) ** 0.5)
+    height, width = (min(side, max(32, 32 * round(side * shrink / 32))) for side in size)
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randn(2, 3, height, width, generator=generator)
+    try:
+        return frames, asked(net, frames)
+    except ConfigError:  # perhaps it takes frames of its own size alone
+        frames = torch.randn(2, 3, *size, generator=generator)
+        return frames, asked(net, frames)
+
+
+def _learns(layer: nn.Module) -> bool:
+    """Whether a layer is set to training when a network is compared with itself: what decides which outputs there are.
+
+    Layers without parts, and those of torch, are what draws numbers or takes the batch's statistics.
+    """
+    return any(True for _ in nn.Module.children(layer)) and not type(layer).__module__.startswith("torch.nn.")
+
+
+@contextmanager
+def _stirred(net: nn.Module) -> Iterator[None]:
+    """Have no parameter be constant, so that no two outputs are equal because their heads begin at zero, say."""
+    kept = [(tensor, tensor.detach().clone()) for tensor in (*nn.Module.parameters(net), *nn.Module.buffers(net))]
+    generator = torch.Generator().manual_seed(0)
+    try:
+        for parameter in nn.Module.parameters(net):
+            values = parameter.data
+            if values.numel() and not (values.isfinite().all() and values.min() < values.max()):
+                drawn = torch.randn(values.shape, generator=generator).to(values)
+                values.copy_(torch.nan_to_num(values, 0.0, 0.0, 0.0) + _STIR * drawn)
+        yield
+    finally:
+        for tensor, before in kept:
+            tensor.data.copy_(before)
+
+
+def _grids(output: Any, place: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """All that may be logits in what a network returns, by path."""
+    if isinstance(output, Tensor):
+        return {".".join(place): output} if output.ndim == 4 and output.is_floating_point() else {}
+    if len(place) == _DEPTH:
+        return {}
+    found: dict[str, Tensor] = {}
+    for name in _names(output):
+        if "." not in name:
+            found |= _grids(_part(output, name), (*place, name))
+    return found
+
+
+def _part(found: Any, part: str) -> Any:
+    try:
+        if isinstance(found, Mapping):
+            return found[part] if part in found else {str(key): value for key, value in found.items()}[part]
+        if isinstance(found, tuple | list) and part.isdecimal():
+            return found[int(part)]
+        return getattr(found, part)
+    except (KeyError, IndexError, AttributeError):
+        raise ConfigError(
+            f"what the network returns has no '{part}', but {_listed(_names(found))}", where=_WHERE, mend=_SAY
+        ) from None
+
+
+def _names(found: Any) -> list[str]:
+    if isinstance(found, Mapping):
+        return [str(key) for key in found]
+    if isinstance(found, tuple | list):
+        return [str(place) for place in range(len(found))]
+    return [name for name in vars(found) if not name.startswith("_")] if hasattr(found, "__dict__") else []
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "") or "nothing by name"

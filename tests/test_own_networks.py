@@ -249,9 +249,9 @@ def test_adapt_asks_for_one_network(capsys: pytest.CaptureFixture[str], drive: P
     ("model", "settings", "option"),
     [
         ("streets", {"features": "layer4"}, "--features"),
-        ("streets", {"state": Path("w.pth")}, "--weights"),
+        ("streets", {"weights": Path("w.pth")}, "--weights"),
         ("hf:folder", {"arguments": {"a": 1}}, "--arguments"),
-        ("hf:folder", {"state": Path("w.pth")}, "--weights"),
+        ("hf:folder", {"weights": Path("w.pth")}, "--weights"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(model: str, settings: dict[str, object], option: str) -> None:

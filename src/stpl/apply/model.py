@@ -190,7 +190,7 @@ def _described(source: NetworkSource, checkpoint: Path) -> Model:
     if build is not None:
         why = "the checkpoint is of DeepLabV2, which the suite builds itself"
         raise ConfigError(f"this does nothing here: {why}", where="--model", mend="leave it out")
-    return Model(options, size, source.checkpoint)
+    return Model(options, size, checkpoint)
 
 
 def _asked(source: NetworkSource, size: tuple[int, int]) -> OwnNetwork:

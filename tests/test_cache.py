@@ -240,7 +240,7 @@ def test_a_torn_manifest_is_named(text: str | None, root: Path) -> None:
 
 def test_a_full_disk_is_told_before_the_work(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
-    with pytest.raises(DataError, match=r"train: the cache cannot be written \(0\.0 GB are needed[\s\S]*→ free disk"):
+    with pytest.raises(DataError, match=r"train: cannot be written: 0\.0 GB are needed[\s\S]*→ free some space"):
         open_cache(files(root))
 
 

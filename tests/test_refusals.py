@@ -235,8 +235,14 @@ def test_a_file_where_the_run_s_folder_should_be(
     ("error", "told"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device\n  → free some space"),
-        (OSError(errno.EROFS, "Read-only file system", "/runs/a"), "/runs/a: Read-only file system\n  → free some"),
-        (PermissionError(errno.EACCES, "Permission denied", "/runs/a"), "/runs/a: Permission denied\n  → free some"),
+        (
+            OSError(errno.EROFS, "Read-only file system", "/runs/a"),
+            "/runs/a: Read-only file system\n  → mend the rights",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/runs/a"),
+            "/runs/a: Permission denied\n  → mend the rights",
+        ),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "b"), "b: No such file or directory\n  → check"),
     ],
 )

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from io import TextIOWrapper
 
-from stpl.errors import ConfigError, StplError, Terminated
+from stpl.errors import ConfigError, StplError, Terminated, file_mend
 
 USAGE_ERROR = 2
 _MORE = "`stpl VERB --help` tells more; `make help` lists recipes."
@@ -199,21 +199,12 @@ def _main(argv: Sequence[str] | None) -> int:
         raise
     except OSError as error:  # of a file or disk, wherever it was used; those that tell more are caught there
         where = "" if error.filename is None else f"{error.filename}: "
-        print(f"stpl {args[0]}: {where}{error.strerror or error}\n  → {_mend(error)}", file=sys.stderr)
+        print(f"stpl {args[0]}: {where}{error.strerror or error}\n  → {file_mend(error)}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt as interrupt:
         how, code = ("terminated", TERMINATED) if isinstance(interrupt, Terminated) else ("interrupted", INTERRUPTED)
         print(f"stpl {args[0]}: {how}; call again to go on", file=sys.stderr)
         return code
-
-
-def _mend(error: OSError) -> str:
-    kinds: list[tuple[tuple[type[OSError], ...], str]] = [
-        ((NotADirectoryError, FileExistsError), "a file stands where a folder should: move it, or give another path"),
-        ((FileNotFoundError, IsADirectoryError), "check the path"),
-        ((ConnectionError, TimeoutError), "check the network, then call again"),
-    ]
-    return next((mend for kind, mend in kinds if isinstance(error, kind)), "free some space or mend permissions")
 
 
 def _speak_plainly() -> None:

@@ -6,6 +6,7 @@ alone (no traceback) and exits with the error's code, 2 for nearly all; anything
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import sys
@@ -84,6 +85,51 @@ def note(what: str, where: str | Path | None = None) -> None:
         where: the file or option it is about.
     """
     print(f"note: {what}" if where is None else f"note: {where}: {what}", file=sys.stderr)
+
+
+_WHAT_MENDS: tuple[tuple[set[int], str], ...] = (
+    ({errno.ENOSPC, errno.EDQUOT}, "free some space, or choose a folder on another disk"),
+    ({errno.EACCES, errno.EPERM, errno.EROFS}, "mend the rights there, or choose another path"),
+    ({errno.ENOTDIR, errno.EEXIST}, "a file stands where a folder should: move it, or choose a writable folder"),
+    ({errno.EISDIR}, "a folder stands where a file should: move it, or choose another path"),
+    ({errno.ENOTEMPTY, errno.EBUSY}, "something is in use there: move it, or choose another path"),
+    ({errno.ENOENT}, "check the path"),
+    ({errno.ENAMETOOLONG}, "choose a shorter name"),
+    ({errno.ELOOP}, "links there lead back to themselves: delete them, or choose another path"),
+    ({errno.EFBIG}, "no file may be so large there (`ulimit -f`, or the file system): choose another disk"),
+    ({errno.ENOMEM}, "free some memory"),
+    ({errno.EMFILE, errno.ENFILE}, "too many files are open: raise the limit (`ulimit -n`)"),
+)
+_WITHOUT_NUMBER: dict[type[OSError], int] = {
+    PermissionError: errno.EACCES, NotADirectoryError: errno.ENOTDIR, FileExistsError: errno.EEXIST,
+    IsADirectoryError: errno.EISDIR, FileNotFoundError: errno.ENOENT,
+}  # fmt: skip
+
+
+def cannot_write(
+    path: str | Path, error: Exception, *, kind: type[StplError] = StplError, then: str | None = None
+) -> StplError:
+    """The error for a file or folder that cannot be written, with its cause and what mends that.
+
+    Args:
+        path: what was to be written.
+        error: why it could not be.
+        kind: of the error.
+        then: what to do once it is mended.
+    """
+    reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
+    mend = file_mend(error)
+    return kind(f"cannot be written: {reason}", where=path, mend=mend if then is None else f"{mend}; then {then}")
+
+
+def file_mend(error: Exception) -> str:
+    """What mends an error of the file system or the network, by its number; one without a number by its type."""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return "check the network, then call again"
+    found = error.errno if isinstance(error, OSError) else errno.ENOSPC  # torch's own writer tells no more than that
+    if found is None:
+        found = next((number for kind, number in _WITHOUT_NUMBER.items() if isinstance(error, kind)), None)
+    return next((mend for numbers, mend in _WHAT_MENDS if found in numbers), "check the disk and the path")
 
 
 _LOCKS = "STPL_LOCKS"

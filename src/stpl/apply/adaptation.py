@@ -25,11 +25,12 @@ from stpl.apply.network import load_network
 from stpl.apply.resources import Estimate, estimate, fitting
 from stpl.data.clip import Clip, Wants, collate
 from stpl.data.datamodule import ClipDataModule
-from stpl.errors import ConfigError, StplError
+from stpl.errors import ConfigError
+from stpl.files import whole_file, write_atomically
 from stpl.nn.batchnorm import batchnorm_layers
 from stpl.runs.build import SuiteCLI, build
 from stpl.runs.fit import begin, run
-from stpl.runs.record import RunLock, read_metrics, write_atomically
+from stpl.runs.record import RunLock, read_metrics
 from stpl.runs.request import as_text
 from stpl.runs.sitting import begun_with
 
@@ -310,10 +311,5 @@ def _plain(value: object) -> object:
 
 
 def _copy(source: Path, target: Path) -> None:
-    partial = target.with_suffix(".partial")
-    try:
-        shutil.copy(source, partial)
-        partial.replace(target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise StplError(f"cannot be written: {error.strerror}", where=target, mend="free some space") from error
+    with source.open("rb") as content, whole_file(target) as file:
+        shutil.copyfileobj(content, file)

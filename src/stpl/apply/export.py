@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from stpl import __version__
 from stpl.apply.labelling import chosen
 from stpl.apply.model import Model
-from stpl.errors import ConfigError, StplError, note
+from stpl.errors import ConfigError, StplError, cannot_write, note
 from stpl.nn.accel import Accel, no_fusion
 from stpl.nn.segmenter import upsample
 from stpl.nn.warp import resize_flow
@@ -133,7 +133,7 @@ def export(
         told = compare(exported, _LOADERS[kind](partial), network, count)
         partial.replace(out)
     except OSError as error:
-        raise StplError(f"cannot be written: {error.strerror or error}", where=out, mend="free some space") from error
+        raise cannot_write(out, error) from error
     finally:
         partial.unlink(missing_ok=True)
     print(f"wrote {out}: {', '.join(exported.inputs)} → {output}; {told}", file=sys.stderr)

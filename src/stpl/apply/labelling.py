@@ -18,7 +18,7 @@ from PIL import Image
 from stpl.apply.model import Model, open_model
 from stpl.apply.network import Frame, predict
 from stpl.data.folder import VideoFrames
-from stpl.errors import ConfigError, StplError
+from stpl.errors import ConfigError, cannot_write
 from stpl.pictures.labels import overlay as overlaid
 from stpl.pictures.side_by_side import SideBySide
 
@@ -69,7 +69,7 @@ def label_video(
             out.rmdir()
         partial.replace(out)
     except OSError as error:
-        raise StplError(f"cannot be written: {error.strerror or error}", where=out, mend="free some space") from error
+        raise cannot_write(out, error) from error
     print(f"wrote {written} frames to {out}", file=sys.stderr)
 
 

@@ -14,7 +14,8 @@ from torch import nn
 
 from stpl.apply.network import Frame, load_network, predict
 from stpl.data.label_space import LabelSpace, label_space, own_classes
-from stpl.errors import ConfigError, StplError
+from stpl.errors import ConfigError
+from stpl.files import whole_file
 from stpl.nn import huggingface, weights
 from stpl.nn.accel import Accel
 from stpl.nn.layers import candidates, proposed
@@ -244,15 +245,8 @@ def _refuse(given: Mapping[str, object], names: Sequence[str], why: str) -> None
 
 def _write(path: Path, content: Mapping[str, object]) -> None:
     """Save a checkpoint, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(dict(content), partial)
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:  # torch's writer has errors of its own for a full disk
-        partial.unlink(missing_ok=True)
-        what = str(error).splitlines()[0]
-        raise StplError(f"cannot be written: {what}", where=path, mend="free some space, or mend the rights") from error
+    with whole_file(path) as file:
+        torch.save(dict(content), file)
 
 
 def read_classes(name: str) -> LabelSpace:

@@ -23,8 +23,9 @@ from stpl.data.datamodule import FLOW_CACHE
 from stpl.data.flow import FlowCache
 from stpl.data.folder import VideoFrames
 from stpl.data.footage import spread_places
+from stpl.files import write_atomically
 from stpl.pictures.labels import overlay
-from stpl.runs.record import METRICS, read_metrics, write_atomically
+from stpl.runs.record import METRICS, read_metrics
 
 PAGE = "index.html"
 _SHOWN = 4

@@ -23,7 +23,7 @@ from stpl.arguments import call
 from stpl.data.clip import Clip
 from stpl.data.image import write_png
 from stpl.data.label_space import LabelSpace
-from stpl.errors import ConfigError, StplError, refusals
+from stpl.errors import ConfigError, cannot_write, refusals
 from stpl.runs.fit import build_evaluation
 from stpl.runs.request import Request, predict_help
 from stpl.runs.sitting import signals_told
@@ -61,7 +61,7 @@ def predict(args: Sequence[str]) -> None:
             cli.trainer.predict(cli.model, dataloaders=loader, return_predictions=False)
         partial.replace(out)
     except OSError as error:
-        raise StplError(f"cannot be written: {error.strerror or error}", where=out, mend="free some space") from error
+        raise cannot_write(out, error) from error
     print(f"wrote {writer.written} predictions to {out}", file=sys.stderr)
 
 

@@ -19,8 +19,8 @@ from typing import Any, NoReturn
 
 from stpl.bench.measure import table
 from stpl.errors import ConfigError
+from stpl.files import write_atomically
 from stpl.machine import visible_gpus
-from stpl.runs.record import write_atomically
 
 _LIMIT = 3.0  # a part may take so many times its estimate
 _STPL = ("-m", "stpl")

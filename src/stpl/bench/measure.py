@@ -19,7 +19,7 @@ from statistics import median, quantiles
 from typing import Any
 
 from stpl.errors import ConfigError
-from stpl.runs.record import write_atomically
+from stpl.files import write_atomically
 
 _STATUS = Path("/proc/self/status")
 Action = Callable[[], object]

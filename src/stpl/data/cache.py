@@ -16,6 +16,7 @@ that was stopped goes on. Every row has a checksum that is compared at every rea
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -37,7 +38,7 @@ from stpl.data.clip import Clip, Wants
 from stpl.data.image import write_atomically
 from stpl.data.parallel import each, only_one
 from stpl.data.sequence import SequenceClips, SequenceSet, open_set
-from stpl.errors import DataError
+from stpl.errors import DataError, StplError, cannot_write
 
 _VERSION = 1
 DTYPES = {"frames": "uint8", "flow": "float16"}
@@ -276,7 +277,7 @@ class _Array:
         rest = [index for index in range(len(self)) if index not in done]
         need, free = len(rest) * self.row_bytes, shutil.disk_usage(self.folder).free
         if free < need:
-            raise OSError(f"{need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
+            raise OSError(errno.ENOSPC, f"{need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
         with self.journal.open("a", encoding="utf-8") as journal:
             written = each(
                 lambda index: (index, self._write(index, row(index))), rest, workers=workers, title=self.title
@@ -349,10 +350,6 @@ def _torn(path: Path, why: str) -> DataError:
     )
 
 
-def _unwritable(path: Path, error: OSError) -> DataError:
-    return DataError(
-        f"the cache cannot be written ({error.strerror or error})",
-        where=path,
-        mend="free disk space or mend the folder's rights, then call again: it goes on where it stopped; or set "
-        "data.cache=false",
-    )
+def _unwritable(path: Path, error: OSError) -> StplError:
+    then = "call again: it goes on where it stopped; or set data.cache=false"
+    return cannot_write(path, error, kind=DataError, then=then)

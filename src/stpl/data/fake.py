@@ -27,7 +27,7 @@ from stpl.data.image import write_atomically, write_png
 from stpl.data.label_space import SYNTHIA_12, VIPER_15, LabelSpace
 from stpl.data.sequence import SETS
 from stpl.data.streets import StreetsOptions, draw_drive
-from stpl.errors import ConfigError, DataError
+from stpl.errors import ConfigError, DataError, cannot_write
 
 Size = tuple[int, int]
 
@@ -100,8 +100,7 @@ def fake(
         _write(dataset, partial, _streets(dataset, size, seed), count, layout)
         partial.replace(target)
     except OSError as error:
-        mend = "free disk space, or choose a writable folder"
-        raise DataError(f"cannot be written ({error.strerror})", where=target, mend=mend) from error
+        raise cannot_write(target, error, kind=DataError) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     print(f"{target}: {sum(path.is_file() for path in target.rglob('*'))} files")

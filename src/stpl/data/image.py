@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
-import uuid
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from stpl.errors import DataError
+from stpl.files import whole_file
 
 _TORN = "delete the file, then unpack or download it again"
 
@@ -235,14 +235,5 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     Several processes may write the same path at once: each uses a temporary name of its own, the last one stays.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise DataError(
-            f"cannot be written ({error.strerror})", where=path, mend="free disk space, or choose a writable folder"
-        ) from error
+    with whole_file(path, kind=DataError) as file:
+        file.write(data)

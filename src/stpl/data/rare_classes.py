@@ -16,6 +16,7 @@ from stpl.data.clip import ClipReader, clip_seed
 from stpl.data.parallel import each, only_one
 from stpl.data.sampling import StepSampler, Ticket
 from stpl.errors import DataError, check_range
+from stpl.files import whole_file
 
 _DRAW = -3  # no clip stands at this position, so the draw shares its seed with no augmentation
 
@@ -60,10 +61,8 @@ def class_pixels(reader: ClipReader, num_classes: int, folder: Path) -> NDArray[
             places = range(len(reader))
             for place, row in each(lambda i: (i, _count(reader, i, num_classes)), places, title="class statistics"):
                 counts[place] = row
-            partial = path.with_suffix(".partial")
-            with partial.open("wb") as file:
+            with whole_file(path, kind=DataError) as file:
                 np.save(file, counts)
-            partial.replace(path)
     try:
         found: NDArray[np.int64] = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:

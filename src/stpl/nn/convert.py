@@ -15,7 +15,6 @@ predicts the same: its score fusion is [I|0]. The classifiers of the first two a
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,8 @@ import torch
 from torch import Tensor
 
 from stpl.data.label_space import SPACES
-from stpl.errors import CheckpointError, ConfigError, StplError
+from stpl.errors import CheckpointError, ConfigError
+from stpl.files import whole_file
 from stpl.nn import weights
 from stpl.nn.accel import no_fusion
 from stpl.nn.network import NetworkOptions, build_network
@@ -366,11 +366,5 @@ def convert(
 
 
 def _write(content: dict[str, Any], path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content, temporary)
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError when the disk is full
-        temporary.unlink(missing_ok=True)
-        raise StplError(f"cannot be written ({error})", where=path, mend="free some space") from error
+    with whole_file(path) as file:
+        torch.save(content, file)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from stpl.errors import CheckpointError
+from stpl.files import whole_file
 
 _HEAD = 4096  # bytes by which a format is recognised
 _TORCH_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # the number with which torch began its files before 1.6
@@ -205,13 +206,9 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], description: Ma
         parts.append(data)
         place += len(data)
     text = json.dumps(header).encode()
-    partial = path.with_suffix(".partial")
-    try:
-        partial.write_bytes(b"".join([len(text).to_bytes(8, "little"), text, *parts]))
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise CheckpointError(f"cannot be written: {error.strerror}", where=path, mend="free some space") from error
+    with whole_file(path, kind=CheckpointError) as file:
+        for part in (len(text).to_bytes(8, "little"), text, *parts):
+            file.write(part)
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stpl.data.label_space import LabelSpace, own_classes
-from stpl.errors import ConfigError, StplError
+from stpl.errors import ConfigError, cannot_write
 
 BUILD = "stpl.nn.huggingface:load"
 """What `OwnNetwork.build` is for such a network, with its name as the argument `name`."""
@@ -98,9 +98,7 @@ def save(module: nn.Module, name: str, folder: Path) -> None:
         if beside.is_file():
             (folder / beside.name).write_bytes(beside.read_bytes())
     except OSError as error:
-        raise StplError(
-            f"cannot be written: {error.strerror or error}", where=folder, mend="free some space"
-        ) from error
+        raise cannot_write(folder, error) from error
 
 
 def _config(name: str) -> Any:

@@ -18,10 +18,11 @@ from wsgiref.simple_server import WSGIServer, make_server
 
 from stpl.data.label_space import label_space
 from stpl.errors import ConfigError
+from stpl.files import write_atomically
 from stpl.runs.charts import CONFUSION, FEATURES, IOU, PICTURES, PURITY, VIDEO, Chart
 from stpl.runs.experiments import check_bench, load_yaml
 from stpl.runs.recipes import experiment_folders, find
-from stpl.runs.record import runs_root, write_atomically
+from stpl.runs.record import runs_root
 
 _HOST = "127.0.0.1"
 _STEP = "trainer/global_step"  # the axis that Lightning's logger gives every metric

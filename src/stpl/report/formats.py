@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from stpl.runs.record import write_atomically
+from stpl.files import write_atomically
 
 _BESIDE = re.compile(r" (?=[±\[])")
 _WORD = 13  # letters of a word in the first column that are never cut on a screen

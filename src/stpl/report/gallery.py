@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from stpl.files import write_atomically
 from stpl.report import figures
 from stpl.report.curves import curves
 from stpl.report.embedding import FIGURE_CLASSES, plane
@@ -24,7 +25,6 @@ from stpl.report.suite import Suite
 from stpl.report.theme import LIGHT, series
 from stpl.runs.artifacts import read_evaluation, read_features
 from stpl.runs.experiments import unknown
-from stpl.runs.record import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

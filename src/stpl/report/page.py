@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from stpl.errors import StplError
+from stpl.files import write_atomically
 from stpl.pictures.colours import class_colour
 from stpl.report.curves import unfinished
 from stpl.report.formats import NOTHING, Sheet, number
@@ -34,7 +35,7 @@ from stpl.report.tables import (
     tests_sheet,
 )
 from stpl.report.theme import DARK, LIGHT, inline_svg
-from stpl.runs.record import METRICS, RECORD, RunRecord, write_atomically
+from stpl.runs.record import METRICS, RECORD, RunRecord
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template

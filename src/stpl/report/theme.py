@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stpl.errors import StplError
-from stpl.runs.record import write_atomically
+from stpl.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

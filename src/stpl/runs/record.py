@@ -21,7 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NotRequired, TypedDict, cast
 
-from stpl.errors import ConfigError, RecordError, StplError, locks_are_kept, no_locks
+from stpl.errors import ConfigError, RecordError, locks_are_kept, no_locks
+from stpl.files import write_atomically
 
 if sys.platform != "win32":
     import fcntl
@@ -201,30 +202,6 @@ def write_record(directory: Path, record: RunRecord) -> None:
     if fault is not None:
         raise RecordError(f"refusing to write a record: {fault}", where=directory / RECORD)
     write_atomically(directory / RECORD, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `content` (text as UTF-8) to `path`, making its folder: through a temporary sibling, synced, then renamed.
-
-    Raises:
-        StplError: if the disk refuses it; the old file, if any, is untouched and no temporary file remains.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise StplError(
-            f"cannot be written: {error.strerror or error}",
-            where=path,
-            mend="free space or mend permissions, then rerun",
-        ) from error
 
 
 def read_record(directory: Path) -> RunRecord | None:

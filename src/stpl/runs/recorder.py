@@ -19,7 +19,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from stpl import __version__
-from stpl.errors import ConfigError, DivergedError, StoppedError, StplError
+from stpl.errors import ConfigError, DivergedError, StoppedError, cannot_write
+from stpl.files import write_atomically
 from stpl.methods import Method
 from stpl.nn.finite import fault
 from stpl.runs.record import (
@@ -30,7 +31,6 @@ from stpl.runs.record import (
     RunRecord,
     flat,
     read_metrics,
-    write_atomically,
     write_record,
 )
 
@@ -95,9 +95,7 @@ class MetricsFile:
                     writer.writerow(self.HEADER)
                 writer.writerows((step, name, repr(value)) for name, value in values.items())
         except OSError as error:
-            raise StplError(
-                f"cannot be written: {error.strerror}", where=self.path, mend="free some space, then call again"
-            ) from error
+            raise cannot_write(self.path, error, then="call again") from error
 
     def rewind(self, step: int) -> None:
         """Drop all lines after `step`, which a resumed run writes again, and those that are damaged."""
@@ -298,9 +296,7 @@ class Recorder(Callback):
                 temporary.replace(path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise StplError(
-                f"cannot be written: {error.strerror or error}", where=path, mend="free some space, then call again"
-            ) from error
+            raise cannot_write(path, error, then="call again") from error
 
 
 def _over_processes(trainer: Trainer, losses: dict[str, torch.Tensor]) -> dict[str, float]:

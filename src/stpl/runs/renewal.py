@@ -15,12 +15,13 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from stpl.errors import refusals
+from stpl.files import write_atomically
 from stpl.methods import Method
 from stpl.nn import weights
 from stpl.nn.batchnorm import Views
 from stpl.runs.artifacts import STATISTICS, STATISTICS_SCHEMA
 from stpl.runs.build import SuiteCLI, build
-from stpl.runs.record import RECORD, RunRecord, read_record, write_atomically
+from stpl.runs.record import RECORD, RunRecord, read_record
 from stpl.runs.sitting import signals_told
 
 

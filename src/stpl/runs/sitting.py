@@ -13,9 +13,10 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from stpl.errors import ConfigError, Terminated, check_range
+from stpl.files import write_atomically
 from stpl.nn.weights import located
 from stpl.runs.experiments import load_yaml
-from stpl.runs.record import NEUTRAL, write_atomically
+from stpl.runs.record import NEUTRAL
 
 CONFIG = "config.yaml"
 """File name of a run's resolved settings inside its folder."""

@@ -19,9 +19,10 @@ from lightning import Callback, LightningModule, Trainer
 from stpl.data.clip import Clip
 from stpl.data.label_space import IGNORE
 from stpl.errors import ConfigError
+from stpl.files import write_atomically
 from stpl.methods import Method
 from stpl.runs.charts import IOU, PICTURES, VIDEO, charts, film
-from stpl.runs.record import RunKey, RunRecord, flat, read_metrics, write_atomically
+from stpl.runs.record import RunKey, RunRecord, flat, read_metrics
 from stpl.runs.recorder import RunOptions, git_commit, versions
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stpl.errors import ConfigError
+from stpl.files import write_atomically
 from stpl.runs.experiments import unknown
-from stpl.runs.record import RunKey, experiment_name, write_atomically
+from stpl.runs.record import RunKey, experiment_name
 from stpl.sweeps.distributions import Value
 from stpl.sweeps.schema import IDENTITY, Sweep
 

@@ -25,8 +25,9 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from stpl.errors import DIVERGED, ConfigError
+from stpl.files import write_atomically
 from stpl.runs.experiments import unknown
-from stpl.runs.record import RunRecord, write_atomically
+from stpl.runs.record import RunRecord
 from stpl.sweeps.claims import Claims, Failure, TrialDroppedError, name_of
 from stpl.sweeps.grid import Cell, cells, trial_cells
 from stpl.sweeps.schema import Sweep

@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from stpl.runs.record import write_atomically
+from stpl.files import write_atomically
 from stpl.sweeps.distributions import QUANTILE
 from stpl.sweeps.queues import SearchQueue
 

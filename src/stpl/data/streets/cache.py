@@ -9,6 +9,7 @@ is renamed into place. Every frame of every array has a checksum in the manifest
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 from stpl.data.parallel import only_one
 from stpl.data.streets.drive import StreetsOptions, renderer_version
 from stpl.data.streets.worker import DISK_FAILED, command, draw_share, drive_file
-from stpl.errors import DataError
+from stpl.errors import DataError, cannot_write
 from stpl.machine import sweep_cores
 
 ARRAYS = {"frames": "uint8", "labels": "uint8", "flow": "float16", "visible": "bool"}
@@ -131,8 +132,7 @@ def open_split(root: Path, domain: str, split: str, options: StreetsOptions | No
                 if not folder.exists():  # another process may have drawn it while this one waited
                     _draw(folder, domain, split, options, shape, content, workers or len(sweep_cores()))
         except OSError as error:
-            mend = "free some space or choose another folder, then run again: it goes on where it stopped"
-            raise DataError(f"cannot draw the split: {error}", where=folder, mend=mend) from error
+            raise cannot_write(folder, error, kind=DataError, then="run again: it goes on where it stopped") from error
     _check(folder, content, verify)
     return StreetsSplit(folder, f"{domain}-{split}", shape)
 
@@ -144,7 +144,7 @@ def _draw(folder: Path, domain: str, split: str, options: StreetsOptions, shape:
     # Single drives and the final arrays lie side by side for a moment, hence twice; 9 bytes a pixel.
     need, free = 2 * 9 * int(np.prod(shape, dtype=np.int64)), shutil.disk_usage(partial).free
     if free < need:
-        raise OSError(f"{need / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free")
+        raise OSError(errno.ENOSPC, f"{need / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free")
     progress = _Progress(f"{domain}-{split}", partial, shape[0])
     if min(workers, shape[0]) <= 1:
         for _ in draw_share(partial, domain, split, options, 0, 1):
@@ -180,11 +180,12 @@ def _raise_failure(codes: list[int], log: IO[str]) -> None:
     log.seek(0)
     text = log.read().strip()[-2000:]
     if DISK_FAILED in codes:
-        raise OSError(text.splitlines()[-1])
+        number, _, reason = (last := text.splitlines()[-1]).partition(" ")
+        raise OSError(int(number), reason) if number.isdecimal() else OSError(last)
     if any(code > 0 for code in codes):
         raise RuntimeError(f"a drawing process failed:\n{text}")
     if any(codes):
-        raise OSError("a drawing process was killed (is there enough memory?)")
+        raise OSError(errno.ENOMEM, "a drawing process was killed")
 
 
 def _assemble(partial: Path, shape: tuple[int, int, int, int], content: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from stpl.data.streets.drive import StreetsOptions, draw_drive
 from stpl.machine import sweep_cores
 
 DISK_FAILED = 3
-"""Exit code when a drive could not be written; the reason is the last line on stderr."""
+"""Exit code when a drive could not be written; number and reason are the last line on stderr."""
 
 
 def command(folder: Path, domain: str, split: str, options: StreetsOptions, share: int, of: int) -> list[str]:
@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
             if os.name == "posix" and os.getppid() != int(parent):
                 return 1
     except OSError as error:
-        print(error, file=sys.stderr)
+        print(error.errno or 0, error.strerror or error, file=sys.stderr)
         return DISK_FAILED
     return 0
 

@@ -1,0 +1,54 @@
+"""How a file is written: whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from stpl.errors import StplError, cannot_write
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, *, kind: type[StplError] = StplError, sync: bool = False) -> Iterator[BinaryIO]:
+    """A file to write, which becomes `path` at the end of the block: no reader ever sees half of it.
+
+    The folder is made. Several processes and threads may write one path at once: each has a temporary sibling of its
+    own, and the last one stays. Give the file itself to `torch.save`, not its name: torch's own writer names no cause
+    of a failure, and ends the process where a script does not fit on the disk.
+
+    Args:
+        path: the file, replaced as a whole.
+        kind: of the error.
+        sync: the bytes are on the disk before the file has its name, for what must outlast a loss of power.
+
+    Raises:
+        StplError: of that kind, if the disk refuses it; the old file, if any, is untouched and nothing else is left.
+    """
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w+b") as file:
+            yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error, kind=kind) from error
+    finally:
+        with contextlib.suppress(OSError):  # the error under way is the one to tell
+            partial.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write `content` (text as UTF-8) to `path`, making its folder: whole and synced, or not at all.
+
+    Raises:
+        StplError: if the disk refuses it; see `whole_file`.
+    """
+    with whole_file(path, sync=True) as file:
+        file.write(content.encode() if isinstance(content, str) else content)

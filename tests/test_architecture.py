@@ -39,8 +39,9 @@ ALLOWED = {
 }
 LIGHT = [
     "cli", "arguments", "completion", "errors", "files", "machine", "progress", "declarations", "report",
-    "report.command", "report.dashboard", "sweeps", "sweeps.schedule", "sweeps.check", "pictures.colours", "runs",
-    "runs.artifacts", "runs.charts", "runs.experiments", "runs.recipes", "runs.record", "runs.request",
+    "apply.export", "apply.memory", "report.command", "report.dashboard", "sweeps", "sweeps.schedule",
+    "sweeps.check", "pictures.colours", "runs", "runs.artifacts", "runs.charts", "runs.experiments", "runs.recipes",
+    "runs.record", "runs.request",
 ]  # fmt: skip
 """What must answer at once, so that importing it, with all that it imports, must not import torch."""
 NO_TRAINER = ("nn", "losses", "metrics")

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from io import TextIOWrapper
 
-from stpl.errors import ConfigError, StplError, Terminated, file_mend
+from stpl.errors import ConfigError, StplError, Terminated, file_mend, memory_lacking
 
 USAGE_ERROR = 2
 _MORE = "`stpl VERB --help` tells more; `make help` lists recipes."
@@ -200,6 +200,11 @@ def _main(argv: Sequence[str] | None) -> int:
     except OSError as error:  # of a file or disk, wherever it was used; those that tell more are caught there
         where = "" if error.filename is None else f"{error.filename}: "
         print(f"stpl {args[0]}: {where}{error.strerror or error}\n  → {file_mend(error)}", file=sys.stderr)
+        return USAGE_ERROR
+    except Exception as error:
+        if (what := memory_lacking(error)) is None:
+            raise
+        print(f"stpl {args[0]}: {what}\n  → give smaller frames or fewer at once, or free memory", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt as interrupt:
         how, code = ("terminated", TERMINATED) if isinstance(interrupt, Terminated) else ("interrupted", INTERRUPTED)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,6 +131,15 @@ def file_mend(error: Exception) -> str:
     if found is None:
         found = next((number for kind, number in _WITHOUT_NUMBER.items() if isinstance(error, kind)), None)
     return next((mend for numbers, mend in _WHAT_MENDS if found in numbers), "check the disk and the path")
+
+
+def memory_lacking(error: BaseException) -> str | None:
+    """What an error says of memory that could not be had, of Python, NumPy or torch; `None` for any other error."""
+    text = first_line(error)
+    if not isinstance(error, MemoryError) and "allocate memory" not in text and "out of memory" not in text:
+        return None
+    asked = re.search(r"allocate (\d+) bytes", text)
+    return f"it needs {int(asked[1]) / 2**30:.1f} GiB at once" if asked else f"out of memory: {text[:200]}"
 
 
 _LOCKS = "STPL_LOCKS"

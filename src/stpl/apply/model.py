@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stpl.apply.memory import check_size
 from stpl.apply.network import Frame, load_network, predict
 from stpl.data.label_space import LabelSpace, label_space, own_classes
 from stpl.errors import ConfigError
@@ -178,6 +179,7 @@ def open_model(
     Raises:
         StplError: for anything that cannot be used.
     """
+    check_size(size)
     given = {"weights": state, "key": key, "arguments": arguments, "features": features, "logits": logits,
              "classes": classes, "mean": mean, "std": std}  # fmt: skip
     if isinstance(model, str):

@@ -258,9 +258,7 @@ def test_memory_is_estimated_and_the_batch_made_to_fit(monkeypatch: pytest.Monke
         resources.fitting([resources.Estimate(1, 8 * 2**30, 1.0, 2 * 2**30)])
     with pytest.raises(ConfigError, match=r"0\.1 are free\n  → free some memory"):
         resources.fitting([resources.Estimate(1, 8 * 2**30, 1.0, 2**27)])
-    with pytest.raises(
-        ConfigError, match=r"_size: 100 clips a step need 100\.0 GiB, 10\.0 are free\n.*choose 8 or"
-    ):
+    with pytest.raises(ConfigError, match=r"_size: 100 clips a step need 100\.0 GiB, 10\.0 are free\n.*choose 8 or"):
         resources.fitting([resources.Estimate(100, 100 * 2**30, 1.0, 10 * 2**30, clip=2**30)])
     assert small.clip > 0
     assert 2**20 < resources.free_memory(torch.device("cpu")) < 2**50

@@ -204,3 +204,15 @@ class OfTheBatch(Night):
         y = torch.cat((y, torch.zeros(n, 8, h, w)), 1)
         z, places = F.max_pool2d(y, 2, return_indices=True)
         return self.second(self.unpool(z, places, output_size=y.size()))  # type: ignore[no-any-return]
+
+
+class Depthwise(nn.Module):
+    """Dilated depthwise convolutions, as in MobileNet-DeepLab."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        deep = [nn.Conv2d(16, 16, 3, padding=2, dilation=2, groups=16, bias=False), nn.BatchNorm2d(16), nn.Dropout(0.1)]
+        self.stem, self.deep, self.head = block(3, 16, 2), nn.Sequential(*deep), nn.Conv2d(16, CLASSES, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.deep(self.stem(x)))  # type: ignore[no-any-return]

@@ -88,16 +88,16 @@ class Tracking(Callback):
 
     Args:
         logger: from `wandb_logger`.
-        config: the fully resolved configuration.
+        config: the fully resolved configuration; it may change until the run begins.
     """
 
     def __init__(self, logger: WandbLogger, config: dict[str, Any]) -> None:
         self.logger = logger
-        self._config = config | {"code": {"git": git_commit(), **versions()}}
+        self.config = config | {"code": {"git": git_commit(), **versions()}}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Send the configuration before anything else."""
-        self.logger.log_hyperparams(self._config)
+        self.logger.log_hyperparams(self.config)
 
     def on_validation_batch_end(
         self,
@@ -129,7 +129,7 @@ class Tracking(Callback):
 
     def replay(self, record: RunRecord, metrics: Path) -> None:
         """Send a run that was recorded before, its curves from `metrics.csv`: a W&B agent asks for it once more."""
-        self.logger.log_hyperparams(self._config)
+        self.logger.log_hyperparams(self.config)
         for step, rows in itertools.groupby(read_metrics(metrics), key=lambda row: row[0]):
             self.logger.log_metrics({name: value for _, name, value in rows}, step)
         self.finish(record)

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from io import TextIOWrapper
 
-from stpl.errors import ConfigError, StplError, Terminated, file_mend, memory_lacking
+from stpl.errors import ConfigError, StplError, Terminated, file_mend, lacking
 
 USAGE_ERROR = 2
 _MORE = "`stpl VERB --help` tells more; `make help` lists recipes."
@@ -202,10 +202,10 @@ def _main(argv: Sequence[str] | None) -> int:
         print(f"stpl {args[0]}: {where}{error.strerror or error}\n  → {file_mend(error)}", file=sys.stderr)
         return USAGE_ERROR
     except Exception as error:
-        if (what := memory_lacking(error)) is None:
+        if (told := lacking(error)) is None:
             raise
-        print(f"stpl {args[0]}: {what}\n  → give smaller frames or fewer at once, or free memory", file=sys.stderr)
-        return USAGE_ERROR
+        print(f"stpl {args[0]}: {told}", file=sys.stderr)
+        return told.exit_code
     except KeyboardInterrupt as interrupt:
         how, code = ("terminated", TERMINATED) if isinstance(interrupt, Terminated) else ("interrupted", INTERRUPTED)
         print(f"stpl {args[0]}: {how}; call again to go on", file=sys.stderr)

@@ -133,13 +133,21 @@ def file_mend(error: Exception) -> str:
     return next((mend for numbers, mend in _WHAT_MENDS if found in numbers), "check the disk and the path")
 
 
-def memory_lacking(error: BaseException) -> str | None:
-    """What an error says of memory that could not be had, of Python, NumPy or torch; `None` for any other error."""
+def lacking(error: Exception) -> StplError | None:
+    """The error for what a machine lacks: memory, or shared memory of loader processes; `None` for any other error.
+
+    Args:
+        error: of Python, NumPy or torch.
+    """
     text = first_line(error)
-    if not isinstance(error, MemoryError) and "allocate memory" not in text and "out of memory" not in text:
-        return None
-    asked = re.search(r"allocate (\d+) bytes", text)
-    return f"it needs {int(asked[1]) / 2**30:.1f} GiB at once" if asked else f"out of memory: {text[:200]}"
+    if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
+        mend = "set data.loading.num_workers=0: shared memory (/dev/shm) or memory is too small for these processes"
+        return ConfigError(f"a loader process died ({text[:120]})", where="data.loading.num_workers", mend=mend)
+    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
+        asked = re.search(r"allocate (\d+) bytes", text)
+        what = f"it needs {int(asked[1]) / 2**30:.1f} GiB at once" if asked else f"out of memory: {text[:200]}"
+        return StplError(what, mend="give smaller frames or fewer at once, or free memory")
+    return None
 
 
 _LOCKS = "STPL_LOCKS"

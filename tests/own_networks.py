@@ -155,3 +155,64 @@ def pair() -> nn.Module:
             return None, super().forward(x)["out"]
 
     return Pair()
+
+
+class Night(nn.Module):
+    """Brightens dark frames: a branch on values, of which a trace keeps one side; `torch.jit.script` takes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = block(3, 16, 2), nn.Conv2d(16, CLASSES, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.mean() < -1:
+            x = x + 2
+        return self.head(self.stem(x))  # type: ignore[no-any-return]
+
+
+class Scaled(Night):
+    """Reads a value by way of NumPy, which neither a trace nor a script holds."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = torch.zeros(3)
+        scale[:1] = x.abs().max()
+        return self.head(self.stem(x / float(scale.numpy().sum())))  # type: ignore[no-any-return]
+
+
+class Checked(Night):
+    """Checks values and shapes, decides by shapes and by its own weights, and by tensors: all of that a trace holds."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert torch.isfinite(x).all()
+        if x.abs().max() > 1e6:
+            raise ValueError("no frame")
+        if x.shape[-1] % 2 or float(self.head.weight.sum()) > 1e6:
+            x = x[..., :-1]
+        return self.head(self.stem(torch.where(x.mean() < -1, x + 2, x)))  # type: ignore[no-any-return]
+
+
+class OfTheBatch(Night):
+    """Makes a tensor of the batch's size and unpools to a size of its own: tracing fails, a program fixes the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second, self.unpool = nn.Conv2d(24, CLASSES, 1), nn.MaxUnpool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        n, _, h, w = y.size()
+        y = torch.cat((y, torch.zeros(n, 8, h, w)), 1)
+        z, places = F.max_pool2d(y, 2, return_indices=True)
+        return self.second(self.unpool(z, places, output_size=y.size()))  # type: ignore[no-any-return]
+
+
+class Depthwise(nn.Module):
+    """Dilated depthwise convolutions, as in MobileNet-DeepLab."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        deep = [nn.Conv2d(16, 16, 3, padding=2, dilation=2, groups=16, bias=False), nn.BatchNorm2d(16), nn.Dropout(0.1)]
+        self.stem, self.deep, self.head = block(3, 16, 2), nn.Sequential(*deep), nn.Conv2d(16, CLASSES, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.deep(self.stem(x)))  # type: ignore[no-any-return]

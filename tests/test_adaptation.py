@@ -20,6 +20,7 @@ import stpl
 from conftest import REPOSITORY
 from stpl.apply import adapt, adaptation, library, resources
 from stpl.apply.guard import Candidate, Scored, Seen, agreement, choose, judged, see
+from stpl.apply.memory import check_size
 from stpl.apply.model import Model, open_model
 from stpl.apply.network import load_network
 from stpl.apply.settings import Settings
@@ -261,8 +262,30 @@ def test_memory_is_estimated_and_the_batch_made_to_fit(monkeypatch: pytest.Monke
         resources.fitting([resources.Estimate(1, 8 * 2**30, 1.0, 2 * 2**30)])
     with pytest.raises(ConfigError, match=r"0\.1 are free\n  → free some memory"):
         resources.fitting([resources.Estimate(1, 8 * 2**30, 1.0, 2**27)])
+    with pytest.raises(ConfigError, match=r"_size: 100 clips a step need 100\.0 GiB, 10\.0 are free\n.*choose 8 or"):
+        resources.fitting([resources.Estimate(100, 100 * 2**30, 1.0, 10 * 2**30, clip=2**30)])
+    assert small.clip > 0
     assert 2**20 < resources.free_memory(torch.device("cpu")) < 2**50
     assert "GiB" in str(wide)
+
+
+@pytest.mark.parametrize(
+    ("size", "batch_size", "said"),
+    [
+        ((999999999, 999999999), None, "GiB at the least"),
+        ((200000, 200000), 1, "GiB at the least"),
+        ((64, 96), 10**9, "--batch_size: 1000000000 clips a step need"),
+        ((0, 96), None, "--size: 0 is too small"),
+        ((64, 96), 0, "--batch_size: 0 is too small"),
+        (None, -3, "--batch_size: -3 is too small"),
+    ],
+)
+def test_sizes_that_no_memory_holds_are_refused_by_themselves(
+    size: tuple[int, int] | None, batch_size: int | None, said: str
+) -> None:
+    check_size((512, 1024), 4)
+    with pytest.raises(ConfigError, match=said):
+        check_size(size, batch_size)
 
 
 def test_a_network_of_one_size_is_estimated_at_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

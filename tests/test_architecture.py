@@ -38,10 +38,11 @@ ALLOWED = {
     "cli": {"errors", "arguments", "declarations", "apply", "bench", "report", "sweeps", "runs", "data", "nn"},
 }
 LIGHT = [
-    "apply.adapt", "apply.settings", "apply.source", "arguments", "cli", "completion", "declarations", "errors",
-    "files", "machine", "pictures.colours", "progress", "report", "report.command", "report.dashboard", "runs",
-    "runs.artifacts", "runs.charts", "runs.experiments", "runs.folder", "runs.identity", "runs.recipes",
-    "runs.record", "runs.request", "sweeps", "sweeps.check", "sweeps.schedule",
+    "apply.adapt", "apply.export", "apply.memory", "apply.settings", "apply.source", "arguments", "cli",
+    "completion", "declarations", "errors", "files", "machine", "pictures.colours", "progress", "report",
+    "report.command", "report.dashboard", "runs", "runs.artifacts", "runs.charts", "runs.experiments",
+    "runs.folder", "runs.identity", "runs.recipes", "runs.record", "runs.request", "sweeps", "sweeps.check",
+    "sweeps.schedule",
 ]  # fmt: skip
 """What must answer at once, so that importing it, with all that it imports, must not import torch."""
 NO_TRAINER = ("nn", "losses", "metrics")

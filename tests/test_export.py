@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +15,26 @@ import pytest
 import torch
 from PIL import Image
 
-from stpl.apply import export as export_module
+from stpl.apply import export as verb
+from stpl.apply import exporting as export_module
+from stpl.apply.branches import values_read
 from stpl.apply.model import open_model
 from stpl.apply.source import NetworkSource
 from stpl.cli import main
 from stpl.data.fake import MovingShapes
 from stpl.data.folder import VideoFrames
+from stpl.errors import StplError
 
 SIZE = (64, 96)
 OWN = ("Dictionary", "PoolingIndices", "WithoutBatchNorm")
+ODD = ("Night", "Scaled", "Checked", "OfTheBatch")
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "classes.yaml").write_text("classes: [road, car, tree, sky, other]\n")
-    for name in OWN:
+    for name in (*OWN, *ODD):
         (tmp_path / f"{name}.yaml").write_text(f"model: own_networks:{name}\nsize: [64, 96]\nclasses: classes.yaml\n")
     return tmp_path
 
@@ -102,9 +108,94 @@ def test_a_file_that_differs_is_not_kept(
     assert not list(folder.glob("*net*"))
 
 
+@pytest.mark.parametrize(("name", "kind"), [("Night", "onnx"), ("Night", "pt"), ("Scaled", "pt")])
+def test_a_network_that_reads_values_is_exported_right_or_not_at_all(
+    name: str, kind: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A trace keeps one side of a branch; TorchScript keeps both where it can be made from the source."""
+    code = main(["export", f"--model={name}.yaml", f"--out=net.{kind}"])
+    said = capsys.readouterr().err
+    if (name, kind) != ("Night", "pt"):
+        assert code == 2
+        assert re.search(r"reads values of the frame at own_networks\.py:\d+ \(`", said)
+        assert said.count("\n") == 2
+        assert not list(folder.glob("*net*"))
+        return
+    assert code == 0, said
+    network, loaded = open_model(NetworkSource(model="Night.yaml")), export_module._load_torchscript(folder / "net.pt")
+    own = export_module.OneFrame(network.accel).eval()
+    own.load_state_dict({f"segmenter.{name}": value for name, value in _state(folder / "net.pt").items()})
+    for values in ((0, 30), (0, 256)):
+        inputs = export_module.examples(network, 1, 3, values)
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(*inputs), own(*inputs))
+
+
+def _state(path: Path) -> dict[str, torch.Tensor]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        load: Any = torch.jit.load
+        return {name.removeprefix("segmenter."): value for name, value in load(str(path)).state_dict().items()}
+
+
+def test_checks_shapes_and_weights_are_no_values_of_the_frame() -> None:
+    network = open_model(NetworkSource(model="Checked.yaml"))
+    assert values_read(export_module.OneFrame(network.accel), export_module.examples(network, 1, 2)) is None
+    assert main(["export", "--model=Checked.yaml", "--out=net.pt"]) == 0
+
+
+def test_a_difference_on_dark_frames_alone_is_found(folder: Path) -> None:
+    network = open_model(NetworkSource(model="Night.yaml"))
+    net = export_module.OneFrame(network.accel).eval()
+    with pytest.raises(StplError, match="on dark frames by"):
+        export_module._kept(net, net, network, folder / "net.pt", "torchscript", 1, None)
+    assert not list(folder.glob("*net*"))
+
+
+def test_a_batch_that_a_file_would_fix_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["export", "--model=OfTheBatch.yaml"]
+    assert main([*options, "--out=net.pt"]) == 2
+    said = capsys.readouterr().err
+    assert "batch" in said
+    assert said.endswith("→ try --format=onnx\n")
+
+
+def test_a_module_that_torch_cannot_name_is_told(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parent / "own_networks.py").read_text()
+    (folder / "2net.py").write_text(text)
+    monkeypatch.syspath_prepend(str(folder))
+    (folder / "net.yaml").write_text("model: 2net:Dictionary\nsize: [64, 96]\nclasses: classes.yaml\n")
+    assert main(["export", "--model=net.yaml", "--out=net.pt"]) == 2
+    assert "cannot read the name of the module '2net' again\n  → try --format=onnx" in capsys.readouterr().err
+    assert not (folder / "net.pt").exists()
+
+
+def test_an_output_that_cannot_be_is_refused_before_a_network_is_loaded(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stpl.apply.labelling.chosen", pytest.fail)
+    (folder / "dir.pt").mkdir()
+    (folder / "file").touch()
+    for out, said in {
+        "dir.pt": "a folder stands",
+        "file/net.pt": "a file stands",
+        f"{300 * 'x'}.pt": "shorter",
+    }.items():
+        assert main(["export", "--checkpoint=streets", f"--out={out}"]) == 2
+        assert said in capsys.readouterr().err
+    assert main(["export", "--checkpoint=streets", "--format=onnx", "--out=/dev/null"]) == 2
+    assert "no ordinary file" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir() if path.suffix != ".yaml") == ["dir.pt", "file"]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (["--checkpoint=streets", "--out=net.pt", "--frames=0"], "choose 1 or 2"),
+        (["--checkpoint=streets", "--out=net.pt", "--size=999999999,999999999"], "GiB at the least"),
+        (["--checkpoint=streets", "--out=net.pt", "--size=0,64"], "choose 1 or more"),
         (["--model=Dictionary.yaml", "--out=net.bin"], "tells no format"),
         (["--out=net.pt"], "give a network"),
         (["--model=Dictionary.yaml", "--out=net.pt", "--frames=3"], "choose 1 or 2"),
@@ -120,7 +211,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     def absent(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr(export_module, "import_module", absent)
+    monkeypatch.setattr(verb, "import_module", absent)
     assert main(["export", "--model=Dictionary.yaml", "--out=net.onnx"]) == 2
     assert "pip install 'stpl[export]'" in capsys.readouterr().err
 

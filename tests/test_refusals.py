@@ -244,10 +244,12 @@ def test_a_file_where_the_run_s_folder_should_be(
             "/runs/a: Permission denied\n  → mend the rights",
         ),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "b"), "b: No such file or directory\n  → check"),
+        (RuntimeError("can't allocate memory: you tried to allocate 3221225472 bytes."), "it needs 3.0 GiB at once\n"),
+        (MemoryError("Unable to allocate 9 TiB for an array"), "Unable to allocate 9 TiB for an array\n  → give"),
     ],
 )
 def test_what_a_disk_refuses_in_any_verb(
-    error: OSError, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: Any) -> None:
         raise error

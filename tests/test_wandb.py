@@ -18,7 +18,7 @@ from stpl.errors import ConfigError
 from stpl.runs.charts import CONFUSION, FEATURES, PURITY
 from stpl.runs.record import RunKey, read_record
 from stpl.runs.recorder import RunOptions
-from stpl.runs.tracking import Tracking, wandb_logger
+from stpl.runs.tracking import Tracking, _keep_files, wandb_logger
 from stpl.sweeps.grid import cells
 from stpl.sweeps.schema import read_sweep
 from sweep_harness import FAKE, ledger, prepare
@@ -192,3 +192,41 @@ def test_nobody_is_asked_for_an_account(tmp_path: Path, monkeypatch: pytest.Monk
     again = wandb_logger(RunOptions(wandb="offline"), tmp_path / "run", KEY)
     assert again is not None
     assert again.version == logger.version == (tmp_path / "run" / "wandb.id").read_text().strip()
+
+
+def test_files_below_home_go_into_the_folder_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stub: WandbStub
+) -> None:
+    """Always offline; else where HOME cannot be written to. A place that the user named stays."""
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    _keep_files(tmp_path / "one", offline=True)
+    assert os.environ["WANDB_DATA_DIR"] == os.environ["WANDB_CACHE_DIR"] == str(tmp_path / "one" / "wandb" / "files")
+    _keep_files(tmp_path / "two", offline=True)
+    assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "two" / "wandb" / "files")
+    _keep_files(tmp_path / "two", offline=False)
+    assert "WANDB_DATA_DIR" not in os.environ
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("WANDB_CACHE_DIR", "mine")
+    _keep_files(tmp_path / "two", offline=False)
+    assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "two" / "wandb" / "files")
+    assert os.environ["WANDB_CACHE_DIR"] == "mine"
+
+
+def test_what_fails_in_wandb_is_told_before_the_run_or_is_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise PermissionError("Unable to write staging files")
+
+    listener = Listener(tmp_path)
+    monkeypatch.setattr(listener, "log_hyperparams", fail)
+    monkeypatch.setattr(listener, "log_table", fail)
+    tracking: Any = Tracking(listener, {})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="W&B cannot begin: Unable to write"):
+        tracking.setup(None, None, "fit")
+    tracking.finish(record_of(KEY, 30.5))
+    assert capsys.readouterr().err == "note: run.wandb: W&B lacks the end of this run: Unable to write staging files\n"
+    assert listener.finished == 1

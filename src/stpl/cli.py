@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from io import TextIOWrapper
 
-from stpl.errors import ConfigError, StplError, Terminated, file_mend
+from stpl.errors import ConfigError, StplError, Terminated, file_mend, lacking
 
 USAGE_ERROR = 2
 _MORE = "`stpl VERB --help` tells more; `make help` lists recipes."
@@ -201,6 +201,11 @@ def _main(argv: Sequence[str] | None) -> int:
         where = "" if error.filename is None else f"{error.filename}: "
         print(f"stpl {args[0]}: {where}{error.strerror or error}\n  → {file_mend(error)}", file=sys.stderr)
         return USAGE_ERROR
+    except Exception as error:
+        if (told := lacking(error)) is None:
+            raise
+        print(f"stpl {args[0]}: {told}", file=sys.stderr)
+        return told.exit_code
     except KeyboardInterrupt as interrupt:
         ended = interrupt if isinstance(interrupt, Terminated) else None
         how = f"ended by {ended.name}" if ended else "interrupted"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -149,6 +150,23 @@ def file_mend(error: Exception) -> str:
     if found is None:
         found = next((number for kind, number in _WITHOUT_NUMBER.items() if isinstance(error, kind)), None)
     return next((mend for numbers, mend in _WHAT_MENDS if found in numbers), "check the disk and the path")
+
+
+def lacking(error: Exception) -> StplError | None:
+    """The error for what a machine lacks: memory, or shared memory of loader processes; `None` for any other error.
+
+    Args:
+        error: of Python, NumPy or torch.
+    """
+    text = first_line(error)
+    if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
+        mend = "set data.loading.num_workers=0: shared memory (/dev/shm) or memory is too small for these processes"
+        return ConfigError(f"a loader process died ({text[:120]})", where="data.loading.num_workers", mend=mend)
+    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
+        asked = re.search(r"allocate (\d+) bytes", text)
+        what = f"it needs {int(asked[1]) / 2**30:.1f} GiB at once" if asked else f"out of memory: {text[:200]}"
+        return StplError(what, mend="give smaller frames or fewer at once, or free memory")
+    return None
 
 
 _LOCKS = "STPL_LOCKS"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from stpl.errors import StplError, cannot_write
+from stpl.errors import ConfigError, StplError, cannot_write
 
 
 @contextlib.contextmanager
@@ -52,3 +54,21 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """
     with whole_file(path, sync=True) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that could not be written, before the work whose result it is to hold; nothing is left there.
+
+    Raises:
+        StplError: a folder or a device stands there, or no file can be made in the folder that is to hold it.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if path.exists() and not path.is_file():
+            raise ConfigError("this is no ordinary file", where=path, mend="choose another path")
+        folder = next(one for one in path.absolute().parents if os.path.lexists(one))
+        with tempfile.TemporaryFile(dir=folder):  # asks the disk itself: rights alone do not tell all
+            pass
+    except OSError as error:
+        raise cannot_write(path, error) from error

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 
 
 def cores() -> list[int]:
@@ -36,3 +37,19 @@ def visible_gpus() -> list[str]:
         call = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
         return subprocess.run(call, capture_output=True, text=True, check=True, timeout=30).stdout.split()
     return []
+
+
+def free_memory() -> int:
+    """Bytes of the host's memory that a process may still take, within the limits of its control group."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable:")))
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with suppress(OSError, ValueError):
+            folder = Path("/sys/fs/cgroup")
+            free = min(free, int((folder / limit).read_text()) - int((folder / used).read_text()))
+    return free

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from stpl.apply.memory import check_size
 from stpl.apply.settings import BENCH, RECOMMENDED, Settings, run_name
 from stpl.apply.source import NetworkSource
 from stpl.arguments import AtLeast
@@ -85,6 +86,7 @@ def adapt(
     folder = output or RunKey(BENCH, run_name(videos), seed).directory(runs_root())
     if checkpoint is None and model is None:
         raise ConfigError("give a network", where="--model", mend="give --checkpoint=FILE, or --model=…")
+    check_size(size, settings.batch_size)
     source = NetworkSource(
         checkpoint, model, weights, key, arguments, features, logits, classes, mean, std, channels, size
     )

@@ -17,6 +17,7 @@ from PIL import Image
 
 from stpl.apply.model import Model, open_model
 from stpl.apply.network import Frame, predict
+from stpl.apply.resources import check_prediction
 from stpl.apply.source import NetworkSource
 from stpl.data.folder import VideoFrames
 from stpl.errors import ConfigError, cannot_write
@@ -59,6 +60,7 @@ def label_video(
     network = chosen(checkpoint, model, size)
     check_empty(out)
     videos = video if isinstance(video, list) else [video]
+    check_prediction(network.options.space.num_classes, network.frame_size)
     sources = [VideoFrames(path, stride=stride, rate=rate, as_first=True) for path in videos]
     partial = out.with_name(f".{out.name}.partial")
     try:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from stpl import machine
 from stpl.apply.guard import LOOKED
+from stpl.apply.memory import too_large, too_many
 from stpl.errors import ConfigError
 
 _PROBED = (128, 256)  # the largest frame that the small step sees
@@ -37,12 +37,14 @@ class Estimate:
         memory: bytes, beside those that the process has already.
         seconds: of all that the network does.
         free: bytes that there are.
+        clip: bytes of `memory` that one clip of a step takes.
     """
 
     batch_size: int
     memory: int
     seconds: float
     free: int
+    clip: int = 0
 
     def __str__(self) -> str:
         time = f"{self.seconds:.0f} s" if self.seconds < 100 else f"{self.seconds / 60:.0f} min"
@@ -65,11 +67,10 @@ def estimate(
     with _learning(network, device):
         kept, classes, seconds = _measured(network, size, device)
     mine, pixels = sum(p.numel() * p.element_size() for p in network.parameters()), size[0] * size[1]
-    training = kept * batch_size * _VIEWS + mine * _COPIES
-    evaluation = pixels * batch_size * (_MAPS * classes + _CLIP) + mine * _COPIES
-    memory = int(_PROGRAM + max(training, evaluation) + LOOKED * pixels * _HELD)
+    clip = max(kept * _VIEWS, pixels * (_MAPS * classes + _CLIP))  # in training, in evaluation
+    memory = int(_PROGRAM + mine * _COPIES + clip * batch_size + LOOKED * pixels * _HELD)
     passes = steps * batch_size * _PASSES + _PREDICTED * _FORWARD
-    return Estimate(batch_size, memory, seconds * passes, free_memory(device))
+    return Estimate(batch_size, memory, seconds * passes, free_memory(device), int(clip))
 
 
 @contextmanager
@@ -143,28 +144,33 @@ def fitting(estimates: Iterable[Estimate]) -> Estimate:
     for least in estimates:
         if least.memory <= _SPARE * least.free:
             return least
-    shrink = (max(0.0, _SPARE * least.free - _PROGRAM) / max(1, least.memory - _PROGRAM)) ** 0.5
-    raise ConfigError(
-        f"it needs {least.memory / 2**30:.1f} GiB even with one clip, {least.free / 2**30:.1f} are free",
-        where="--size",
-        mend=(f"give a size of {100 * shrink:.0f} % of its height and width, or " if shrink else "")
-        + "free some memory",
-    )
+    usable, alone = int(_SPARE * least.free), least.memory - (least.batch_size - 1) * least.clip
+    if alone <= usable:
+        fits = 1 + (usable - alone) // least.clip
+        raise too_many(least.batch_size, least.memory, least.free, fits)
+    shrink = (max(0.0, usable - _PROGRAM) / max(1, alone - _PROGRAM)) ** 0.5
+    raise too_large(alone, least.free, shrink, "even with one clip")
+
+
+def check_prediction(num_classes: int, size: tuple[int, int], batch_size: int = 1) -> None:
+    """Refuse frames of which not even the logits and maps that a network makes of them fit into the host's memory.
+
+    Args:
+        num_classes: that it predicts.
+        size: height and width of the frames.
+        batch_size: frames at once.
+
+    Raises:
+        ConfigError: there is too little memory.
+    """
+    pixels, free = size[0] * size[1], free_memory(torch.device("cpu"))
+    need = pixels * batch_size * (_MAPS * num_classes + _CLIP)
+    if need > _SPARE * free:
+        raise too_large(need, free, (_SPARE * free / need) ** 0.5, "to predict")
 
 
 def free_memory(device: torch.device) -> int:
     """Bytes that a process may still take: on a GPU, or of the host within the limits of its control group."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable:")))
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        with suppress(OSError, ValueError):
-            folder = Path("/sys/fs/cgroup")
-            free = min(free, int((folder / limit).read_text()) - int((folder / used).read_text()))
-    return free
+    return machine.free_memory()

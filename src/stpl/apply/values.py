@@ -11,12 +11,11 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+from stpl.apply.memory import check_size
 from stpl.errors import ConfigError
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _MOST_SHOWN = 60
-_MOST_PIXELS = 2**27  # of a frame: of more, no network holds the features
-_FLOAT = 4  # bytes
 _DEEPEST = 3  # lists and mappings in each other, in an argument of a callable: `stpl.nn.own.Value`
 
 
@@ -112,10 +111,7 @@ def size(value: Any, where: str) -> tuple[int, int]:
         if not is_whole(one) or one < 1:
             raise ConfigError(f"{shown(one)} is no whole number above 0", where=where, mend=mend)
     height, width = int(found[0]), int(found[1])
-    if height * width > _MOST_PIXELS:
-        needed = 3 * _FLOAT * min(height * width, 2**80) / 2**30  # 2**80 keeps the line short
-        mend = "give a size that the network was made for, such as 512,1024"
-        raise ConfigError(f"{shown(found)}: it needs {needed:,.1f} GiB for one frame alone", where=where, mend=mend)
+    check_size((height, width))
     return height, width
 
 

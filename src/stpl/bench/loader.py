@@ -19,7 +19,7 @@ from stpl.data.cache import CachedClips, open_cache
 from stpl.data.clip import Clip, Wants, collate
 from stpl.data.fake import fake
 from stpl.data.label_space import VIPER_15
-from stpl.data.loading import one_thread
+from stpl.data.loading import begin_process
 from stpl.data.sampling import StepSampler, TrainingClips
 from stpl.data.sequence import SequenceClips, open_set
 from stpl.machine import cores
@@ -79,7 +79,7 @@ def _pace(reader: CachedClips, wants: Wants, workers: int, steps: int, place: to
         batch_sampler=StepSampler(len(reader), seed=_SEED, start=0, steps=warm + steps, batch_size=1),
         collate_fn=collate,
         num_workers=workers,
-        worker_init_fn=one_thread,
+        worker_init_fn=begin_process,
         pin_memory=place.type == "cuda",
     )
     start = 0.0

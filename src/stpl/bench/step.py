@@ -114,7 +114,7 @@ def _run(method: PixelContrast, optimizer: torch.optim.Optimizer, clip: Clip, pr
 
 
 def _precision() -> str:
-    from stpl.runs.build import hardware_precision
+    from stpl.runs.precision import hardware_precision
 
     return hardware_precision("cpu")
 

@@ -26,7 +26,7 @@ from stpl.data.clip import Batch, Clip, ClipReader, Wants, clip_seed, collate, c
 from stpl.data.flow import FlowCache
 from stpl.data.footage import Spread, open_footage
 from stpl.data.label_space import SYNTHIA_12, VIPER_15, label_space
-from stpl.data.loading import Loading, StepLoader, one_thread
+from stpl.data.loading import Loader, Loading, StepLoader, begin_process, check_shared_memory
 from stpl.data.rare_classes import RareClassSampler, class_pixels
 from stpl.data.sampling import (
     EvaluationClips,
@@ -107,14 +107,13 @@ class ClipDataModule(LightningDataModule, ABC):
                 wants = replace(wants, augmented=False)  # `on_after_batch_transfer` makes the view
             clips[stream] = TrainingClips(reader, wants, self.augmentation, self._seed(stream))
             samplers[stream] = self._sampler(stream, reader)
-        return StepLoader(
+        loader = StepLoader(
             StreamClips(clips),  # type: ignore[arg-type]  # what it yields becomes a batch when collated
             batch_sampler=StreamSampler(samplers),
             collate_fn=collate_streams,
-            num_workers=self._workers(),
-            worker_init_fn=one_thread,
-            pin_memory=self._pins(),
+            **self._processes(),
         )
+        return self._checked(loader)
 
     def _wanted(self) -> dict[str, Wants]:
         """What the method wants of each stream; of the source only if it wants any.
@@ -158,15 +157,14 @@ class ClipDataModule(LightningDataModule, ABC):
         clips = EvaluationClips(self.reader("val"), Wants(flow=True, label=self.labelled, visible=True))
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         size = self.loading.eval_batch_size
-        return DataLoader(
+        loader = DataLoader(
             clips,
             batch_size=size,
             sampler=EvaluationShare(len(clips), batch_size=size, rank=rank, world_size=world_size),
             collate_fn=collate,
-            num_workers=self._workers(),
-            worker_init_fn=one_thread,
-            pin_memory=self._pins(),
+            **self._processes(),
         )
+        return self._checked(loader)
 
     def unlabelled_clips(self, places: range, wants: Wants) -> DataLoader[Clip]:
         """Training clips of the target as they are, in order: to be labelled by a network.
@@ -178,14 +176,9 @@ class ClipDataModule(LightningDataModule, ABC):
         reader = self.reader("train", "target")
         require(reader, wants)
         clips = EvaluationClips(reader, wants)
-        return DataLoader(
-            clips,
-            batch_size=self.loading.eval_batch_size,
-            sampler=places,
-            collate_fn=collate,
-            num_workers=self._workers(),
-            worker_init_fn=one_thread,
-            pin_memory=self._pins(),
+        size = self.loading.eval_batch_size
+        return self._checked(
+            DataLoader(clips, batch_size=size, sampler=places, collate_fn=collate, **self._processes())
         )
 
     def renewal_clips(self, batches: int, *, augmented: bool) -> list[Clip]:
@@ -226,12 +219,18 @@ class ClipDataModule(LightningDataModule, ABC):
         ]
         return replace(clip, augmented=torch.stack(views))
 
-    def _workers(self) -> int:
-        return self.loading.workers(self.trainer.num_devices if self.trainer else 1)
+    def _processes(self) -> dict[str, Any]:
+        """Settings of a loader. Batches for a GPU lie in page-locked memory, which is copied while the host goes on."""
+        pins = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return {"num_workers": self.loading.workers(self._here()), "worker_init_fn": begin_process, "pin_memory": pins}
 
-    def _pins(self) -> bool:
-        """Whether batches go to a GPU, to which page-locked memory is copied without the host's waiting."""
-        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+    def _checked(self, loader: Loader) -> Loader:
+        check_shared_memory(loader, self._here())
+        return loader
+
+    def _here(self) -> int:
+        """Processes of this machine that train."""
+        return self.trainer.num_devices if self.trainer else 1
 
     def _trainer(self) -> Any:
         if self.trainer is None:

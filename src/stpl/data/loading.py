@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import os
+import shutil
+import sys
+from dataclasses import dataclass, fields, is_dataclass
+from multiprocessing.queues import Queue
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import cv2
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from stpl.data.clip import Batch
 from stpl.data.rare_classes import RareClasses
 from stpl.errors import ConfigError
 from stpl.machine import cores
+
+Loader = TypeVar("Loader", bound=DataLoader[Any])
+
+_SHARED = Path("/dev/shm")
+_MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,54 @@ class StepLoader(DataLoader[Batch]):
         """Nothing to restore."""
 
 
-def one_thread(worker: int) -> None:
-    """OpenCV takes every core in every loader process, and the trainer's own threads starve; torch takes one."""
+def begin_process(worker: int) -> None:
+    """OpenCV takes every core in every loader process, and the trainer's own threads starve; torch takes one.
+
+    A batch that finds no room in shared memory ends the process: Python would go on, and the trainer wait for ever.
+    """
     cv2.setNumThreads(0)
+    setattr(Queue, "_on_queue_feeder_error", staticmethod(_end))  # noqa: B010 -- no type stub knows it
+
+
+def _end(error: Exception, batch: object) -> None:
+    print(f"loader process: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def check_shared_memory(loader: DataLoader[Any], processes: int = 1) -> None:
+    """Refuse loader processes whose batches do not fit into the shared memory by which they come to the trainer.
+
+    A container has 64 MiB unless it is told otherwise. What does not fit kills a loader process, or leaves it stuck.
+
+    Args:
+        loader: its first clip is read, to see how large a batch is.
+        processes: of this machine that have such a loader each.
+
+    Raises:
+        ConfigError: they need more than there is.
+    """
+    if not loader.num_workers or not _SHARED.is_dir() or loader.batch_sampler is None:
+        return
+    places = next(iter(loader.batch_sampler), None)
+    if places is None or loader.collate_fn is None:
+        return
+    alone = loader.collate_fn([loader.dataset[places[0]]])
+    ahead = loader.num_workers * (loader.prefetch_factor or 2) + 1  # those that wait, and the one in use
+    need, free = processes * ahead * len(places) * _bytes(alone), shutil.disk_usage(_SHARED).free
+    if need <= free:
+        return
+    raise ConfigError(
+        f"{loader.num_workers} loader processes need {need / _MIB:.0f} MiB of shared memory, {_SHARED} has"
+        f" {free / _MIB:.0f} free",
+        where="data.loading.num_workers",
+        mend="set data.loading.num_workers=0, or give more shared memory (docker run --shm-size=…)",
+    )
+
+
+def _bytes(batch: Any) -> int:
+    """Of all tensors in a clip or a batch of clips."""
+    if isinstance(batch, Tensor):
+        return batch.numel() * batch.element_size()
+    if is_dataclass(batch):
+        return sum(_bytes(getattr(batch, field.name)) for field in fields(batch))
+    return sum(map(_bytes, batch)) if isinstance(batch, list | tuple) else 0

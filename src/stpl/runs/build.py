@@ -30,7 +30,8 @@ from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 from stpl.runs.devices import build_trainer
-from stpl.runs.identity import check_mark, inputs, mark_of
+from stpl.runs.identity import check_mark, inputs
+from stpl.runs.precision import hardware_precision
 from stpl.runs.record import RunKey, runs_root
 from stpl.runs.recorder import Recorder, RunOptions
 from stpl.runs.request import Request
@@ -46,11 +47,13 @@ class SuiteCLI(LightningCLI):
         recorder: writes into the run's folder.
         key: identity of the run.
         tracking: sends to W&B what the recorder does not; `None` if nobody asked for it.
+        chosen_precision: what the hardware is fast in, if neither the user nor an earlier sitting said which precision.
     """
 
     recorder: Recorder
     key: RunKey
     tracking: Tracking | None
+    chosen_precision: str | None = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Declare the groups and link them to those who use them."""
@@ -92,7 +95,9 @@ class SuiteCLI(LightningCLI):
         trainer = self.config.trainer
         if trainer.accelerator == "auto" and not torch.cuda.is_available():
             trainer.accelerator = "cpu"  # Apple's GPU has no float64, which the metrics need
-        trainer.precision = trainer.precision or self._precision_before() or hardware_precision(trainer.accelerator)
+        trainer.precision = trainer.precision or self._precision_before()
+        if trainer.precision is None:
+            trainer.precision = self.chosen_precision = hardware_precision(trainer.accelerator)
         source, model = self.config.start_from, self.config.model.init_args
         if source is not None and model.get("checkpoint") is None:
             seed = self.config.seed_everything if self.config.start_seed is None else self.config.start_seed
@@ -135,8 +140,7 @@ class SuiteCLI(LightningCLI):
         """Trainer with the recorder; only the first of several processes sends to W&B."""
         options: RunOptions = self.config_init.run
         self.key = self._key(options)
-        mark = mark_of(self.key, self.settings)
-        self.recorder = Recorder(options.directory or self.key.directory(runs_root()), options, mark)
+        self.recorder = Recorder(options.directory or self.key.directory(runs_root()), options)
         settings = dict(self.config_init.trainer)
         settings["default_root_dir"] = settings["default_root_dir"] or self.recorder.directory
         first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
@@ -278,11 +282,3 @@ def _quiet() -> None:
     )
     for message in ignored:
         warnings.filterwarnings("ignore", message)
-
-
-def hardware_precision(accelerator: str) -> str:
-    """`bf16-mixed` where the accelerator ("cpu" or a GPU's) has units for bfloat16, `32-true` elsewhere."""
-    if accelerator != "cpu":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    units = torch.cpu.get_capabilities()
-    return "bf16-mixed" if units.get("avx512_bf16") or units.get("amx_bf16") else "32-true"

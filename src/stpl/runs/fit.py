@@ -9,15 +9,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+from lightning.pytorch.plugins.precision import Precision
+
+from stpl.data.clip import Wants
 from stpl.data.datamodule import ClipDataModule
 from stpl.data.label_space import label_space
-from stpl.errors import ConfigError, refusals
+from stpl.errors import ConfigError, note, refusals
 from stpl.methods import Method
 from stpl.nn import weights
 from stpl.runs.build import CLI_OPTIONS, SuiteCLI, build, build_request
 from stpl.runs.devices import check_command_line, ended_together, records_steps
 from stpl.runs.folder import run_folder
-from stpl.runs.identity import check_mark
+from stpl.runs.identity import check_mark, mark_of
+from stpl.runs.precision import computes_right, has_grouped_convolutions
 from stpl.runs.record import read_record
 from stpl.runs.request import Request
 from stpl.runs.sitting import check_steps, keep_settings, signals_told
@@ -57,6 +62,7 @@ def fit(args: Sequence[str]) -> Path:
         return directory
     check_command_line(cli.trainer, args)
     if not cli.trainer.is_global_zero:
+        settle_precision(cli)
         run(cli)
         return directory
     check_steps(cli.trainer)
@@ -77,9 +83,35 @@ def begin(cli: SuiteCLI) -> None:
     Raises:
         ConfigError: naming the settings that differ.
     """
+    settle_precision(cli)
+    cli.recorder.mark = mark_of(cli.key, cli.settings)
     recorder = cli.recorder
     keep_settings(recorder.directory, recorder.last_checkpoint, cli.settings)
     recorder.checkpoints.mkdir(parents=True, exist_ok=True)
+
+
+def settle_precision(cli: SuiteCLI) -> None:
+    """Fall back to float32 where bfloat16, which nobody asked for, does not compute the network at hand right.
+
+    On a CPU alone: on a GPU, sums in another order differ in their last bits, and that is no fault. Several processes
+    must decide alike, so they go by the kind of network and do not measure.
+    """
+    trainer, model = cli.trainer, cli.model
+    if cli.chosen_precision != "bf16-mixed" or trainer.strategy.root_device.type != "cpu" or trainer.max_steps < 1:
+        return
+    if trainer.world_size > 1:
+        right = not has_grouped_convolutions(model.network)
+    else:
+        frame = cli.datamodule.reader("train").read(0, Wants()).frames[-1]
+        frames = torch.stack([frame, frame.flip(-1)][: cli.datamodule.loading.batch_size])
+        right = computes_right(model.network, frames, trainer.precision_plugin.train_step_context)
+    if right:
+        return
+    note("bfloat16 gives this network wrong gradients on this CPU, so it is 32-true", where="trainer.precision")
+    cli.config.trainer.precision = "32-true"
+    trainer.strategy.precision_plugin = Precision()
+    if cli.tracking is not None:
+        cli.tracking.config["trainer"]["precision"] = "32-true"
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from stpl.data.clip import Clip
 from stpl.data.label_space import IGNORE
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, first_line, note
 from stpl.files import write_atomically
 from stpl.methods import Method
 from stpl.runs.charts import IOU, PICTURES, VIDEO, charts, film
@@ -32,6 +32,8 @@ SHOWN = 4
 """Clips of which every evaluation shows frame, prediction and label."""
 
 _ID = "wandb.id"
+_FILES = "files"
+_placed: dict[str, str] = {}  # what this program set, which another run in this process may change
 
 
 def wandb_logger(options: RunOptions, directory: Path, key: RunKey) -> WandbLogger | None:
@@ -52,6 +54,7 @@ def wandb_logger(options: RunOptions, directory: Path, key: RunKey) -> WandbLogg
     if not offline:
         _check_account()
     directory.mkdir(parents=True, exist_ok=True)
+    _keep_files(directory, offline)
     return WandbLogger(
         name=f"{key.experiment} seed {key.seed}",
         group=f"{key.bench}/{key.experiment}",
@@ -74,6 +77,32 @@ def _check_account() -> None:
         )
 
 
+def _keep_files(directory: Path, offline: bool) -> None:
+    """Have W&B keep in the run's folder what else it writes below HOME: always offline, else where HOME is read-only.
+
+    What an offline run sends later then lies beside it, and a job whose HOME cannot be written to is none that fails
+    at its end. A place that the user named stays.
+    """
+    import platformdirs  # W&B brings it
+
+    places = {"WANDB_DATA_DIR": platformdirs.user_data_path, "WANDB_CACHE_DIR": platformdirs.user_cache_path}
+    for variable, find in places.items():
+        if os.environ.get(variable) not in (None, _placed.get(variable)):
+            continue
+        os.environ.pop(variable, None)
+        if offline or not _may_write(find("wandb")):
+            os.environ[variable] = _placed[variable] = str((directory / "wandb" / _FILES).resolve())
+
+
+def _may_write(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
 def _run_id(directory: Path) -> str:
     path = directory / _ID
     if not path.exists():
@@ -88,16 +117,24 @@ class Tracking(Callback):
 
     Args:
         logger: from `wandb_logger`.
-        config: the fully resolved configuration.
+        config: the fully resolved configuration; it may change until the run begins.
     """
 
     def __init__(self, logger: WandbLogger, config: dict[str, Any]) -> None:
         self.logger = logger
-        self._config = config | {"code": {"git": git_commit(), **versions()}}
+        self.config = config | {"code": {"git": git_commit(), **versions()}}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Send the configuration before anything else."""
-        self.logger.log_hyperparams(self._config)
+        """Send the configuration before anything else.
+
+        Raises:
+            ConfigError: W&B cannot begin.
+        """
+        try:
+            self.logger.log_hyperparams(self.config)
+        except Exception as error:  # of its client, its process or its network
+            what = f"W&B cannot begin: {first_line(error)}"
+            raise ConfigError(what, where="run.wandb", mend="mend that, or leave run.wandb out") from error
 
     def on_validation_batch_end(
         self,
@@ -114,13 +151,19 @@ class Tracking(Callback):
             self._send_pictures(pl_module, _first(batch), trainer.global_step)
 
     def finish(self, record: RunRecord | None) -> None:
-        """Send the record's last numbers, the table of per-class IoU, charts and video, and end the run in W&B."""
+        """Send the record's last numbers, the table of per-class IoU, charts and video, and end the run in W&B.
+
+        The run is recorded by then, whatever becomes of that: an error is a note.
+        """
         try:
-            if record is not None:
-                self._send_summary(record)
-                self._send_arrays(record, Path(self.logger.save_dir or "."))
-        finally:
-            self.logger.experiment.finish()
+            try:
+                if record is not None:
+                    self._send_summary(record)
+                    self._send_arrays(record, Path(self.logger.save_dir or "."))
+            finally:
+                self.logger.experiment.finish()
+        except Exception as error:  # of its client, its process or its network
+            note(f"W&B lacks the end of this run: {first_line(error)}", where="run.wandb")
 
     def fail(self) -> None:
         """End the run in W&B as one that failed, if it has begun there."""
@@ -129,7 +172,7 @@ class Tracking(Callback):
 
     def replay(self, record: RunRecord, metrics: Path) -> None:
         """Send a run that was recorded before, its curves from `metrics.csv`: a W&B agent asks for it once more."""
-        self.logger.log_hyperparams(self._config)
+        self.logger.log_hyperparams(self.config)
         for step, rows in itertools.groupby(read_metrics(metrics), key=lambda row: row[0]):
             self.logger.log_metrics({name: value for _, name, value in rows}, step)
         self.finish(record)

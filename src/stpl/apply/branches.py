@@ -1,0 +1,101 @@
+"""Whether a network reads values of its frames: a traced file would keep what it then decided for the frame at hand."""
+
+from __future__ import annotations
+
+import ast
+import linecache
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_READS = {
+    Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__complex__, Tensor.__index__, Tensor.item,
+    Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.equal, torch.equal, Tensor.allclose, torch.allclose,
+    Tensor.is_nonzero, torch.is_nonzero,
+}  # fmt: skip
+"""What makes a value of Python from values of a tensor. Shapes are such values already, and are no reading."""
+
+_OWN = (str(Path(torch.__file__).parent), __file__)
+
+
+def values_read(net: nn.Module, inputs: tuple[Tensor, ...]) -> str | None:
+    """Where a network reads values that depend on its inputs, as "file:line (`source`)"; `None` if it does nowhere.
+
+    A check that only raises an error is no such place: a file without it gives the same on every frame that passes.
+
+    Args:
+        net: is called once.
+        inputs: of it.
+    """
+    _Watched.places, _Watched.turned = [], []
+    try:
+        with torch.no_grad():
+            net(*(one.as_subclass(_Watched) for one in inputs))
+    except Exception:
+        return None
+    finally:
+        for tensor in _Watched.turned:
+            tensor.__class__ = Tensor
+    return next((place for file, line in _Watched.places if (place := _told(file, line)) is not None), None)
+
+
+class _Watched(Tensor):
+    """A tensor that depends on the frame: what is computed from it is one too, and reading it is noted."""
+
+    places: list[tuple[str, int]]
+    turned: list[Tensor]
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Compute as ever, and note a reading."""
+        if func in _READS:
+            cls.places.append(_caller())
+        for written in _written(func, args, kwargs or {}):
+            if type(written) is Tensor:  # a plain one into which values of the frame are written
+                written.__class__ = cls
+                cls.turned.append(written)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def _written(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a function writes into: its first argument or `out`."""
+    name = getattr(func, "__name__", "")
+    inplace = name == "__setitem__" or (name.startswith("__i") and name != "__index__" and name != "__int__")
+    first = args[:1] if inplace or (name.endswith("_") and not name.endswith("__")) else ()
+    return (*first, kwargs.get("out"))
+
+
+def _caller() -> tuple[str, int]:
+    """File and line, outside torch, that is being executed."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN):
+        frame = frame.f_back
+    return frame.f_code.co_filename, frame.f_lineno
+
+
+def _told(file: str, line: int) -> str | None:
+    """A place in words; `None` if all that is done there is to check."""
+    lines = linecache.getlines(file)
+    try:
+        nodes = list(ast.walk(ast.parse("".join(lines))))
+    except SyntaxError:  # no source
+        nodes = []
+    if any(_only_checks(node, line) for node in nodes):
+        return None
+    source = lines[line - 1].strip() if line <= len(lines) else ""
+    return f"{Path(file).name}:{line}" + (f" (`{source[:80]}`)" if source else "")
+
+
+def _only_checks(node: ast.AST, line: int) -> bool:
+    """Whether a statement is an assertion, or a condition under which an error is raised, at that line."""
+    if isinstance(node, ast.Assert):
+        return node.lineno <= line <= (node.end_lineno or node.lineno)
+    if isinstance(node, ast.If) and not node.orelse and all(isinstance(one, ast.Raise) for one in node.body):
+        return node.lineno <= line < node.body[0].lineno or (line == node.lineno == node.body[0].lineno)
+    return False

@@ -1,0 +1,66 @@
+"""What frames take of memory at the least, known from their size alone, so that it is refused before anything loads."""
+
+from __future__ import annotations
+
+from stpl.errors import ConfigError
+from stpl.machine import free_memory
+
+_LEAST = 16  # bytes of a pixel: of a frame as bytes, and as float32 for the network; all else comes on top
+_GIB = 2**30
+
+
+def check_size(size: tuple[int, int] | None, batch_size: int | None = None) -> None:
+    """Refuse a frame size, or a number of clips a step, that the memory of this machine cannot hold.
+
+    What passes may still be too much for a network: `stpl.apply.resources` estimates that once the network is there.
+
+    Args:
+        size: height and width of the frames; nothing is checked without it.
+        batch_size: clips a step; one if not given.
+
+    Raises:
+        ConfigError: a number below 1, or too much memory.
+    """
+    for where, values in (("--size", size), ("--batch_size", None if batch_size is None else (batch_size,))):
+        if values is not None and min(values) < 1:
+            raise ConfigError(f"{min(values)} is too small", where=where, mend="choose 1 or more")
+    if size is None:
+        return
+    each, free = _LEAST * size[0] * size[1], free_memory()
+    if each > free:
+        raise too_large(each, free, (free / each) ** 0.5, "at the least")
+    if batch_size is not None and each * batch_size > free:
+        raise too_many(batch_size, each * batch_size, free, free // each)
+
+
+def too_large(need: int, free: int, shrink: float, how: str) -> ConfigError:
+    """The error for frames of which not even one fits.
+
+    Args:
+        need: bytes.
+        free: bytes.
+        shrink: share of height and width that would fit; 0 if no frame would.
+        how: with what it needs so much.
+    """
+    smaller = f"give a size of {100 * shrink:.0f} % of its height and width, or " if shrink >= 0.005 else ""
+    return ConfigError(
+        f"it needs {need / _GIB:.1f} GiB {how}, {free / _GIB:.1f} are free",
+        where="--size",
+        mend=f"{smaller}free some memory" if smaller or not shrink else "give a far smaller size",
+    )
+
+
+def too_many(batch_size: int, need: int, free: int, fits: int) -> ConfigError:
+    """The error for clips that do not fit together.
+
+    Args:
+        batch_size: their number.
+        need: bytes.
+        free: bytes.
+        fits: how many do.
+    """
+    return ConfigError(
+        f"{batch_size} clips a step need {need / _GIB:.1f} GiB, {free / _GIB:.1f} are free",
+        where="--batch_size",
+        mend=f"choose {fits} or fewer",
+    )

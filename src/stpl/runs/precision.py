@@ -1,0 +1,83 @@
+"""The precision that a run chooses by itself: what the hardware is fast in, if it computes this network right."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+
+from stpl.nn.accel import Accel
+
+_LEAST, _MOST = 2**12, 2**24  # bytes of the blocks that are filled with NaN: what layers allocate
+_POISONED = 2**22  # bytes of all blocks of one size, or one block
+
+
+def hardware_precision(accelerator: str) -> str:
+    """`bf16-mixed` where the accelerator ("cpu" or a GPU's) has units for bfloat16, `32-true` elsewhere."""
+    if accelerator != "cpu":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    units = torch.cpu.get_capabilities()
+    return "bf16-mixed" if units.get("avx512_bf16") or units.get("amx_bf16") else "32-true"
+
+
+def has_grouped_convolutions(network: nn.Module) -> bool:
+    """Whether a network has convolutions whose kernels are known to fail in bfloat16 on some CPUs."""
+    return any(getattr(layer, "groups", 1) > 1 for layer in nn.Module.modules(network))
+
+
+def computes_right(network: Accel, frames: Tensor, context: Callable[[], AbstractContextManager[object]]) -> bool:
+    """Whether a step of a network gives the same finite numbers twice, to the bit, whatever lay in memory before.
+
+    In bfloat16 some kernels of the CPU read memory that nobody wrote (torch 2.13 with oneDNN: the gradient of grouped,
+    dilated convolutions in `channels_last`). Whether they do depends on the layer and on the grid, so this asks the
+    network itself, at the frames' true size: two passes with their backward passes, less than a step of most methods.
+    Statistics and generators of random numbers are left as they were.
+
+    Args:
+        network: as it will be trained, on the CPU.
+        frames: uint8 `[B,3,H,W]`, of the run.
+        context: in which the passes are made: autocast.
+    """
+    kept = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    try:
+        with isolate_rng():
+            first, second = (_step(network, frames, context) for _ in range(2))
+    except Exception:  # what the network refuses here it refuses in the run too, where it is told
+        return True
+    finally:
+        for buffer, before in kept:
+            buffer.copy_(before)
+    return all(_same(one, other) for one, other in zip(first, second, strict=True))
+
+
+def _step(network: Accel, frames: Tensor, context: Callable[[], AbstractContextManager[object]]) -> list[Tensor]:
+    """What a network makes of frames, and the gradients; memory that is allocated meanwhile holds NaN at first."""
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+    _poison()
+    learn = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    with torch.enable_grad():
+        with context():
+            seen = network.segment(frames)
+        loss = seen.logits.float().square().mean() + seen.features.float().square().mean()
+        gradients = torch.autograd.grad(loss, learn, allow_unused=True) if loss.requires_grad else ()
+    return [seen.logits.detach(), seen.features.detach(), *(one for one in gradients if one is not None)]
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one, other) and bool(one.isfinite().all())
+
+
+def _poison() -> None:
+    """Leave the allocator with freed blocks of all sizes that hold NaN."""
+    blocks, size = [], _LEAST
+    while size <= _MOST:
+        blocks += [torch.full((size // 4,), float("nan")) for _ in range(max(1, min(32, _POISONED // size)))]
+        size *= 2
+    del blocks

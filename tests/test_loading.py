@@ -1,0 +1,70 @@
+"""Loader processes: what they need, and how one that dies is told."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stpl.cli import VERBS, main
+from stpl.data import loading
+from stpl.errors import ConfigError, lacking
+
+Arguments = Callable[..., list[str]]
+
+
+def test_processes_that_shared_memory_cannot_hold_are_refused(
+    tiny_run: Arguments,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(loading, "_SHARED", tmp_path)
+    usage = shutil.disk_usage
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 10) if path == tmp_path else usage(path)
+    )
+    options = ["--start_from=null", "--data.init_args.loading.num_workers=2"]
+    code = main(["fit", *tiny_run("self_training", *options, steps=2)])
+    said = capsys.readouterr().err
+    assert code == 2
+    assert "data.loading.num_workers: 2 loader processes need" in said
+    assert f"{tmp_path} has 0 free\n  → set data.loading.num_workers=0" in said
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_batch_that_cannot_be_sent_ends_its_process() -> None:
+    """Python would print the error and go on, and the trainer would wait for the batch for ever."""
+    code = (
+        "from stpl.data.loading import begin_process; from multiprocessing import Queue; import time;"
+        "begin_process(0); queue = Queue(); queue.put(lambda: 0); time.sleep(20)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=15)
+    assert done.returncode == 1
+    assert done.stderr.startswith("loader process: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DataLoader worker (pid 3) is killed by signal: Bus error. It is possible that dataloader's workers are out of",
+        "DataLoader worker (pid(s) 3, 4) exited unexpectedly",
+    ],
+)
+def test_a_process_that_died_is_told_with_what_mends_it(
+    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(type(VERBS["bench suite"]), "run", fail)
+    assert main(["bench", "suite"]) == 2
+    said = capsys.readouterr().err
+    assert "data.loading.num_workers: a loader process died (DataLoader worker" in said
+    assert "set data.loading.num_workers=0: shared memory" in said
+    assert lacking(RuntimeError("odd")) is None
+    assert isinstance(lacking(RuntimeError(text)), ConfigError)

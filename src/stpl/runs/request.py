@@ -11,6 +11,7 @@ import os
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -18,9 +19,10 @@ from types import NoneType
 import yaml
 
 from stpl.errors import ConfigError
-from stpl.runs.experiments import benches, load_catalogue, load_yaml, overlays
+from stpl.runs.experiments import benches, load_catalogue, overlays
 from stpl.runs.recipes import experiment_folders
 from stpl.runs.record import experiment_name
+from stpl.runs.yaml_files import check_named_files, load_yaml, parse_yaml, read_yaml
 
 _GROUPS = ("trainer", "model", "data", "run", "network", "optimizer", "batchnorm")
 _HELP = """\
@@ -87,6 +89,17 @@ def _written(key: str, value: str) -> str:
         if misread:
             ((key, value),) = as_text(key, value).items()
     return f"--{key}={value}"
+
+
+def _check_value(key: str, value: str) -> None:
+    """Refuse what YAML would never end with, in a setting's text and in the files that it names."""
+    if "&" in value and "*" in value and not os.path.lexists(value):
+        with suppress(yaml.YAMLError, RecursionError):  # what is no YAML is a text
+            yaml.compose(value)
+            parse_yaml(value, f"--{key}")
+    elif key in _GROUPS and os.path.isfile(value):
+        read_yaml(Path(value))
+    check_named_files(value, Path())
 
 
 def fit_help(args: Sequence[str] = ()) -> str:
@@ -167,8 +180,12 @@ class Request:
             settings.setdefault("run.experiment", experiment_name(self.experiment, named))
         if self.bench is not None:
             settings.setdefault("run.bench", self.bench)
+        for key, value in settings.items():
+            _check_value(key, value)
         for file in files:
-            for group, content in load_yaml(file).items():  # a syntax error or a doubled key is told with its line
+            content_of_file = load_yaml(file)  # a syntax error or a doubled key is told with its line
+            check_named_files(content_of_file, file.parent)
+            for group, content in content_of_file.items():
                 if group in _GROUPS and not isinstance(content, dict | str):
                     raise ConfigError(
                         f"'{group}' is {'null' if content is None else content}, not a group of settings",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import stat
 import sys
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,7 @@ _T = TypeVar("_T")
 _MOST_BYTES = 2**24
 _MOST_REPEATED = 10_000
 _SHOWN = 60
+_ENDINGS = (".yaml", ".yml", ".json")
 
 
 class _Loader(yaml.SafeLoader):
@@ -115,18 +117,46 @@ def load_yaml(path: Path) -> dict[str, Any]:
     """The mapping in the YAML file `path`. Every YAML file of a user's is read here first.
 
     Raises:
-        ConfigError: if the file is missing, no regular file or larger than 16 MiB, is no mapping of texts to values,
-            or for what `parse_yaml` refuses.
+        ConfigError: if it is no mapping of texts to values, or for what `read_yaml` refuses.
+    """
+    content = read_yaml(path)
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError("must be a mapping of names to values", where=path, mend="begin with 'name: value' lines")
+    return content
+
+
+def read_yaml(path: Path) -> Any:
+    """What the YAML file `path` says.
+
+    Raises:
+        ConfigError: if the file is missing, no regular file or larger than 16 MiB, or for what `parse_yaml` refuses.
     """
     try:
         text = _text(path)
     except (OSError, UnicodeDecodeError) as error:
         fault = "it is not text in UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror or error
         raise ConfigError(f"cannot be read: {fault}", where=path, mend="check the path") from error
-    content = parse_yaml(text, path)
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ConfigError("must be a mapping of names to values", where=path, mend="begin with 'name: value' lines")
-    return content
+    return parse_yaml(text, path)
+
+
+def check_named_files(content: Any, folder: Path, seen: frozenset[Path] = frozenset()) -> None:
+    """Read the YAML and JSON files that settings name, and those that these name: the parser will follow the names.
+
+    Args:
+        content: settings, from YAML.
+        folder: which relative names are looked for in.
+        seen: files that led here.
+
+    Raises:
+        ConfigError: for what `read_yaml` refuses.
+    """
+    if isinstance(content, dict | list):
+        for value in content.values() if isinstance(content, dict) else content:
+            check_named_files(value, folder, seen)
+    elif isinstance(content, str) and content.endswith(_ENDINGS):
+        path = folder / content
+        if os.path.isfile(path) and path not in seen:
+            check_named_files(read_yaml(path), path.parent, seen | {path})
 
 
 def _text(path: Path) -> str:

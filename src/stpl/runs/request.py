@@ -22,7 +22,7 @@ from stpl.errors import ConfigError
 from stpl.runs.experiments import benches, load_catalogue, overlays
 from stpl.runs.recipes import experiment_folders
 from stpl.runs.record import experiment_name
-from stpl.runs.yaml_files import check_named_files, load_yaml, parse_yaml, read_yaml
+from stpl.runs.yaml_files import check_named_files, is_file, load_yaml, parse_yaml, read_yaml
 
 _GROUPS = ("trainer", "model", "data", "run", "network", "optimizer", "batchnorm")
 _HELP = """\
@@ -97,7 +97,7 @@ def _check_value(key: str, value: str) -> None:
         with suppress(yaml.YAMLError, RecursionError):  # what is no YAML is a text
             yaml.compose(value)
             parse_yaml(value, f"--{key}")
-    elif key in _GROUPS and os.path.isfile(value):
+    elif key in _GROUPS and is_file(Path(value)):
         read_yaml(Path(value))
     check_named_files(value, Path())
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import os
 import stat
 import sys
 from collections.abc import Iterable, Mapping
@@ -155,8 +154,16 @@ def check_named_files(content: Any, folder: Path, seen: frozenset[Path] = frozen
             check_named_files(value, folder, seen)
     elif isinstance(content, str) and content.endswith(_ENDINGS):
         path = folder / content
-        if os.path.isfile(path) and path not in seen:
+        if is_file(path) and path not in seen:
             check_named_files(read_yaml(path), path.parent, seen | {path})
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; a text that is too long for a name is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _text(path: Path) -> str:

@@ -140,9 +140,9 @@ def _asked(study: optuna.Study) -> _Asked | None:
     given = study.user_attrs.get(ASKED)
     if given is None:  # a study of an older version
         return None
-    data, experiments = (None if given[key] is None else Path(given[key]) for key in ("data", "experiments"))
+    data, experiments = (None if given.get(key) is None else Path(given[key]) for key in ("data", "experiments"))
     try:
-        plan = narrow(read_sweep(Path(given["file"])), given["bench"], given["seeds"], data, experiments)
+        plan = narrow(read_sweep(Path(given["file"])), given.get("bench"), given.get("seeds"), data, experiments)
         if plan.method != "grid":
             return _Asked(plan.run_cap or 0, None)
         found = {str(cell.key): cell for cell in cells(plan)}

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from stpl.errors import ConfigError
-from stpl.runs.experiments import load_catalogue, load_yaml
+from stpl.runs.experiments import Catalogue, load_catalogue, load_yaml
 from stpl.runs.request import Request
 
 LAUGHS = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30))
@@ -88,6 +88,37 @@ def test_what_is_no_file_of_settings(tmp_path: Path) -> None:
         assert str(caught.value).count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("settings", "files", "where"),
+    [
+        (["--model=&m {init_args: *m}"], {}, "--model:1"),
+        (["--optimizer.lr=&m [*m]"], {}, "--optimizer.lr:1"),
+        (["--optimizer=a.yaml"], {"a.yaml": "x: &x [*x]\n"}, "a.yaml:1"),
+        (["--optimizer=plain"], {"plain": "x: &x [*x]\n"}, "plain:1"),
+        (["--trainer.callbacks=a.yml"], {"a.yml": "- &x [*x]\n"}, "a.yml:1"),
+        (["-c", "a.yaml"], {"a.yaml": "x: &x [*x]\n"}, "a.yaml:1"),
+        (["-c", "a.yaml"], {"a.yaml": "optimizer: b.yaml\n", "b.yaml": "\nx: &x [*x]\n"}, "b.yaml:2"),
+        (["-c", "a.yaml"], {"a.yaml": "optimizer: a.yaml\nx: [\n"}, "a.yaml:3"),
+    ],
+)
+def test_what_the_parser_would_follow_is_read_here_first(
+    settings: list[str], files: dict[str, str], where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        Request.parse(settings).arguments()
+    assert str(caught.value.where) == where
+
+
+def test_settings_that_only_look_like_anchors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text("optimizer: a.yaml\n")  # which the parser tells of
+    words = ["--run.tag=a & b * c", "--run.note=*x &y", f"--run.long={'&*' * 3000}", "-c", "a.yaml"]
+    assert Request.parse(words).arguments()[-3:] == words[:3]
+
+
 # --- tables.yaml ------------------------------------------------------------------------------------------------------
 
 TABLES: dict[str, Any] = {
@@ -145,9 +176,17 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
         yield from _places(child, (*path, key))
 
 
+def _read(folder: Path) -> Catalogue | str:
+    """The catalogue, or why it is refused."""
+    try:
+        return load_catalogue([folder])
+    except ConfigError as error:
+        return str(error)
+
+
 @pytest.mark.parametrize("place", [place for place in _places(TABLES) if place], ids=str)
 def test_a_wrong_type_anywhere_in_the_catalogue_is_one_line(tmp_path: Path, place: tuple[Any, ...]) -> None:
-    """Each key in turn with a value of each wrong type: it is refused with the file, or it is a right value after all."""
+    """Each key in turn with a value of each wrong type: it is refused with the file, unless it is right after all."""
     path = tmp_path / "tables.yaml"
     for wrong in WRONG:
         content = copy.deepcopy(TABLES)
@@ -156,11 +195,10 @@ def test_a_wrong_type_anywhere_in_the_catalogue_is_one_line(tmp_path: Path, plac
             parent = parent[key]
         parent[place[-1]] = wrong
         path.write_text(yaml.safe_dump(content))
-        try:
-            found = load_catalogue([tmp_path])
-        except ConfigError as error:
-            assert str(path) in str(error)
-            assert str(error).count("\n") == 1
+        found = _read(tmp_path)
+        if isinstance(found, str):
+            assert str(path) in found
+            assert found.count("\n") == 1
         else:
             texts = [*found.experiments, *found.benchmarks.values(), *(table.id for table in found.tables)]
             texts += [name for names in (*found.experiments.values(), *found.paper_classes.values()) for name in names]
@@ -172,9 +210,9 @@ def test_a_wrong_type_anywhere_in_the_catalogue_is_one_line(tmp_path: Path, plac
     [
         ("tables:\n  - {id: [a], rows: []}\n", "table ['a'], 'id': ['a'] is not a text"),
         ("paper_classes: {streets: 5}\ntables: []\n", "'paper_classes.streets': 5 is not a list"),
-        ("experiments:\n  5: {overlays: [method/stpl]}\n", "'experiments': the key 5 is not a text\n  → write it in quotes: '5'"),
+        ("experiments:\n  5: {overlays: [a]}\n", "'experiments': the key 5 is not a text\n  → write it in quotes: '5'"),
         ("experiments:\ntables: []\n", "'experiments': null is not a mapping"),
-        ("tables: []\nexperiments: {a: {overlays: method/stpl}}\n", "experiments.a, 'overlays': 'method/stpl' is not a list"),
+        ("tables: []\nexperiments: {a: {overlays: b}}\n", "experiments.a, 'overlays': 'b' is not a list"),
         ("tables: []\nexperiments: {a: [x]}\n", "experiments.a: ['x'] is not a mapping"),
         ("tables: []\nexperiments: {a: {overlays: [yes]}}\n", "True is not a text\n  → write it in quotes: 'true'"),
         ("tables: [{id: a, rows: [mine]}]\n", "table a, row '?': 'mine' is not a mapping"),

@@ -10,12 +10,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from stpl.errors import ConfigError
 from stpl.report.formats import show
 from stpl.report.rows import TableLines, tables
 from stpl.report.suite import Suite
-from stpl.report.tables import main_sheet, sheets
-from stpl.runs.experiments import check_bench, check_runs, load_catalogue, unknown
+from stpl.report.tables import FURTHER_IDS, main_sheet, sheets
+from stpl.runs.experiments import check_bench, check_runs, load_catalogue
 from stpl.runs.recipes import experiment_folders
+from stpl.runs.yaml_files import unknown
 
 EXTRA = ("matplotlib", "jinja2", "sklearn")
 """What the page needs and the extra `stpl[report]` brings."""
@@ -63,9 +65,13 @@ def report(
     """
     check_bench(bench, experiment_folders(experiments))
     check_runs(runs)
+    catalogue = load_catalogue(experiment_folders(experiments))
+    for name in only or ():
+        if name not in (known := {*(table.id for table in catalogue.tables), *FURTHER_IDS}):
+            raise unknown("table", name, known, "--only")
     if statistics:
         _measure(bench, runs)
-    suite = Suite(bench, runs, load_catalogue(experiment_folders(experiments)))
+    suite = Suite(bench, runs, catalogue)
     console = Console(highlight=False)
     folder = suite.folder / "tables" if output is None else output
     found = tables(suite)
@@ -123,7 +129,11 @@ def _write_tables(
     known = {sheet.id for sheet in written} | {"statistics"}  # which has nothing to say of runs that kept no weights
     for name in printed:
         if name not in known:
-            raise unknown("table", name, known, "--only")
+            raise ConfigError(
+                f"the table '{name}' has nothing to show of these runs",
+                where="--only",
+                mend=f"choose of {', '.join(sorted(known))}",
+            )
     for sheet in written:
         sheet.write(folder)
         if sheet.id in printed:

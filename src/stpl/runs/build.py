@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import Namespace
 from lightning import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
@@ -230,7 +230,7 @@ def build_request(request: Request, kind: type[SuiteCLI] = SuiteCLI) -> SuiteCLI
     with refusals():
         try:
             return kind(Method, ClipDataModule, **CLI_OPTIONS, args=request.arguments())
-        except (ArgumentError, ValueError, SystemExit) as error:
+        except (Exception, SystemExit) as error:
             mistake = told(error, request)
             if mistake is error:
                 raise

@@ -10,18 +10,16 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
-from inspect import isclass
 
 from jsonargparse import ArgumentError
 
-from stpl import methods
 from stpl.arguments import explain, refused_key
 from stpl.errors import ConfigError, StplError
+from stpl.methods import Method
 from stpl.runs.request import Request
 
 _FRAMEWORK = {"stpl", "jsonargparse", "lightning", "torch", "torchmetrics", "yaml", "numpy", *sys.stdlib_module_names}
 _NO_CLASS = re.compile(r"Not a valid subclass of (\w+)")
-_LIST = re.compile(r"Subclass types expect one of:((?:\n *- a .*)+)")
 _NO_MODEL = "the following arguments are required: model"
 
 
@@ -42,8 +40,8 @@ def told(error: BaseException, request: Request) -> BaseException:
     text = str(error)
     if _NO_CLASS.search(text) or text.startswith(_NO_MODEL):
         return _no_class(text, request)
-    if isinstance(error, ArgumentError) or "Option '" in text:
-        where = request.file_with(refused_key(error)) if isinstance(error, Exception) else None
+    if isinstance(error, ArgumentError) or (isinstance(error, ValueError) and "Option '" in text):
+        where = request.file_with(refused_key(error))
         return ConfigError(explain(error), where=where, mend="mend the setting, or see `stpl fit --help`")
     return error
 
@@ -53,7 +51,15 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     found: BaseException | None = error
     while found is not None:
         yield found
-        found = found.__cause__ or found.__context__
+        found = found.__cause__ or found.__context__ or _lost(found)
+
+
+def _lost(error: BaseException) -> BaseException | None:
+    """What the parser was about to say when it failed itself: it cannot indent an exception without a message."""
+    if not isinstance(error, IndexError):
+        return None
+    held = [frame.f_locals.get("exceptions") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((found[0] for found in held if isinstance(found, list) and found), None)
 
 
 def _of_own_code(error: BaseException) -> ConfigError | None:
@@ -62,11 +68,9 @@ def _of_own_code(error: BaseException) -> ConfigError | None:
     what = f"{type(error).__name__}: {said[0]}"
     if isinstance(error, SyntaxError) and error.filename:
         return ConfigError(f"SyntaxError: {error.msg}", where=f"{error.filename}:{error.lineno}", mend="mend this line")
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    lines = [line for _, line in traceback.walk_tb(error.__traceback__)]
     own = [
         (frame.f_code, line)
-        for frame, line in zip(frames, lines, strict=True)
+        for frame, line in traceback.walk_tb(error.__traceback__)
         if str(frame.f_globals.get("__name__", "")).split(".")[0] not in _FRAMEWORK
     ]
     if not own:
@@ -78,22 +82,17 @@ def _of_own_code(error: BaseException) -> ConfigError | None:
 
 
 def _no_class(text: str, request: Request) -> ConfigError:
-    """The error for a group of settings whose class no file names, with what it may be."""
+    """The error for a group of settings whose class no file names, with the classes that there are."""
     key = next(iter(re.findall(r'Parser key "([^"]+)":', text)), "model")
-    kind, listed = _NO_CLASS.search(text), _LIST.search(text)
-    expected = [] if listed is None else [line.strip(" -") for line in listed.group(1).strip().splitlines()]
-    what = "no class is named" if kind is None else f"no subclass of {kind.group(1)} is named"
-    known = (
-        f", one of {', '.join(_methods())}, or a class of your own as package.module.Class" if key == "model" else ""
-    )
+    kind = _NO_CLASS.search(text)
+    named = "no class is named" if kind is None else f"no subclass of {kind.group(1)} is named"
+    known = f"; methods: {', '.join(_methods())}; or package.module.Class of your own" if key == "model" else ""
     where = f"experiment {request.experiment}" if request.experiment else None
-    return ConfigError(
-        f"{key}: {what}{'; expected is ' if expected else ''}{', or '.join(expected)}",
-        where=where,
-        mend=f"write 'class_path: NAME' below '{key}:' in one of its files{known}",
-    )
+    mend = f"write 'class_path: NAME' below '{key}:' in one of its files{known}"
+    return ConfigError(f"{key}: {named}", where=where, mend=mend)
 
 
-def _methods() -> list[str]:
-    found = (getattr(methods, name) for name in methods.__all__)
-    return sorted(kind.__name__ for kind in found if isclass(kind) and issubclass(kind, methods.Method))
+def _methods(kind: type[Method] = Method) -> list[str]:
+    """Names of the package's methods: all classes below `kind`."""
+    found = {name for below in kind.__subclasses__() for name in (below.__name__, *_methods(below))}
+    return sorted(name for name in found if not name.startswith("_"))

@@ -34,7 +34,7 @@ def told(error: BaseException, request: Request) -> BaseException:
     known = next((cause for cause in causes if isinstance(cause, StplError)), None)
     if known is not None:
         return known
-    own = _of_own_code(causes[-1])
+    own = _of_own_code(causes[-1], wrapped=len(causes) > 1)
     if own is not None:
         return own
     text = str(error)
@@ -62,23 +62,24 @@ def _lost(error: BaseException) -> BaseException | None:
     return next((found[0] for found in held if isinstance(found, list) and found), None)
 
 
-def _of_own_code(error: BaseException) -> ConfigError | None:
-    """The error if code of the user's own raised it, or called what did."""
+def _of_own_code(error: BaseException, *, wrapped: bool) -> ConfigError | None:
+    """The error if code of the user's own raised it, or called what did; an installed class if it is `wrapped`."""
     said = str(error).strip().splitlines() or ["without a word"]
     what = f"{type(error).__name__}: {said[0]}"
     if isinstance(error, SyntaxError) and error.filename:
         return ConfigError(f"SyntaxError: {error.msg}", where=f"{error.filename}:{error.lineno}", mend="mend this line")
-    own = [
+    foreign = [
         (frame.f_code, line)
         for frame, line in traceback.walk_tb(error.__traceback__)
         if str(frame.f_globals.get("__name__", "")).split(".")[0] not in _FRAMEWORK
     ]
-    if not own:
+    own = [(code, line) for code, line in foreign if "-packages" not in code.co_filename]  # site- or dist-packages
+    if not own and not (wrapped and foreign):  # what a library refuses when the package calls it is no own code
         return None
-    code, line = own[-1]
+    code, line = (own or foreign)[-1]
     name = "the module" if code.co_qualname == "<module>" else code.co_qualname
     verb = "ended the program with" if isinstance(error, SystemExit) else "raised"
-    return ConfigError(f"{name} {verb} {what}", where=f"{code.co_filename}:{line}", mend="mend this code of your own")
+    return ConfigError(f"{name} {verb} {what}", where=f"{code.co_filename}:{line}", mend="mend this code")
 
 
 def _no_class(text: str, request: Request) -> ConfigError:

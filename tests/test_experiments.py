@@ -8,7 +8,8 @@ import pytest
 
 from stpl.data.label_space import label_space
 from stpl.errors import ConfigError
-from stpl.runs.experiments import benches, load_catalogue, load_yaml, overlays
+from stpl.runs.experiments import benches, load_catalogue, overlays
+from stpl.runs.yaml_files import load_yaml
 
 ROOT = Path(__file__).parent.parent
 

@@ -18,8 +18,8 @@ import stpl
 from stpl.apply.model import Model
 from stpl.data.fake import MovingShapes
 from stpl.errors import CheckpointError, ConfigError, RecordError, StplError
-from stpl.runs.experiments import load_yaml
 from stpl.runs.folder import RunLock, run_folder
+from stpl.runs.yaml_files import load_yaml
 
 SIZE = (64, 96)
 

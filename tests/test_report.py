@@ -175,6 +175,23 @@ def test_unknown_bench_is_answered(runs: Path, experiments: Path) -> None:
         report(bench="street", runs=runs, experiments=experiments)
 
 
+def test_an_unknown_table_is_refused_before_anything_is_computed(
+    runs: Path, experiments: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(*_: object) -> None:
+        pytest.fail("something was computed")
+
+    for name in ("_measure", "Suite", "tables"):
+        monkeypatch.setattr(f"stpl.report.command.{name}", nothing)
+    with pytest.raises(ConfigError, match=r"--only: unknown table 'tabel3'\n.*did you mean 'table3'"):
+        report(bench="streets", runs=runs, experiments=experiments, only=["costs", "tabel3"], statistics=True)
+
+
+def test_a_table_without_records_has_nothing_to_show(runs: Path, experiments: Path) -> None:
+    with pytest.raises(ConfigError, match="--only: the table 'shifts' has nothing to show of these runs"):
+        report(bench="streets", runs=runs, experiments=experiments, only=["shifts"], page=False)
+
+
 def test_print_one_table(runs: Path, experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:
     print_table("table4", runs=runs, experiments=experiments)
     shown = capsys.readouterr().out

@@ -19,10 +19,11 @@ from stpl.nn import weights
 from stpl.pictures.labels import overlay
 from stpl.pictures.side_by_side import SideBySide
 from stpl.runs.artifacts import SAMPLES, VideoSample, read_samples
-from stpl.runs.experiments import Catalogue, check_bench, check_runs, load_catalogue, unknown
+from stpl.runs.experiments import Catalogue, check_bench, check_runs, load_catalogue
 from stpl.runs.recipes import experiment_folders
 from stpl.runs.record import RECORD, RunKey
 from stpl.runs.samples import SAMPLE_FPS, film_samples
+from stpl.runs.yaml_files import unknown
 
 Codec = Literal["vp8", "vp9"]
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from stpl.errors import StplError
+from stpl.errors import ConfigError, StplError
 from stpl.report.formats import show
 from stpl.report.rows import TableLines, tables
 from stpl.report.suite import Suite
-from stpl.report.tables import main_sheet, sheets
-from stpl.runs.experiments import check_bench, check_runs, load_catalogue, unknown
+from stpl.report.tables import FURTHER_IDS, main_sheet, sheets
+from stpl.runs.experiments import check_bench, check_runs, load_catalogue
 from stpl.runs.recipes import experiment_folders
+from stpl.runs.yaml_files import unknown
 
 EXTRA = ("matplotlib", "jinja2", "sklearn")
 """What the page needs and the extra `stpl[report]` brings."""
@@ -66,8 +67,12 @@ def report(
     only = None if only is None else [name for entry in only for name in entry.split(",")]
     check_bench(bench, experiment_folders(experiments))
     check_runs(runs)
+    catalogue = load_catalogue(experiment_folders(experiments))
+    for name in only or ():
+        if name not in (known := {*(table.id for table in catalogue.tables), *FURTHER_IDS}):
+            raise unknown("table", name, known, "--only")
     refused = _measure(bench, runs) if statistics else []
-    suite = Suite(bench, runs, load_catalogue(experiment_folders(experiments)))
+    suite = Suite(bench, runs, catalogue)
     console = Console(highlight=False)
     folder = suite.folder / "tables" if output is None else output
     found = tables(suite)
@@ -129,7 +134,11 @@ def _write_tables(
     known = {sheet.id for sheet in written} | {"statistics"}  # which has nothing to say of runs that kept no weights
     for name in printed:
         if name not in known:
-            raise unknown("table", name, known, "--only")
+            raise ConfigError(
+                f"the table '{name}' has nothing to show of these runs",
+                where="--only",
+                mend=f"choose of {', '.join(sorted(known))}",
+            )
     for sheet in written:
         sheet.write(folder)
         if sheet.id in printed:

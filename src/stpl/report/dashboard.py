@@ -20,9 +20,10 @@ from stpl.data.label_space import label_space
 from stpl.errors import ConfigError
 from stpl.files import write_atomically
 from stpl.runs.charts import CONFUSION, FEATURES, IOU, PICTURES, PURITY, VIDEO, Chart
-from stpl.runs.experiments import check_bench, load_yaml
+from stpl.runs.experiments import check_bench
 from stpl.runs.recipes import experiment_folders, find
 from stpl.runs.record import runs_root
+from stpl.runs.yaml_files import Section, load_yaml
 
 _HOST = "127.0.0.1"
 _STEP = "trainer/global_step"  # the axis that Lightning's logger gives every metric
@@ -92,7 +93,8 @@ def wandb(
             asked for one), or if W&B refuses the view.
     """
     check_bench(bench, experiment_folders(experiments))
-    space = label_space(load_yaml(find(f"bench/{bench}", experiment_folders(experiments)))["network"]["label_space"])
+    overlay = find(f"bench/{bench}", experiment_folders(experiments))
+    space = label_space(Section(load_yaml(overlay), str(overlay)).section("network").text("label_space"))
     view = _workspace(bench, space.classes, project, entity or "")
     if out is None:
         _save(view)

@@ -333,3 +333,7 @@ def _metric_sheet(name: str, title: str, note: str, lines: Sequence[MetricLine],
 
     header = ["Method", "Seeds", *map(metric_name, keys)]
     return Sheet(name, f"{title}, {suite.title}", header, body(NOTHING), [note], ["row", "seeds", *keys], body(""))
+
+
+FURTHER_IDS = ("per_class", "variants", "tests", *METRIC_TABLES, "costs", "statistics", "shifts", "sensitivity")
+"""Ids of the tables that are not the catalogue's; most exist only where the records have something to say."""

@@ -6,31 +6,33 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import logging
 import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentError
+from jsonargparse import Namespace
 from lightning import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
-from stpl.arguments import explain, refused_key
 from stpl.data.datamodule import ClipDataModule
 from stpl.data.pseudo_labels import finished
-from stpl.errors import ConfigError, StplError, refusals
+from stpl.errors import ConfigError, refusals
 from stpl.methods import Method, OptimizerOptions
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 from stpl.runs.devices import build_trainer
 from stpl.runs.identity import check_mark, inputs
+from stpl.runs.mistakes import told
 from stpl.runs.precision import hardware_precision
 from stpl.runs.record import RunKey, runs_root
 from stpl.runs.recorder import Recorder, RunOptions
@@ -98,19 +100,19 @@ class SuiteCLI(LightningCLI):
         trainer.precision = trainer.precision or self._precision_before()
         if trainer.precision is None:
             trainer.precision = self.chosen_precision = hardware_precision(trainer.accelerator)
-        source, model = self.config.start_from, self.config.model.init_args
+        source, model = self.config.start_from, self.config.model.get("init_args", Namespace())
         if source is not None and model.get("checkpoint") is None:
             seed = self.config.seed_everything if self.config.start_seed is None else self.config.start_seed
-            model["checkpoint"] = starting_point(RunKey(self.config.run.bench, source, int(seed)))
+            self._begin("start_from", "checkpoint", starting_point(RunKey(self.config.run.bench, source, int(seed))))
         if self.config.committee_from is not None and not model.get("committee"):
             runs = [
                 RunKey(self.config.run.bench, name, int(self.config.seed_everything))
                 for name in self.config.committee_from
             ]
-            model["committee"] = [starting_point(run) for run in runs]
+            self._begin("committee_from", "committee", [starting_point(run) for run in runs])
         if self.config.labels_from is not None and model.get("labels") is None:
             run = RunKey(self.config.run.bench, self.config.labels_from, int(self.config.seed_everything))
-            model["labels"] = last_labels(run)
+            self._begin("labels_from", "labels", last_labels(run))
         self.config.run.inputs = inputs(self.settings)
 
     @property
@@ -118,6 +120,24 @@ class SuiteCLI(LightningCLI):
         """The resolved settings in plain types, nested."""
         settings: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_validation=True))
         return settings
+
+    def _begin(self, option: str, name: str, value: Any) -> None:
+        """Set what the method begins with; raises `ConfigError` if it takes no such thing."""
+        model = self.config.model
+        if name in model.get("init_args", ()):
+            model.init_args[name] = value
+            return
+        kind = import_module(model.class_path.rpartition(".")[0])
+        parameters = inspect.signature(getattr(kind, model.class_path.rpartition(".")[2])).parameters.values()
+        if name == "checkpoint" and any(item.kind == item.VAR_KEYWORD for item in parameters):
+            # Where `**options` leads is not known; the parser writes what it does not know, and writes no Path.
+            model["dict_kwargs"] = {**model.get("dict_kwargs", {}), name: str(value)}
+            return
+        raise ConfigError(
+            f"{model.class_path} takes no '{name}'",
+            where=option,
+            mend=f"set {option} to null, or give the method's constructor a parameter {name}",
+        )
 
     def _precision_before(self) -> str | None:
         """The precision that the run began with, if it goes on: that of this machine may be another."""
@@ -225,11 +245,11 @@ def build_request(request: Request, kind: type[SuiteCLI] = SuiteCLI) -> SuiteCLI
     with refusals():
         try:
             return kind(Method, ClipDataModule, **CLI_OPTIONS, args=request.arguments())
-        except ArgumentError as error:
-            where = request.file_with(refused_key(error))
-            raise ConfigError(explain(error), where=where, mend="mend the setting, or see `stpl fit --help`") from error
-        except ValueError as error:
-            raise _user_mistake(error) from None
+        except (Exception, SystemExit) as error:
+            mistake = told(error, request)
+            if mistake is error:
+                raise
+            raise mistake from None
 
 
 def starting_point(run: RunKey) -> Path:
@@ -260,14 +280,6 @@ def last_labels(run: RunKey) -> Path:
     return max(rounds, key=lambda path: int(path.name.removeprefix("round")))
 
 
-def _user_mistake(error: BaseException) -> BaseException:
-    """The `StplError` under an error of the parser, which wraps what constructors raise; else the error itself."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, StplError):
-        cause = cause.__cause__ or cause.__context__
-    return cause or error
-
-
 def _quiet() -> None:
     """Keep Lightning's log to what a user can act on."""
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -278,6 +290,7 @@ def _quiet() -> None:
         ".*does not have many workers",  # reading is cheap beside the step; data.loading.num_workers decides
         ".*`training_step` returned `None`",  # that is how a method says it has nothing to minimise
         ".*does not have a deterministic implementation",  # of networks of users, where it is asked to warn alone
+        "\\s*Dump of a value that does not round-trip",  # of options without types, in a method of the user's own
         ".*treespec, LeafSpec.* is deprecated",  # Lightning 2.6 calling torch 2.13
     )
     for message in ignored:

@@ -7,62 +7,20 @@ overlays merged in order, so a row of a table is data and never a branch in code
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
-
-import yaml
+from typing import Any
 
 from stpl.errors import ConfigError
 from stpl.runs.recipes import experiment_folders, find
+from stpl.runs.yaml_files import Section
+from stpl.runs.yaml_files import load_yaml as load_yaml
+from stpl.runs.yaml_files import unknown as unknown
 
-_T = TypeVar("_T")
 NEEDS = ("source", "video")
 """What a row may need; see `Row`."""
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice (plain YAML silently keeps the last one)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping node as a dict; raises `ConstructorError` at the second of two equal keys."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key.value}' is given twice", key.start_mark
-                )
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in the YAML file `path`.
-
-    Raises:
-        ConfigError: if the file is missing, has a syntax error or a key twice (with the line), or is no mapping.
-    """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read: {error}", where=path, mend="check the path") from error
-    except yaml.MarkedYAMLError as error:
-        line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
-        raise ConfigError(f"{error.problem}", where=f"{path}{line}", mend="mend the YAML at this line") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"is not YAML: {error}", where=path, mend="mend the file") from error
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ConfigError("must be a mapping of names to values", where=path, mend="begin with 'name: value' lines")
-    return content
-
-
-def unknown(kind: str, name: str, known: Iterable[str], where: str | Path | None = None) -> ConfigError:
-    """The error for a `name` that is none of the `known` ones, with «did you mean»."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean '{close[0]}'? " if close else ""
-    return ConfigError(f"unknown {kind} '{name}'", where=where, mend=f"{hint}known: {', '.join(names) or 'none'}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,21 +141,23 @@ def load_catalogue(folders: Sequence[Path] | None = None) -> Catalogue:
 
 def _joined(base: Catalogue, content: dict[str, Any], path: Path) -> Catalogue:
     """The catalogue `base` with what a `tables.yaml` adds to it."""
-    _check_keys(content, ("benchmarks", "paper_classes", "tables", "experiments"), str(path))
+    file = Section(content, str(path))
+    file.check_keys("benchmarks", "paper_classes", "tables", "experiments")
     experiments = dict(base.experiments)
-    for name, entry in _get(content, "experiments", dict, str(path), {}).items():
-        where = f"{path}: experiments.{name}"
-        _check_keys(_typed(entry, dict, where), ("overlays",), where)
-        _define(experiments, name, entry, where)
+    for name, entry in file.sections("experiments").items():
+        entry.check_keys("overlays")
+        _define(experiments, name, entry)
     tables = {table.id: table for table in base.tables}
-    for entry in _get(content, "tables", list, str(path), [] if base.tables else None):
-        table = _table(entry, tables, experiments, path)
+    for item in file.items("tables") if "tables" in file or not base.tables else []:
+        table = _table(item, tables, experiments, path)
         tables[table.id] = table
     _check_references(list(tables.values()), experiments, path)
-    titles = {name: str(title) for name, title in _get(content, "benchmarks", dict, str(path), {}).items()}
-    classes = {k: tuple(v) for k, v in _get(content, "paper_classes", dict, str(path), {}).items()}
+    benchmarks, classes = file.section("benchmarks"), file.section("paper_classes")
     found = Catalogue(
-        tuple(tables.values()), experiments, {**base.benchmarks, **titles}, {**base.paper_classes, **classes}
+        tuple(tables.values()),
+        experiments,
+        {**base.benchmarks, **{bench: benchmarks.text(bench) for bench in benchmarks.content}},
+        {**base.paper_classes, **{bench: classes.texts(bench) for bench in classes.content}},
     )
     _check_class_counts(found.tables, found.paper_classes, path)
     return found
@@ -261,48 +221,52 @@ def overlays(experiment: str, bench: str, folders: Sequence[Path] | None = None)
     return paths
 
 
-def _table(entry: Any, known: Mapping[str, Table], experiments: dict[str, tuple[str, ...]], path: Path) -> Table:
-    name = entry.get("id", "?") if isinstance(entry, dict) else "?"
-    where = f"{path}: table {name}"
+def _table(item: Any, known: Mapping[str, Table], experiments: dict[str, tuple[str, ...]], path: Path) -> Table:
+    entry = Section.of(item, f"{path}: table {item.get('id', '?') if isinstance(item, dict) else '?'}")
     keys = ("id", "title", "citation", "benchmark", "reference")
-    _check_keys(_typed(entry, dict, where), (*keys, "bounds", "controls", "optional", "elsewhere", "rows"), where)
-    rows = tuple(_row(row, experiments, where) for row in _get(entry, "rows", list, where))
-    if name in known and entry.keys() == {"id", "rows"}:
+    entry.check_keys(*keys, "bounds", "controls", "optional", "elsewhere", "rows")
+    name = entry.text("id")
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ConfigError(f"'{name}' cannot name a file", where=entry.where, mend="use letters, digits, '-', '_', '.'")
+    rows = tuple(_row(row, experiments, entry.where) for row in entry.items("rows"))
+    if name in known and entry.content.keys() == {"id", "rows"}:
         return replace(known[name], rows=(*known[name].rows, *rows))
-    texts = {key: _get(entry, key, str, where) for key in keys}
-    bounds, controls = (tuple(_get(entry, key, list, where, [])) for key in ("bounds", "controls"))
-    optional = _get(entry, "optional", bool, where, False)
-    elsewhere = tuple(_get(entry, "elsewhere", list, where)) if "elsewhere" in entry else None
-    return Table(**texts, rows=rows, bounds=bounds, controls=controls, optional=optional, elsewhere=elsewhere)
+    return Table(
+        **{key: entry.text(key) for key in keys},
+        rows=rows,
+        bounds=entry.texts("bounds", ()),
+        controls=entry.texts("controls", ()),
+        optional=entry.flag("optional", False),
+        elsewhere=entry.texts("elsewhere") if "elsewhere" in entry else None,
+    )
 
 
-def _row(entry: Any, experiments: dict[str, tuple[str, ...]], where: str) -> Row:
-    name = entry.get("row", "?") if isinstance(entry, dict) else "?"
-    where = f"{where}, row '{name}'"
-    _check_keys(_typed(entry, dict, where), ("row", "experiment", "overlays", "needs", "paper", "paper_iou"), where)
-    title, experiment = _get(entry, "row", str, where), entry.get("experiment")
-    if "overlays" in entry:
-        _define(experiments, _get(entry, "experiment", str, where), entry, where)
-    paper = {bench: _percent(miou, where) for bench, miou in _get(entry, "paper", dict, where, {}).items()}
-    iou = _get(entry, "paper_iou", dict, where, {})
-    needs = tuple(_get(entry, "needs", list, where)) if "needs" in entry else None
+def _row(item: Any, experiments: dict[str, tuple[str, ...]], where: str) -> Row:
+    entry = Section.of(item, f"{where}, row '{item.get('row', '?') if isinstance(item, dict) else '?'}'")
+    entry.check_keys("row", "experiment", "overlays", "needs", "paper", "paper_iou")
+    experiment = entry.text("experiment") if "experiment" in entry or "overlays" in entry else None
+    if experiment is not None and "overlays" in entry:
+        _define(experiments, experiment, entry)
+    needs = entry.texts("needs") if "needs" in entry else None
     for word in needs or ():
         if word not in NEEDS:
-            raise unknown("need", str(word), NEEDS, where)
-    stated = {bench: tuple(_percent(v, where) for v in iou[bench]) for bench in iou}
-    return Row(title, experiment, paper, stated, needs)
+            raise unknown("need", word, NEEDS, entry.where)
+    paper, iou = entry.section("paper"), entry.section("paper_iou")
+    return Row(
+        title=entry.text("row"),
+        experiment=experiment,
+        paper={bench: paper.number(bench) for bench in paper.content},
+        paper_iou={bench: iou.numbers(bench) for bench in iou.content},
+        needs=needs,
+    )
 
 
-def _percent(value: Any, where: str) -> float:
-    return float(_typed(value, (int, float), where))
-
-
-def _define(experiments: dict[str, tuple[str, ...]], name: str, entry: dict[str, Any], where: str) -> None:
-    names = tuple(str(_typed(item, str, where)) for item in _get(entry, "overlays", list, where))
+def _define(experiments: dict[str, tuple[str, ...]], name: str, entry: Section) -> None:
+    names = entry.texts("overlays")
     if experiments.setdefault(name, names) != names:
         raise ConfigError(
             f"experiment '{name}' has the overlays {list(names)} here and {list(experiments[name])} before",
-            where=where,
+            where=entry.where,
             mend="give the two experiments different names, or state the overlays once",
         )
 
@@ -323,23 +287,3 @@ def _check_class_counts(tables: Sequence[Table], classes: Mapping[str, tuple[str
                     where=f"{path}: table {name}, row '{row.title}'",
                     mend="give one for each class, in that order",
                 )
-
-
-def _check_keys(entry: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    for key in entry:
-        if key not in known:
-            raise unknown("key", str(key), known, where)
-
-
-def _get(entry: Mapping[str, Any], key: str, kind: type[_T], where: str, default: _T | None = None) -> _T:
-    value = entry.get(key, default)
-    if value is None:
-        raise ConfigError(f"lacks '{key}'", where=where, mend=f"add '{key}:'")
-    return _typed(value, kind, f"{where}, '{key}'")
-
-
-def _typed(value: Any, kind: type[_T] | tuple[type[_T], ...], where: str) -> _T:
-    if isinstance(value, kind):
-        return value
-    kinds = " or ".join(item.__name__ for item in (kind if isinstance(kind, tuple) else (kind,)))
-    raise ConfigError(f"{value!r} is not a {kinds}", where=where, mend=f"write a {kinds} here")

@@ -15,8 +15,8 @@ from typing import Any
 
 from stpl.data.content import content_id
 from stpl.errors import CheckpointError
-from stpl.runs.experiments import load_yaml
 from stpl.runs.record import CONFIG, NEUTRAL, RunKey
+from stpl.runs.yaml_files import load_yaml
 
 MARK = "run"
 """Entry of a checkpoint that says which run wrote it: `{"bench", "experiment", "seed", "settings"}`."""

@@ -46,5 +46,7 @@ def find(name: str, folders: Sequence[Path]) -> Path:
 
 def sweep_file(path: Path) -> Path:
     """A sweep file, or the shipped one of that name (`sweeps/table3.yaml` or `table3`) where it is not there."""
+    if path.exists() or path.parent.name not in ("", SWEEPS.name) or path.name in ("", ".."):
+        return path
     shipped = SWEEPS / path.with_suffix(".yaml").name
-    return shipped if not path.exists() and path.parent.name in ("", SWEEPS.name) and shipped.is_file() else path
+    return shipped if shipped.is_file() else path

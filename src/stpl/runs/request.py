@@ -11,6 +11,7 @@ import os
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -18,9 +19,10 @@ from types import NoneType
 import yaml
 
 from stpl.errors import ConfigError
-from stpl.runs.experiments import benches, load_catalogue, load_yaml, overlays
+from stpl.runs.experiments import benches, load_catalogue, overlays
 from stpl.runs.recipes import experiment_folders
 from stpl.runs.record import experiment_name
+from stpl.runs.yaml_files import check_named_files, is_file, load_yaml, parse_yaml, read_yaml
 
 _GROUPS = ("trainer", "model", "data", "run", "network", "optimizer", "batchnorm")
 _HELP = """\
@@ -95,6 +97,7 @@ def _text_of(file: Path) -> str:
     The parser is given texts and not paths: it would change the working directory of the process while it reads a file.
     """
     content = load_yaml(file)
+    check_named_files(content, file.parent)
     groups = {name: value for name, value in content.items() if name in _GROUPS}
     for name, value in groups.items():
         if not isinstance(value, dict | str):
@@ -105,6 +108,17 @@ def _text_of(file: Path) -> str:
             )
     inner = {name: load_yaml(file.parent / value) for name, value in groups.items() if isinstance(value, str)}
     return yaml.safe_dump(content | inner, sort_keys=False) if inner else file.read_text(encoding="utf-8")
+
+
+def _check_value(key: str, value: str) -> None:
+    """Refuse what YAML would never end with, in a setting's text and in the files that it names."""
+    if "&" in value and "*" in value and not os.path.lexists(value):
+        with suppress(yaml.YAMLError, RecursionError):  # what is no YAML is a text
+            yaml.compose(value)
+            parse_yaml(value, f"--{key}")
+    elif key in _GROUPS and is_file(Path(value)):
+        read_yaml(Path(value))
+    check_named_files(value, Path())
 
 
 def fit_help(args: Sequence[str] = ()) -> str:
@@ -185,6 +199,8 @@ class Request:
             settings.setdefault("run.experiment", experiment_name(self.experiment, named))
         if self.bench is not None:
             settings.setdefault("run.bench", self.bench)
+        for key, value in settings.items():
+            _check_value(key, value)
         configs = [f"--config={_text_of(file)}" for file in files]
         return [*configs, *(_written(key, value) for key, value in settings.items())]
 

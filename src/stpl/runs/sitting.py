@@ -19,9 +19,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from stpl.errors import ENDING_SIGNALS, ConfigError, Terminated, check_range
 from stpl.files import write_atomically
-from stpl.runs.experiments import load_yaml
 from stpl.runs.identity import changed_inputs, comparable, flat_settings
 from stpl.runs.record import CONFIG
+from stpl.runs.yaml_files import load_yaml
 
 _SHOWN = 6
 

@@ -5,6 +5,7 @@ It stands outside `stpl.sweeps`, which knows runs only by what they leave on dis
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,11 +64,24 @@ def _check_options(plan: Sweep, cell: Cell, runs: Path) -> bool:
     try:
         parse(arguments)
     except StplError as error:
-        settings = ", ".join(f"{name}={value}" for name, value in cell.parameters.items())
-        raise ConfigError(
-            f"{error.what} (with {settings})", where=f"{plan.path}: parameters", mend=error.mend or "mend the parameter"
-        ) from error
+        raise _blamed(error, plan, cell) from error
     return True
+
+
+def _blamed(error: StplError, plan: Sweep, cell: Cell) -> ConfigError:
+    """The error of a cell's options, at the file that it names, or else at the sweep file's parameters."""
+    settings = ", ".join(f"{name}={value}" for name, value in cell.parameters.items())
+    mend = error.mend or "mend the parameter"
+    if error.where is not None and _names_a_file(error.where):
+        return ConfigError(f"{error.what} (for {plan.path} with {settings})", where=error.where, mend=mend)
+    option = "" if error.where is None else f"{error.where}: "
+    return ConfigError(f"{option}{error.what} (with {settings})", where=f"{plan.path}: parameters", mend=mend)
+
+
+def _names_a_file(where: str) -> bool:
+    """Whether the place of an error is a file or a place in one (`file:line`, `file: key`), and no option."""
+    names = (where, where.rpartition(":")[0], where.partition(": ")[0])
+    return os.sep in where or any(Path(name).is_file() for name in names if name)
 
 
 def _fit_arguments(command: Sequence[str]) -> list[str] | None:

@@ -19,7 +19,7 @@ from statistics import NormalDist
 from typing import Any, Protocol
 
 from stpl.errors import ConfigError
-from stpl.runs.experiments import unknown
+from stpl.runs.yaml_files import unknown
 
 Value = str | int | float | bool | list[Any]
 """What a parameter may be set to."""
@@ -30,7 +30,10 @@ QUANTILE = " (quantile)"
 _DIGITS = 6
 """Significant digits of a drawn number: it becomes part of a folder's name, and no run depends on the seventh."""
 
-_LARGEST_GRID = 10_000
+LARGEST_GRID = 10_000
+"""The most cells that a grid may have, all its parameters and seeds together."""
+
+_MOST_STEPS = 10**12  # a multiple of q is kept to twelve digits
 
 
 class Suggester(Protocol):
@@ -106,10 +109,17 @@ class Range:
     def values(self) -> tuple[Value, ...] | None:
         """All values if they can be listed (W&B's grid takes `int_uniform` and `q_uniform`), else `None`."""
         q = 1 if self.whole else self.q
-        if q is None or self.log or (self.high - self.low) / q > _LARGEST_GRID:
+        if q is None or self.log or (self.high - self.low) / q > LARGEST_GRID:
             return None
         first, last = round(self.low / q), round(self.high / q)
         return tuple(_multiple(index * q, q) for index in range(first, last + 1))
+
+    def check(self, where: str) -> None:
+        """Raise `ConfigError` for more steps than can be told apart, `ArithmeticError` for ends that cannot be used."""
+        self.examples()
+        if self.q is not None and not self.log and (self.high - self.low) / self.q > _MOST_STEPS:
+            what = f"q is {self.q:g}, which makes more than {_MOST_STEPS:,} steps from {self.low:g} to {self.high:g}"
+            raise ConfigError(what, where=where, mend="choose a larger q, or a distribution without q")
 
     def examples(self) -> tuple[Value, ...]:
         """Its ends and its middle."""
@@ -131,6 +141,11 @@ class Quantile:
     def draw(self, trial: Suggester, name: str) -> Value:
         """A value of the parameter `name` in `trial`."""
         return self.inverse(_inside(trial.suggest_float(name + QUANTILE, 0.0, 1.0)))
+
+    def check(self, where: str) -> None:
+        """Raise `ArithmeticError` if its ends are too large for a computer."""
+        for quantile in (0.0, 1.0):
+            self.inverse(_inside(quantile))
 
     def examples(self) -> tuple[Value, ...]:
         """Its 1 %, 50 % and 99 % quantiles."""
@@ -178,7 +193,7 @@ def read_distribution(entry: Mapping[str, Any], where: str) -> Range | Quantile:
         raise ConfigError(f"q is {numbers['q']}", where=where, mend="choose a step above 0")
     try:
         found = _range(name, numbers, where) if "min" in numbers else _quantile(name, numbers, where)
-        found.examples()
+        found.check(where)
     except ArithmeticError as error:
         exponents = name.endswith("log_uniform")
         raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import re
 import sys
@@ -13,10 +14,11 @@ from pathlib import Path
 
 from stpl.errors import ConfigError
 from stpl.files import write_atomically
-from stpl.runs.experiments import unknown
 from stpl.runs.record import RunKey, experiment_name
-from stpl.sweeps.distributions import Value
+from stpl.runs.yaml_files import unknown
+from stpl.sweeps.distributions import LARGEST_GRID, Value
 from stpl.sweeps.schema import IDENTITY, Sweep
+from stpl.sweeps.spelling import setting
 
 _FOLDER = "experiments"  # where overlays lie says nothing of what a run is
 
@@ -47,21 +49,24 @@ def narrow(
     A constant `seed_everything: {value: k}` stays: it marks what is trained once and shared.
 
     Raises:
-        ConfigError: if `seeds` is not positive.
+        ConfigError: if `seeds` is not positive, or more than a grid may have cells.
     """
     if seeds is not None and seeds < 1:
         raise ConfigError(f"{seeds} seeds are none", where="seeds", mend="ask for 1 or more")
-    constants, choices = dict(sweep.constants), dict(sweep.choices)
-    if bench is not None:
-        choices.pop("bench", None)
-        constants["bench"] = bench
-    if data is not None:
-        constants["data.root"] = str(data.absolute())
-    if experiments is not None:
-        constants[_FOLDER] = str(experiments.absolute())
+    if seeds is not None and seeds > LARGEST_GRID:
+        raise ConfigError(f"{seeds:,} seeds are too many", where="seeds", mend=f"ask for at most {LARGEST_GRID:,}")
+    given: dict[str, str | None] = {
+        "bench": bench,
+        "data.root": None if data is None else str(data.absolute()),
+        _FOLDER: None if experiments is None else str(experiments.absolute()),
+    }
+    fixed = {name: value for name, value in given.items() if value is not None}
+    constants = {name: value for name, value in sweep.constants.items() if setting(name) not in fixed}
+    choices = {name: values for name, values in sweep.choices.items() if setting(name) not in fixed}
     if seeds is not None and "seed_everything" in choices:
         choices["seed_everything"] = tuple(range(seeds))
-    return replace(sweep, constants=constants, choices=choices)
+    narrowed = {"bench": bench, "seeds": seeds, "data": given["data.root"], "experiments": given[_FOLDER]}
+    return replace(sweep, constants={**constants, **fixed}, choices=choices, narrowed=narrowed)
 
 
 def cells(sweep: Sweep) -> list[Cell]:
@@ -70,18 +75,34 @@ def cells(sweep: Sweep) -> list[Cell]:
     At most `run_cap` of them if the file gives one.
 
     Raises:
-        ConfigError: if two cells would be the same run, or the sweep spans several benchmarks.
+        ConfigError: if there are more than 10,000, if two would be the same run, or the sweep spans several benchmarks.
     """
+    _check_count(sweep)
     names = sorted(sweep.choices, key=lambda name: name != "seed_everything")  # stable: the file's order otherwise
     grid = itertools.product(*(sweep.choices[name] for name in names))
-    found = [_cell(sweep, {**sweep.constants, **dict(zip(names, values, strict=True))}) for values in grid]
-    keys = [cell.key for cell in found]
-    twice = next((key for key in keys if keys.count(key) > 1), None)
-    if twice is not None:
-        raise ConfigError(f"two cells are the same run {twice}", where=sweep.path, mend="vary what changes the result")
-    if len({key.bench for key in keys}) > 1:
+    points = (dict(zip(names, values, strict=True)) for values in itertools.islice(grid, sweep.run_cap))
+    found = [_cell(sweep, {**sweep.constants, **point}) for point in points]
+    seen: set[RunKey] = set()
+    for key in (cell.key for cell in found):
+        if key in seen:
+            raise ConfigError(
+                f"two cells are the same run {key}", where=sweep.path, mend="vary what changes the result"
+            )
+        seen.add(key)
+    if len(sweep.choices.get("bench", ())) > 1:
         raise ConfigError("spans several benchmarks", where=sweep.path, mend="give one: --bench NAME")
-    return found[: sweep.run_cap]
+    return found
+
+
+def _check_count(sweep: Sweep) -> None:
+    """Refuse a grid that is too large, before any cell of it is made."""
+    count = math.prod(len(values) for values in sweep.choices.values())
+    if min(count, sweep.run_cap or count) > LARGEST_GRID:
+        raise ConfigError(
+            f"asks for {count:,} cells; a grid has at most {LARGEST_GRID:,}",
+            where=sweep.path,
+            mend="list fewer values or seeds; run_cap runs the first so many cells, and `method: random` draws some",
+        )
 
 
 def trial_cells(sweep: Sweep, drawn: Mapping[str, Value]) -> list[Cell]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from stpl.errors import ConfigError
-from stpl.runs.experiments import unknown
 from stpl.runs.record import METRICS, RunRecord, flat, read_metrics
+from stpl.runs.yaml_files import unknown
 
 
 def curve(directory: Path, name: str) -> list[float]:

@@ -26,12 +26,14 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from stpl.errors import DIVERGED, ConfigError
 from stpl.files import write_atomically
-from stpl.runs.experiments import unknown
+from stpl.runs.recipes import sweep_file
 from stpl.runs.record import RunRecord
+from stpl.runs.yaml_files import unknown
 from stpl.sweeps.claims import Claims, Failure, TrialDroppedError, name_of
 from stpl.sweeps.grid import Cell, cells, trial_cells
 from stpl.sweeps.schema import Sweep
 
+_TOKEN = ".folder"
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 _SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, constant_liar=True),
@@ -41,6 +43,9 @@ _SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "qmc": lambda seed: QMCSampler(seed=seed, scramble=True),
 }
 _NEEDS = {"gp": ("scipy", "torch"), "cmaes": ("cmaes",), "qmc": ("scipy",)}
+ASKED = "asked"
+"""Name of a study's attribute: the sweep file and how the last call of `stpl sweep` narrowed it."""
+
 SAMPLERS = tuple(_SAMPLERS)
 """What `stpl sweep --sampler` takes; `tpe` is the default of `bayes`, `random` of `random`."""
 
@@ -81,9 +86,12 @@ class Queue(Claims, ABC):
         super().__init__(storage, f"{sweep.bench}/{sweep.path.stem}", sweep.goal, pruner=_pruner(sweep))
         self._folder = _token(runs)
         self._check_space()
+        self._check_metric()
         self.study.set_user_attr("method", sweep.method)
         self.study.set_user_attr("metric", sweep.metric)
         self.study.set_user_attr("total", self.total)
+        self.study.set_user_attr("runs", self._folder)
+        self.study.set_user_attr(ASKED, {"file": str(sweep_file(sweep.path).absolute()), **sweep.narrowed})
 
     @property
     @abstractmethod
@@ -133,6 +141,18 @@ class Queue(Claims, ABC):
             )
         self.study.set_user_attr("space", space)
 
+    def _check_metric(self) -> None:
+        """Refuse to compare values of another metric: a search learns from them, a target and a pruner look at them."""
+        sweep = self.sweep
+        compares = sweep.method != "grid" or sweep.target is not None or sweep.early is not None
+        before = str(self.study.user_attrs.get("metric", sweep.metric)), self.study.direction.name.lower()
+        if compares and before != (sweep.metric, sweep.goal):
+            raise ConfigError(
+                f"its metric was '{before[0]}', to {before[1]}, when this sweep began",
+                where=f"{sweep.path}: metric",
+                mend=f"give the file another name, or forget the study '{self.study.study_name}': optuna delete-study",
+            )
+
     def claim(self, run: Callable[[Trial], float]) -> None:
         """Claim the next trial and `run` it, once it is noted which folder its runs go to."""
 
@@ -160,7 +180,7 @@ class Queue(Claims, ABC):
 
     def ended_early(self) -> int:
         """Number of trials that the pruner ended."""
-        return len({name_of(trial) for trial in self.trials(TrialState.PRUNED)})
+        return len({name_of(trial) for trial in self.trials(TrialState.PRUNED) if self._counts(trial)})
 
     def given_up(self) -> dict[str, Failure]:
         """The trials that failed as often as they may, or diverged, with their last failure."""
@@ -172,11 +192,16 @@ class Queue(Claims, ABC):
         return len(failures) >= self._attempts or any(failure["code"] == DIVERGED for failure in failures)
 
     def _failed_names(self) -> set[str]:
-        return {name for trial in self.trials(TrialState.FAIL) if (name := name_of(trial)) is not None}
+        failed = (trial for trial in self.trials(TrialState.FAIL) if self._counts(trial))
+        return {name for trial in failed if (name := name_of(trial)) is not None}
+
+    def _counts(self, trial: FrozenTrial) -> bool:
+        """Whether the file still asks for a trial: an earlier version of it may have asked for others."""
+        return True
 
     def _reached(self) -> bool:
         """Whether any trial met the target."""
-        values = (trial.value for trial in self.trials(TrialState.COMPLETE))
+        values = (trial.value for trial in self.trials(TrialState.COMPLETE) if self._counts(trial))
         return any(self.sweep.reached(value) for value in values if value is not None)
 
     def _running(self, trial: Trial, name: str) -> bool:
@@ -197,6 +222,9 @@ class GridQueue(Queue):
     def total(self) -> int:
         """Number of cells."""
         return len(self.cells)
+
+    def _counts(self, trial: FrozenTrial) -> bool:
+        return name_of(trial) in self.cells
 
     def left(self) -> int:
         """Number of cells that are neither recorded, nor ended early, nor given up."""
@@ -252,7 +280,8 @@ class SearchQueue(Queue):
         """Number of trials that are neither done nor given up."""
         roots = self._roots()
         total = len(roots) if self._reached() else self.total
-        return total - len([root for root, trials in roots.items() if self._is_done(trials)])
+        # A file that asks for fewer than were begun asks for no more.
+        return max(0, total - len([root for root, trials in roots.items() if self._is_done(trials)]))
 
     def offer(self) -> bool:
         """Enqueue again what a dead worker left and what failed; whether there is a trial to claim."""
@@ -331,11 +360,19 @@ def check_sampler(sweep: Sweep, sampler: str | None) -> None:
         )
 
 
+def folder_token(runs: Path) -> str | None:
+    """What tells this folder of runs from others, wherever it is mounted; `None` if no sweep was run in it."""
+    try:
+        return (runs / _TOKEN).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
 def _token(runs: Path) -> str:
-    """What tells this folder of runs from others, wherever it is mounted: a word in a file that is made once."""
-    path = runs / ".folder"
+    """The folder's token: a word in a file that is made once."""
+    path = runs / _TOKEN
     if not path.exists():
-        own = runs / f".folder.{os.getpid()}"
+        own = runs / f"{_TOKEN}.{os.getpid()}"
         write_atomically(own, secrets.token_hex(8))
         with contextlib.suppress(FileExistsError):  # another worker was faster
             os.link(own, path)

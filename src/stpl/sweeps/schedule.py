@@ -157,6 +157,8 @@ class Worker:
             self._progress.finish(f"stopped at step {self._stopped[str(cell.key)]}, goes on")
             return
         ended = f"exit code {outcome.code}" if outcome.code else "it wrote no record"
+        failure = Failure(run=str(cell.key), code=outcome.code, tail=outcome.tail, log=str(directory / LOG))
+        self._queue.fail(trial, failure)
         if outcome.code == _USER_MISTAKE:
             self._progress.finish(f"failed ({ended})")
             raise ConfigError(
@@ -164,8 +166,6 @@ class Worker:
                 where=directory / LOG,
                 mend="mend what it names and call again; what is recorded is kept",
             )
-        failure = Failure(run=str(cell.key), code=outcome.code, tail=outcome.tail, log=str(directory / LOG))
-        self._queue.fail(trial, failure)
         times, allowed = 1 + len(self._queue.failures(job.name)), self._settings.attempts
         over = times >= allowed or outcome.code == DIVERGED
         again = "given up" if over else f"trying again (attempt {times + 1} of {allowed})"

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from stpl.errors import ConfigError
-from stpl.runs.experiments import load_yaml, unknown
 from stpl.runs.recipes import sweep_file
-from stpl.sweeps.distributions import Choice, Distribution, Quantile, Range, Value, read_distribution
+from stpl.runs.yaml_files import is_number, load_yaml, shown, unknown
+from stpl.sweeps.distributions import LARGEST_GRID, Choice, Distribution, Quantile, Range, Value, read_distribution
+from stpl.sweeps.spelling import same_setting, same_value
 
 Goal = Literal["maximize", "minimize"]
 Method = Literal["grid", "random", "bayes"]
@@ -68,6 +69,7 @@ class Sweep:
         target: a value of the metric at which nothing new is begun.
         early: when trials end early; `None` for never.
         run_cap: number of trials of a search, or of runs of a grid; `None` for all cells of a grid.
+        narrowed: what the call asks for beside the file: the arguments of `stpl.sweeps.grid.narrow` by name.
     """
 
     path: Path
@@ -82,6 +84,7 @@ class Sweep:
     target: float | None = None
     early: Hyperband | None = None
     run_cap: int | None = None
+    narrowed: Mapping[str, str | int | None] = field(default_factory=dict)
 
     @property
     def bench(self) -> str:
@@ -109,10 +112,13 @@ def read_sweep(path: Path) -> Sweep:
     """
     content = load_yaml(sweep_file(path))
     _check_keys(content, path)
+    for key, value in content.items():
+        _check_finite(value, key, str(path))
     method = _method(content.get("method"), path)
     metric = _mapping(content.get("metric", {"name": "val/miou", "goal": "maximize"}), f"{path}: metric")
     parameters = _mapping(content.get("parameters"), f"{path}: parameters")
-    entries = {str(name): _parameter(name, entry, path, method) for name, entry in parameters.items()}
+    _check_names(parameters, f"{path}: parameters")
+    entries = {name: _parameter(name, entry, path, method) for name, entry in parameters.items()}
     missing = [name for name in IDENTITY if name not in entries]
     if missing:
         raise ConfigError(f"lacks {', '.join(missing)}", where=f"{path}: parameters", mend="add each with a value")
@@ -140,6 +146,29 @@ def _check_keys(content: Mapping[str, Any], path: Path) -> None:
             raise ConfigError(f"'{key}' is for {_ELSEWHERE[key]}", where=path, mend=f"take {key} out")
         if key not in (*_USED, *_IGNORED):
             raise unknown("key", key, (*_USED, *_IGNORED), path)
+
+
+def _check_finite(value: Any, key: str, where: str) -> None:
+    """Refuse `.inf` and `.nan` wherever they stand: no number of a sweep may be one."""
+    if isinstance(value, float) and not is_number(value):
+        raise ConfigError(f"'{key}' is {value}, not a number", where=where, mend=f"write {key}: NUMBER")
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _check_finite(item, str(name), f"{where}: {key}" if where.count(": ") == 0 else f"{where}.{key}")
+    elif isinstance(value, list):
+        for item in value:
+            _check_finite(item, key, where)
+
+
+def _check_names(parameters: Mapping[Any, Any], where: str) -> None:
+    for name in parameters:
+        if not isinstance(name, str) or not name:
+            raise ConfigError(
+                f"the name {shown(name)} is not a text", where=where, mend="name an option of the program"
+            )
+    twice = same_setting(parameters)
+    if twice is not None:
+        raise ConfigError(f"'{twice[0]}' and '{twice[1]}' are one setting", where=where, mend="keep one of them")
 
 
 def _check_search(sweep: Sweep) -> None:
@@ -187,8 +216,8 @@ def _optional_number(entry: Mapping[str, Any], key: str, where: str) -> float | 
     value = entry.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"{key} is {value!r}, not a number", where=where, mend=f"write {key}: NUMBER")
+    if not is_number(value):
+        raise ConfigError(f"{key} is {shown(value)}, not a number", where=where, mend=f"write {key}: NUMBER")
     return float(value)
 
 
@@ -220,8 +249,10 @@ def _first_rung(numbers: Mapping[str, float | None], eta: float, where: str) -> 
     if numbers["min_iter"] is not None:
         first = int(numbers["min_iter"])
     elif numbers["max_iter"] is not None and numbers["s"] is not None:
-        bands = [numbers["max_iter"] / eta**place for place in range(1, int(numbers["s"]) + 1)]
-        first = int(min((band for band in bands if band >= 1), default=0))
+        first, bands = 0, 0
+        band = numbers["max_iter"] / eta
+        while band >= 1 and bands < numbers["s"]:
+            first, bands, band = int(band), bands + 1, band / eta
     else:
         raise ConfigError("needs min_iter, or max_iter and s", where=where, mend="write min_iter: 1")
     if first < 1:
@@ -231,7 +262,9 @@ def _first_rung(numbers: Mapping[str, float | None], eta: float, where: str) -> 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not value:
-        raise ConfigError(f"must be a mapping, not {value!r}", where=where, mend="write 'name: value' lines below it")
+        raise ConfigError(
+            f"must be a mapping, not {shown(value)}", where=where, mend="write 'name: value' lines below it"
+        )
     return value
 
 
@@ -241,7 +274,7 @@ def _command(value: Any, path: Path) -> tuple[str, ...]:
     return tuple(str(item) for item in value)
 
 
-def _parameter(name: Any, entry: Any, path: Path, method: Method) -> Value | tuple[Value, ...] | Range | Quantile:
+def _parameter(name: str, entry: Any, path: Path, method: Method) -> Value | tuple[Value, ...] | Range | Quantile:
     """The constant of a parameter, its values as a tuple, or its distribution."""
     where = f"{path}: parameters.{name}"
     entry = _mapping(entry, where)
@@ -255,7 +288,7 @@ def _parameter(name: Any, entry: Any, path: Path, method: Method) -> Value | tup
     keys = set(entry) - {"distribution"}
     if keys == {"value"} and named in (None, "constant"):
         return _value(entry["value"], where)
-    values = _values(entry["values"], where) if "values" in entry else None
+    values = _values(name, entry["values"], where) if "values" in entry else None
     if values is not None and keys == {"values"} and named in (None, "categorical"):
         return values
     distribution = read_distribution(entry, where)
@@ -263,16 +296,25 @@ def _parameter(name: Any, entry: Any, path: Path, method: Method) -> Value | tup
         return distribution
     values = distribution.values() if isinstance(distribution, Range) else None
     if values is None:
-        raise ConfigError("a grid cannot list all values of this", where=where, mend="write {values: [x, y]}")
+        raise ConfigError(
+            f"a grid cannot list all values of this, or they are more than {LARGEST_GRID:,}",
+            where=where,
+            mend="write {values: [x, y]}, or choose a larger q",
+        )
     return values
 
 
-def _values(values: Any, where: str) -> tuple[Value, ...]:
+def _values(name: str, values: Any, where: str) -> tuple[Value, ...]:
     if not isinstance(values, list) or not values:
-        raise ConfigError(f"'values' must be a non-empty list, not {values!r}", where=where, mend="list the values")
-    if len({str(value) for value in values}) != len(values):
-        raise ConfigError("a value is listed twice", where=where, mend="list each value once")
-    return tuple(_value(value, where) for value in values)
+        raise ConfigError(
+            f"'values' must be a non-empty list, not {shown(values)}", where=where, mend="list the values"
+        )
+    found = tuple(_value(value, where) for value in values)
+    twice = same_value(name, found)
+    if twice is not None:
+        spelled = "" if str(twice[0]) == str(twice[1]) else f": {shown(twice[0])} and {shown(twice[1])} are the same"
+        raise ConfigError(f"a value is listed twice{spelled}", where=where, mend="list each value once")
+    return found
 
 
 def _value(value: Any, where: str) -> Value:
@@ -283,5 +325,8 @@ def _value(value: Any, where: str) -> Value:
             mend="leave the option out, or put it in an overlay",
         )
     if not isinstance(value, str | int | float | bool | list):
-        raise ConfigError(f"{value!r} is not a number, word or list", where=where, mend="write one flat value")
+        raise ConfigError(f"{shown(value)} is not a number, word or list", where=where, mend="write one flat value")
+    for item in value if isinstance(value, list) else ():
+        if not isinstance(item, dict):  # an option that takes a list of classes
+            _value(item, where)
     return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,10 +16,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, RecordError, StplError, note
 from stpl.runs.record import METRICS
 from stpl.sweeps.claims import Failure, name_of
+from stpl.sweeps.grid import Cell, cells, narrow
 from stpl.sweeps.progress import clock, read_steps
+from stpl.sweeps.queues import ASKED, folder_token
+from stpl.sweeps.schema import read_sweep
 from stpl.sweeps.storage import opened
 
 
@@ -48,8 +51,8 @@ class Status:
 
     Attributes:
         study: `bench/file`.
-        total: number of trials when all is done.
-        done: number of recorded ones.
+        total: number of trials that the file asks for now.
+        done: number of recorded ones among these.
         early: number of those that the pruner ended.
         waiting: number of those enqueued.
         running: those that run.
@@ -94,18 +97,32 @@ def read_status(url: str, runs: Path) -> list[Status]:
         return [_status(optuna.load_study(study_name=name, storage=storage), runs) for name in sorted(names)]
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What a sweep's file asks for now.
+
+    Attributes:
+        total: number of trials.
+        cells: key → cell of a grid; `None` for a search, whose trials are the first `total` begun.
+    """
+
+    total: int
+    cells: Mapping[str, Cell] | None
+
+
 def _status(study: optuna.Study, runs: Path) -> Status:
     trials = study.get_trials(deepcopy=False)
-    by_name: dict[str, list[FrozenTrial]] = {}
-    for trial in trials:
-        by_name.setdefault(str(name_of(trial)), []).append(trial)
-    by_name.pop("None", None)
+    asked = _asked(study)
+    by_name = _by_name(trials, asked)
     states = {name: {trial.state for trial in found} for name, found in by_name.items()}
     done = {name for name, found in states.items() if TrialState.COMPLETE in found}
+    if asked is not None and asked.cells is not None and _is_of(study, runs):
+        done = {name for name, cell in asked.cells.items() if _is_recorded(cell, runs)}
     early = {name for name, found in states.items() if TrialState.PRUNED in found} - done
     active = {name for name, found in states.items() if found & {TrialState.RUNNING, TrialState.WAITING}}
     running = [_running(trial, runs) for trial in trials if trial.state == TrialState.RUNNING]
-    total = int(study.user_attrs.get("total", len(by_name)))
+    ended = len(done) + len(early)
+    total = max(int(study.user_attrs.get("total", 0)), ended) if asked is None else asked.total
     return Status(
         study=study.study_name,
         total=total,
@@ -114,8 +131,53 @@ def _status(study: optuna.Study, runs: Path) -> Status:
         waiting=len([name for name, found in states.items() if TrialState.WAITING in found]),
         running=tuple(running),
         failed=_failures(by_name, done | early | active),
-        eta=_eta(trials, running, total - len(done) - len(early)),
+        eta=_eta(trials, running, total - ended),
     )
+
+
+def _asked(study: optuna.Study) -> _Asked | None:
+    """What the sweep's file asks for now; `None`, and a note, if that cannot be known."""
+    given = study.user_attrs.get(ASKED)
+    if given is None:  # a study of an older version
+        return None
+    data, experiments = (None if given.get(key) is None else Path(given[key]) for key in ("data", "experiments"))
+    try:
+        plan = narrow(read_sweep(Path(given["file"])), given.get("bench"), given.get("seeds"), data, experiments)
+        if plan.method != "grid":
+            return _Asked(plan.run_cap or 0, None)
+        found = {str(cell.key): cell for cell in cells(plan)}
+    except StplError as error:
+        note(f"the counts are of all that it ever asked for, its file cannot be used: {error.what}", given["file"])
+        return None
+    return _Asked(len(found), found)
+
+
+def _by_name(trials: Sequence[FrozenTrial], asked: _Asked | None) -> dict[str, list[FrozenTrial]]:
+    """The trials that the file asks for, each with its further attempts: by cell, or by the first attempt's number."""
+    found: dict[str, list[FrozenTrial]] = {}
+    for trial in trials:
+        name = name_of(trial)
+        if name is not None:
+            found.setdefault(str(trial.user_attrs.get("root", name)), []).append(trial)
+    if asked is None:
+        return found
+    if asked.cells is None:
+        return dict(list(found.items())[: asked.total])
+    return {name: attempts for name, attempts in found.items() if name in asked.cells}
+
+
+def _is_recorded(cell: Cell, runs: Path) -> bool:
+    try:
+        return cell.key.read(runs) is not None
+    except RecordError as error:
+        note(error.what, error.where)
+        return False
+
+
+def _is_of(study: optuna.Study, runs: Path) -> bool:
+    """Whether the sweep's records lie in this folder of runs, so that they can be asked what is done."""
+    token = folder_token(runs)
+    return token is not None and token == study.user_attrs.get("runs")
 
 
 def _running(trial: FrozenTrial, runs: Path) -> Running:
@@ -166,6 +228,7 @@ def _show(item: Status, console: Console) -> None:
             table.add_row(*map(Text, (running.name, running.worker, step, clock(running.seconds))))
         console.print(table)
     for failure in item.failed.values():
-        last = failure["tail"].splitlines()[-1] if failure["tail"] else "no output"
+        told = [line for line in failure["tail"].splitlines() if not line.lstrip().startswith("→")]  # how to mend it
+        last = told[-1] if told else "no output"
         line = f"failed: {failure['run']} (exit code {failure['code']}): {last}\n  → {failure['log']}"
         console.print(Text(line), soft_wrap=True)

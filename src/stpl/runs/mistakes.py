@@ -1,0 +1,99 @@
+"""What the parser, or a class of the user's own, refuses while a run is built: in one line, with its place.
+
+The parser wraps what a constructor raises into a list of all the types that a value is not. What was raised is found
+again at the end of the chain of causes.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+
+from jsonargparse import ArgumentError
+
+from stpl.arguments import explain, refused_key
+from stpl.errors import ConfigError, StplError
+from stpl.methods import Method
+from stpl.runs.request import Request
+
+_FRAMEWORK = {"stpl", "jsonargparse", "lightning", "torch", "torchmetrics", "yaml", "numpy", *sys.stdlib_module_names}
+_NO_CLASS = re.compile(r"Not a valid subclass of (\w+)")
+_NO_MODEL = "the following arguments are required: model"
+
+
+def told(error: BaseException, request: Request) -> BaseException:
+    """An error of building `request` as users are to read it; itself where nothing is known that tells more.
+
+    Returns:
+        The `StplError` that caused it; else the place in the user's own code and what was raised there; else the
+        parser's reason with the setting and its file.
+    """
+    causes = list(_causes(error))
+    known = next((cause for cause in causes if isinstance(cause, StplError)), None)
+    if known is not None:
+        return known
+    own = _of_own_code(causes[-1], wrapped=len(causes) > 1)
+    if own is not None:
+        return own
+    text = str(error)
+    if _NO_CLASS.search(text) or text.startswith(_NO_MODEL):
+        return _no_class(text, request)
+    if isinstance(error, ArgumentError) or (isinstance(error, ValueError) and "Option '" in text):
+        where = request.file_with(refused_key(error))
+        return ConfigError(explain(error), where=where, mend="mend the setting, or see `stpl fit --help`")
+    return error
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what led to it, the first cause last."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__ or _lost(found)
+
+
+def _lost(error: BaseException) -> BaseException | None:
+    """What the parser was about to say when it failed itself: it cannot indent an exception without a message."""
+    if not isinstance(error, IndexError):
+        return None
+    held = [frame.f_locals.get("exceptions") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((found[0] for found in held if isinstance(found, list) and found), None)
+
+
+def _of_own_code(error: BaseException, *, wrapped: bool) -> ConfigError | None:
+    """The error if code of the user's own raised it, or called what did; an installed class if it is `wrapped`."""
+    said = str(error).strip().splitlines() or ["without a word"]
+    what = f"{type(error).__name__}: {said[0]}"
+    if isinstance(error, SyntaxError) and error.filename:
+        return ConfigError(f"SyntaxError: {error.msg}", where=f"{error.filename}:{error.lineno}", mend="mend this line")
+    foreign = [
+        (frame.f_code, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__", "")).split(".")[0] not in _FRAMEWORK
+    ]
+    own = [(code, line) for code, line in foreign if "-packages" not in code.co_filename]  # site- or dist-packages
+    if not own and not (wrapped and foreign):  # what a library refuses when the package calls it is no own code
+        return None
+    code, line = (own or foreign)[-1]
+    name = "the module" if code.co_qualname == "<module>" else code.co_qualname
+    verb = "ended the program with" if isinstance(error, SystemExit) else "raised"
+    return ConfigError(f"{name} {verb} {what}", where=f"{code.co_filename}:{line}", mend="mend this code")
+
+
+def _no_class(text: str, request: Request) -> ConfigError:
+    """The error for a group of settings whose class no file names, with the classes that there are."""
+    key = next(iter(re.findall(r'Parser key "([^"]+)":', text)), "model")
+    kind = _NO_CLASS.search(text)
+    named = "no class is named" if kind is None else f"no subclass of {kind.group(1)} is named"
+    known = f"; methods: {', '.join(_methods())}; or package.module.Class of your own" if key == "model" else ""
+    where = f"experiment {request.experiment}" if request.experiment else None
+    mend = f"write 'class_path: NAME' below '{key}:' in one of its files{known}"
+    return ConfigError(f"{key}: {named}", where=where, mend=mend)
+
+
+def _methods(kind: type[Method] = Method) -> list[str]:
+    """Names of the package's methods: all classes below `kind`."""
+    found = {name for below in kind.__subclasses__() for name in (below.__name__, *_methods(below))}
+    return sorted(name for name in found if not name.startswith("_"))

@@ -25,7 +25,7 @@ ALLOWED = {
     "nn": TENSORS,
     "losses": TENSORS,
     "metrics": TENSORS,
-    "pictures": {"errors", "data.label_space", "data.folder"},
+    "pictures": {"errors", "data.label_space", "data.paths"},
     "methods": {*TENSORS, "progress", "data.pseudo_labels", "data.augment_device", "nn", "losses", "metrics"},
     "runs": RUNS,
     "sweeps": {*FOUNDATION, "runs"},
@@ -39,7 +39,8 @@ ALLOWED = {
 LIGHT = [
     "cli", "arguments", "completion", "errors", "machine", "progress", "declarations", "report", "report.command",
     "report.dashboard", "sweeps", "sweeps.schedule", "sweeps.check", "pictures.colours", "runs", "runs.artifacts",
-    "runs.charts", "runs.experiments", "runs.recipes", "runs.record", "runs.request",
+    "runs.charts", "runs.experiments", "runs.recipes", "runs.record", "runs.request", "data.video_source",
+    "data.image_folder", "data.content", "data.video_index",
 ]  # fmt: skip
 """What must answer at once, so that importing it, with all that it imports, must not import torch."""
 NO_TRAINER = ("nn", "losses", "metrics")

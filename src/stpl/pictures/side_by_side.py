@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from stpl.data.folder import check_name
+from stpl.data.paths import check_name
 from stpl.errors import ConfigError, DataError
 from stpl.pictures.labels import legend as draw_legend
 from stpl.pictures.style import BACKGROUND, GAP, TEXT

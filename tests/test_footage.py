@@ -289,7 +289,8 @@ NO_VIDEO = "this is no video that OpenCV's FFmpeg can decode"
     ("kind", "said"),
     [("missing", "there is no such video or folder"), ("link to nothing", "there is no such video or folder"),
      ("empty", NO_VIDEO), ("text", NO_VIDEO), ("sound", NO_VIDEO), ("cut off", NO_VIDEO), ("torn", "cannot be decoded"),
-     ("one frame", "1 frame found"), ("one image", "1 frame found"), ("no image", "no image found in this folder: it is empty")],
+     ("one frame", "1 frame found"), ("one image", "1 frame found"),
+     ("no image", "no image found in this folder: it is empty")],
 )  # fmt: skip
 def test_hostile_footage_gets_one_clear_line(
     kind: str, said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]

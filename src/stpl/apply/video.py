@@ -62,9 +62,8 @@ def video(
             mend="give --video=FILE --checkpoints=[A,B], or names of experiments",
         )
     if video is not None and checkpoints:
-        written = _film(
-            video if isinstance(video, list) else [video], checkpoints, output, size, stride, fps, codec, model
-        )
+        videos = video if isinstance(video, list) else [video]
+        written = _film(videos, checkpoints, output, size, stride, fps, codec, model)
     else:
         folders = experiment_folders(experiments)
         check_bench(bench, folders)

@@ -120,7 +120,7 @@ class SideBySide:
         height, width = self._cell
         for index, panel in enumerate(panels):
             x, y = self._corner(index)
-            filter_ = cv2.INTER_AREA if panel.shape[:2] > (height, width) else cv2.INTER_NEAREST
+            filter_ = cv2.INTER_AREA if panel.shape[0] > height or panel.shape[1] > width else cv2.INTER_NEAREST
             canvas[y : y + height, x : x + width] = cv2.resize(panel, (width, height), interpolation=filter_)
         self._writer.write(cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR))
 
@@ -173,7 +173,7 @@ class SideBySide:
             writer = cv2.VideoWriter(str(self._temporary.absolute()), cv2.CAP_FFMPEG, fourcc, self.fps, (width, height))
         if not writer.isOpened():
             self._discard()
-            if not os.access(self.path.parent, os.W_OK | os.X_OK):
+            if self.path.parent.is_dir() and not os.access(self.path.parent, os.W_OK | os.X_OK):
                 raise DataError("permission denied: nothing may be written here", where=self.path.parent)
             raise DataError(
                 f"the {self._codec} encoder cannot open a {width}×{height} video",

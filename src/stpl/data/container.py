@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 _MOST = 2**26
 """Most bytes of a header that are read: the index of an MP4 has about 20 bytes a frame."""
@@ -30,7 +31,7 @@ class Container:
     Attributes:
         codecs: of its video streams, in order; FFmpeg decodes the first.
         transfer: the curve of brightness of the first, by the code points of ITU-T H.273 (16: PQ, 18: HLG).
-        shown: share of the first stream's frames that an edit list has players show.
+        shown: share of the frames that are counted for the first which are there to be shown.
     """
 
     codecs: tuple[str, ...] = ()
@@ -45,7 +46,7 @@ def read_container(path: Path) -> Container:
         if begin[:4] == b"\x1a\x45\xdf\xa3":
             return _matroska(file.read(_MOST).split(_CLUSTER)[0])
         if begin[:4] == b"RIFF":
-            return Container(tuple(_name(found) for found in _AVI_STREAM.findall(file.read(2**16))))
+            return _avi(file, path.stat().st_size)
         place, end = 0, path.stat().st_size
         while place + 16 <= end:
             file.seek(place)
@@ -68,6 +69,21 @@ def _matroska(header: bytes) -> Container:
     transfer = _TRANSFER.search(header)
     codecs = tuple(_name(found).rsplit("/", 1)[-1] for found in _CODEC.findall(header))
     return Container(codecs, transfer[1][0] if transfer else None)
+
+
+def _avi(file: BinaryIO, end: int) -> Container:
+    """An AVI counts pictures of no bytes, which stand for those that the recorder dropped; its index tells them."""
+    file.seek(0)
+    codecs = tuple(_name(found) for found in _AVI_STREAM.findall(file.read(2**16)))
+    place, sizes = 12, []
+    while place + 8 <= end and not sizes:
+        file.seek(place)
+        kind, size = struct.unpack("<4sI", file.read(8))
+        if kind == b"idx1":
+            entries = struct.iter_unpack("<4sIII", file.read(min(size, _MOST) // 16 * 16))
+            sizes = [length for name, _, _, length in entries if name[2:] in (b"dc", b"db")]
+        place += 8 + size + size % 2
+    return Container(codecs, shown=sum(map(bool, sizes)) / len(sizes) if len(codecs) == 1 and any(sizes) else 1.0)
 
 
 def _movie(movie: bytes) -> Container:

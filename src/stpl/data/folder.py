@@ -152,7 +152,7 @@ class VideoFrames(FrameStream):
         kept = None if self._flow is None else self._flow.root / "video" / f"{self._stamp}.index.npz"
         index = open_index(self.path, kept)
         self._check_unchanged()
-        note_missing(self.path, len(index))
+        note_missing(self.path, len(index), float(index.times.max(initial=0.0)))
         return index
 
     @cached_property

@@ -9,7 +9,6 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,8 +23,9 @@ from stpl.data.video_file import (
     fingerprint,
     grabbed,
     open_video,
-    promised_frames,
+    promised,
     retrieved,
+    video_fps,
 )
 from stpl.errors import ConfigError, DataError
 
@@ -89,7 +89,7 @@ class FrameStream:
             found = [frame.shape[:2] for frame in islice(self.frames(), 2)]
         else:
             size, capture, wanted = check_video(self.path), open_video(self.path), min(self.limit or 2, 2)
-            if promised_frames(self.path)[0] > self._step() > _LOOKED:
+            if promised(self.path).frames > self._step() > _LOOKED:
                 found = [size] * wanted
             else:
                 found = [size for _ in islice(self._kept_of(grabbed(capture)), wanted)]
@@ -136,7 +136,7 @@ class FrameStream:
                 yield self._fit(frame, self.path)
             if found.ended:
                 self._check_unchanged()
-                note_missing(self.path, found.count)
+                note_missing(self.path, found.count, found.last)
         finally:
             capture.release()
 
@@ -237,34 +237,32 @@ def check_pace(
         raise refused("rate", "a stride and a rate exclude each other")
 
 
-def video_fps(path: Path) -> float:
-    """Frames a second of a video file; 25 if it states none, or the rate of its clock."""
-    capture = open_video(path)
-    fps = float(capture.get(cv2.CAP_PROP_FPS))
-    capture.release()
-    return fps if 0 < fps < 1000 else FOLDER_FPS
-
-
 class _Counted:
     """An iterator that counts, and knows whether it came to its end."""
 
     def __init__(self, items: Iterator[float]) -> None:
-        self.items, self.count, self.ended = items, 0, False
+        self.items, self.count, self.last, self.ended = items, 0, 0.0, False
 
     def __iter__(self) -> Iterator[float]:
         for item in self.items:
-            self.count += 1
+            self.count, self.last = self.count + 1, item
             yield item
         self.ended = True
 
 
-def note_missing(path: Path, found: int) -> None:
-    """Warn, once a process, of a video that has fewer frames than its container says."""
-    promised, least = promised_frames(path)
-    if found < least:
+def note_missing(path: Path, found: int, seconds: float) -> None:
+    """Warn, once a process, of a video that has fewer frames than its container says.
+
+    Args:
+        path: the video.
+        found: how many frames could be read.
+        seconds: when the last is shown.
+    """
+    promise = promised(path)
+    if not promise.is_kept(found, seconds):
         _warn(
-            f"{path}: {found} frames could be read of {promised} that the file promises; it is cut off or damaged "
-            "there, and the rest is left out"
+            f"{path}: {found} frames could be read of {promise.frames} that the file promises; "
+            "it is cut off or damaged there, and the rest is left out"
         )
 
 

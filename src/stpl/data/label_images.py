@@ -28,13 +28,15 @@ _FRAME, _LABEL, _COLOUR = (
     re.compile(rf"(?<![a-z])(?:{words})(?![a-z])") for words in (_FRAME_WORD, _LABEL_WORD, _COLOUR_WORD)
 )
 _PART = re.compile(r"[a-z]+|\d+|[^\W\da-z_]+")
+_STRONG = re.compile(r"(?<![a-z])(?:gt(?:fine|coarse)|labels?|(?:label|train|instance)(?:train)?ids?|masks?)(?![a-z])")
+_LETTERS = re.compile(r"(?<=[\da-zA-Z])[_\-. ][a-zA-Z]+$")
+_DEEP = frozenset({"I", "I;16"})
 _ONE_CHANNEL = frozenset({"1", "L", "P", "I", "I;16"})
 _LOSSY = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 _SAMPLE = 2000  # images whose headers are read
 _LOOKED = 8  # images that are decoded
 _MOST_VALUES, _FLAT = 64, 0.9  # of a label map: values, and least share of pixels equal to the one to their left
 T = TypeVar("T")
-_ALONE = "move the labels into a folder of their own"
 
 
 def without_labels(images: Sequence[Path]) -> list[Path]:
@@ -43,9 +45,21 @@ def without_labels(images: Sequence[Path]) -> list[Path]:
     Raises:
         DataError: two images have one name, and which of them is the frame is not clear.
     """
-    kept = _without_named(images)
-    kept = _without_twins(kept)
-    return _without_single_channels(kept)
+    return _without_single_channels(_without_twins(_without_named(images)))
+
+
+def _without_named(images: Sequence[Path]) -> list[Path]:
+    """Without those whose name is another one's and a word for labels: `x_labels.png` beside `x.png`."""
+    groups: dict[tuple[str, ...], list[Path]] = defaultdict(list)
+    if any(map(_kind, images)):
+        for path in images:
+            groups[_key(path)].append(path)
+    least = {key: min(map(_kind, group)) for key, group in groups.items()}
+    left = [path for path in images if groups and _kind(path) > least[_key(path)]]
+    if not left:
+        return list(images)
+    frame = next(path for path in groups[_key(left[0])] if _kind(path) == least[_key(left[0])])
+    return _without(images, left, f", by their names: {left[0].name} is beside {frame.name}")
 
 
 def _key(path: Path) -> tuple[str, ...]:
@@ -62,79 +76,70 @@ def _kind(path: Path) -> int:
     return 2 if _LABEL.search(name) else 1 if _COLOUR.search(name) else 0
 
 
-def _without_named(images: Sequence[Path]) -> list[Path]:
-    """Without those whose name is another one's and a word for labels: `x_labels.png` beside `x.png`."""
-    if not any(map(_kind, images)):
-        return list(images)
-    groups: dict[tuple[str, ...], list[Path]] = defaultdict(list)
-    for path in images:
-        groups[_key(path)].append(path)
-    least = {key: min(map(_kind, group)) for key, group in groups.items()}
-    left = [path for path in images if _kind(path) > least[_key(path)]]
-    if left:
-        frame = next(path for path in groups[_key(left[0])] if path not in left)
-        note_once(
-            f"{_counted(left, 'label')} left out, by their names: {left[0].name} is beside {frame.name}", left[0].parent
-        )
-    elif all(kind == 2 for kind in map(_kind, images)):
-        note_once(f"by their names these images are labels, not frames: {images[0].name} …", images[0].parent)
-    gone = set(left)
-    return [path for path in images if path not in gone]
-
-
 def _without_twins(images: Sequence[Path]) -> list[Path]:
-    """Without labels that have a frame's name and another ending: `x.png` beside `x.jpg`."""
+    """Without label maps with a frame's name and another end: `x.png` beside `x.jpg`, `x_L.png` beside `x.png`."""
     groups: dict[str, list[Path]] = defaultdict(list)
     for path in images:
-        groups[path.stem].append(path)
+        groups[_begin(path)].append(path)
     twins = [group for group in groups.values() if len(group) > 1]
-    if not twins:
-        return list(images)
-    looked = _spread(twins, _LOOKED)
-    endings = {path.suffix.lower() for group in looked for path in group if _is_label(path)}
-    frames = {path.suffix.lower() for group in looked for path in group if not _is_label(path)}
-    if not endings or endings & frames:
-        names = " and ".join(path.name for path in twins[0])
+    looked = [(_end(path), _is_label(path)) for group in _spread(twins, _LOOKED) for path in group]
+    labels, frames = ({end for end, is_label in looked if is_label == which} for which in (True, False))
+    if labels and frames and not labels & frames:
+        left = [path for group in twins for path in group if _end(path) in labels]
+        return _without(images, left, f": {left[0].name} has a frame's name and looks like a label map")
+    same = [group for group in twins if len({path.stem for path in group}) < len(group)]
+    if same:
         raise DataError(
-            f"{names} have one name: is one of them a label, or the same frame again? ({len(twins)} such names)",
+            f"{' and '.join(path.name for path in same[0])} have one name ({len(same)} such names): is one of them a "
+            "label, or the same frame again?",
             where=images[0].parent,
-            mend="keep frames alone in the folder",
+            mend="leave nothing but frames in the folder",
         )
-    left = {path for group in twins for path in group if path.suffix.lower() in endings}
-    note_once(
-        f"{_counted(left, 'label')} left out: {sorted(left)[0].name} has a frame's name and looks like a label map",
-        images[0].parent,
-    )
-    return [path for path in images if path not in left]
+    return list(images)
+
+
+def _begin(path: Path) -> str:
+    return path.stem.removesuffix(_end(path)[0])
+
+
+def _end(path: Path) -> tuple[str, str]:
+    """The letters that end a name, with what stands before them, and its ending."""
+    found = _LETTERS.search(path.stem)
+    return (found[0] if found else ""), path.suffix.lower()
 
 
 def _without_single_channels(images: Sequence[Path]) -> list[Path]:
-    """Without label maps of one channel among frames in colour."""
-    sample = _spread(images, _SAMPLE)
-    single = [path for path in sample if path.suffix.lower() not in _LOSSY and image_mode(path) in _ONE_CHANNEL]
-    if not single:
+    """Without label maps, and depth, of one channel among frames in colour; those that are all there is are told."""
+    modes = {path: _mode(path) for path in _spread(images, _SAMPLE)}
+    single = [path for path, mode in modes.items() if mode in _ONE_CHANNEL]
+    labels = [modes[path] in _DEEP or _is_label(path) for path in _spread(single, _LOOKED)]
+    if len(single) == len(modes):
+        if all(map(_is_label, _spread(single, _LOOKED))) or all(_STRONG.search(path.stem.lower()) for path in images):
+            note_once(f"these images look like label maps, not frames: {images[0].name} …", images[0].parent)
         return list(images)
-    labels = [_is_label(path) for path in _spread(single, _LOOKED)]
     if not any(labels):
-        return list(images)
-    folder = single[0].parent
-    if len(single) == len(sample):
-        if all(labels):
-            note_once(f"these images look like label maps (one channel, few values): {single[0].name} …", folder)
         return list(images)
     if not all(labels):
         raise DataError(
             f"some of the images have one channel, and some of these look like label maps ({single[0].name})",
-            where=folder,
-            mend=_ALONE,
+            where=images[0].parent,
+            mend="move the labels into a folder of their own",
         )
-    left = {path for path in images if path.suffix.lower() not in _LOSSY and image_mode(path) in _ONE_CHANNEL}
-    note_once(
-        f"{_counted(left, 'image')} left out: {single[0].name} looks like a label map (one channel, few values) among "
-        "frames in colour",
-        folder,
-    )
-    return [path for path in images if path not in left]
+    left = [path for path in images if _mode(path) in _ONE_CHANNEL]
+    return _without(images, left, f": {left[0].name} has one channel, as label maps have, among frames in colour")
+
+
+def _mode(path: Path) -> str:
+    """The layout of an image's pixels; of JPEG, in which no label is kept, nothing is read."""
+    return "" if path.suffix.lower() in _LOSSY else image_mode(path)
+
+
+def _without(images: Sequence[Path], left: Sequence[Path], why: str) -> list[Path]:
+    """The other images; says which are left out."""
+    many = "1 image is" if len(left) == 1 else f"{len(left)} images are"
+    note_once(f"{many} left out{why}", images[0].parent)
+    gone = set(left)
+    return [path for path in images if path not in gone]
 
 
 def _is_label(path: Path) -> bool:
@@ -150,7 +155,3 @@ def _spread(items: Sequence[T], count: int) -> Sequence[T]:
     """At most so many of the items, spread evenly."""
     step = max(1, -(-len(items) // count))
     return items[::step]
-
-
-def _counted(left: Sequence[Path] | set[Path], what: str) -> str:
-    return f"1 {what} is" if len(left) == 1 else f"{len(left)} {what}s are"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -26,7 +27,9 @@ _SQUARE = 0.02  # a pixel is called square if its sides differ by less
 _LOOKED = 3  # frames that are decoded before a video is used
 _COUNTED = frozenset({".avi", ".mp4", ".m4v", ".mov"})
 """Containers that count their frames; of others OpenCV tells duration times frames a second."""
-_HIDING = 2  # frames that an edit list may hide more or less than its times say
+_HIDING = 2  # frames that may be hidden more or less than times say
+_NEAR_END = 0.03  # of the duration, which may be that of the sound
+_FPS = 25.0
 
 # What FFmpeg and OpenCV have to say of a file goes to stderr past Python, many lines for one fault. What matters of it
 # is told in our words: what cannot be decoded, and how many frames are missing.
@@ -49,7 +52,7 @@ def open_video(path: Path) -> cv2.VideoCapture:
     """A decoder at the beginning of a video file; raises `DataError` if there is none for it."""
     # Absolute, for FFmpeg takes what stands before a colon for a protocol.
     level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
     finally:
@@ -148,15 +151,43 @@ def _note_format(path: Path, capture: cv2.VideoCapture, transfer: int | None, co
         note_once(f"it holds {len(codecs)} video streams ({', '.join(codecs)}); the first is used", path)
 
 
-@cache
-def promised_frames(path: Path) -> tuple[int, float]:
-    """How many frames the header of a video promises, and how few of them are still all that there are.
+class Promise(NamedTuple):
+    """What the header of a video says of its length.
 
-    Those that an edit list hides (a piece that was cut from a film without encoding it again) are not promised.
+    Attributes:
+        frames: how many it promises, less those that are hidden: by the edit list of a piece that was cut from a film
+            without encoding it again, or as empty pictures of an AVI.
+        least: so many are still all, as far as the header can know.
+        seconds: when the last of them ends, if frames are counted by this; else `None`.
     """
+
+    frames: int
+    least: float
+    seconds: float | None
+
+    def is_kept(self, found: int, seconds: float) -> bool:
+        """Whether so many frames, the last of which is shown at `seconds`, are all."""
+        late = self.seconds is not None and seconds >= (1 - _NEAR_END) * self.seconds - _HIDING / _FPS
+        return found >= self.least or late
+
+
+@cache
+def promised(path: Path) -> Promise:
+    """What the header of a video promises."""
     capture = open_video(path)
-    promised, shown = float(capture.get(cv2.CAP_PROP_FRAME_COUNT)), read_container(path).shown
+    count, fps = (float(capture.get(what)) for what in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
     capture.release()
-    promised = max(0.0, promised) * shown
-    spare = 0 if path.suffix.lower() in _COUNTED else 1 + 0.01 * promised
-    return round(promised), promised - spare - (_HIDING if shown < 1 else 0)
+    shown = read_container(path).shown
+    frames = max(0.0, count) * shown
+    least = frames - (_HIDING if shown < 1 else 0)
+    if path.suffix.lower() in _COUNTED:
+        return Promise(round(frames), least, None)
+    return Promise(round(frames), least - 1 - 0.01 * frames, frames / fps if fps > 0 else None)
+
+
+def video_fps(path: Path) -> float:
+    """Frames a second of a video file; 25 if it states none, or the rate of its clock."""
+    capture = open_video(path)
+    fps = float(capture.get(cv2.CAP_PROP_FPS))
+    capture.release()
+    return fps if 0 < fps < 1000 else _FPS

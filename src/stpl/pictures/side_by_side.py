@@ -28,7 +28,8 @@ from stpl.pictures.style import BACKGROUND, GAP, TEXT
 _TITLE_HEIGHT, _TITLE_SIZE = 30, 18
 _FOURCC = {"vp8": "VP80", "vp9": "VP90"}
 _TALLEST = 2  # widths of a panel
-_NARROWEST, _LARGEST = 96, 16382  # pixels of the whole: what the encoders take, and a title
+_NARROWEST = 96  # pixels of a column, for its title
+_LARGEST = 16382  # pixels of a side that the encoders take
 
 
 class SideBySide:
@@ -144,16 +145,21 @@ class SideBySide:
             scale = int(scale)
         return max(1, round(height * scale)), max(1, round(width * scale))
 
+    @property
+    def _column(self) -> int:
+        """Width of a column: that of a panel, or of its title."""
+        return max(self._cell[1], _NARROWEST)
+
     def _corner(self, index: int) -> tuple[int, int]:
-        height, width = self._cell
+        height, _ = self._cell
         row, column = divmod(index, self._columns)
-        return GAP + column * (width + GAP), _TITLE_HEIGHT + row * (height + _TITLE_HEIGHT)
+        return GAP + column * (self._column + GAP), _TITLE_HEIGHT + row * (height + _TITLE_HEIGHT)
 
     def _compose_canvas(self) -> NDArray[np.uint8]:
         """Everything but the panels: background, titles, legend. Sides are even, as the codecs' chroma wants."""
-        height, width = self._cell
+        height, _ = self._cell
         rows = math.ceil(len(self.titles) / self._columns)
-        size = (max(_NARROWEST, GAP + self._columns * (width + GAP)), rows * (height + _TITLE_HEIGHT) + GAP)
+        size = (GAP + self._columns * (self._column + GAP), rows * (height + _TITLE_HEIGHT) + GAP)
         image = Image.new("RGB", size, BACKGROUND)
         draw, font = ImageDraw.Draw(image), ImageFont.load_default(_TITLE_SIZE)
         for index, title in enumerate(self.titles):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from stpl import __version__
-from stpl.apply.labelling import chosen
+from stpl.apply.label_files import chosen
 from stpl.apply.model import Model
 from stpl.errors import ConfigError, StplError, note
 from stpl.nn.accel import Accel, no_fusion

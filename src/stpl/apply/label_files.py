@@ -14,13 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from stpl.apply.model import Model
+from stpl.apply.labelling import no_network
+from stpl.apply.model import Model, open_model
 from stpl.apply.network import Frame, predict
 from stpl.data.frames import FrameStream
 from stpl.pictures.labels import overlay as overlaid
 from stpl.pictures.side_by_side import SideBySide
 
 _EVERY = 5.0  # seconds between two lines of progress
+
+
+def chosen(checkpoint: Path | None, model: str | None, size: tuple[int, int] | None) -> Model:
+    """The network that `--checkpoint` and `--model` name; raises `ConfigError` if there is none."""
+    if checkpoint is not None:
+        return open_model(str(checkpoint), size, build=model)
+    if model is None:
+        raise no_network()
+    return open_model(model, size)
 
 
 def write_labels(

@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stpl.apply.out_folder import check_out, filled
 from stpl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from stpl.apply.model import Model
 
 
 def label_video(
@@ -48,30 +44,21 @@ def label_video(
     """
     from stpl.data.video_source import one_size, streams
 
-    _check_named(checkpoint, model)
+    if checkpoint is None and model is None:
+        raise no_network()
     check_out(out)
     sources = streams(video if isinstance(video, list) else [video], stride=stride, rate=rate)
     if overlay:
         one_size(sources, "the overlay", "label them one by one, or leave the overlay out: --overlay=false")
+
+    from stpl.apply.label_files import chosen, write_labels
+
     network = chosen(checkpoint, model, size)
-
-    from stpl.apply.label_files import write_labels
-
     with filled(out) as folder:
         written = write_labels(network, sources, folder, ids=ids, colors=colors, film=overlay)
     print(f"wrote {written} frames to {out}", file=sys.stderr)
 
 
-def _check_named(checkpoint: Path | None, model: str | None) -> None:
-    if checkpoint is None and model is None:
-        raise ConfigError("give a network", where="--checkpoint", mend="give --checkpoint=FILE, or --model=…")
-
-
-def chosen(checkpoint: Path | None, model: str | None, size: tuple[int, int] | None) -> Model:
-    """The network that `--checkpoint` and `--model` name; raises `ConfigError` if there is none."""
-    _check_named(checkpoint, model)
-    from stpl.apply.model import open_model
-
-    if checkpoint is not None:
-        return open_model(str(checkpoint), size, build=model)
-    return open_model(str(model), size)
+def no_network() -> ConfigError:
+    """The error for a command that no network is given to."""
+    return ConfigError("give a network", where="--checkpoint", mend="give --checkpoint=FILE, or --model=…")

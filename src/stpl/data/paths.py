@@ -60,7 +60,7 @@ def _refused(path: Path, error: OSError) -> DataError:
         return DataError("permission denied: the video may not be read", where=path, mend="mend its permissions")
     if not isinstance(error, FileNotFoundError | NotADirectoryError) and error.errno != errno.ENAMETOOLONG:
         return DataError(f"the video cannot be read ({error.strerror})", where=path, mend="check the path and its disk")
-    if path.is_symlink():
+    if error.errno != errno.ENAMETOOLONG and path.is_symlink():
         more = f" (it is a link to {path.readlink()}, which is not there)"
         return DataError(f"there is no such video or folder{more}", where=path, mend="mend the link")
     mend = "download or record it first, and give the file" if _ADDRESS.match(str(path)) else "check the path"

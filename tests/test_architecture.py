@@ -40,7 +40,7 @@ LIGHT = [
     "cli", "arguments", "completion", "errors", "machine", "progress", "declarations", "report", "report.command",
     "report.dashboard", "sweeps", "sweeps.schedule", "sweeps.check", "pictures.colours", "runs", "runs.artifacts",
     "runs.charts", "runs.experiments", "runs.recipes", "runs.record", "runs.request", "data.video_source",
-    "data.image_folder", "data.content", "data.video_index",
+    "data.image_folder", "data.content", "data.video_index", "apply.predict", "apply.video", "apply.labelling",
 ]  # fmt: skip
 """What must answer at once, so that importing it, with all that it imports, must not import torch."""
 NO_TRAINER = ("nn", "losses", "metrics")

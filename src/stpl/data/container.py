@@ -19,7 +19,7 @@ _MOST = 2**26
 _PARENTS = ("mdia", "minf", "stbl", "stsd")
 _ENTRY, _SAMPLE = 8, 86  # bytes of `stsd` before its entries, and of a video's entry before the boxes in it
 _CLUSTER = b"\x1f\x43\xb6\x75"  # where Matroska's header ends
-_CODEC = re.compile(rb"\x86[\x80-\xff]V_([A-Z0-9/_]+)")
+_CODEC = re.compile(rb"\x86([\x83-\xff])V_")  # a name of less than 128 letters
 _TRANSFER = re.compile(rb"\x55\xba\x81(.)", re.DOTALL)
 _AVI_STREAM = re.compile(rb"strh....vids(....)", re.DOTALL)
 
@@ -67,7 +67,8 @@ def _name(code: bytes) -> str:
 
 def _matroska(header: bytes) -> Container:
     transfer = _TRANSFER.search(header)
-    codecs = tuple(_name(found).rsplit("/", 1)[-1] for found in _CODEC.findall(header))
+    names = [header[found.end() :][: found[1][0] - 0x82] for found in _CODEC.finditer(header)]
+    codecs = tuple(_name(name).rsplit("/", 1)[-1] for name in names)
     return Container(codecs, transfer[1][0] if transfer else None)
 
 

@@ -30,7 +30,7 @@ from stpl.data.video_file import (
 from stpl.errors import ConfigError, DataError
 
 FOLDER_FPS = 25.0
-_JUMP = 1.0  # seconds: time that falls back by more begins anew, by less it is rounding
+_JUMP = 0.5  # seconds: time that falls back by more begins anew, by less it is rounding
 _LOOKED = 8  # steps of so many frames are decoded to see whether there are two, whatever the header promises
 
 Size = tuple[int, int]

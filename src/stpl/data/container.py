@@ -76,7 +76,7 @@ def _avi(file: BinaryIO, end: int) -> Container:
     """An AVI counts pictures of no bytes, which stand for those that the recorder dropped; its index tells them."""
     file.seek(0)
     codecs = tuple(_name(found) for found in _AVI_STREAM.findall(file.read(2**16)))
-    place, sizes = 12, []
+    place, sizes = 12, list[int]()
     while place + 8 <= end and not sizes:
         file.seek(place)
         kind, size = struct.unpack("<4sI", file.read(8))
@@ -90,7 +90,7 @@ def _avi(file: BinaryIO, end: int) -> Container:
 def _movie(movie: bytes) -> Container:
     """From an MP4's `moov` box."""
     boxes = list(_boxes(movie))
-    header = next(content for kind, content in boxes if kind == "mvhd")
+    header = next((content for kind, content in boxes if kind == "mvhd"), b"")
     videos = [track for kind, track in boxes if kind == "trak" and _find(track, "mdia", "hdlr")[8:12] == b"vide"]
     entries = [_find(track, *_PARENTS) for track in videos]
     codecs = tuple(_name(entry[_ENTRY + 4 : _ENTRY + 8]) for entry in entries)

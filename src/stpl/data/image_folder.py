@@ -61,7 +61,7 @@ def list_frames(folder: Path) -> list[Path]:
 
 @cache
 def _list_frames(_: Path, folder: Path, state: int) -> tuple[Path, ...]:
-    images, others = [], []
+    images, others = list[Path](), list[Path]()
     for path in _files(folder):
         (images if path.suffix.lower() in image_endings() else others).append(path)
     if not images:

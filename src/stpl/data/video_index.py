@@ -85,7 +85,7 @@ def _read(path: Path) -> VideoIndex | None:
 
 
 def _scan(path: Path) -> VideoIndex:
-    prints, times, thumbnails = [], [], []
+    prints, times, thumbnails = list[int](), list[float](), list[Frame]()
     capture = open_video(path)
     try:
         expected = int(max(0, capture.get(cv2.CAP_PROP_FRAME_COUNT)))

@@ -142,3 +142,11 @@ def test_a_folder_without_images(names: list[str], said: str, tmp_path: Path) ->
         (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
     with pytest.raises(DataError, match=f"no image found in this folder: {said}"):
         list_frames(tmp_path)
+
+
+def test_pages_of_a_file_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pages = [Image.fromarray(photo(number)) for number in range(COUNT)]
+    for name in ("a.tif", "b.tif"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    assert len(list_frames(tmp_path)) == 2
+    assert "a.tif holds 3 images; the first of each file is used" in capsys.readouterr().err

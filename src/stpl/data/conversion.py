@@ -65,7 +65,8 @@ def check_conversion(path: Path, number: int) -> None:
         path: of the video.
         number: of the frame, from 0.
     """
-    said = [line for line in _log(path.absolute(), number).splitlines() if "swscaler" in line]
+    log = _log(path.absolute(), path.stat().st_mtime_ns, number)
+    said = [line for line in log.splitlines() if "swscaler" in line]
     if any("interlaced" in line for line in said):
         raise DataError(
             "the video is interlaced (each frame holds two half pictures), which this OpenCV cannot decode",
@@ -81,7 +82,7 @@ def check_conversion(path: Path, number: int) -> None:
 
 
 @cache
-def _log(path: Path, number: int) -> str:
+def _log(path: Path, _: int, number: int) -> str:
     """What FFmpeg says is wrong while a frame and those after it are converted; nothing if it cannot be asked."""
     if not sys.executable:
         return ""

@@ -158,6 +158,12 @@ def image_mode(path: Path) -> str:
         return image.mode
 
 
+def image_count(path: Path) -> int:
+    """How many images, such as pages, the file at `path` holds; raises `DataError`."""
+    with _naming(path), Image.open(path) as image:
+        return int(getattr(image, "n_frames", 1))
+
+
 def checked_bytes(path: Path, what: str = "the image", mend: str = _TORN) -> bytes:
     """The content of a PNG, once every chunk's checksum is compared: OpenCV may return half of a torn image.
 

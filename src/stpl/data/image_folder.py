@@ -13,6 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from stpl.data.image import image_count
 from stpl.data.label_images import without_labels
 from stpl.data.video_file import note_once
 from stpl.errors import DataError
@@ -28,6 +29,7 @@ _VIDEOS = frozenset(
     {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts",
      ".vob", ".webm", ".wmv"}
 )  # fmt: skip
+_SEVERAL = frozenset({".tif", ".tiff", ".webp", ".png", ".avif"})  # may hold several images
 _LITTER = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"})
 _COMMON = (".png", ".jpg", ".jpeg", ".tif", ".bmp", ".webp", ".avif", ".jp2", ".heic", ".ppm")
 _NAMED = 3  # files of a kind that a message names
@@ -68,7 +70,11 @@ def _list_frames(_: Path, folder: Path, state: int) -> tuple[Path, ...]:
         raise _no_image(folder, others)
     if others:
         note_once(_left_out(others), folder)
-    return tuple(without_labels(sorted(images, key=natural)))
+    frames = without_labels(sorted(images, key=natural))
+    many = next((path for path in frames[:_NAMED] if path.suffix.lower() in _SEVERAL and image_count(path) > 1), None)
+    if many is not None:
+        note_once(f"{many.name} holds {image_count(many)} images; the first of each file is used", folder)
+    return tuple(frames)
 
 
 def _files(folder: Path) -> list[Path]:

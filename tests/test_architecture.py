@@ -26,7 +26,7 @@ ALLOWED = {
     "nn": TENSORS,
     "losses": TENSORS,
     "metrics": TENSORS,
-    "pictures": {"errors", "data.label_space", "data.folder"},
+    "pictures": {"errors", "data.label_space", "data.paths"},
     "methods": {*TENSORS, "progress", "data.pseudo_labels", "data.augment_device", "nn", "losses", "metrics"},
     "runs": RUNS,
     "sweeps": {*FOUNDATION, "runs"},
@@ -38,11 +38,12 @@ ALLOWED = {
     "cli": {"errors", "arguments", "declarations", "apply", "bench", "report", "sweeps", "runs", "data", "nn"},
 }
 LIGHT = [
-    "apply.adapt", "apply.export", "apply.memory", "apply.settings", "apply.source", "arguments", "cli",
-    "completion", "declarations", "errors", "files", "machine", "pictures.colours", "progress", "report",
-    "report.command", "report.dashboard", "runs", "runs.artifacts", "runs.charts", "runs.experiments",
-    "runs.folder", "runs.identity", "runs.recipes", "runs.record", "runs.request", "sweeps", "sweeps.check",
-    "sweeps.schedule",
+    "apply.adapt", "apply.export", "apply.labelling", "apply.memory", "apply.predict", "apply.settings",
+    "apply.source", "apply.video", "arguments", "cli", "completion", "data.content", "data.image_folder",
+    "data.video_index", "data.video_source", "declarations", "errors", "files", "machine", "pictures.colours",
+    "progress", "report", "report.command", "report.dashboard", "runs", "runs.artifacts", "runs.charts",
+    "runs.experiments", "runs.folder", "runs.identity", "runs.recipes", "runs.record", "runs.request", "sweeps",
+    "sweeps.check", "sweeps.schedule",
 ]  # fmt: skip
 """What must answer at once, so that importing it, with all that it imports, must not import torch."""
 NO_TRAINER = ("nn", "losses", "metrics")

@@ -149,14 +149,10 @@ def test_what_is_no_video_is_named(content: bytes, tmp_path: Path) -> None:
         VideoFrames(path)
 
 
-@pytest.mark.parametrize(("count", "words"), [(0, "no frame"), (1, "1 frame")])
-def test_too_few_images_are_told(count: int, words: str, tmp_path: Path) -> None:
-    folder = tmp_path / "short"
-    folder.mkdir()
-    for time in range(count):
-        Image.fromarray(SCENE.frame(time)).save(folder / f"{time}.png")
-    with pytest.raises(DataError, match=rf"short: {words} found, a clip needs two[\s\S]*→ give a longer"):
-        VideoFrames(folder)
+def test_too_few_images_are_told(tmp_path: Path) -> None:
+    Image.fromarray(SCENE.frame(0)).save(tmp_path / "0.png")
+    with pytest.raises(DataError, match=r"1 frame found, a clip needs two[\s\S]*→ give a longer"):
+        VideoFrames(tmp_path)
 
 
 def test_video_of_one_frame_is_told(video: Path) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stpl.cli import main
 from stpl.data import folder as folder_module
-from stpl.data import video_index
+from stpl.data import video_file, video_index
 from stpl.data.clip import Wants
 from stpl.data.datamodule import VideoData
 from stpl.data.fake import MovingShapes
@@ -149,7 +149,7 @@ def test_a_wrong_seek_is_noticed(
 ) -> None:
     frames = [np.roll(noise(1), t, 1) for t in range(90)]
     path = write(tmp_path / "drive.mkv", frames)
-    opened = video_index.open_video
+    opened = video_file.open_video
     monkeypatch.setattr(video_index, "open_video", lambda path: Astray(opened(path), by))
     monkeypatch.setattr(video_index, "_STEPS_BACK", (0, 6, 12, 24))
     monkeypatch.setattr(folder_module, "MEMORY_LIMIT", 1)
@@ -289,7 +289,8 @@ NO_VIDEO = "this is no video that OpenCV's FFmpeg can decode"
     ("kind", "said"),
     [("missing", "there is no such video or folder"), ("link to nothing", "there is no such video or folder"),
      ("empty", NO_VIDEO), ("text", NO_VIDEO), ("sound", NO_VIDEO), ("cut off", NO_VIDEO), ("torn", "cannot be decoded"),
-     ("one frame", "1 frame found"), ("one image", "1 frame found"), ("no image", "no frame found")],
+     ("one frame", "1 frame found"), ("one image", "1 frame found"),
+     ("no image", "no image found in this folder: it is empty")],
 )  # fmt: skip
 def test_hostile_footage_gets_one_clear_line(
     kind: str, said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]

@@ -193,3 +193,11 @@ def test_nothing_is_printed_while_writing(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "v.webm")], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "after\n")
+
+
+@pytest.mark.parametrize("size", [(3000, 8), (8, 3000)])
+def test_panels_of_odd_shapes_are_bounded_both_ways(size: tuple[int, int], tmp_path: Path) -> None:
+    panels = [flat((200, 200, 200), size)] * 3
+    frame = record(tmp_path / "v.webm", panels, legend=(VIPER_15.classes, PALETTE))[0]
+    assert max(frame.shape) < 2200
+    assert frame.max() > 150

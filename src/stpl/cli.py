@@ -105,7 +105,7 @@ VERBS = {
         "stpl.report.dashboard:optuna", "Optuna's dashboard of the sweeps", "[--bench=B] [--storage=URL] [--port=N]"
     ),
     "video": Verb(
-        "stpl.apply.film:video", "predictions side by side as a video", "[ROW…] [--bench=B]", positional="rows"
+        "stpl.apply.video:video", "predictions side by side as a video", "[ROW…] [--bench=B]", positional="rows"
     ),
     "predict": Verb(
         "stpl.apply.predict:predict",

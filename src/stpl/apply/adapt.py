@@ -10,7 +10,6 @@ from stpl.apply.memory import check_size
 from stpl.apply.settings import BENCH, RECOMMENDED, Settings, run_name
 from stpl.apply.source import NetworkSource
 from stpl.arguments import AtLeast
-from stpl.errors import ConfigError
 from stpl.progress import Progress
 from stpl.runs.record import RunKey, runs_root
 
@@ -84,8 +83,6 @@ def adapt(
     videos = video if isinstance(video, list) else [video]
     settings = Settings(experiment, steps, lr, batch_size, stride, seed, precision)
     folder = output or RunKey(BENCH, run_name(videos), seed).directory(runs_root())
-    if checkpoint is None and model is None:
-        raise ConfigError("give a network", where="--model", mend="give --checkpoint=FILE, or --model=…")
     check_size(size, settings.batch_size)
     source = NetworkSource(
         checkpoint, model, weights, key, arguments, features, logits, classes, mean, std, channels, size

@@ -49,10 +49,11 @@ def export(
     check_file(out)
     if kind == "onnx":
         _check_packages()
+    source = NetworkSource(checkpoint, model, size=size)
     from stpl.apply.exporting import write
-    from stpl.apply.labelling import chosen
+    from stpl.apply.model import open_model
 
-    told = write(chosen(checkpoint, model, size), out, kind, output, frames)
+    told = write(open_model(source), out, kind, output, frames)
     print(f"wrote {out}: {told}", file=sys.stderr)
 
 

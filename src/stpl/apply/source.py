@@ -101,6 +101,8 @@ class NetworkSource:
 
     def _check_together(self, places: Mapping[str, str]) -> None:
         """Refuse what would do nothing beside the rest, what lacks its other half, and a network without a size."""
+        if self.checkpoint is None and self.model is None:
+            raise ConfigError("give a network", where="--model", mend="give --checkpoint=FILE, or --model=…")
         names, why = _USELESS[self.kind]
         useless = dict.fromkeys(names, why)
         if self.weights is None:

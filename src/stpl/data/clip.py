@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stpl.data.label_space import IGNORE as IGNORE  # part of this contract; it stands where torch is not needed
@@ -75,6 +77,11 @@ class Clip:
     def map(self, function: Callable[[Tensor], Tensor]) -> Clip:
         """The same clip with `function` applied to all tensors."""
         return replace(self, **{name: function(value) for name, value in self.tensors().items()})  # type: ignore[arg-type]
+
+
+def stack_frames(frames: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """Frames uint8 `[H,W,3]`, oldest first, as the tensor uint8 `[T,3,H,W]` of a `Clip`."""
+    return torch.from_numpy(np.ascontiguousarray(np.stack(frames).transpose(0, 3, 1, 2)))
 
 
 def collate(clips: Sequence[Clip]) -> Clip:

@@ -24,7 +24,7 @@ def open_footage(paths: Sequence[Path], size: tuple[int, int] | None, **options:
         options: of each, see `VideoFrames`.
 
     Raises:
-        DataError: their frames differ in size, or one of them cannot be read.
+        DataError: their frames differ in size, one cannot be read, or no two successive frames are of one scene.
     """
     videos = [VideoFrames(path, size, **options) for path in paths]
     for video in videos:
@@ -34,7 +34,14 @@ def open_footage(paths: Sequence[Path], size: tuple[int, int] | None, **options:
                 where=video.path,
                 mend="set a size (--size=HEIGHT,WIDTH), to which all frames are then resized",
             )
-    return videos[0] if len(videos) == 1 else Footage(videos)
+    footage = videos[0] if len(videos) == 1 else Footage(videos)
+    if not len(footage):
+        raise DataError(
+            "no two successive frames are of one scene",
+            where=", ".join(map(str, paths)),
+            mend="use a smaller stride, or footage whose scenes last longer",
+        )
+    return footage
 
 
 class Footage:

@@ -10,15 +10,13 @@ import contextlib
 import io
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from stpl.errors import DataError
 from stpl.files import whole_file
@@ -154,6 +152,18 @@ def image_size(path: Path) -> tuple[int, int]:
         return (width, height) if turned else (height, width)
 
 
+def image_mode(path: Path) -> str:
+    """The layout of the pixels of the image at `path` in Pillow's words, from its header; raises `DataError`."""
+    with _naming(path), Image.open(path) as image:
+        return image.mode
+
+
+def image_count(path: Path) -> int:
+    """How many images, such as pages, the file at `path` holds; raises `DataError`."""
+    with _naming(path), Image.open(path) as image:
+        return int(getattr(image, "n_frames", 1))
+
+
 def checked_bytes(path: Path, what: str = "the image", mend: str = _TORN) -> bytes:
     """The content of a PNG, once every chunk's checksum is compared: OpenCV may return half of a torn image.
 
@@ -216,11 +226,6 @@ def _resize(array: NDArray[np.uint8], size: tuple[int, int], filter_: Image.Resa
     if array.shape[:2] == size:
         return array
     return np.array(Image.fromarray(array).resize(size[::-1], filter_))
-
-
-def stack_frames(frames: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """Frames uint8 `[H,W,3]`, oldest first, as the tensor uint8 `[T,3,H,W]` of a `Clip`."""
-    return torch.from_numpy(np.ascontiguousarray(np.stack(frames).transpose(0, 3, 1, 2)))
 
 
 def write_png(path: Path, image: NDArray[np.uint8]) -> None:

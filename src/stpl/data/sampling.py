@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Sampler
 
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.clip import Clip, ClipReader, Wants, clip_seed, read_clip
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, DataError
 
 _ORDER = -1  # no clip stands at this position, so the order of an epoch shares its seed with no augmentation
 
@@ -49,11 +49,16 @@ class StepSampler(Sampler[list[Ticket]]):
         batch_size: clips per rank and step.
         rank: of this process.
         world_size: number of processes.
+
+    Raises:
+        DataError: there is no clip.
     """
 
     def __init__(
         self, length: int, *, seed: int, start: int, steps: int, batch_size: int, rank: int = 0, world_size: int = 1
     ) -> None:
+        if length < 1:
+            raise DataError("there is no clip to train on", mend="check the data set, its split and its lists")
         self.length, self.seed, self.start, self.steps = length, seed, start, steps
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
 

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from stpl.data import cityscapes, synthia, viper
 from stpl.data import flow as optical_flow
-from stpl.data.clip import Clip, Wants
-from stpl.data.image import stack_frames
+from stpl.data.clip import Clip, Wants, stack_frames
 from stpl.data.label_space import LabelSpace
 from stpl.data.layout import ClipFiles, LabelSize, SequenceSet
 from stpl.errors import ConfigError, DataError

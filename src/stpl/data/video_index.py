@@ -12,7 +12,6 @@ import io
 import os
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -21,21 +20,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stpl.data.conversion import Repeats
 from stpl.data.image import write_atomically
 from stpl.data.scene_cuts import THUMBNAIL, thumbnail
+from stpl.data.video_file import Frame, codec_of, decoded, file_state, fingerprint, open_video
 from stpl.errors import DataError, note
 from stpl.progress import Progress
-
-Frame = NDArray[np.uint8]
 
 _SCHEMA = 1
 _STEPS_BACK = (0, 12, 48, 192)  # frames before the wanted one at which a seek is tried; then from the beginning
 _KEPT = 3  # decoded frames that are kept: a seek may bring more than was asked for
 _LONG = 2000  # frames, from which on progress is shown
-
-# What FFmpeg and OpenCV have to say of a file goes to stderr past Python, many lines for one fault. What matters of it
-# is told in our words: what cannot be decoded, and how many frames are missing.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 @dataclass(frozen=True)
@@ -90,13 +85,15 @@ def _read(path: Path) -> VideoIndex | None:
 
 
 def _scan(path: Path) -> VideoIndex:
-    prints, times, thumbnails = [], [], []
+    prints, times, thumbnails = list[int](), list[float](), list[Frame]()
     capture = open_video(path)
     try:
         expected = int(max(0, capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         progress = Progress(f"{path.name}: looking through", expected) if expected > _LONG else None
+        repeats = Repeats(path, codec_of(capture))
         for seconds, frame in decoded(capture):
             prints.append(fingerprint(frame))
+            repeats.see(len(times), prints[-1])
             times.append(seconds)
             thumbnails.append(thumbnail(frame))
             if progress is not None and len(prints) <= expected:
@@ -105,57 +102,6 @@ def _scan(path: Path) -> VideoIndex:
         capture.release()
     images = np.stack(thumbnails) if thumbnails else np.zeros((0, *THUMBNAIL, 3), np.uint8)
     return VideoIndex(np.array(prints, np.uint32), np.array(times, np.float64), images)
-
-
-def open_video(path: Path) -> cv2.VideoCapture:
-    """A decoder at the beginning of a video file; raises `DataError` if there is none for it."""
-    # Absolute, for FFmpeg takes what stands before a colon for a protocol.
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-    try:
-        capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
-    finally:
-        cv2.utils.logging.setLogLevel(level)
-    if not capture.isOpened():
-        raise DataError(
-            "this is no video that OpenCV's FFmpeg can decode",
-            where=path,
-            mend="convert it (ffmpeg -i IN -c:v libx264 OUT.mp4), or give a folder of images; an .mp4 that was cut off "
-            "has lost the index at its end, and needs a repairing program",
-        )
-    return capture
-
-
-def grabbed(capture: cv2.VideoCapture) -> Iterator[float]:
-    """Go from frame to frame from where a decoder stands: the second at which each is shown. See `retrieved`."""
-    while capture.grab():
-        yield float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
-
-
-def retrieved(capture: cv2.VideoCapture) -> Frame | None:
-    """The frame at which a decoder stands, RGB uint8 `[H,W,3]`; `None` if it is damaged."""
-    whole, frame = capture.retrieve()
-    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False) if whole else None
-
-
-def decoded(capture: cv2.VideoCapture) -> Iterator[tuple[float, Frame]]:
-    """The frames from where a decoder stands, up to one that is damaged, with their seconds."""
-    for seconds in grabbed(capture):
-        frame = retrieved(capture)
-        if frame is None:
-            return
-        yield seconds, frame
-
-
-def fingerprint(frame: Frame) -> int:
-    """A number that tells frames of one video apart: the CRC-32 of every fourth pixel of every fourth line."""
-    return zlib.crc32(np.ascontiguousarray(frame[::4, ::4]).tobytes())
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    """What tells that a file is another one now."""
-    known = path.stat()
-    return known.st_size, known.st_mtime_ns
 
 
 class RandomAccess:
@@ -170,7 +116,7 @@ class RandomAccess:
         self.path, self.index = path, index
         self.read = self.passed = 0
         self._told = False
-        self._file = _identity(path)
+        self._file = file_state(path)
         self._begin()
 
     def _begin(self) -> None:
@@ -222,7 +168,7 @@ class RandomAccess:
                     return frame
         self._reopen()
         frame = self._forward(number)  # by count: what is damaged need not be filled in twice in the same way
-        if frame is None or _identity(self.path) != self._file:
+        if frame is None or file_state(self.path) != self._file:
             raise DataError(
                 "the video is not what it was when it was looked through", where=self.path, mend="call again"
             )

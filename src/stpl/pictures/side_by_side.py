@@ -20,13 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from stpl.data.folder import check_name
+from stpl.data.paths import check_name
 from stpl.errors import ConfigError, DataError
 from stpl.pictures.labels import legend as draw_legend
 from stpl.pictures.style import BACKGROUND, GAP, TEXT
 
 _TITLE_HEIGHT, _TITLE_SIZE = 30, 18
 _FOURCC = {"vp8": "VP80", "vp9": "VP90"}
+_TALLEST = 2  # widths of a panel
+_NARROWEST = 96  # pixels of a column, for its title
+_LARGEST = 16382  # pixels of a side that the encoders take
 
 
 class SideBySide:
@@ -43,8 +46,9 @@ class SideBySide:
         fps: frames a second.
         titles: one title a panel, in Latin letters (Pillow's built-in font has no Greek).
         columns: panels in a row; `None` puts up to three in one row and more in a square.
-        panel_width: pixels a panel may take. Wider ones shrink to it; narrower ones are enlarged by the largest whole
-            factor that fits, so that pixels stay square blocks and labels keep their edges.
+        panel_width: pixels a panel may take across, and twice as many down. Larger ones shrink to it; smaller ones are
+            enlarged by the largest whole factor that fits, so that pixels stay square blocks and labels keep their
+            edges.
         legend: class names and palette `[K,3]` to explain under the panels.
         codec: `vp8` (four times faster to write) or `vp9` (60 % of the size).
 
@@ -117,7 +121,7 @@ class SideBySide:
         height, width = self._cell
         for index, panel in enumerate(panels):
             x, y = self._corner(index)
-            filter_ = cv2.INTER_AREA if panel.shape[1] > width else cv2.INTER_NEAREST
+            filter_ = cv2.INTER_AREA if panel.shape[0] > height or panel.shape[1] > width else cv2.INTER_NEAREST
             canvas[y : y + height, x : x + width] = cv2.resize(panel, (width, height), interpolation=filter_)
         self._writer.write(cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR))
 
@@ -136,28 +140,33 @@ class SideBySide:
     def _cell(self) -> tuple[int, int]:
         """Height and width of a panel as drawn."""
         height, width = self._panel_shape[:2]
-        if width > self._panel_width:
-            return max(1, round(height * self._panel_width / width)), self._panel_width
-        factor = self._panel_width // width
-        return height * factor, width * factor
+        scale = min(self._panel_width / width, _TALLEST * self._panel_width / height)
+        if scale >= 1:
+            scale = int(scale)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    @property
+    def _column(self) -> int:
+        """Width of a column: that of a panel, or of its title."""
+        return max(self._cell[1], _NARROWEST)
 
     def _corner(self, index: int) -> tuple[int, int]:
-        height, width = self._cell
+        height, _ = self._cell
         row, column = divmod(index, self._columns)
-        return GAP + column * (width + GAP), _TITLE_HEIGHT + row * (height + _TITLE_HEIGHT)
+        return GAP + column * (self._column + GAP), _TITLE_HEIGHT + row * (height + _TITLE_HEIGHT)
 
     def _compose_canvas(self) -> NDArray[np.uint8]:
         """Everything but the panels: background, titles, legend. Sides are even, as the codecs' chroma wants."""
-        height, width = self._cell
+        height, _ = self._cell
         rows = math.ceil(len(self.titles) / self._columns)
-        size = (GAP + self._columns * (width + GAP), rows * (height + _TITLE_HEIGHT) + GAP)
+        size = (GAP + self._columns * (self._column + GAP), rows * (height + _TITLE_HEIGHT) + GAP)
         image = Image.new("RGB", size, BACKGROUND)
         draw, font = ImageDraw.Draw(image), ImageFont.load_default(_TITLE_SIZE)
         for index, title in enumerate(self.titles):
             x, y = self._corner(index)
             draw.text((x + 2, y - _TITLE_HEIGHT // 2), title, font=font, fill=TEXT, anchor="lm")
         parts = [np.array(image)] + ([draw_legend(*self.legend, size[0])] if self.legend else [])
-        canvas = np.vstack(parts)
+        canvas = np.vstack(parts)[:_LARGEST, :_LARGEST]
         odd = [(0, canvas.shape[0] % 2), (0, canvas.shape[1] % 2), (0, 0)]
         return np.pad(canvas, odd, mode="edge")
 
@@ -170,6 +179,8 @@ class SideBySide:
             writer = cv2.VideoWriter(str(self._temporary.absolute()), cv2.CAP_FFMPEG, fourcc, self.fps, (width, height))
         if not writer.isOpened():
             self._discard()
+            if self.path.parent.is_dir() and not os.access(self.path.parent, os.W_OK | os.X_OK):
+                raise DataError("permission denied: nothing may be written here", where=self.path.parent)
             raise DataError(
                 f"the {self._codec} encoder cannot open a {width}×{height} video",
                 where=self.path,

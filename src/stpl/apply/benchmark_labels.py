@@ -1,0 +1,95 @@
+"""Predictions on a benchmark's frames, as images that the official Cityscapes evaluator reads."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from stpl.apply.out_folder import filled
+from stpl.data.clip import Clip
+from stpl.data.image import write_png
+from stpl.data.label_space import LabelSpace
+from stpl.errors import ConfigError, refusals
+from stpl.runs.fit import build_evaluation
+from stpl.runs.request import Request
+from stpl.runs.sitting import signals_told
+
+
+def label_benchmark(request: Request, out: Path, colors: bool) -> None:
+    """Write the predictions of a network on a benchmark.
+
+    Args:
+        request: what to predict with and on.
+        out: folder to write into.
+        colors: write images in the palette of Cityscapes as well.
+
+    Raises:
+        StplError: for a mistake in configuration, data or checkpoint, or a full disk; `out` does not appear then.
+    """
+    cli = build_evaluation(request)
+    if cli.trainer.world_size > 1:
+        raise ConfigError("predictions are written by one process", where="trainer.devices", mend="use one device")
+    with filled(out) as folder:
+        writer = LabelImages(folder, cli.model.options.space, colors)
+        cli.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
+        loader = cli.datamodule.val_dataloader()
+        with refusals("trainer", among="lightning"), signals_told(cli.trainer):
+            cli.trainer.predict(cli.model, dataloaders=loader, return_predictions=False)
+    print(f"wrote {writer.written} predictions to {out}", file=sys.stderr)
+
+
+class LabelImages(Callback):
+    """Writes predicted train ids as images of Cityscapes label ids while `Trainer.predict` goes on.
+
+    Args:
+        folder: to write into.
+        space: the classes that are predicted.
+        colors: write images in the palette of Cityscapes as well. Their names begin with `color_`: the evaluator looks
+            through all sub-folders for names that begin with the frame's, and refuses to find two.
+    """
+
+    def __init__(self, folder: Path, space: LabelSpace, colors: bool) -> None:
+        self.folder, self.colors = folder, colors
+        self.ids, self.palette = label_ids(space), space.palette
+        self.written = 0
+        self._progress = Progress(console=Console(stderr=True))
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show progress."""
+        self._progress.start()
+        self._progress.add_task("predicting", total=sum(map(int, trainer.num_predict_batches)))
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Clip, batch_idx: int, _: int = 0
+    ) -> None:
+        """Write the images of a batch."""
+        prediction: Tensor = outputs
+        for key, label in zip(batch.key, prediction.cpu().numpy(), strict=True):
+            name = key.replace("/", "_")
+            write_png(self.folder / f"{name}_pred_labelIds.png", self.ids[label])
+            if self.colors:
+                write_png(self.folder / "colors" / f"color_{name}.png", self.palette[label])
+            self.written += 1
+        self._progress.advance(self._progress.task_ids[0])
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the line."""
+        self._progress.stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the terminal back."""
+        self._progress.stop()
+
+
+def label_ids(space: LabelSpace) -> NDArray[np.uint8]:
+    """Cityscapes label ids uint8 `[K]` by train id; of several ids of one class, the lowest (person, not rider)."""
+    table = space.lookup("cityscapes")
+    return np.array([np.flatnonzero(table == train_id)[0] for train_id in range(space.num_classes)], dtype=np.uint8)

@@ -1,0 +1,116 @@
+"""The folder that a command fills: checked before anything is computed, and there only once all is written.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from stpl.errors import ConfigError, StplError, Terminated
+
+_PARTIAL = ".partial"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def check_out(out: Path) -> None:
+    """Refuse a folder to write into that holds something, or that cannot be written.
+
+    Args:
+        out: the folder, absent or empty; a link to one is followed.
+
+    Raises:
+        ConfigError: it holds something, lies below a file, or may not be written.
+    """
+    target = _target(out)
+    if target.exists() and (not target.is_dir() or any(_content(target))):
+        raise ConfigError("there is something here already", where=out, mend="delete it, or give another --out")
+    above = next(folder for folder in (target, *target.parents) if os.path.lexists(folder))
+    if not above.is_dir():
+        raise ConfigError(f"{above} is no folder", where=out, mend="give another --out")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"permission denied: nothing may be written into {above}", where=out, mend="give another --out"
+        )
+
+
+@contextmanager
+def filled(out: Path) -> Iterator[Path]:
+    """A hidden folder to write into, which becomes `out` at the end; whatever fails, nothing of it stays.
+
+    An `out` that is there already, empty, is filled at the end and not replaced: it may be a link or a disk.
+
+    Args:
+        out: as for `check_out`.
+
+    Raises:
+        ConfigError: as `check_out`.
+        StplError: it cannot be written.
+    """
+    check_out(out)
+    target = _target(out)
+    place = target if target.is_dir() else target.parent
+    new = [folder for folder in (place, *place.parents) if not folder.exists()]
+    partial = place / f".stpl-{os.getpid()}-{threading.get_ident()}{_PARTIAL}"
+    try:
+        with _sigterm_raises():
+            partial.mkdir(parents=True)
+            yield partial
+            if place == target:
+                for entry in sorted(partial.iterdir()):
+                    entry.replace(target / entry.name)
+                partial.rmdir()
+            else:
+                partial.replace(target)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):
+            for folder in new:
+                folder.rmdir()
+        if isinstance(error, OSError):
+            mend = "free some space" if error.errno in _FULL else "check the disk, or give another --out"
+            raise StplError(f"cannot be written: {error.strerror or error}", where=out, mend=mend) from error
+        raise
+
+
+def _target(out: Path) -> Path:
+    """Where `out` leads; raises `ConfigError` for a link that leads to itself and for a name that cannot be."""
+    target = Path(os.path.realpath(out))
+    try:
+        looped = target.is_symlink()
+        target.exists()
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error.strerror}", where=out, mend="give another --out") from None
+    if looped:
+        raise ConfigError("the link leads to itself", where=out, mend="give another --out")
+    return target
+
+
+def _content(folder: Path) -> Iterator[Path]:
+    """What lies in a folder, but for what is left of an earlier call that was killed."""
+    return (path for path in folder.iterdir() if not (path.name.startswith(".stpl-") and path.suffix == _PARTIAL))
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Have SIGTERM raise `Terminated`, so that what is half-written is removed; Ctrl-C raises as ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(_: int, __: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

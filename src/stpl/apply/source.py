@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from stpl.apply import values
+from stpl.apply import option_values as values
 from stpl.data.label_space import SPACES, LabelSpace, own_classes
 from stpl.errors import CheckpointError, ConfigError
 from stpl.nn import builder, normalization

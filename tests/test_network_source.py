@@ -15,7 +15,7 @@ from torch import nn
 
 import own_networks
 import stpl
-from stpl.apply import values
+from stpl.apply import option_values as values
 from stpl.apply.model import open_model
 from stpl.apply.source import NetworkSource, read_classes, read_network
 from stpl.cli import main

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from stpl.apply.memory import check_size
+from stpl.apply.source import NetworkSource
 from stpl.errors import ConfigError
 from stpl.files import check_file
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from stpl.apply import values
+from stpl.apply import option_values as values
 from stpl.apply.adaptation import Outcome, Stage, Tell, adapt_to
 from stpl.apply.guard import Verdict
 from stpl.apply.model import Model, open_model

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stpl.apply import values
+from stpl.apply import option_values as values
 from stpl.apply.labelling import label_video
 from stpl.apply.out_folder import check_out
 from stpl.arguments import call

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stpl.apply import values
+from stpl.apply import option_values as values
 from stpl.errors import ConfigError
 from stpl.runs.experiments import overlays
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from stpl.apply import values
+from stpl.apply import option_values as values
 from stpl.data.label_space import SPACES, LabelSpace, own_classes
 from stpl.errors import CheckpointError, ConfigError
 from stpl.nn import builder, normalization
@@ -101,8 +101,6 @@ class NetworkSource:
 
     def _check_together(self, places: Mapping[str, str]) -> None:
         """Refuse what would do nothing beside the rest, what lacks its other half, and a network without a size."""
-        if self.checkpoint is None and self.model is None:
-            raise ConfigError("give a network", where="--model", mend="give --checkpoint=FILE, or --model=…")
         names, why = _USELESS[self.kind]
         useless = dict.fromkeys(names, why)
         if self.weights is None:

@@ -10,7 +10,10 @@ from stpl.apply.memory import check_size
 from stpl.apply.settings import BENCH, RECOMMENDED, Settings, run_name
 from stpl.apply.source import NetworkSource
 from stpl.arguments import AtLeast
+from stpl.data.video_source import check_footage
+from stpl.files import check_file
 from stpl.progress import Progress
+from stpl.runs.folder import is_fresh
 from stpl.runs.record import RunKey, runs_root
 
 if TYPE_CHECKING:
@@ -87,6 +90,9 @@ def adapt(
     source = NetworkSource(
         checkpoint, model, weights, key, arguments, features, logits, classes, mean, std, channels, size
     )
+    check_footage(videos, stride=stride)
+    is_fresh(folder)
+    check_file(folder / "adapted.ckpt")
     from stpl.apply.adaptation import adapt_to, affordable  # what follows needs torch, whose import takes seconds
     from stpl.apply.model import open_model
 

@@ -26,6 +26,7 @@ from stpl.apply.resources import Estimate, estimate, fitting
 from stpl.apply.settings import Settings, run_name
 from stpl.data.clip import Clip, Wants, collate
 from stpl.data.datamodule import ClipDataModule
+from stpl.data.video_source import check_footage
 from stpl.errors import CheckpointError, ConfigError
 from stpl.files import whole_file, write_atomically
 from stpl.nn import weights
@@ -112,6 +113,7 @@ def adapt_to(
     Raises:
         StplError: for a network, a video or a setting that cannot be used, or a full disk.
     """
+    check_footage(videos, stride=settings.stride)
     videos, folder = [video.absolute() for video in videos], folder.absolute()
     with run_folder(folder), _TURN, _as_before():
         taken = taken or affordable(model, settings, folder)

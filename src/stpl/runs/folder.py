@@ -38,7 +38,7 @@ def run_folder(directory: Path) -> Iterator[None]:
         RecordError: as `RunLock`.
     """
     made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
-    fresh = _is_fresh(directory)
+    fresh = is_fresh(directory)
     with RunLock(directory):
         try:
             yield
@@ -48,7 +48,7 @@ def run_folder(directory: Path) -> Iterator[None]:
             raise
 
 
-def _is_fresh(directory: Path) -> bool:
+def is_fresh(directory: Path) -> bool:
     """Whether a folder is absent or empty; raises `ConfigError` for one that holds what no run wrote."""
     names = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
     if not names or not _OF_RUNS.isdisjoint(names):

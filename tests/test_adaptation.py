@@ -201,7 +201,7 @@ def test_a_sitting_goes_on_with_the_batch_it_began_with(
     """Though memory is short by now; nine steps are evaluated three times, eleven once."""
     monkeypatch.chdir(tmp_path)
     net = stpl.load("streets", size=SIZE)
-    settings = adaptation.Settings(steps=9, batch_size=2)
+    settings = Settings(steps=9, batch_size=2)
     with monkeypatch.context() as patch:
         patch.setattr(adaptation, "_renewed", interrupt)
         with pytest.raises(KeyboardInterrupt):

@@ -17,6 +17,7 @@ import own_networks
 import stpl
 from stpl.apply.model import Model
 from stpl.data.fake import MovingShapes
+from stpl.data.image import read_rgb
 from stpl.errors import CheckpointError, ConfigError, RecordError, StplError
 from stpl.runs.folder import RunLock, run_folder
 from stpl.runs.yaml_files import load_yaml
@@ -90,7 +91,7 @@ def test_other_footage_under_the_same_name_is_refused(copied: Path, change: str)
     else:
         path = copied / "drive" / "3.png"
         times = path.stat()
-        image = cv2.imread(str(path))
+        image = read_rgb(path)[..., ::-1].copy()
         image[0, 0] += 1
         cv2.imwrite(str(path), image)
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -212,5 +213,5 @@ def test_generators_are_left_as_they_were(finished: Path, tmp_path: Path) -> Non
     mine = stpl.load(own_networks.Dictionary(19), size=SIZE)
     torch.set_rng_state(state)
     adapted = stpl.adapt(mine, finished / "drive", tmp_path / "out", steps=1)
-    list(adapted.network.predict([cv2.imread(str(finished / "drive" / "0.png"))]))
+    list(adapted.network.predict([read_rgb(finished / "drive" / "0.png")]))
     assert torch.equal(torch.get_rng_state(), state)

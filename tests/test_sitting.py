@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 import torch
 from lightning import Trainer
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from PIL import Image
 from torch import Tensor
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import stpl
-from stpl.apply.model import Model, open_model
+from stpl.apply.model import Model
 from stpl.data.clip import Batch, Clip
 from stpl.errors import CheckpointError, ConfigError, DataError, StplError
 from stpl.methods.optimization import OptimizerOptions
@@ -71,7 +71,7 @@ def five(tmp_path: Path) -> str:
 
 
 def segmenter(net: nn.Module, classes: str, **settings: Any) -> OwnSegmenter:
-    return held(open_model(net, SIZE, classes=classes, **settings))
+    return held(stpl.load(net, size=SIZE, classes=classes, **settings))
 
 
 def held(model: Model) -> OwnSegmenter:
@@ -139,7 +139,7 @@ def test_a_network_that_cannot_train_still_predicts(five: str) -> None:
             raise ValueError("give labels")
         return net.heads(x)[1]
 
-    model = open_model(Two(how), SIZE, classes=five)
+    model = stpl.load(Two(how), size=SIZE, classes=five)
     assert [labels.shape for labels in model.predict([np.zeros((8, 9, 3), np.uint8)])] == [(8, 9)]
     with pytest.raises(ConfigError, match=r"in training the network does not take .*give labels"):
         stpl.adapt(model, "no such video")
@@ -172,7 +172,7 @@ def test_other_precisions_become_float32(dtype: torch.dtype, five: str) -> None:
 def test_one_class_is_refused(tmp_path: Path) -> None:
     (tmp_path / "one.yaml").write_text("classes: [road]\n")
     with pytest.raises(ConfigError, match="one class"):
-        open_model(Two(), SIZE, classes=str(tmp_path / "one.yaml"))
+        stpl.load(Two(), size=SIZE, classes=str(tmp_path / "one.yaml"))
 
 
 # --- Weights ----------------------------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ class Extra(Two):
 def test_extra_state_goes_with_the_weights(five: str, tmp_path: Path) -> None:
     net = Extra()
     net.kept = {"a": 2}
-    model = open_model(net, SIZE, classes=five)
+    model = stpl.load(net, size=SIZE, classes=five)
     model.save(tmp_path / "start.ckpt")
     assert model.is_in(tmp_path / "start.ckpt")
     with lending(Extra()):
@@ -255,7 +255,7 @@ def test_extra_state_goes_with_the_weights(five: str, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_a_network_with_a_part_called_module(five: str, tmp_path: Path) -> None:
-    model = open_model(Named(), SIZE, classes=five)
+    model = stpl.load(Named(), size=SIZE, classes=five)
     model.save(tmp_path / "start.ckpt")
     assert model.is_in(tmp_path / "start.ckpt")
     with model.at_hand():
@@ -280,7 +280,7 @@ WRAPPED: dict[str, Callable[[nn.Module], Any]] = {
 @pytest.mark.parametrize("title", WRAPPED)
 def test_wrappers_are_taken_off_and_put_on_again(title: str, five: str) -> None:
     mine = WRAPPED[title](Two())
-    model = open_model(mine, SIZE, classes=five)
+    model = stpl.load(mine, size=SIZE, classes=five)
     assert model.name == "Two"
     assert held(model).net.state_dict().keys() == Two().state_dict().keys()
     given = model.module
@@ -302,7 +302,7 @@ def test_synchronised_statistics_become_those_of_the_process(five: str) -> None:
 
 
 def test_one_network_predicts_in_several_threads(five: str) -> None:
-    model = open_model(Two(), SIZE, classes=five)
+    model = stpl.load(Two(), size=SIZE, classes=five)
     frames = np.random.default_rng(0).integers(0, 256, (3, *SIZE, 3), dtype=np.uint8)
     expected = np.stack(list(model.predict(frames)))
     with ThreadPoolExecutor(4) as pool:
@@ -321,7 +321,7 @@ FRAME = np.zeros((8, 9, 3), np.uint8)
      FRAME.transpose(2, 0, 1), torch.from_numpy(FRAME), FRAME.tolist(), "drive.mp4", None, FRAME[:0]],
 )  # fmt: skip
 def test_frames_that_are_none_are_refused(frame: Any, five: str) -> None:
-    model = open_model(Two(), SIZE, classes=five)
+    model = stpl.load(Two(), size=SIZE, classes=five)
     with pytest.raises(DataError, match=r"frame 1 is a (.|\n)*uint8 \[H,W,3\]"):
         list(model.predict([FRAME[..., ::-1], frame]))
     with pytest.raises(DataError, match="this is a NoneType"):
@@ -329,7 +329,7 @@ def test_frames_that_are_none_are_refused(frame: Any, five: str) -> None:
 
 
 def test_logits_finer_than_features_in_uncertainty_reduction(five: str) -> None:
-    model = open_model(Two(lambda s, x: up(s.heads(x)[1], x)), SIZE, classes=five, features="body")
+    model = stpl.load(Two(lambda s, x: up(s.heads(x)[1], x)), size=SIZE, classes=five, features="body")
     with model.at_hand():
         method = UncertaintyReduction(model.options, OptimizerOptions())
     frames = torch.randint(0, 256, (1, 2, 3, *SIZE), dtype=torch.uint8)
@@ -389,9 +389,9 @@ def test_the_network_s_own_processor_is_asked(title: str, tmp_path: Path) -> Non
 def test_a_normalisation_that_nobody_says_is_said_to_be_assumed(capsys: pytest.CaptureFixture[str], five: str) -> None:
     net: Any = Two()
     net.config = SimpleNamespace(_name_or_path="")
-    open_model(net, SIZE, classes=five)
+    stpl.load(net, size=SIZE, classes=five)
     assert "assumed: mean 123.675,116.28,103.53" in capsys.readouterr().err
-    open_model(net, SIZE, classes=five, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0))
+    stpl.load(net, size=SIZE, classes=five, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0))
     assert capsys.readouterr().err == ""
     with pytest.raises(StplError, match="--channels: this does nothing here"):
-        open_model("streets", None, channels="bgr")
+        stpl.load("streets", channels="bgr")

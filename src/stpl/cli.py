@@ -84,7 +84,7 @@ VERBS = {
         raw=True,
         help="stpl.runs.request:evaluation_help",
     ),
-    "adapt": Verb("stpl.apply.adapt:adapt", "adapt a network to video", "--checkpoint=FILE --video=FILE"),
+    "adapt": Verb("stpl.apply.adapt:adapt_to_video", "adapt a network to video", "--checkpoint=FILE --video=FILE"),
     "sweep": Verb(
         "stpl.sweeps:sweep", "run sweep files, one process a trial", "FILE… [--bench=B] [--seeds=N]", positional="files"
     ),

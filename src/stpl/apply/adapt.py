@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from stpl.apply.memory import check_size
 from stpl.apply.settings import BENCH, RECOMMENDED, Settings, run_name
@@ -12,18 +11,12 @@ from stpl.apply.source import NetworkSource
 from stpl.arguments import AtLeast
 from stpl.data.video_source import check_footage
 from stpl.files import check_file
-from stpl.progress import Progress
 from stpl.runs.folder import is_fresh
 from stpl.runs.record import RunKey, runs_root
 
-if TYPE_CHECKING:
-    from stpl.apply.adaptation import Outcome, Stage
-    from stpl.apply.model import Model
 
-_FILMED = 200  # frames of each video that are shown side by side
-
-
-def adapt(
+# Not `adapt`: jsonargparse would look for it as `stpl.adapt`, which imports torch.
+def adapt_to_video(
     video: Path | list[Path],
     checkpoint: Path | None = None,
     output: Path | None = None,
@@ -93,39 +86,6 @@ def adapt(
     check_footage(videos, stride=stride)
     is_fresh(folder)
     check_file(folder / "adapted.ckpt")
-    from stpl.apply.adaptation import adapt_to, affordable  # what follows needs torch, whose import takes seconds
-    from stpl.apply.model import open_model
+    from stpl.apply.shown import adapt_and_show  # imports torch, which takes seconds
 
-    start = open_model(source)
-    taken = affordable(start, settings, folder)
-    print(f"estimate: {taken}, {taken.batch_size} clips a step", file=sys.stderr)
-    _shown(start, adapt_to(start, videos, folder, settings, _Lines(), taken), videos, settings)
-
-
-def _shown(model: Model, outcome: Outcome, videos: list[Path], settings: Settings) -> None:
-    """Write the page and the video, and say what came of it."""
-    from stpl.apply.film import film
-    from stpl.apply.page import write_page
-
-    print(f"verdict: {outcome.verdict.reason}", file=sys.stderr)
-    print(f"adapted: {outcome.checkpoint}", file=sys.stderr)
-    if outcome.weights is not None:
-        print(f"weights: {outcome.weights}", file=sys.stderr)
-    titles = {f"before: {model.name}": outcome.start, "after": outcome.checkpoint}
-    written = outcome.folder / "side_by_side.webm"
-    film(titles, videos, written, size=model.frame_size, stride=settings.stride, build=model.build, limit=_FILMED)
-    print(f"video:   {written}", file=sys.stderr)
-    print(f"page:    {write_page(model, outcome, videos, settings, written)}", file=sys.stderr)
-
-
-class _Lines:
-    """How far each stage is, on stderr."""
-
-    def __init__(self) -> None:
-        self.progress: Progress | None = None
-
-    def __call__(self, stage: Stage) -> None:
-        """Show a step."""
-        if self.progress is None or self.progress.title != stage.name:
-            self.progress = Progress(stage.name, stage.total, stage.done - 1)
-        self.progress.add(stage.done - self.progress.done)
+    adapt_and_show(source, videos, folder, settings)

@@ -24,7 +24,8 @@ from stpl.apply.resources import check_prediction
 from stpl.errors import StplError, first_line, note
 from stpl.files import whole_file
 from stpl.nn.accel import Accel, no_fusion
-from stpl.nn.own import OwnSegmenter, logits_in
+from stpl.nn.outputs import logits_in
+from stpl.nn.own import OwnSegmenter
 from stpl.nn.segmenter import Segmentation, upsample
 from stpl.nn.warp import resize_flow
 

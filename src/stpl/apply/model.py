@@ -205,12 +205,13 @@ def open_model(
         module = build_module(own)
     if state is not None:
         own_weights(module, weights.of_file(state, key), state)
-    elif (bad := fault(module.state_dict())) is not None:
-        raise ConfigError(f"its weights are of no use: {bad}", where="--model", mend="give it other weights")
     if not own.features and (found := proposed(candidates(module, size), len(own.classes))) is not None:
         own = replace(own, features=found.name)
     options = NetworkOptions(own=own)
-    return Model(options, size, network=around(module, options), origin=origin)
+    network = around(module, options)
+    if (bad := fault(module.state_dict())) is not None:
+        raise ConfigError(f"its weights are of no use: {bad}", where="--model", mend="give it other weights")
+    return Model(options, size, network=network, origin=origin)
 
 
 def _described(checkpoint: Path, size: tuple[int, int] | None, build: str | None) -> Model:

@@ -225,6 +225,26 @@ def test_counters_of_batches_may_be_missing_or_left_over() -> None:
         own_weights(Two(), {name: value for name, value in state.items() if name != "main.bias"}, Path("a.pth"))
 
 
+class Uncounted(Two):
+    """Its BatchNorm does not count; a part of it takes its channels from what it is given first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main = nn.LazyConv2d(5, 1)
+        for layer in batchnorm_layers(self):
+            layer.num_batches_tracked = None
+
+
+def test_a_network_that_is_not_complete_before_it_is_called(five: str, tmp_path: Path) -> None:
+    model = stpl.load(Uncounted(), size=SIZE, classes=five)
+    model.save(tmp_path / "start.ckpt")
+    assert model.adapted(tmp_path / "start.ckpt").is_in(tmp_path / "start.ckpt")
+    net = Two()
+    net.main.weight.data.fill_(float("inf"))
+    with pytest.raises(ConfigError, match=r"weights are of no use: main\.weight holds infinity"):
+        stpl.load(net, size=SIZE, classes=five)
+
+
 class Extra(Two):
     """Keeps what is no tensor."""
 

@@ -171,12 +171,13 @@ def _own(source: NetworkSource) -> Model:
         module = build_module(own)
     if source.weights is not None:
         own_weights(module, weights.of_file(source.weights, source.key), source.weights)
-    elif (bad := fault(module.state_dict())) is not None:
-        raise ConfigError(f"its weights are of no use: {bad}", where="--model", mend="give it other weights")
     if not own.features and (found := proposed(candidates(module, source.size), len(own.classes))) is not None:
         own = replace(own, features=found.name)
     options = NetworkOptions(own=own)
-    return Model(options, source.size, network=around(module, options), origin=origin)
+    network = around(module, options)
+    if (bad := fault(module.state_dict())) is not None:
+        raise ConfigError(f"its weights are of no use: {bad}", where="--model", mend="give it other weights")
+    return Model(options, source.size, network=network, origin=origin)
 
 
 def _described(source: NetworkSource, checkpoint: Path) -> Model:

@@ -24,7 +24,7 @@ from stpl.nn.foreign import asked, copied, line, refused
 from stpl.nn.layers import candidates, no_such_layer
 from stpl.nn.outputs import check_batch, in_training, logits_in
 from stpl.nn.segmenter import Normalization, Segmentation, Segmenter
-from stpl.nn.state import COUNTER, EXTRA, of_network
+from stpl.nn.state import EXTRA, fits, of_network
 from stpl.nn.wrappers import plain
 
 IN_MEMORY = "stpl.nn.own:lent"
@@ -270,15 +270,16 @@ def _probabilities(logits: Tensor) -> bool:
 
 def own_weights(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     """Put a state dict into a network of somebody else's; raises `CheckpointError` if it does not fit."""
-    from stpl.nn.weights import check_finite, check_fit
+    from stpl.nn.weights import check_finite, check_fit, put
 
     wanted = module.state_dict()
     state, mend = of_network(dict(state), wanted, path), "give the weights of this network, and its arguments"
     check_finite(state, path)
-    optional = {name: value for name, value in wanted.items() if name.endswith((COUNTER, EXTRA))}
-    known = {name: value for name, value in state.items() if name in wanted or not name.endswith(COUNTER)}
     try:
-        module.load_state_dict({**optional, **known})  # torch decides: it may know older names
+        if fits(state, wanted):
+            put(module, state)
+        else:
+            module.load_state_dict(dict(state))  # it may know names that an older version of it had
     except Exception as error:  # loading runs its author's code
         check_fit(state, wanted, path, mend)
         raise CheckpointError(line(error), where=path, mend=mend) from error

@@ -154,8 +154,9 @@ def load(
 
 def put(module: nn.Module, state: Mapping[str, Any]) -> None:
     """Put weights that fit into a module; what they lack stays as it is, and what it does not know is left out."""
-    mine = module.state_dict()
-    module.load_state_dict({**mine, **{name: value for name, value in state.items() if name in mine}})
+    mine = module.state_dict()  # it says which version of each layer wrote it; without that, torch adds counters
+    mine.update({name: value for name, value in state.items() if name in mine})
+    module.load_state_dict(mine)
 
 
 def _check_options(meta: Mapping[str, Any], options: NetworkOptions, path: Path, backbone_only: bool) -> None:

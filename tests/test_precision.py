@@ -26,7 +26,7 @@ Arguments = Callable[..., list[str]]
 
 def network(tmp_path: Path, name: str) -> Accel:
     (tmp_path / "classes.yaml").write_text("classes: [road, car, tree, sky, other]\n")
-    loaded = stpl.load(f"own_networks:{name}", size=SIZE, classes=tmp_path / "classes.yaml")
+    loaded = stpl.load(f"own_networks:{name}", size=SIZE, classes=str(tmp_path / "classes.yaml"))
     return loaded.accel.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload, no-any-return]
 
 
@@ -38,14 +38,15 @@ def test_a_check_leaves_no_trace(tmp_path: Path) -> None:
     """Dropout draws, BatchNorm counts: both as if nothing had been asked."""
     accel, seen = network(tmp_path, "Depthwise"), frames()
     before = {name: value.clone() for name, value in accel.state_dict().items()}
-    drawn = [torch.get_rng_state(), random.getstate(), np.random.get_state()]
+    drawn: list[Any] = [torch.get_rng_state(), random.getstate(), np.random.get_state()]
     assert computes_right(accel, seen, nullcontext)
     assert accel.training
     assert all(torch.equal(before[name], value) for name, value in accel.state_dict().items())
     assert all(parameter.grad is None for parameter in accel.parameters())
-    assert torch.equal(drawn[0], torch.get_rng_state())  # type: ignore[arg-type]
+    assert torch.equal(drawn[0], torch.get_rng_state())
     assert drawn[1] == random.getstate()
-    assert all(np.array_equal(a, b) for a, b in zip(drawn[2], np.random.get_state(), strict=True))  # type: ignore[arg-type]
+    now: Any = np.random.get_state()
+    assert all(np.array_equal(a, b) for a, b in zip(drawn[2], now, strict=True))
 
 
 class Unwritten(torch.autograd.Function):

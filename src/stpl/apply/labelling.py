@@ -72,6 +72,8 @@ def label_video(
         partial.replace(out)
     except OSError as error:
         raise cannot_write(out, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # of what failed on the way
     print(f"wrote {written} frames to {out}", file=sys.stderr)
 
 

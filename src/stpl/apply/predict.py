@@ -62,6 +62,8 @@ def predict(args: Sequence[str]) -> None:
         partial.replace(out)
     except OSError as error:
         raise cannot_write(out, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # of what failed on the way
     print(f"wrote {writer.written} predictions to {out}", file=sys.stderr)
 
 

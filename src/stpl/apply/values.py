@@ -60,7 +60,7 @@ class _Watched(Tensor):
             if type(written) is Tensor:  # a plain one into which values of the frame are written
                 written.__class__ = cls
                 cls.turned.append(written)
-        return super().__torch_function__(func, types, args, kwargs or {})
+        return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
 
 
 def _written(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:

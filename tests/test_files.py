@@ -55,6 +55,7 @@ def test_what_stands_in_the_way_is_told_and_nothing_is_left(tmp_path: Path) -> N
         (tmp_path / "file" / "x" / "y", "a file stands"),
         (tmp_path / "folder", "a folder stands"),
         (tmp_path / ("x" * 300), "shorter name"),
+        (tmp_path / "new" / "deep" / ("x" * 300), "shorter name"),
     ):
         with pytest.raises(StplError, match=mend):
             write_atomically(path, "text")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import cv2
 import pytest
 
 from stpl.cli import VERBS, main
@@ -37,15 +38,19 @@ def test_processes_that_shared_memory_cannot_hold_are_refused(
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_a_batch_that_cannot_be_sent_ends_its_process() -> None:
+def test_a_batch_that_cannot_be_sent_ends_its_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Python would print the error and go on, and the trainer would wait for the batch for ever."""
-    code = (
-        "from stpl.data.loading import begin_process; from multiprocessing import Queue; import time;"
-        "begin_process(0); queue = Queue(); queue.put(lambda: 0); time.sleep(20)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=15)
-    assert done.returncode == 1
-    assert done.stderr.startswith("loader process: ")
+    queue: Any = loading.Queue
+    ended: list[int] = []
+    monkeypatch.setattr(queue, "_on_queue_feeder_error", queue._on_queue_feeder_error)  # is put back
+    monkeypatch.setattr(cv2, "setNumThreads", lambda _: None)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    loading.begin_process(0)
+    queue._on_queue_feeder_error(RuntimeError("unable to allocate shared memory"), None)
+    assert ended == [1]
+    assert capsys.readouterr().err == "loader process: unable to allocate shared memory\n"
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,9 @@ def file_mend(error: Exception) -> str:
     return next((mend for numbers, mend in _WHAT_MENDS if found in numbers), "check the disk and the path")
 
 
+_OUT_OF_MEMORY = ("allocate memory", "out of memory", "Storage size calculation overflowed", "array is too big")
+
+
 def lacking(error: Exception) -> StplError | None:
     """The error for what a machine lacks: memory, or shared memory of loader processes; `None` for any other error.
 
@@ -162,7 +165,7 @@ def lacking(error: Exception) -> StplError | None:
     if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
         mend = "set data.loading.num_workers=0: shared memory (/dev/shm) or memory is too small for these processes"
         return ConfigError(f"a loader process died ({text[:120]})", where="data.loading.num_workers", mend=mend)
-    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
+    if isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
         asked = re.search(r"allocate (\d+) bytes", text)
         what = f"it needs {int(asked[1]) / 2**30:.1f} GiB at once" if asked else f"out of memory: {text[:200]}"
         return StplError(what, mend="give smaller frames or fewer at once, or free memory")

@@ -31,6 +31,7 @@ def whole_file(path: Path, *, kind: type[StplError] = StplError, sync: bool = Fa
         StplError: of that kind, if the disk refuses it; the old file, if any, is untouched and nothing else is left.
     """
     partial = path.with_name(f".{uuid.uuid4().hex}.partial")
+    made = [folder for folder in path.parents if not os.path.lexists(folder)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w+b") as file:
@@ -39,11 +40,14 @@ def whole_file(path: Path, *, kind: type[StplError] = StplError, sync: bool = Fa
                 file.flush()
                 os.fsync(file.fileno())
         partial.replace(path)
-    except OSError as error:
-        raise cannot_write(path, error, kind=kind) from error
-    finally:
+    except BaseException as error:
         with contextlib.suppress(OSError):  # the error under way is the one to tell
             partial.unlink(missing_ok=True)
+            for folder in made:
+                folder.rmdir()
+        if isinstance(error, OSError):
+            raise cannot_write(path, error, kind=kind) from error
+        raise
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -93,6 +93,7 @@ def test_a_text_is_what_its_option_takes(args: list[str], expected: dict[str, An
         (["--lr"], "--lr: has no value"),
         (["--output=a", "--output=b"], "--output: is given twice"),
         (["--video=[{a: 1}]"], "--video: '[{a: 1}]' is no list of names"),
+        (["--video=[a, '']"], "is no list of names"),
         (["--arguments=5"], "--arguments: '5' is no mapping"),
         (["--arguments={1: 2}"], "is no mapping"),
         (["--size=64x96"], "size"),

@@ -176,7 +176,7 @@ def _listed(where: str, text: str) -> list[str]:
         found = yaml.load(text, Loader=yaml.BaseLoader)  # names such as 0001 stay names
     except yaml.YAMLError:
         found = None
-    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+    if not isinstance(found, list) or not all(isinstance(name, str) and name.strip() for name in found):
         raise ConfigError(f"'{text}' is no list of names", where=where, mend="""write it as JSON: '["a", "b"]'""")
     return found
 

@@ -107,3 +107,20 @@ def test_files_and_functions_stay_short() -> None:
                 if ast.get_docstring(node):
                     length -= (node.body[0].end_lineno or 0) - node.body[0].lineno + 1
                 assert length <= 50, f"{path}: {node.name} has {length} lines"
+
+
+def test_what_options_and_footage_decide_is_refused_without_torch(tmp_path: Path) -> None:
+    calls = [
+        ["adapt", "--checkpoint=streets", "--video=nothing.mp4"],
+        ["adapt", "--checkpoint=nothing.ckpt", "--video=nothing.mp4"],
+        ["adapt", "--checkpoint=streets", "--video=nothing.mp4", "--experiment=nothing"],
+        ["predict", "--checkpoint=streets", "--video=nothing.mp4", "--out=labels"],
+        ["export", "--checkpoint=nothing.ckpt", "--out=net.pt"],
+        ["video", "--video=nothing.mp4", "--checkpoints=[streets]"],
+        ["report", "--only=nothing"],
+        ["sweep", "check", "nothing.yaml"],
+    ]
+    code = f"import sys\nfrom stpl.cli import main\nprint([main(call) for call in {calls}], 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{[2] * len(calls)} False\n", done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import Namespace
 from lightning import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
@@ -93,7 +92,7 @@ class SuiteCLI(LightningCLI):
         if trainer.accelerator == "auto" and not torch.cuda.is_available():
             trainer.accelerator = "cpu"  # Apple's GPU has no float64, which the metrics need
         trainer.precision = trainer.precision or self._precision_before() or hardware_precision(trainer.accelerator)
-        source, model = self.config.start_from, self.config.model.get("init_args", Namespace())
+        source, model = self.config.start_from, self.config.model.get("init_args", {})
         if source is not None and model.get("checkpoint") is None:
             seed = self.config.seed_everything if self.config.start_seed is None else self.config.start_seed
             self._begin("start_from", "checkpoint", starting_point(RunKey(self.config.run.bench, source, int(seed))))

@@ -9,7 +9,7 @@ import pytest
 from stpl.data.label_space import label_space
 from stpl.errors import ConfigError
 from stpl.runs.experiments import benches, load_catalogue, overlays
-from stpl.runs.yaml_files import load_yaml
+from stpl.yaml_files import load_yaml
 
 ROOT = Path(__file__).parent.parent
 

@@ -20,7 +20,7 @@ from stpl.data.fake import MovingShapes
 from stpl.data.image import read_rgb
 from stpl.errors import CheckpointError, ConfigError, RecordError, StplError
 from stpl.runs.folder import RunLock, run_folder
-from stpl.runs.yaml_files import load_yaml
+from stpl.yaml_files import load_yaml
 
 SIZE = (64, 96)
 

@@ -27,7 +27,7 @@ from stpl.runs.build import build
 from stpl.runs.fit import _failures_told, fit
 from stpl.runs.record import RunKey, read_metrics, read_record
 from stpl.runs.sitting import SittingTimer, keep_settings, signals_told
-from stpl.runs.yaml_files import load_yaml
+from stpl.yaml_files import load_yaml
 
 Arguments = Callable[..., list[str]]
 OPTIONS = NetworkOptions(18, 8, (1, 3))

@@ -69,7 +69,7 @@ def test_faults_in_a_sweep_file_are_named_before_anything_runs(work: Path, old: 
     assert not starts(work)
 
 
-@pytest.mark.parametrize("options", [{"seeds": 0}, {"attempts": 0}, {"workers": -1}])
+@pytest.mark.parametrize("options", [{"seeds": 0}, {"attempts": 0}, {"workers": -1}, {"workers": 10**8}])
 def test_impossible_numbers_are_refused(work: Path, options: dict[str, int]) -> None:
     with pytest.raises(ConfigError):
         sweep([Path("sweep.yaml")], **options)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ import yaml
 from stpl.errors import ConfigError
 from stpl.runs.experiments import Catalogue, load_catalogue
 from stpl.runs.request import Request
-from stpl.runs.yaml_files import load_yaml
+from stpl.yaml_files import load_yaml
 
 LAUGHS = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30))
 MERGED = "\n".join(f"m{i}: &m{i} {{<<: [*m{i - 1}, *m{i - 1}]}}" for i in range(1, 60))

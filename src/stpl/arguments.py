@@ -18,6 +18,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from stpl.errors import ConfigError, check_range
+from stpl.yaml_files import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -194,10 +195,7 @@ def _mapping(where: str, text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError:
-        try:
-            found = yaml.safe_load(text)
-        except yaml.YAMLError:
-            found = None
+        found = parse_yaml(text, where)
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise ConfigError(f"'{text}' is no mapping", where=where, mend="write it as JSON: '{\"name\": value}'")
     return found

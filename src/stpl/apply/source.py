@@ -15,7 +15,7 @@ from stpl.data.label_space import SPACES, LabelSpace, own_classes
 from stpl.errors import CheckpointError, ConfigError
 from stpl.nn import builder, normalization
 from stpl.nn.checkpoint_files import existing, located
-from stpl.runs.yaml_files import load_yaml
+from stpl.yaml_files import load_yaml
 
 if TYPE_CHECKING:
     from torch import nn

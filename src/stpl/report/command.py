@@ -17,7 +17,7 @@ from stpl.report.suite import Suite
 from stpl.report.tables import FURTHER_IDS, main_sheet, sheets
 from stpl.runs.experiments import check_bench, check_runs, load_catalogue
 from stpl.runs.recipes import experiment_folders
-from stpl.runs.yaml_files import unknown
+from stpl.yaml_files import unknown
 
 EXTRA = ("matplotlib", "jinja2", "sklearn")
 """What the page needs and the extra `stpl[report]` brings."""

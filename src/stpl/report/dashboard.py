@@ -23,7 +23,7 @@ from stpl.runs.charts import CONFUSION, FEATURES, IOU, PICTURES, PURITY, VIDEO, 
 from stpl.runs.experiments import check_bench
 from stpl.runs.recipes import experiment_folders, find
 from stpl.runs.record import runs_root
-from stpl.runs.yaml_files import Section, load_yaml
+from stpl.yaml_files import Section, load_yaml
 
 _HOST = "127.0.0.1"
 _STEP = "trainer/global_step"  # the axis that Lightning's logger gives every metric

@@ -24,7 +24,7 @@ from stpl.report.sensitivity import sensitivity_sheet
 from stpl.report.suite import Suite
 from stpl.report.theme import LIGHT, series
 from stpl.runs.artifacts import read_evaluation, read_features
-from stpl.runs.yaml_files import unknown
+from stpl.yaml_files import unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

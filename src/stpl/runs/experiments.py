@@ -15,9 +15,7 @@ from typing import Any
 
 from stpl.errors import ConfigError
 from stpl.runs.recipes import experiment_folders, find
-from stpl.runs.yaml_files import Section
-from stpl.runs.yaml_files import load_yaml as load_yaml
-from stpl.runs.yaml_files import unknown as unknown
+from stpl.yaml_files import Section, load_yaml, unknown
 
 NEEDS = ("source", "video")
 """What a row may need; see `Row`."""

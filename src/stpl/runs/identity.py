@@ -16,7 +16,7 @@ from typing import Any
 from stpl.data.content import content_id
 from stpl.errors import CheckpointError
 from stpl.runs.record import CONFIG, NEUTRAL, RunKey
-from stpl.runs.yaml_files import load_yaml
+from stpl.yaml_files import load_yaml
 
 MARK = "run"
 """Entry of a checkpoint that says which run wrote it: `{"bench", "experiment", "seed", "settings"}`."""

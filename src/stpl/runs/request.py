@@ -22,7 +22,7 @@ from stpl.errors import ConfigError
 from stpl.runs.experiments import benches, load_catalogue, overlays
 from stpl.runs.recipes import experiment_folders
 from stpl.runs.record import experiment_name
-from stpl.runs.yaml_files import check_named_files, is_file, load_yaml, parse_yaml, read_yaml
+from stpl.yaml_files import check_named_files, is_file, load_yaml, parse_yaml, read_yaml
 
 _GROUPS = ("trainer", "model", "data", "run", "network", "optimizer", "batchnorm")
 _HELP = """\

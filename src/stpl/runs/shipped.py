@@ -21,7 +21,7 @@ from stpl.errors import ConfigError
 from stpl.nn import checkpoint_files, weights
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.runs.experiments import overlays
-from stpl.runs.yaml_files import load_yaml
+from stpl.yaml_files import load_yaml
 
 BENCH, EXPERIMENT = "streets", "source"
 

@@ -21,7 +21,7 @@ from stpl.errors import ENDING_SIGNALS, ConfigError, Terminated, check_range
 from stpl.files import write_atomically
 from stpl.runs.identity import changed_inputs, comparable, flat_settings
 from stpl.runs.record import CONFIG
-from stpl.runs.yaml_files import load_yaml
+from stpl.yaml_files import load_yaml
 
 _SHOWN = 6
 

@@ -19,7 +19,7 @@ from statistics import NormalDist
 from typing import Any, Protocol
 
 from stpl.errors import ConfigError
-from stpl.runs.yaml_files import unknown
+from stpl.yaml_files import unknown
 
 Value = str | int | float | bool | list[Any]
 """What a parameter may be set to."""

@@ -17,6 +17,8 @@ from stpl.sweeps.places import places
 from stpl.sweeps.schema import Sweep, read_sweep
 from stpl.sweeps.settings import Settings
 
+_MOST_WORKERS = 1024  # of one call, on one machine
+
 
 def sweep(
     files: list[Path],
@@ -60,8 +62,8 @@ def sweep(
     """
     if attempts < 1:
         raise ConfigError(f"{attempts} attempts are none", where="attempts", mend="choose 1 or more")
-    if workers < 0:
-        raise ConfigError(f"{workers} workers are not possible", where="workers", mend="choose 0 or more")
+    if not 0 <= workers <= _MOST_WORKERS:
+        raise ConfigError(f"{workers} workers are not possible", where="workers", mend=f"choose 0 to {_MOST_WORKERS}")
     if os.name != "posix":
         raise StplError("sweeps need process groups, which this system lacks", mend="run it on Linux, macOS or WSL")
     console = Console(highlight=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 from stpl.errors import ConfigError
 from stpl.runs.record import METRICS, RunRecord, flat, read_metrics
-from stpl.runs.yaml_files import unknown
+from stpl.yaml_files import unknown
 
 
 def curve(directory: Path, name: str) -> list[float]:

@@ -28,10 +28,10 @@ from stpl.errors import DIVERGED, ConfigError
 from stpl.files import write_atomically
 from stpl.runs.recipes import sweep_file
 from stpl.runs.record import RunRecord
-from stpl.runs.yaml_files import unknown
 from stpl.sweeps.claims import Claims, Failure, TrialDroppedError, name_of
 from stpl.sweeps.grid import Cell, cells, trial_cells
 from stpl.sweeps.schema import Sweep
+from stpl.yaml_files import unknown
 
 _TOKEN = ".folder"
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from stpl.errors import ConfigError
-from stpl.runs.yaml_files import parse_yaml
+from stpl.yaml_files import parse_yaml
 
 _ALIASES = {"run.bench": "bench", "run.experiment": "experiment"}
 _NAMES = ("bench", "experiment")

@@ -61,12 +61,14 @@ def _step(network: Accel, frames: Tensor, context: Callable[[], AbstractContextM
     random.seed(0)
     np.random.seed(0)
     _poison()
-    learn = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    # Of an input that takes a gradient, too: PyTorch's group norm crashes on CPUs where its parameters alone take one.
+    given = frames.float().requires_grad_()
+    learn = [given, *(parameter for parameter in network.parameters() if parameter.requires_grad)]
     with torch.enable_grad():
         with context():
-            seen = network.segment(frames)
+            seen = network.segment(given)
         loss = seen.logits.float().square().mean() + seen.features.float().square().mean()
-        gradients = torch.autograd.grad(loss, learn, allow_unused=True) if loss.requires_grad else ()
+        gradients = torch.autograd.grad(loss, learn, allow_unused=True)
     return [seen.logits.detach(), seen.features.detach(), *(one for one in gradients if one is not None)]
 
 
@@ -75,9 +77,9 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _poison() -> None:
-    """Leave the allocator with freed blocks of all sizes that hold NaN."""
-    blocks, size = [], _LEAST
-    while size <= _MOST:
-        blocks += [torch.full((size // 4,), float("nan")) for _ in range(max(1, min(32, _POISONED // size)))]
-        size *= 2
+    """Leave the allocator with freed memory that holds NaN, in blocks of all sizes: large ones first, to fill it."""
+    blocks, size = [], float(_MOST)
+    while size >= _LEAST:
+        blocks += [torch.full((int(size) // 4,), float("nan")) for _ in range(max(1, min(64, int(_POISONED / size))))]
+        size /= 1.25
     del blocks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def test_a_batch_that_cannot_be_sent_ends_its_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Python would print the error and go on, and the trainer would wait for the batch for ever."""
-    queue: Any = loading.Queue
+    queue: Any = Queue
     ended: list[int] = []
     monkeypatch.setattr(queue, "_on_queue_feeder_error", queue._on_queue_feeder_error)  # is put back
     monkeypatch.setattr(cv2, "setNumThreads", lambda _: None)

@@ -121,10 +121,10 @@ def adapt_to(
         begun = begun_with(folder, folder / "checkpoints" / "last.ckpt")
         name = begun["run"]["experiment"] if begun else run_name(videos)  # the video may be called otherwise by now
         command = _Command(model, start, videos, folder, settings, taken.batch_size, name)
-        candidates, data = _trained(command, tell)
+        candidates, cli = _trained(command, tell)
         if batchnorm_layers(model.accel):
-            candidates.insert(1, _renewed(command, tell))
-        seen = list(_seen(candidates, spread(data, LOOKED), model.build, tell))
+            candidates.insert(1, _renewed(command, str(cli.config.trainer.precision), tell))
+        seen = list(_seen(candidates, spread(cli.datamodule, LOOKED), model.build, tell))
         verdict = choose(judged(candidates, seen))
         adapted = folder / "adapted.ckpt"
         _copy(verdict.chosen.candidate.checkpoint, adapted)
@@ -219,8 +219,8 @@ class _Command:
         return ["--bench=video", f"--experiment={experiment}", *(f"--{name}={value}" for name, value in told.items())]
 
 
-def _trained(command: _Command, tell: Tell | None) -> tuple[list[Candidate], ClipDataModule]:
-    """The start, and the network at every evaluation of the training; and the data."""
+def _trained(command: _Command, tell: Tell | None) -> tuple[list[Candidate], SuiteCLI]:
+    """The start, and the network at every evaluation of the training; and the run."""
     settings = command.settings
     count = next((count for count in _EVALUATIONS if settings.steps % count == 0), 1)
     more: dict[str, object] = {"trainer.val_check_interval": max(1, settings.steps // count)}
@@ -229,7 +229,7 @@ def _trained(command: _Command, tell: Tell | None) -> tuple[list[Candidate], Cli
     cli = _ran(command.words(settings.experiment, command.folder, settings.steps, more), settings.experiment, tell)
     every = int(more["trainer.val_check_interval"])  # type: ignore[call-overload]
     found = [_candidate(f"step {step}", cli, step) for step in range(every, settings.steps + 1, every)]
-    return [Candidate("start", command.start), *found], cli.datamodule
+    return [Candidate("start", command.start), *found], cli
 
 
 def _candidate(title: str, cli: SuiteCLI, step: int) -> Candidate:
@@ -246,9 +246,11 @@ def _candidate(title: str, cli: SuiteCLI, step: int) -> Candidate:
     return Candidate(title, path, step)
 
 
-def _renewed(command: _Command, tell: Tell | None) -> Candidate:
+def _renewed(command: _Command, precision: str, tell: Tell | None) -> Candidate:
     """The start with renewed statistics: a run of one step, which is evaluated with those of its clips."""
-    words = command.words(STATISTICS, command.folder / STATISTICS, 1, {"trainer.val_check_interval": 1})
+    words = command.words(
+        STATISTICS, command.folder / STATISTICS, 1, {"trainer.val_check_interval": 1, "trainer.precision": precision}
+    )
     return replace(_candidate("renewed statistics", _ran(words, "renewing statistics", tell), 1), step=0)
 
 

@@ -152,9 +152,9 @@ def test_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("warp", "--repeats=0"), "0 rounds measure nothing"),
+        (("warp", "--repeats=0"), "--repeats: 0 is not 1 or more"),
         (("data", "kitti"), "no data set 'kitti'"),
-        (("suite", "--repeats=0"), "0 rounds measure nothing"),
+        (("suite", "--repeats=0"), "--repeats: 0 is not 1 or more"),
     ],
 )
 def test_mistakes_are_told(args: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -175,7 +175,7 @@ def test_a_module_that_torch_cannot_name_is_told(
 def test_an_output_that_cannot_be_is_refused_before_a_network_is_loaded(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stpl.apply.labelling.chosen", pytest.fail)
+    monkeypatch.setattr("stpl.apply.model.open_model", pytest.fail)
     (folder / "dir.pt").mkdir()
     (folder / "file").touch()
     for out, said in {
@@ -193,7 +193,7 @@ def test_an_output_that_cannot_be_is_refused_before_a_network_is_loaded(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--checkpoint=streets", "--out=net.pt", "--frames=0"], "choose 1 or 2"),
+        (["--checkpoint=streets", "--out=net.pt", "--frames=0"], "choose 1 or more"),
         (["--checkpoint=streets", "--out=net.pt", "--size=999999999,999999999"], "GiB at the least"),
         (["--checkpoint=streets", "--out=net.pt", "--size=0,64"], "choose 1 or more"),
         (["--model=Dictionary.yaml", "--out=net.bin"], "tells no format"),

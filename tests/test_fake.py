@@ -173,7 +173,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     ("arguments", "message"),
     [
         (("kitti",), "no data set 'kitti'[\\s\\S]*→ choose one of: viper, synthia, cityscapes"),
-        (("viper", "--clips=0"), "clips is 0[\\s\\S]*→ choose 1 or more"),
+        (("viper", "--clips=0"), "clips: 0 is not[\\s\\S]*→ choose 1 or more"),
         (("viper", "--size=8,64"), "height is 8[\\s\\S]*→ choose height ≥ 16"),
         (("viper", "--layout=old"), "layout[\\s\\S]*→ see `stpl data fake --help`"),
     ],

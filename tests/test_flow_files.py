@@ -240,7 +240,7 @@ def test_weights_that_cannot_be_had_are_told(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("option", "message"),
     [("--estimator=farneback", "estimator"), ("--format=exr", "format"), ("--split=test", "no split 'test'"),
-     ("--size=0,64", "positive"), ("--size=64", "size")],
+     ("--size=0,64", "--size: 0 is not 1 or more"), ("--size=64", "size")],
 )  # fmt: skip
 def test_wrong_options_are_told(
     option: str, message: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

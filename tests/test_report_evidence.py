@@ -174,7 +174,7 @@ def test_missing_statistics_are_measured_only_when_asked(
 ) -> None:
     asked: list[tuple[str, Path]] = []
     module = types.ModuleType("stpl.runs.renewal")
-    module.measure_missing = lambda bench, runs: asked.append((bench, runs))  # type: ignore[attr-defined]
+    module.measure_missing = lambda bench, runs: asked.append((bench, runs)) or []  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "stpl.runs.renewal", module)
     report(runs=copy)
     assert asked == []

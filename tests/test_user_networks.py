@@ -18,6 +18,7 @@ from torch.nn import functional as F
 import stpl
 from stpl.apply.model import Model
 from stpl.data.clip import Batch, Clip
+from stpl.data.image import write_png
 from stpl.errors import CheckpointError, ConfigError, DataError, StplError
 from stpl.methods.optimization import OptimizerOptions
 from stpl.methods.uncertainty_reduction import UncertaintyReduction
@@ -132,7 +133,7 @@ def test_what_cannot_be_settled_names_the_option(five: str) -> None:
         segmenter(Two(), five, logits="seg")
 
 
-def test_a_network_that_cannot_train_still_predicts(five: str) -> None:
+def test_a_network_that_cannot_train_still_predicts(five: str, tmp_path: Path) -> None:
     def how(net: Two, x: Tensor) -> Any:
         if net.training:
             raise ValueError("give labels")
@@ -140,8 +141,10 @@ def test_a_network_that_cannot_train_still_predicts(five: str) -> None:
 
     model = stpl.load(Two(how), size=SIZE, classes=five)
     assert [labels.shape for labels in model.predict([np.zeros((8, 9, 3), np.uint8)])] == [(8, 9)]
+    for name in ("0.png", "1.png"):
+        write_png(tmp_path / "drive" / name, np.full((*SIZE, 3), 90, np.uint8))
     with pytest.raises(ConfigError, match=r"in training the network does not take .*give labels"):
-        stpl.adapt(model, "no such video")
+        stpl.adapt(model, tmp_path / "drive", tmp_path / "out")
 
 
 ODD: dict[str, tuple[Forward, str]] = {

@@ -111,7 +111,7 @@ def test_any_name_of_a_video_is_only_a_name(
     monkeypatch.setattr(adaptation, "run", run)
     assert main(["adapt", f"--checkpoint={checkpoint}", f"--video={name}"]) == 2
     assert "enough" in capsys.readouterr().err
-    assert list(map(str, found[0].datamodule.paths)) == [name]  # type: ignore[attr-defined]
+    assert found[0].datamodule.paths == [tmp_path / name]  # type: ignore[attr-defined]
     assert len(list(Path("runs/video").iterdir())) == 1
     clip = VideoFrames(Path(name), flow=FlowCache(tmp_path / "flow")).read(0, Wants(flow=True))
     assert clip.flow is not None

@@ -201,7 +201,8 @@ def check_range(where: str, value: float, low: float = 0.0, high: float = math.i
     if math.isfinite(value) and low <= value <= high:
         return
     bounds = f"{low:g} or more" if high == math.inf else f"between {low:g} and {high:g}"
-    raise ConfigError(f"{value:g} is not {bounds}", where=where, mend="choose a finite number that is")
+    what = f"{value:g} is not {bounds}" if math.isfinite(value) else f"{value:g} is not finite"
+    raise ConfigError(what, where=where, mend=f"choose {bounds}" if high == math.inf else f"choose a number {bounds}")
 
 
 @contextmanager

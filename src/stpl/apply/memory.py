@@ -9,7 +9,7 @@ _LEAST = 16  # bytes of a pixel: of a frame as bytes, and as float32 for the net
 _GIB = 2**30
 
 
-def check_size(size: tuple[int, int] | None, batch_size: int | None = None) -> None:
+def check_size(size: tuple[int, int] | None, batch_size: int | None = None, where: str = "--size") -> None:
     """Refuse a frame size, or a number of clips a step, that the memory of this machine cannot hold.
 
     What passes may still be too much for a network: `stpl.apply.resources` estimates that once the network is there.
@@ -17,23 +17,24 @@ def check_size(size: tuple[int, int] | None, batch_size: int | None = None) -> N
     Args:
         size: height and width of the frames; nothing is checked without it.
         batch_size: clips a step; one if not given.
+        where: the size stands.
 
     Raises:
         ConfigError: a number below 1, or too much memory.
     """
-    for where, values in (("--size", size), ("--batch_size", None if batch_size is None else (batch_size,))):
+    for place, values in ((where, size), ("--batch_size", None if batch_size is None else (batch_size,))):
         if values is not None and min(values) < 1:
-            raise ConfigError(f"{min(values)} is too small", where=where, mend="choose 1 or more")
+            raise ConfigError(f"{min(values)} is too small", where=place, mend="choose 1 or more")
     if size is None:
         return
     each, free = _LEAST * size[0] * size[1], free_memory()
     if each > free:
-        raise too_large(each, free, (free / each) ** 0.5, "at the least")
+        raise too_large(each, free, (free / each) ** 0.5, "at the least", where)
     if batch_size is not None and each * batch_size > free:
         raise too_many(batch_size, each * batch_size, free, free // each)
 
 
-def too_large(need: int, free: int, shrink: float, how: str) -> ConfigError:
+def too_large(need: int, free: int, shrink: float, how: str, where: str = "--size") -> ConfigError:
     """The error for frames of which not even one fits.
 
     Args:
@@ -41,11 +42,12 @@ def too_large(need: int, free: int, shrink: float, how: str) -> ConfigError:
         free: bytes.
         shrink: share of height and width that would fit; 0 if no frame would.
         how: with what it needs so much.
+        where: the size stands.
     """
     smaller = f"give a size of {100 * shrink:.0f} % of its height and width, or " if shrink >= 0.005 else ""
     return ConfigError(
         f"it needs {need / _GIB:.1f} GiB {how}, {free / _GIB:.1f} are free",
-        where="--size",
+        where=where,
         mend=f"{smaller}free some memory" if smaller or not shrink else "give a far smaller size",
     )
 

@@ -111,7 +111,7 @@ def size(value: Any, where: str) -> tuple[int, int]:
         if not is_whole(one) or one < 1:
             raise ConfigError(f"{shown(one)} is no whole number above 0", where=where, mend=mend)
     height, width = int(found[0]), int(found[1])
-    check_size((height, width))
+    check_size((height, width), where=where)
     return height, width
 
 

@@ -101,9 +101,9 @@ def build_module(own: OwnNetwork) -> nn.Module:
 def _at_hand(module: nn.Module) -> nn.Module:
     """The network in single precision on the CPU: where it runs, and in which precision, is decided elsewhere."""
     tensors = {**dict(nn.Module.named_parameters(module)), **dict(nn.Module.named_buffers(module))}
-    empty = [name for name, tensor in tensors.items() if is_lazy(tensor) or tensor.is_meta]
+    empty = [name for name, tensor in tensors.items() if not is_lazy(tensor) and tensor.is_meta]
     if empty:
-        mend = "build it outside of torch.device('meta'), call it once if its layers are lazy, and load its weights"
+        mend = "build it outside of torch.device('meta'), and load its weights"
         raise ConfigError(f"{len(empty)} tensors hold no numbers, such as {empty[0]}", where="network.own", mend=mend)
     try:
         return module.float().cpu()

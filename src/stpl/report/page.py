@@ -35,7 +35,8 @@ from stpl.report.tables import (
     tests_sheet,
 )
 from stpl.report.theme import DARK, LIGHT, inline_svg
-from stpl.runs.record import METRICS, RECORD, RunRecord
+from stpl.runs.folder import LOG
+from stpl.runs.record import CONFIG, METRICS, RECORD, RunRecord
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
@@ -324,9 +325,7 @@ def _run(suite: Suite, record: RunRecord, place: Path) -> dict[str, Any]:
         "memory": NOTHING if record["peak_memory_mb"] is None else f"{record['peak_memory_mb']:.0f}",
         "git": (record["git"] or NOTHING)[:10],
         "folder": f"{base}/",
-        "files": {
-            name: f"{base}/{name}" for name in ("config.yaml", METRICS, RECORD, "log.txt") if (folder / name).exists()
-        },
+        "files": {name: f"{base}/{name}" for name in (CONFIG, METRICS, RECORD, LOG) if (folder / name).exists()},
         "command": command_of(record),
     }
 

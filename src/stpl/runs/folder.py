@@ -19,6 +19,9 @@ from stpl.runs.record import CONFIG, RECORD
 if sys.platform != "win32":
     import fcntl
 
+LOG = "log.txt"
+"""File name of what a trial of a sweep said, which is there before its run is."""
+
 _LOCK = ".lock"
 _OF_RUNS = frozenset({_LOCK, RECORD, "wandb.id"})
 """Files by which a run's folder is known, beside its settings."""
@@ -51,7 +54,7 @@ def run_folder(directory: Path) -> Iterator[None]:
 def is_fresh(directory: Path) -> bool:
     """Whether a folder is absent or empty; raises `ConfigError` for one that holds what no run wrote."""
     names = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
-    if not names or not _OF_RUNS.isdisjoint(names):
+    if not names or names == [LOG] or not _OF_RUNS.isdisjoint(names):
         return not names
     config = directory / CONFIG
     if config.is_file() and re.search(r"^run:", config.read_text(encoding="utf-8", errors="replace"), re.MULTILINE):

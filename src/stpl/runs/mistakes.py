@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Iterator
 
 from jsonargparse import ArgumentError
+from jsonargparse._paths import PathError
 
 from stpl.arguments import explain, refused_key
 from stpl.errors import ConfigError, StplError
@@ -52,6 +53,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while found is not None:
         yield found
         found = found.__cause__ or found.__context__ or _lost(found)
+        if isinstance(found, PathError):  # the parser tries a configuration's text as the name of a file first
+            return
 
 
 def _lost(error: BaseException) -> BaseException | None:

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from stpl.errors import StplError
+from stpl.runs.folder import LOG
 from stpl.sweeps.interrupts import waiting
 from stpl.sweeps.launcher import Launched, Launcher
 
-LOG = "log.txt"
 PATIENCE_SECONDS = 20.0
 """How long a trial may take to write its checkpoint and end after SIGTERM."""
 

@@ -78,6 +78,8 @@ def given(*args: str) -> dict[str, Any]:
         (["--arguments={classes: 3}"], {"arguments": {"classes": 3}}),
         (["--steps=0", "--lr=1e-4", "--seed=3"], {"steps": 0, "lr": 1e-4, "seed": 3}),
         (["--ids", "false"], {"ids": False}),
+        (["--steps=010"], {"steps": 10}),
+        (["--size=null", "--arguments=null", "--video=null"], {}),
         (["--ids=false"], {"ids": False}),
     ],
 )
@@ -104,8 +106,13 @@ def test_a_text_is_what_its_option_takes(args: list[str], expected: dict[str, An
         (["--batch_size=0"], "--batch_size: 0 is not 1 or more"),
         (["--steps=-1"], "--steps: -1 is not 0 or more"),
         (["--lr=-1"], "--lr: -1 is not 0 or more"),
-        (["--lr=.inf"], "--lr: inf is not"),
+        (["--lr=inf"], "--lr: inf is not finite"),
         (["--sead=1"], "did you mean --seed?"),
+        (["--steps=1:30"], "steps"),
+        (["--steps=2024-13-45"], "steps"),
+        ([f"--steps={'[' * 5000}"], "steps"),
+        (["a.yaml", "--words=b.yaml"], "--words: is given twice"),
+        (['--arguments={"a": 1, "a": 2}'], "given twice"),
     ],
 )
 def test_what_an_option_does_not_take_is_refused_by_its_name(args: list[str], said: str) -> None:

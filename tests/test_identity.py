@@ -189,14 +189,15 @@ def test_two_threads_adapt_and_stay_where_they_are(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "chdir", lambda place: pytest.fail(f"changes to {place}"))
     failed = []
+    networks = {name: network() for name in ("a", "b")}
 
     def body(name: str) -> None:
         try:
-            stpl.adapt(network(), finished / "drive", name, steps=4)
+            stpl.adapt(networks[name], finished / "drive", name, steps=4)
         except BaseException as error:
             failed.append(error)
 
-    threads = [threading.Thread(target=body, args=(name,)) for name in ("a", "b")]
+    threads = [threading.Thread(target=body, args=(name,)) for name in networks]
     for thread in threads:
         thread.start()
     for thread in threads:

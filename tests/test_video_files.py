@@ -112,7 +112,7 @@ def test_any_name_of_a_video_is_only_a_name(
     assert main(["adapt", f"--checkpoint={checkpoint}", f"--video={name}"]) == 2
     assert "enough" in capsys.readouterr().err
     assert found[0].datamodule.paths == [tmp_path / name]  # type: ignore[attr-defined]
-    assert len(list(Path("runs/video").iterdir())) == 1
+    assert found[0].recorder.directory.parent.parent == tmp_path / "runs" / "video"  # type: ignore[attr-defined]
     clip = VideoFrames(Path(name), flow=FlowCache(tmp_path / "flow")).read(0, Wants(flow=True))
     assert clip.flow is not None
 

@@ -20,6 +20,9 @@ from jsonargparse import ArgumentError, ArgumentParser
 from stpl.errors import ConfigError, check_range
 from stpl.yaml_files import parse_yaml
 
+_WORDS = {"true": True, "false": False, "null": None}
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+
 
 @dataclass(frozen=True)
 class AtLeast:
@@ -60,7 +63,10 @@ def call(
     hints = get_type_hints(function)
     options, words = _options(args, hints, prog)
     values, untouched = _values(options, hints)
-    values |= _positional(hints, positional, words, prog)
+    named = _positional(hints, positional, words, prog)
+    for name in named.keys() & values.keys():
+        raise ConfigError("is given twice, as a word and as an option", where=f"--{name}", mend="give it once")
+    values |= named
     try:
         given = parser.instantiate(parser.parse_object(values)).as_dict()
     except ArgumentError as error:
@@ -134,7 +140,9 @@ def _values(options: Mapping[str, Sequence[str]], hints: Mapping[str, Any]) -> t
             place = values.setdefault(option, {})
             for part in parts[:-1]:
                 place = place.setdefault(part, {})
-            place[parts[-1]] = _scalar(text)
+            place[parts[-1]] = parse_yaml(text, f"--{name}")
+        elif texts == ["null"] and type(None) in get_args(hint):
+            values[option] = None
         elif _has(hint, dict):
             untouched[option] = _mapping(f"--{name}", text)
         elif _has(hint, list):
@@ -142,13 +150,11 @@ def _values(options: Mapping[str, Sequence[str]], hints: Mapping[str, Any]) -> t
             words: Any = [_named(word, hint) for word in found]
             values[option] = untouched[option] = words[0] if len(found) == 1 and _has(hint, Path) else words
         elif _has(hint, tuple):
-            values[option] = _numbers(text)
-        elif text == "null" and type(None) in get_args(hint):
-            values[option] = None
+            values[option] = _numbers(f"--{name}", text)
         elif _has(hint, Path) or _has(hint, str):
             values[option] = untouched[option] = _named(text, hint)
         else:
-            values[option] = _scalar(text)
+            values[option] = _scalar(f"--{name}", text, hint)
     return values, untouched
 
 
@@ -182,18 +188,18 @@ def _listed(where: str, text: str) -> list[str]:
     return found
 
 
-def _numbers(text: str) -> list[Any]:
+def _numbers(where: str, text: str) -> list[Any]:
     """The numbers in `128,256`, `[128, 256]` or `(128, 256)`."""
     inner = text.strip()
     if inner[:1] + inner[-1:] in ("[]", "()"):
         inner = inner[1:-1]
-    return [_scalar(part) for part in inner.split(",")]
+    return [_scalar(where, part.strip(), float) for part in inner.split(",")]
 
 
 def _mapping(where: str, text: str) -> dict[str, Any]:
     """A mapping in JSON, whose values stay what they are, or in YAML."""
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=_once, parse_constant=lambda name: _no_constant(name, where))
     except ValueError:
         found = parse_yaml(text, where)
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
@@ -201,18 +207,30 @@ def _mapping(where: str, text: str) -> dict[str, Any]:
     return found
 
 
-def _scalar(text: str) -> Any:
-    """A number or truth value; other text as it stands."""
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    if isinstance(found, str):
-        try:
-            return float(found)  # YAML takes 1e-3 for text
-        except ValueError:
-            return text
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping in JSON; raises `ValueError` for a key that is given twice, as the YAML door then says."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is given twice")
     return found
+
+
+def _no_constant(name: str, where: str) -> Any:
+    raise ConfigError(f"{name} is no number of JSON", where=where, mend="give a finite number")
+
+
+def _scalar(where: str, text: str, hint: Any) -> Any:
+    """A number, a truth value or one of some words; raises `ConfigError` for other text where the type takes none."""
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    if all(member in (int, float, bool) for member in _members(hint)):
+        raise ConfigError(f"'{text}' is not {_KINDS[next(_members(hint))]}", where=where, mend="write it in digits")
+    return text
 
 
 def unknown_option(name: str, names: Sequence[str], prog: str) -> ConfigError:

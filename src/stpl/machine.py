@@ -51,5 +51,14 @@ def free_memory() -> int:
     ):
         with suppress(OSError, ValueError):
             folder = Path("/sys/fs/cgroup")
-            free = min(free, int((folder / limit).read_text()) - int((folder / used).read_text()))
-    return free
+            left = int((folder / limit).read_text()) - int((folder / used).read_text())
+            free = min(free, left + _reclaimable((folder / used).parent / "memory.stat"))
+    return max(0, free)
+
+
+def _reclaimable(statistics: Path) -> int:
+    """Bytes that a control group uses to remember files, and gives back when they are needed."""
+    with suppress(OSError, ValueError):
+        lines = (line.split() for line in statistics.read_text(encoding="ascii").splitlines())
+        return next((int(value) for name, value in lines if name in ("inactive_file", "total_inactive_file")), 0)
+    return 0

@@ -262,7 +262,7 @@ class Section:
     def _number(self, value: Any, key: str) -> float:
         if is_number(value):
             return float(value)
-        what = f"{shown(value)} is not a int or float, in '{self.prefix}{key}'"
+        what = f"{shown(value)} is not a number, in '{self.prefix}{key}'"
         raise ConfigError(what, where=self.where, mend="write a number here")
 
     def _value(self, key: str) -> Any:

@@ -33,7 +33,7 @@ from stpl.nn import weights
 from stpl.nn.batchnorm import batchnorm_layers
 from stpl.runs.build import SuiteCLI, build
 from stpl.runs.fit import begin, run
-from stpl.runs.folder import run_folder
+from stpl.runs.folder import START, run_folder
 from stpl.runs.identity import check_mark, flat_settings
 from stpl.runs.request import as_text
 from stpl.runs.sitting import begun_with
@@ -285,7 +285,7 @@ def _start(model: Model, folder: Path) -> Path:
     """
     if model.checkpoint is not None:
         return model.checkpoint
-    place = folder / "start.ckpt"
+    place = folder / START
     begun = (folder / "checkpoints" / "last.ckpt").is_file()
     if begun:
         before, now = (flat_settings(one) for one in (weights.entry(place)["network"], model.options.to_dict()))

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stpl.errors import first_line, note
+
 _READS = {
     Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__complex__, Tensor.__index__, Tensor.item,
     Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.equal, torch.equal, Tensor.allclose, torch.allclose,
@@ -35,7 +37,8 @@ def values_read(net: nn.Module, inputs: tuple[Tensor, ...]) -> str | None:
     try:
         with torch.no_grad():
             net(*(one.as_subclass(_Watched) for one in inputs))
-    except Exception:
+    except Exception as error:
+        note(f"whether the network reads values of its frames could not be checked ({first_line(error)})")
         return None
     finally:
         for tensor in _Watched.turned:

@@ -121,7 +121,9 @@ def film(
     sources = [FrameStream(path, stride=stride, limit=limit, as_first=size is not None) for path in paths_of]
     space, networks = spaces[0], [load_network(path, build) for path in paths]
     legend = (space.classes, space.palette)
-    with SideBySide(output, fps or sources[0].fps, ["input", *checkpoints], legend=legend, codec=codec) as writer:
+    with SideBySide(
+        output, sources[0].fps if fps is None else fps, ["input", *checkpoints], legend=legend, codec=codec
+    ) as writer:
         panel = _panel(sources[0].size)
         for source in sources:
             shown = islice(_panels(source, panel), 1, None)

@@ -5,7 +5,6 @@ Imports no torch.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import signal
@@ -15,10 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from stpl.errors import ConfigError, StplError, Terminated
+from stpl.errors import ENDING_SIGNALS, ConfigError, Terminated, cannot_write
 
 _PARTIAL = ".partial"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_out(out: Path) -> None:
@@ -61,9 +59,10 @@ def filled(out: Path) -> Iterator[Path]:
     new = [folder for folder in (place, *place.parents) if not folder.exists()]
     partial = place / f".stpl-{os.getpid()}-{threading.get_ident()}{_PARTIAL}"
     try:
-        with _sigterm_raises():
+        with _signals_raise():
             partial.mkdir(parents=True)
             yield partial
+            check_out(out)  # something may have come to lie there meanwhile
             if place == target:
                 for entry in sorted(partial.iterdir()):
                     entry.replace(target / entry.name)
@@ -76,8 +75,7 @@ def filled(out: Path) -> Iterator[Path]:
             for folder in new:
                 folder.rmdir()
         if isinstance(error, OSError):
-            mend = "free some space" if error.errno in _FULL else "check the disk, or give another --out"
-            raise StplError(f"cannot be written: {error.strerror or error}", where=out, mend=mend) from error
+            raise cannot_write(out, error) from error
         raise
 
 
@@ -88,7 +86,7 @@ def _target(out: Path) -> Path:
         looped = target.is_symlink()
         target.exists()
     except OSError as error:
-        raise ConfigError(f"cannot be written: {error.strerror}", where=out, mend="give another --out") from None
+        raise cannot_write(out, error, kind=ConfigError) from None
     if looped:
         raise ConfigError("the link leads to itself", where=out, mend="give another --out")
     return target
@@ -100,17 +98,19 @@ def _content(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Have SIGTERM raise `Terminated`, so that what is half-written is removed; Ctrl-C raises as ever."""
+def _signals_raise() -> Iterator[None]:
+    """Have signals that end a run raise `Terminated`, so that what is half-written is removed; Ctrl-C raises as ever."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def terminate(_: int, __: FrameType | None) -> None:
-        raise Terminated
+    def terminate(number: int, _: FrameType | None) -> None:
+        raise Terminated(number)
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    heard = [number for number in ENDING_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, terminate) for number in heard}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -15,7 +15,7 @@ from stpl.data.label_space import SPACES, LabelSpace, own_classes
 from stpl.errors import CheckpointError, ConfigError
 from stpl.nn import builder, normalization
 from stpl.nn.checkpoint_files import existing, located
-from stpl.yaml_files import load_yaml
+from stpl.yaml_files import load_yaml, unknown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -252,10 +252,11 @@ def read_network(path: Path) -> dict[str, Any]:
     """
     known = [name for name in _CHECKS if name != "checkpoint"]
     content = load_yaml(path)
-    unknown = sorted(content.keys() - set(known))
-    if unknown or "model" not in content:
-        what = f"the key '{unknown[0]}' is unknown" if unknown else "lacks 'model'"
-        raise ConfigError(what, where=path, mend=f"write some of: {', '.join(known)}")
+    for name in content:
+        if name not in known:
+            raise unknown("key", name, known, path)
+    if "model" not in content:
+        raise ConfigError("lacks 'model'", where=path, mend=f"write some of: {', '.join(known)}")
     if _is_file(content["model"]):
         raise ConfigError("names another file", where=path, mend="write what that one holds")
     found = {}
@@ -280,17 +281,16 @@ def read_classes(name: str, where: str = "--classes") -> LabelSpace:
     path = Path(name)
     if path.suffix not in _YAML:
         if name not in SPACES:
-            mend = f"choose one of: {', '.join(sorted(SPACES))}; or give a YAML file: 'classes: [road, …]'"
-            raise ConfigError(f"unknown label space '{name}'", where=where, mend=mend)
+            raise unknown("label space", name, SPACES, where)
         return SPACES[name]
     content = load_yaml(path)
-    unknown = content.keys() - {"classes", "palette"}
+    for key in content:
+        if key not in ("classes", "palette"):
+            raise unknown("key", key, ("classes", "palette"), path)
     names = content.get("classes")
-    if unknown or not isinstance(names, list):
-        what = f"the key '{min(unknown)}' is unknown" if unknown else "lacks a list 'classes'"
-        raise ConfigError(
-            what, where=path, mend="write 'classes: [road, …]' and, if you like, 'palette: [[r, g, b], …]'"
-        )
+    if not isinstance(names, list):
+        mend = "write 'classes: [road, …]' and, if you like, 'palette: [[r, g, b], …]'"
+        raise ConfigError("lacks a list 'classes'", where=path, mend=mend)
     colours = content.get("palette", ())
     if "palette" in content and colours == []:
         colours = None

@@ -75,7 +75,15 @@ def video(
         from stpl.apply.film import film_runs
         from stpl.runs.samples import SAMPLE_FPS
 
-        film_runs(shown, RunKey(bench, shown[0], seed), catalogue, runs, written, fps=fps or SAMPLE_FPS, codec=codec)
+        film_runs(
+            shown,
+            RunKey(bench, shown[0], seed),
+            catalogue,
+            runs,
+            written,
+            fps=SAMPLE_FPS if fps is None else fps,
+            codec=codec,
+        )
     print(f"video: {written}")
 
 

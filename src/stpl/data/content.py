@@ -53,7 +53,7 @@ def _content_id(path: Path, states: Sequence[tuple[Path, int, int]], names: Sequ
 def _hash(digest: hashlib.blake2b, file: Path, size: int, budget: int) -> None:
     """Add a file's bytes to a digest: all of them, or blocks that are spread evenly."""
     with file.open("rb") as content:
-        if budget >= size:
+        if budget >= size or size <= 2 * _BLOCK:
             while block := content.read(_BLOCK):
                 digest.update(block)
             return

@@ -171,9 +171,13 @@ class Promise(NamedTuple):
         return found >= self.least or late
 
 
-@cache
 def promised(path: Path) -> Promise:
-    """What the header of a video promises."""
+    """What the header of a video promises; it is read once a process for each state of the file."""
+    return _promised(path, file_state(path))
+
+
+@cache
+def _promised(path: Path, state: tuple[int, int]) -> Promise:
     capture = open_video(path)
     count, fps = (float(capture.get(what)) for what in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
     capture.release()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from stpl.data.content import content_id
 from stpl.data.frames import FrameStream, check_pace
 from stpl.errors import ConfigError
 
-__all__ = ["check_footage", "content_id", "one_size"]
+__all__ = ["check_footage", "one_size", "streams"]
 
 
 def check_footage(

@@ -19,7 +19,7 @@ from typing import Any
 
 from stpl.errors import ConfigError, StplError, first_line
 
-_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+_NAME = re.compile(r"\w+(\.\w+)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _WRITE = "write package.module:callable, such as my_networks:build"
 _OURS = Path(__file__).parents[1]
 

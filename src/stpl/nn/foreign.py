@@ -30,8 +30,9 @@ def asked(net: nn.Module, frames: Tensor, training: Callable[[nn.Module], bool] 
         ConfigError: it does not take such frames.
     """
     modes = [(layer, layer.training) for layer in nn.Module.modules(net)]
-    strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(False)
+    strict = torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
+    if strict:  # the switch is the process's: what another thread computes meanwhile stays deterministic
+        torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         for layer, _ in modes:
             layer.training = training(layer)
@@ -42,7 +43,8 @@ def asked(net: nn.Module, frames: Tensor, training: Callable[[nn.Module], bool] 
     except Exception as error:  # whatever its author's code raises
         raise refused(frames.shape, error) from error
     finally:
-        torch.use_deterministic_algorithms(strict, warn_only=warns)
+        if strict:
+            torch.use_deterministic_algorithms(True)
         for layer, mode in modes:
             layer.training = mode
 

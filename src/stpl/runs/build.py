@@ -31,7 +31,7 @@ from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 from stpl.runs.devices import build_trainer
 from stpl.runs.identity import check_mark, inputs
-from stpl.runs.mistakes import told
+from stpl.runs.mistakes import explained
 from stpl.runs.precision import hardware_precision
 from stpl.runs.record import RunKey, runs_root
 from stpl.runs.recorder import Recorder, RunOptions
@@ -245,7 +245,7 @@ def build_request(request: Request, kind: type[SuiteCLI] = SuiteCLI) -> SuiteCLI
         try:
             return kind(Method, ClipDataModule, **CLI_OPTIONS, args=request.arguments())
         except (Exception, SystemExit) as error:
-            mistake = told(error, request)
+            mistake = explained(error, request)
             if mistake is error:
                 raise
             raise mistake from None

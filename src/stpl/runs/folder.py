@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import re
-import shutil
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from stpl.errors import ConfigError, RecordError, StplError, cannot_write, locks_are_kept, no_locks
-from stpl.runs.record import CONFIG, RECORD
+from stpl.runs.record import CONFIG, METRICS, RECORD
 
 if sys.platform != "win32":
     import fcntl
@@ -23,8 +22,14 @@ LOG = "log.txt"
 """File name of what a trial of a sweep said, which is there before its run is."""
 
 _LOCK = ".lock"
-_OF_RUNS = frozenset({_LOCK, RECORD, "wandb.id"})
+START = "start.ckpt"
+"""File name of the network that an adaptation begins with, inside its folder."""
+
+_OF_RUNS = frozenset({_LOCK, RECORD})
 """Files by which a run's folder is known, beside its settings."""
+
+_BEFORE = frozenset({LOG, "sweep_arguments.json", "wandb.id", "wandb", "flow"})
+"""What may be in a run's folder before the run is: of a sweep, of W&B, and estimated flow of a call that was refused."""
 
 _SHOWN = 5
 
@@ -46,15 +51,16 @@ def run_folder(directory: Path) -> Iterator[None]:
         try:
             yield
         except StplError as error:
-            if fresh and error.exit_code == StplError.exit_code and not any(directory.glob("checkpoints/*.ckpt")):
-                _clear(directory, made)
+            if fresh and error.exit_code == StplError.exit_code and not (directory / RECORD).exists():
+                with contextlib.suppress(OSError):  # the refusal is what matters
+                    _clear(directory, made)
             raise
 
 
 def is_fresh(directory: Path) -> bool:
     """Whether a folder is absent or empty; raises `ConfigError` for one that holds what no run wrote."""
     names = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
-    if not names or names == [LOG] or not _OF_RUNS.isdisjoint(names):
+    if not names or _BEFORE.issuperset(names) or not _OF_RUNS.isdisjoint(names):
         return not names
     config = directory / CONFIG
     if config.is_file() and re.search(r"^run:", config.read_text(encoding="utf-8", errors="replace"), re.MULTILINE):
@@ -64,12 +70,18 @@ def is_fresh(directory: Path) -> bool:
 
 
 def _clear(directory: Path, made: Sequence[Path]) -> None:
-    """Remove all that is in a folder, then the folders that were made for it, if they are empty."""
-    for path in directory.iterdir():
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    with contextlib.suppress(OSError):  # another run lies there by now
-        for folder in made:
-            folder.rmdir()
+    """Remove what a run wrote before its first checkpoint, then the folders that were made for it, if they are empty."""
+    if any(path.name != START for path in directory.rglob("*.ckpt")):
+        return
+    inner = [path for path in directory.iterdir() if path.is_dir() and (path / CONFIG).is_file()]
+    for folder in (*inner, directory):
+        for name in (CONFIG, METRICS, START):
+            (folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (folder / "checkpoints").rmdir()
+    (directory / _LOCK).unlink(missing_ok=True)
+    for folder in (*inner, *made):
+        folder.rmdir()
 
 
 _held: set[Path] = set()
@@ -106,9 +118,26 @@ class RunLock:
             _held.add(real)
         self._mine = real
         if sys.platform != "win32" and locks_are_kept():
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-            self._lock(self._descriptor)
+            try:
+                self._open()
+            except BaseException:
+                self.__exit__(None, None, None)
+                raise
         return self
+
+    def _open(self) -> None:
+        """Lock the file that has the name now: the one that was opened may have been removed meanwhile."""
+        while True:
+            try:
+                self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            except OSError as error:
+                raise cannot_write(self.path, error) from error
+            self._lock(self._descriptor)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._descriptor), self.path.stat()):
+                    return
+            os.close(self._descriptor)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def _lock(self, descriptor: int) -> None:
         if sys.platform == "win32":
@@ -134,7 +163,7 @@ class RunLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Release the lock; the file stays, since removing it would race with the next holder."""
+        """Release the lock; the file stays."""
         if self._mine is not None:
             with _holding:
                 _held.discard(self._mine)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from stpl.data.content import content_id
-from stpl.errors import CheckpointError
+from stpl.errors import CheckpointError, StplError
 from stpl.runs.record import CONFIG, NEUTRAL, RunKey
 from stpl.yaml_files import load_yaml
 
@@ -31,10 +32,24 @@ def inputs(settings: Mapping[str, Any]) -> dict[str, str]:
     Args:
         settings: resolved, nested.
     """
-    named = {k: v for k, v in flat_settings(settings).items() if v and k.rsplit(".", 1)[-1] in _INPUTS}
-    paths = {name: [Path(path) for path in (v if isinstance(v, list) else [v])] for name, v in named.items()}
-    there = {name: found for name, found in paths.items() if all(path.exists() for path in found)}
-    return {name: " ".join(map(content_id, found)) for name, found in there.items()}
+    found = {}
+    for name, value in flat_settings(settings).items():
+        paths = [Path(path) for path in _texts(value)] if is_input(name) else []
+        if paths and all(path.is_file() or path.is_dir() for path in paths):
+            with suppress(StplError):  # a folder that is no footage: its path is compared
+                found[name] = " ".join(map(content_id, paths))
+    return found
+
+
+def is_input(name: str) -> bool:
+    """Whether a setting, by its dotted name, names a file or folder whose content decides a run's numbers."""
+    return name.startswith(("model.", "data.")) and name.rsplit(".", 1)[-1] in _INPUTS
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts of a setting; none for what is neither a text nor a list of texts."""
+    texts = value if isinstance(value, list) else [value]
+    return texts if all(isinstance(text, str) and text for text in texts) else []
 
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,8 +82,10 @@ def mark_of(key: RunKey, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def mark_in(directory: Path, key: RunKey) -> dict[str, Any]:
-    """The mark of the run in a folder, by the settings that it keeps there."""
-    return mark_of(key, load_yaml(directory / CONFIG))
+    """The mark of the run in a folder, by the settings that it keeps there; an older version kept no `run.inputs`."""
+    settings = load_yaml(directory / CONFIG)
+    mark = mark_of(key, settings)
+    return mark if "inputs" in settings.get("run", {}) else {n: v for n, v in mark.items() if n != "settings"}
 
 
 def check_mark(content: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:

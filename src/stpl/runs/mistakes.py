@@ -24,7 +24,7 @@ _NO_CLASS = re.compile(r"Not a valid subclass of (\w+)")
 _NO_MODEL = "the following arguments are required: model"
 
 
-def told(error: BaseException, request: Request) -> BaseException:
+def explained(error: BaseException, request: Request) -> BaseException:
     """An error of building `request` as users are to read it; itself where nothing is known that tells more.
 
     Returns:
@@ -52,7 +52,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     found: BaseException | None = error
     while found is not None:
         yield found
-        found = found.__cause__ or found.__context__ or _lost(found)
+        context = None if found.__suppress_context__ else found.__context__
+        found = found.__cause__ or context or _lost(found)
         if isinstance(found, PathError):  # the parser tries a configuration's text as the name of a file first
             return
 

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
+from typing import Any
 
 import yaml
 
@@ -25,6 +26,7 @@ from stpl.runs.record import experiment_name
 from stpl.yaml_files import check_named_files, is_file, load_yaml, parse_yaml, read_yaml
 
 _GROUPS = ("trainer", "model", "data", "run", "network", "optimizer", "batchnorm")
+_SETTINGS = (".yaml", ".yml", ".json")
 _HELP = """\
 usage: stpl fit --bench=B --experiment=E [--seed_everything=N] [-c FILE …] [--key=value …]
 
@@ -106,8 +108,19 @@ def _text_of(file: Path) -> str:
                 where=file,
                 mend=f"leave {name} out, or write 'name: value' lines below it",
             )
-    inner = {name: load_yaml(file.parent / value) for name, value in groups.items() if isinstance(value, str)}
-    return yaml.safe_dump(content | inner, sort_keys=False) if inner else file.read_text(encoding="utf-8")
+    whole = {name: load_yaml(file.parent / v) if isinstance(v, str) else v for name, v in groups.items()}
+    found = _placed(content | whole, file.parent)
+    return file.read_text(encoding="utf-8") if found == content else yaml.safe_dump(found, sort_keys=False)
+
+
+def _placed(value: Any, folder: Path) -> Any:
+    """Settings, in which files that lie beside the file that names them, and not here, have their whole path."""
+    if isinstance(value, dict):
+        return {name: _placed(one, folder) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_placed(one, folder) for one in value]
+    beside = isinstance(value, str) and value.endswith(_SETTINGS) and not is_file(Path(value))
+    return str((folder / value).absolute()) if beside and is_file(folder / value) else value
 
 
 def _check_value(key: str, value: str) -> None:
@@ -201,6 +214,9 @@ class Request:
             settings.setdefault("run.bench", self.bench)
         for key, value in settings.items():
             _check_value(key, value)
+        for key in settings.keys() & set(_GROUPS):
+            if is_file(Path(settings[key])):
+                settings[key] = _text_of(Path(settings[key]))
         configs = [f"--config={_text_of(file)}" for file in files]
         return [*configs, *(_written(key, value) for key, value in settings.items())]
 

@@ -19,7 +19,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from stpl.errors import ENDING_SIGNALS, ConfigError, Terminated, check_range
 from stpl.files import write_atomically
-from stpl.runs.identity import changed_inputs, comparable, flat_settings
+from stpl.nn.checkpoint_files import located
+from stpl.runs.identity import changed_inputs, comparable, flat_settings, is_input
 from stpl.runs.record import CONFIG
 from stpl.yaml_files import load_yaml
 
@@ -103,6 +104,9 @@ def _by_place(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[dict[s
     for settings in found:
         for name in known[0].keys() & known[1].keys():
             settings.pop(name, None)
+        for name in [name for name, value in settings.items() if is_input(name) and isinstance(value, str)]:
+            path = Path(settings[name])
+            settings[name] = str(path if located(path) != path else path.resolve())  # a shipped model has a name
         source, checkpoint = settings.get("start_from"), str(settings.get("model.init_args.checkpoint", ""))
         if source is not None and re.search(rf"/{re.escape(source)}/seed\d+/checkpoints/last\.ckpt$", checkpoint):
             del settings["model.init_args.checkpoint"]  # it follows from `start_from`, the seed and where the runs lie

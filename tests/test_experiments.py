@@ -103,7 +103,7 @@ def test_unknown_names_are_answered_with_did_you_mean(root: Path) -> None:
     [
         ("    title: Fusion\n", "", "table table4: lacks 'title'"),
         ("citation:", "citatoin:", "did you mean 'citation'"),
-        ("paper: {viper: 37.1}", "paper: {viper: high}", "row 'Source-only': 'high' is not a int or float"),
+        ("paper: {viper: 37.1}", "paper: {viper: high}", "row 'Source-only': 'high' is not a number"),
         ("experiment: oracle}", "experiment: orakle}", "did you mean 'oracle'"),
         ("experiment: oracle}", "experiment: oracle, overlays: [method/x]}", "has the overlays ['method/x'] here"),
         ("overlays: [method/source]", "overlays: method/source", "is not a list"),

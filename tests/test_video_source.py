@@ -18,13 +18,14 @@ from PIL import Image
 
 from stpl.data import content, video_file
 from stpl.data.container import read_container
+from stpl.data.content import content_id
 from stpl.data.conversion import check_conversion
 from stpl.data.fake import MovingShapes
 from stpl.data.folder import VideoFrames
 from stpl.data.footage import open_footage
 from stpl.data.frames import FrameStream
 from stpl.data.sampling import StepSampler
-from stpl.data.video_source import check_footage, content_id
+from stpl.data.video_source import check_footage
 from stpl.errors import ConfigError, DataError, StplError
 
 SCENE, COUNT = MovingShapes(7, (48, 96)), 12

@@ -99,7 +99,7 @@ def _content(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """Have signals that end a run raise `Terminated`, so that what is half-written is removed; Ctrl-C raises as ever."""
+    """Have signals that end a run raise `Terminated`, so that what is half-written is removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

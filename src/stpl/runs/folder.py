@@ -29,7 +29,7 @@ _OF_RUNS = frozenset({_LOCK, RECORD})
 """Files by which a run's folder is known, beside its settings."""
 
 _BEFORE = frozenset({LOG, "sweep_arguments.json", "wandb.id", "wandb", "flow"})
-"""What may be in a run's folder before the run is: of a sweep, of W&B, and estimated flow of a call that was refused."""
+"""What may lie in a run's folder before it: of a sweep, of W&B, and flow that a refused call estimated."""
 
 _SHOWN = 5
 
@@ -70,7 +70,7 @@ def is_fresh(directory: Path) -> bool:
 
 
 def _clear(directory: Path, made: Sequence[Path]) -> None:
-    """Remove what a run wrote before its first checkpoint, then the folders that were made for it, if they are empty."""
+    """Remove what a run wrote before its first checkpoint, then the folders that were made for it and are empty."""
     if any(path.name != START for path in directory.rglob("*.ckpt")):
         return
     inner = [path for path in directory.iterdir() if path.is_dir() and (path / CONFIG).is_file()]

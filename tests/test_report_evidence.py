@@ -10,6 +10,7 @@ import sys
 import types
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -174,7 +175,12 @@ def test_missing_statistics_are_measured_only_when_asked(
 ) -> None:
     asked: list[tuple[str, Path]] = []
     module = types.ModuleType("stpl.runs.renewal")
-    module.measure_missing = lambda bench, runs: asked.append((bench, runs)) or []  # type: ignore[attr-defined]
+
+    def measure(bench: str, runs: Path) -> list[Any]:
+        asked.append((bench, runs))
+        return []
+
+    module.measure_missing = measure  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "stpl.runs.renewal", module)
     report(runs=copy)
     assert asked == []

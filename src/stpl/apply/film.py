@@ -18,9 +18,10 @@ from stpl.nn import weights
 from stpl.pictures.labels import overlay
 from stpl.pictures.side_by_side import SideBySide
 from stpl.runs.artifacts import SAMPLES, VideoSample, read_samples
-from stpl.runs.experiments import Catalogue, unknown
+from stpl.runs.experiments import Catalogue
 from stpl.runs.record import RECORD, RunKey
 from stpl.runs.samples import SAMPLE_FPS, film_samples
+from stpl.yaml_files import unknown
 
 _PANEL_HEIGHT = 360
 

@@ -12,7 +12,7 @@ from optuna.trial import Trial, TrialState
 from rich.console import Console
 
 from stpl.errors import DIVERGED, STOPPED, ConfigError, RecordError
-from stpl.runs.folder import RunLock
+from stpl.runs.folder import LOG, RunLock
 from stpl.runs.record import RunRecord
 from stpl.sweeps.claims import Failure, TrialFailedError
 from stpl.sweeps.grid import Cell, command_line, write_arguments
@@ -24,7 +24,7 @@ from stpl.sweeps.results import write_results
 from stpl.sweeps.schema import Sweep
 from stpl.sweeps.settings import Settings
 from stpl.sweeps.storage import default_url, opened
-from stpl.sweeps.trial import LOG, Outcome, run_trial
+from stpl.sweeps.trial import Outcome, run_trial
 
 _USER_MISTAKE = 2  # exit code of a trial whose options are wrong: trying again cannot help
 _LOOK_SECONDS = 10.0  # how old the estimate of what is left may be

@@ -235,7 +235,7 @@ def test_only_what_normalises_has_moved(drive: Path, tmp_path: Path, monkeypatch
     ("content", "said"),
     [
         ("size: [64, 96]", "lacks 'model'"),
-        ("model: streets\ncolour: red", "the key 'colour' is unknown"),
+        ("model: streets\ncolour: red", "unknown key 'colour'"),
         ("model: other.yaml", "names another file"),
         ("model: streets\nsize: 3", "size: 3 is not a height and a width"),
     ],

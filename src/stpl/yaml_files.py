@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import stat
 import sys
 from collections.abc import Iterable, Mapping
@@ -22,8 +23,20 @@ _SHOWN = 60
 _ENDINGS = (".yaml", ".yml", ".json")
 
 
+_INT = "tag:yaml.org,2002:int"
+_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$")
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice (plain YAML silently keeps the last one) and anchors without an end."""
+    """Safe YAML that refuses a key given twice (plain YAML silently keeps the last one) and anchors without an end.
+
+    Whole numbers are decimal: YAML 1.1 would take 010 for 8 and 1:30 for 90.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 -- as its base has it
+        first: [(tag, _DECIMAL if tag == _INT else pattern) for tag, pattern in found]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def get_single_node(self) -> yaml.Node | None:
         """The document's root, its aliases checked before anything follows them."""

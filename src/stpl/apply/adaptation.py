@@ -22,13 +22,14 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from stpl.apply.guard import LOOKED, Candidate, Seen, Verdict, choose, judged, see
 from stpl.apply.model import Model, own_state
 from stpl.apply.network import load_network
+from stpl.apply.out_folder import signals_raise
 from stpl.apply.resources import Estimate, estimate, fitting
 from stpl.apply.settings import Settings, run_name
 from stpl.data.clip import Clip, Wants, collate
 from stpl.data.datamodule import ClipDataModule
 from stpl.data.video_source import check_footage
 from stpl.errors import CheckpointError, ConfigError
-from stpl.files import whole_file, write_atomically
+from stpl.files import check_file, whole_file, write_atomically
 from stpl.nn import weights
 from stpl.nn.batchnorm import batchnorm_layers
 from stpl.runs.build import SuiteCLI, build
@@ -39,6 +40,9 @@ from stpl.runs.request import as_text
 from stpl.runs.sitting import begun_with
 
 VERDICT = "adaptation.json"
+OUTPUTS = ("adapted.ckpt", "adapted.pt", VERDICT, "index.html", "side_by_side.webm")
+"""Files that an adaptation writes into its folder at its end."""
+
 STATISTICS = "batchnorm_augmented"
 """The experiment whose result trained networks are compared with: the start with renewed statistics."""
 
@@ -115,7 +119,9 @@ def adapt_to(
     """
     check_footage(videos, stride=settings.stride)
     videos, folder = [video.absolute() for video in videos], folder.absolute()
-    with run_folder(folder), _TURN, _as_before():
+    for name in OUTPUTS:
+        check_file(folder / name)
+    with signals_raise(), run_folder(folder), _TURN, _as_before():
         taken = taken or affordable(model, settings, folder)
         start = _start(model, folder)
         begun = begun_with(folder, folder / "checkpoints" / "last.ckpt")
@@ -284,6 +290,7 @@ def _start(model: Model, folder: Path) -> Path:
         ConfigError: a run that is to go on began with another network.
     """
     if model.checkpoint is not None:
+        model.check_unchanged()
         return model.checkpoint
     place = folder / START
     begun = (folder / "checkpoints" / "last.ckpt").is_file()

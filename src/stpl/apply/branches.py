@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import linecache
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from stpl.errors import first_line, note
 _READS = {
     Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__complex__, Tensor.__index__, Tensor.item,
     Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.equal, torch.equal, Tensor.allclose, torch.allclose,
-    Tensor.is_nonzero, torch.is_nonzero,
+    Tensor.is_nonzero, torch.is_nonzero, Tensor.__format__, Tensor.__dlpack__, Tensor.nonzero, torch.nonzero,
+    torch.argwhere, Tensor.argwhere, Tensor.masked_select, torch.masked_select, Tensor.unique, torch.unique,
 }  # fmt: skip
-"""What makes a value of Python from values of a tensor. Shapes are such values already, and are no reading."""
+"""What makes a value of Python, or a shape, from values of a tensor. Other shapes are no reading."""
 
 _OWN = (str(Path(torch.__file__).parent), __file__)
 
@@ -57,13 +58,19 @@ class _Watched(Tensor):
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Compute as ever, and note a reading."""
-        if func in _READS:
+        if func in _READS or (func is Tensor.__getitem__ and _masks(args[1])):
             cls.places.append(_caller())
         for written in _written(func, args, kwargs or {}):
             if type(written) is Tensor:  # a plain one into which values of the frame are written
                 written.__class__ = cls
                 cls.turned.append(written)
         return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
+
+
+def _masks(index: Any) -> bool:
+    """Whether an index chooses as many values as are true."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return any(isinstance(part, Tensor) and part.dtype in (torch.bool, torch.uint8) for part in parts)
 
 
 def _written(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -89,10 +96,16 @@ def _told(file: str, line: int) -> str | None:
         nodes = list(ast.walk(ast.parse("".join(lines))))
     except SyntaxError:  # no source
         nodes = []
-    if any(_only_checks(node, line) for node in nodes):
+    caught = any(isinstance(node, ast.Try) and node.handlers and _spans(node.body, line) for node in nodes)
+    if not caught and any(_only_checks(node, line) for node in nodes):
         return None
     source = lines[line - 1].strip() if line <= len(lines) else ""
     return f"{Path(file).name}:{line}" + (f" (`{source[:80]}`)" if source else "")
+
+
+def _spans(statements: Sequence[ast.stmt], line: int) -> bool:
+    """Whether a line is one of successive statements."""
+    return statements[0].lineno <= line <= (statements[-1].end_lineno or line)
 
 
 def _only_checks(node: ast.AST, line: int) -> bool:

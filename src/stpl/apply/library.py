@@ -136,7 +136,8 @@ def adapt(
     videos, on_stage = _paths(video), values.function(progress, "progress")
     settings = Settings(experiment, steps, lr, batch_size, stride, seed, precision)
     written = RunKey(BENCH, run_name(videos), seed).directory(runs_root()) if output is None else output
-    folder = values.path(written, "output", "a folder to write into")
+    folder = values.path(written, "output", "a folder to write into").absolute()
+    videos = [one.absolute() for one in videos]  # the program may change its working directory meanwhile
     model = network if isinstance(network, Model) else load(network)
     with model.at_hand():
         outcome = adapt_to(model, videos, folder, settings, on_stage)

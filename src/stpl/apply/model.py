@@ -14,7 +14,8 @@ from torch import nn
 
 from stpl.apply.network import Frame, checked, load_network, predict
 from stpl.apply.source import HUGGING_FACE, NetworkSource, read_classes
-from stpl.errors import ConfigError, note
+from stpl.data.content import content_id
+from stpl.errors import CheckpointError, ConfigError, note
 from stpl.files import whole_file
 from stpl.nn import huggingface, weights
 from stpl.nn.accel import Accel
@@ -37,6 +38,8 @@ class Model:
         frame_size: height and width of the frames it is to see.
         checkpoint: its weights, if a checkpoint of the suite holds them.
         network: the network itself, if it is of your own.
+        loaded: the same of a checkpoint of the suite: what becomes of the file later does not matter.
+        content: of the checkpoint's file as it was read.
         origin: the network it is a copy of, if Python code holds that.
     """
 
@@ -44,6 +47,8 @@ class Model:
     frame_size: tuple[int, int]
     checkpoint: Path | None = None
     network: Accel | None = None
+    loaded: Accel | None = None
+    content: str = ""
     origin: nn.Module | None = None
 
     def at_hand(self) -> AbstractContextManager[None]:
@@ -67,11 +72,16 @@ class Model:
 
     @property
     def accel(self) -> Accel:
-        """The network in its ACCEL, in evaluation mode; that of DeepLabV2's checkpoint is loaded anew at each call."""
+        """The network in its ACCEL, in evaluation mode."""
         if self.network is not None:
             return self.network.eval()
-        assert self.checkpoint is not None
-        return load_network(self.checkpoint)
+        assert self.loaded is not None
+        return self.loaded.eval()
+
+    def check_unchanged(self) -> None:
+        """Raise `CheckpointError` if the checkpoint's file holds something else than when it was read."""
+        if self.checkpoint is not None and content_id(self.checkpoint) != self.content:
+            raise CheckpointError("has changed since it was read", where=self.checkpoint, mend="load it again")
 
     @property
     def module(self) -> nn.Module:
@@ -105,7 +115,8 @@ class Model:
     def adapted(self, checkpoint: Path) -> Model:
         """The same with the weights of a checkpoint that an adaptation of it wrote."""
         if self.network is None:
-            return replace(self, checkpoint=checkpoint)
+            loaded, content = load_network(checkpoint), content_id(checkpoint)
+            return replace(self, checkpoint=checkpoint, loaded=loaded, content=content)
         with self.at_hand():
             return replace(self, network=load_network(checkpoint, self.build))
 
@@ -191,7 +202,8 @@ def _described(source: NetworkSource, checkpoint: Path) -> Model:
     if build is not None:
         why = "the checkpoint is of DeepLabV2, which the suite builds itself"
         raise ConfigError(f"this does nothing here: {why}", where="--model", mend="leave it out")
-    return Model(options, size, checkpoint)
+    checkpoint = checkpoint.absolute()
+    return Model(options, size, checkpoint, loaded=load_network(checkpoint), content=content_id(checkpoint))
 
 
 def _asked(source: NetworkSource, size: tuple[int, int]) -> OwnNetwork:
@@ -209,6 +221,8 @@ def _asked(source: NetworkSource, size: tuple[int, int]) -> OwnNetwork:
         own = OwnNetwork(str(model), dict(source.arguments or {}))
     if hub is not None and (source.mean is None or source.channels is None):
         own = _as_its_processor(own, hub, source)
+    if source.channels not in (None, own.channels):  # the default's order is that of its channels
+        own = replace(own, mean=own.mean[::-1], std=own.std[::-1])
     space = space or read_classes("cityscapes19")
     names = ("features", "logits", "mean", "std", "channels")
     given = {name: getattr(source, name) for name in names if getattr(source, name) is not None}

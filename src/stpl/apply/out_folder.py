@@ -59,7 +59,7 @@ def filled(out: Path) -> Iterator[Path]:
     new = [folder for folder in (place, *place.parents) if not folder.exists()]
     partial = place / f".stpl-{os.getpid()}-{threading.get_ident()}{_PARTIAL}"
     try:
-        with _signals_raise():
+        with signals_raise():
             partial.mkdir(parents=True)
             yield partial
             check_out(out)  # something may have come to lie there meanwhile
@@ -98,7 +98,7 @@ def _content(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _signals_raise() -> Iterator[None]:
+def signals_raise() -> Iterator[None]:
     """Have signals that end a run raise `Terminated`, so that what is half-written is removed."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -10,6 +10,8 @@ from pathlib import Path
 from stpl.apply import option_values as values
 from stpl.errors import ConfigError
 from stpl.runs.experiments import overlays
+from stpl.runs.request import PRECISIONS
+from stpl.yaml_files import unknown
 
 RECOMMENDED = "affine_teacher"
 """The experiment that runs unless another is named: see docs/methods/affine_teacher.md."""
@@ -53,8 +55,8 @@ class Settings:
                 object.__setattr__(self, name, values.whole(getattr(self, name), name, least, most))
         if self.lr is not None:
             object.__setattr__(self, "lr", values.number(self.lr, "lr"))
-        if self.precision is not None:
-            values.text(self.precision, "precision", "a precision such as 32-true")
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise unknown("precision", str(self.precision), PRECISIONS, "precision")
         overlays(self.experiment, BENCH)
 
 

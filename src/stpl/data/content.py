@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 
 from stpl.data.image_folder import list_frames
-from stpl.data.video_file import file_state
 from stpl.errors import DataError
 
 _MOST = 2**32
@@ -33,18 +32,24 @@ def content_id(path: Path) -> str:
     try:
         resolved = path.resolve()
         files = list_frames(path) if path.is_dir() else [path]
-        states = tuple((file.resolve(), *file_state(file)) for file in files)
+        states = tuple((file.resolve(), *_state(file)) for file in files)
         return _content_id(resolved, states, tuple(file.name for file in files) if path.is_dir() else ())
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"it cannot be read ({reason})", where=path, mend="check the file") from error
 
 
+def _state(file: Path) -> tuple[int, int, int, int]:
+    """What tells, within this process, that a file is another one; size and time alone can be copied."""
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
 @cache
-def _content_id(path: Path, states: Sequence[tuple[Path, int, int]], names: Sequence[str]) -> str:
+def _content_id(path: Path, states: Sequence[tuple[Path, int, int, int, int]], names: Sequence[str]) -> str:
     digest = hashlib.blake2b(digest_size=_DIGITS)
-    total = sum(size for _, size, _ in states)
-    for place, (file, size, _) in enumerate(states):
+    total = sum(size for _, size, *_ in states)
+    for place, (file, size, *_) in enumerate(states):
         digest.update(f"{names[place] if names else ''}\0{size}\0".encode(errors="surrogateescape"))
         _hash(digest, file, size, size if total <= _MOST else int(_MOST * size / total))
     return digest.hexdigest()

@@ -21,6 +21,7 @@ from stpl.errors import DataError
 _NEAR = 300  # frames, up to which a place is found by counting
 _ASKED = 4  # pictures that are converted in the other process
 _SECONDS = 60.0
+_PATIENCE = 250  # repetitions, after which one is checked again: a later part may be another
 _PROGRESSIVE = frozenset({"VP80", "VP90"})
 """Codecs that know neither interlacing nor layouts of pixels that cannot be converted."""
 
@@ -28,7 +29,8 @@ _PROGRESSIVE = frozenset({"VP80", "VP90"})
 class Repeats:
     """Looks for pictures that repeat the one before, as all do whose conversion failed, and has some of them checked.
 
-    Of a still scene, in which pictures repeat too, the first repetition is checked, the fifth, the 21st and so on.
+    Of a still scene, in which pictures repeat too, the first repetition is checked, the fifth, the 25th, and so on, at
+    the latest after 250 more: what follows a still beginning may be of another kind.
 
     Args:
         path: of the video.
@@ -53,7 +55,7 @@ class Repeats:
         if fingerprint == self._last and self._checked:
             self._count += 1
             if self._count >= self._due:
-                self._due = 4 * self._due + 1
+                self._due += min(4 * self._due, _PATIENCE)
                 check_conversion(self.path, number)
         self._last = fingerprint
 

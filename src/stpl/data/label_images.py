@@ -148,7 +148,7 @@ def _is_label(path: Path) -> bool:
         return False
     values = read_rgb(path).astype(np.int64) @ np.array([1, 2**8, 2**16])
     flat = float((values[:, 1:] == values[:, :-1]).mean()) if values.shape[1] > 1 else 1.0
-    return flat >= _FLAT and len(np.unique(values)) <= _MOST_VALUES
+    return flat >= _FLAT and 1 < len(np.unique(values)) <= _MOST_VALUES  # one value: a black frame
 
 
 def _spread(items: Sequence[T], count: int) -> Sequence[T]:

@@ -151,9 +151,12 @@ def _written(files: Sequence[Path]) -> dict[str, Any]:
     """The settings of a processor as its files have them, where they are not left to its code."""
     told: dict[str, Any] = {"do_rescale": True, "rescale_factor": 1 / 255}
     for file in files:
-        with suppress(OSError, ValueError, TypeError, AttributeError):
+        try:
             content = json.loads(file.read_text(encoding="utf-8"))
             told |= content.get("image_processor", content)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            mend = "mend it, or give --mean, --std and --channels"
+            raise ConfigError("is torn: it holds no settings of an image processor", where=file, mend=mend) from error
     return {"do_normalize": "image_mean" in told} | told
 
 

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from stpl.errors import CheckpointError
@@ -228,6 +229,10 @@ def check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: P
             where=path,
             mend=mend,
         )
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    strangers = [f"{key} ({_kind(value)})" for key, value in tensors.items() if not _is_plain(value, wanted[key])]
+    if strangers:
+        raise CheckpointError(f"holds what no such network has: {_names(strangers)}", where=path, mend=mend)
     shapes = [
         f"{key} {tuple(state[key].shape)} ≠ {tuple(wanted[key].shape)}" for key in sorted(other_shapes(state, wanted))
     ]
@@ -237,6 +242,17 @@ def check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: P
             where=path,
             mend=mend,
         )
+
+
+def _is_plain(value: Tensor, wanted: Tensor) -> bool:
+    """Whether a tensor holds numbers of the kind that a network's has: real ones for real ones, one by one."""
+    plain = value.layout == torch.strided and not value.is_meta and not value.is_quantized
+    return plain and (value.is_floating_point() or not wanted.is_floating_point())
+
+
+def _kind(value: Tensor) -> str:
+    layout = "" if value.layout == torch.strided else f" {str(value.layout).removeprefix('torch.')}"
+    return f"{'meta ' if value.is_meta else ''}{str(value.dtype).removeprefix('torch.')}{layout}"
 
 
 def check_finite(state: Mapping[str, Any], path: Path) -> None:

@@ -27,13 +27,14 @@ from torch import distributed
 
 from stpl.errors import ConfigError, refusals
 from stpl.machine import cores
+from stpl.runs.request import PRECISIONS
 
 _PROCESSES_PER_CORE = 4
 _PATIENCE_SECONDS = 60.0
 """How long the other processes may take to end after the first."""
 _ALLOCATOR_VARIABLES = {"MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"}
 # Others would turn the frames, which are bytes, into reals. The last three are older names of the first.
-_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "32", "16", "bf16")
+_PRECISIONS = (*PRECISIONS, "32", "16", "bf16")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
@@ -62,7 +63,7 @@ def build_trainer(settings: dict[str, Any], *, synchronized: bool, leaves_idle: 
         raise ConfigError(f"'{strategy}' is not supported", where="trainer.strategy", mend="use ddp, or leave it out")
     precision = settings.get("precision") or "32-true"
     if str(precision) not in _PRECISIONS:
-        known = ", ".join(_PRECISIONS[:3])
+        known = ", ".join(PRECISIONS)
         raise ConfigError(f"'{precision}' is not supported", where="trainer.precision", mend=f"use one of {known}")
     # Under Slurm, Lightning would save into the working directory when a signal comes, and go on from what lies there.
     if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect() and not settings.get("plugins"):

@@ -111,7 +111,10 @@ class RunLock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(self.path.parent, error) from error
-        real = self.path.resolve()
+        try:
+            real = self.path.resolve()
+        except RuntimeError as error:  # of a link that leads to itself
+            raise RecordError("the link leads to itself", where=self.path, mend="remove it") from error
         with _holding:
             if real in _held:
                 raise self._busy(str(os.getpid()))

@@ -25,6 +25,9 @@ from stpl.runs.recipes import experiment_folders
 from stpl.runs.record import experiment_name
 from stpl.yaml_files import check_named_files, is_file, load_yaml, parse_yaml, read_yaml
 
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+"""What `trainer.precision` may be."""
+
 _GROUPS = ("trainer", "model", "data", "run", "network", "optimizer", "batchnorm")
 _SETTINGS = (".yaml", ".yml", ".json")
 _HELP = """\

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import pytest
 
-from stpl.arguments import AtLeast, call
-from stpl.errors import ConfigError
+from stpl.arguments import call
+from stpl.errors import AtLeast, ConfigError
 
 
 def verb(

@@ -295,3 +295,9 @@ def test_evaluate_agrees_with_the_record(tiny_run: Arguments, capsys: pytest.Cap
     printed = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert float(printed["mIoU"]) == pytest.approx(record["last"]["miou"], abs=0.005)
     assert float(printed["road"]) == pytest.approx(record["last"]["iou"]["road"], abs=0.005)
+
+
+def test_the_makefile_s_sweep_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """0 workers: one for each GPU or core."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["sweep", "sweeps/ablation.yaml", "--bench=streets", "--seeds=1", "--workers=0", "--dry_run"]) == 0

@@ -7,7 +7,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -17,25 +16,11 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from stpl.errors import ConfigError, check_range
+from stpl.errors import AtLeast, ConfigError, check_range
 from stpl.yaml_files import parse_yaml
 
 _WORDS = {"true": True, "false": False, "null": None}
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
-
-
-@dataclass(frozen=True)
-class AtLeast:
-    """The least value of a numeric option: `steps: Annotated[int, AtLeast(0)]`.
-
-    Attributes:
-        least: the value.
-    """
-
-    least: float
-
-    def __repr__(self) -> str:
-        return f"≥ {self.least:g}"
 
 
 def call(

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from stpl.apply.memory import check_size
 from stpl.apply.settings import BENCH, RECOMMENDED, Settings, run_name
 from stpl.apply.source import NetworkSource
-from stpl.arguments import AtLeast
 from stpl.data.video_source import check_footage
+from stpl.errors import AtLeast
 from stpl.files import check_file
 from stpl.runs.folder import is_fresh
 from stpl.runs.record import RunKey, runs_root

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from textwrap import fill
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from stpl.data.label_space import SPACES, LabelSpace, label_space
 from stpl.data.layout import ClipFiles, SequenceSet
 from stpl.data.parallel import each
 from stpl.data.sequence import FLOW_SUFFIXES, open_set, read_scaled
-from stpl.errors import ConfigError, DataError, check_range
+from stpl.errors import AtLeast, ConfigError, DataError, check_range
 
 Size = tuple[int, int]
 Value = TypeVar("Value")
@@ -37,7 +37,7 @@ def check(
     root: Path = Path("data"),
     split: str = "train",
     flow: str = "auto",
-    sample: int = 20,
+    sample: Annotated[int, AtLeast(0)] = 20,
     size: Size | None = None,
     label_space: str | None = None,
     frame_list: Path | None = None,

@@ -6,11 +6,12 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated
 
 from rich.console import Console
 from rich.text import Text
 
-from stpl.errors import ConfigError, StplError
+from stpl.errors import AtLeast, ConfigError, StplError
 from stpl.report.formats import show
 from stpl.report.rows import TableLines, tables
 from stpl.report.suite import Suite
@@ -35,7 +36,7 @@ def report(
     figures: Path | None = None,
     statistics: bool = False,
     live: bool = False,
-    port: int = 8008,
+    port: Annotated[int, AtLeast(0)] = 8008,
 ) -> None:
     """Write and print every table of the catalogue from the records on disk, and write the page.
 

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from socketserver import ThreadingMixIn
-from typing import Any
+from typing import Annotated, Any
 from wsgiref.simple_server import WSGIServer, make_server
 
 from stpl.data.label_space import label_space
-from stpl.errors import ConfigError
+from stpl.errors import AtLeast, ConfigError
 from stpl.files import write_atomically
 from stpl.runs.charts import CONFUSION, FEATURES, IOU, PICTURES, PURITY, VIDEO, Chart
 from stpl.runs.experiments import check_bench
@@ -30,7 +30,7 @@ _STEP = "trainer/global_step"  # the axis that Lightning's logger gives every me
 _LOSSES = "train/([^l]|l[^r]).*"  # all but the learning rate; W&B's expressions know no lookahead
 
 
-def optuna(bench: str = "streets", storage: str | None = None, port: int = 8080) -> None:
+def optuna(bench: str = "streets", storage: str | None = None, port: Annotated[int, AtLeast(0)] = 8080) -> None:
     """Show the sweeps of a benchmark in Optuna's dashboard, on this machine alone, until interrupted.
 
     Args:

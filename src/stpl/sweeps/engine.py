@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Annotated
 
 from rich.console import Console
 
-from stpl.errors import ConfigError, StplError, Terminated
+from stpl.errors import AtLeast, ConfigError, StplError, Terminated
 from stpl.machine import visible_gpus
 from stpl.sweeps.grid import cells, command_line, examples, narrow
 from stpl.sweeps.interrupts import orderly_interrupts
@@ -29,7 +30,7 @@ def sweep(
     experiments: Path | None = None,
     runs: Path = Path("runs"),
     storage: str | None = None,
-    workers: int = 1,
+    workers: Annotated[int, AtLeast(0)] = 1,
     attempts: int = 3,
     sampler: str | None = None,
     dry_run: bool = False,

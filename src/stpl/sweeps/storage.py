@@ -7,13 +7,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import optuna
 from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage, run_grpc_proxy_server
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
-from stpl.errors import ConfigError, StplError, first_line
+from stpl.errors import AtLeast, ConfigError, StplError, first_line
 
 _OPENINGS = 5
 _DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
@@ -127,7 +128,7 @@ def _failed(url: str, error: BaseException) -> StplError:
     )
 
 
-def serve(*, storage: str, host: str = "localhost", port: int = GRPC_PORT) -> None:
+def serve(*, storage: str, host: str = "localhost", port: Annotated[int, AtLeast(0)] = GRPC_PORT) -> None:
     """Let workers share a database through one process, Optuna's gRPC proxy: `--storage=grpc://host:port`.
 
     For SQLite over several machines, and for more workers than a database takes connections.

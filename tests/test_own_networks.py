@@ -226,7 +226,7 @@ def test_classes_from_a_file(tmp_path: Path) -> None:
     assert plain[0].tolist() == [128, 64, 128]  # Cityscapes' road
     assert len({tuple(colour) for colour in plain.tolist()}) == 5
     wrong = {
-        "names: [a]\n": "'names' is unknown",
+        "names: [a]\n": "unknown key 'names'",
         "classes: [a, a]\n": "1 of them different",
         "classes: [a]\npalette: [[1, 2]]\n": "1 colours for 1 classes",
         "classes: 3\n": "lacks a list",

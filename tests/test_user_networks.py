@@ -370,3 +370,21 @@ def test_a_normalisation_that_nobody_says_is_said_to_be_assumed(capsys: pytest.C
     assert capsys.readouterr().err == ""
     with pytest.raises(StplError, match="--channels: this does nothing here"):
         stpl.load("streets", channels="bgr")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda x: x.bool(),
+        lambda x: x.to(torch.int8),
+        lambda x: x.to(torch.complex64),
+        lambda x: x.to("meta"),
+        Tensor.to_sparse,
+    ],
+)
+def test_weights_of_a_kind_that_no_network_has(kind: Callable[[Tensor], Tensor], five: str, tmp_path: Path) -> None:
+    net = Two()
+    state = net.state_dict()
+    name = next(name for name in state if name.endswith("weight"))
+    with pytest.raises(CheckpointError, match=rf"holds what no such network has: {name} \("):
+        own_weights(net, {**state, name: kind(state[name])}, tmp_path / "w.pth")

@@ -53,6 +53,11 @@ class _Watched(Tensor):
     places: list[tuple[str, int]]
     turned: list[Tensor]
 
+    def __format__(self, form: str) -> str:
+        """As of a plain tensor, whose name is not in it, and note a reading."""
+        self.places.append(_caller())
+        return format(self.detach().as_subclass(Tensor), form)
+
     @classmethod
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

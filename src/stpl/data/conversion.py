@@ -21,7 +21,7 @@ from stpl.errors import DataError
 _NEAR = 300  # frames, up to which a place is found by counting
 _ASKED = 4  # pictures that are converted in the other process
 _SECONDS = 60.0
-_PATIENCE = 250  # repetitions, after which one is checked again: a later part may be another
+_PATIENCE = 60  # repetitions, after which one is checked again: a later part may be of another kind
 _PROGRESSIVE = frozenset({"VP80", "VP90"})
 """Codecs that know neither interlacing nor layouts of pixels that cannot be converted."""
 
@@ -30,7 +30,7 @@ class Repeats:
     """Looks for pictures that repeat the one before, as all do whose conversion failed, and has some of them checked.
 
     Of a still scene, in which pictures repeat too, the first repetition is checked, the fifth, the 25th, and so on, at
-    the latest after 250 more: what follows a still beginning may be of another kind.
+    the latest after 60 more: what follows a still beginning may be of another kind.
 
     Args:
         path: of the video.

@@ -270,10 +270,11 @@ def _probabilities(logits: Tensor) -> bool:
 
 def own_weights(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     """Put a state dict into a network of somebody else's; raises `CheckpointError` if it does not fit."""
-    from stpl.nn.weights import check_finite, check_fit, put
+    from stpl.nn.weights import check_finite, check_fit, check_kinds, put
 
     wanted = module.state_dict()
     state, mend = of_network(dict(state), wanted, path), "give the weights of this network, and its arguments"
+    check_kinds(state, wanted, path, mend)
     check_finite(state, path)
     try:
         if fits(state, wanted):

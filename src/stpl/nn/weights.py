@@ -229,10 +229,7 @@ def check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: P
             where=path,
             mend=mend,
         )
-    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    strangers = [f"{key} ({_kind(value)})" for key, value in tensors.items() if not _is_plain(value, wanted[key])]
-    if strangers:
-        raise CheckpointError(f"holds what no such network has: {_names(strangers)}", where=path, mend=mend)
+    check_kinds(state, wanted, path, mend)
     shapes = [
         f"{key} {tuple(state[key].shape)} ≠ {tuple(wanted[key].shape)}" for key in sorted(other_shapes(state, wanted))
     ]
@@ -242,6 +239,15 @@ def check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: P
             where=path,
             mend=mend,
         )
+
+
+def check_kinds(state: Mapping[str, Any], wanted: Mapping[str, Any], path: Path, mend: str) -> None:
+    """Raise `CheckpointError`, naming types, for tensors that are sparse, complex, bool and the like."""
+    pairs = {key: (value, wanted[key]) for key, value in state.items() if key in wanted}
+    tensors = {key: pair for key, pair in pairs.items() if all(isinstance(one, Tensor) for one in pair)}
+    strangers = [f"{key} ({_kind(value)})" for key, (value, mine) in tensors.items() if not _is_plain(value, mine)]
+    if strangers:
+        raise CheckpointError(f"holds what no such network has: {_names(strangers)}", where=path, mend=mend)
 
 
 def _is_plain(value: Tensor, wanted: Tensor) -> bool:

@@ -117,11 +117,11 @@ def adapt_to(
     Raises:
         StplError: for a network, a video or a setting that cannot be used, or a full disk.
     """
-    check_footage(videos, stride=settings.stride)
     videos, folder = [video.absolute() for video in videos], folder.absolute()
-    for name in OUTPUTS:
-        check_file(folder / name)
     with signals_raise(), run_folder(folder), _TURN, _as_before():
+        check_footage(videos, stride=settings.stride)
+        for name in OUTPUTS:
+            check_file(folder / name)
         taken = taken or affordable(model, settings, folder)
         start = _start(model, folder)
         begun = begun_with(folder, folder / "checkpoints" / "last.ckpt")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "stpl"
-FOUNDATION = {"errors", "files", "machine", "progress", "yaml_files"}
+FOUNDATION = {"errors", "files", "machine", "progress", "signals", "yaml_files"}
 TENSORS = {"errors", "files", "data.clip", "data.label_space"}
 RUNS = {*FOUNDATION, "arguments", "data", "nn", "methods", "pictures", "runs"}
 # A package may import itself, and the packages and modules named here, all of which lie below it.
@@ -21,6 +21,7 @@ ALLOWED = {
     "machine": set(),
     "progress": set(),
     "declarations": set(),
+    "signals": set(),
     "yaml_files": {"errors"},
     "arguments": {"errors", "yaml_files"},
     "data": FOUNDATION,
@@ -43,8 +44,8 @@ LIGHT = [
     "apply.source", "apply.video", "arguments", "cli", "completion", "data.content", "data.image_folder",
     "data.video_index", "data.video_source", "declarations", "errors", "files", "machine", "pictures.colours",
     "progress", "report", "report.command", "report.dashboard", "runs", "runs.artifacts", "runs.charts",
-    "runs.experiments", "runs.folder", "runs.identity", "runs.recipes", "runs.record", "runs.request", "sweeps",
-    "sweeps.check", "sweeps.schedule", "yaml_files",
+    "runs.experiments", "runs.folder", "runs.identity", "runs.recipes", "runs.record", "runs.request", "signals",
+    "sweeps", "sweeps.check", "sweeps.schedule", "yaml_files",
 ]  # fmt: skip
 """What must answer at once, so that importing it, with all that it imports, must not import torch."""
 NO_TRAINER = ("nn", "losses", "metrics")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import stpl
 from stpl.apply.model import Model
 from stpl.data.fake import MovingShapes
 from stpl.data.image import read_rgb
-from stpl.errors import CheckpointError, ConfigError, RecordError, StplError
+from stpl.errors import CheckpointError, ConfigError, RecordError, StplError, Terminated
 from stpl.runs.folder import RunLock, run_folder
 from stpl.yaml_files import load_yaml
 
@@ -216,3 +217,20 @@ def test_generators_are_left_as_they_were(finished: Path, tmp_path: Path) -> Non
     adapted = stpl.adapt(mine, finished / "drive", tmp_path / "out", steps=1)
     list(adapted.network.predict([read_rgb(finished / "drive" / "0.png")]))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_sigterm_in_an_adaptation_ends_it_between_two_steps_and_the_next_call_goes_on(
+    finished: Path, tmp_path: Path
+) -> None:
+    def terminate(stage: stpl.Stage) -> None:
+        if stage.name == "affine_teacher" and stage.done == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    handlers = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated):
+        stpl.adapt(network(), finished / "drive", tmp_path, steps=4, progress=terminate)
+    # The evaluation that follows step 3 did not take place: a run that went on after it would lack it.
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+    assert signal.getsignal(signal.SIGTERM) == handlers
+    stpl.adapt(network(), finished / "drive", tmp_path, steps=4)
+    assert same(tmp_path, finished / "out")

@@ -76,14 +76,8 @@ class StoppedError(StplError):
     exit_code = STOPPED
 
 
-ENDING_SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
-)
-"""Signals that end a run so that the same call goes on: of a scheduler, a terminal that closes, or a user."""
-
-
 class Terminated(KeyboardInterrupt):
-    """One of `ENDING_SIGNALS`, treated like Ctrl-C but for the exit code.
+    """One of `stpl.signals.ENDING_SIGNALS`, treated like Ctrl-C but for the exit code.
 
     Args:
         number: of the signal.

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from stpl.errors import ENDING_SIGNALS, ConfigError, Terminated, cannot_write
+from stpl.errors import ConfigError, Terminated, cannot_write
+from stpl.signals import ENDING_SIGNALS, heard
 
 _PARTIAL = ".partial"
 
@@ -100,17 +100,10 @@ def _content(folder: Path) -> Iterator[Path]:
 @contextmanager
 def signals_raise() -> Iterator[None]:
     """Have signals that end a run raise `Terminated`, so that what is half-written is removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def terminate(number: int, _: FrameType | None) -> None:
+        """End what is being done."""
         raise Terminated(number)
 
-    heard = [number for number in ENDING_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, terminate) for number in heard}
-    try:
+    with heard(terminate, ENDING_SIGNALS):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +16,12 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from stpl.errors import ENDING_SIGNALS, ConfigError, Terminated, check_range
+from stpl.errors import ConfigError, Terminated, check_range
 from stpl.files import write_atomically
 from stpl.nn.checkpoint_files import located
 from stpl.runs.identity import changed_inputs, comparable, flat_settings, is_input
 from stpl.runs.record import CONFIG
+from stpl.signals import ENDING_SIGNALS, heard
 from stpl.yaml_files import load_yaml
 
 _SHOWN = 6
@@ -159,7 +159,16 @@ def signals_told(trainer: Trainer) -> Iterator[None]:
         KeyboardInterrupt: after Ctrl-C; `Terminated` after one of `ENDING_SIGNALS`, once the step or batch at hand is
             done.
     """
-    with _as_sigterm() as received:
+    received: list[int] = []
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        """Have Lightning see SIGTERM, which it hears."""
+        received.append(number)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    others = [number for number in ENDING_SIGNALS if number != signal.SIGTERM]
+    # Lightning would call an earlier handler of SIGTERM in the middle of a step.
+    with heard(pass_on, others), heard(signal.SIG_DFL, [signal.SIGTERM]):
         try:
             yield
         except SIGTERMException:
@@ -170,26 +179,3 @@ def signals_told(trainer: Trainer) -> Iterator[None]:
             raise
         if trainer.received_sigterm:
             raise Terminated(*received[:1])
-
-
-@contextmanager
-def _as_sigterm() -> Iterator[list[int]]:
-    """Have Lightning see SIGTERM, which it hears, where another signal that ends a run comes; the list names these.
-
-    A signal that is ignored stays so, as under `nohup`. Only the main thread may set handlers.
-    """
-    received: list[int] = []
-
-    def hear(number: int, frame: FrameType | None) -> None:
-        """Pass it on."""
-        received.append(number)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    main = threading.current_thread() is threading.main_thread()
-    others = [number for number in ENDING_SIGNALS if number != signal.SIGTERM and main]
-    before = {number: signal.signal(number, hear) for number in others if signal.getsignal(number) != signal.SIG_IGN}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

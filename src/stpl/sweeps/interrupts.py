@@ -8,12 +8,12 @@ a second one that comes before the first was heard is raised where it is.
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from stpl.errors import ENDING_SIGNALS, Terminated
+from stpl.errors import Terminated
+from stpl.signals import ENDING_SIGNALS, heard
 
 _kept: list[int] = []
 _waiting = False
@@ -25,17 +25,9 @@ def orderly_interrupts() -> Iterator[None]:
 
     An interrupt that was ignored before stays so, as in the background of a shell. No effect outside the main thread.
     """
-    if threading.current_thread() is not threading.main_thread():  # only it may set signal handlers
-        yield
-        return
     _kept.clear()
-    heard = [n for n in (signal.SIGINT, *ENDING_SIGNALS) if signal.getsignal(n) != signal.SIG_IGN]
-    before = {number: signal.signal(number, _receive) for number in heard}
-    try:
+    with heard(_receive, (signal.SIGINT, *ENDING_SIGNALS)):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from typing import IO
 from rich.console import Console
 from rich.text import Text
 
-from stpl.errors import ENDING_SIGNALS, StplError
+from stpl.errors import StplError
+from stpl.signals import ENDING_SIGNALS, heard
 from stpl.sweeps.claims import BEGAN
 from stpl.sweeps.places import Place, places
 
@@ -84,14 +85,10 @@ def _forwarded(crew: Sequence[_Member], console: Console) -> Iterator[list[int]]
         for member in crew:
             member.stop(again=True)
 
-    main = threading.current_thread() is threading.main_thread()  # only it may set signal handlers
-    heard = [n for n in (signal.SIGINT, *ENDING_SIGNALS) if main and signal.getsignal(n) != signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in heard}
     try:
-        yield stopped
+        with heard(stop, (signal.SIGINT, *ENDING_SIGNALS)):
+            yield stopped
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         for member in crew:
             member.kill()
 

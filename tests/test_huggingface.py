@@ -16,12 +16,12 @@ from stpl.nn import huggingface
 def test_ids_of_classes_are_numbers() -> None:
     names = [f"class {place}" for place in range(12)]
     for ids in (dict(enumerate(names)), json.loads(json.dumps(dict(enumerate(names)))), names):
-        space = huggingface.classes_told(SimpleNamespace(id2label=ids))
+        space = huggingface.named_classes(SimpleNamespace(id2label=ids))
         assert space is not None
         assert list(space.classes) == names
     for wrong in ({1: "a", 2: "b"}, {0: "a", 2: "b"}, {"0": "a", "x": "b"}, {"0": "a", 0: "b"}):
         with pytest.raises(ConfigError, match="which are not 0, 1, 2"):
-            huggingface.classes_told(SimpleNamespace(id2label=wrong))
+            huggingface.named_classes(SimpleNamespace(id2label=wrong))
 
 
 SCALED = {"do_rescale": True, "rescale_factor": 1 / 255}

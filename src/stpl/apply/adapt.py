@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from stpl.apply.memory import check_size
-from stpl.apply.settings import BENCH, RECOMMENDED, Settings, run_name
+from stpl.apply.settings import BENCH, RECOMMENDED, Settings, check_outputs, run_name
 from stpl.apply.source import NetworkSource
 from stpl.data.video_source import check_footage
 from stpl.errors import AtLeast
-from stpl.files import check_file
 from stpl.runs.folder import is_fresh
 from stpl.runs.record import RunKey, runs_root
 
@@ -85,7 +84,7 @@ def adapt_to_video(
     )
     check_footage(videos, stride=stride)
     is_fresh(folder)
-    check_file(folder / "adapted.ckpt")
+    check_outputs(folder)
     from stpl.apply.shown import adapt_and_show  # imports torch, which takes seconds
 
     adapt_and_show(source, videos, folder, settings)

@@ -24,12 +24,12 @@ from stpl.apply.model import Model, own_state
 from stpl.apply.network import load_network
 from stpl.apply.out_folder import signals_raise
 from stpl.apply.resources import Estimate, estimate, fitting
-from stpl.apply.settings import Settings, run_name
+from stpl.apply.settings import ADAPTED, VERDICT, Settings, check_outputs, run_name
 from stpl.data.clip import Clip, Wants, collate
 from stpl.data.datamodule import ClipDataModule
 from stpl.data.video_source import check_footage
 from stpl.errors import CheckpointError, ConfigError
-from stpl.files import check_file, whole_file, write_atomically
+from stpl.files import whole_file, write_atomically
 from stpl.nn import weights
 from stpl.nn.batchnorm import batchnorm_layers
 from stpl.runs.build import SuiteCLI, build
@@ -38,10 +38,6 @@ from stpl.runs.folder import START, run_folder
 from stpl.runs.identity import check_mark, flat_settings
 from stpl.runs.request import as_text
 from stpl.runs.sitting import begun_with
-
-VERDICT = "adaptation.json"
-OUTPUTS = ("adapted.ckpt", "adapted.pt", VERDICT, "index.html", "side_by_side.webm")
-"""Files that an adaptation writes into its folder at its end."""
 
 STATISTICS = "batchnorm_augmented"
 """The experiment whose result trained networks are compared with: the start with renewed statistics."""
@@ -120,8 +116,7 @@ def adapt_to(
     videos, folder = [video.absolute() for video in videos], folder.absolute()
     with signals_raise(), run_folder(folder), _TURN, _as_before():
         check_footage(videos, stride=settings.stride)
-        for name in OUTPUTS:
-            check_file(folder / name)
+        check_outputs(folder)
         taken = taken or affordable(model, settings, folder)
         start = _start(model, folder)
         begun = begun_with(folder, folder / "checkpoints" / "last.ckpt")
@@ -132,11 +127,11 @@ def adapt_to(
             candidates.insert(1, _renewed(command, str(cli.config.trainer.precision), tell))
         seen = list(_seen(candidates, spread(cli.datamodule, LOOKED), model.build, tell))
         verdict = choose(judged(candidates, seen))
-        adapted = folder / "adapted.ckpt"
+        adapted = folder / ADAPTED
         _copy(verdict.chosen.candidate.checkpoint, adapted)
         weights = model.hand_back(own_state(adapted), folder) if model.network is not None else None
         outcome = Outcome(folder, adapted, weights, start, verdict, taken)
-        write_atomically(folder / VERDICT, json.dumps(_told(outcome, settings), indent=2) + "\n")
+        write_atomically(folder / VERDICT, json.dumps(_verdict(outcome, settings), indent=2) + "\n")
     return outcome
 
 
@@ -200,7 +195,7 @@ class _Command:
     def words(self, experiment: str, folder: Path, steps: int, more: Mapping[str, object]) -> list[str]:
         """The command line of a run of `experiment` into `folder`."""
         settings, model = self.settings, self.model
-        told: dict[str, object] = {
+        given: dict[str, object] = {
             "run.experiment": self.name,
             "run.base": experiment,
             "run.keep_all": "true",
@@ -219,10 +214,10 @@ class _Command:
             **{f"network.{name}": _plain(value) for name, value in model.options.to_dict().items()},
         }
         if settings.precision is not None:
-            told["trainer.precision"] = settings.precision
+            given["trainer.precision"] = settings.precision
         if model.network is not None:
-            told["trainer.deterministic"] = "warn"  # some have operations of which there is no deterministic form
-        return ["--bench=video", f"--experiment={experiment}", *(f"--{name}={value}" for name, value in told.items())]
+            given["trainer.deterministic"] = "warn"  # some have operations of which there is no deterministic form
+        return ["--bench=video", f"--experiment={experiment}", *(f"--{name}={value}" for name, value in given.items())]
 
 
 def _trained(command: _Command, tell: Tell | None) -> tuple[list[Candidate], SuiteCLI]:
@@ -308,7 +303,7 @@ def _start(model: Model, folder: Path) -> Path:
     return place
 
 
-def _told(outcome: Outcome, settings: Settings) -> dict[str, Any]:
+def _verdict(outcome: Outcome, settings: Settings) -> dict[str, Any]:
     """What `adaptation.json` says."""
     verdict = outcome.verdict
     return {

@@ -44,7 +44,7 @@ def values_read(net: nn.Module, inputs: tuple[Tensor, ...]) -> str | None:
     finally:
         for tensor in _Watched.turned:
             tensor.__class__ = Tensor
-    return next((place for file, line in _Watched.places if (place := _told(file, line)) is not None), None)
+    return next((place for file, line in _Watched.places if (place := _place(file, line)) is not None), None)
 
 
 class _Watched(Tensor):
@@ -94,7 +94,7 @@ def _caller() -> tuple[str, int]:
     return frame.f_code.co_filename, frame.f_lineno
 
 
-def _told(file: str, line: int) -> str | None:
+def _place(file: str, line: int) -> str | None:
     """A place in words; `None` if all that is done there is to check."""
     lines = linecache.getlines(file)
     try:

@@ -7,7 +7,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
-from stpl.apply.memory import check_size
 from stpl.apply.source import NetworkSource
 from stpl.errors import ConfigError
 from stpl.files import check_file
@@ -46,7 +45,6 @@ def export(
     kind = format or _by_ending(out)
     if frames not in (None, 1, 2):
         raise ConfigError(f"{frames} frames", where="--frames", mend="choose 1 or 2")
-    check_size(size)
     check_file(out)
     if kind == "onnx":
         _check_packages()
@@ -54,8 +52,8 @@ def export(
     from stpl.apply.exporting import write
     from stpl.apply.model import open_model
 
-    told = write(open_model(source), out, kind, output, frames)
-    print(f"wrote {out}: {told}", file=sys.stderr)
+    written = write(open_model(source), out, kind, output, frames)
+    print(f"wrote {out}: {written}", file=sys.stderr)
 
 
 def _by_ending(out: Path) -> Format:

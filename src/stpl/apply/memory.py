@@ -15,16 +15,13 @@ def check_size(size: tuple[int, int] | None, batch_size: int | None = None, wher
     What passes may still be too much for a network: `stpl.apply.resources` estimates that once the network is there.
 
     Args:
-        size: height and width of the frames; nothing is checked without it.
-        batch_size: clips a step; one if not given.
+        size: height and width of the frames, above 0; nothing is checked without it.
+        batch_size: clips a step, above 0; one if not given.
         where: the size stands.
 
     Raises:
-        ConfigError: a number below 1, or too much memory.
+        ConfigError: too much memory.
     """
-    for place, values in ((where, size), ("--batch_size", None if batch_size is None else (batch_size,))):
-        if values is not None and min(values) < 1:
-            raise ConfigError(f"{min(values)} is too small", where=place, mend="choose 1 or more")
     if size is None:
         return
     each, free = _LEAST * size[0] * size[1], free_memory()

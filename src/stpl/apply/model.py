@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from stpl.apply.network import Frame, checked, load_network, predict
+from stpl.apply.settings import STATE
 from stpl.apply.source import HUGGING_FACE, NetworkSource, read_classes
 from stpl.data.content import content_id
 from stpl.errors import CheckpointError, ConfigError, note
@@ -141,8 +142,8 @@ class Model:
         assert own is not None
         assert isinstance(segmenter, OwnSegmenter)
         if own.build != huggingface.BUILD:
-            _write(folder / "adapted.pt", state)
-            return folder / "adapted.pt"
+            _write(folder / STATE, state)
+            return folder / STATE
         segmenter.net.load_state_dict(dict(state))
         huggingface.save(segmenter.net, str(own.arguments["name"]), folder / "adapted")
         return folder / "adapted"
@@ -150,8 +151,8 @@ class Model:
     def save(self, path: Path) -> None:
         """Write a network of your own as a checkpoint of the suite, whole or not at all."""
         assert self.network is not None
-        told = weights.description(self.options, self.frame_size, 0)
-        _write(path, {"stpl": told, "state_dict": self.network.state_dict()})
+        described = weights.description(self.options, self.frame_size, 0)
+        _write(path, {"stpl": described, "state_dict": self.network.state_dict()})
 
 
 def own_state(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -212,7 +213,7 @@ def _asked(source: NetworkSource, size: tuple[int, int]) -> OwnNetwork:
     hub = None  # name of a network of Hugging Face
     if isinstance(model, nn.Module):
         config = getattr(plain(model), "config", None)
-        own, space = OwnNetwork(IN_MEMORY), space or huggingface.classes_told(config)
+        own, space = OwnNetwork(IN_MEMORY), space or huggingface.named_classes(config)
         hub = getattr(config, "_name_or_path", None)
     elif source.kind == "hugging face":
         hub = str(model).removeprefix(HUGGING_FACE)

@@ -18,7 +18,7 @@ from stpl.apply.adaptation import FLOW, Outcome
 from stpl.apply.guard import LOOKED
 from stpl.apply.model import Model
 from stpl.apply.network import Frame, load_network, predict
-from stpl.apply.settings import Settings
+from stpl.apply.settings import PAGE, Settings
 from stpl.data.clip import Wants
 from stpl.data.flow import FlowCache
 from stpl.data.folder import VideoFrames
@@ -27,7 +27,6 @@ from stpl.files import write_atomically
 from stpl.pictures.labels import overlay
 from stpl.runs.record import METRICS, read_metrics
 
-PAGE = "index.html"
 _SHOWN = 4
 _WIDTH, _HEIGHT = 560, 150  # of a curve
 _QUALITY = 82

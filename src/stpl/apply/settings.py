@@ -9,6 +9,7 @@ from pathlib import Path
 
 from stpl.apply import option_values as values
 from stpl.errors import ConfigError
+from stpl.files import check_file
 from stpl.runs.experiments import overlays
 from stpl.runs.request import PRECISIONS
 from stpl.yaml_files import unknown
@@ -18,6 +19,15 @@ RECOMMENDED = "affine_teacher"
 
 BENCH = "video"
 """The benchmark whose overlay describes footage of one's own."""
+
+ADAPTED, STATE, VERDICT, PAGE, SIDE_BY_SIDE = OUTPUTS = (
+    "adapted.ckpt",
+    "adapted.pt",
+    "adaptation.json",
+    "index.html",
+    "side_by_side.webm",
+)
+"""Files that an adaptation writes into its folder at its end."""
 
 _RANGES = {"steps": (0, None), "batch_size": (1, None), "stride": (1, None), "seed": (0, 2**32 - 1)}
 _MOST_LETTERS = 100  # of a video's name in that of its run
@@ -66,3 +76,9 @@ def run_name(videos: Sequence[Path]) -> str:
         raise ConfigError("no video was named", where="video", mend="name a file or a folder of images")
     name = re.sub(r"^\.+|[^\w .=,+()-]", "_", videos[0].resolve().stem)[:_MOST_LETTERS].strip()
     return name or "video"
+
+
+def check_outputs(folder: Path) -> None:
+    """Raise `StplError` if one of the files that an adaptation ends with could not be written into `folder`."""
+    for name in OUTPUTS:
+        check_file(folder / name)

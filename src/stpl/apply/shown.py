@@ -10,7 +10,7 @@ from stpl.apply.adaptation import Outcome, Stage, adapt_to, affordable
 from stpl.apply.film import film
 from stpl.apply.model import Model, open_model
 from stpl.apply.page import write_page
-from stpl.apply.settings import Settings
+from stpl.apply.settings import SIDE_BY_SIDE, Settings
 from stpl.apply.source import NetworkSource
 from stpl.progress import Progress
 
@@ -40,7 +40,7 @@ def _show(model: Model, outcome: Outcome, videos: Sequence[Path], settings: Sett
     if outcome.weights is not None:
         print(f"weights: {outcome.weights}", file=sys.stderr)
     titles = {f"before: {model.name}": outcome.start, "after": outcome.checkpoint}
-    written = outcome.folder / "side_by_side.webm"
+    written = outcome.folder / SIDE_BY_SIDE
     film(titles, videos, written, size=model.frame_size, stride=settings.stride, build=model.build, limit=_FILMED)
     print(f"video:   {written}", file=sys.stderr)
     print(f"page:    {write_page(model, outcome, videos, settings, written)}", file=sys.stderr)

@@ -217,7 +217,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     begin = 8 + int.from_bytes(data[:8], "little")
     try:
         header: Any = json.loads(data[8:begin].decode("utf-8")) if begin <= len(data) else None
-        entries = sorted(_entry(name, told) for name, told in header.items() if name != "__metadata__")
+        entries = sorted(_entry(name, tensor) for name, tensor in header.items() if name != "__metadata__")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _torn(path, f"its safetensors header cannot be read: {error or type(error).__name__}") from error
     place = 0
@@ -237,14 +237,14 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise _torn(path, f"its description cannot be read: {error}") from error
 
 
-def _entry(name: str, told: dict[str, Any]) -> _Entry:
+def _entry(name: str, tensor: dict[str, Any]) -> _Entry:
     """One entry of the header; raises `ValueError`, `KeyError` or `TypeError` for what is none."""
-    numbers = [*told["data_offsets"], *told["shape"]]
-    if told["dtype"] not in _DTYPES or len(told["data_offsets"]) != 2:
-        raise ValueError(f"{name} has dtype {told['dtype']} and offsets {told['data_offsets']}")
+    numbers = [*tensor["data_offsets"], *tensor["shape"]]
+    if tensor["dtype"] not in _DTYPES or len(tensor["data_offsets"]) != 2:
+        raise ValueError(f"{name} has dtype {tensor['dtype']} and offsets {tensor['data_offsets']}")
     if any(type(number) is not int or number < 0 for number in numbers):
         raise ValueError(f"{name} has offsets and shape {numbers}")
-    return _Entry(numbers[0], numbers[1], _DTYPES[told["dtype"]], tuple(numbers[2:]), name)
+    return _Entry(numbers[0], numbers[1], _DTYPES[tensor["dtype"]], tuple(numbers[2:]), name)
 
 
 def _tensor(data: bytearray, begin: int, entry: _Entry) -> Tensor:

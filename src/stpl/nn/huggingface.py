@@ -70,14 +70,14 @@ def load(name: str) -> nn.Module:
 
 def classes_of(name: str) -> LabelSpace:
     """The classes of a network, as its own configuration names them; raises `ConfigError` as `load` does."""
-    space = classes_told(_config(name))
+    space = named_classes(_config(name))
     if space is None:
         mend = "give them: --classes=FILE.yaml"
         raise ConfigError("its configuration names no classes", where=_WHERE, mend=mend)
     return space
 
 
-def classes_told(config: Any) -> LabelSpace | None:
+def named_classes(config: Any) -> LabelSpace | None:
     """The classes that a configuration names (`id2label`, ids as numbers or as text), if it does.
 
     Raises:
@@ -87,13 +87,13 @@ def classes_told(config: Any) -> LabelSpace | None:
     if not names:
         return None
     pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
-    told = sorted((int(str(key)) if str(key).isdecimal() else -1, str(name)) for key, name in pairs)
-    ids = [place for place, _ in told]
+    given = sorted((int(str(key)) if str(key).isdecimal() else -1, str(name)) for key, name in pairs)
+    ids = [place for place, _ in given]
     if ids != list(range(len(ids))):
         shown = ", ".join(map(str, list(names)[:_SHOWN])) + (", …" if len(ids) > _SHOWN else "")
         mend = "name a class for each logit, from 0 on, or give the classes: --classes=FILE.yaml"
         raise ConfigError(f"id2label names the ids {shown}, which are not 0, 1, 2, …", where=_WHERE, mend=mend)
-    return own_classes([name for _, name in told])
+    return own_classes([name for _, name in given])
 
 
 class Preprocessing(NamedTuple):
@@ -126,11 +126,11 @@ def preprocessing_of(name: str) -> Preprocessing | None:
     _quiet(transformers)
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
-        told = {key: getattr(processor, key, None) for key in _ASKED}
+        given = {key: getattr(processor, key, None) for key in _ASKED}
     except Exception:  # of a kind that is not known here, or whose library is absent: what is written must do
-        told = _written(files)
+        given = _written(files)
     try:
-        return _preprocessing(told)
+        return _preprocessing(given)
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
 
@@ -149,27 +149,27 @@ def _processor_files(name: str) -> list[Path]:
 
 def _written(files: Sequence[Path]) -> dict[str, Any]:
     """The settings of a processor as its files have them, where they are not left to its code."""
-    told: dict[str, Any] = {"do_rescale": True, "rescale_factor": 1 / 255}
+    given: dict[str, Any] = {"do_rescale": True, "rescale_factor": 1 / 255}
     for file in files:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            told |= content.get("image_processor", content)
+            given |= content.get("image_processor", content)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             mend = "mend it, or give --mean, --std and --channels"
             raise ConfigError("is torn: it holds no settings of an image processor", where=file, mend=mend) from error
-    return {"do_normalize": "image_mean" in told} | told
+    return {"do_normalize": "image_mean" in given} | given
 
 
-def _preprocessing(told: Mapping[str, Any]) -> Preprocessing | None:
+def _preprocessing(given: Mapping[str, Any]) -> Preprocessing | None:
     """Settings as one normalisation: (x·factor - mean) / std of frames x in 0..255; `None` if they cannot be meant."""
-    factor = float(told["rescale_factor"] or 1 / 255) if told.get("do_rescale") else 1.0
+    factor = float(given["rescale_factor"] or 1 / 255) if given.get("do_rescale") else 1.0
     means, stds = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if told.get("do_normalize"):
-        means, stds = _three(told["image_mean"]), _three(told["image_std"])
+    if given.get("do_normalize"):
+        means, stds = _three(given["image_mean"]), _three(given["image_std"])
         if min(stds) <= 0 or (factor == 1 and max(*means, *stds) <= 1):
             return None  # the second: they are of frames in 0..1, and nothing brings them there
     mean, std = ((x / factor, y / factor, z / factor) for x, y, z in (means, stds))
-    return Preprocessing(mean, std, "bgr" if told.get("do_flip_channel_order") else "rgb")
+    return Preprocessing(mean, std, "bgr" if given.get("do_flip_channel_order") else "rgb")
 
 
 def _three(value: Any) -> tuple[float, float, float]:

@@ -57,9 +57,9 @@ def find(content: Mapping[Any, Any], key: str | None = None, path: Path | None =
     if name not in there and (part := _part(there, name)):
         return name, part
     if name not in there or (key is None and name != _USUAL and len(there) > 1):
-        told = ", ".join(f"{name} ({len(state)} tensors)" for name, state in there.items())
+        found = ", ".join(f"{name} ({len(state)} tensors)" for name, state in there.items())
         raise CheckpointError(
-            f"holds no state_dict '{key}', but {told}" if key else f"holds several state_dicts: {told}",
+            f"holds no state_dict '{key}', but {found}" if key else f"holds several state_dicts: {found}",
             where=path,
             mend=f"save the one you mean alone, or choose it where there is that option: --key={next(iter(there))}",
         )

@@ -61,11 +61,11 @@ def fit(args: Sequence[str]) -> Path:
         print(f"{directory} is recorded already; delete the folder to run it again", file=sys.stderr)
         return directory
     check_command_line(cli.trainer, args)
+    check_steps(cli.trainer)
     if not cli.trainer.is_global_zero:
         settle_precision(cli)
         run(cli)
         return directory
-    check_steps(cli.trainer)
     with run_folder(directory), ended_together(cli.trainer), _failures_told(cli.tracking):
         begin(cli)
         run(cli)
@@ -191,7 +191,6 @@ def run(cli: SuiteCLI) -> None:
     """Evaluate the starting point, then train; or go on where the last checkpoint stands."""
     trainer, last = cli.trainer, cli.recorder.last_checkpoint
     cli.model.folder = cli.recorder.directory
-    check_steps(trainer)
     _match_labels(cli)
     if cli.recorder.options.compile:
         cli.model.network.segmenter.encoder.compile()

@@ -275,7 +275,6 @@ def test_memory_is_estimated_and_the_batch_made_to_fit(monkeypatch: pytest.Monke
         ((999999999, 999999999), None, "GiB at the least"),
         ((200000, 200000), 1, "GiB at the least"),
         ((64, 96), 10**9, "--batch_size: 1000000000 clips a step need"),
-        ((64, 96), 0, "--batch_size: 0 is too small"),
     ],
 )
 def test_sizes_that_no_memory_holds_are_refused_by_themselves(

@@ -68,3 +68,11 @@ def opened() -> Iterator[list[str]]:
     _listening[0] = True
     yield _opened
     _listening[0] = False
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, for modules that are written into it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path

@@ -6,12 +6,10 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
-from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from PIL import Image
 from torch import Tensor
@@ -26,7 +24,7 @@ from stpl.nn.network import NetworkOptions, build_network
 from stpl.runs.build import build
 from stpl.runs.fit import _failures_told, fit
 from stpl.runs.record import RunKey, read_metrics, read_record
-from stpl.runs.sitting import SittingTimer, keep_settings, signals_told
+from stpl.runs.sitting import SittingTimer, keep_settings
 from stpl.yaml_files import load_yaml
 
 Arguments = Callable[..., list[str]]
@@ -279,19 +277,6 @@ def test_a_signal_ends_a_run_with_its_code_and_a_checkpoint(
     assert weights.entry(folder(tmp_path) / "checkpoints" / "last.ckpt")["step"] == 3
     assert main(["fit", *run()]) == 0
     assert read_record(folder(tmp_path)) is not None
-
-
-def test_signals_that_are_ignored_stay_so_and_handlers_are_put_back() -> None:
-    """As under `nohup`."""
-    trainer = SimpleNamespace(received_sigterm=False)
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with signals_told(cast(Trainer, trainer)):
-            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-            assert callable(signal.getsignal(signal.SIGUSR2))
-        assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 def test_nothing_of_slurm_is_read_from_the_working_directory(

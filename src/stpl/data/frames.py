@@ -224,6 +224,7 @@ def check_pace(
     """
 
     def refused(name: str, what: str) -> ConfigError:
+        """The error for option `name`."""
         return ConfigError(what, where=where or f"--{name}", mend=f"correct {name}")
 
     numbers = {"size": min(size or (1, 1)), "stride": stride, "limit": 1 if limit is None else limit}

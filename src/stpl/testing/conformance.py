@@ -97,6 +97,7 @@ class _Watch:
         watch = self
 
         def training_step(self: Method, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
+            """The method's own, between two checks and without a read-back."""
             watch.check_batch(self, batch)
             with no_read_back():
                 output = step(self, batch, batch_idx)
@@ -104,10 +105,12 @@ class _Watch:
             return output
 
         def on_before_optimizer_step(self: Method, optimizer: torch.optim.Optimizer) -> None:
+            """The method's own, after a check of the gradients."""
             watch.check_gradients(self, optimizer)
             before(self, optimizer)
 
         def go_backward(self: Method, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+            """The method's own, without a read-back."""
             with no_read_back():
                 backward(self, loss, *args, **kwargs)
 

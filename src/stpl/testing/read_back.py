@@ -39,6 +39,7 @@ class _NoReadBack(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _refuse(name: str) -> Callable[..., None]:
     def refused(*args: object, **kwargs: object) -> None:
+        """Raise in place of the function."""
         raise ReadBackError(name)
 
     return refused

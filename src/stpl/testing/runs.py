@@ -66,6 +66,7 @@ def fit_until(step: int | None, args: Sequence[str]) -> bool:
     original, cut = Method.training_step, []
 
     def crash(self: Method, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
+        """The training step, or a crash in its place."""
         if step is not None and self.global_step == step - 1:
             cut.append(step)
             raise CrashError
@@ -85,6 +86,7 @@ def exactly() -> Iterator[None]:
     train, to, normalize = STAM.train, Clip.to, Segmenter.normalize
 
     def double(self: Clip, *args: Any, **options: Any) -> Clip:
+        """`Clip.to`, with its flow in float64."""
         clip = to(self, *args, **options)
         return clip if clip.flow is None else replace(clip, flow=clip.flow.double())
 

@@ -141,7 +141,7 @@ def file_mend(error: Exception) -> str:
     """What mends an error of the file system or the network, by its number; one without a number by its type."""
     if isinstance(error, ConnectionError | TimeoutError):
         return "check the network, then call again"
-    found = error.errno if isinstance(error, OSError) else errno.ENOSPC  # torch's own writer tells no more than that
+    found = error.errno if isinstance(error, OSError) else errno.ENOSPC  # torch's own writer reports no more than that
     if found is None:
         found = next((number for kind, number in _WITHOUT_NUMBER.items() if isinstance(error, kind)), None)
     return next((mend for numbers, mend in _WHAT_MENDS if found in numbers), "check the disk and the path")

@@ -169,7 +169,7 @@ def _with_file(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]
         file = Path(found["model"])
         written = read_network(file)
         if "checkpoint" in found:
-            written = {"model": written["model"]}  # the checkpoint tells the rest itself
+            written = {"model": written["model"]}  # the checkpoint holds the rest
         found = {**written, **found, "model": written["model"]}
         places = {**{name: f"{file}: {name}" for name in written}, **places}
     if "checkpoint" not in found and _is_checkpoint(found["model"]):

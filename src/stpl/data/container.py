@@ -73,7 +73,7 @@ def _matroska(header: bytes) -> Container:
 
 
 def _avi(file: BinaryIO, end: int) -> Container:
-    """An AVI counts pictures of no bytes, which stand for those that the recorder dropped; its index tells them."""
+    """An AVI counts pictures of no bytes, which stand for those that the recorder dropped; its index lists them."""
     file.seek(0)
     codecs = tuple(_name(found) for found in _AVI_STREAM.findall(file.read(2**16)))
     place, sizes = 12, list[int]()

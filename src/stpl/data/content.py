@@ -40,7 +40,7 @@ def content_id(path: Path) -> str:
 
 
 def _state(file: Path) -> tuple[int, int, int, int]:
-    """What tells, within this process, that a file is another one; size and time alone can be copied."""
+    """Recognises, within this process, a file that was replaced; size and time alone can be copied."""
     found = file.stat()
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 

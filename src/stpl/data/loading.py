@@ -93,7 +93,7 @@ def _end(error: Exception, batch: object) -> None:
 def check_shared_memory(loader: DataLoader[Any], processes: int = 1) -> None:
     """Refuse loader processes whose batches do not fit into the shared memory by which they come to the trainer.
 
-    A container has 64 MiB unless it is told otherwise. What does not fit kills a loader process, or leaves it stuck.
+    A container has 64 MiB by default. What does not fit kills a loader process, or leaves it stuck.
 
     Args:
         loader: its first clip is read, to see how large a batch is.

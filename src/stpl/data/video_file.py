@@ -26,13 +26,13 @@ _CURVES = {16: "PQ", 18: "HLG"}  # ITU-T H.273
 _SQUARE = 0.02  # a pixel is called square if its sides differ by less
 _LOOKED = 3  # frames that are decoded before a video is used
 _COUNTED = frozenset({".avi", ".mp4", ".m4v", ".mov"})
-"""Containers that count their frames; of others OpenCV tells duration times frames a second."""
+"""Containers that count their frames; of others OpenCV reports duration times frames a second."""
 _HIDING = 2  # frames that may be hidden more or less than times say
 _NEAR_END = 0.03  # of the duration, which may be that of the sound
 _FPS = 25.0
 
 # What FFmpeg and OpenCV have to say of a file goes to stderr past Python, many lines for one fault. What matters of it
-# is told in our words: what cannot be decoded, and how many frames are missing.
+# is reported in our words: what cannot be decoded, and how many frames are missing.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
@@ -43,7 +43,7 @@ def note_once(what: str, where: Path) -> None:
 
 
 def file_state(path: Path) -> tuple[int, int]:
-    """What tells that a file is another one now: its size and the time of its last change."""
+    """Identity of a file's content: its size and the time of its last change."""
     found = path.stat()
     return found.st_size, found.st_mtime_ns
 
@@ -96,7 +96,7 @@ def decoded(capture: cv2.VideoCapture) -> Iterator[tuple[float, Frame]]:
 
 
 def fingerprint(frame: Frame) -> int:
-    """A number that tells frames of one video apart: the CRC-32 of every fourth pixel of every fourth line."""
+    """A number that distinguishes frames of one video: the CRC-32 of every fourth pixel of every fourth line."""
     return zlib.crc32(np.ascontiguousarray(frame[::4, ::4]).tobytes())
 
 

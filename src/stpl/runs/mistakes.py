@@ -25,7 +25,7 @@ _NO_MODEL = "the following arguments are required: model"
 
 
 def explained(error: BaseException, request: Request) -> BaseException:
-    """An error of building `request` as users are to read it; itself where nothing is known that tells more.
+    """An error of building `request` as users are to read it; itself where nothing more is known.
 
     Returns:
         The `StplError` that caused it; else the place in the user's own code and what was raised there; else the

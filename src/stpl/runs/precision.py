@@ -47,7 +47,7 @@ def computes_right(network: Accel, frames: Tensor, context: Callable[[], Abstrac
     try:
         with isolate_rng():
             first, second = (_step(network, frames, context) for _ in range(2))
-    except Exception:  # what the network refuses here it refuses in the run too, where it is told
+    except Exception:  # what the network refuses here it refuses in the run too, which reports it
         return True
     finally:
         for buffer, before in kept:

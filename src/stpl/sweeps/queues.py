@@ -361,7 +361,7 @@ def check_sampler(sweep: Sweep, sampler: str | None) -> None:
 
 
 def folder_token(runs: Path) -> str | None:
-    """What tells this folder of runs from others, wherever it is mounted; `None` if no sweep was run in it."""
+    """Identity of this folder of runs, wherever it is mounted; `None` if no sweep was run in it."""
     try:
         return (runs / _TOKEN).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

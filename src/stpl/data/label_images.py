@@ -109,7 +109,7 @@ def _end(path: Path) -> tuple[str, str]:
 
 
 def _without_single_channels(images: Sequence[Path]) -> list[Path]:
-    """Without label maps, and depth, of one channel among frames in colour; if there is nothing else, a note names them."""
+    """Leave out label maps and depth of one channel among frames in colour; with nothing else, a note names them."""
     modes = {path: _mode(path) for path in _spread(images, _SAMPLE)}
     single = [path for path, mode in modes.items() if mode in _ONE_CHANNEL]
     labels = [modes[path] in _DEEP or _is_label(path) for path in _spread(single, _LOOKED)]

@@ -91,5 +91,5 @@ def test_an_empty_name_is_not_the_working_directory(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["predict", "--model=a:b", *words]) == 2
+    assert main(["predict", "--network=a:b", *words]) == 2
     assert "has no value" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from stpl.methods import Method
 from stpl.nn.network import NetworkOptions
 from stpl.nn.teacher import Teacher
 from stpl.runs.build import build
-from stpl.runs.devices import keep_freed_memory
+from stpl.runs.trainer import keep_freed_memory
 
 _SOURCE = (720 / 512, 1280 / 1024)  # of VIPER's frames to Cityscapes'
 

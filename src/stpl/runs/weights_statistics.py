@@ -1,0 +1,133 @@
+"""Weights × statistics: what a run's weights are worth with statistics other than those they were recorded with.
+
+Renewed statistics alone already adapt a network, so a row's gain is split here in two: what its weights are worth with
+statistics that all rows share, and what its statistics are worth with the weights of the source model.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from stpl.errors import CheckpointError, refusals
+from stpl.files import write_atomically
+from stpl.methods import Method
+from stpl.nn import weights
+from stpl.nn.batchnorm import Views
+from stpl.runs.artifacts import STATISTICS, STATISTICS_SCHEMA
+from stpl.runs.build import SuiteCLI, build
+from stpl.runs.experiments import check_runs
+from stpl.runs.identity import check_mark, mark_in
+from stpl.runs.record import RECORD, RunRecord, key_of, read_record
+from stpl.runs.trainer import signals_raised
+
+
+def weights_statistics(*, bench: str = "streets", runs: Path = Path("runs")) -> None:
+    """Evaluate the last weights of recorded runs with renewed statistics, for the table weights × statistics.
+
+    Writes `statistics.json` into each run's folder that has none: mIoU in percent with the statistics that came about
+    in training ("running"), and with those renewed for the last weights from original frames alone ("original") and
+    from original and augmented ones ("all"). It takes seconds a run. Runs that train on the source domain, and runs
+    without a checkpoint, are left out. `stpl report --only=statistics` prints the table.
+
+    Args:
+        bench: benchmark whose runs to evaluate.
+        runs: folder of all runs.
+
+    Raises:
+        StplError: for a benchmark without runs, a torn record or configuration, or missing data; and, once all others are
+            evaluated, for a run whose checkpoint is torn or that of another run.
+    """
+    check_runs(runs / bench)
+    refused = []
+    found = [path.parent for path in sorted((runs / bench).glob(f"*/seed*/{RECORD}"))]
+    missing = [folder for folder in found if not _is_measured(folder)]
+    for number, folder in enumerate(missing, 1):
+        try:
+            _measure(folder, f"statistics [{number}/{len(missing)}]")
+        except CheckpointError as error:
+            refused.append(error)
+    for other in refused[1:]:
+        print(other, file=sys.stderr)
+    if refused:
+        raise refused[0]
+
+
+def _measure(folder: Path, title: str) -> None:
+    record = read_record(folder)
+    assert record is not None
+    last = folder / "checkpoints" / "last.ckpt"
+    check_mark(weights.read(last), mark_in(folder, key_of(record)), last)
+    cli = _built(folder)
+    if cli.datamodule.domain == "source":
+        return
+    print(f"{title} {record['experiment']} seed {record['seed']}", file=sys.stderr)
+    content = {"schema": STATISTICS_SCHEMA, "step": record["last"]["step"], "miou": _measured(cli, folder, record)}
+    write_atomically(folder / STATISTICS, json.dumps(content, indent=2) + "\n")
+
+
+def _is_measured(folder: Path) -> bool:
+    return (folder / STATISTICS).exists() or not (folder / "checkpoints" / "last.ckpt").exists()
+
+
+def _built(folder: Path) -> SuiteCLI:
+    """The run of a folder as its configuration describes it, with its last weights."""
+    last = folder / "checkpoints" / "last.ckpt"
+    settings = ["--start_from=null", f"--model.init_args.checkpoint={last}", "--run.wandb=disabled"]
+    cli, _ = build([f"--config={folder / 'config.yaml'}", *settings])
+    cli.trainer.callbacks.remove(cli.recorder)  # type: ignore[attr-defined]
+    return cli
+
+
+def _measured(cli: SuiteCLI, folder: Path, record: RunRecord) -> dict[str, float]:
+    """The mIoU by kind of statistics; the record knows that of the kind it was evaluated with."""
+    options = cli.model.batchnorm
+    renewed = options.evaluation == "renewed" and options.policy != "frozen" and record["last"]["step"] > 0
+    views: Views = "all" if options.views == "all" and cli.model.wants.augmented else "original"
+    recorded = views if renewed else "running"
+    kinds: dict[str, Callable[[Method], None]] = {
+        "running": lambda method: _restore(method, folder),
+        "original": lambda method: method.renew_statistics(augmented=False),
+        "all": lambda method: method.renew_statistics(augmented=True),
+    }
+    return {
+        kind: float(record["last"]["miou"]) if kind == recorded else _evaluated(cli, change)
+        for kind, change in kinds.items()
+    }
+
+
+def _evaluated(cli: SuiteCLI, change: Callable[[Method], None]) -> float:
+    callback = _BeforeValidation(change)
+    callbacks: list[Any] = cli.trainer.callbacks  # type: ignore[attr-defined]
+    callbacks.append(callback)
+    try:
+        with refusals("trainer", among="lightning"), signals_raised(cli.trainer):
+            cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
+    finally:
+        callbacks.remove(callback)
+    return float(cli.model.evaluation()["miou"])
+
+
+def _restore(method: Method, folder: Path) -> None:
+    """Put the statistics in place that the run ended with."""
+    running = weights.read(folder / "checkpoints" / "last.ckpt").get("running_statistics", {})
+    buffers = dict(method.named_buffers())
+    for name, values in running.items():
+        buffers[name].copy_(values)
+
+
+class _BeforeValidation(Callback):
+    """Changes a method when all of it is where it will be evaluated."""
+
+    def __init__(self, change: Callable[[Method], None]) -> None:
+        self.change = change
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Change it."""
+        assert isinstance(pl_module, Method)
+        self.change(pl_module)

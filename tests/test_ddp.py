@@ -22,13 +22,13 @@ import torch
 from stpl.data.sampling import EvaluationShare
 from stpl.data.streets import StreetsOptions, open_split
 from stpl.errors import ConfigError
-from stpl.methods.evaluation import ClipSamples
 from stpl.nn import weights
 from stpl.runs import devices
 from stpl.runs.build import build
 from stpl.runs.fit import fit
 from stpl.runs.record import RunRecord, read_record
 from stpl.testing.rank import run_plan, start_ranks
+from stpl.training.evaluation import ClipSamples
 
 REPOSITORY = Path(__file__).parent.parent
 # 9 evaluation clips, and half of them end within a video.

@@ -16,7 +16,6 @@ from stpl.data.clip import Wants
 from stpl.data.datamodule import ClipDataModule
 from stpl.data.label_space import label_space
 from stpl.errors import ConfigError, note, refusals
-from stpl.methods import Method
 from stpl.nn import weights
 from stpl.runs.build import CLI_OPTIONS, SuiteCLI, build, build_request
 from stpl.runs.devices import check_command_line, ended_together, records_steps
@@ -27,6 +26,7 @@ from stpl.runs.record import read_record
 from stpl.runs.request import Request
 from stpl.runs.sitting import check_steps, keep_settings, signals_told
 from stpl.runs.tracking import Tracking
+from stpl.training import Method
 
 
 def fit_command(args: Sequence[str]) -> None:

@@ -16,7 +16,6 @@ from lightning import Callback, LightningModule, Trainer
 
 from stpl.errors import CheckpointError, refusals
 from stpl.files import write_atomically
-from stpl.methods import Method
 from stpl.nn import weights
 from stpl.nn.batchnorm import Views
 from stpl.runs.artifacts import STATISTICS, STATISTICS_SCHEMA
@@ -24,6 +23,7 @@ from stpl.runs.build import SuiteCLI, build
 from stpl.runs.identity import check_mark, mark_in
 from stpl.runs.record import RECORD, RunKey, RunRecord, read_record
 from stpl.runs.sitting import signals_told
+from stpl.training import Method
 
 
 def measure_missing(bench: str, runs: Path) -> list[CheckpointError]:

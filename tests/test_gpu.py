@@ -26,7 +26,7 @@ from stpl.data.clip import Batch, Clip
 from stpl.data.datamodule import StreetsData
 from stpl.data.loading import Loading
 from stpl.losses.pixel_contrast import Denominator, EngineName, pixel_contrast
-from stpl.methods import STPL, BatchNormStatistics, Contrast, SelfTraining, Supervised, graph
+from stpl.methods import STPL, BatchNormStatistics, Contrast, SelfTraining, Supervised
 from stpl.methods.mean_teacher import MeanTeacher
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
@@ -36,7 +36,7 @@ from stpl.runs.build import build
 from stpl.runs.fit import fit
 from stpl.runs.record import RunKey, read_record, runs_root
 from stpl.testing import TINY
-from stpl.training import Method, OptimizerOptions
+from stpl.training import Method, OptimizerOptions, cuda_graph
 from stpl.training.evaluation import Evaluator
 
 Arguments = Callable[..., list[str]]
@@ -53,7 +53,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     """A GPU as a run has it, or the CPU with stand-ins."""
     name: str = request.param
     if name == "cpu":
-        monkeypatch.setattr(graph, "Capture", CaptureOnTheCpu)
+        monkeypatch.setattr(cuda_graph, "Capture", CaptureOnTheCpu)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
     torch.use_deterministic_algorithms(True)

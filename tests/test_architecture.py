@@ -45,8 +45,8 @@ LIGHT = [
     "apply.source", "apply.video", "arguments", "cli", "completion", "data.content", "data.image_folder",
     "data.video_index", "data.video_source", "declarations", "errors", "files", "machine", "pictures.colours",
     "progress", "report", "report.command", "report.dashboard", "runs", "runs.artifacts", "runs.charts",
-    "runs.experiments", "runs.folder", "runs.identity", "runs.recipes", "runs.record", "runs.request", "signals",
-    "sweeps", "sweeps.check", "sweeps.schedule", "yaml_files",
+    "runs.experiments", "runs.folder", "runs.identity", "runs.record", "runs.request", "signals",
+    "sweeps", "sweeps.check", "sweeps.worker", "yaml_files",
 ]  # fmt: skip
 """What must answer at once, so that importing it, with all that it imports, must not import torch."""
 NO_TRAINER = ("nn", "losses", "metrics")

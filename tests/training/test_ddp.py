@@ -24,7 +24,7 @@ from stpl.data.sampling import EvaluationShare
 from stpl.data.streets import StreetsOptions, open_split
 from stpl.errors import ConfigError
 from stpl.nn import weights
-from stpl.runs import devices
+from stpl.runs import trainer as trainers
 from stpl.runs.build import build
 from stpl.runs.fit import fit
 from stpl.runs.record import RunRecord, read_record
@@ -215,8 +215,8 @@ def test_batchnorm_is_synchronised_over_several_gpus_only(world_size: int, monke
         root = SimpleNamespace(root_device=torch.device("cuda", 0))
         return SimpleNamespace(world_size=world_size, strategy=root)
 
-    monkeypatch.setattr(devices, "Trainer", trainer)
-    devices.build_trainer({"devices": world_size}, synchronized=True, leaves_idle=True)
+    monkeypatch.setattr(trainers, "Trainer", trainer)
+    trainers.build_trainer({"devices": world_size}, synchronized=True, leaves_idle=True)
     assert built[-1].get("sync_batchnorm", False) == (world_size == 2)
 
 

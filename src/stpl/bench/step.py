@@ -26,7 +26,7 @@ from stpl.bench.measure import Action, in_processes, times_table, write_json
 from stpl.data.clip import Batch, Clip
 from stpl.methods import STPL
 from stpl.nn.network import NetworkOptions
-from stpl.runs.devices import keep_freed_memory
+from stpl.runs.trainer import keep_freed_memory
 from stpl.training import OptimizerOptions
 
 FORMS = ("stpl", "stpl, float32", "plain")

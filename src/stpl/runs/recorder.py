@@ -21,7 +21,6 @@ from lightning import Callback, LightningModule, Trainer
 from stpl import __version__
 from stpl.errors import ConfigError, DivergedError, StoppedError, cannot_write
 from stpl.files import write_atomically
-from stpl.methods import Method
 from stpl.nn.finite import fault
 from stpl.runs.identity import MARK
 from stpl.runs.record import (
@@ -34,6 +33,7 @@ from stpl.runs.record import (
     read_metrics,
     write_record,
 )
+from stpl.training import Method
 
 SELECTION = "information maximisation, H(mean p) - mean H(p), on the unlabelled evaluation frames"
 _PACKAGES = ("torch", "lightning", "torchmetrics", "albumentations", "opencv-python-headless", "numpy")

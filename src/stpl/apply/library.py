@@ -53,8 +53,8 @@ def load(network: File | nn.Module, **fields: Unpack[OriginFields]) -> Model:
     Raises:
         StplError: the network cannot be used; the message says what would mend it.
     """
-    given: dict[str, Any] = dict(fields)
-    return open_model(NetworkOrigin(network, **given))
+    given: dict[str, Any] = {"network": network, **fields}
+    return open_model(NetworkOrigin(**given))
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,13 @@ from typing import Annotated
 from rich.console import Console
 from rich.text import Text
 
-from stpl.errors import AtLeast, ConfigError, StplError
+from stpl.errors import AtLeast, ConfigError, StplError, unknown
 from stpl.report.formats import show
 from stpl.report.rows import TableLines, tables
 from stpl.report.suite import Suite
 from stpl.report.tables import FURTHER_IDS, main_sheet, sheets
 from stpl.runs.experiments import check_bench, check_runs, load_catalogue
 from stpl.runs.recipes import experiment_folders
-from stpl.yaml_files import unknown
 
 EXTRA = ("matplotlib", "jinja2", "sklearn")
 """What the page needs and the extra `stpl[report]` brings."""

@@ -6,6 +6,8 @@ import errno
 import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +202,11 @@ def test_a_file_system_without_locks_is_not_another_process(
         raise OSError(number, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    for lock in (lambda: lock_run(tmp_path), lambda: locked(tmp_path / ".lock", lambda: None)):
+    locks: list[Callable[[], AbstractContextManager[None]]] = [
+        partial(lock_run, tmp_path),
+        partial(locked, tmp_path / ".lock", pytest.fail),
+    ]
+    for lock in locks:
         with pytest.raises(ConfigError, match="the file system keeps no locks") as caught, lock():
             pass
         assert "STPL_LOCKS=off" in str(caught.value)

@@ -14,14 +14,13 @@ from stpl.apply.model import Model
 from stpl.apply.network import Frame, predict
 from stpl.apply.video import Codec
 from stpl.data.frames import FrameStream
-from stpl.errors import ConfigError, DataError, RecordError
+from stpl.errors import ConfigError, DataError, RecordError, unknown
 from stpl.pictures.labels import overlay
 from stpl.pictures.side_by_side import SideBySide
 from stpl.runs.artifacts import SAMPLES, VideoSample, read_samples
 from stpl.runs.experiments import Catalogue
 from stpl.runs.record import RECORD, RunKey
 from stpl.runs.samples import SAMPLE_FPS, film_samples
-from stpl.yaml_files import unknown
 
 _PANEL_HEIGHT = 360
 

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from stpl.apply import option_values as values
 from stpl.data.label_space import SPACES, LabelSpace, own_classes
-from stpl.errors import CheckpointError, ConfigError
+from stpl.errors import CheckpointError, ConfigError, unknown
 from stpl.nn import normalization
 from stpl.nn.builder import check_found, is_name, no_name
 from stpl.nn.checkpoint_files import existing, located
-from stpl.yaml_files import load_yaml, unknown
+from stpl.yaml_files import load_yaml
 
 HUGGING_FACE = "hf:"
 _YAML = (".yaml", ".yml")

@@ -25,6 +25,7 @@ from stpl.bench import contrast
 from stpl.bench.measure import Action, in_processes, times_table, write_json
 from stpl.data.clip import Batch, Clip
 from stpl.methods import STPL
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions
 from stpl.runs.trainer import keep_freed_memory
 from stpl.training import OptimizerOptions
@@ -35,7 +36,7 @@ FORMS = ("stpl", "stpl, float32", "plain")
 def step(
     height: int = 512,
     width: int = 1024,
-    network: NetworkOptions | None = None,
+    network: DeepLabV2 | None = None,
     repeats: int = 3,
     json: Path | None = None,
     device: str = "cpu",
@@ -55,14 +56,14 @@ def step(
     if experiment is not None:
         from stpl.bench.row import row
 
-        row(experiment, height, width, network or NetworkOptions(), repeats, json)
+        row(experiment, height, width, network or DeepLabV2(), repeats, json)
         return
     if device != "cpu":
         from stpl.bench.step_cuda import step as on_a_gpu
 
-        on_a_gpu(height, width, network or NetworkOptions(), repeats, json, device)
+        on_a_gpu(height, width, network or DeepLabV2(), repeats, json, device)
         return
-    options = (network or NetworkOptions()).to_dict()
+    options = (network or DeepLabV2()).to_dict()["init_args"]
     settings: dict[str, Any] = {"height": height, "width": width, "network": options}
     cases = {form: {"form": form, **settings} for form in FORMS}
     timings, peaks = in_processes("stpl.bench.step:prepare", cases, repeats)
@@ -90,7 +91,7 @@ def prepare(form: str, height: int, width: int, network: dict[str, Any]) -> Acti
     if form != "plain":
         keep_freed_memory()
     kind = Plain if form == "plain" else STPL
-    method = kind(NetworkOptions.from_dict(network), OptimizerOptions()).train()
+    method = kind(NetworkOptions(DeepLabV2(**network)), OptimizerOptions()).train()
     optimizer = torch.optim.SGD(method.parameter_groups(), momentum=0.9)
     precision = torch.bfloat16 if form == "stpl" and _precision() == "bf16-mixed" else None
     return partial(_run, method, optimizer, draw_clip(height, width), precision)

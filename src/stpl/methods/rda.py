@@ -90,7 +90,7 @@ class RDA(Method):
         self.weight, self.structure_weight, self.attacker_lr = weight, structure_weight, attacker_lr
         self.adversarial_weights = {"main": adversarial_weight, "auxiliary": auxiliary_weight}
         self.scales = (smallest_scale, largest_scale)
-        of = ("main", "auxiliary") if network.auxiliary else ("main",)
+        of = self.network.segmenter.classifiers
         self.judges = nn.ModuleDict({name: Discriminator(self.network.num_classes, discriminator) for name in of})
         self.attacker = Attacker(portion) if attack == "gated" else None
         self.before_wants = Wants() if attack == "gated" else None

@@ -18,7 +18,8 @@ from stpl.training.supervision import AUXILIARY_WEIGHT, supervision
 class Supervised(Method):
     """Cross-entropy of the fused prediction, as the DA-VSN lineage trains its source models.
 
-    A network with an auxiliary classifier (`network.auxiliary`) trains it along, fused by the same score fusion.
+    A network with an auxiliary classifier (`network.architecture.auxiliary`) trains it along, fused by the same score
+    fusion.
 
     Args:
         network: see `Method`.

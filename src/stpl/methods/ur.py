@@ -15,7 +15,6 @@ from stpl.losses.entropy import entropy_map
 from stpl.methods.cbst import CBST
 from stpl.nn.accel import clip_flow
 from stpl.nn.batchnorm import BatchNormOptions
-from stpl.nn.deeplab import DilatedClassifier
 from stpl.nn.network import NetworkOptions
 from stpl.nn.segmenter import on_grid
 from stpl.training.optimization import OptimizerOptions
@@ -71,10 +70,7 @@ class UR(CBST):
         check_range("model.dropout", dropout, 0, 1)
         super().__init__(network, optimizer, checkpoint, batchnorm, rounds, labels, share, growth, largest_share)
         self.entropy_weight, self.uncertainty_weight, self.dropout = entropy_weight, uncertainty_weight, dropout
-        self.decoders = nn.ModuleList(
-            DilatedClassifier(self.network.feature_dim, self.network.num_classes, network.dilations)
-            for _ in range(decoders)
-        )
+        self.decoders = nn.ModuleList(self.network.segmenter.further_classifier() for _ in range(decoders))
         self.freeze_classifier = freeze_classifier
         if freeze_classifier:
             encoder = {id(parameter) for parameter in self.network.segmenter.encoder.parameters()}

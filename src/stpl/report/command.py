@@ -96,7 +96,7 @@ def _draw(
 ) -> None:
     """Draw the figures; export them if `figures` is given, write the page if `place` is."""
     from stpl.report.gallery import gallery
-    from stpl.report.page import write_page
+    from stpl.report.page import Contents, write_page
     from stpl.report.theme import export
 
     pictures = gallery(suite, found, chosen, place or figures or written, written)
@@ -105,7 +105,7 @@ def _draw(
             export(picture.figure, figures / picture.name)
         console.print(Text(f"{len(pictures)} figures: {figures}"), soft_wrap=True)
     if place:
-        console.print(Text(f"page: {write_page(suite, found, pictures, chosen, place)}"), soft_wrap=True)
+        console.print(Text(f"page: {write_page(Contents(suite, found, pictures, chosen), place)}"), soft_wrap=True)
 
 
 def _has_extra() -> bool:

@@ -23,13 +23,13 @@ from repository import REPOSITORY, SUPPORT
 from stpl.data.sampling import EvaluationShare
 from stpl.data.streets import StreetsOptions, open_split
 from stpl.errors import ConfigError
-from stpl.methods.evaluation import ClipSamples
 from stpl.nn import weights
 from stpl.runs import trainer as trainers
 from stpl.runs.build import build
 from stpl.runs.fit import fit
 from stpl.runs.record import RunRecord, read_record
 from stpl.testing.rank import run_plan, start_ranks
+from stpl.training.evaluation import ClipSamples
 
 # 9 evaluation clips, and half of them end within a video.
 STREETS = StreetsOptions(height=48, width=96, frames=4, train_drives=3, val_drives=1, camera_val_drives=3)

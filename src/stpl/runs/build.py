@@ -25,7 +25,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from stpl.data.datamodule import ClipDataModule
 from stpl.data.pseudo_labels import finished
 from stpl.errors import ConfigError, refusals
-from stpl.methods import Method, OptimizerOptions
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
@@ -38,6 +37,7 @@ from stpl.runs.request import Request
 from stpl.runs.shipped import source_model
 from stpl.runs.tracking import Tracking, wandb_logger
 from stpl.runs.trainer import SessionTimer, build_trainer
+from stpl.training import Method, OptimizerOptions
 
 
 class SuiteCLI(LightningCLI):
@@ -228,7 +228,8 @@ def parse(args: Sequence[str]) -> None:
 
 
 def _find_own_methods() -> None:
-    """Make methods of other packages known (entry points `stpl.methods`), and modules of the working directory."""
+    """Make all methods known: the package's, other packages' (entry points), and modules of the working directory."""
+    import_module("stpl.methods")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # last, so that a file in it hides nothing that is installed
     for point in importlib.metadata.entry_points(group="stpl.methods"):

@@ -16,7 +16,6 @@ from stpl.data.clip import Wants
 from stpl.data.datamodule import ClipDataModule
 from stpl.data.label_space import label_space
 from stpl.errors import ConfigError, note, refusals
-from stpl.methods import Method
 from stpl.nn import weights
 from stpl.runs.build import CLI_OPTIONS, SuiteCLI, build, build_request
 from stpl.runs.folder import run_folder
@@ -26,6 +25,7 @@ from stpl.runs.record import read_record
 from stpl.runs.request import Request
 from stpl.runs.tracking import Tracking
 from stpl.runs.trainer import check_command_line, check_steps, ended_together, records_steps, signals_raised
+from stpl.training import Method
 
 
 def fit_command(args: Sequence[str]) -> None:

@@ -16,7 +16,6 @@ from lightning import Callback, LightningModule, Trainer
 
 from stpl.errors import CheckpointError, refusals
 from stpl.files import write_atomically
-from stpl.methods import Method
 from stpl.nn import weights
 from stpl.nn.batchnorm import Views
 from stpl.runs.artifacts import STATISTICS, STATISTICS_SCHEMA
@@ -25,6 +24,7 @@ from stpl.runs.experiments import check_runs
 from stpl.runs.identity import check_mark, mark_in
 from stpl.runs.record import RECORD, RunRecord, key_of, read_record
 from stpl.runs.trainer import signals_raised
+from stpl.training import Method
 
 
 def weights_statistics(*, bench: str = "streets", runs: Path = Path("runs")) -> None:

@@ -77,7 +77,7 @@ def step(height: int, width: int, network: DeepLabV2, repeats: int, json: Path |
 
 def _prepare(kind: Callable[..., STPL], network: DeepLabV2, clip: Clip, *, recorded: bool, half: bool) -> Action:
     torch.manual_seed(0)
-    method = kind(NetworkOptions(network), OptimizerOptions()).train().to(clip.frames.device)
+    method = kind(network=NetworkOptions(network), optimizer=OptimizerOptions()).train().to(clip.frames.device)
     if recorded:
         method.record_step()
     optimizer = torch.optim.SGD(method.parameter_groups(), momentum=0.9, weight_decay=5e-4)

@@ -175,7 +175,7 @@ class DataSet:
         return _first(folder, split, frames), _first(folder, split, labels)
 
     def table(self, space: LabelSpace) -> NDArray[np.uint8]:
-        """Table uint8 `[65536]` from label ids to train ids of a label space; raises `ConfigError` if they share none."""
+        """Table uint8 `[65536]` from label ids to train ids; raises `ConfigError` if the two share no class."""
         table = space.lookup(self.labels.classes)
         if (table == IGNORE).all():
             names = ", ".join(dict.fromkeys(self.labels.classes.values()))

@@ -59,8 +59,8 @@ def _hold_train_ids(labels: Sequence[LabelCounts], known: DataSet, space: LabelS
         return Judgement([], [])
     names = ", ".join(f"{name} {value}" for value, name in list(beyond.items())[:_NAMES_SHOWN])
     told = (
-        f"{low[0].path}: {len(low)} of {len(labels)} labels hold no id above {highest} but {IGNORE}; {known.name}'s label "
-        f"ids go on ({names}, …), so these look like train ids: give the original label ids"
+        f"{low[0].path}: {len(low)} of {len(labels)} labels hold no id above {highest} but {IGNORE}; {known.name}'s "
+        f"label ids go on ({names}, …), so these look like train ids: give the original label ids"
     )
     certain = any(name in _EVERYWHERE for name in beyond.values())  # else there may just be no cars and persons
     if len(low) == len(labels):

@@ -90,7 +90,7 @@ class SequenceSet:
         return self.data_set.key.format(**self.frames.fields(self.current[index]))
 
     def frame_path(self, index: int, offset: int = 0) -> Path:
-        """The file of the frame `offset` frames after the current one of a clip; raises `DataError` if there is none."""
+        """The file of the frame `offset` frames after the current one; raises `DataError` if there is none."""
         frame = self.current[index].before(-offset)
         if frame not in self.frames:
             raise self._no_frame([frame], offset)
@@ -102,7 +102,7 @@ class SequenceSet:
         return self.labels.path(frame) if frame in self.labels else None
 
     def flow_name(self, index: int, of: int = 0, to: int = -1) -> str:
-        """Name of the lineage's file of the flow from one frame to an earlier one, e.g. "001_0001000009_int16_x10.npy"."""
+        """Name of a file of flow from one frame to an earlier one, e.g. "001_0001000009_int16_x10.npy"."""
         fields = self.frames.fields(self.current[index].before(-of))
         return self.data_set.flow_name.format(**fields, before=self.current[index].number + to)
 
@@ -151,6 +151,10 @@ class SequenceSet:
         else:
             ids = ids[: round(ids.shape[0] * self.data_set.height_kept)]
         return ids if labels.clean is None else labels.clean(ids)
+
+    def read_label(self, path: Path, table: NDArray[np.uint8], size: LabelSize = "native") -> NDArray[np.uint8]:
+        """A label uint8 `[H,W]` of train ids by `DataSet.table`; raises `DataError` as `read_ids`."""
+        return table[self.read_ids(path, size)]
 
     def flow_folders(self) -> tuple[Path, ...]:
         """Where flow files are looked for: beside the data sets or inside this one, in DA-VSN's or TPS's spelling."""
@@ -203,6 +207,7 @@ def open_set(
     current = _listed(frame_list, files) if frame_list else known.current(frames, labels, previous)
     files = replace(files, current=tuple(current))
     files.require((0, -previous))
+    assert files.clips is not None  # made once, here
     return files
 
 

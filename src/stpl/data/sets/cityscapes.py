@@ -18,7 +18,7 @@ _FIRST_RUNNING, _RUNNING_STEP = 275, 131  # frankfurt_000000_000294 is the first
 
 
 def labelled_or_twentieth(frames: FrameFiles, labels: FrameFiles, previous: int) -> list[FrameId]:
-    """The frames with a label; without any, the 20th of each snippet: a stretch of 30 frames with consecutive numbers."""
+    """The labelled frames; without any, the 20th of each snippet: of 30 frames with consecutive numbers."""
     return list(labels) or list(_twentieth(frames))
 
 

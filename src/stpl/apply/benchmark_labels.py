@@ -22,7 +22,7 @@ from stpl.data.sets import data_set
 from stpl.errors import ConfigError, refusals
 from stpl.runs.fit import build_evaluation
 from stpl.runs.request import Request
-from stpl.runs.sitting import signals_told
+from stpl.runs.trainer import signals_raised
 
 
 def label_benchmark(request: Request, out: Path, colors: bool) -> None:
@@ -43,7 +43,7 @@ def label_benchmark(request: Request, out: Path, colors: bool) -> None:
         writer = LabelImages(folder, cli.model.options.space, data_set(cli.datamodule.evaluated), colors)
         cli.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
         loader = cli.datamodule.val_dataloader()
-        with refusals("trainer", among="lightning"), signals_told(cli.trainer):
+        with refusals("trainer", among="lightning"), signals_raised(cli.trainer):
             cli.trainer.predict(cli.model, dataloaders=loader, return_predictions=False)
     print(f"wrote {writer.written} predictions to {out}", file=sys.stderr)
 

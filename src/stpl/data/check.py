@@ -17,13 +17,14 @@ from stpl.data import flow as optical_flow
 from stpl.data import label_space as spaces
 from stpl.data.data_set import DataSet
 from stpl.data.flow_check import Verdict, judge, warp_errors
-from stpl.data.image import read_rgb, write_atomically
+from stpl.data.image import read_rgb
 from stpl.data.label_check import LabelCounts, judge_labels
 from stpl.data.label_space import LabelSpace
 from stpl.data.parallel import each
 from stpl.data.sequence import FLOW_SUFFIXES, read_scaled
 from stpl.data.sequence_set import ClipFiles, SequenceSet, open_set
 from stpl.errors import AtLeast, ConfigError, DataError, check_range
+from stpl.files import write_atomically
 
 Size = tuple[int, int]
 Value = TypeVar("Value")
@@ -69,7 +70,8 @@ def check(
     report = inspect(files, space, _flow_folder(files, flow), sample, workers)
     print(report.text())
     if json is not None:
-        write_atomically(json, (json_format.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n").encode())
+        text = json_format.dumps(asdict(report), indent=1, ensure_ascii=False)
+        write_atomically(json, text + "\n", kind=DataError)
     if report.problems:
         count = len(report.problems)
         shown = "\n  ".join(report.problems[:_SHOWN])

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stpl.errors import DataError
-from stpl.files import whole_file
+from stpl.files import write_atomically
 
 _TORN = "delete the file, then unpack or download it again"
 
@@ -246,13 +246,4 @@ def _encoded(image: NDArray[np.uint8], kind: str, **options: int) -> bytes:
 
 def write_png(path: Path, image: NDArray[np.uint8]) -> None:
     """Write an image as PNG; the folder is made, the file appears whole or not at all."""
-    write_atomically(path, png(image))
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that no reader ever sees half of it; raises `DataError` if the disk refuses.
-
-    Several processes may write the same path at once: each uses a temporary name of its own, the last one stays.
-    """
-    with whole_file(path, kind=DataError) as file:
-        file.write(data)
+    write_atomically(path, png(image), kind=DataError, sync=False)

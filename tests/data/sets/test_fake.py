@@ -1,6 +1,7 @@
 """Fakes stand in for the true sets only if the true readers cannot tell: everything here goes through them."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -158,7 +159,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path, data: bytes, **_: Any) -> None:
         if path.name.endswith("_00010.png"):
             raise DataError("cannot be written (No space left on device)", where=path)
         path.parent.mkdir(parents=True, exist_ok=True)

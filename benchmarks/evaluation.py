@@ -11,8 +11,8 @@ from benchmarks.cuda import check_device
 from benchmarks.measure import Figures, run, table
 from benchmarks.step import draw_clip
 from stpl.data.clip import Clip
-from stpl.methods.evaluation import Evaluator
 from stpl.nn.network import NetworkOptions, build_network
+from stpl.training.evaluation import Evaluator
 
 
 def evaluation(

@@ -16,7 +16,7 @@ from stpl.sweeps.launcher import Launcher
 _STEP = "first step of a run"
 _UNTIL_FIRST_STEP = """
 import os, sys
-from stpl.methods import Method
+from stpl.training import Method
 from stpl.runs.fit import fit
 Method.training_step = lambda *_: os._exit(0)
 fit(sys.argv[1:])

@@ -99,7 +99,7 @@ VERBS = {
     ),
     "sweep serve": Verb("stpl.sweeps.storage:serve", "share a database through one port", "--storage=URL [--port=N]"),
     "report": Verb(
-        "stpl.report:report", "tables, figures and a page of the runs", "[--bench=B] [--statistics] [--live]"
+        "stpl.report:report", "tables, figures and a page of the runs", "[--bench=B] [--only=TABLE] [--live]"
     ),
     "dashboard wandb": Verb(
         "stpl.report.dashboard:wandb", "save a W&B workspace for the runs", "[--bench=B] [--entity=E] [--out=FILE.json]"
@@ -137,6 +137,9 @@ VERBS = {
     ),
     "weights convert": Verb(
         "stpl.nn.convert:convert", "make a foreign checkpoint one of ours", "FILE --out=FILE", positional="checkpoint"
+    ),
+    "weights statistics": Verb(
+        "stpl.runs.weights_statistics:weights_statistics", "weights of runs with renewed statistics", "[--bench=B]"
     ),
     "weights ship": Verb("stpl.runs.ship:ship", "make the source models that the package ships", "[--runs=runs]"),
     "completion": Verb(

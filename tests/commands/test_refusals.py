@@ -111,7 +111,7 @@ def test_ranges_include_their_ends() -> None:
 
 
 def test_nodes_that_a_launcher_or_the_user_brings_together_may_train(monkeypatch: pytest.MonkeyPatch) -> None:
-    from stpl.runs.devices import build_trainer
+    from stpl.runs.trainer import build_trainer
 
     settings: dict[str, Any] = {"accelerator": "cpu", "num_nodes": 2, "max_steps": 1, "logger": False}
     for name, value in (("MASTER_ADDR", "10.0.0.1"), ("MASTER_PORT", "29500"), ("NODE_RANK", "1")):

@@ -21,9 +21,9 @@ from stpl.errors import DIVERGED, STOPPED, ConfigError, StplError
 from stpl.runs.folder import RunLock
 from stpl.runs.record import read_records
 from stpl.sweeps import sweep
-from stpl.sweeps.places import places
 from stpl.sweeps.status import read_status
 from stpl.sweeps.storage import default_url, opened
+from stpl.sweeps.supervisor import places
 from sweep_harness import COMMAND, FAKE, SWEEP, children, finish, ledger, mentions, prepare, start, starts, wait_for
 
 SEARCH = f"""

@@ -7,11 +7,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from io import TextIOWrapper
 
-from stpl.errors import ConfigError, StplError, Terminated, file_mend, lacking
+from stpl.errors import ConfigError, StplError, Terminated, did_you_mean, file_mend, lacking
 
 USAGE_ERROR = 2
 _MORE = "`stpl VERB --help` tells more; `make help` lists recipes."
@@ -35,6 +34,7 @@ class Verb:
         raw: the function takes the remaining arguments as they are; otherwise jsonargparse reads its signature.
         help: "module:function" that makes the help of a raw verb.
         positional: the function's parameter that takes words without a dash: a list takes all, any other type one.
+        light: whether the function's module imports no torch.
     """
 
     target: str
@@ -43,10 +43,17 @@ class Verb:
     raw: bool = False
     help: str | None = None
     positional: str | None = None
+    light: bool = False
 
     def function(self) -> Callable[..., object]:
         """Import the function."""
         return _imported(self.target)
+
+    def signature(self) -> Callable[..., object]:
+        """A function of the same signature and docstring, whose import takes no time."""
+        from stpl.declarations import declared
+
+        return self.function() if self.light else declared(self.target)
 
     def run(self, name: str, args: Sequence[str]) -> object:
         """Call the function, or print its help, for which its module need not be imported."""
@@ -57,9 +64,8 @@ class Verb:
         if self.raw:
             return self.function()(args)
         from stpl.arguments import call
-        from stpl.declarations import declared
 
-        function = declared(self.target) if asked else self.function()
+        function = self.signature() if asked else self.function()
         return call(function, args, prog=f"stpl {name}", usage=self.usage, positional=self.positional)
 
 
@@ -80,11 +86,13 @@ VERBS = {
     "test": Verb(
         "stpl.runs.fit:evaluate",
         "evaluate a checkpoint",
-        "--bench=B --checkpoint=FILE",
+        "--bench=B --network=FILE",
         raw=True,
         help="stpl.runs.request:evaluation_help",
     ),
-    "adapt": Verb("stpl.apply.adapt:adapt_to_video", "adapt a network to video", "--checkpoint=FILE --video=FILE"),
+    "adapt": Verb(
+        "stpl.apply.adapt:adapt_to_video", "adapt a network to video", "--network=FILE --video=FILE", light=True
+    ),
     "adapt guard": Verb(
         "stpl.apply.guard_quality:guard_quality", "how well the guard chooses, by labels", "[--runs=runs] [--json=FILE]"
     ),
@@ -108,17 +116,21 @@ VERBS = {
         "stpl.report.dashboard:optuna", "Optuna's dashboard of the sweeps", "[--bench=B] [--storage=URL] [--port=N]"
     ),
     "video": Verb(
-        "stpl.apply.video:video", "predictions side by side as a video", "[ROW…] [--bench=B]", positional="rows"
+        "stpl.apply.video:video",
+        "predictions side by side as a video",
+        "[ROW…] [--bench=B]",
+        positional="rows",
+        light=True,
     ),
     "predict": Verb(
         "stpl.apply.predict:predict",
         "label video, or a benchmark's frames",
-        "--video=FILE --checkpoint=FILE --out=DIR",
+        "--video=FILE --network=FILE --out=DIR",
         raw=True,
         help="stpl.runs.request:predict_help",
     ),
     "export": Verb(
-        "stpl.apply.export:export", "write a network as ONNX or TorchScript", "--checkpoint=FILE --out=FILE"
+        "stpl.apply.export:export", "write a network as ONNX or TorchScript", "--network=FILE --out=FILE", light=True
     ),
     "data fake": Verb(
         "stpl.data.fake:fake", "write a tiny data set in its true layout", "SET --root=DIR", positional="dataset"
@@ -237,9 +249,8 @@ def _run(name: str, *args: str) -> int:
     if group:
         name, args = f"{name} {args[0]}", args[1:]
     if name not in VERBS:
-        close = get_close_matches(name, group or VERBS, 1)
-        hint = f", did you mean '{close[0]}'?" if close else ""
-        print(f"stpl: no verb '{name}'{hint}\n\n{_help(group)}", file=sys.stderr)
+        hint = did_you_mean(name, group or VERBS).rstrip()
+        print(f"stpl: no verb '{name}'{hint and f', {hint}'}\n\n{_help(group)}", file=sys.stderr)
         return USAGE_ERROR
     result = VERBS[name].run(name, args)
     return result if isinstance(result, int) else 0

@@ -6,6 +6,8 @@ import errno
 import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,9 @@ import pytest
 from repository import REPOSITORY
 from stpl.cli import VERBS, main
 from stpl.data.fake import fake
-from stpl.data.parallel import only_one
 from stpl.errors import ConfigError, RecordError, check_range, refusals
-from stpl.runs.folder import RunLock
+from stpl.files import locked
+from stpl.runs.folder import lock_run
 from stpl.sweeps.distributions import read_distribution
 from stpl.sweeps.storage import open_storage
 
@@ -146,8 +148,8 @@ def test_a_database_of_another_optuna(tmp_path: Path) -> None:
         ["data", "cache", "viper", "--workers=-3"],
         ["data", "flow", "viper", "--workers=-2"],
         ["report", "--port=-1"],
-        ["video", "--video=a", "--checkpoints=[b]", "--size=[0,0]"],
-        ["adapt", "--checkpoint=a", "--video=b", "--stride=-1"],
+        ["video", "--video=a", "--network=[b]", "--size=[0,0]"],
+        ["adapt", "--network=a", "--video=b", "--stride=-1"],
         ["sweep", "sweeps/table3.yaml", "--seeds=-1"],
     ],
 )
@@ -199,9 +201,12 @@ def test_a_file_system_without_locks_is_not_another_process(
     def refuse(*_: Any) -> None:
         raise OSError(number, "No locks available")
 
-    monkeypatch.setattr("fcntl.lockf", refuse)
     monkeypatch.setattr("fcntl.flock", refuse)
-    for lock in (lambda: RunLock(tmp_path), lambda: only_one(tmp_path / ".lock", "waiting")):
+    locks: list[Callable[[], AbstractContextManager[None]]] = [
+        partial(lock_run, tmp_path),
+        partial(locked, tmp_path / ".lock", pytest.fail),
+    ]
+    for lock in locks:
         with pytest.raises(ConfigError, match="the file system keeps no locks") as caught, lock():
             pass
         assert "STPL_LOCKS=off" in str(caught.value)
@@ -215,8 +220,8 @@ def test_another_process_is_still_another_process(tmp_path: Path, monkeypatch: p
     def busy(*_: Any) -> None:
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    monkeypatch.setattr("fcntl.lockf", busy)
-    with pytest.raises(RecordError, match="is training in this folder"), RunLock(tmp_path):
+    monkeypatch.setattr("fcntl.flock", busy)
+    with pytest.raises(RecordError, match="is training in this folder"), lock_run(tmp_path):
         pass
 
 

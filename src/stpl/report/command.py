@@ -10,13 +10,12 @@ from typing import Annotated
 from rich.console import Console
 from rich.text import Text
 
-from stpl.errors import AtLeast, ConfigError
+from stpl.errors import AtLeast, ConfigError, unknown
 from stpl.report.rows import TableLines, tables
 from stpl.report.sheet import show
 from stpl.report.suite import Suite
 from stpl.report.tables import FURTHER_IDS, main_sheet, sheets
 from stpl.runs.experiments import check_bench, check_runs, experiment_folders, load_catalogue
-from stpl.yaml_files import unknown
 
 EXTRA = ("matplotlib", "jinja2", "sklearn")
 """What the page needs and the extra `stpl[report]` brings."""

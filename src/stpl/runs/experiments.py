@@ -6,7 +6,6 @@ overlays merged in order, so a row of a table is data and never a branch in code
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -14,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from stpl.errors import ConfigError
-from stpl.yaml_files import Section, load_yaml, unknown
+from stpl.errors import ConfigError, did_you_mean, unknown
+from stpl.yaml_files import Section, load_yaml
 
 _PACKAGE = Path(__file__).parents[1]
 _HOME = next(place for place in (_PACKAGE / "recipes", _PACKAGE.parents[1]) if (place / "experiments").is_dir())
@@ -212,8 +211,7 @@ def check_runs(runs: Path) -> None:
     if runs.is_dir():
         return
     beside = [path.name for path in runs.parent.glob("*/")] if runs.parent.is_dir() else []
-    close = difflib.get_close_matches(runs.name, beside, n=1)
-    hint = f"did you mean '{runs.with_name(close[0])}'? " if close else ""
+    hint = did_you_mean(runs.name, beside, f"'{runs.parent / '{}'}'")
     raise ConfigError("no such folder of runs", where=runs, mend=f"{hint}check --runs; `make ablation` fills 'runs'")
 
 

@@ -19,8 +19,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from stpl import __version__
-from stpl.errors import ConfigError, DivergedError, StoppedError, cannot_write
-from stpl.files import write_atomically
+from stpl.errors import ConfigError, DivergedError, StoppedError, StplError
+from stpl.files import write_atomically, writing
 from stpl.nn.finite import fault
 from stpl.runs.identity import MARK
 from stpl.runs.record import (
@@ -91,14 +91,11 @@ class MetricsFile:
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append one line per value."""
         fresh = not self.path.exists()
-        try:
-            with self.path.open("a", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                if fresh:
-                    writer.writerow(self.HEADER)
-                writer.writerows((step, name, repr(value)) for name, value in values.items())
-        except OSError as error:
-            raise cannot_write(self.path, error, then="call again") from error
+        with writing(self.path, then="call again"), self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if fresh:
+                writer.writerow(self.HEADER)
+            writer.writerows((step, name, repr(value)) for name, value in values.items())
 
     def rewind(self, step: int) -> None:
         """Drop all lines after `step`, which a resumed run writes again, and those that are damaged."""
@@ -300,12 +297,13 @@ class Recorder(Callback):
         self._check_weights(trainer)
         temporary = path.with_suffix(".partial")
         try:
-            trainer.save_checkpoint(temporary, weights_only=False)
-            if trainer.is_global_zero:
-                temporary.replace(path)
-        except OSError as error:
+            with writing(path, then="call again"):
+                trainer.save_checkpoint(temporary, weights_only=False)
+                if trainer.is_global_zero:
+                    temporary.replace(path)
+        except StplError:
             temporary.unlink(missing_ok=True)
-            raise cannot_write(path, error, then="call again") from error
+            raise
 
 
 def _over_processes(trainer: Trainer, losses: dict[str, torch.Tensor]) -> dict[str, float]:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, unknown
 from stpl.runs.experiments import SWEEPS
 from stpl.sweeps.distributions import LARGEST_GRID, Choice, Distribution, Quantile, Range, Value, read_distribution
 from stpl.sweeps.spelling import same_setting, same_value
-from stpl.yaml_files import is_number, load_yaml, shown, unknown
+from stpl.yaml_files import is_number, load_yaml, shown
 
 Goal = Literal["maximize", "minimize"]
 Method = Literal["grid", "random", "bayes"]

@@ -12,7 +12,7 @@ from optuna.trial import Trial, TrialState
 from rich.console import Console
 
 from stpl.errors import DIVERGED, STOPPED, ConfigError, RecordError
-from stpl.runs.folder import LOG, RunLock
+from stpl.runs.folder import LOG, lock_run
 from stpl.runs.record import RunRecord
 from stpl.sweeps.claims import Failure, TrialFailedError
 from stpl.sweeps.grid import Cell, command_line, write_arguments
@@ -29,7 +29,7 @@ from stpl.sweeps.trial import Outcome, run_trial
 _USER_MISTAKE = 2  # exit code of a trial whose options are wrong: trying again cannot help
 _LOOK_SECONDS = 10.0  # how old the estimate of what is left may be
 _STOPPED_AT = re.compile(r"stopped at step (\d+)")  # what `stpl fit` says of a run that ended before its last step
-_LOCKED = "is training in this folder"  # what `RunLock` says
+_LOCKED = "is training in this folder"  # what `lock_run` says
 
 
 class Worker:
@@ -223,7 +223,7 @@ def _is_busy(directory: Path) -> bool:
     if not directory.exists():
         return False
     try:
-        with RunLock(directory):
+        with lock_run(directory):
             return False
     except RecordError:
         return True

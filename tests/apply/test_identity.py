@@ -17,7 +17,7 @@ from torch import Tensor
 import own_networks
 import stpl
 from fakes import MovingShapes
-from stpl.apply.model import Model
+from stpl.apply.loaded import Model
 from stpl.data.image import read_rgb
 from stpl.errors import CheckpointError, ConfigError, RecordError, StplError, Terminated
 from stpl.runs.folder import lock_run, run_folder

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from stpl.apply.memory import check_size
 from stpl.apply.origin import NetworkOrigin
-from stpl.apply.settings import BENCH, RECOMMENDED, Settings, check_outputs, run_name
+from stpl.apply.settings import BENCH, RECOMMENDED, AdaptationSettings, check_outputs, run_name
 from stpl.data.video_source import check_footage
 from stpl.errors import AtLeast
 from stpl.runs.folder import is_fresh
@@ -48,7 +48,7 @@ def adapt_to_video(
         precision: of training, 32-true, bf16-mixed or 16-mixed; chosen from the hardware if not given.
     """
     videos = video if isinstance(video, list) else [video]
-    settings = Settings(experiment, steps, lr, batch_size, stride, seed, precision)
+    settings = AdaptationSettings(experiment, steps, lr, batch_size, stride, seed, precision)
     folder = output or RunKey(BENCH, run_name(videos), seed).directory(runs_root())
     check_size(network.size, settings.batch_size)
     check_footage(videos, stride=stride)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from stpl import __version__
 from stpl.apply.branches import values_read
 from stpl.apply.export import Format, Output
-from stpl.apply.model import Model
+from stpl.apply.loaded import LoadedNetwork
 from stpl.apply.resources import check_prediction
 from stpl.errors import StplError, first_line, note
 from stpl.files import whole_file
@@ -96,7 +96,7 @@ class Classes(nn.Module):
         return logits.argmax(1).to(torch.uint8)
 
 
-def write(network: Model, out: Path, kind: Format, output: Output, frames: int | None) -> str:
+def write(network: LoadedNetwork, out: Path, kind: Format, output: Output, frames: int | None) -> str:
     """Write a network as one file, whole or not at all; what it takes and gives and how near it is, in words.
 
     Args:
@@ -125,7 +125,7 @@ def write(network: Model, out: Path, kind: Format, output: Output, frames: int |
     return f"{', '.join(exported.inputs)} → {output}; {near}"
 
 
-def _traced_or_scripted(exported: nn.Module, network: Model, out: Path, count: int, read: str | None) -> str:
+def _traced_or_scripted(exported: nn.Module, network: LoadedNetwork, out: Path, count: int, read: str | None) -> str:
     """Write TorchScript from a trace; where that would not be the network, from the source of a network of your own."""
     failed = None if read is None else _decides("torchscript", read)
     if failed is None:
@@ -142,7 +142,13 @@ def _traced_or_scripted(exported: nn.Module, network: Model, out: Path, count: i
 
 
 def _kept(
-    written: nn.Module, original: nn.Module, network: Model, out: Path, kind: Format, count: int, read: str | None
+    written: nn.Module,
+    original: nn.Module,
+    network: LoadedNetwork,
+    out: Path,
+    kind: Format,
+    count: int,
+    read: str | None,
 ) -> str:
     """Write a network, read it back and compare it with the original; the file appears if it is near enough."""
     with _one_line(kind, read):
@@ -185,7 +191,7 @@ def _scripted(exported: nn.Module) -> nn.Module:
     return found
 
 
-def examples(network: Model, frames: int, batch: int, values: tuple[int, int] = _RANDOM) -> tuple[Tensor, ...]:
+def examples(network: LoadedNetwork, frames: int, batch: int, values: tuple[int, int] = _RANDOM) -> tuple[Tensor, ...]:
     """Random inputs of a batch, of values in a range: frames, and for two of them the frame before and flow."""
     generator, size = torch.Generator().manual_seed(batch), network.frame_size
     images = torch.randint(*values, (2, batch, 3, *size), dtype=torch.uint8, generator=generator)
@@ -193,7 +199,9 @@ def examples(network: Model, frames: int, batch: int, values: tuple[int, int] = 
     return (images[0],) if frames == 1 else (images[0], images[1], flow)
 
 
-def compare(original: nn.Module, loaded: Callable[..., Tensor], network: Model, frames: int, form: Format) -> str:
+def compare(
+    original: nn.Module, loaded: Callable[..., Tensor], network: LoadedNetwork, frames: int, form: Format
+) -> str:
     """How near a loaded file is to the network, in words.
 
     Raises:
@@ -263,7 +271,7 @@ def _reason(error: Exception) -> str:
     return (lines[-1] if lines and lines[0].startswith("The following operation failed") else first_line(cause))[:200]
 
 
-def _told(network: Model) -> dict[str, str]:
+def _told(network: LoadedNetwork) -> dict[str, str]:
     """What the file says of itself."""
     space = network.options.space
     return {

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stpl.apply.model import Model
+from stpl.apply.loaded import LoadedNetwork
 from stpl.apply.network import Frame, predict
 from stpl.apply.video import Codec
 from stpl.data.frames import FrameStream
@@ -82,7 +82,7 @@ def _sample(run: RunKey, runs: Path) -> tuple[VideoSample, list[str]]:
 
 
 def film(
-    networks: Mapping[str, Model],
+    networks: Mapping[str, LoadedNetwork],
     video: Path | Sequence[Path],
     output: Path,
     *,

@@ -14,11 +14,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stpl.apply.adaptation import FLOW, Outcome
+from stpl.apply.adaptation import FLOW, Adaptation
 from stpl.apply.guard import LOOKED
-from stpl.apply.model import Model
-from stpl.apply.network import Frame, load_network, predict
-from stpl.apply.settings import PAGE, Settings
+from stpl.apply.network import Frame, predict
+from stpl.apply.settings import PAGE, AdaptationSettings
 from stpl.data.clip import Wants
 from stpl.data.flow import FlowCache
 from stpl.data.folder import VideoFrames
@@ -49,49 +48,49 @@ class Change:
 
 
 def write_page(
-    model: Model, outcome: Outcome, videos: Sequence[Path], settings: Settings, film: Path | None = None
+    found: Adaptation, videos: Sequence[Path], settings: AdaptationSettings, film: Path | None = None
 ) -> Path:
     """Write `index.html` into the folder of an adaptation.
 
     Args:
-        model: what was adapted.
-        outcome: what came of it.
+        found: the result of the adaptation.
         videos: what it was adapted to.
         settings: how.
         film: a video of the change that lies beside the page, if there is one.
     """
-    change = look(model, outcome, videos, settings)
-    space, verdict = model.options.space, outcome.verdict
-    lines = list(read_metrics(outcome.folder / METRICS))
+    change = look(found, videos, settings)
+    space, verdict = found.before.options.space, found.verdict
+    lines = list(read_metrics(found.folder / METRICS))
     losses = {name.removeprefix("train/"): _curve(lines, name) for name in _losses(lines)}
     filled = Template(_STYLE.read_text(encoding="utf-8")).substitute(
         title=html.escape(f"to {videos[0].name}" + (f" and {len(videos) - 1} more" if len(videos) > 1 else "")),
         verdict=html.escape(verdict.reason),
         film="" if film is None else f'In motion: <a href="{film.name}">{film.name}</a>, beside this page.',
         kind="good" if verdict.adapted else "kept",
-        facts=_facts(model, outcome, videos, settings, change),
-        candidates=_candidates(outcome),
+        facts=_facts(found, videos, settings, change),
+        candidates=_candidates(found),
         curves="".join(_plot(name, points) for name, points in losses.items() if len(points) > 1),
         shares=_shares(space.classes, space.palette, change),
         frames="".join(_row(frames) for frames in change.shown),
         legend="".join(_swatch(rgb, name) for name, rgb in zip(space.classes, space.palette.tolist(), strict=True)),
     )
-    path = outcome.folder / PAGE
+    path = found.folder / PAGE
     write_atomically(path, filled)
     return path
 
 
-def look(model: Model, outcome: Outcome, videos: Sequence[Path], settings: Settings) -> Change:
+def look(found: Adaptation, videos: Sequence[Path], settings: AdaptationSettings) -> Change:
     """What the network makes of frames that are spread evenly over the videos, before and after."""
-    networks = [load_network(path, model.build) for path in (outcome.start, outcome.checkpoint)]
-    palette, count = model.options.space.palette, len(model.options.space.classes)
+    networks = [found.before.accel, found.network.accel]
+    space, frame_size = found.before.options.space, found.before.frame_size
+    palette, count = space.palette, space.num_classes
     pixels, changed, total = np.zeros((count, 2)), 0, 0
     shown: list[tuple[Frame, Frame, Frame]] = []
-    chosen = _chosen(videos, settings, outcome.folder)
+    chosen = _chosen(videos, settings, found.folder)
     often = max(1, len(chosen) // _SHOWN)
     for place, (clips, number) in enumerate(chosen):
         pair = [frame.permute(1, 2, 0).numpy() for frame in clips.read(number, Wants()).frames]
-        (before, after) = next(predict(networks, pair, model.frame_size))
+        (before, after) = next(predict(networks, pair, frame_size))
         for column, labels in enumerate((before, after)):
             pixels[:, column] += np.bincount(labels.ravel(), minlength=count)[:count]
         changed, total = changed + int((before != after).sum()), total + before.size
@@ -101,7 +100,7 @@ def look(model: Model, outcome: Outcome, videos: Sequence[Path], settings: Setti
     return Change(100 * pixels / total, 100 * changed / total, shown)
 
 
-def _chosen(videos: Sequence[Path], settings: Settings, folder: Path) -> list[tuple[VideoFrames, int]]:
+def _chosen(videos: Sequence[Path], settings: AdaptationSettings, folder: Path) -> list[tuple[VideoFrames, int]]:
     """Clips that are spread evenly over the videos, at their own size."""
     kept = FlowCache(folder / FLOW)  # where the index lies already
     readers = [VideoFrames(video, stride=settings.stride, as_first=True, flow=kept) for video in videos]
@@ -118,29 +117,29 @@ def _curve(lines: Iterable[tuple[int, str, float]], name: str) -> list[tuple[int
     return [(step, value) for step, found, value in lines if found == name]
 
 
-def _facts(model: Model, outcome: Outcome, videos: Sequence[Path], settings: Settings, change: Change) -> str:
-    height, width = model.frame_size
+def _facts(found: Adaptation, videos: Sequence[Path], settings: AdaptationSettings, change: Change) -> str:
+    height, width = found.before.frame_size
     facts = {
-        "network": model.name,
+        "network": found.before.name,
         "video": ", ".join(video.name for video in videos),
-        "method": f"{settings.experiment}, {settings.steps} steps of {outcome.estimate.batch_size} clips",
+        "method": f"{settings.experiment}, {settings.steps} steps of {found.estimate.batch_size} clips",
         "frames the network sees": f"{height}×{width}, every {settings.stride}. frame".replace("every 1. frame", "all"),
         "pixels whose class changed": f"{change.changed:.1f} %",
-        "estimated need": str(outcome.estimate),
-        "handed back": outcome.verdict.chosen.candidate.title,
-        "files": ", ".join(path.name for path in (outcome.checkpoint, outcome.weights) if path is not None),
+        "estimated need": str(found.estimate),
+        "returned": found.verdict.chosen.candidate.title,
+        "files": ", ".join(path.name for path in (found.checkpoint, found.weights) if path is not None),
     }
     return "".join(f"<div><dt>{name}</dt><dd>{html.escape(text)}</dd></div>" for name, text in facts.items())
 
 
-def _candidates(outcome: Outcome) -> str:
+def _candidates(found: Adaptation) -> str:
     rows = []
-    for one in outcome.verdict.scored:
-        kind = ' class="chosen"' if one is outcome.verdict.chosen else ""
-        doubted = " (not trusted)" if one in outcome.verdict.doubted else ""
+    for one in found.verdict.scored:
+        kind = ' class="chosen"' if one is found.verdict.chosen else ""
+        doubted = " (not trusted)" if one in found.verdict.doubted else ""
         cells = f"<td>{one.score:.3f}</td><td>{one.agreement:.1f}{doubted}</td>"
         rows.append(f"<tr{kind}><th>{html.escape(one.candidate.title)}</th>{cells}</tr>")
-    known = html.escape(outcome.verdict.reference.candidate.title)
+    known = html.escape(found.verdict.reference.candidate.title)
     head = f"<th>network</th><th>score</th><th>agrees with {known}, % of pixels</th>"
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 

@@ -57,15 +57,14 @@ LIGHT = [
 ]  # fmt: skip
 """What must answer at once, so that importing it, with all that it imports, must not import torch."""
 NO_TRAINER = ("nn", "losses", "metrics")
-IN_CIRCLES = {("apply.exporting", "apply.export"), ("apply.film", "apply.video"), ("nn.own", "nn.weights")}
+IN_CIRCLES = {("apply.exporting", "apply.export"), ("apply.film", "apply.video")}
 """Imports that close a circle of files, each to go."""
 SHARED_MODULES = {
     "cache", "check", "figures", "folder", "layout", "network", "page", "progress", "sampling", "settings", "worker",
 }  # fmt: skip
 """Names that modules of two rooms have."""
 SHARED_CLASSES = {
-    "Candidate", "Cell", "Drive", "EvaluationClips", "Judgement", "Layout", "Outcome", "Progress", "Scene", "Settings",
-    "Verdict",
+    "Cell", "Drive", "EvaluationClips", "Judgement", "Progress", "Scene", "Verdict",
 }  # fmt: skip
 """Names that public classes of two modules have, each to go."""
 

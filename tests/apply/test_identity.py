@@ -17,7 +17,7 @@ from torch import Tensor
 import own_networks
 import stpl
 from fakes import MovingShapes
-from stpl.apply.loaded import Model
+from stpl.apply.loaded import LoadedNetwork
 from stpl.data.image import read_rgb
 from stpl.errors import CheckpointError, ConfigError, RecordError, StplError, Terminated
 from stpl.runs.folder import lock_run, run_folder
@@ -34,7 +34,7 @@ def draw(folder: Path, count: int = 6, seed: int = 6) -> Path:
     return folder
 
 
-def network(**options: Any) -> Model:
+def network(**options: Any) -> LoadedNetwork:
     torch.manual_seed(0)
     return stpl.load(own_networks.Dictionary(19), size=SIZE, **options)
 

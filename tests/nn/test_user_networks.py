@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import stpl
-from stpl.apply.loaded import Model
+from stpl.apply.loaded import LoadedNetwork
 from stpl.data.clip import Batch, Clip
 from stpl.data.image import write_png
 from stpl.errors import CheckpointError, ConfigError, DataError, StplError
@@ -75,7 +75,7 @@ def segmenter(net: nn.Module, classes: str, **settings: Any) -> OwnSegmenter:
     return held(stpl.load(net, size=SIZE, classes=classes, **settings))
 
 
-def held(model: Model) -> OwnSegmenter:
+def held(model: LoadedNetwork) -> OwnSegmenter:
     found = model.accel.segmenter
     assert isinstance(found, OwnSegmenter)
     return found

@@ -1,4 +1,4 @@
-"""Any network as a segmenter: a module that somebody else built, asked for its logits, its features caught on the way.
+"""Any network as a segmenter: a module that somebody else built; a hook catches its features.
 
 Shape legend: B images, K classes, D feature channels, H×W pixels, h×w features.
 """
@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 from stpl.errors import ConfigError, StplError
 from stpl.nn import builder, normalization
 from stpl.nn.batchnorm import without_synchronization
-from stpl.nn.foreign import asked, copied, line, refused
+from stpl.nn.foreign import copied, line, output_of, refused
 from stpl.nn.layers import candidates, no_such_layer
 from stpl.nn.outputs import check_batch, in_training, logits_in
 from stpl.nn.segmenter import Architecture, Normalization, Segmentation, Segmenter
@@ -144,7 +144,7 @@ class OwnSegmenter(Segmenter):
 
     Args:
         net: takes normalised frames `[B,3,H,W]`.
-        own: how it is asked.
+        own: how it is built, and what it returns.
         num_classes: channels that its logits must have.
 
     Raises:
@@ -164,7 +164,7 @@ class OwnSegmenter(Segmenter):
             raise no_such_layer(own.features, candidates(net, frame_size), layers)
         layers[own.features].register_forward_hook(self._catch)
         self.training_path = own.logits
-        seen = asked(self, torch.zeros(1, 3, *frame_size))
+        seen = output_of(self, torch.zeros(1, 3, *frame_size))
         _check_logits(seen.logits, num_classes)
         self.training_path, untrainable = in_training(net, own.logits, frame_size)
         self._untrainable = untrainable or _unwritable(net)

@@ -3,7 +3,7 @@
 A checkpoint of this suite is a Lightning checkpoint whose entry `stpl` says, in plain types, what the network is:
 `{"schema": 2, "network": {…NetworkOptions…}, "classes": [names], "frame_size": [H, W], "step": int, "holds": …}`, where
 `holds` is "network", or "backbone" where the classifiers are absent (a converted ImageNet checkpoint). What else a file
-may be, and how damage is noticed, is told in `stpl.nn.formats`.
+may be, and how damage is noticed: see `stpl.nn.formats`.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def load(
             a file that holds one state_dict under another key. What stands before the network's names is taken off,
             and what stands beside it is left out; see `stpl.nn.state`.
         module: takes the weights.
-        options: what the module was built from, compared with the checkpoint's own if it tells them: classes, image
+        options: what the module was built from, compared with the checkpoint's own if it has them: classes, image
             normalisation, dilations and strides change no tensor's shape, and would load in silence.
         backbone_suffices: take a checkpoint that declares to hold only a backbone; the rest of `module` stays as it is.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -165,6 +166,18 @@ def open_network(origin: NetworkOrigin) -> LoadedNetwork:
     """
     with isolate_rng():
         return _own(origin) if origin.checkpoint is None else _described(origin, located(origin.checkpoint))
+
+
+@contextmanager
+def as_checkpoint(origin: NetworkOrigin) -> Iterator[list[str]]:
+    """A network as options of a run on a benchmark: its checkpoint, or one that exists meanwhile, and its builder."""
+    if origin.checkpoint is not None:
+        yield [f"--network={origin.network}", *([] if origin.builder is None else [f"--builder={origin.builder}"])]
+        return
+    network = open_network(origin)
+    with TemporaryDirectory() as folder:
+        network.save(Path(folder) / "network.ckpt")
+        yield [f"--network={folder}/network.ckpt", f"--builder={network.builder}"]
 
 
 def _own(origin: NetworkOrigin) -> LoadedNetwork:

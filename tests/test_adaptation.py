@@ -28,7 +28,7 @@ from stpl.apply.source import NetworkSource
 from stpl.cli import main
 from stpl.data.clip import Wants, collate
 from stpl.data.fake import MovingShapes
-from stpl.data.folder import VideoFrames
+from stpl.data.video.video_clips import VideoFrames
 from stpl.errors import ConfigError
 from stpl.metrics.selection import InformationMaximization
 from stpl.nn.own import IN_MEMORY

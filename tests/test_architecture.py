@@ -41,8 +41,9 @@ ALLOWED = {
 }
 LIGHT = [
     "apply.adapt", "apply.export", "apply.labelling", "apply.memory", "apply.predict", "apply.settings",
-    "apply.source", "apply.video", "arguments", "cli", "completion", "data.content", "data.image_folder",
-    "data.video_index", "data.video_source", "declarations", "errors", "files", "machine", "pictures.colours",
+    "apply.source", "apply.video", "arguments", "cli", "completion", "data.video.content", "data.video.image_folder",
+    "data.video.video_index", "data.video.video_source", "declarations", "errors", "files", "machine",
+    "pictures.colours",
     "progress", "report", "report.command", "report.dashboard", "runs", "runs.artifacts", "runs.charts",
     "runs.experiments", "runs.folder", "runs.identity", "runs.recipes", "runs.record", "runs.request", "signals",
     "sweeps", "sweeps.check", "sweeps.schedule", "yaml_files",

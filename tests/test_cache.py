@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from stpl.cli import main
 from stpl.data import layout
-from stpl.data.cache import CachedClips, cache_folder, open_cache
 from stpl.data.clip import Clip, Wants
 from stpl.data.fake import MovingShapes, write_synthia
 from stpl.data.flow import FlowCache
 from stpl.data.image import read_rgb
 from stpl.data.label_space import SYNTHIA_12
 from stpl.data.sequence import SequenceClips, SequenceSet, open_set
+from stpl.data.sequence_cache import CachedClips, cache_folder, open_cache
 from stpl.errors import DataError
 
 SIZE, CLIPS = (32, 64), 5

@@ -16,8 +16,8 @@ from stpl.cli import main
 from stpl.data import flow as fl
 from stpl.data.check import inspect
 from stpl.data.fake import MovingShapes, fake, write_cityscapes
-from stpl.data.flow_check import ALTERNATIVES, GIVEN, STILL, judge, warp_errors
-from stpl.data.flow_files import flow
+from stpl.data.flow.flow_check import ALTERNATIVES, GIVEN, STILL, judge, warp_errors
+from stpl.data.flow.flow_files import flow
 from stpl.data.label_space import VIPER_15, LabelSpace
 from stpl.data.sequence import open_set
 

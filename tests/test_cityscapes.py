@@ -8,7 +8,6 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from stpl.data import flow as fl
 from stpl.data.clip import IGNORE, ClipReader, Wants, collate
 from stpl.data.fake import write_cityscapes
 from stpl.data.flow import FlowCache
@@ -134,7 +133,7 @@ def test_flow_cache_is_filled_once_and_keyed_by_size_and_distance(root: Path, tm
     assert first.equal(second)
     reader(root, flow=cache, previous=2).read(2, Wants(flow=True))
     reader(root, size=(64, 128), flow=cache).read(2, Wants(flow=True))
-    names = sorted(path.name for path in cache.root.rglob("*.npy"))
+    names = sorted(path.name for path in (tmp_path / "flow").rglob("*.npy"))
     assert names == [
         "ulm_000000_000294_1_32x64.npy",
         "ulm_000000_000294_1_64x128.npy",
@@ -163,7 +162,7 @@ def test_no_flow_is_estimated_unless_wanted(root: Path, monkeypatch: pytest.Monk
     def never(*_: Any) -> None:
         raise AssertionError("estimated")
 
-    monkeypatch.setattr(fl, "estimate", never)
+    monkeypatch.setattr("stpl.data.flow.dis.estimate", never)
     reader(root).read(0, Wants(label=True))
 
 

@@ -22,7 +22,7 @@ from stpl.apply.model import open_model
 from stpl.apply.source import NetworkSource
 from stpl.cli import main
 from stpl.data.fake import MovingShapes
-from stpl.data.folder import VideoFrames
+from stpl.data.video.video_clips import VideoFrames
 from stpl.errors import StplError
 
 SIZE = (64, 96)

@@ -11,8 +11,8 @@ import torch
 from conftest import REPOSITORY
 from stpl.cli import main
 from stpl.data.fake import MovingShapes
-from stpl.data.folder import VideoFrames
 from stpl.data.image import write_png
+from stpl.data.video.video_clips import VideoFrames
 from stpl.nn import weights
 from stpl.nn.network import NetworkOptions, build_network
 from suite_writer import SIZE, write_suite

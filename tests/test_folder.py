@@ -8,11 +8,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from stpl.data import folder as folder_module
 from stpl.data.clip import ClipReader, Wants
 from stpl.data.fake import MovingShapes
 from stpl.data.flow import FlowCache
-from stpl.data.folder import VideoFrames
+from stpl.data.video import video_clips as folder_module
+from stpl.data.video.video_clips import VideoFrames
 from stpl.errors import ConfigError, DataError
 
 SCENE = MovingShapes(7, (48, 96))
@@ -124,11 +124,11 @@ def test_flow_cache_is_filled_once_and_not_shared_by_other_videos(images: Path, 
     assert first is not None
     assert again is not None
     assert first.equal(again)
-    assert len(list(cache.root.rglob("*.npy"))) == 1
+    assert len(list((tmp_path / "flow").rglob("*.npy"))) == 1
     Image.fromarray(SCENE.frame(0)).save(images / "img11.png", compress_level=0)
     VideoFrames(images, flow=cache).read(3, Wants(flow=True))
     VideoFrames(images, (24, 48), flow=cache).read(3, Wants(flow=True))
-    assert len(list(cache.root.rglob("*.npy"))) == 3
+    assert len(list((tmp_path / "flow").rglob("*.npy"))) == 3
 
 
 def test_labels_are_refused(images: Path) -> None:

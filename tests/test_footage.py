@@ -15,15 +15,15 @@ import pytest
 from numpy.typing import NDArray
 
 from stpl.cli import main
-from stpl.data import folder as folder_module
-from stpl.data import video_file, video_index
 from stpl.data.clip import Wants
 from stpl.data.datamodule import VideoData
 from stpl.data.fake import MovingShapes
 from stpl.data.flow import FlowCache, consistent
-from stpl.data.folder import VideoFrames
-from stpl.data.footage import Footage, Spread, open_footage
-from stpl.data.scene_cuts import find_cuts, thumbnail
+from stpl.data.video import decoder, video_index
+from stpl.data.video import video_clips as folder_module
+from stpl.data.video.footage import Footage, Spread, open_footage
+from stpl.data.video.scene_cuts import find_cuts, thumbnail
+from stpl.data.video.video_clips import VideoFrames
 from stpl.errors import ConfigError, DataError
 
 SIZE = (48, 96)
@@ -149,7 +149,7 @@ def test_a_wrong_seek_is_noticed(
 ) -> None:
     frames = [np.roll(noise(1), t, 1) for t in range(90)]
     path = write(tmp_path / "drive.mkv", frames)
-    opened = video_file.open_video
+    opened = decoder.open_video
     monkeypatch.setattr(video_index, "open_video", lambda path: Astray(opened(path), by))
     monkeypatch.setattr(video_index, "_STEPS_BACK", (0, 6, 12, 24))
     monkeypatch.setattr(folder_module, "MEMORY_LIMIT", 1)
@@ -183,7 +183,7 @@ def test_damage_that_the_decoder_fills_in_differently_each_time(
 def test_an_index_is_kept_and_made_again_when_it_is_torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, cache = write(tmp_path / "drive.mkv", scene(2, 6)), FlowCache(tmp_path / "flow")
     assert len(VideoFrames(path, flow=cache)) == 5
-    (kept,) = cache.root.rglob("*.index.npz")
+    (kept,) = (tmp_path / "flow").rglob("*.index.npz")
     with monkeypatch.context() as patch:
         patch.setattr(video_index, "_scan", lambda path: pytest.fail("looked through again"))
         assert len(VideoFrames(path, flow=cache)) == 5

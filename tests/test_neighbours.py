@@ -10,15 +10,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from stpl.data.cache import CachedClips, open_cache
 from stpl.data.clip import ClipReader, Wants, read_clip, require
 from stpl.data.fake import MovingShapes, write_synthia
 from stpl.data.flow import FlowCache, estimate
-from stpl.data.folder import VideoFrames
 from stpl.data.label_space import SYNTHIA_12
 from stpl.data.sampling import StepBefore, StepSampler
 from stpl.data.sequence import SequenceClips, open_set
+from stpl.data.sequence_cache import CachedClips, open_cache
 from stpl.data.streets import StreetsClips, StreetsOptions, draw_drive, open_split
+from stpl.data.video.video_clips import VideoFrames
 from stpl.errors import DataError
 
 EVERYTHING = Wants(frames=4, flow=True, following=True)

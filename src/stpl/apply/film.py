@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, tee
 from pathlib import Path
 
-import cv2
-import numpy as np
-
-from stpl.apply.network import Frame, load_network, predict
+from stpl.apply.network import load_network, predict
 from stpl.apply.video import Codec
-from stpl.data.frames import FrameStream
+from stpl.data.image import resize_ids, resize_rgb
+from stpl.data.video.stream import FrameStream
 from stpl.errors import ConfigError, DataError, RecordError
 from stpl.nn import weights
 from stpl.pictures.labels import overlay
@@ -127,16 +125,11 @@ def film(
     ) as writer:
         panel = _panel(sources[0].size)
         for source in sources:
-            shown = islice(_panels(source, panel), 1, None)
-            predicted = predict(networks, _panels(source, panel), size or weights.frame_size(paths[0]))
-            for frame, labels in zip(shown, predicted, strict=True):
-                writer.write([frame, *(overlay(frame, label, space.palette) for label in labels)])
-
-
-def _panels(source: FrameStream, size: tuple[int, int]) -> Iterator[Frame]:
-    """Frames at the size of a panel."""
-    for frame in source.frames():
-        yield cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA).astype(np.uint8)
+            frames, seen = tee(source.frames())
+            predicted = predict(networks, seen, size or weights.frame_size(paths[0]))
+            for frame, labels in zip(islice(frames, 1, None), predicted, strict=True):
+                shown = resize_rgb(frame, panel)
+                writer.write([shown, *(overlay(shown, resize_ids(one, panel), space.palette) for one in labels)])
 
 
 def _panel(size: tuple[int, int]) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from stpl.apply.model import Model
 from stpl.apply.network import Frame, predict
-from stpl.data.frames import FrameStream
+from stpl.data.video.stream import FrameStream
 from stpl.pictures.labels import overlay as overlaid
 from stpl.pictures.side_by_side import SideBySide
 

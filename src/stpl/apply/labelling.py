@@ -42,7 +42,7 @@ def label_video(
         colors: write palette images.
         overlay: write the video, for which frames of several videos must have one size.
     """
-    from stpl.data.video_source import one_size, streams
+    from stpl.data.video.video_source import one_size, streams
 
     source = NetworkSource(checkpoint, model, size=size)
     check_out(out)

@@ -15,7 +15,7 @@ from torch import nn
 from stpl.apply.network import Frame, checked, load_network, predict
 from stpl.apply.settings import STATE
 from stpl.apply.source import HUGGING_FACE, NetworkSource, read_classes
-from stpl.data.content import content_id
+from stpl.data.video.content import content_id
 from stpl.errors import CheckpointError, ConfigError, note
 from stpl.files import whole_file
 from stpl.nn import huggingface, weights

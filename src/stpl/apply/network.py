@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from stpl.data import flow as optical_flow
 from stpl.data.clip import Clip
+from stpl.data.image import resize_rgb
 from stpl.errors import DataError, DivergedError
 from stpl.nn import weights
 from stpl.nn.accel import Accel
@@ -62,7 +62,7 @@ def predict(networks: Iterable[Accel], frames: Iterable[Frame], size: tuple[int,
     """
     networks, previous = list(networks), None
     for frame in frames:
-        current = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA).astype(np.uint8)
+        current = resize_rgb(frame, size)
         if previous is not None:
             clip = _clip(previous, current).to(next(networks[0].parameters()).device)
             logits = [upsample(network(clip), (frame.shape[0], frame.shape[1])) for network in networks]

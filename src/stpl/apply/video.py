@@ -98,7 +98,7 @@ def _film(
     model: str | None,
 ) -> Path:
     """Write the video of checkpoints on footage; where it lies."""
-    from stpl.data.video_source import check_footage
+    from stpl.data.video.video_source import check_footage
 
     check_footage(videos, stride=stride)
 

@@ -16,12 +16,12 @@ import numpy as np
 from stpl.bench.measure import Action, interleaved, table, write_json
 from stpl.data import flow as optical_flow
 from stpl.data.augment import CrossFrameAugmentation
-from stpl.data.cache import CachedClips, open_cache
 from stpl.data.clip import Clip, Wants, collate
 from stpl.data.fake import fake
 from stpl.data.image import read_rgb, resize_rgb
 from stpl.data.label_space import SYNTHIA_12, VIPER_15
 from stpl.data.sequence import ClipFiles, SequenceClips, SequenceSet, open_set
+from stpl.data.sequence_cache import CachedClips, open_cache
 
 _NATIVE = {"viper": (1080, 1920), "synthia": (760, 1280), "cityscapes": (1024, 2048)}
 _WANTS = Wants(flow=True)

@@ -15,13 +15,13 @@ from stpl.bench.cuda import check_device, seconds
 from stpl.bench.measure import table, write_json
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.augment_device import augment
-from stpl.data.cache import CachedClips, open_cache
 from stpl.data.clip import Clip, Wants, collate
 from stpl.data.fake import fake
 from stpl.data.label_space import VIPER_15
 from stpl.data.loading import begin_process
 from stpl.data.sampling import StepSampler, TrainingClips
 from stpl.data.sequence import SequenceClips, open_set
+from stpl.data.sequence_cache import CachedClips, open_cache
 from stpl.machine import cores
 
 _SEED = 0

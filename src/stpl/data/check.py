@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpl.data import flow as optical_flow
-from stpl.data.flow_check import Verdict, judge, warp_errors
+from stpl.data.flow.flow_check import Verdict, judge, warp_errors
 from stpl.data.image import read_rgb, write_atomically
 from stpl.data.label_check import LabelCounts, judge_labels
 from stpl.data.label_space import SPACES, LabelSpace, label_space

@@ -21,10 +21,8 @@ from torch.utils.data import DataLoader
 from stpl.data import cityscapes
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.augment_device import augment
-from stpl.data.cache import CachedClips, open_cache
 from stpl.data.clip import Batch, Clip, ClipReader, Wants, clip_seed, collate, collate_streams, require
 from stpl.data.flow import FlowCache
-from stpl.data.footage import Spread, open_footage
 from stpl.data.label_space import SYNTHIA_12, VIPER_15, label_space
 from stpl.data.loading import Loader, Loading, StepLoader, begin_process, check_shared_memory
 from stpl.data.rare_classes import RareClassSampler, class_pixels
@@ -38,7 +36,9 @@ from stpl.data.sampling import (
     TrainingClips,
 )
 from stpl.data.sequence import SequenceClips, find_flow, open_set
+from stpl.data.sequence_cache import CachedClips, open_cache
 from stpl.data.streets import StreetsClips, StreetsOptions, open_split
+from stpl.data.video.footage import Spread, open_footage
 from stpl.errors import ConfigError, check_range
 
 FLOW_CACHE = Path("data/flow")
@@ -340,7 +340,7 @@ class CityscapesTransfer(ClipDataModule):
         clips = SequenceClips(
             files,
             label_space(str(self.space_name)),
-            flow=find_flow(files) if self.flow == "files" else FlowCache(files.folder / "flow_dis"),
+            flow=find_flow(files) if self.flow == "files" else FlowCache(files.folder),
             label_size="input" if split == "train" else "native",
         )
         return CachedClips(clips, open_cache(files, flow=self.flow == "estimated")) if self.cache else clips

@@ -128,7 +128,7 @@ class SequenceClips:
         if (by, previous) not in self._neighbours:
             flow = self._flow_source
             if previous < 0 and isinstance(flow, Path):
-                flow = optical_flow.FlowCache(self.files.folder / "flow_dis")
+                flow = optical_flow.FlowCache(self.files.folder)
             self._neighbours[by, previous] = SequenceClips(
                 self.files.neighbours(by, previous), self._space, flow=flow, label_size=self._label_size
             )

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from stpl.data.content import content_id
+from stpl.data.video.content import content_id
 from stpl.errors import CheckpointError, StplError
 from stpl.runs.record import CONFIG, NEUTRAL, RunKey
 from stpl.yaml_files import load_yaml

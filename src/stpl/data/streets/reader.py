@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stpl.data.clip import Clip, ClipReader, Wants
 from stpl.data.flow import FlowCache
 from stpl.data.label_space import VIPER_15, check_train_ids
-from stpl.data.streets.cache import StreetsSplit
+from stpl.data.streets.drawn import StreetsSplit
 from stpl.errors import ConfigError, DataError
 
 
@@ -121,7 +121,7 @@ class StreetsClips:
             mend = "use previous=1, or flow='estimated'"
             raise DataError(f"exact flow with previous={previous}", where=self.split.folder, mend=mend)
         earlier, later = (np.ascontiguousarray(image.transpose(1, 2, 0)) for image in pair)
-        cache = FlowCache(self.split.folder / f"flow-estimated-{distance}")
+        cache = FlowCache(self.split.folder / f"distance-{distance}")
         return torch.from_numpy(cache.get(self._key(drive, frame), later, earlier)[None])
 
 

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stpl.data.conversion import Repeats
 from stpl.data.image import image_size, read_rgb, resize_rgb
-from stpl.data.image_folder import image_endings, list_frames
 from stpl.data.paths import check_path
-from stpl.data.video_file import (
+from stpl.data.video.conversion import Repeats
+from stpl.data.video.decoder import (
     check_video,
     codec_of,
     file_state,
@@ -27,6 +26,7 @@ from stpl.data.video_file import (
     retrieved,
     video_fps,
 )
+from stpl.data.video.image_folder import image_endings, list_frames
 from stpl.errors import ConfigError, DataError
 
 FOLDER_FPS = 25.0

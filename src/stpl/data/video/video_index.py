@@ -20,10 +20,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stpl.data.conversion import Repeats
 from stpl.data.image import write_atomically
-from stpl.data.scene_cuts import THUMBNAIL, thumbnail
-from stpl.data.video_file import Frame, codec_of, decoded, file_state, fingerprint, open_video
+from stpl.data.video.conversion import Repeats
+from stpl.data.video.decoder import Frame, codec_of, decoded, file_state, fingerprint, open_video
+from stpl.data.video.scene_cuts import THUMBNAIL, thumbnail
 from stpl.errors import DataError, note
 from stpl.progress import Progress
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from stpl.data.frames import FrameStream, check_pace
+from stpl.data.video.stream import FrameStream, check_pace
 from stpl.errors import ConfigError
 
 __all__ = ["check_footage", "one_size", "streams"]

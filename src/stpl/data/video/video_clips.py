@@ -14,11 +14,11 @@ from torch import Tensor
 
 from stpl.data import flow as optical_flow
 from stpl.data.clip import Clip, ClipReader, Wants, stack_frames
-from stpl.data.content import content_id
-from stpl.data.frames import FrameStream, Size, note_missing
 from stpl.data.image import read_rgb
-from stpl.data.scene_cuts import find_cuts, thumbnail
-from stpl.data.video_index import RandomAccess, VideoIndex, open_index
+from stpl.data.video.content import content_id
+from stpl.data.video.scene_cuts import find_cuts, thumbnail
+from stpl.data.video.stream import FrameStream, Size, note_missing
+from stpl.data.video.video_index import RandomAccess, VideoIndex, open_index
 from stpl.errors import DataError
 
 MEMORY_LIMIT = 2**28
@@ -149,7 +149,11 @@ class VideoFrames(FrameStream):
     @cached_property
     def _index(self) -> VideoIndex:
         """Of a video file."""
-        kept = None if self._flow is None else self._flow.root / "video" / f"{self._stamp}.index.npz"
+        kept = (
+            None
+            if self._flow is None or self._flow.root is None
+            else self._flow.root / "video" / f"{self._stamp}.index.npz"
+        )
         index = open_index(self.path, kept)
         self._check_unchanged()
         note_missing(self.path, len(index), float(index.times.max(initial=0.0)))

@@ -115,8 +115,10 @@ lowest: $(READY) ## a short part of the tests on the lowest versions that pyproj
 	@$(PYTHON) -m venv --clear $(LOWEST)
 	@UV_FIND_LINKS="$(LINKS)" $(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution=lowest-direct -e '.[dev]'
 	@$(LOWEST)/bin/python -m pytest -q -W default $(SHORT)
-SHORT = tests/test_losses.py tests/test_pixel_contrast.py tests/test_nn.py tests/test_record.py tests/test_experiments.py \
-  tests/test_sweep_schema.py tests/test_report.py tests/test_augment.py tests/test_conformance.py tests/test_two_domains.py
+SHORT = tests/losses/test_losses.py tests/losses/test_pixel_contrast.py tests/nn/test_nn.py \
+  tests/runs/test_record.py tests/runs/test_experiments.py tests/sweeps/test_sweep_schema.py \
+  tests/report/test_report.py tests/data/test_augment.py tests/testing/test_conformance.py \
+  tests/training/test_two_domains.py
 
 format: $(DEV) ## let ruff format and mend what it can
 	@$(BIN)/ruff check --fix .

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from repository import REPOSITORY
 from stpl.testing.runs import draw_tiny, tiny_arguments
-
-REPOSITORY = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -91,7 +91,7 @@ class CaptureOnTheCpu:
 
 @contextmanager
 def no_waiting(device: str) -> Iterator[None]:
-    """Have torch refuse whatever makes the host wait for the GPU. (On the CPU, tests/test_step.py sees to that.)"""
+    """Have torch refuse whatever makes the host wait for the GPU. (On the CPU: tests/training/test_step.py.)"""
     if device == "cpu":
         yield
         return

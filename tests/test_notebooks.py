@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from conftest import REPOSITORY
+from repository import REPOSITORY
 from stpl.cli import main
 
 Outputs = list[dict[str, Any]]

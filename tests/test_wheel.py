@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import REPOSITORY
+from repository import REPOSITORY
 from stpl.testing import TINY
 from stpl.testing.runs import tiny_arguments
 

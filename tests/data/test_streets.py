@@ -19,14 +19,14 @@ import pytest
 from numpy.typing import NDArray
 
 from stpl.data.label_space import VIPER_15, check_train_ids
-from stpl.data.streets import drawn
+from stpl.data.streets import cache
+from stpl.data.streets.cache import StreetsSplit, open_split
 from stpl.data.streets.domain import DomainShift, photograph
-from stpl.data.streets.drawn import StreetsSplit, open_split
 from stpl.data.streets.drive import Drive, StreetsOptions, draw_drive
+from stpl.data.streets.layout import make_scene
 from stpl.data.streets.render import draw
 from stpl.data.streets.scene import C
 from stpl.data.streets.shifts import SHIFTS, ShiftName
-from stpl.data.streets.layout import make_scene
 from stpl.errors import ConfigError, DataError
 
 TINY = StreetsOptions(height=24, width=48, frames=3, train_drives=4, val_drives=2, camera_val_drives=2)
@@ -229,7 +229,7 @@ def test_cache_holds_the_drives_and_is_drawn_once(
     assert isinstance(split.array("frames"), np.memmap)
     assert {path.name for path in split.folder.iterdir()} == {
         "frames.npy", "labels.npy", "flow.npy", "visible.npy", "manifest.json"}  # fmt: skip
-    monkeypatch.setattr(drawn, "_draw", pytest.fail)
+    monkeypatch.setattr(cache, "_draw", pytest.fail)
     assert open_split(root, "camera", "train", TINY, verify=True) == split
 
 
@@ -243,7 +243,7 @@ def test_other_options_and_renderers_get_another_folder(
     split: StreetsSplit, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = open_split(root, "camera", "train", replace(TINY, severity=0.5), workers=1)
-    monkeypatch.setattr(drawn, "renderer_version", lambda: "another")
+    monkeypatch.setattr(cache, "renderer_version", lambda: "another")
     newer = open_split(root, "camera", "train", TINY, workers=1)
     assert len({split.folder, other.folder, newer.folder}) == 3
     studio = [open_split(root, "studio", "val", replace(TINY, severity=s), workers=1).folder for s in (0.2, 0.5)]
@@ -300,8 +300,8 @@ def test_a_worker_of_a_sweep_draws_with_the_cores_of_all(tmp_path: Path, monkeyp
     before = os.sched_getaffinity(0)
     monkeypatch.setenv("STPL_SWEEP_CORES", ",".join(map(str, before)))
     shares: list[int] = []
-    monkeypatch.setattr(drawn, "_run_workers", lambda *given: shares.append(given[4]))
-    monkeypatch.setattr(drawn, "_assemble", lambda partial, *_: (partial / "manifest.json").touch())
+    monkeypatch.setattr(cache, "_run_workers", lambda *given: shares.append(given[4]))
+    monkeypatch.setattr(cache, "_assemble", lambda partial, *_: (partial / "manifest.json").touch())
     os.sched_setaffinity(0, {min(before)})
     try:
         with pytest.raises(DataError, match="torn"):  # nothing was drawn
@@ -313,7 +313,7 @@ def test_a_worker_of_a_sweep_draws_with_the_cores_of_all(tmp_path: Path, monkeyp
 
 def test_failed_workers_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(code: str, error: type[Exception], match: str) -> None:
-        monkeypatch.setattr(drawn, "command", lambda *_: [sys.executable, "-c", code])
+        monkeypatch.setattr(cache, "command", lambda *_: [sys.executable, "-c", code])
         with pytest.raises(error, match=match):
             open_split(tmp_path, "studio", "val", TINY, workers=2)
 
@@ -349,7 +349,7 @@ def test_changed_byte_is_found_by_a_full_check(tmp_path: Path) -> None:
 def test_second_process_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     probe = open_split(tmp_path, "studio", "val", TINY, workers=1)
     shutil.move(probe.folder, tmp_path / "elsewhere")
-    monkeypatch.setattr(drawn, "_draw", pytest.fail)
+    monkeypatch.setattr(cache, "_draw", pytest.fail)
     found: list[StreetsSplit] = []
     with (tmp_path / f".{probe.folder.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # the first process draws

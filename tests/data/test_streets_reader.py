@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from stpl.data.clip import ClipReader, Wants
-from stpl.data.streets.drawn import StreetsSplit, open_split
+from stpl.data.streets.cache import StreetsSplit, open_split
 from stpl.data.streets.drive import StreetsOptions, draw_drive
 from stpl.data.streets.reader import StreetsClips
 from stpl.errors import ConfigError, DataError

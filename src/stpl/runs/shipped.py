@@ -25,7 +25,7 @@ from stpl.yaml_files import load_yaml
 
 BENCH, EXPERIMENT = "streets", "source"
 
-_ELSEWHERE = ("__init__", "drawn", "reader", "worker", "domain", "shifts")
+_ELSEWHERE = ("__init__", "cache", "reader", "worker", "domain", "shifts")
 """Modules of `data.streets` that have no say in what the studio looks like; the camera's shift is in the last two."""
 
 

@@ -7,8 +7,8 @@ draw start at once.
 
 from typing import TYPE_CHECKING, Any
 
+from stpl.data.streets.cache import StreetsSplit, open_split
 from stpl.data.streets.domain import DomainShift
-from stpl.data.streets.drawn import StreetsSplit, open_split
 from stpl.data.streets.drive import Drive, StreetsOptions, draw_drive
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpl.data.streets.domain import CLEAN, DomainShift, photograph
+from stpl.data.streets.layout import make_scene
 from stpl.data.streets.render import draw
 from stpl.data.streets.shifts import SHIFTS, ShiftName
-from stpl.data.streets.layout import make_scene
 from stpl.errors import ConfigError
 
 DOMAINS = ("studio", "camera")
@@ -121,6 +121,6 @@ def renderer_version() -> str:
     """Hash of everything that decides what is drawn: this package's drawing modules, OpenCV's and NumPy's versions."""
     digest = hashlib.sha256(f"{cv2.__version__} {np.__version__}".encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        if path.stem not in ("__init__", "drawn", "reader", "worker"):
+        if path.stem not in ("__init__", "cache", "reader", "worker"):
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stpl.data.clip import Clip, ClipReader, Wants
 from stpl.data.flow import FlowCache
 from stpl.data.label_space import VIPER_15, check_train_ids
-from stpl.data.streets.drawn import StreetsSplit
+from stpl.data.streets.cache import StreetsSplit
 from stpl.errors import ConfigError, DataError
 
 

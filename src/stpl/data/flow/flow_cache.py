@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -43,20 +44,25 @@ class FlowCache:
         return None if self.root is None else self.root / f"flow_{estimator_class(self.estimator).name}"
 
     def get(self, key: str, of: Frame, to: Frame) -> Flow:
-        """Flow float32 `[2,H,W]` from `of` to `to`, estimated at the first call with this key.
+        """Flow float32 `[2,H,W]` from the frame `of` to the frame `to`; see `find`."""
+        return self.find(key, of.shape[:2], lambda: (of, to))
+
+    def find(self, key: str, size: tuple[int, ...], frames: Callable[[], tuple[Frame, Frame]]) -> Flow:
+        """Flow float32 `[2,H,W]` between two frames, estimated at the first call with this key.
 
         Args:
             key: names the pair, its order and the frame size; may contain "/".
-            of: frame uint8 `[H,W,3]` RGB on whose grid the flow lies.
-            to: frame of the same shape.
+            size: height and width of the frames.
+            frames: reads them, uint8 `[H,W,3]` RGB: the one on whose grid the flow lies, then the one it leads to.
 
         Raises:
             DataError: the key leaves the cache's folder, or the file is torn or was made at another size.
         """
         path = self._path(key)
-        kept = self._read(path, of.shape[:2]) if path is not None and path.exists() else None
+        kept = self._read(path, size) if path is not None and path.exists() else None
         if kept is not None:
             return kept
+        of, to = (np.ascontiguousarray(frame) for frame in frames())
         flow_HW2 = shared_estimator(self.estimator)([(of, to)])[0].transpose(1, 2, 0).astype(np.float16)
         if path is not None:
             data = npy_bytes(flow_HW2)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stpl.data import flow as optical_flow
-from stpl.data.clip import Clip, ClipReader, Wants, stack_frames
+from stpl.data.clip import BACKWARD, Clip, ClipReader, stack_frames
+from stpl.data.flow.flow_cache import FlowCache
+from stpl.data.flow.vectors import consistent
 from stpl.data.image import read_rgb
+from stpl.data.recent import Recent
 from stpl.data.video.content import content_id
 from stpl.data.video.scene_cuts import find_cuts, thumbnail
-from stpl.data.video.stream import FrameStream, Size, note_missing
+from stpl.data.video.stream import Frame, FrameStream, Pace, Size, note_missing
 from stpl.data.video.video_index import RandomAccess, VideoIndex, open_index
 from stpl.errors import DataError
 
@@ -25,24 +28,21 @@ MEMORY_LIMIT = 2**28
 """Most bytes of decoded frames that are kept for random access: 170 frames of 512×1024, or 4,800 of 96×192."""
 
 
-class VideoFrames(FrameStream):
-    """Consecutive frames of a video as clips (previous frame, current frame); a `ClipReader` without labels.
+class VideoFrames(FrameStream, ClipReader):
+    """Consecutive frames of a video as clips; a `ClipReader` without labels.
 
-    Two ways of access. `frames()` streams in order and holds one frame at a time. `len` and `read` need random access:
-    the first such call looks through the whole video once, and finds its length and where scenes change; no clip
-    crosses a change. The index is kept with the flow. Frames are then sought, checked and kept up to `MEMORY_LIMIT`
-    bytes.
+    Two ways of access. `frames()` streams in order and holds one frame at a time. What clips are read by needs random
+    access: the first such call looks through the whole video once, and finds its length and where scenes change; no
+    clip crosses a change, and beyond the first or last frame of its scene that frame comes again. The index is kept
+    with the flow. Frames are then sought, checked and kept up to `MEMORY_LIMIT` bytes.
 
     Args:
         path: see `FrameStream`.
         size: see `FrameStream`.
-        stride: keep every n-th frame. Optical flow and temporal methods want small motion, so mostly 1.
-        limit: see `FrameStream`.
-        fps: see `FrameStream`.
-        flow: where estimated flow is kept; `None` estimates at every read.
-        as_first: see `FrameStream`.
-        rate: see `FrameStream`.
+        flow: estimates flow, and keeps it.
         cuts: look for changes of the scene.
+        as_first: see `FrameStream`.
+        pace: see `Pace`; optical flow and temporal methods want small motion, so mostly a stride of 1.
 
     Raises:
         ConfigError: an option is out of range.
@@ -54,84 +54,62 @@ class VideoFrames(FrameStream):
         path: Path,
         size: Size | None = None,
         *,
-        stride: int = 1,
-        limit: int | None = None,
-        fps: float | None = None,
-        flow: optical_flow.FlowCache | None = None,
-        as_first: bool = False,
-        rate: float | None = None,
+        flow: FlowCache = FlowCache(),  # noqa: B008 (it does not change)
         cuts: bool = True,
+        as_first: bool = False,
+        **pace: Unpack[Pace],
     ) -> None:
-        self._flow, self.cuts = flow, cuts
-        self._recent: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
-        super().__init__(path, size, stride=stride, limit=limit, fps=fps, as_first=as_first, rate=rate)
+        self._flow, self.cuts, self._recent = flow, cuts, Recent[int](MEMORY_LIMIT)
+        super().__init__(path, size, as_first=as_first, **pace)
 
     def __len__(self) -> int:
         return len(self._pairs)
+
+    @property
+    def name(self) -> str:
+        """The identity of its content, and how frames are taken from it."""
+        (height, width), rate = self.size, self.rate
+        pace = f"stride{self.stride}" if rate is None else f"rate{rate:g}"
+        return f"{self._stamp}_{height}x{width}_{pace}{'' if self.cuts else '_uncut'}-{len(self)}"
 
     @property
     def cost(self) -> float:
         """Frames that were decoded so far for each that was asked for."""
         return self._access.cost if self._images is None else 1.0
 
-    def read(self, index: int, wants: Wants) -> Clip:
-        """A clip of two successive kept frames of one scene; see `ClipReader.read`.
+    def key(self, index: int) -> str:
+        """The name of the video, and the current frame's number among the kept ones."""
+        return f"{self.path.name}/{self._place(index, 0):06d}"
 
-        Raises:
-            DataError: a label is wanted, or the video changed on disk.
-        """
-        if wants.label:
-            raise DataError("a plain video has no labels", where=self.path, mend="evaluate on a labelled data set")
-        return self._read(index, wants, 0, 1)
+    def frame(self, index: int, offset: int = 0) -> Frame:
+        """See `ClipReader.frame`; raises `DataError` if the video changed on disk."""
+        return self._frame(self._place(index, offset))
 
-    def _read(self, index: int, wants: Wants, by: int, previous: int) -> Clip:
-        """The frame `by` frames before the current one of a clip, after the one `previous` frames before that.
+    def flow(self, index: int, of: int = 0, to: int = -1) -> Tensor:
+        """See `ClipReader.flow`."""
+        return torch.from_numpy(self._read_flow(self._place(index, of), self._place(index, to)))
 
-        Frames beyond the scene's first or last are that frame again.
-        """
-        current = int(self._pairs[range(len(self))[index]])
-        first, last = self._scene(current)
-        later, earlier = (min(max(place, first), last) for place in (current - by, current - by - previous))
-        pair = [self._frame(earlier), self._frame(later)]
-        flow = self._read_flow(later, previous, pair) if wants.flow else None
-        return Clip(
-            frames=stack_frames(pair),
-            flow=None if flow is None else torch.from_numpy(flow).unsqueeze(0),
-            visible=self._visible(flow, later, previous, pair) if wants.visible and flow is not None else None,
-            key=f"{self.path.name}/{later:06d}",
-        )
+    def visible(self, index: int, offset: int = 0) -> Tensor:
+        """Pixels whose flow leads to a pixel of the frame before that leads back."""
+        place, before = self._place(index, offset), self._place(index, offset - 1)
+        return torch.from_numpy(consistent(self._read_flow(place, before), self._read_flow(before, place)))
 
-    def _scene(self, place: int) -> tuple[int, int]:
-        """First and last frame of the scene that a kept frame is of."""
-        begins = [0, *self.scene_cuts, len(self._kept)]
-        number = int(np.searchsorted(begins, place, side="right"))
-        return begins[number - 1], begins[number] - 1
-
-    def neighbours(self, by: int, previous: int = 1) -> ClipReader:
-        """See `ClipReader.neighbours`."""
-        return _Neighbours(self, by, previous)
-
-    def label(self, index: int, before: int = 0) -> Tensor:
+    def label(self, index: int, offset: int = 0) -> Tensor:
         """Raise `DataError`: nobody labelled a video."""
-        raise DataError("a video has no labels", where=self.path, mend="take a method that needs none")
+        raise DataError("a plain video has no labels", where=self.path, mend="evaluate on a labelled data set")
 
-    @property
-    def name(self) -> str:
-        """The identity of its content, and how frames are taken from it."""
-        return f"{Path(self._cache_folder).name}-{len(self)}"
+    def _place(self, index: int, offset: int) -> int:
+        """Which kept frame stands at an offset of a clip, within the scene of its current frame."""
+        current = int(self._pairs[range(len(self))[index]])
+        begins = [0, *self.scene_cuts, len(self._kept)]
+        number = int(np.searchsorted(begins, current, side="right"))
+        return min(max(current + offset, begins[number - 1]), begins[number] - 1)
 
-    def _read_flow(self, place: int, previous: int, pair: list[NDArray[np.uint8]], way: str = "") -> optical_flow.Flow:
-        """Flow from the later of two frames to the earlier, kept under the later one's number."""
-        earlier, later = pair
-        if self._flow is None:
-            return optical_flow.estimate(later, earlier)
-        distance = "" if previous == 1 else f"_{previous}"
-        return self._flow.get(f"{self._cache_folder}/{place:06d}{distance}{way}", later, earlier)
-
-    def _visible(self, flow: optical_flow.Flow, place: int, previous: int, pair: list[NDArray[np.uint8]]) -> Tensor:
-        """Pixels of the later frame whose flow leads to a pixel that leads back."""
-        forward = self._read_flow(place, previous, pair[::-1], "_forward")
-        return torch.from_numpy(optical_flow.consistent(flow, forward)).unsqueeze(0)
+    def _read_flow(self, of: int, to: int) -> NDArray[np.float32]:
+        if of == to:
+            return np.zeros((2, *self.size), np.float32)
+        key = flow_key(self._stamp, self.size, self._kept[of], self._kept[to])
+        return self._flow.find(key, self.size, lambda: (self._frame(of), self._frame(to)))
 
     @cached_property
     def _stamp(self) -> str:
@@ -139,21 +117,9 @@ class VideoFrames(FrameStream):
         return content_id(self.path)
 
     @cached_property
-    def _cache_folder(self) -> str:
-        """Names this very content at this size and stride, so that an edited or replaced file shares no flow."""
-        height, width = self.size
-        pace = f"stride{self.stride}" if self.rate is None else f"rate{self.rate:g}"
-        whole = "" if self.cuts else "_uncut"  # where a scene ends, flow is that of a frame to itself
-        return f"video/{self._stamp}_{height}x{width}_{pace}{whole}"
-
-    @cached_property
     def _index(self) -> VideoIndex:
         """Of a video file."""
-        kept = (
-            None
-            if self._flow is None or self._flow.root is None
-            else self._flow.root / "video" / f"{self._stamp}.index.npz"
-        )
+        kept = None if self._flow.root is None else self._flow.root / "video" / f"{self._stamp}.index.npz"
         index = open_index(self.path, kept)
         self._check_unchanged()
         note_missing(self.path, len(index), float(index.times.max(initial=0.0)))
@@ -185,43 +151,46 @@ class VideoFrames(FrameStream):
         """The current frame of each clip, among the kept ones."""
         return np.setdiff1d(np.arange(1, len(self._kept)), self.scene_cuts)
 
-    def _frame(self, place: int) -> NDArray[np.uint8]:
+    def _frame(self, place: int) -> Frame:
         """A kept frame, at the size that was asked for."""
-        if place not in self._recent:
-            number = self._kept[place]
-            if self._images is None:
-                frame = self._fit(self._access(number), self.path)
-            else:
-                frame = self._fit(read_rgb(self._images[number]), self._images[number])
-            self._recent[place] = frame
-            while len(self._recent) * frame.nbytes > MEMORY_LIMIT and len(self._recent) > 1:
-                self._recent.popitem(last=False)
-        self._recent.move_to_end(place)
-        return self._recent[place]
+        return self._recent.get(place, lambda: self._read_frame(self._kept[place]))
+
+    def _read_frame(self, number: int) -> Frame:
+        if self._images is None:
+            return self._fit(self._access(number), self.path)
+        return self._fit(read_rgb(self._images[number]), self._images[number])
 
 
-class _Neighbours:
-    """Clips of a video around those of another reader of it; see `ClipReader.neighbours`."""
+def flow_key(stamp: str, size: Size, of: int, to: int) -> str:
+    """The name in a `FlowCache` of flow between frames of a video, by their numbers in it.
 
-    def __init__(self, clips: VideoFrames, by: int, previous: int) -> None:
-        self.clips, self.by, self.previous = clips, by, previous
+    Args:
+        stamp: the video's `content_id`.
+        size: of the frames.
+        of: number of the frame on whose grid the flow lies.
+        to: of the other.
+    """
+    return f"video/{stamp}_{size[0]}x{size[1]}/{of:06d}_{to:06d}"
 
-    def __len__(self) -> int:
-        return len(self.clips)
 
-    def read(self, index: int, wants: Wants) -> Clip:
-        """Two frames of the video."""
-        return self.clips._read(index, wants, self.by, self.previous)
+def clips_in_order(stream: FrameStream, size: Size, flow: FlowCache) -> Iterator[tuple[Frame, Clip]]:
+    """Every frame of a stream, and its clip as a network sees it; the first frame comes after itself, with flow 0.
 
-    def label(self, index: int, before: int = 0) -> Tensor:
-        """Raises `DataError`."""
-        return self.clips.label(index, before)
+    Args:
+        stream: of frames.
+        size: height and width the network sees.
+        flow: estimates flow, and keeps it.
+    """
+    stamp = "" if flow.root is None else content_id(stream.path)
+    before: tuple[int, Frame] | None = None
+    for number, shown, seen in stream.views(size):
+        earlier = before or (number, seen)
+        yield shown, pair_clip(earlier[1], seen, flow, flow_key(stamp, size, number, earlier[0]))
+        before = number, seen
 
-    def neighbours(self, by: int, previous: int = 1) -> ClipReader:
-        """Neighbours of these."""
-        return _Neighbours(self.clips, self.by + by, previous)
 
-    @property
-    def name(self) -> str:
-        """Of the reader, and which neighbours these are."""
-        return f"{self.clips.name}-{self.by}-{self.previous}"
+def pair_clip(earlier: Frame, later: Frame, flow: FlowCache, key: str = "") -> Clip:
+    """The clip of two frames of one size; the same one twice has flow 0. The key names their flow."""
+    same = earlier is later
+    found = np.zeros((2, *later.shape[:2]), np.float32) if same else flow.get(key, later, earlier)
+    return Clip(stack_frames([earlier, later]), {BACKWARD: torch.from_numpy(found)})

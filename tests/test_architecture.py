@@ -13,7 +13,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "stpl"
 FOUNDATION = {"errors", "files", "machine", "progress", "signals", "yaml_files"}
 TENSORS = {"errors", "files", "data.clip", "data.label_space"}
-RUNS = {*FOUNDATION, "arguments", "data", "nn", "methods", "pictures", "runs"}
+RUNS = {*FOUNDATION, "arguments", "data", "nn", "training", "methods", "pictures", "runs"}
 # A package may import itself, and the packages and modules named here, all of which lie below it.
 ALLOWED = {
     "errors": set(),
@@ -29,7 +29,8 @@ ALLOWED = {
     "losses": TENSORS,
     "metrics": TENSORS,
     "pictures": {"errors", "data.label_space", "data.paths"},
-    "methods": {*TENSORS, "progress", "data.pseudo_labels", "data.augment_device", "nn", "losses", "metrics"},
+    "training": {*TENSORS, "progress", "data.pseudo_labels", "nn", "losses", "metrics"},
+    "methods": {*TENSORS, "data.augment_device", "nn", "losses", "metrics", "training"},
     "runs": RUNS,
     "sweeps": {*FOUNDATION, "runs"},
     "report": {*FOUNDATION, "pictures", "data.label_space", "runs", "sweeps"},
@@ -45,8 +46,8 @@ LIGHT = [
     "data.video.video_index", "data.video.video_source", "declarations", "errors", "files", "machine",
     "pictures.colours",
     "progress", "report", "report.command", "report.dashboard", "runs", "runs.artifacts", "runs.charts",
-    "runs.experiments", "runs.folder", "runs.identity", "runs.recipes", "runs.record", "runs.request", "signals",
-    "sweeps", "sweeps.check", "sweeps.schedule", "yaml_files",
+    "runs.experiments", "runs.folder", "runs.identity", "runs.record", "runs.request", "signals",
+    "sweeps", "sweeps.check", "sweeps.worker", "yaml_files",
 ]  # fmt: skip
 """What must answer at once, so that importing it, with all that it imports, must not import torch."""
 NO_TRAINER = ("nn", "losses", "metrics")

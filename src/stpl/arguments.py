@@ -7,7 +7,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from types import UnionType
@@ -16,7 +15,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from stpl.errors import AtLeast, ConfigError, check_range
+from stpl.errors import AtLeast, ConfigError, check_range, did_you_mean
 from stpl.yaml_files import parse_yaml
 
 _WORDS = {"true": True, "false": False, "null": None}
@@ -220,9 +219,7 @@ def _scalar(where: str, text: str, hint: Any) -> Any:
 
 def unknown_option(name: str, names: Sequence[str], prog: str) -> ConfigError:
     """The error for an option that is none of `names`."""
-    close = get_close_matches(name, names, 1)
-    hint = f"did you mean --{close[0]}? " if close else ""
-    return ConfigError(f"unknown option --{name}", mend=f"{hint}see `{prog} --help`")
+    return ConfigError(f"unknown option --{name}", mend=f"{did_you_mean(name, names, '--{}')}see `{prog} --help`")
 
 
 _KEY = re.compile(r'Parser key "([^"]+)":')
@@ -265,5 +262,5 @@ def _hint(name: str, class_paths: Sequence[str]) -> str:
         return ""
     module, _, attribute = class_paths[-1].rpartition(".")
     owner = getattr(import_module(module), attribute)
-    close = get_close_matches(name, inspect.signature(owner).parameters, 1)
-    return f", did you mean '{close[0]}'?" if close else f" of {attribute}"
+    hint = did_you_mean(name, inspect.signature(owner).parameters).rstrip()
+    return f", {hint}" if hint else f" of {attribute}"

@@ -7,11 +7,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from io import TextIOWrapper
 
-from stpl.errors import ConfigError, StplError, Terminated, file_mend, lacking
+from stpl.errors import ConfigError, StplError, Terminated, did_you_mean, file_mend, lacking
 
 USAGE_ERROR = 2
 _MORE = "`stpl VERB --help` tells more; `make help` lists recipes."
@@ -96,7 +95,7 @@ VERBS = {
     ),
     "sweep serve": Verb("stpl.sweeps.storage:serve", "share a database through one port", "--storage=URL [--port=N]"),
     "report": Verb(
-        "stpl.report:report", "tables, figures and a page of the runs", "[--bench=B] [--statistics] [--live]"
+        "stpl.report:report", "tables, figures and a page of the runs", "[--bench=B] [--only=TABLE] [--live]"
     ),
     "dashboard wandb": Verb(
         "stpl.report.dashboard:wandb", "save a W&B workspace for the runs", "[--bench=B] [--entity=E] [--out=FILE.json]"
@@ -137,6 +136,9 @@ VERBS = {
     ),
     "weights convert": Verb(
         "stpl.nn.convert:convert", "make a foreign checkpoint one of ours", "FILE --out=FILE", positional="checkpoint"
+    ),
+    "weights statistics": Verb(
+        "stpl.runs.weights_statistics:weights_statistics", "weights of runs with renewed statistics", "[--bench=B]"
     ),
     "weights ship": Verb("stpl.runs.ship:ship", "make the source models that the package ships", "[--runs=runs]"),
     "bench contrast": Verb("stpl.bench.contrast:contrast", "the contrast against other ways", "[--n=N] [--json=FILE]"),
@@ -252,9 +254,8 @@ def _run(name: str, *args: str) -> int:
     if group:
         name, args = f"{name} {args[0]}", args[1:]
     if name not in VERBS:
-        close = get_close_matches(name, group or VERBS, 1)
-        hint = f", did you mean '{close[0]}'?" if close else ""
-        print(f"stpl: no verb '{name}'{hint}\n\n{_help(group)}", file=sys.stderr)
+        hint = did_you_mean(name, group or VERBS).rstrip()
+        print(f"stpl: no verb '{name}'{hint and f', {hint}'}\n\n{_help(group)}", file=sys.stderr)
         return USAGE_ERROR
     result = VERBS[name].run(name, args)
     return result if isinstance(result, int) else 0

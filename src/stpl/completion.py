@@ -11,8 +11,7 @@ import shtab
 
 from stpl.cli import VERBS, Verb
 from stpl.declarations import declared
-from stpl.runs.experiments import benches, load_catalogue
-from stpl.runs.recipes import SWEEPS
+from stpl.runs.experiments import SWEEPS, benches, load_catalogue
 
 Shell = Literal["bash", "zsh"]
 

@@ -18,12 +18,12 @@ import pytest
 from repository import REPOSITORY
 from stpl.cli import main
 from stpl.errors import DIVERGED, STOPPED, ConfigError, StplError
-from stpl.runs.folder import RunLock
+from stpl.runs.folder import lock_run
 from stpl.runs.record import read_records
 from stpl.sweeps import sweep
-from stpl.sweeps.places import places
 from stpl.sweeps.status import read_status
 from stpl.sweeps.storage import default_url, opened
+from stpl.sweeps.supervisor import places
 from sweep_harness import COMMAND, FAKE, SWEEP, children, finish, ledger, mentions, prepare, start, starts, wait_for
 
 SEARCH = f"""
@@ -293,7 +293,7 @@ def test_full_disk_is_named(work: Path) -> None:
     with pytest.raises(StplError, match="No space left on device") as caught:
         sweep([Path("sweep.yaml")])
     assert "a/seed0/log.txt" in str(caught.value)
-    with RunLock(log.parent):
+    with lock_run(log.parent):
         assert not (log.parent / "result.json").exists()
 
 

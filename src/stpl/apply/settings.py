@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stpl.apply import option_values as values
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, unknown
 from stpl.files import check_file
 from stpl.runs.experiments import overlays
 from stpl.runs.request import PRECISIONS
-from stpl.yaml_files import unknown
 
 RECOMMENDED = "affine_teacher"
 """The experiment that runs unless another is named: see docs/methods/affine_teacher.md."""

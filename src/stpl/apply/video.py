@@ -11,8 +11,7 @@ from typing import Literal
 
 from stpl.apply.source import builder_of
 from stpl.errors import ConfigError
-from stpl.runs.experiments import check_bench, check_runs, load_catalogue
-from stpl.runs.recipes import experiment_folders
+from stpl.runs.experiments import check_bench, check_runs, experiment_folders, load_catalogue
 from stpl.runs.record import RunKey
 
 Codec = Literal["vp8", "vp9"]

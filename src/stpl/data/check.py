@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from stpl.data import flow as optical_flow
 from stpl.data.flow.flow_check import Verdict, judge, warp_errors
-from stpl.data.image import read_rgb, write_atomically
+from stpl.data.image import read_rgb
 from stpl.data.label_check import LabelCounts, judge_labels
 from stpl.data.label_space import SPACES, LabelSpace, label_space
 from stpl.data.layout import ClipFiles, SequenceSet
 from stpl.data.parallel import each
 from stpl.data.sequence import FLOW_SUFFIXES, open_set, read_scaled
 from stpl.errors import AtLeast, ConfigError, DataError, check_range
+from stpl.files import write_atomically
 
 Size = tuple[int, int]
 Value = TypeVar("Value")
@@ -69,7 +70,8 @@ def check(
     report = inspect(files, _space(dataset, label_space), _flow_folder(files, flow), sample, workers)
     print(report.text())
     if json is not None:
-        write_atomically(json, (json_format.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n").encode())
+        text = json_format.dumps(asdict(report), indent=1, ensure_ascii=False)
+        write_atomically(json, text + "\n", kind=DataError)
     if report.problems:
         count = len(report.problems)
         shown = "\n  ".join(report.problems[:_SHOWN])

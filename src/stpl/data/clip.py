@@ -28,7 +28,6 @@ from torch import Tensor
 from stpl.data.label_space import IGNORE as IGNORE  # part of this contract; it stands where torch is not needed
 from stpl.errors import DataError
 
-
 Frame = NDArray[np.uint8]
 """A frame `[H,W,3]` RGB as readers give it; perhaps a view of memory in another order."""
 Pair = tuple[int, int]

@@ -20,8 +20,7 @@ from stpl.data.label_space import label_space
 from stpl.errors import AtLeast, ConfigError
 from stpl.files import write_atomically
 from stpl.runs.charts import CONFUSION, FEATURES, IOU, PICTURES, PURITY, VIDEO, Chart
-from stpl.runs.experiments import check_bench
-from stpl.runs.recipes import experiment_folders, find
+from stpl.runs.experiments import check_bench, experiment_folders, find_overlay
 from stpl.runs.record import runs_root
 from stpl.yaml_files import Section, load_yaml
 
@@ -93,7 +92,7 @@ def wandb(
             asked for one), or if W&B refuses the view.
     """
     check_bench(bench, experiment_folders(experiments))
-    overlay = find(f"bench/{bench}", experiment_folders(experiments))
+    overlay = find_overlay(f"bench/{bench}", experiment_folders(experiments))
     space = label_space(Section(load_yaml(overlay), str(overlay)).section("network").text("label_space"))
     view = _workspace(bench, space.classes, project, entity or "")
     if out is None:

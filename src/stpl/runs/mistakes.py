@@ -16,8 +16,8 @@ from jsonargparse._paths import PathError
 
 from stpl.arguments import explain, refused_key
 from stpl.errors import ConfigError, StplError
-from stpl.methods import Method
 from stpl.runs.request import Request
+from stpl.training import Method
 
 _FRAMEWORK = {"stpl", "jsonargparse", "lightning", "torch", "torchmetrics", "yaml", "numpy", *sys.stdlib_module_names}
 _NO_CLASS = re.compile(r"Not a valid subclass of (\w+)")

@@ -20,8 +20,7 @@ from typing import Any
 import yaml
 
 from stpl.errors import ConfigError
-from stpl.runs.experiments import benches, load_catalogue, overlays
-from stpl.runs.recipes import experiment_folders
+from stpl.runs.experiments import benches, experiment_folders, load_catalogue, overlays
 from stpl.runs.record import experiment_name
 from stpl.yaml_files import check_named_files, is_file, load_yaml, parse_yaml, read_yaml
 

@@ -14,9 +14,9 @@ from stpl.machine import visible_gpus
 from stpl.sweeps.grid import cells, command_line, examples, narrow
 from stpl.sweeps.interrupts import orderly_interrupts
 from stpl.sweeps.launcher import Launcher, own_arguments
-from stpl.sweeps.places import places
 from stpl.sweeps.schema import Sweep, read_sweep
 from stpl.sweeps.settings import Settings
+from stpl.sweeps.supervisor import places
 
 _MOST_WORKERS = 1024  # of one call, on one machine
 
@@ -80,7 +80,7 @@ def sweep(
         if len(places(workers)) == 1:
             _work(sweeps, Settings(runs, storage, attempts, sampler), console)
             return
-        from stpl.sweeps.workers import supervise  # Optuna takes most of a second to import
+        from stpl.sweeps.supervisor import supervise  # Optuna takes most of a second to import
 
         given = {
             "bench": bench,
@@ -123,7 +123,7 @@ def _is_recorded(plan: Sweep, runs: Path) -> bool:
 def _work(sweeps: list[Sweep], settings: Settings, console: Console) -> None:
     try:
         with Launcher(prepared=_may_prepare(sweeps)) as launcher, orderly_interrupts():
-            from stpl.sweeps.schedule import Worker  # Optuna takes most of a second to import, the launcher more
+            from stpl.sweeps.worker import Worker  # Optuna takes most of a second to import, the launcher more
 
             for plan in sweeps:
                 if not Worker(plan, settings, launcher, console).work():

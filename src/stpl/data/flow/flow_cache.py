@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from stpl.data.flow.estimators import Frame, estimator_class, shared_estimator
 from stpl.data.flow.flow_formats import Flow, file_bytes, load_npy, npy_bytes, sides
-from stpl.data.image import write_atomically
 from stpl.errors import DataError
+from stpl.files import write_atomically
 
 _ESTIMATE_AGAIN = "delete the file; it will be estimated again"
 _CHECKSUM_BYTES = 4
@@ -66,7 +66,7 @@ class FlowCache:
         flow_HW2 = shared_estimator(self.estimator)([(of, to)])[0].transpose(1, 2, 0).astype(np.float16)
         if path is not None:
             data = npy_bytes(flow_HW2)
-            write_atomically(path, data + _checksum(data))
+            write_atomically(path, data + _checksum(data), kind=DataError, sync=False)
         return _channels_first(flow_HW2)
 
     def _path(self, key: str) -> Path | None:

@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stpl.data.image import checked_bytes, write_atomically
+from stpl.data.image import checked_bytes
 from stpl.errors import DataError
+from stpl.files import write_atomically
 
 Flow = NDArray[np.float32]
 """Backward flow float32 `[2,H,W]` in pixels."""
@@ -274,7 +275,7 @@ def write(path: Path, flow: Flow) -> None:
         raise DataError(
             f"a flow must be finite and [2,H,W], got {flow.shape}", where=path, mend="check how the flow was made"
         )
-    write_atomically(path, encode(flow.transpose(1, 2, 0), path))
+    write_atomically(path, encode(flow.transpose(1, 2, 0), path), kind=DataError, sync=False)
 
 
 def sides(size: tuple[int, ...]) -> str:

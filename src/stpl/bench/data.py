@@ -16,7 +16,7 @@ import numpy as np
 from stpl.bench.measure import Action, interleaved, table, write_json
 from stpl.data import flow as optical_flow
 from stpl.data.augment import CrossFrameAugmentation
-from stpl.data.clip import Clip, Wants, collate
+from stpl.data.clip import BACKWARD, Clip, Wants, collate
 from stpl.data.fake import fake
 from stpl.data.image import read_rgb, resize_rgb
 from stpl.data.label_space import SYNTHIA_12, VIPER_15
@@ -24,7 +24,7 @@ from stpl.data.sequence import ClipFiles, SequenceClips, SequenceSet, open_set
 from stpl.data.sequence_cache import CachedClips, open_cache
 
 _NATIVE = {"viper": (1080, 1920), "synthia": (760, 1280), "cityscapes": (1024, 2048)}
-_WANTS = Wants(flow=True)
+_WANTS = Wants(flows=(BACKWARD,))
 
 
 def data(
@@ -86,7 +86,7 @@ def _stages(files: SequenceSet) -> dict[str, Action]:
     space = SYNTHIA_12 if files.name == "synthia" else VIPER_15
     raw = [[read_rgb(path) for path in clip.frames] for clip in files.clips]
     frames = [[files.read_frame(path) for path in clip.frames] for clip in files.clips]
-    stacked = [np.stack([frame.transpose(2, 0, 1) for frame in pair]) for pair in frames]
+    stacked = [np.stack(pair) for pair in frames]
     estimating = SequenceClips(files, space)
     keeping = SequenceClips(files, space, flow=optical_flow.FlowCache(files.folder / "flow"))
     cached = CachedClips(estimating, open_cache(files))

@@ -15,7 +15,7 @@ from stpl.bench.cuda import check_device, seconds
 from stpl.bench.measure import table, write_json
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.augment_device import augment
-from stpl.data.clip import Clip, Wants, collate
+from stpl.data.clip import BACKWARD, Clip, Wants, collate
 from stpl.data.fake import fake
 from stpl.data.label_space import VIPER_15
 from stpl.data.loading import begin_process
@@ -56,7 +56,7 @@ def loader(
         files = open_set(root, "cityscapes", "train", size=size)
         reader = CachedClips(SequenceClips(files, VIPER_15), open_cache(files))
         counts = [count for count in workers if count <= len(cores())]
-        views = {"workers": Wants(flow=True, augmented=True), "device": Wants(flow=True)}
+        views = {"workers": Wants(flows=(BACKWARD,), augmented=True), "device": Wants(flows=(BACKWARD,))}
         paces = {
             on: {str(count): _pace(reader, wants, count, steps, place) for count in counts}
             for on, wants in views.items()

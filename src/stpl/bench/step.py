@@ -23,7 +23,7 @@ from torch import Tensor
 
 from stpl.bench import contrast
 from stpl.bench.measure import Action, in_processes, times_table, write_json
-from stpl.data.clip import Batch, Clip
+from stpl.data.clip import BACKWARD, Batch, Clip
 from stpl.methods import STPL
 from stpl.nn.network import NetworkOptions
 from stpl.runs.trainer import keep_freed_memory
@@ -101,7 +101,7 @@ def draw_clip(height: int, width: int) -> Clip:
     generator = torch.Generator().manual_seed(0)
     shape = (2, 1, 2, 3, height // 8, width // 8)
     frames, augmented = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).repeat(1, 1, 1, 1, 8, 8)
-    return Clip(frames, flow=torch.randn(1, 1, 2, height, width, generator=generator), augmented=augmented)
+    return Clip(frames, {BACKWARD: torch.randn(1, 2, height, width, generator=generator)}, augmented=augmented)
 
 
 def _run(method: STPL, optimizer: torch.optim.Optimizer, clip: Clip, precision: torch.dtype | None) -> float:

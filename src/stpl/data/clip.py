@@ -150,7 +150,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`; see `Clip.to`."""
-        return self.map(lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
+        return Batch(**{name: clip.to(device) for name, clip in self.clips().items()})
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory."""

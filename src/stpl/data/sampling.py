@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from stpl.data.augment import CrossFrameAugmentation
-from stpl.data.clip import Clip, ClipReader, Wants, clip_seed, read_clip
+from stpl.data.clip import Clip, ClipReader, Wants, clip_seed
 from stpl.errors import ConfigError, DataError
 
 _ORDER = -1  # no clip stands at this position, so the order of an epoch shares its seed with no augmentation
@@ -155,11 +155,9 @@ class TrainingClips(Dataset[Clip]):
         self.reader, self.wants, self.augmentation, self.seed = reader, wants, augmentation, seed
 
     def __getitem__(self, place: Ticket) -> Clip:
-        clip = read_clip(self.reader, place.clip, self.wants)
-        if not self.wants.augmented:
-            return clip
-        augmented = self.augmentation(clip.frames[-2:].numpy(), clip_seed(self.seed, place.step, place.position))
-        return replace(clip, augmented=torch.from_numpy(augmented))
+        seed = clip_seed(self.seed, place.step, place.position)
+        augment = (lambda frames: self.augmentation(frames, seed)) if self.wants.augmented else None
+        return self.reader.read(place.clip, self.wants, augment)
 
 
 class StreamClips(Dataset[tuple[str, Clip]]):
@@ -192,4 +190,4 @@ class EvaluationClips(Dataset[Clip]):
         return len(self.reader)
 
     def __getitem__(self, index: int) -> Clip:
-        return read_clip(self.reader, index, self.wants)
+        return self.reader.read(index, self.wants)

@@ -1,8 +1,9 @@
 """`stpl data cache`: frames and estimated flow at training size, memory-mapped, so that training decodes no image.
 
-    ROOT/Viper/cache_720x1280/train/   frames.npy flow.npy, each with a .json that says what it holds
+    ROOT/Viper/cache_720x1280/train/   frames.npy flow_dis.npy, each with a .json that says what it holds
 
-A frame is decoded and resized once, even though it is current in one clip and previous in another. Labels are never
+A frame is decoded and resized once, even though it is current in one clip and previous in another; frames and flow
+further from the current frame come into arrays of their own when a method wants them. Labels are never
 kept here: a source-free method reads this folder and must not be able to see one.
 
 Frames are uint8 and flow is float16 (half the size of float32, exact to 1/2048 of its value): the very numbers that
@@ -30,20 +31,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from stpl.data import flow as optical_flow
-from stpl.data.clip import Clip, Wants
+from stpl.data.clip import BACKWARD, Frame, Pair
+from stpl.data.flow.estimators import estimator_class, shared_estimator
+from stpl.data.flow.flow_formats import Flow
 from stpl.data.parallel import each
-from stpl.data.sequence import SequenceClips, SequenceSet, open_set
+from stpl.data.sequence_set import SequenceSet, open_set
 from stpl.errors import DataError, note
 from stpl.files import locked, write_atomically, writing
 
 _VERSION = 1
 _THEN = "call again: it goes on where it stopped; or set data.cache=false"
-DTYPES = {"frames": "uint8", "flow": "float16"}
-"""The kept arrays and what they are made of."""
 
 
 def cache(
@@ -53,6 +52,7 @@ def cache(
     size: tuple[int, int] | None = None,
     frame_list: Path | None = None,
     flow: bool = True,
+    estimator: str = "dis",
     workers: int = 0,
 ) -> None:
     """Keep frames and estimated flow of one split at training size.
@@ -66,17 +66,17 @@ def cache(
         size: height and width; the data set's training size if not given.
         frame_list: text file that names the current frames, for a run that uses one.
         flow: keep estimated flow, too.
+        estimator: of the flow, as `data.flow_estimator` of a run: dis, raft, raft_small, or package.module.Class.
         workers: threads; 0 for one a core.
     """
     files = open_set(root, dataset, split, frame_list=frame_list, size=size)
-    open_cache(files, flow=flow, workers=workers)
-    print(f"{len(files.clips)} clips are kept in {cache_folder(files)}")
+    open_cache(files, estimator if flow else None, workers)
+    print(f"{len(files)} clips are kept in {cache_folder(files)}")
 
 
 def cache_folder(files: SequenceSet) -> Path:
     """Where a split is kept."""
-    part = "" if (files.shift, files.previous) == (0, 1) else f"_{files.shift}_{files.previous}"
-    return files.folder / f"cache_{files.size[0]}x{files.size[1]}" / f"{files.split}{part}"
+    return files.folder / f"cache_{files.size[0]}x{files.size[1]}" / files.split
 
 
 @dataclass(frozen=True)
@@ -109,120 +109,91 @@ class KeptArray:
         return {"file": self.file, "checksums": self.checksums}  # a memory map would be pickled as all it maps
 
 
-@dataclass(frozen=True)
 class SequenceCache:
-    """The kept arrays of one split.
-
-    Attributes:
-        frames: uint8 `[N,3,H,W]` RGB, every frame once.
-        flow: float16 `[clips,2,H,W]` in pixels; `None` if it is not kept.
-        rows: for each clip the rows of its frames, oldest first.
-    """
-
-    frames: KeptArray
-    flow: KeptArray | None
-    rows: tuple[tuple[int, ...], ...]
-
-
-class CachedClips:
-    """The clips of a `SequenceClips`, with frames and (where it is kept) flow from a cache; a `ClipReader`.
-
-    Args:
-        clips: what is read where the cache holds nothing: labels, and flow from files.
-        cache: from `open_cache` for the same files; if not given, it is opened when the first frame is read.
-        flow: whether flow is kept in it then.
-    """
-
-    def __init__(self, clips: SequenceClips, cache: SequenceCache | None = None, *, flow: bool = True) -> None:
-        self.clips, self._cache, self._keeps_flow = clips, cache, flow
-        self._neighbours: dict[tuple[int, int], CachedClips] = {}
-
-    @property
-    def cache(self) -> SequenceCache:
-        """The cache, open."""
-        if self._cache is None:
-            self._cache = open_cache(self.clips.files, flow=self._keeps_flow)
-        return self._cache
-
-    def neighbours(self, by: int, previous: int = 1) -> CachedClips:
-        """See `ClipReader.neighbours`; they have a cache of their own."""
-        if (by, previous) not in self._neighbours:
-            clips = self.clips.neighbours(by, previous)
-            self._neighbours[by, previous] = CachedClips(clips, flow=self.cache.flow is not None)
-        return self._neighbours[by, previous]
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def read(self, index: int, wants: Wants) -> Clip:
-        """The clip at `index`; see `ClipReader.read`. Without `wants.label` no label file is opened.
-
-        Raises:
-            DataError: the cache is torn, or as `SequenceClips.read`.
-        """
-        frames = np.stack([self.cache.frames.row(row) for row in self.cache.rows[index]])
-        return Clip(
-            frames=torch.from_numpy(frames),
-            flow=self._flow(index, frames) if wants.flow else None,
-            label=self.clips.label(index) if wants.label else None,
-            key=self.clips.files.clips[index].key,
-        )
-
-    def label(self, index: int, before: int = 0) -> torch.Tensor:
-        """Label int64 `[H,W]` of train ids of the clip at `index`; see `ClipReader.label`."""
-        return self.clips.label(index, before)
-
-    @property
-    def name(self) -> str:
-        """As that of the clips that are cached."""
-        return self.clips.name
-
-    def _flow(self, index: int, frames: NDArray[np.uint8]) -> torch.Tensor:
-        if self.cache.flow is not None:
-            return torch.from_numpy(self.cache.flow.row(index).astype(np.float32)).unsqueeze(0)
-        return self.clips.flow(index, *map(_channels_last, frames))
-
-
-def open_cache(files: SequenceSet, *, flow: bool = True, workers: int = 0) -> SequenceCache:
-    """Open the cache of a split; what is not there is made first.
+    """The kept arrays of one split; what is not there is made when it is first asked for.
 
     Args:
         files: the split, at its training size.
-        flow: with estimated flow.
+        estimator: of the flow; `None` keeps none.
+        workers: threads that make an array; 0 for one a core.
+    """
+
+    def __init__(self, files: SequenceSet, estimator: str | None, workers: int = 0) -> None:
+        self.files, self.estimator, self._workers = files, estimator, workers
+        self._rows: dict[Path, tuple[KeptArray, int]] = {}
+        self._flows: dict[Pair, KeptArray] = {}
+
+    def frame(self, index: int, offset: int = 0) -> Frame:
+        """A frame uint8 `[H,W,3]` RGB."""
+        path = self.files.frame_path(index, offset)
+        if path not in self._rows:
+            self.keep_frames((offset,))
+        array, row = self._rows[path]
+        frame: Frame = array.row(row).transpose(1, 2, 0)
+        return frame
+
+    def flow(self, index: int, of: int = 0, to: int = -1) -> Flow:
+        """Flow float32 `[2,H,W]` from one frame to another, by the estimator."""
+        if (of, to) not in self._flows:
+            self.keep_flow((of, to))
+        return self._flows[of, to].row(index).astype(np.float32)
+
+    def keep_frames(self, offsets: tuple[int, ...] = BACKWARD[::-1]) -> None:
+        """Have the frames at some offsets of all clips, each once; those of -1 and 0 share an array."""
+        wanted = dict.fromkeys(self.files.frame_path(index, at) for index in range(len(self.files)) for at in offsets)
+        paths = [path for path in wanted if path not in self._rows]
+        names = [path.relative_to(self.files.folder).as_posix() for path in paths]
+        kind = "frames" + ("" if offsets == BACKWARD[::-1] else "_" + "_".join(map(str, offsets)))
+        found = self._array(kind, 3, "uint8", names, lambda row: self.files.read_frame(paths[row]).transpose(2, 0, 1))
+        self._rows |= {path: (found, row) for row, path in enumerate(paths)}
+
+    def keep_flow(self, pair: Pair = BACKWARD) -> None:
+        """Have the flow of a pair of offsets in all clips, from the frames that are kept."""
+        assert self.estimator is not None
+        estimator = self.estimator
+        for offset in pair:
+            if any(self.files.frame_path(index, offset) not in self._rows for index in range(len(self.files))):
+                self.keep_frames((offset,))
+
+        def flow_of(index: int) -> NDArray[np.float16]:
+            """The flow of a clip, pixels."""
+            of, to = (np.ascontiguousarray(self.frame(index, offset)) for offset in pair)
+            return shared_estimator(estimator)([(of, to)])[0].astype(np.float16)
+
+        names = [" ".join(self._name(index, offset) for offset in sorted(pair)) for index in range(len(self.files))]
+        kind = f"flow_{estimator_class(estimator).name}" + ("" if pair == BACKWARD else f"_{pair[0]}_{pair[1]}")
+        self._flows[pair] = self._array(kind, 2, "float16", names, flow_of)
+
+    def _name(self, index: int, offset: int) -> str:
+        return self.files.frame_path(index, offset).relative_to(self.files.folder).as_posix()
+
+    def _array(
+        self, kind: str, channels: int, dtype: str, names: Sequence[str], row: Callable[[int], NDArray[Any]]
+    ) -> KeptArray:
+        """An array, made by one process if it is absent; a whole one may lie on a read-only disk."""
+        array, folder = _Array(self.files, kind, dtype, channels, names), cache_folder(self.files)
+        on_busy = partial(note, f"another process makes the cache {folder}: waiting")
+        lock = locked(folder / ".lock", on_busy, kind=DataError, then=_THEN)
+        with contextlib.nullcontext() if array.file.exists() else lock:
+            return array.open(row, self._workers)
+
+
+def open_cache(files: SequenceSet, estimator: str | None = "dis", workers: int = 0) -> SequenceCache:
+    """Open the cache of a split with the frames -1 and 0 and the backward flow; what is not there is made first.
+
+    Args:
+        files: the split, at its training size.
+        estimator: of the flow; `None` keeps none.
         workers: threads that make it; 0 for one a core.
 
     Raises:
         DataError: the cache is torn or was made for other frames, the disk is full, or a frame cannot be read.
     """
-    paths = list(dict.fromkeys(path for clip in files.clips for path in clip.frames))
-    place = {path: row for row, path in enumerate(paths)}
-    rows = tuple(tuple(place[path] for path in clip.frames) for clip in files.clips)
-    names = [path.relative_to(files.folder).as_posix() for path in paths]
-
-    pairs = [" ".join(names[row] for row in clip) for clip in rows]
-    frame_array, flow_array = _Array(files, "frames", 3, names), _Array(files, "flow", 2, pairs)
-
-    def frame(row: int) -> NDArray[np.uint8]:
-        """A frame `[3,H,W]` at training size."""
-        return files.read_frame(paths[row]).transpose(2, 0, 1)
-
-    def flow_of(clip: int) -> NDArray[np.float16]:
-        """The backward flow `[2,H,W]` of a clip, pixels, from the frames that are kept already."""
-        earlier, later = (_channels_last(frames.row(row)) for row in rows[clip])
-        return optical_flow.estimate(later, earlier).astype(np.float16)
-
-    whole = frame_array.file.exists() and (flow_array.file.exists() or not flow)
-    folder = cache_folder(files)
-    on_busy = partial(note, f"another process makes the cache {folder}: waiting")
-    lock = locked(folder / ".lock", on_busy, kind=DataError, then=_THEN)
-    with contextlib.nullcontext() if whole else lock:  # a whole one may lie on a read-only disk
-        frames = frame_array.open(frame, workers)
-        flows = flow_array.open(flow_of, workers) if flow else None
-    return SequenceCache(frames, flows, rows)
-
-
-def _channels_last(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(frame.transpose(1, 2, 0))
+    cache = SequenceCache(files, estimator, workers)
+    cache.keep_frames()
+    if estimator is not None:
+        cache.keep_flow()
+    return cache
 
 
 class _Array:
@@ -230,20 +201,21 @@ class _Array:
 
     Args:
         files: the split.
-        kind: key of `DTYPES`.
+        kind: its name.
+        dtype: of its numbers.
         channels: of one row `[C,H,W]`.
         names: where each row comes from; a cache made from others is refused.
     """
 
-    def __init__(self, files: SequenceSet, kind: str, channels: int, names: Sequence[str]) -> None:
+    def __init__(self, files: SequenceSet, kind: str, dtype: str, channels: int, names: Sequence[str]) -> None:
         self.folder, self.title = cache_folder(files), f"{files.name} {files.split}: keeping {kind}"
         self.file, self.manifest = self.folder / f"{kind}.npy", self.folder / f"{kind}.json"
         self.growing, self.journal = self.folder / f"{kind}.npy.partial", self.folder / f"{kind}.journal"
-        self.shape, self.dtype = (len(names), channels, *files.size), np.dtype(DTYPES[kind])
+        self.shape, self.dtype = (len(names), channels, *files.size), np.dtype(dtype)
         self.row_bytes = int(np.prod(self.shape[1:])) * self.dtype.itemsize
         self.header = _npy_header(self.shape, self.dtype)
         digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
-        self.content = {"version": _VERSION, "shape": list(self.shape), "dtype": DTYPES[kind], "sources": digest}
+        self.content = {"version": _VERSION, "shape": list(self.shape), "dtype": dtype, "sources": digest}
 
     def open(self, row: Callable[[int], NDArray[Any]], workers: int) -> KeptArray:
         """The array, made first if it is absent; `row` computes one row and is called in several threads at once."""

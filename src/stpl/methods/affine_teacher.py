@@ -43,7 +43,7 @@ class AffineTeacher(MeanTeacher):
         clip = batch.target
         assert clip.augmented is not None  # wanted
         with torch.no_grad():
-            logits = self.teacher.network.segment(clip.frames[:, -1]).logits
+            logits = self.teacher.network.segment(clip.frame()).logits
             labels, confident = confident_pixels(logits, self.confident_proportion, self.confident_scope)
         labels = torch.where(confident, labels, IGNORE)
         # Of an input that takes a gradient: PyTorch's group norm crashes on CPUs where its parameters alone take one.

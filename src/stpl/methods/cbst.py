@@ -56,8 +56,7 @@ class CBST(Rounds):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of the fused prediction with the round's labels."""
-        labels = batch.target.pseudo_label
-        assert labels is not None  # `prepare`
+        labels = batch.prepared["labels"]
         return {"self_training": pixel_weight(labels) * cross_entropy(self.network(batch.target), labels)}
 
     def thresholds(self, histogram: Tensor, before: Tensor | None, round_: int) -> Tensor:

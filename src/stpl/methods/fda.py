@@ -138,8 +138,7 @@ class FDASelfTraining(Rounds):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Those of FDA, and cross-entropy with the committee's labels."""
-        labels = batch.target.pseudo_label
-        assert labels is not None  # `prepare`
+        labels = batch.prepared["labels"]
         found = fourier_losses(self.network, batch, self.beta, self.window, self.entropy_weight, self.eta)
         logits = self.network(batch.target)
         return found | {"self_training": pixel_weight(labels) * cross_entropy(logits, labels)}

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stpl.data.clip import IGNORE, Batch, Wants
+from stpl.data.clip import BACKWARD, IGNORE, Batch, Wants
 from stpl.losses.confidence import Scope, confident_pixels
 from stpl.losses.cross_entropy import cross_entropy
 from stpl.nn.accel import Accel
@@ -36,7 +36,7 @@ class MeanTeacher(Method):
         confident_scope: whether pixels compete within the frame ("global") or within their class ("class").
     """
 
-    wants = Wants(flow=True, augmented=True)
+    wants = Wants(flows=(BACKWARD,), augmented=True)
     recordable = True
 
     def __init__(

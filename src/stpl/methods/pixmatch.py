@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stpl.data.clip import Batch, Clip, Wants
+from stpl.data.clip import BACKWARD, Batch, Clip, Wants
 from stpl.errors import check_range
 from stpl.nn.accel import Accel
 from stpl.nn.batchnorm import BatchNormOptions
@@ -63,7 +63,7 @@ class PixMatch(Method):
             check_range(f"model.{name}_weight", value)
         check_range("model.beta", beta, 0, 0.5)
         super().__init__(network, optimizer, checkpoint, batchnorm)
-        self.wants = Wants(flow=True, augmented=augmentation_weight > 0)
+        self.wants = Wants(flows=(BACKWARD,), augmented=augmentation_weight > 0)
         self.beta = beta
         self.average = Teacher(self.network, teacher)
 
@@ -86,7 +86,7 @@ class PixMatch(Method):
     @torch.no_grad()
     def _labels(self, clip: Clip) -> Tensor:
         """What the fused prediction says of every pixel, int64 `[B,H,W]`."""
-        size = (clip.frames.shape[-2], clip.frames.shape[-1])
+        size = clip.size
         return upsample(self.network(clip), size).argmax(1)
 
     def _perturbed(self, clean: Clip, source: Clip) -> dict[str, Clip]:
@@ -102,7 +102,7 @@ class PixMatch(Method):
 
     def _mixed(self, clean: Clip, source: Clip) -> Clip:
         """Each clip with a box of a source clip in it or, as often, the other way round."""
-        size = (clean.frames.shape[-2], clean.frames.shape[-1])
+        size = clean.size
         rows = [place % len(source.frames) for place in range(len(clean.frames))]
         other = resized(source.map(lambda x: torch.stack([x[row] for row in rows])), size)
         boxes, swapped = [], []

@@ -124,11 +124,11 @@ class RDA(Method):
             assert batch.before is not None  # wanted
             noise = [self.drawing(place, _NOISE).gumbel(size=(BANDS * _CHANNELS, 2)) for place in range(len(frames))]
             drawn = torch.from_numpy(np.stack(noise).astype(np.float32))
-            frames, changed = self.attacker(target.frames, batch.before.frames[:, -1], self.sent(drawn))
+            frames, changed = self.attacker(target.frames, batch.before.frame(), self.sent(drawn))
             paid["structure"] = -self.structure_weight * changed
         scale = self.drawing(None, _SCALE).uniform(*self.scales)
         height, width = (max(8, 8 * round(scale * side / 8)) for side in frames.shape[-2:])
-        return resized(Clip(frames, target.flow, key=target.key), (height, width)), paid
+        return resized(Clip(frames, target.flows, key=target.key), (height, width)), paid
 
     def _adversarial(
         self, of: str, judge: nn.Module, source: Tensor, clean: Tensor, attacked: Tensor, batch: Batch

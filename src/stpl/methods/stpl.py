@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from stpl.data.clip import IGNORE, Batch, Clip, Wants
+from stpl.data.clip import BACKWARD, IGNORE, Batch, Clip, Wants
 from stpl.errors import ConfigError, check_range
 from stpl.losses.confidence import Scope, confident_pixels
 from stpl.losses.pixel_contrast import Denominator, EngineName, choose_engine, pixel_contrast
@@ -107,7 +107,7 @@ class STPL(Method):
         self.confident_proportion, self.confident_scope = confident_proportion, confident_scope
         self.previous_gradient = previous_gradient
         names = {name for pair in self.contrasts for name in (pair.query, pair.key)}
-        self.wants = Wants(flow=True, augmented=any("augmented" in name for name in names))
+        self.wants = Wants(flows=(BACKWARD,), augmented=any("augmented" in name for name in names))
         fused = {name for name in names if "fused" in name}
         if fused and fused != names:
             raise ConfigError(
@@ -212,13 +212,13 @@ class _Views:
     @cached_property
     def now(self) -> Segmentation:
         """What the network makes of the current frame."""
-        return self.network.segment(self.clip.frames[:, -1])
+        return self.network.segment(self.clip.frame())
 
     @cached_property
     def before(self) -> Segmentation:
         """What it makes of the previous frame, on its own grid."""
         with torch.set_grad_enabled(self.previous_gradient):
-            return self.network.segment(self.clip.frames[:, -2])
+            return self.network.segment(self.clip.frame(-1))
 
     @property
     def current(self) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from stpl.data.clip import Batch, Wants
+from stpl.data.clip import BACKWARD, Batch, Wants
 from stpl.errors import check_range
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
@@ -28,7 +28,7 @@ class Supervised(Method):
         auxiliary_weight: of the auxiliary classifier's loss; 0.1 is that of AdaptSegNet, ADVENT, DA-VSN and TPS.
     """
 
-    wants = Wants(flow=True, label=True)
+    wants = Wants(flows=(BACKWARD,), labels=(0,))
     trains_classifiers = True
     leaves_idle = False
     recordable = True

@@ -44,7 +44,6 @@ class TrueLabelSelfTraining(SelfTraining):
 
 def _true(labels: Tensor, confident: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
     """True classes in place of `labels` `[B,h,w]`; pixels whose class nobody knows do not take part."""
-    assert clip.label is not None  # wants.label
-    truth = nearest(clip.label, (labels.shape[-2], labels.shape[-1]))
+    truth = nearest(clip.labels[0], (labels.shape[-2], labels.shape[-1]))
     known = truth != IGNORE
     return torch.where(known, truth, labels), confident & known

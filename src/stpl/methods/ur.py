@@ -84,11 +84,10 @@ class UR(CBST):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy with the round's labels, entropy, and disagreement of the auxiliary classifiers."""
-        clip, labels = batch.target, batch.target.pseudo_label
-        assert labels is not None  # `prepare`
+        clip, labels = batch.target, batch.prepared["labels"]
         with torch.no_grad():
-            before = self.network.segment(clip.frames[:, -2]).logits
-        features, now = self.network.segment(clip.frames[:, -1])
+            before = self.network.segment(clip.frame(-1)).logits
+        features, now = self.network.segment(clip.frame())
         fused = self.network.fuse(now, before, clip_flow(clip, (now.shape[-2], now.shape[-1])))
         return {
             "self_training": pixel_weight(labels) * cross_entropy(fused, labels),

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stpl.data.clip import IGNORE, Batch, Clip, Wants
+from stpl.data.clip import BACKWARD, IGNORE, Batch, Clip, Wants
 from stpl.data.pseudo_labels import PseudoLabels, Writer, finished
 from stpl.errors import ConfigError, check_range
 from stpl.nn.accel import Accel
@@ -103,7 +103,7 @@ class Rounds(Method):
         self._round: int | None = None
         self._store: PseudoLabels | None = None
 
-    judge_wants = Wants(flow=True)
+    judge_wants = Wants(flows=(BACKWARD,))
     """What clips carry that are to be labelled."""
 
     def judge(self, clip: Clip) -> Judgement:
@@ -150,11 +150,10 @@ class Rounds(Method):
         super().on_train_batch_start(batch, batch_idx)
 
     def prepare(self, batch: Batch) -> Batch:
-        """Add the round's labels to the target's clips."""
+        """Add the round's labels of the target's clips."""
         assert self._store is not None  # made before the step
         assert isinstance(batch.target.key, tuple)
-        label, doubt = (self.sent(values) for values in self._store.of(batch.target.key))
-        return replace(batch, target=replace(batch.target, pseudo_label=label, doubt=doubt))
+        return replace(batch, prepared={"labels": self.sent(self._store.of(batch.target.key)[0])})
 
     def _labels_of(self, round_: int, begins: bool) -> PseudoLabels:
         if self.labels is not None:

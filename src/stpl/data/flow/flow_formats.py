@@ -149,6 +149,10 @@ _FORMATS = {
 }
 
 
+SUFFIXES = tuple(_FORMATS)
+"""Of flow files, in the order they are looked for."""
+
+
 def format_of(path: Path) -> Format:
     """The format that the suffix of a path names; raises `DataError` for another suffix."""
     suffix = path.suffix.lower()

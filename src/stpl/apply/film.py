@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import islice, tee
+from itertools import islice
 from pathlib import Path
 
 from stpl.apply.network import load_network, predict
 from stpl.apply.video import Codec
+from stpl.data.flow.flow_cache import FlowCache
 from stpl.data.image import resize_ids, resize_rgb
 from stpl.data.video.stream import FrameStream
+from stpl.data.video.video_clips import clips_in_order
 from stpl.errors import ConfigError, DataError, RecordError, unknown
 from stpl.nn import weights
 from stpl.pictures.labels import overlay
@@ -90,6 +92,7 @@ def film(
     codec: Codec = "vp8",
     build: str | None = None,
     limit: int | None = None,
+    flow: FlowCache = FlowCache(),  # noqa: B008 (it does not change)
 ) -> None:
     """Write a side-by-side video of checkpoints' predictions on a video.
 
@@ -104,6 +107,7 @@ def film(
         codec: of the video.
         build: as for `weights.describe`.
         limit: frames of each video; all if not given.
+        flow: estimates flow, and keeps it.
 
     Raises:
         StplError: for a checkpoint, video or output that cannot be used.
@@ -124,9 +128,9 @@ def film(
     ) as writer:
         panel = _panel(sources[0].size)
         for source in sources:
-            frames, seen = tee(source.frames())
-            predicted = predict(networks, seen, size or weights.frame_size(paths[0]))
-            for frame, labels in zip(islice(frames, 1, None), predicted, strict=True):
+            clips = clips_in_order(source, size or weights.frame_size(paths[0]), flow)
+            for frame, clip in islice(clips, 1, None):
+                labels = predict(networks, clip, (frame.shape[0], frame.shape[1]))
                 shown = resize_rgb(frame, panel)
                 writer.write([shown, *(overlay(shown, resize_ids(one, panel), space.palette) for one in labels)])
 

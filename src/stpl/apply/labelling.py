@@ -42,11 +42,11 @@ def label_video(
         colors: write palette images.
         overlay: write the video, for which frames of several videos must have one size.
     """
-    from stpl.data.video.video_source import one_size, streams
+    from stpl.data.video.video_source import check_footage, one_size
 
     source = NetworkSource(checkpoint, model, size=size)
     check_out(out)
-    sources = streams(video if isinstance(video, list) else [video], stride=stride, rate=rate)
+    sources = check_footage(video if isinstance(video, list) else [video], stride=stride, rate=rate)
     if overlay:
         one_size(sources, "the overlay", "label them one by one, or leave the overlay out: --overlay=false")
 

@@ -18,12 +18,12 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from stpl.data import cityscapes
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.augment_device import augment
-from stpl.data.clip import Batch, Clip, ClipReader, Wants, clip_seed, collate, collate_streams, require
-from stpl.data.flow import FlowCache
-from stpl.data.label_space import SYNTHIA_12, VIPER_15, label_space
+from stpl.data.clip import BACKWARD, Batch, Clip, ClipReader, Wants, clip_seed, collate, collate_streams
+from stpl.data.flow.estimators import estimator_class
+from stpl.data.flow.flow_cache import FlowCache
+from stpl.data.label_space import VIPER_15, label_space
 from stpl.data.loading import Loader, Loading, StepLoader, begin_process, check_shared_memory
 from stpl.data.rare_classes import RareClassSampler, class_pixels
 from stpl.data.sampling import (
@@ -35,8 +35,10 @@ from stpl.data.sampling import (
     StreamSampler,
     TrainingClips,
 )
-from stpl.data.sequence import SequenceClips, find_flow, open_set
-from stpl.data.sequence_cache import CachedClips, open_cache
+from stpl.data.sequence import SequenceClips, find_flow
+from stpl.data.sequence_cache import open_cache
+from stpl.data.sequence_set import open_set
+from stpl.data.sets import data_set
 from stpl.data.streets import StreetsClips, StreetsOptions, open_split
 from stpl.data.video.footage import Spread, open_footage
 from stpl.errors import ConfigError, check_range
@@ -48,11 +50,12 @@ Domain = Literal["source", "target"]
 Split = Literal["train", "val"]
 _SOURCE = -2  # no step has this number, so the source's seed is that of no clip
 _RENEWAL_SEED = 20160312  # of no run: statistics are renewed from the same clips whatever the run's seed
-_SPACE_OF = {"viper": VIPER_15.name, "synthia": SYNTHIA_12.name}
 
 
 class ClipDataModule(LightningDataModule, ABC):
     """Base: sub-classes say how to open a split, everything else is written here.
+
+    Sub-classes pass these arguments on as `**shared`.
 
     Args:
         domain: the domain that is trained and evaluated on.
@@ -60,10 +63,15 @@ class ClipDataModule(LightningDataModule, ABC):
         augmentation: cross-frame augmentation, for methods that want augmented views.
         sampling_seed: decides the order of clips and every augmentation; the command line sets it to the run's seed.
         class_statistics: folder where the classes' pixels of source labels are kept, for rare-class sampling.
+        flow_estimator: dis (OpenCV; on the CPU), raft or raft_small (torchvision), or package.module.Class of your own:
+            see `stpl.data.flow.estimators`.
     """
 
     space_name: str | None = None
     """Name of the label space of the labels it serves; `None` where there are none."""
+
+    evaluated = "cityscapes"
+    """The data set whose label ids written predictions hold."""
 
     labelled = True
     """Whether `val` has labels to evaluate on. Without, only the label-free selection score is computed."""
@@ -75,9 +83,12 @@ class ClipDataModule(LightningDataModule, ABC):
         augmentation: CrossFrameAugmentation | None = None,
         sampling_seed: int = 0,
         class_statistics: Path = Path("data/class_statistics"),
+        flow_estimator: str = "dis",
     ) -> None:
         super().__init__()
+        estimator_class(flow_estimator)
         self.domain: Domain = domain
+        self.flow_estimator = flow_estimator
         self.loading = loading or Loading()
         self.augmentation = augmentation or CrossFrameAugmentation()
         self.sampling_seed = sampling_seed
@@ -102,7 +113,7 @@ class ClipDataModule(LightningDataModule, ABC):
         clips, samplers = {}, {}
         for stream, wants in wanted.items():
             reader = self.reader("train", "source" if stream == "source" else None)
-            require(reader, wants)
+            reader.require(wants)
             if self.loading.augment_on == "device":
                 wants = replace(wants, augmented=False)  # `on_after_batch_transfer` makes the view
             clips[stream] = TrainingClips(reader, wants, self.augmentation, self._seed(stream))
@@ -154,7 +165,8 @@ class ClipDataModule(LightningDataModule, ABC):
 
     def val_dataloader(self) -> DataLoader[Clip]:
         """The evaluation clips in order, or this process's share of them."""
-        clips = EvaluationClips(self.reader("val"), Wants(flow=True, label=self.labelled, visible=True))
+        wants = Wants(flows=(BACKWARD,), labels=(0,) if self.labelled else (), visible=(0,))
+        clips = EvaluationClips(self.reader("val"), wants)
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         size = self.loading.eval_batch_size
         loader = DataLoader(
@@ -174,7 +186,7 @@ class ClipDataModule(LightningDataModule, ABC):
             wants: what they carry; no label.
         """
         reader = self.reader("train", "target")
-        require(reader, wants)
+        reader.require(wants)
         clips = EvaluationClips(reader, wants)
         size = self.loading.eval_batch_size
         return self._checked(
@@ -213,9 +225,10 @@ class ClipDataModule(LightningDataModule, ABC):
     def _augmented(self, stream: str, clip: Clip) -> Clip:
         trainer, seed = self._trainer(), self._seed(stream)
         first = trainer.global_rank * self.loading.clips_of(stream)
+        pairs = torch.stack([clip.frame(-1), clip.frame()], 1)
         views = [
             augment(self.augmentation, frames, clip_seed(seed, trainer.global_step, first + i))
-            for i, frames in enumerate(clip.frames[:, -2:])
+            for i, frames in enumerate(pairs)
         ]
         return replace(clip, augmented=torch.stack(views))
 
@@ -246,13 +259,9 @@ class StreetsData(ClipDataModule):
     Args:
         root: folder of the drawn splits.
         options: what is drawn.
-        flow: "estimated" (OpenCV DIS on the frames the network sees, cached) or "exact" (the renderer's own).
+        flow: "estimated" (on the frames the network sees, cached) or "exact" (the renderer's own).
         draw_workers: processes that draw; all cores if not given.
-        domain: see `ClipDataModule`.
-        loading: see `ClipDataModule`.
-        augmentation: see `ClipDataModule`.
-        sampling_seed: see `ClipDataModule`.
-        class_statistics: see `ClipDataModule`.
+        shared: see `ClipDataModule`.
     """
 
     space_name = VIPER_15.name
@@ -263,13 +272,9 @@ class StreetsData(ClipDataModule):
         options: StreetsOptions | None = None,
         flow: Literal["estimated", "exact"] = "estimated",
         draw_workers: int | None = None,
-        domain: Domain = "target",
-        loading: Loading | None = None,
-        augmentation: CrossFrameAugmentation | None = None,
-        sampling_seed: int = 0,
-        class_statistics: Path = Path("data/class_statistics"),
+        **shared: Any,  # jsonargparse finds its names, types and defaults in the base's constructor
     ) -> None:
-        super().__init__(domain, loading, augmentation, sampling_seed, class_statistics)
+        super().__init__(**shared)
         check_range("data.draw_workers", 1 if draw_workers is None else draw_workers, 1)
         self.root, self.options, self.flow, self.draw_workers = root, options or StreetsOptions(), flow, draw_workers
 
@@ -277,73 +282,71 @@ class StreetsData(ClipDataModule):
         """`studio` or `camera`, drawn if it is not there yet."""
         name = "studio" if domain == "source" else "camera"
         drawn = open_split(self.root, name, split, self.options, self.draw_workers)
-        return StreetsClips(drawn, flow=self.flow)
+        return StreetsClips(drawn, flow=self.flow, estimator=self.flow_estimator)
 
 
-class CityscapesTransfer(ClipDataModule):
-    """The benchmarks of the DA-VSN/TPS lineage: from VIPER or SYNTHIA-Seq (source) to Cityscapes-Seq (target).
+class RecordedData(ClipDataModule):
+    """From one recorded data set, with labels, to another one: any source goes with any target.
 
-    The source domain trains on the source's labelled video; both domains are evaluated on Cityscapes' validation split,
-    as in the lineage. Training labels come at the size of the frames, labels for evaluation as they are stored.
+    The source domain trains on the source's labelled video; both domains are evaluated on the target's validation
+    split, as in the DA-VSN/TPS lineage. Training labels come at the size of the frames, labels for evaluation as they
+    are stored.
 
     Args:
-        root: folder that holds `Viper` or `SynthiaSeq`, and `Cityscapes`.
-        source: viper or synthia.
-        label_space: classes of the labels; viper15 or synthia12, after the source, if not given.
-        target_size: height and width of Cityscapes' frames.
-        source_size: height and width of the source's frames; 720×1280 (viper) or 640×1280 (synthia) if not given.
-        flow: "estimated" (OpenCV DIS at training size, kept in `<root>/<set>/flow_dis`) or "files" (the lineage's, in
-            `<root>/Estimated_optical_flow_…` or where TPS keeps them).
+        root: folder that holds the data sets' own folders.
+        source: name of a data set (`stpl.data.sets`), or of a module of your own that declares one.
+        target: likewise.
+        label_space: classes of the labels; the source's usual ones if not given.
+        target_size: height and width of the target's frames; its usual ones if not given.
+        source_size: likewise of the source's.
+        flow: "estimated" (at training size, kept in `<root>/<set>/flow_<estimator>`) or "files" (of published work,
+            e.g. in `<root>/Estimated_optical_flow_…` or where TPS keeps them).
         cache: read frames and estimated flow from the memory map that `stpl data cache` makes; made if absent.
         source_list: frame list of the source.
-        target_train_list: frame list of the target's train split, for a copy without `gtFine/train`.
+        target_train_list: frame list of the target's train split, for a copy without labels of it.
         target_val_list: frame list of the target's val split.
-        domain: see `ClipDataModule`.
-        loading: see `ClipDataModule`.
-        augmentation: see `ClipDataModule`.
-        sampling_seed: see `ClipDataModule`.
-        class_statistics: see `ClipDataModule`.
+        shared: see `ClipDataModule`.
     """
 
     def __init__(
         self,
         root: Path = Path("data"),
-        source: Literal["viper", "synthia"] = "viper",
+        source: str = "viper",
+        target: str = "cityscapes",
         label_space: str | None = None,
-        target_size: tuple[int, int] = cityscapes.SIZE,
+        target_size: tuple[int, int] | None = None,
         source_size: tuple[int, int] | None = None,
         flow: Literal["estimated", "files"] = "estimated",
         cache: bool = False,
         source_list: Path | None = None,
         target_train_list: Path | None = None,
         target_val_list: Path | None = None,
-        domain: Domain = "target",
-        loading: Loading | None = None,
-        augmentation: CrossFrameAugmentation | None = None,
-        sampling_seed: int = 0,
-        class_statistics: Path = Path("data/class_statistics"),
+        **shared: Any,  # jsonargparse finds its names, types and defaults in the base's constructor
     ) -> None:
-        super().__init__(domain, loading, augmentation, sampling_seed, class_statistics)
-        self.root, self.source, self.flow, self.cache = root, source, flow, cache
-        self.space_name = label_space or _SPACE_OF[source]
-        self._sizes = {source: source_size, cityscapes.NAME: target_size}
+        super().__init__(**shared)
+        self.root, self.flow, self.cache = root, flow, cache
+        self.sets, self.evaluated = {"source": source, "target": target}, target
+        self.space_name = label_space or data_set(source).space
+        self._sizes = {"source": source_size, "target": target_size}
         self._lists = {
-            (source, "train"): source_list,
-            (cityscapes.NAME, "train"): target_train_list,
-            (cityscapes.NAME, "val"): target_val_list,
+            ("source", "train"): source_list,
+            ("target", "train"): target_train_list,
+            ("target", "val"): target_val_list,
         }
 
     def open(self, domain: Domain, split: Split) -> ClipReader:
-        """The source's train split, or a split of Cityscapes-Seq."""
-        name = self.source if (domain, split) == ("source", "train") else cityscapes.NAME
-        files = open_set(self.root, name, split, frame_list=self._lists[name, split], size=self._sizes[name])
-        clips = SequenceClips(
+        """The source's train split, or a split of the target."""
+        part: Domain = "source" if (domain, split) == ("source", "train") else "target"
+        frame_list = self._lists[part, split]
+        files = open_set(self.root, self.sets[part], split, frame_list=frame_list, size=self._sizes[part])
+        estimator = self.flow_estimator if self.flow == "estimated" else None
+        return SequenceClips(
             files,
             label_space(str(self.space_name)),
-            flow=find_flow(files) if self.flow == "files" else FlowCache(files.folder),
+            flow=find_flow(files) if estimator is None else FlowCache(files.folder, estimator),
             label_size="input" if split == "train" else "native",
+            cache=open_cache(files, estimator) if self.cache else None,
         )
-        return CachedClips(clips, open_cache(files, flow=self.flow == "estimated")) if self.cache else clips
 
 
 class VideoData(ClipDataModule):
@@ -357,11 +360,7 @@ class VideoData(ClipDataModule):
         cuts: look for changes of the scene, which no clip crosses.
         evaluation_clips: at most so many clips are evaluated, in short runs that are spread evenly.
         flow_cache: folder of estimated flow.
-        domain: see `ClipDataModule`; only "target".
-        loading: see `ClipDataModule`.
-        augmentation: see `ClipDataModule`.
-        sampling_seed: see `ClipDataModule`.
-        class_statistics: see `ClipDataModule`.
+        shared: see `ClipDataModule`; its domain can only be "target".
     """
 
     labelled = False
@@ -375,16 +374,13 @@ class VideoData(ClipDataModule):
         cuts: bool = True,
         evaluation_clips: int = 200,
         flow_cache: Path = FLOW_CACHE,
-        domain: Domain = "target",
-        loading: Loading | None = None,
-        augmentation: CrossFrameAugmentation | None = None,
-        sampling_seed: int = 0,
-        class_statistics: Path = Path("data/class_statistics"),
+        **shared: Any,  # jsonargparse finds its names, types and defaults in the base's constructor
     ) -> None:
-        super().__init__(domain, loading, augmentation, sampling_seed, class_statistics)
+        super().__init__(**shared)
         check_range("data.evaluation_clips", evaluation_clips, 1)
         self.paths = path if isinstance(path, list) else [path]
-        self.size, self.flow_cache, self.evaluation_clips = size, FlowCache(flow_cache), evaluation_clips
+        self.size, self.evaluation_clips = size, evaluation_clips
+        self.flow_cache = FlowCache(flow_cache, self.flow_estimator)
         self.pace = {"stride": stride, "rate": rate, "cuts": cuts}
 
     def open(self, domain: Domain, split: Split) -> ClipReader:

@@ -210,6 +210,7 @@ class _Command:
             **as_text("data.init_args.flow_cache", self.folder / FLOW),
             "data.init_args.path": json.dumps([str(video) for video in self.videos]),
             "data.init_args.size": list(model.frame_size),
+            "data.init_args.flow_estimator": model.flow_estimator,
             **{f"network.{name}": _plain(value) for name, value in model.options.to_dict().items()},
         }
         if settings.precision is not None:

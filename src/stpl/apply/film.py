@@ -7,14 +7,14 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from stpl.apply.network import load_network, predict
+from stpl.apply.model import Model
+from stpl.apply.network import predict
 from stpl.apply.video import Codec
 from stpl.data.flow.flow_cache import FlowCache
 from stpl.data.image import resize_ids, resize_rgb
 from stpl.data.video.stream import FrameStream
 from stpl.data.video.video_clips import clips_in_order
 from stpl.errors import ConfigError, DataError, RecordError, unknown
-from stpl.nn import weights
 from stpl.pictures.labels import overlay
 from stpl.pictures.side_by_side import SideBySide
 from stpl.runs.artifacts import SAMPLES, VideoSample, read_samples
@@ -82,55 +82,52 @@ def _sample(run: RunKey, runs: Path) -> tuple[VideoSample, list[str]]:
 
 
 def film(
-    checkpoints: Mapping[str, Path],
+    networks: Mapping[str, Model],
     video: Path | Sequence[Path],
     output: Path,
     *,
-    size: tuple[int, int] | None = None,
     stride: int = 1,
     fps: float | None = None,
     codec: Codec = "vp8",
-    build: str | None = None,
     limit: int | None = None,
-    flow: FlowCache = FlowCache(),  # noqa: B008 (it does not change)
+    one_size: bool = False,
+    flow: FlowCache | None = None,
 ) -> None:
-    """Write a side-by-side video of checkpoints' predictions on a video.
+    """Write a side-by-side video of what networks predict on a video.
 
     Args:
-        checkpoints: title → checkpoint, of one label space, from left to right.
+        networks: title → network, of one label space, from left to right; all see the frame size of the first.
         video: the video file or folder, or several, one after the other.
         output: the `.webm` to write.
-        size: height and width the networks see; what the first was trained at if not given. With it, frames of several
-            sizes are shown at the first one's.
         stride: take every stride-th frame.
         fps: frames a second; the video's own if not given.
         codec: of the video.
-        build: as for `weights.describe`.
         limit: frames of each video; all if not given.
-        flow: estimates flow, and keeps it.
+        one_size: whether frames of several sizes are refused; otherwise they are shown at the first one's.
+        flow: estimates flow, and keeps it; by the estimator of the first network, kept nowhere, if not given.
 
     Raises:
-        StplError: for a checkpoint, video or output that cannot be used.
+        StplError: for a network, video or output that cannot be used.
     """
-    paths = list(checkpoints.values())
-    spaces = [weights.describe(path, build).space for path in paths]
+    spaces = [network.options.space for network in networks.values()]
     if any(space.classes != spaces[0].classes for space in spaces):
         raise ConfigError(
-            f"the checkpoints predict {', '.join(space.name for space in spaces)}",
+            f"the networks predict {', '.join(space.name for space in spaces)}",
             mend="compare networks of one label space",
         )
+    first = next(iter(networks.values()))
+    size, flow = first.frame_size, flow or FlowCache(estimator=first.flow_estimator)
     paths_of = [video] if isinstance(video, Path) else video
-    sources = [FrameStream(path, stride=stride, limit=limit, as_first=size is not None) for path in paths_of]
-    space, networks = spaces[0], [load_network(path, build) for path in paths]
+    sources = [FrameStream(path, stride=stride, limit=limit, as_first=not one_size) for path in paths_of]
+    space, accels = spaces[0], [network.accel for network in networks.values()]
     legend = (space.classes, space.palette)
     with SideBySide(
-        output, sources[0].fps if fps is None else fps, ["input", *checkpoints], legend=legend, codec=codec
+        output, sources[0].fps if fps is None else fps, ["input", *networks], legend=legend, codec=codec
     ) as writer:
         panel = _panel(sources[0].size)
         for source in sources:
-            clips = clips_in_order(source, size or weights.frame_size(paths[0]), flow)
-            for frame, clip in islice(clips, 1, None):
-                labels = predict(networks, clip, (frame.shape[0], frame.shape[1]))
+            for frame, clip in islice(clips_in_order(source, size, flow), 1, None):
+                labels = predict(accels, clip, frame.shape)
                 shown = resize_rgb(frame, panel)
                 writer.write([shown, *(overlay(shown, resize_ids(one, panel), space.palette) for one in labels)])
 

@@ -67,7 +67,7 @@ def _labelled(network: Model, sources: Sequence[FrameStream]) -> Iterator[tuple[
     accel = network.accel
     for source in sources:
         for frame, clip in clips_in_order(source, network.frame_size, FlowCache(estimator=network.flow_estimator)):
-            yield frame, predict([accel], clip, (frame.shape[0], frame.shape[1]))[0]
+            yield frame, predict([accel], clip, frame.shape)[0]
 
 
 def palette_image(labels: Frame, palette: NDArray[np.uint8]) -> Image.Image:

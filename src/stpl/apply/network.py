@@ -47,19 +47,19 @@ def _no_frames(what: str) -> DataError:
 
 
 @torch.inference_mode()
-def predict(networks: Sequence[Accel], clip: Clip, size: tuple[int, int]) -> list[Frame]:
-    """What each network says of a clip's current frame: labels uint8 `[H,W]` (train ids) at `size`.
+def predict(networks: Sequence[Accel], clip: Clip, shape: tuple[int, ...]) -> list[Frame]:
+    """What each network says of a clip's current frame: labels uint8 `[H,W]` (train ids).
 
     Args:
         networks: in evaluation mode.
         clip: by itself, its frames at the size the networks see, with the backward flow.
-        size: height and width of the labels.
+        shape: height and width of the labels, and what follows them, as of the frame that they are shown with.
 
     Raises:
         DivergedError: a network gives no finite numbers.
     """
     batch = collate([clip]).to(next(networks[0].parameters()).device)
-    logits = [upsample(network(batch), size) for network in networks]
+    logits = [upsample(network(batch), (shape[0], shape[1])) for network in networks]
     if not all(bool(x.isfinite().all()) for x in logits):
         raise DivergedError("the network's output is not finite", mend="use another checkpoint")
     return [x.argmax(1)[0].to(torch.uint8).cpu().numpy() for x in logits]

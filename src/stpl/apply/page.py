@@ -91,7 +91,7 @@ def look(model: Model, outcome: Outcome, videos: Sequence[Path], settings: Setti
     often = max(1, len(chosen) // _SHOWN)
     for place, (clips, shown_at, number) in enumerate(chosen):
         frame = shown_at.frame(number)
-        before, after = predict(networks, clips.read(number, Wants(flows=(BACKWARD,))), (frame.shape[0], frame.shape[1]))
+        before, after = predict(networks, clips.read(number, Wants(flows=(BACKWARD,))), frame.shape)
         for column, labels in enumerate((before, after)):
             pixels[:, column] += np.bincount(labels.ravel(), minlength=count)[:count]
         changed, total = changed + int((before != after).sum()), total + before.size

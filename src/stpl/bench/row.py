@@ -6,7 +6,6 @@ Source clips are as much larger as VIPER's are. Labels that a stage would make a
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any

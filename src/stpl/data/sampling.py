@@ -7,11 +7,9 @@ would have seen, with any number of workers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset, Sampler
 
 from stpl.data.augment import CrossFrameAugmentation

@@ -46,7 +46,9 @@ def paste(base: Clip, patch: Clip, mask: Tensor) -> Clip:
     """
     frames = torch.where(mask[:, None, None], patch.frames, base.frames)
     flows = {
-        pair: torch.where(mask[:, None], patch.flows[pair], flow) for pair, flow in base.flows.items() if pair in patch.flows
+        pair: torch.where(mask[:, None], patch.flows[pair], base.flows[pair])
+        for pair in base.flows
+        if pair in patch.flows
     }
     labels = {at: torch.where(mask, patch.labels[at], label) for at, label in base.labels.items() if at in patch.labels}
     return Clip(frames, flows, labels, key=base.key)

@@ -9,7 +9,7 @@ import itertools
 import os
 import secrets
 import tempfile
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 

@@ -138,7 +138,7 @@ class _Watch:
             for name in ("flows", "labels"):
                 there = tuple(getattr(clip, name))
                 assert there == getattr(wants, name), f"{name}: wanted and absent, or there and not wanted"
-            assert (clip.augmented is not None) == wants.augmented, "augmented: wanted and absent, or there and unwanted"
+            assert (clip.augmented is not None) == wants.augmented, "augmented: wanted or there, not both"
 
     def check_losses(self, output: dict[str, Tensor] | None) -> None:
         """Named, finite scalars; their sum has a gradient."""

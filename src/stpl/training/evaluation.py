@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from stpl.data.clip import IGNORE, Clip
+from stpl.data.clip import BACKWARD, IGNORE, Clip
 from stpl.data.label_space import LabelSpace
 from stpl.metrics.feature_space import FeatureSpace
 from stpl.metrics.sampling import PixelSample

@@ -18,10 +18,9 @@ from stpl.errors import DataError
 
 
 class StreetsClips(ClipReader):
-    """The clips of every drive of a split, one a frame but the first; a drive's first or last frame comes again beyond
-    its ends.
+    """The clips of every drive of a split, one a frame but the first.
 
-    Arrays are memory-mapped when a clip first needs them, in the process that needs them: a reader whose labels are
+    Beyond a drive's ends its first or last frame comes again. Arrays are memory-mapped when a clip first needs them, in the process that needs them: a reader whose labels are
     never wanted never opens the label file.
 
     Args:
@@ -83,9 +82,9 @@ class StreetsClips(ClipReader):
                 where=self.split.folder,
                 mend="follow the flow from frame to frame, or use flow='estimated'",
             )
-        pair = lambda: (self.frame(index, of), self.frame(index, to))  # noqa: E731
         key = f"{self.split.name}/{drive:04d}/{frame:02d}_{other:02d}"
-        return torch.from_numpy(self.flows.find(key, self.split.shape[2:], pair))
+        size = self.split.shape[2:]
+        return torch.from_numpy(self.flows.find(key, size, lambda: (self.frame(index, of), self.frame(index, to))))
 
     def label(self, index: int, offset: int = 0) -> Tensor:
         """See `ClipReader.label`."""

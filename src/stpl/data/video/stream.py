@@ -73,9 +73,7 @@ class FrameStream:
             images differ in size.
     """
 
-    def __init__(
-        self, path: Path, size: Size | None = None, *, as_first: bool = False, **pace: Unpack[Pace]
-    ) -> None:
+    def __init__(self, path: Path, size: Size | None = None, *, as_first: bool = False, **pace: Unpack[Pace]) -> None:
         check_pace(size, **pace)
         self.path, self.stride, self.rate = Path(path), pace.get("stride", 1), pace.get("rate")
         self.limit = pace.get("limit")

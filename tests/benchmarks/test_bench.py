@@ -16,7 +16,7 @@ from repository import REPOSITORY, SUPPORT
 from stpl.bench import contrast, gpu, guard, measure, row, step, warp
 from stpl.bench.measure import Timing, interleaved, peak_mb
 from stpl.cli import main
-from stpl.data.clip import Clip
+from stpl.data.clip import BACKWARD, Clip
 from stpl.errors import RecordError
 from stpl.losses.pixel_contrast import pixel_contrast
 from stpl.nn.network import NetworkOptions
@@ -258,7 +258,7 @@ def test_guard(
     assert main(["fit", *tiny_run("affine_teacher", "--start_from=null", *kept, steps=2)]) == 0
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (2, 2, 3, 48, 96), dtype=torch.uint8, generator=generator)
-    monkeypatch.setattr(guard, "spread", lambda data, count: [Clip(frames, torch.zeros(2, 1, 2, 48, 96))])
+    monkeypatch.setattr(guard, "spread", lambda data, count: [Clip(frames, {BACKWARD: torch.zeros(2, 2, 48, 96)})])
     figures = bench(tmp_path, "guard", f"--runs={tmp_path / 'runs'}")
     (case,) = figures["cases"]
     assert (case["shift"], case["seed"]) == ("camera", 0)

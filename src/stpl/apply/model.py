@@ -174,12 +174,11 @@ def open_model(origin: NetworkOrigin) -> Model:
     Raises:
         StplError: it cannot be used.
     """
+    estimator = origin.flow_estimator or "dis"
+    estimator_class(estimator)
     with isolate_rng():
         model = _own(origin) if origin.checkpoint is None else _described(origin, located(origin.checkpoint))
-    if origin.flow_estimator is None:
-        return model
-    estimator_class(origin.flow_estimator)
-    return replace(model, flow_estimator=origin.flow_estimator)
+    return replace(model, flow_estimator=estimator)
 
 
 def _own(origin: NetworkOrigin) -> Model:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stpl.apply import option_values as values
-from stpl.data.flow.estimators import KNOWN
 from stpl.data.label_space import SPACES, LabelSpace, own_classes
 from stpl.errors import CheckpointError, ConfigError, unknown
 from stpl.nn import normalization
@@ -233,13 +232,6 @@ def _classes(value: Any, where: str) -> str:
     return values.text(os.fspath(value), where, "a label space, or a YAML file")
 
 
-def _estimator(value: Any, where: str) -> str:
-    name = values.text(value, where, "a flow estimator")
-    if "." not in name and name not in KNOWN:
-        raise unknown("flow estimator", name, KNOWN, where)
-    return name
-
-
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "network": _network,
     "builder": lambda value, where: values.text(value, where, "package.module:callable, or a YAML file"),
@@ -253,7 +245,7 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "std": normalization.divisors,
     "channels": _channels,
     "size": values.size,
-    "flow_estimator": _estimator,
+    "flow_estimator": lambda value, where: values.text(value, where, "a flow estimator"),
 }
 """For each field a function that returns a value as it is used, or raises `ConfigError` with the option's name."""
 

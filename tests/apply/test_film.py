@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from fakes import MovingShapes
 from repository import REPOSITORY
 from stpl.cli import main
-from stpl.data.fake import MovingShapes
 from stpl.data.image import write_png
 from stpl.data.video.video_clips import VideoFrames
 from stpl.nn import weights

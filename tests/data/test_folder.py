@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from fakes import MovingShapes
 from stpl.data.clip import BACKWARD, ClipReader, Wants
-from stpl.data.fake import MovingShapes
 from stpl.data.flow import FlowCache
 from stpl.data.video import video_clips as folder_module
 from stpl.data.video.video_clips import VideoFrames

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fakes import MovingShapes
 from stpl.cli import main
 from stpl.data.clip import BACKWARD, Wants
 from stpl.data.datamodule import VideoData
-from stpl.data.fake import MovingShapes
 from stpl.data.flow import FlowCache, consistent
 from stpl.data.video import decoder, video_index
 from stpl.data.video import video_clips as folder_module

@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from fakes import MovingShapes
 from stpl.apply import adaptation
 from stpl.cli import main
 from stpl.data.clip import BACKWARD, Clip, Wants, collate
-from stpl.data.fake import MovingShapes
 from stpl.data.flow import FlowCache
 from stpl.data.video.video_clips import VideoFrames
 from stpl.errors import ConfigError, DataError
@@ -113,7 +113,7 @@ def test_any_name_of_a_video_is_only_a_name(
     assert "enough" in capsys.readouterr().err
     assert found[0].datamodule.paths == [tmp_path / name]  # type: ignore[attr-defined]
     assert found[0].recorder.directory.parent.parent == tmp_path / "runs" / "video"  # type: ignore[attr-defined]
-    clip = VideoFrames(Path(name), flow=FlowCache(tmp_path / "flow")).read(0, Wants(flows=(BACKWARD,)))
+    VideoFrames(Path(name), flow=FlowCache(tmp_path / "flow")).read(0, Wants(flows=(BACKWARD,)))
 
 
 def test_the_folder_one_stands_in_is_a_video(

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from stpl.data.fake import MovingShapes
+from fakes import MovingShapes
 from stpl.data.sampling import StepSampler
 from stpl.data.video import content, decoder
 from stpl.data.video.container import read_container

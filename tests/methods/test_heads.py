@@ -139,7 +139,7 @@ def test_true_labels_replace_those_of_the_confident_pixels() -> None:
     batch = clip(labels=True)
     batch.labels[0][:, :20] = IGNORE
     plain, true = make(), make(TrueLabelSTPL)
-    assert true.wants == replace(plain.wants, label=True)
+    assert true.wants == replace(plain.wants, labels=(0,))
     logits = plain.network(batch)
     _, confident = plain.pseudo_labels(logits, batch)
     labels, kept = true.pseudo_labels(logits, batch)

@@ -119,7 +119,8 @@ class Drawn(ClipReader):
 
     def frame(self, index: int, offset: int = 0) -> Frame:
         drive, number = self.drawn(index, offset)
-        return drive.frames[number].transpose(1, 2, 0)
+        frame: Frame = drive.frames[number].transpose(1, 2, 0)
+        return frame
 
     def flow(self, index: int, of: int = 0, to: int = -1) -> torch.Tensor:
         later, earlier = (np.ascontiguousarray(self.frame(index, offset)) for offset in (of, to))

@@ -20,8 +20,9 @@ from stpl.data.fake import fake
 from stpl.data.label_space import VIPER_15
 from stpl.data.loading import begin_process
 from stpl.data.sampling import StepSampler, TrainingClips
-from stpl.data.sequence import SequenceClips, open_set
-from stpl.data.sequence_cache import CachedClips, open_cache
+from stpl.data.sequence import SequenceClips
+from stpl.data.sequence_cache import open_cache
+from stpl.data.sequence_set import open_set
 from stpl.machine import cores
 
 _SEED = 0
@@ -54,7 +55,7 @@ def loader(
             with redirect_stdout(sys.stderr):
                 fake("cityscapes", root, clips=clips)  # small: the cache is made at the size below, and read
         files = open_set(root, "cityscapes", "train", size=size)
-        reader = CachedClips(SequenceClips(files, VIPER_15), open_cache(files))
+        reader = SequenceClips(files, VIPER_15, cache=open_cache(files))
         counts = [count for count in workers if count <= len(cores())]
         views = {"workers": Wants(flows=(BACKWARD,), augmented=True), "device": Wants(flows=(BACKWARD,))}
         paces = {
@@ -71,7 +72,7 @@ def loader(
     write_json(json, figures)
 
 
-def _pace(reader: CachedClips, wants: Wants, workers: int, steps: int, place: torch.device) -> float:
+def _pace(reader: SequenceClips, wants: Wants, workers: int, steps: int, place: torch.device) -> float:
     """Clips a second, moved to the device."""
     warm = 4 * workers
     batches = DataLoader(

@@ -23,7 +23,7 @@ class TrueLabelSTPL(STPL):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.wants = replace(self.wants, label=True)
+        self.wants = replace(self.wants, labels=(0,))
 
     def pseudo_labels(self, logits: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
         """The true classes of the pixels that the prediction is sure of."""
@@ -35,7 +35,7 @@ class TrueLabelSelfTraining(SelfTraining):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.wants = replace(self.wants, label=True)
+        self.wants = replace(self.wants, labels=(0,))
 
     def pseudo_labels(self, logits: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
         """The true classes of the pixels that the prediction is sure of."""

@@ -12,8 +12,9 @@ from PIL import Image
 
 from stpl.data.clip import IGNORE, Wants
 from stpl.data.label_space import SYNTHIA_12
-from stpl.data.sequence import SequenceClips, open_set
-from stpl.data.synthia import read_classes
+from stpl.data.sequence import SequenceClips
+from stpl.data.sequence_set import open_set
+from stpl.data.sets.synthia import read_classes
 from stpl.errors import ConfigError, DataError
 
 NATIVE, SIZE = (76, 128), (64, 128)  # a tenth of the true ones
@@ -74,12 +75,11 @@ def train_ids(ids: NDArray[Any]) -> NDArray[np.int64]:
 def test_both_layouts_give_the_same_clips(places: tuple[str, str], tmp_path: Path) -> None:
     dataset = reader(write(tmp_path, places))
     assert keys(dataset) == ["000001", "000002", "000003"]  # 000000 is only a previous frame
-    clip = dataset.read(1, Wants(label=True))
+    clip = dataset.read(1, Wants(labels=(0,)))
     for frame, number in zip(clip.frames.numpy(), (1, 2), strict=True):
         noise = np.random.default_rng(number).integers(0, 200, (*NATIVE, 3), dtype=np.uint8)
         np.testing.assert_array_equal(frame.transpose(1, 2, 0), noise[:64])
-    assert clip.label is not None
-    np.testing.assert_array_equal(clip.label.numpy(), train_ids(some_ids(2)[:64]))
+    np.testing.assert_array_equal(clip.labels[0].numpy(), train_ids(some_ids(2)[:64]))
 
 
 def test_the_renamed_layout_wins(tmp_path: Path) -> None:
@@ -92,13 +92,12 @@ def test_the_renamed_layout_wins(tmp_path: Path) -> None:
 
 def test_the_crop_follows_the_resize(tmp_path: Path) -> None:
     files = open_set(write(tmp_path), "synthia", "train", size=(32, 64))
-    clip = SequenceClips(files, SYNTHIA_12, label_size="input").read(0, Wants(label=True))
+    clip = SequenceClips(files, SYNTHIA_12, label_size="input").read(0, Wants(labels=(0,)))
     image = Image.open(tmp_path / FOLDER / "rgb" / "000001.png")
     wanted = np.asarray(image.resize((64, 38), Image.Resampling.BICUBIC))[:32]
     np.testing.assert_array_equal(clip.frames[1].permute(1, 2, 0).numpy(), wanted)
-    assert clip.label is not None
     ids = np.asarray(Image.fromarray(some_ids(1)).resize((64, 38), Image.Resampling.NEAREST))[:32]
-    np.testing.assert_array_equal(clip.label.numpy(), train_ids(ids))
+    np.testing.assert_array_equal(clip.labels[0].numpy(), train_ids(ids))
 
 
 def test_the_true_sizes(tmp_path: Path) -> None:
@@ -179,7 +178,7 @@ def test_a_list_of_the_lineage_chooses_frames(tmp_path: Path) -> None:
     assert keys(reader(tmp_path, frame_list=path)) == ["000003", "000001"]
     for line in ("../000001.png", "1.png", "rgb/000001.png", "000001"):
         path.write_text(f"000003.png\n{line}\n")
-        with pytest.raises(DataError, match=r"list\.txt: line 2 is no frame[\s\S]*→ .*000001\.png"):
+        with pytest.raises(DataError, match=r"list\.txt: line 2 is no frame[\s\S]*→ .*000000\.png"):
             reader(tmp_path, frame_list=path)
 
 

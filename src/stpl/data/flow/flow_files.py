@@ -8,9 +8,8 @@ from typing import Literal
 
 from stpl.data.flow.estimators import estimator_class, open_estimator
 from stpl.data.flow.flow_formats import probe, write
-from stpl.data.layout import ClipFiles
 from stpl.data.parallel import each
-from stpl.data.sequence import open_set
+from stpl.data.sequence_set import ClipFiles, open_set
 from stpl.errors import DataError
 
 
@@ -30,9 +29,9 @@ def flow(
     What is there already is kept, unless it is torn, so a run that was stopped goes on where it was.
 
     Args:
-        dataset: viper, synthia or cityscapes.
+        dataset: name of the data set, or of a module of your own that declares one; a wrong name lists all.
         root: folder that holds the data sets' own folders.
-        split: train or val.
+        split: one of the data set's splits, e.g. train or val.
         estimator: dis (OpenCV), raft or raft_small (torchvision; on the GPU if there is one), or package.module.Class
             of your own, as `data.flow_estimator` of a run.
         format: npy (int16 tenths of a pixel, as the lineage's loaders read), flo (Middlebury) or png (KITTI).

@@ -20,8 +20,8 @@ from stpl.errors import DataError
 class StreetsClips(ClipReader):
     """The clips of every drive of a split, one a frame but the first.
 
-    Beyond a drive's ends its first or last frame comes again. Arrays are memory-mapped when a clip first needs them, in the process that needs them: a reader whose labels are
-    never wanted never opens the label file.
+    Beyond a drive's ends its first or last frame comes again. Arrays are memory-mapped when a clip first needs them, in
+    the process that needs them: a reader whose labels are never wanted never opens the label file.
 
     Args:
         split: from `open_split`.

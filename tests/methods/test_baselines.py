@@ -199,8 +199,14 @@ def test_boxes_cover_what_they_should() -> None:
 
 
 def test_every_field_of_a_mixed_clip_comes_from_the_same_clip() -> None:
-    base, patch = (Clip(torch.full((2, 2, 3, 8, 9), v), {BACKWARD: torch.full((2, 2, 8, 9), float(v))}, {0: torch.full((2, 8, 9), v)})
-                   for v in (1, 2))  # fmt: skip
+    base, patch = (
+        Clip(
+            torch.full((2, 2, 3, 8, 9), v),
+            {BACKWARD: torch.full((2, 2, 8, 9), float(v))},
+            {0: torch.full((2, 8, 9), v)},
+        )
+        for v in (1, 2)
+    )
     mask = torch.rand(2, 8, 9, generator=torch.Generator().manual_seed(0)) > 0.5
     mixed = paste(base, patch, mask)
     assert torch.equal(mixed.labels[0], mask.long() + 1)

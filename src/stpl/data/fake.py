@@ -24,8 +24,8 @@ from stpl.data.image import jpeg, png
 from stpl.data.label_space import VIPER_15
 from stpl.data.sets import data_set
 from stpl.data.streets import StreetsOptions, draw_drive
-from stpl.errors import ConfigError, DataError, cannot_write
-from stpl.files import write_atomically
+from stpl.errors import ConfigError, DataError
+from stpl.files import write_atomically, writing
 
 Size = tuple[int, int]
 
@@ -76,10 +76,9 @@ def fake(
         raise DataError("this is not empty, and nothing is overwritten", where=target, mend="give another --root")
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
     try:
-        write_videos(known, partial, known.fake.videos(count), _streets(known, size, seed), layout)
-        partial.replace(target)
-    except OSError as error:
-        raise cannot_write(target, error, kind=DataError) from error
+        with writing(target, kind=DataError):
+            write_videos(known, partial, known.fake.videos(count), _streets(known, size, seed), layout)
+            partial.replace(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     print(f"{target}: {sum(path.is_file() for path in target.rglob('*'))} files")
@@ -113,9 +112,8 @@ def write_videos(
                 folder / pattern.folder.format(split=video.split) / pattern.write(fields)
                 for pattern in (files.frames, files.labels)
             )
-            write_atomically(
-                path, (jpeg if path.suffix == ".jpg" else png)(scene.frame(time)), kind=DataError, sync=False
-            )
+            content = (jpeg if path.suffix == ".jpg" else png)(scene.frame(time))
+            write_atomically(path, content, kind=DataError, sync=False)
             if time in video.labelled:
                 write_atomically(label, known.labels.write(scene.label(time)), kind=DataError, sync=False)
 

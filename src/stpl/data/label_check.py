@@ -72,8 +72,8 @@ def _shares(pixels: NDArray[np.int64], known: DataSet, space: LabelSpace) -> lis
     """A class, or what counts for nothing, over most of the split."""
     train_ids = known.table(space)[: len(pixels)]
     counts = np.array([pixels[train_ids == train_id].sum() for train_id in range(space.num_classes)])
-    largest, known, absent = int(counts.argmax()), counts.sum(), int((counts == 0).sum())
-    share, ignored = 100 * counts[largest] / max(known, 1), 100 * (1 - known / max(pixels.sum(), 1))
+    largest, counted, absent = int(counts.argmax()), counts.sum(), int((counts == 0).sum())
+    share, ignored = 100 * counts[largest] / max(counted, 1), 100 * (1 - counted / max(pixels.sum(), 1))
     found = []
     if share > _MOST:
         found.append(

@@ -57,8 +57,8 @@ class FilePattern:
         match = re.fullmatch(self.name, path)
         if match is None:
             return None
-        found = match.groupdict(default="")
-        fields = {**found, "number": int(found["number"]) if self.number is None else self.number}
+        fields: dict[str, str | int] = dict(match.groupdict(default=""))
+        fields["number"] = int(match["number"]) if self.number is None else self.number
         return fields if self.write(fields) == path else None
 
     def write(self, fields: Fields) -> str:

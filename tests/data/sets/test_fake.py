@@ -1,6 +1,7 @@
 """Fakes stand in for the true sets only if the true readers cannot tell: everything here goes through them."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -76,7 +77,7 @@ def test_viper_shows_the_players_car_which_the_reader_takes_out(root: Path) -> N
     ids = np.asarray(Image.open(root / "Viper/train/cls/001/001_00010.png"))
     assert ids.max() <= 31
     assert ids[-1, 64] == 24
-    label = clips(root, "viper").read(0, Wants(labels=(0,))).label
+    label = clips(root, "viper").read(0, Wants(labels=(0,))).labels[0]
     assert label is not None
     assert label[-1, 64] == IGNORE
     assert (label == IGNORE).sum() > 100
@@ -155,7 +156,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path, data: bytes, **_: Any) -> None:
         if path.name.endswith("_00010.png"):
             raise DataError("cannot be written (No space left on device)", where=path)
         path.parent.mkdir(parents=True, exist_ok=True)

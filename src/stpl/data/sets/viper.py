@@ -47,7 +47,8 @@ def videos(clips: int, sequences: int = 2) -> Iterator[FakeVideo]:
     numbers = range(_STEP - 1, _STEP * -(-clips // sequences) + 1)
     labelled = [place for place, number in enumerate(numbers) if number % _STEP in (0, _STEP - 1)]
     for sequence in range(1, sequences + 1):
-        frames = [{"sequence": f"{sequence:03d}", "number": number} for number in numbers]
+        video: dict[str, str | int] = {"sequence": f"{sequence:03d}"}
+        frames = [video | {"number": number} for number in numbers]
         yield FakeVideo(f"train/{sequence}", "train", frames, labelled)
 
 

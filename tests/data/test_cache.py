@@ -195,7 +195,7 @@ def test_a_cut_array_is_named(keep: int, root: Path) -> None:
     path = cache_folder(files(root)) / "flow_dis.npy"
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(
-        DataError, match=r"flow\.npy: the cache is torn \(\d+ bytes, \d+ were[\s\S]*→ delete the folder"
+        DataError, match=r"flow_dis\.npy: the cache is torn \(\d+ bytes, \d+ were[\s\S]*→ delete the folder"
     ):
         open_cache(files(root))
 
@@ -219,7 +219,7 @@ def test_a_header_that_is_not_what_was_written_is_named(root: Path) -> None:
     whole = path.read_bytes()
     for place in range(8, 128):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        with pytest.raises(DataError, match=r"flow\.npy: the cache is torn \(its header is not what was written"):
+        with pytest.raises(DataError, match=r"flow_dis\.npy: the cache is torn \(its header is not what was written"):
             open_cache(files(root))
 
 

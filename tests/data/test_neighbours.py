@@ -118,5 +118,5 @@ def test_a_label_of_the_frame_before_makes_no_cache(tmp_path: Path) -> None:
     before = sorted(folder.iterdir())
     assert reader.read(1, Wants(labels=(-1,))).labels
     assert sorted(folder.iterdir()) == before
-    reader.read(1, Wants(frames=(-2, -1, 0)))
+    reader.require(Wants(frames=(-2, -1, 0)))
     assert (folder / "frames_-2.npy").is_file()

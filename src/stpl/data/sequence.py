@@ -110,6 +110,8 @@ class SequenceClips(ClipReader):
         for pair in wants.flows:
             if self.flow_folder is not None and pair[1] < pair[0]:
                 self._files_of(pair)
+        if self._cache is not None:
+            self._cache.require(wants.frames, wants.flows)
         super().require(wants)
 
     def _files_of(self, pair: Pair) -> list[Path]:

@@ -24,7 +24,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -138,6 +138,15 @@ class SequenceCache:
             self.keep_flow((of, to))
         return self._flows[of, to].row(index).astype(np.float32)
 
+    def require(self, offsets: Iterable[int], pairs: Iterable[Pair] = ()) -> None:
+        """Have what lacks of the frames at some offsets and the flow of some pairs."""
+        for offset in offsets:
+            if any(self.files.frame_path(index, offset) not in self._rows for index in range(len(self.files))):
+                self.keep_frames((offset,))
+        for pair in pairs:
+            if self.estimator is not None and pair not in self._flows:
+                self.keep_flow(pair)
+
     def keep_frames(self, offsets: tuple[int, ...] = BACKWARD[::-1]) -> None:
         """Have the frames at some offsets of all clips, each once; those of -1 and 0 share an array."""
         wanted = dict.fromkeys(self.files.frame_path(index, at) for index in range(len(self.files)) for at in offsets)
@@ -151,9 +160,7 @@ class SequenceCache:
         """Have the flow of a pair of offsets in all clips, from the frames that are kept."""
         assert self.estimator is not None
         estimator = self.estimator
-        for offset in pair:
-            if any(self.files.frame_path(index, offset) not in self._rows for index in range(len(self.files))):
-                self.keep_frames((offset,))
+        self.require(pair)
 
         def flow_of(index: int) -> NDArray[np.float16]:
             """The flow of a clip, pixels."""

@@ -283,7 +283,7 @@ def test_coloured_label_is_refused(root: Path) -> None:
         reader(root).read(0, Wants(labels=(0,)))
 
 
-@pytest.mark.parametrize("option", [{"previous": 0}, {"size": (0, 64)}, {"label_size": "tiny"}])
+@pytest.mark.parametrize("option", [{"size": (0, 64)}, {"label_size": "tiny"}])
 def test_unfit_option_is_told(option: dict[str, Any], root: Path) -> None:
     with pytest.raises(ConfigError, match=r"data set cityscapes: [\s\S]*→"):
         reader(root, **option)

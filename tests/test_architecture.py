@@ -37,12 +37,12 @@ ALLOWED = {
     "apply": {*RUNS, "metrics"},
     "bench": {*RUNS, "losses", "metrics", "sweeps", "apply"},
     "testing": {*RUNS, "losses"},
-    "completion": {"cli", "declarations", "runs"},
+    "completion": {"apply", "cli", "declarations", "runs"},
     "cli": {"errors", "arguments", "declarations", "apply", "bench", "report", "sweeps", "runs", "data", "nn"},
 }
 LIGHT = [
-    "apply.adapt", "apply.export", "apply.labelling", "apply.memory", "apply.predict", "apply.settings",
-    "apply.source", "apply.video", "arguments", "cli", "completion", "data.content", "data.image_folder",
+    "apply.adapt", "apply.export", "apply.labelling", "apply.memory", "apply.origin", "apply.predict", "apply.settings",
+    "apply.video", "arguments", "cli", "completion", "data.content", "data.image_folder",
     "data.video_index", "data.video_source", "declarations", "errors", "files", "machine", "pictures.colours",
     "progress", "report", "report.command", "report.dashboard", "runs", "runs.artifacts", "runs.charts",
     "runs.experiments", "runs.folder", "runs.identity", "runs.record", "runs.request", "signals",
@@ -114,12 +114,12 @@ def test_files_and_functions_stay_short() -> None:
 
 def test_what_options_and_footage_decide_is_refused_without_torch(tmp_path: Path) -> None:
     calls = [
-        ["adapt", "--checkpoint=streets", "--video=nothing.mp4"],
-        ["adapt", "--checkpoint=nothing.ckpt", "--video=nothing.mp4"],
-        ["adapt", "--checkpoint=streets", "--video=nothing.mp4", "--experiment=nothing"],
-        ["predict", "--checkpoint=streets", "--video=nothing.mp4", "--out=labels"],
-        ["export", "--checkpoint=nothing.ckpt", "--out=net.pt"],
-        ["video", "--video=nothing.mp4", "--checkpoints=[streets]"],
+        ["adapt", "--network=streets", "--video=nothing.mp4"],
+        ["adapt", "--network=nothing.ckpt", "--video=nothing.mp4"],
+        ["adapt", "--network=streets", "--video=nothing.mp4", "--experiment=nothing"],
+        ["predict", "--network=streets", "--video=nothing.mp4", "--out=labels"],
+        ["export", "--network=nothing.ckpt", "--out=net.pt"],
+        ["video", "--video=nothing.mp4", "--network=[streets]"],
         ["report", "--only=nothing"],
         ["sweep", "check", "nothing.yaml"],
     ]

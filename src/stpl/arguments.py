@@ -7,12 +7,14 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
+from docstring_parser import parse
 from jsonargparse import ArgumentError, ArgumentParser
 
 from stpl.errors import AtLeast, ConfigError, check_range, did_you_mean
@@ -40,11 +42,18 @@ def call(
             the option's default is 0 or its annotation says `AtLeast`.
     """
     parser = ArgumentParser(prog=prog, usage=f"{prog} {usage}", exit_on_error=False)
-    parser.add_function_arguments(function)
+    groups = _groups(function)
+    parser.add_function_arguments(function, skip=set(groups))
+    for name, group in groups.items():
+        parser.add_class_arguments(group.kind, skip={name} if group.several else set())
+        if group.several:
+            parser.add_argument(f"--{name}", type=list[str], help=group.help)
     if "-h" in args or "--help" in args:
         parser.print_help()
         return None
-    hints = get_type_hints(function)
+    hints = {name: hint for name, hint in get_type_hints(function).items() if name not in groups}
+    for name, group in groups.items():
+        hints |= get_type_hints(group.kind) | ({name: list[str] | None} if group.several else {})
     options, words = _options(args, hints, prog)
     values, untouched = _values(options, hints)
     named = _positional(hints, positional, words, prog)
@@ -56,13 +65,52 @@ def call(
     except ArgumentError as error:
         raise ConfigError(explain(error), mend=f"see `{prog} --help`") from error
     _check_ranges(function, given)
-    return function(**{**given, **untouched})
+    given |= untouched
+    grouped = {name: group.made(name, given) for name, group in groups.items()}
+    return function(**given, **grouped)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A parameter whose dataclass has a field of the parameter's own name: its fields are options without a prefix.
+
+    Attributes:
+        kind: the dataclass.
+        several: whether the parameter takes a list of them, one for each value of that field.
+        help: of that field.
+    """
+
+    kind: type[Any]
+    several: bool
+    help: str
+
+    def made(self, name: str, given: dict[str, Any]) -> Any:
+        """The parameter's value; takes its fields out of `given`."""
+        values = {field.name: given.pop(field.name, None) for field in fields(self.kind)}
+        if not self.several:
+            return self.kind(**values)
+        return [self.kind(**{**values, name: value}) for value in values[name] or ()]
+
+
+def _groups(function: Callable[..., Any]) -> dict[str, _Group]:
+    """The parameters of a function whose fields are options without a prefix."""
+    found = {}
+    for name, hint in get_type_hints(function).items():
+        for member in _members(hint):
+            several = get_origin(member) is list
+            kind = get_args(member)[0] if several else member
+            if is_dataclass(kind) and isinstance(kind, type) and name in {field.name for field in fields(kind)}:
+                text = next((x.description for x in parse(function.__doc__ or "").params if x.arg_name == name), "")
+                found[name] = _Group(kind, several, text or "")
+    return found
 
 
 def _check_ranges(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
     """Raise `ConfigError` for a number that counts or measures nothing."""
     hints = get_type_hints(function, include_extras=True)
     for name, parameter in inspect.signature(function).parameters.items():
+        if name not in given:  # of a group, which checks its values itself
+            continue
         value, least = given[name], 0 if parameter.default == 0 else 1
         known = next((x.least for x in getattr(hints[name], "__metadata__", ()) if isinstance(x, AtLeast)), least)
         for number in value if isinstance(value, tuple) else (value,):

@@ -34,6 +34,7 @@ class Verb:
         raw: the function takes the remaining arguments as they are; otherwise jsonargparse reads its signature.
         help: "module:function" that makes the help of a raw verb.
         positional: the function's parameter that takes words without a dash: a list takes all, any other type one.
+        light: whether the function's module imports no torch.
     """
 
     target: str
@@ -42,10 +43,17 @@ class Verb:
     raw: bool = False
     help: str | None = None
     positional: str | None = None
+    light: bool = False
 
     def function(self) -> Callable[..., object]:
         """Import the function."""
         return _imported(self.target)
+
+    def signature(self) -> Callable[..., object]:
+        """A function of the same signature and docstring, whose import takes no time."""
+        from stpl.declarations import declared
+
+        return self.function() if self.light else declared(self.target)
 
     def run(self, name: str, args: Sequence[str]) -> object:
         """Call the function, or print its help, for which its module need not be imported."""
@@ -56,9 +64,8 @@ class Verb:
         if self.raw:
             return self.function()(args)
         from stpl.arguments import call
-        from stpl.declarations import declared
 
-        function = declared(self.target) if asked else self.function()
+        function = self.signature() if asked else self.function()
         return call(function, args, prog=f"stpl {name}", usage=self.usage, positional=self.positional)
 
 
@@ -79,11 +86,13 @@ VERBS = {
     "test": Verb(
         "stpl.runs.fit:evaluate",
         "evaluate a checkpoint",
-        "--bench=B --checkpoint=FILE",
+        "--bench=B --network=FILE",
         raw=True,
         help="stpl.runs.request:evaluation_help",
     ),
-    "adapt": Verb("stpl.apply.adapt:adapt_to_video", "adapt a network to video", "--checkpoint=FILE --video=FILE"),
+    "adapt": Verb(
+        "stpl.apply.adapt:adapt_to_video", "adapt a network to video", "--network=FILE --video=FILE", light=True
+    ),
     "sweep": Verb(
         "stpl.sweeps:sweep", "run sweep files, one process a trial", "FILE… [--bench=B] [--seeds=N]", positional="files"
     ),
@@ -104,17 +113,21 @@ VERBS = {
         "stpl.report.dashboard:optuna", "Optuna's dashboard of the sweeps", "[--bench=B] [--storage=URL] [--port=N]"
     ),
     "video": Verb(
-        "stpl.apply.video:video", "predictions side by side as a video", "[ROW…] [--bench=B]", positional="rows"
+        "stpl.apply.video:video",
+        "predictions side by side as a video",
+        "[ROW…] [--bench=B]",
+        positional="rows",
+        light=True,
     ),
     "predict": Verb(
         "stpl.apply.predict:predict",
         "label video, or a benchmark's frames",
-        "--video=FILE --checkpoint=FILE --out=DIR",
+        "--video=FILE --network=FILE --out=DIR",
         raw=True,
         help="stpl.runs.request:predict_help",
     ),
     "export": Verb(
-        "stpl.apply.export:export", "write a network as ONNX or TorchScript", "--checkpoint=FILE --out=FILE"
+        "stpl.apply.export:export", "write a network as ONNX or TorchScript", "--network=FILE --out=FILE", light=True
     ),
     "data fake": Verb(
         "stpl.data.fake:fake", "write a tiny data set in its true layout", "SET --root=DIR", positional="dataset"

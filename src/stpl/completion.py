@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any, Literal, get_args
 
 import shtab
 
+from stpl.apply.origin import NetworkOrigin
 from stpl.cli import VERBS, Verb
-from stpl.declarations import declared
 from stpl.runs.experiments import SWEEPS, benches, load_catalogue
 
 Shell = Literal["bash", "zsh"]
 
-_RAW = ("bench", "experiment", "experiments", "checkpoint", "seed_everything", "start_from", "config", "out")
+_RAW = ("bench", "experiment", "experiments", "network", "seed_everything", "start_from", "config", "out")
 """Options of the verbs that take any setting."""
 
 
@@ -53,9 +54,11 @@ def _declare(parser: argparse.ArgumentParser, name: str, verb: Verb) -> None:
         for option in _RAW:
             _add(parser, f"--{option}", option, str)
         return
-    function = declared(verb.target)
-    for option, parameter in inspect.signature(function).parameters.items():
-        if option == verb.positional:
+    for option, parameter in inspect.signature(verb.signature()).parameters.items():
+        if "NetworkOrigin" in str(parameter.annotation):
+            for field in fields(NetworkOrigin):
+                _add(parser, f"--{field.name}", field.name, field.type)
+        elif option == verb.positional:
             _add(parser, option, option, parameter.annotation, nargs="*")
             if name == "sweep":
                 members = [other.removeprefix("sweep ") for other in VERBS if other.startswith("sweep ")]
@@ -71,7 +74,7 @@ def _add(parser: argparse.ArgumentParser, flag: str, option: str, hint: Any, nar
     choices = _choices(option, hint)
     if choices:
         action.choices = list(choices)
-    elif "Path" in str(hint) or option in ("checkpoint", "config", "out", "experiments"):
+    elif "Path" in str(hint) or option in ("checkpoint", "network", "config", "out", "experiments"):
         action.complete = shtab.FILE  # type: ignore[attr-defined]
 
 

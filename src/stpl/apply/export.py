@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
-from stpl.apply.source import NetworkSource
+from stpl.apply.origin import NetworkOrigin
 from stpl.errors import ConfigError
 from stpl.files import check_file
 
@@ -17,10 +17,8 @@ Output = Literal["logits", "ids"]
 
 def export(
     out: Path,
-    checkpoint: Path | None = None,
-    model: str | None = None,
+    network: NetworkOrigin,
     format: Format | None = None,  # noqa: A002 -- the name of the option
-    size: tuple[int, int] | None = None,
     output: Output = "logits",
     frames: int | None = None,
 ) -> None:
@@ -33,11 +31,8 @@ def export(
 
     Args:
         out: file to write: `.onnx`, or `.pt` for TorchScript.
-        checkpoint: the network, as `stpl fit` or `stpl adapt` wrote it; `streets` is one that the package ships.
-        model: in place of it: `package.module:callable`, `hf:` with a folder or a name, or a YAML file that says more
-            (see docs/own.md). With `checkpoint`: what builds the network, if it is one of your own.
+        network: the network to write.
         format: onnx or torchscript; by the ending of `out` if not given.
-        size: height and width of the frames; what the checkpoint was trained at if not given.
         output: logits, or ids: the likeliest class of each pixel.
         frames: 1: the network by itself; 2: with the frame before it and the flow (`previous`, `flow`), which it uses
             if it was trained with ACCEL; by that if not given.
@@ -48,11 +43,10 @@ def export(
     check_file(out)
     if kind == "onnx":
         _check_packages()
-    source = NetworkSource(checkpoint, model, size=size)
     from stpl.apply.exporting import write
     from stpl.apply.model import open_model
 
-    written = write(open_model(source), out, kind, output, frames)
+    written = write(open_model(network), out, kind, output, frames)
     print(f"wrote {out}: {written}", file=sys.stderr)
 
 

@@ -8,16 +8,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from stpl.apply.origin import NetworkOrigin
 from stpl.apply.out_folder import check_out, filled
-from stpl.apply.source import NetworkSource
 
 
 def label_video(
     video: Path | list[Path],
     out: Path,
-    checkpoint: Path | None = None,
-    model: str | None = None,
-    size: tuple[int, int] | None = None,
+    network: NetworkOrigin,
     stride: int = 1,
     rate: float | None = None,
     ids: bool = True,
@@ -32,10 +30,7 @@ def label_video(
     Args:
         video: a video file or a folder of images, or a list of them, one after the other.
         out: folder to write into, empty or absent; it is filled when all is written.
-        checkpoint: the network, as `stpl fit` or `stpl adapt` wrote it; `streets` is one that the package ships.
-        model: in place of it: `package.module:callable`, `hf:` with a folder or a name, or a YAML file that says more
-            (see docs/own.md). With `checkpoint`: what builds the network, if it is one of your own.
-        size: height and width the network sees; what the checkpoint was trained at if not given.
+        network: the network to predict with.
         stride: take every stride-th frame.
         rate: in place of a stride: frames a second to take.
         ids: write images of ids.
@@ -44,7 +39,6 @@ def label_video(
     """
     from stpl.data.video_source import one_size, streams
 
-    source = NetworkSource(checkpoint, model, size=size)
     check_out(out)
     sources = streams(video if isinstance(video, list) else [video], stride=stride, rate=rate)
     if overlay:
@@ -54,8 +48,8 @@ def label_video(
     from stpl.apply.model import open_model
     from stpl.apply.resources import check_prediction
 
-    network = open_model(source)
-    check_prediction(network.options.space.num_classes, network.frame_size)
+    model = open_model(network)
+    check_prediction(model.options.space.num_classes, model.frame_size)
     with filled(out) as folder:
-        written = write_labels(network, sources, folder, ids=ids, colors=colors, film=overlay)
+        written = write_labels(model, sources, folder, ids=ids, colors=colors, film=overlay)
     print(f"wrote {written} frames to {out}", file=sys.stderr)

@@ -25,10 +25,10 @@ def predict(args: Sequence[str]) -> None:
         StplError: for a mistake in configuration, data or checkpoint, or a full disk; DIR does not appear then.
     """
     if any(word.split("=")[0] == "--video" for word in args):
-        call(label_video, args, prog="stpl predict", usage="--video=FILE --checkpoint=FILE --out=DIR")
+        call(label_video, args, prog="stpl predict", usage="--video=FILE --network=FILE --out=DIR")
         return
     request = Request.parse(args)
-    for name in ("checkpoint", "out"):
+    for name in ("network", "out"):
         if name not in request.overrides:
             mend = "give it; with --video=FILE footage is labelled, see `stpl predict --help`"
             raise ConfigError("is missing", where=f"--{name}", mend=mend)

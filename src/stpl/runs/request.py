@@ -55,18 +55,18 @@ settings you may want (all: stpl fit --help-all)
 A run that is called again goes on from its last checkpoint, and is left alone once it is recorded."""
 
 _TEST_HELP = """\
-usage: stpl test --bench=B --checkpoint=FILE [--data.domain=source] [--key=value …]
+usage: stpl test --bench=B --network=FILE [--data.domain=source] [--key=value …]
 
 Evaluates a checkpoint on the labelled split of a benchmark and prints IoU per class in percent; records nothing. The
 network is built as the checkpoint describes it."""
 _PREDICT_HELP = """\
-usage: stpl predict --video=FILE --checkpoint=FILE --out=DIR [--option=value …]
-       stpl predict --bench=B --checkpoint=FILE --out=DIR [--colors=true] [--key=value …]
+usage: stpl predict --video=FILE --network=FILE --out=DIR [--option=value …]
+       stpl predict --bench=B --network=FILE --out=DIR [--colors=true] [--key=value …]
 
 Of a video file or folder of images: writes DIR/ids/*.png (class ids), DIR/colors/*.png (the same as palette images),
 DIR/overlay.webm and DIR/classes.json; options:
-  --model=package.module:callable  a network of your own, hf:FOLDER, or a YAML file that says more; instead of
-                                   --checkpoint, or beside it as what builds the network of that checkpoint
+  --network=NAME                   a checkpoint, package.module:callable, hf:FOLDER, or a YAML file that says more;
+                                   with --builder, --weights, --classes, --mean, --std … as `stpl adapt --help` says
   --size=HEIGHT,WIDTH              what the network sees; as it was trained if not given
   --stride=N  --rate=F             every N-th frame; F frames a second
   --ids=false --colors=false --overlay=false

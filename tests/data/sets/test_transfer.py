@@ -71,7 +71,7 @@ def test_the_cache_changes_nothing(flow: Literal["estimated", "files"], root: Pa
     )
     assert plain.tensors().keys() == cached.tensors().keys() == {"frames", "flows 0,-1", "labels 0"}
     assert all(tensor.equal(cached.tensors()[name]) for name, tensor in plain.tensors().items())
-    assert (root / "Cityscapes" / "cache_32x64" / "train" / "flow_dis.npy").exists() == (flow == "estimated")
+    assert (root / "Cityscapes" / "cache_32x64" / "train" / "flow_dis").exists() == (flow == "estimated")
 
 
 def test_flow_files_that_are_missing_name_the_command(root: Path) -> None:

@@ -30,6 +30,7 @@ from stpl.data.sampling import (
     EvaluationClips,
     EvaluationShare,
     StepBefore,
+    Steps,
     StepSampler,
     StreamClips,
     StreamSampler,
@@ -148,7 +149,7 @@ class ClipDataModule(LightningDataModule, ABC):
 
     def _sampler(self, stream: str, reader: ClipReader) -> StepSampler:
         trainer, rare = self._trainer(), self.loading.rare_classes
-        options = {
+        options: Steps = {
             "seed": self._seed(stream),
             "start": trainer.global_step,
             "steps": trainer.max_steps,

@@ -75,7 +75,7 @@ def test_the_same_labels_everywhere(
     assert panel == (360, 640)
     assert len(labels["film"]) == COUNT - 1
     for ids, expected in zip(labels["film"], predicted[1:], strict=True):
-        assert np.array_equal(ids, resize_ids(expected, panel))
+        assert np.array_equal(ids, resize_ids(expected.astype(np.uint8), panel))
 
     class Done:
         start = checkpoint

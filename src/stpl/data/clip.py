@@ -150,7 +150,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`; see `Clip.to`."""
-        return Batch(**{name: clip.to(device) for name, clip in self.clips().items()})
+        return self.with_clips({name: clip.to(device) for name, clip in self.clips().items()})
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory."""
@@ -161,6 +161,10 @@ class Batch:
         found = {"target": self.target, "source": self.source, "before": self.before}
         return {name: clip for name, clip in found.items() if clip is not None}
 
+    def with_clips(self, clips: Mapping[str, Clip]) -> Batch:
+        """The same batch with other clips; see `clips`."""
+        return Batch(clips["target"], clips.get("source"), clips.get("before"), self.prepared)
+
     def tensors(self) -> dict[str, Tensor]:
         """All tensors, as `target.frames`."""
         found = {f"{of}.{name}": value for of, clip in self.clips().items() for name, value in clip.tensors().items()}
@@ -169,13 +173,14 @@ class Batch:
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """The same batch with `function` applied to all tensors."""
         clips = {name: clip.map(function) for name, clip in self.clips().items()}
-        return Batch(**clips, prepared={name: function(value) for name, value in self.prepared.items()})
+        return replace(self.with_clips(clips), prepared={name: function(x) for name, x in self.prepared.items()})
 
 
 def collate_streams(items: Sequence[tuple[str, Clip]]) -> Batch:
     """Clips, each with the name of the domain it is of, as a batch; raises `DataError` as `collate` does."""
     names = dict.fromkeys(name for name, _ in items)
-    return Batch(**{name: collate([clip for of, clip in items if of == name]) for name in names})
+    clips = {name: collate([clip for of, clip in items if of == name]) for name in names}
+    return Batch(clips["target"], clips.get("source"), clips.get("before"))
 
 
 def clip_seed(seed: int, step: int, position: int) -> int:

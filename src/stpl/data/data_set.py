@@ -163,7 +163,7 @@ class DataSet:
     key: str = "{sequence}_{number:06d}"
     flow_name: str = "{sequence}_{number:06d}_{before:06d}_int16_x10.npy"
     flow_folder: str = "optical_flow_{split}"
-    current: Callable[[FrameFiles, FrameFiles, int], list[FrameId]] = labelled_frames
+    current: Callable[[FrameFiles, FrameFiles], list[FrameId]] = labelled_frames
     labelled: bool = True
     height_kept: float = 1.0
     published: Mapping[str, int] = field(default_factory=dict)

@@ -10,6 +10,7 @@ never opened at all.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -167,17 +168,10 @@ class ClipDataModule(LightningDataModule, ABC):
     def val_dataloader(self) -> DataLoader[Clip]:
         """The evaluation clips in order, or this process's share of them."""
         wants = Wants(flows=(BACKWARD,), labels=(0,) if self.labelled else (), visible=(0,))
-        clips = EvaluationClips(self.reader("val"), wants)
+        reader, size = self.reader("val"), self.loading.eval_batch_size
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        size = self.loading.eval_batch_size
-        loader = DataLoader(
-            clips,
-            batch_size=size,
-            sampler=EvaluationShare(len(clips), batch_size=size, rank=rank, world_size=world_size),
-            collate_fn=collate,
-            **self._processes(),
-        )
-        return self._checked(loader)
+        share = EvaluationShare(len(reader), batch_size=size, rank=rank, world_size=world_size)
+        return self._in_order(reader, wants, share)
 
     def unlabelled_clips(self, places: range, wants: Wants) -> DataLoader[Clip]:
         """Training clips of the target as they are, in order: to be labelled by a network.
@@ -188,11 +182,12 @@ class ClipDataModule(LightningDataModule, ABC):
         """
         reader = self.reader("train", "target")
         reader.require(wants)
-        clips = EvaluationClips(reader, wants)
-        size = self.loading.eval_batch_size
-        return self._checked(
-            DataLoader(clips, batch_size=size, sampler=places, collate_fn=collate, **self._processes())
-        )
+        return self._in_order(reader, wants, places)
+
+    def _in_order(self, reader: ClipReader, wants: Wants, places: Iterable[int]) -> DataLoader[Clip]:
+        clips, size = EvaluationClips(reader, wants), self.loading.eval_batch_size
+        loader = DataLoader(clips, batch_size=size, sampler=places, collate_fn=collate, **self._processes())
+        return self._checked(loader)
 
     def renewal_clips(self, batches: int, *, augmented: bool) -> list[Clip]:
         """Batches of training clips to renew statistics from: the same in every run, of any method, seed and process.
@@ -221,7 +216,7 @@ class ClipDataModule(LightningDataModule, ABC):
             stream: self._augmented(stream, clip) if wanted[stream].augmented else clip
             for stream, clip in batch.clips().items()
         }
-        return Batch(**clips)
+        return batch.with_clips(clips)
 
     def _augmented(self, stream: str, clip: Clip) -> Clip:
         trainer, seed = self._trainer(), self._seed(stream)

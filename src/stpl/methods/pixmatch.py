@@ -68,7 +68,7 @@ class PixMatch(Method):
         source, target = batch.source, batch.target
         assert source is not None  # wanted
         found = supervision(self.network, source)
-        clean = replace(target, label=self._labels(target))
+        clean = replace(target, labels={0: self._labels(target)})
         for name, perturbed in self._perturbed(clean, source).items():
             losses = supervision(self.network, perturbed)
             found |= {f"{name}, {of}": self.weights[name] * loss for of, loss in losses.items()}

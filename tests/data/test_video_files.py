@@ -174,7 +174,7 @@ def test_names_that_are_not_utf8_are_refused(
 def test_clips_of_different_sizes_make_no_batch() -> None:
     frames = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     clips = [Clip(frames, labels={0: torch.zeros(8, width, dtype=torch.int64)}, key=str(width)) for width in (8, 8, 9)]
-    with pytest.raises(DataError, match=r"label \[8, 9\] of 9 and \[8, 8\] of 8 make no batch[\s\S]*eval_batch_size"):
+    with pytest.raises(DataError, match=r"label 0 \[8, 9\] of 9 and \[8, 8\] of 8 make no batch[\s\S]*eval_batch_size"):
         collate(clips)
 
 

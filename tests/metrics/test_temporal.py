@@ -74,7 +74,7 @@ def test_exact_flow_brings_true_labels_onto_true_labels(tiny_streets: Path) -> N
     clips = StreetsClips(split, flow="exact")
     first, second = (clips.read(i, Wants(flows=(BACKWARD,), labels=(0,), visible=(0,))) for i in (0, 1))
     assert continues(str(first.key), str(second.key))
-    assert torch.equal(second.visible[0], torch.from_numpy(split.array("visible")[0, 2]))
+    assert torch.equal(second.visible[0], torch.from_numpy(np.array(split.array("visible")[0, 2])))
     brought = propagate(first.labels[0][None], second.flows[BACKWARD][None])[0]
     kept = (brought != 255) & second.visible[0]
     agreement = (brought == second.labels[0])[kept].float().mean().item()

@@ -87,10 +87,10 @@ class Clip:
         return self.map(Tensor.pin_memory)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors, as `flows 0,-1`."""
+        """All tensors, as `flow 0,-1`."""
         found = {"frames": self.frames}
-        found |= {f"flows {of},{to}": flow for (of, to), flow in self.flows.items()}
-        found |= {f"labels {offset}": label for offset, label in self.labels.items()}
+        found |= {f"flow {of},{to}": flow for (of, to), flow in self.flows.items()}
+        found |= {f"label {offset}": label for offset, label in self.labels.items()}
         found |= {f"visible {offset}": mask for offset, mask in self.visible.items()}
         return found if self.augmented is None else {**found, "augmented": self.augmented}
 

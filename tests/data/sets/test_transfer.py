@@ -69,7 +69,7 @@ def test_the_cache_changes_nothing(flow: Literal["estimated", "files"], root: Pa
         RecordedData(root, "viper", **SIZES, flow=flow, cache=cache).reader("train").read(0, ALL)
         for cache in (False, True)
     )
-    assert plain.tensors().keys() == cached.tensors().keys() == {"frames", "flows 0,-1", "labels 0"}
+    assert plain.tensors().keys() == cached.tensors().keys() == {"frames", "flow 0,-1", "label 0"}
     assert all(tensor.equal(cached.tensors()[name]) for name, tensor in plain.tensors().items())
     assert (root / "Cityscapes" / "cache_32x64" / "train" / "flow_dis").exists() == (flow == "estimated")
 

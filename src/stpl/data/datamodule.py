@@ -328,15 +328,9 @@ class RecordedData(ClipDataModule):
     def open(self, domain: Domain, split: Split) -> ClipReader:
         """The source's train split, or a split of the target."""
         part: Domain = "source" if (domain, split) == ("source", "train") else "target"
-<<<<<<< HEAD
-        frame_list = self._lists[part, split]
-        files = open_set(self.root, self.sets[part], split, frame_list=frame_list, size=self._sizes[part])
+        files = open_set(self.root, self.sets[part], split, frame_list=self._lists[part][split], size=self._sizes[part])
         estimator = self.flow_estimator if self.flow == "estimated" else None
         return SequenceClips(
-=======
-        files = open_set(self.root, self.sets[part], split, frame_list=self._lists[part][split], size=self._sizes[part])
-        clips = SequenceClips(
->>>>>>> sets
             files,
             label_space(str(self.space_name)),
             flow=find_flow(files) if estimator is None else FlowCache(files.folder, estimator),

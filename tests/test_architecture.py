@@ -50,8 +50,8 @@ ALLOWED = {
 }
 LIGHT = [
     "apply.adapt", "apply.export", "apply.labelling", "apply.memory", "apply.origin", "apply.predict", "apply.settings",
-    "apply.video", "arguments", "cli", "completion", "data.video.content", "data.video.image_folder",
-    "data.video.video_index", "data.video.video_source", "declarations", "errors", "files", "machine",
+    "apply.video", "arguments", "cli", "completion", "data.videos.content", "data.videos.image_folder",
+    "data.videos.video_index", "data.videos.video_source", "declarations", "errors", "files", "machine",
     "pictures.colours",
     "progress", "report", "report.command", "report.dashboard", "runs", "runs.artifacts", "runs.charts",
     "runs.experiments", "runs.folder", "runs.identity", "runs.record", "runs.request", "signals",

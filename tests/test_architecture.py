@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "stpl"
-FOUNDATION = {"errors", "files", "machine", "progress", "signals", "yaml_files"}
+FOUNDATION = {"errors", "files", "machine", "progress", "rows", "signals", "yaml_files"}
 TENSORS = {"errors", "files", "data.clip", "data.label_space"}
 RUNS = {*FOUNDATION, "arguments", "data", "nn", "training", "methods", "pictures", "runs"}
 # A package may import itself, and the packages and modules named here, all of which lie below it.
@@ -21,6 +21,7 @@ ALLOWED = {
     "machine": set(),
     "progress": set(),
     "declarations": set(),
+    "rows": {"errors", "files"},
     "signals": set(),
     "yaml_files": {"errors"},
     "arguments": {"errors", "yaml_files"},
@@ -29,7 +30,7 @@ ALLOWED = {
     "losses": TENSORS,
     "metrics": TENSORS,
     "pictures": {"errors", "data.label_space", "data.paths"},
-    "training": {*TENSORS, "progress", "data.pseudo_labels", "nn", "losses", "metrics"},
+    "training": {*TENSORS, "progress", "rows", "data.pseudo_labels", "nn", "losses", "metrics"},
     "methods": {*TENSORS, "data.augment_device", "nn", "losses", "metrics", "training"},
     "runs": RUNS,
     "sweeps": {*FOUNDATION, "runs"},
@@ -44,7 +45,7 @@ LIGHT = [
     "apply.adapt", "apply.export", "apply.labelling", "apply.memory", "apply.origin", "apply.predict", "apply.settings",
     "apply.video", "arguments", "cli", "completion", "data.content", "data.image_folder",
     "data.video_index", "data.video_source", "declarations", "errors", "files", "machine", "pictures.colours",
-    "progress", "report", "report.command", "report.dashboard", "runs", "runs.artifacts", "runs.charts",
+    "progress", "report", "report.command", "report.dashboard", "rows", "runs", "runs.artifacts", "runs.charts",
     "runs.experiments", "runs.folder", "runs.identity", "runs.record", "runs.request", "signals",
     "sweeps", "sweeps.check", "sweeps.worker", "yaml_files",
 ]  # fmt: skip

@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stpl.data.clip import IGNORE, Batch, Clip, Wants
-from stpl.data.pseudo_labels import PseudoLabels, Writer, finished
+from stpl.data.pseudo_labels import PseudoLabels, finished, growing
 from stpl.errors import ConfigError, check_range
+from stpl.files import whole_file
 from stpl.nn.accel import Accel
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 from stpl.progress import Progress
+from stpl.rows import Rows
 from stpl.training.base import Method, check_output
 from stpl.training.optimization import OptimizerOptions
 from stpl.training.ranks import is_first, wait_for_all
@@ -217,8 +219,8 @@ class Rounds(Method):
     def _make(self, folder: Path, round_: int) -> PseudoLabels:
         """Label all clips, each process its share, and wait for the others."""
         count, processes = len(self._data().reader("train", "target")), self.trainer.world_size
-        writer = Writer(folder, self._about(round_), processes)
-        first, end = (count * (self.global_rank + i) // processes for i in (0, 1))
+        places = range(*(count * (self.global_rank + i) // processes for i in (0, 1)))
+        about = self._about(round_)
         running = [buffer.clone() for buffer in self._statistics()]
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
@@ -226,15 +228,17 @@ class Rounds(Method):
         if options.evaluation == "renewed" and options.policy != "frozen":
             self.renew_statistics(augmented=options.views == "all" and self.wants.augmented)
         try:
+            rows = growing(folder, about, count, self._grid())
             if is_first():
-                writer.begin(count, self._grid())
+                rows.begin()
             wait_for_all()
-            kept = self._survey(writer, first, end, count, round_)
+            surveys = rows.partial / f"surveys-{processes}"
+            kept = self._survey(surveys / f"{places.start:09d}.npy", places, round_)
             wait_for_all()
-            self._write(writer, first, end, self._thresholds(writer, round_), round_, kept)
+            self._write(rows, places, self._thresholds(surveys, round_), round_, kept)
             wait_for_all()
             if is_first():
-                writer.finish()
+                rows.finish()
             wait_for_all()
         finally:
             for module, mode in modes:
@@ -255,20 +259,19 @@ class Rounds(Method):
         doubts = next(self._judged(range(1)))[1].doubts
         return doubts.shape[-2], doubts.shape[-1]
 
-    def _survey(self, writer: Writer, first: int, end: int, count: int, round_: int) -> list[Said] | None:
-        """Keep the histograms of a stretch of the split, of each group the numbers that are not 0.
+    def _survey(self, path: Path, places: range, round_: int) -> list[Said] | None:
+        """Keep the histograms of a stretch of the split in a file, of each group the numbers that are not 0.
 
         Returns:
             What was said of each batch, so that it need not be asked again; `None` if that is too much to hold.
         """
-        name = f"survey-{first:09d}"
-        if writer.kept(name) is not None:
+        if path.is_file():
             return None
         said: list[Said] | None = []
-        progress = Progress(f"round {round_}: looking at {count} clips", end - first) if is_first() else None
+        progress = Progress(f"round {round_}: surveying the clips", len(places)) if is_first() else None
         group, parts = "", [_sparse("", torch.zeros(0))]
         histogram = torch.zeros(self.network.num_classes, BINS, dtype=torch.int64)
-        for clip, judged in self._judged(range(first, end)):
+        for clip, judged in self._judged(places):
             for place, key in enumerate(clip.key):
                 if self.group(key) != group:
                     parts.append(_sparse(group, histogram))
@@ -279,12 +282,13 @@ class Rounds(Method):
                 said = said if len(said) * said[0][1].bytes < _HELD else None
             if progress is not None:
                 progress.add(len(clip.key))
-        writer.keep(name, np.concatenate([*parts, _sparse(group, histogram)]))
+        with whole_file(path) as file:
+            np.save(file, np.concatenate([*parts, _sparse(group, histogram)]))
         return said
 
-    def _thresholds(self, writer: Writer, round_: int) -> dict[int, Tensor]:
+    def _thresholds(self, surveys: Path, round_: int) -> dict[int, Tensor]:
         """The thresholds of every group, in the order of the clips, from what all processes surveyed."""
-        counts = np.concatenate([writer.kept(name) for name in writer.names("survey-")])
+        counts = np.concatenate([np.load(path, allow_pickle=False) for path in sorted(surveys.glob("*.npy"))])
         found: dict[int, Tensor] = {}
         before = None
         for mine in np.split(counts, np.flatnonzero(np.diff(counts["group"])) + 1):
@@ -294,26 +298,25 @@ class Rounds(Method):
         return found
 
     def _write(
-        self,
-        writer: Writer,
-        first: int,
-        end: int,
-        thresholds: dict[int, Tensor],
-        round_: int,
-        kept: list[Said] | None,
+        self, rows: Rows, places: range, thresholds: dict[int, Tensor], round_: int, kept: list[Said] | None
     ) -> None:
-        done = writer.done(first)
-        progress = (
-            Progress(f"round {round_}: labelling", end - first, done) if is_first() and first + done < end else None
-        )
-        asked = ((tuple(clip.key), judged) for clip, judged in self._judged(range(first + done, end)))
+        written = rows.written()
+        done = next((row for row, place in enumerate(places) if place not in written), len(places))
+        if done < len(places):
+            done -= done % self._data().loading.eval_batch_size  # batches are those of an uncut run
+        left = places[done:]
+        progress = Progress(f"round {round_}: labelling", len(places), done) if is_first() and left else None
+        asked = ((tuple(clip.key), judged) for clip, judged in self._judged(left))
         for keys, said in asked if kept is None or done else kept:
             judged = said.wide()
             doubts = judged.doubts
             mine = torch.stack([thresholds[_identity(self.group(key))] for key in keys]).to(doubts.device)
             labels = self.label(judged, mine)
-            told = torch.where(labels == IGNORE, doubts.argmin(1), labels)
-            writer.write(first, keys, labels, doubts.gather(1, told[:, None])[:, 0])
+            classes = torch.where(labels == IGNORE, doubts.argmin(1), labels)
+            kinds = labels.byte().cpu().numpy(), doubts.gather(1, classes[:, None])[:, 0].half().cpu().numpy()
+            for key, label, doubt in zip(keys, *kinds, strict=True):
+                rows.write(left[0], {"labels": label, "doubts": doubt}, key)
+                left = left[1:]
             if progress is not None:
                 progress.add(len(labels))
 

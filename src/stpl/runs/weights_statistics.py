@@ -40,8 +40,8 @@ def weights_statistics(*, bench: str = "streets", runs: Path = Path("runs")) -> 
         runs: folder of all runs.
 
     Raises:
-        StplError: for a benchmark without runs, a torn record or configuration, or missing data; and, once all others
-            are evaluated, for a run whose checkpoint is torn or that of another run.
+        StplError: for a benchmark without runs, a torn record or configuration, or missing data; once all other runs
+            are evaluated, for one whose checkpoint is torn or that of another run.
     """
     check_runs(runs / bench)
     refused = []

@@ -175,7 +175,9 @@ def open_cache(files: SequenceSet, *, flow: bool = True, workers: int = 0) -> Se
         earlier, later = (_channels_last(frames.row("frames", row)) for row in rows[clip])
         return optical_flow.estimate(later, earlier).astype(np.float16)
 
-    parts: list[tuple[Rows, Callable[[int], NDArray[Any]]]] = [(frames, frame), (flows, flow_of)][: 2 if flow else 1]
+    parts: list[tuple[Rows, Callable[[int], NDArray[Any]]]] = [(frames, frame)]
+    if flow:
+        parts.append((flows, flow_of))
     if not all(part.finished for part, _ in parts):  # whole ones may lie on a read-only disk
         folder = cache_folder(files)
         on_busy = partial(note, f"another process makes the cache {folder}: waiting")

@@ -24,6 +24,7 @@ from stpl.methods import STPL, Contrast
 from stpl.methods.stpl import View
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions
 from stpl.runs.experiments import load_catalogue
 from stpl.runs.fit import fit
@@ -33,7 +34,7 @@ from stpl.training import OptimizerOptions
 Arguments = Callable[..., list[str]]
 GOLDEN = REPOSITORY / "tests" / "golden" / "losses.json"
 RECORDED: dict[str, Any] = json.loads(GOLDEN.read_text())
-SMALL = NetworkOptions(18, 8, (1, 2))
+SMALL = NetworkOptions(DeepLabV2(18, 8, (1, 2)))
 
 
 @pytest.fixture(scope="session")

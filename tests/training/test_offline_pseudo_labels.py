@@ -20,6 +20,7 @@ from stpl.data.pseudo_labels import PseudoLabels, finished, growing
 from stpl.errors import ConfigError, DataError
 from stpl.methods.cbst import CBST
 from stpl.nn import weights
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions
 from stpl.rows import Rows
 from stpl.runs.fit import fit
@@ -33,7 +34,7 @@ NULL = "--start_from=null"
 
 
 def cbst(**options: float) -> CBST:
-    return CBST(network=NetworkOptions(18, 4, (1,)), optimizer=OptimizerOptions(), **options)
+    return CBST(network=NetworkOptions(DeepLabV2(18, 4, (1,))), optimizer=OptimizerOptions(), **options)
 
 
 def logits_of(confidences: list[float]) -> torch.Tensor:

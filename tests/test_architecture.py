@@ -38,7 +38,7 @@ ALLOWED = {
     "losses": TENSORS,
     "metrics": TENSORS,
     "pictures": {"errors", "data.label_space", "data.paths"},
-    "training": {*TENSORS, "progress", "data.pseudo_labels", "nn", "losses", "metrics"},
+    "training": {*TENSORS, "progress", "rows", "data.pseudo_labels", "nn", "losses", "metrics"},
     "methods": {*TENSORS, "data.augment_device", "nn", "losses", "metrics", "training"},
     "runs": RUNS,
     "sweeps": {*FOUNDATION, "runs"},
@@ -53,7 +53,7 @@ LIGHT = [
     "apply.video", "arguments", "cli", "completion", "data.videos.content", "data.videos.image_folder",
     "data.videos.video_index", "data.videos.video_source", "declarations", "errors", "files", "machine",
     "pictures.colours",
-    "progress", "report", "report.command", "report.dashboard", "runs", "runs.artifacts", "runs.charts",
+    "progress", "report", "report.command", "report.dashboard", "rows", "runs", "runs.artifacts", "runs.charts",
     "runs.experiments", "runs.folder", "runs.identity", "runs.record", "runs.request", "signals",
     "sweeps", "sweeps.check", "sweeps.worker", "yaml_files",
 ]  # fmt: skip

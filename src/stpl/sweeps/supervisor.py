@@ -34,12 +34,29 @@ _QUICK_DEATHS = 10
 
 
 @dataclass(frozen=True)
+class WorkerOptions:
+    """What a worker needs to know of one call of `stpl sweep`, apart from the sweeps.
+
+    Attributes:
+        runs: folder of all runs.
+        storage: URL of the shared database, `None` for the SQLite file beside the runs.
+        attempts: how often a trial that fails is tried.
+        sampler: of searches; `None` for the method's own.
+    """
+
+    runs: Path
+    storage: str | None
+    attempts: int
+    sampler: str | None
+
+
+@dataclass(frozen=True)
 class Place:
     """What a worker has of the machine.
 
     Attributes:
         number: from 1.
-        environment: variables that tell it and its trials.
+        environment: variables that say so to it and its trials.
         cores: CPU cores that it may use; `None` for all.
     """
 

@@ -22,8 +22,8 @@ from stpl.sweeps.progress import Progress
 from stpl.sweeps.queues import GridQueue, Job, SearchQueue, make_queue
 from stpl.sweeps.schema import Sweep
 from stpl.sweeps.search_tables import write_results
-from stpl.sweeps.settings import Settings
 from stpl.sweeps.storage import default_url, opened
+from stpl.sweeps.supervisor import WorkerOptions
 from stpl.sweeps.trial import Outcome, run_trial
 
 _USER_MISTAKE = 2  # exit code of a trial whose options are wrong: trying again cannot help
@@ -37,14 +37,15 @@ class Worker:
 
     Args:
         sweep: the file.
-        settings: of the call.
+        options: of the call.
         launcher: starts the trials.
         console: where to tell how it goes.
     """
 
-    def __init__(self, sweep: Sweep, settings: Settings, launcher: Launcher, console: Console) -> None:
-        self.sweep, self._settings, self._launcher, self._console = sweep, settings, launcher, console
-        self._url = settings.storage or default_url(settings.runs, sweep.bench)
+    def __init__(self, sweep: Sweep, options: WorkerOptions, launcher: Launcher, console: Console) -> None:
+        self.sweep, self._options, self._launcher, self._console = sweep, options, launcher, console
+        self._runs = options.runs
+        self._url = options.storage or default_url(options.runs, sweep.bench)
         self._name = sweep.path.stem
         self._durations: dict[str, float] = {}  # of the cells that this worker ran
         self._stopped: dict[str, int] = {}  # step at which a session of the cell ended
@@ -52,13 +53,8 @@ class Worker:
     def work(self) -> bool:
         """Run all that is left; whether every trial is done (and none was given up)."""
         with opened(self._url) as storage:
-            self._queue = make_queue(
-                storage,
-                self.sweep,
-                self._settings.runs,
-                self._settings.attempts,
-                self._settings.sampler,
-            )
+            options = self._options
+            self._queue = make_queue(storage, self.sweep, options.runs, options.attempts, options.sampler)
             self._progress = Progress(self._name, self._queue.total, self._console)
             records = self._queue.records()
             values = {name: self._value(self._queue.cells[name], record) for name, record in records.items()}
@@ -97,7 +93,7 @@ class Worker:
         watch = _Watch(trial, self.sweep)
         values = []
         for cell in job.cells:
-            watch.follow(cell.key.directory(self._settings.runs))
+            watch.follow(cell.key.directory(self._runs))
             values.append(self._value(cell, self._complete(cell, job, trial, watch)))
             watch.look(may_end=cell is not job.cells[-1])
         return statistics.fmean(values)
@@ -111,8 +107,8 @@ class Worker:
 
     def _complete(self, cell: Cell, job: Job, trial: Trial, watch: _Watch) -> RunRecord:
         """The record of a cell, which is trained if it has none."""
-        while (record := cell.key.read(self._settings.runs)) is None:
-            if _is_busy(cell.key.directory(self._settings.runs)):
+        while (record := cell.key.read(self._runs)) is None:
+            if _is_busy(cell.key.directory(self._runs)):
                 self._progress.wait(self._left)  # somebody runs it by hand, or a worker that was taken for dead
                 self._queue.wait()
             else:
@@ -120,13 +116,13 @@ class Worker:
         return record
 
     def _attempt(self, cell: Cell, job: Job, trial: Trial, watch: _Watch) -> None:
-        directory = cell.key.directory(self._settings.runs)
+        directory = cell.key.directory(self._runs)
         title = job.title if len(job.cells) == 1 else f"{job.title}, seed {cell.key.seed}"
         self._progress.start(title, job.place, directory)
-        write_arguments(self.sweep, cell, self._settings.runs)
-        command = command_line(self.sweep, cell, self._settings.runs)
+        write_arguments(self.sweep, cell, self._runs)
+        command = command_line(self.sweep, cell, self._runs)
         try:
-            outcome = run_trial(self._launcher, command, directory, self._settings.runs, lambda: self._tick(watch))
+            outcome = run_trial(self._launcher, command, directory, self._runs, lambda: self._tick(watch))
         except optuna.TrialPruned as early:
             self._progress.finish(f"ended early ({early})")
             raise
@@ -142,7 +138,7 @@ class Worker:
         watch.look(may_end=True)
 
     def _judge(self, cell: Cell, job: Job, trial: Trial, outcome: Outcome) -> None:
-        record, directory = cell.key.read(self._settings.runs), cell.key.directory(self._settings.runs)
+        record, directory = cell.key.read(self._runs), cell.key.directory(self._runs)
         if outcome.code == 0 and record is not None:
             value = self._value(cell, record)
             short = "mIoU" if self.sweep.metric == "val/miou" else self.sweep.metric
@@ -166,7 +162,7 @@ class Worker:
                 where=directory / LOG,
                 mend="mend what it names and call again; what is recorded is kept",
             )
-        times, allowed = 1 + len(self._queue.failures(job.name)), self._settings.attempts
+        times, allowed = 1 + len(self._queue.failures(job.name)), self._options.attempts
         over = times >= allowed or outcome.code == DIVERGED
         again = "given up" if over else f"trying again (attempt {times + 1} of {allowed})"
         self._progress.finish(f"failed ({ended}), {again}")
@@ -180,7 +176,7 @@ class Worker:
         return step > before
 
     def _value(self, cell: Cell, record: RunRecord) -> float:
-        return final_value(record, cell.key.directory(self._settings.runs), self.sweep.metric)
+        return final_value(record, cell.key.directory(self._runs), self.sweep.metric)
 
 
 class _Watch:

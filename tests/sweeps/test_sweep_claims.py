@@ -17,8 +17,8 @@ from stpl.errors import ConfigError
 from stpl.runs.record import RunKey, write_record
 from stpl.sweeps import claims
 from stpl.sweeps.claims import Failure, TrialFailedError
+from stpl.sweeps.display import read_steps
 from stpl.sweeps.metric import curve, final_value
-from stpl.sweeps.progress import read_steps
 from stpl.sweeps.queues import GridQueue, SearchQueue
 from stpl.sweeps.schema import Sweep, read_sweep
 from stpl.sweeps.storage import open_storage

@@ -107,7 +107,7 @@ class SideBySide:
             self._discard()
 
     def _discard(self) -> None:
-        with contextlib.suppress(OSError):  # the error under way is the one to tell
+        with contextlib.suppress(OSError):  # the error under way matters more
             self._temporary.unlink(missing_ok=True)
 
     def write(self, panels: Sequence[NDArray[np.uint8]]) -> None:
@@ -173,7 +173,7 @@ class SideBySide:
     def _open(self) -> cv2.VideoWriter:
         height, width = self._canvas.shape[:2]
         fourcc = cv2.VideoWriter.fourcc(*_FOURCC[self._codec])
-        with contextlib.suppress(OSError):  # the encoder then cannot open either, and that is told below
+        with contextlib.suppress(OSError):  # the encoder then cannot open either, which is reported below
             self.path.parent.mkdir(parents=True, exist_ok=True)
         with _quiet():
             writer = cv2.VideoWriter(str(self._temporary.absolute()), cv2.CAP_FFMPEG, fourcc, self.fps, (width, height))

@@ -32,12 +32,12 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Progress:
+class UnfinishedRun:
     """A run that has begun and has no record yet.
 
     Attributes:
         run: its folder below the benchmark's, e.g. `stpl/seed0`.
-        step: the last step it told of.
+        step: the last step in its metrics.
         steps: how many it will take; 0 if it has not said so.
         miou: of its last evaluation in percent, if there was one.
     """
@@ -67,13 +67,13 @@ def read_metric(path: Path, metric: str) -> dict[int, float]:
     return {step: value for step, name, value in read_metrics(path) if name == metric and math.isfinite(value)}
 
 
-def unfinished(suite: Suite) -> list[Progress]:
+def unfinished(suite: Suite) -> list[UnfinishedRun]:
     """Runs of the benchmark that have begun and are not recorded, by name."""
     folders = sorted(path.parent for path in suite.folder.glob(f"*/seed*/{METRICS}"))
     return [_progress(folder) for folder in folders if not (folder / "result.json").exists()]
 
 
-def _progress(folder: Path) -> Progress:
+def _progress(folder: Path) -> UnfinishedRun:
     step, steps, miou = 0, 0, None
     for at, name, value in read_metrics(folder / METRICS):
         step = max(step, at)
@@ -81,4 +81,4 @@ def _progress(folder: Path) -> Progress:
             steps = int(value)
         elif name == "val/miou" and math.isfinite(value):
             miou = value
-    return Progress(f"{folder.parent.name}/{folder.name}", step, steps, miou)
+    return UnfinishedRun(f"{folder.parent.name}/{folder.name}", step, steps, miou)

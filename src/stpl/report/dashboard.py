@@ -132,7 +132,7 @@ def _save(view: Any) -> None:
                 mend="call `wandb login`, or write the definition to a file: --out=FILE.json",
             )
         view.entity = view.entity or client.Api().default_entity
-        view.save()  # and tells where
+        view.save()  # and says where
     except (client.errors.Error, OSError, ValueError) as error:
         raise ConfigError(
             f"W&B refused the view: {str(error).splitlines()[0]}",

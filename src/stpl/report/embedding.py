@@ -41,7 +41,7 @@ def plane(features: NDArray[np.floating[Any]], seed: int = 0, perplexity: float 
     try:
         from sklearn.decomposition import PCA
         from sklearn.manifold import TSNE
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn brings it
+        from threadpoolctl import threadpool_limits  # scikit-learn brings it
     except ImportError as error:
         raise StplError(
             "the figure of the feature space needs scikit-learn", mend="pip install 'stpl[report]'"

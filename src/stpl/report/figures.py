@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ class Style:
         return _MARKERS[self.index % len(_MARKERS)]
 
     @property
-    def line(self) -> dict[str, object]:
+    def line(self) -> dict[str, Any]:
         """Matplotlib's options of a curve."""
         dash = "-" if self.bold else _DASHES[self.index % len(_DASHES)]
         return {"color": self.colour, "linestyle": dash, "linewidth": 2.6 if self.bold else 1.3}
@@ -82,7 +82,7 @@ def curve_figure(curves: Sequence[Curve], styles: Mapping[str, Style], title: st
         figure, axes = _axes(2.7 + 0.17 * ((len(curves) + 1) // 2), title, "step", ylabel)
         for curve in sorted(curves, key=lambda curve: styles[curve.experiment].bold):  # the bold one on top
             style = styles[curve.experiment]
-            axes.plot(curve.steps, curve.mean, label=style.title, gid=f"line-{curve.experiment}", **style.line)  # type: ignore[arg-type]
+            axes.plot(curve.steps, curve.mean, label=style.title, gid=f"line-{curve.experiment}", **style.line)
             if curve.low != curve.high:
                 axes.fill_between(curve.steps, curve.low, curve.high, color=style.colour, alpha=0.13, linewidth=0)
         _legend_below(axes)
@@ -175,7 +175,7 @@ def purity_figure(rows: Sequence[tuple[Style, Mapping[int, float]]]) -> Figure:
         figure, axes = _axes(3.0 + 0.17 * ((len(rows) + 1) // 2), title, "k", "same class, percent")
         for style, purity in sorted(rows, key=lambda row: row[0].bold):
             ks = sorted(purity)
-            axes.plot(ks, [purity[k] for k in ks], marker=style.marker, markersize=3.5, label=style.title, **style.line)  # type: ignore[arg-type]
+            axes.plot(ks, [purity[k] for k in ks], marker=style.marker, markersize=3.5, label=style.title, **style.line)
         axes.set_xscale("log")
         ks = sorted({k for _, purity in rows for k in purity})
         axes.set_xticks(ks, [str(k) for k in ks])

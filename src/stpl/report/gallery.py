@@ -116,7 +116,7 @@ def gallery(suite: Suite, tables: Sequence[TableLines], chosen: str, place: Path
         tables: their tables.
         chosen: the experiment that the figures are about.
         place: folder of the page; embeddings are kept there, since they take longest.
-        written: folder of the tables, where searches tell the importance of their parameters.
+        written: folder of the tables, where searches keep the importance of their parameters.
 
     Raises:
         StplError: for an unknown experiment, a torn artifact, or a missing package.
@@ -198,7 +198,7 @@ def _sensitivity(suite: Suite) -> Iterator[Picture]:
 
 
 def _importance(written: Path) -> Iterator[Picture]:
-    """Of every search that told the importance of its parameters."""
+    """Of every search that kept the importance of its parameters."""
     for path in sorted(written.glob("*_importance.csv")):
         with path.open(newline="", encoding="utf-8") as file:
             shares = [(row["parameter"], float(row["importance"])) for row in csv.DictReader(file)]

@@ -70,7 +70,7 @@ def write_page(contents: Contents, place: Path) -> Path:
 
 
 def render(contents: Contents, place: Path, live: bool = False) -> str:
-    """The page as text; a `live` one asks its server for news."""
+    """The page as text; a `live` one gets news from its server."""
     suite, tables, chosen = contents.suite, contents.tables, contents.chosen
     rows = focus(suite, tables, chosen)
     played = player(suite, rows.rows)

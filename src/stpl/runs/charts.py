@@ -30,7 +30,7 @@ class Chart:
     """A custom chart of W&B.
 
     Attributes:
-        key: the name it is sent under; its table has the same with `_table`.
+        key: the name it is logged under; its table has the same with `_table`.
         title: what stands above it.
         preset: which of W&B's presets draws it.
         columns: of the table.

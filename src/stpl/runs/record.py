@@ -111,7 +111,7 @@ def experiment_name(base: str, overrides: Mapping[str, str]) -> str:
 
     Returns:
         E.g. `stpl,confident_proportion=0.5`: at most 120 characters, safe as a folder's name. Settings whose
-        characters had to be replaced, or that are too long to show, are told apart by a hash at the end.
+        characters had to be replaced, or that are too long to show, differ by a hash at the end.
     """
     settings = sorted(f"{_short(key)}={value}" for key, value in overrides.items() if not key.startswith(NEUTRAL))
     plain = ",".join([base, *settings])

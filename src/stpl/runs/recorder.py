@@ -112,7 +112,7 @@ class Recorder(Callback):
     `last.ckpt` can be resumed from; `selected.ckpt` is the evaluation with the best label-free score and `best.ckpt`
     the one with the best mIoU on labels. All are replaced atomically.
 
-    It also ends a run: one whose losses or weights are no longer finite, which is noticed where the device is asked
+    It also ends a run: one whose losses or weights are no longer finite, which is noticed where the device is read
     anyway, before each row of losses, checkpoint and evaluation; and one that something else asks to stop before its
     last step (`trainer.max_time`, a callback), once it is saved. It must be the last of the trainer's callbacks.
 

@@ -35,8 +35,8 @@ def fingerprint(seed: int) -> str:
     options = NetworkOptions.from_dict({**NetworkOptions().to_dict(), **recipe["network"]})
     with torch.device("meta"):
         tensors = {name: list(value.shape) for name, value in build_network(options).state_dict().items()}
-    told = [_drawing(), StreetsOptions().content("studio", "train"), recipe, tensors, seed]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    content = [_drawing(), StreetsOptions().content("studio", "train"), recipe, tensors, seed]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _drawing() -> str:

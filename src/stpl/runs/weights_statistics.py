@@ -10,7 +10,6 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
@@ -23,7 +22,7 @@ from stpl.runs.build import SuiteCLI, build
 from stpl.runs.experiments import check_runs
 from stpl.runs.identity import check_mark, mark_in
 from stpl.runs.record import RECORD, RunRecord, key_of, read_record
-from stpl.runs.trainer import signals_raised
+from stpl.runs.trainer import callbacks_of, signals_raised
 from stpl.training import Method
 
 
@@ -80,7 +79,7 @@ def _built(folder: Path) -> SuiteCLI:
     last = folder / "checkpoints" / "last.ckpt"
     settings = ["--start_from=null", f"--model.init_args.checkpoint={last}", "--run.wandb=disabled"]
     cli, _ = build([f"--config={folder / 'config.yaml'}", *settings])
-    cli.trainer.callbacks.remove(cli.recorder)  # type: ignore[attr-defined]
+    callbacks_of(cli.trainer).remove(cli.recorder)
     return cli
 
 
@@ -103,7 +102,7 @@ def _measured(cli: SuiteCLI, folder: Path, record: RunRecord) -> dict[str, float
 
 def _evaluated(cli: SuiteCLI, change: Callable[[Method], None]) -> float:
     callback = _BeforeValidation(change)
-    callbacks: list[Any] = cli.trainer.callbacks  # type: ignore[attr-defined]
+    callbacks = callbacks_of(cli.trainer)
     callbacks.append(callback)
     try:
         with refusals("trainer", among="lightning"), signals_raised(cli.trainer):

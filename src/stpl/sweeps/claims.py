@@ -166,7 +166,7 @@ class Claims:
             count = 0
             while not stop.wait(HEARTBEAT_SECONDS):
                 count += 1
-                with suppress(Exception):  # the next beat may get through; the sweep's own calls tell what is wrong
+                with suppress(Exception):  # the next beat may get through; the sweep's own calls say what is wrong
                     self.study._storage.set_trial_user_attr(trial._trial_id, "beat", count)
 
         thread = threading.Thread(target=beat, daemon=True)

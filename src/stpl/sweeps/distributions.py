@@ -99,7 +99,7 @@ class Range:
         return tuple(_multiple(index * q, q) for index in range(first, last + 1))
 
     def check(self, where: str) -> None:
-        """Raise `ConfigError` for more steps than can be told apart, `ArithmeticError` for ends that cannot be used."""
+        """Raise `ConfigError` for more steps than a number can hold, `ArithmeticError` for ends that cannot be used."""
         self.examples()
         if self.q is not None and not self.log and (self.high - self.low) / self.q > _MOST_STEPS:
             what = f"q is {self.q:g}, which makes more than {_MOST_STEPS:,} steps from {self.low:g} to {self.high:g}"

@@ -19,8 +19,8 @@ from rich.text import Text
 from stpl.errors import ConfigError, RecordError, StplError, note
 from stpl.runs.record import METRICS
 from stpl.sweeps.claims import Failure, name_of
+from stpl.sweeps.display import clock, read_steps
 from stpl.sweeps.grid import Cell, cells, narrow
-from stpl.sweeps.progress import clock, read_steps
 from stpl.sweeps.queues import CALL, folder_token
 from stpl.sweeps.schema import read_sweep
 from stpl.sweeps.storage import opened
@@ -51,7 +51,7 @@ class Status:
 
     Attributes:
         study: `bench/file`.
-        total: number of trials that the file asks for now.
+        total: number of trials of the file as it is now.
         done: number of recorded ones among these.
         early: number of those that the pruner ended.
         waiting: number of those enqueued.
@@ -163,7 +163,7 @@ def _is_recorded(cell: Cell, runs: Path) -> bool:
 
 
 def _is_of(study: optuna.Study, runs: Path) -> bool:
-    """Whether the sweep's records lie in this folder of runs, so that they can be asked what is done."""
+    """Whether the sweep's records lie in this folder of runs, and so say what is done."""
     token = folder_token(runs)
     return token is not None and token == study.user_attrs.get("runs")
 

@@ -14,10 +14,9 @@ from optuna.trial import Trial, TrialState, create_trial
 
 from fake_trial import record_of
 from stpl.errors import ConfigError
-from stpl.runs.record import RunKey, write_record
+from stpl.runs.record import RunKey, read_steps, write_record
 from stpl.sweeps import claims
 from stpl.sweeps.claims import Failure, TrialFailedError
-from stpl.sweeps.display import read_steps
 from stpl.sweeps.metric import curve, final_value
 from stpl.sweeps.queues import GridQueue, SearchQueue
 from stpl.sweeps.schema import Sweep, read_sweep

@@ -22,8 +22,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from stpl.data.paths import check_name
 from stpl.errors import ConfigError, DataError
+from stpl.pictures.labels import BACKGROUND, GAP, TEXT
 from stpl.pictures.labels import legend as draw_legend
-from stpl.pictures.style import BACKGROUND, GAP, TEXT
 
 _TITLE_HEIGHT, _TITLE_SIZE = 30, 18
 _FOURCC = {"vp8": "VP80", "vp9": "VP90"}

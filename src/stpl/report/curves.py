@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stpl.report.suite import Suite
-from stpl.runs.record import METRICS, read_metrics
+from stpl.runs.record import METRICS, RECORD, read_metrics, read_steps
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,10 @@ def read_metric(path: Path, metric: str) -> dict[int, float]:
 def unfinished(suite: Suite) -> list[UnfinishedRun]:
     """Runs of the benchmark that have begun and are not recorded, by name."""
     folders = sorted(path.parent for path in suite.folder.glob(f"*/seed*/{METRICS}"))
-    return [_progress(folder) for folder in folders if not (folder / "result.json").exists()]
+    return [_unfinished(folder) for folder in folders if not (folder / RECORD).exists()]
 
 
-def _progress(folder: Path) -> UnfinishedRun:
-    step, steps, miou = 0, 0, None
-    for at, name, value in read_metrics(folder / METRICS):
-        step = max(step, at)
-        if name == "progress/steps" and math.isfinite(value):
-            steps = int(value)
-        elif name == "val/miou" and math.isfinite(value):
-            miou = value
-    return UnfinishedRun(f"{folder.parent.name}/{folder.name}", step, steps, miou)
+def _unfinished(folder: Path) -> UnfinishedRun:
+    step, steps = read_steps(folder / METRICS)
+    mious = [*read_metric(folder / METRICS, "val/miou").values()]
+    return UnfinishedRun(f"{folder.parent.name}/{folder.name}", step, steps, mious[-1] if mious else None)

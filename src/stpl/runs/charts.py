@@ -80,11 +80,7 @@ FEATURES = Chart(
 
 
 def charts(record: RunRecord, run: Path) -> dict[str, CustomChart]:
-    """The charts of one run by key; those whose arrays it has not kept are left out.
-
-    Args:
-        record: of the run.
-        run: the run's folder.
+    """The charts of the run in folder `run` by key, without those whose arrays it has not kept.
 
     Raises:
         RecordError: for a torn file of arrays.
@@ -117,12 +113,7 @@ def _points(sample: FeatureSample, classes: Sequence[str]) -> Iterator[tuple[str
 
 
 def film(record: RunRecord, run: Path, output: Path) -> Path | None:
-    """Write the clips that a run kept as a video: input, label and prediction beside each other.
-
-    Args:
-        record: of the run.
-        run: the run's folder.
-        output: the `.webm` to write.
+    """Write the clips that the run in folder `run` kept as a `.webm`: input, label and prediction beside each other.
 
     Returns:
         `output`; `None` if the run kept no clips.

@@ -50,12 +50,7 @@ def runs_root() -> Path:
 
 @dataclass(frozen=True, order=True, slots=True)
 class RunKey:
-    """The identity of one run; two runs with the same key are the same run.
-
-    Attributes:
-        bench: benchmark, e.g. `streets`.
-        experiment: experiment name as `experiment_name` makes it, e.g. `stpl,temperature=0.1`.
-        seed: non-negative seed of all randomness.
+    """The identity of one run: a benchmark, an experiment (`stpl,temperature=0.1`), and the seed of all randomness.
 
     Raises:
         ConfigError: for a name that cannot be one folder, or a negative seed.
@@ -324,3 +319,24 @@ def read_metrics(path: Path) -> Iterator[tuple[int, str, float]]:
             name, value = rest.rsplit(",", 1)
             if step.isdecimal() and name.isprintable():
                 yield int(step), name.strip('"'), float(value)
+
+
+def read_steps(path: Path) -> tuple[int, int]:
+    """The last step in a run's `metrics.csv` and its number of steps; 0 for what is not written yet."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096).splitlines()
+            file.seek(max(0, path.stat().st_size - 4096))
+            tail = file.read().split(b"\n")[:-1]  # a line without its end is still being written
+    except OSError:
+        return 0, 0
+    total = next((_whole(line.split(b",")[2]) for line in head if line.startswith(b"0,progress/steps,")), 0)
+    steps = [int(line.split(b",")[0]) for line in tail[-50:] if line.split(b",")[0].isdigit()]
+    return max(steps, default=0), total
+
+
+def _whole(text: bytes) -> int:
+    try:
+        return int(float(text))
+    except (ValueError, OverflowError):  # a damaged line
+        return 0

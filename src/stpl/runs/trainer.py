@@ -143,12 +143,8 @@ def keep_freed_memory() -> None:
 def check_command_line(trainer: Trainer, args: Sequence[str]) -> None:
     """Refuse several devices where this process could not be started again for them.
 
-    Args:
-        trainer: from `build_trainer`.
-        args: the command line after the verb that is being run.
-
     Raises:
-        ConfigError: if this process was not started by such a command line, but by a notebook, say.
+        ConfigError: if this process was not started by `args`, the command line after its verb, but by a notebook, say.
     """
     strategy = trainer.strategy
     if trainer.world_size == 1 or not isinstance(strategy, DDPStrategy) or strategy.cluster_environment is None:

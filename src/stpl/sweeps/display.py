@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from stpl.runs.record import METRICS
+from stpl.runs.record import METRICS, read_steps
 
 PLAIN_SECONDS = 30.0
 """How often a running cell prints a line where no terminal can show a live line."""
@@ -106,24 +106,3 @@ class Display:
 def clock(seconds: float) -> str:
     """Seconds as `h:mm:ss`."""
     return str(timedelta(seconds=round(seconds)))
-
-
-def read_steps(path: Path) -> tuple[int, int]:
-    """The last step in a run's `metrics.csv` and its number of steps; 0 for what is not written yet."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(4096).splitlines()
-            file.seek(max(0, path.stat().st_size - 4096))
-            tail = file.read().split(b"\n")[:-1]  # a line without its end is still being written
-    except OSError:
-        return 0, 0
-    total = next((_number(line.split(b",")[2]) for line in head if line.startswith(b"0,progress/steps,")), 0)
-    steps = [int(line.split(b",")[0]) for line in tail[-50:] if line.split(b",")[0].isdigit()]
-    return max(steps, default=0), total
-
-
-def _number(text: bytes) -> int:
-    try:
-        return int(float(text))
-    except (ValueError, OverflowError):  # a damaged line
-        return 0

@@ -17,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from stpl.errors import ConfigError, RecordError, StplError, note
-from stpl.runs.record import METRICS
+from stpl.runs.record import METRICS, read_steps
 from stpl.sweeps.claims import Failure, name_of
-from stpl.sweeps.display import clock, read_steps
+from stpl.sweeps.display import clock
 from stpl.sweeps.grid import Cell, cells, narrow
 from stpl.sweeps.queues import CALL, folder_token
 from stpl.sweeps.schema import read_sweep

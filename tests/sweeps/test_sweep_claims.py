@@ -223,7 +223,7 @@ def test_failures_of_one_call_are_counted_over_its_workers(
     queue: GridQueue, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(trial: Trial) -> float:
-        queue.fail(trial, Failure(run=A, code=3, tail="why", log="log"))
+        trial.set_user_attr("failure", Failure(run=A, code=3, tail="why", log="log"))
         raise TrialFailedError
 
     record(tmp_path, B)

@@ -18,7 +18,7 @@ from stpl.report.suite import Suite
 from stpl.report.tables import FURTHER_IDS, main_sheet, sheets
 from stpl.runs.experiments import check_bench, check_runs, experiment_folders, load_catalogue
 
-EXTRA = ("matplotlib", "jinja2", "sklearn")
+EXTRA = ("matplotlib", "sklearn")
 """What the page needs and the extra `stpl[report]` brings."""
 
 

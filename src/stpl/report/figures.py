@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpl.pictures.colours import class_colour
+from stpl.pictures.pages import LIGHT
 from stpl.report.curves import Curve
 from stpl.report.significance import Interval
-from stpl.report.theme import LIGHT, drawing
+from stpl.report.theme import drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,10 +34,10 @@ class Style:
     """How an experiment looks in all figures.
 
     Attributes:
-        title: what the legend calls it.
+        title: in the legend.
         index: its number among the experiments: decides shape and dash.
         colour: hex colour of the light theme.
-        bold: whether it is the one that the page is about.
+        bold: whether the page is about it.
     """
 
     title: str

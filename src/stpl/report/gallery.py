@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from stpl.errors import unknown
 from stpl.files import write_atomically
+from stpl.pictures.pages import LIGHT
 from stpl.report import figures
 from stpl.report.class_table import class_lines
 from stpl.report.curves import curves
@@ -24,7 +25,7 @@ from stpl.report.figures import Style
 from stpl.report.rows import TableLines
 from stpl.report.sensitivity import sensitivity_sheet
 from stpl.report.suite import Suite
-from stpl.report.theme import LIGHT, series
+from stpl.report.theme import series
 from stpl.runs.artifacts import read_evaluation, read_features
 
 if TYPE_CHECKING:
@@ -38,13 +39,9 @@ _LOGARITHMIC = ("temperature", "lr")
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure and where it belongs.
+    """A figure with a unique name, a caption, and its section of the page.
 
-    Attributes:
-        name: file name without suffix, unique.
-        section: part of the page: intervals, classes, curves, sensitivity, features or confusion.
-        caption: one sentence below it.
-        figure: drawn.
+    Sections are intervals, classes, curves, sensitivity, features and confusion.
     """
 
     name: str

@@ -29,14 +29,7 @@ _PLACE = "report"
 
 
 class LivePage:
-    """The page of a benchmark, made anew when a record has come or gone.
-
-    Args:
-        bench: its name.
-        runs: folder of all runs.
-        catalogue: which rows make which tables.
-        chosen: the experiment that the page is about.
-    """
+    """The page of a benchmark about the experiment `chosen`, made anew when a record has come or gone."""
 
     def __init__(self, bench: str, runs: Path, catalogue: Catalogue, chosen: str) -> None:
         self._suite = partial(Suite, bench, runs, catalogue)  # a new one for every look: a suite reads records once
@@ -116,12 +109,9 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 def server(page: LivePage, folder: Path, port: int) -> ThreadingHTTPServer:
-    """A server of the page, bound to this machine's own address and not yet serving.
+    """A server of the page, and of the benchmark's `folder` of runs that it links to, not yet serving.
 
-    Args:
-        page: what to serve.
-        folder: folder of the benchmark's runs, whose files the page links to.
-        port: 0 takes a free one.
+    It is bound to this machine's own address; port 0 takes a free one.
 
     Raises:
         ConfigError: if the port is in use or no port.

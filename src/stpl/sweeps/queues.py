@@ -53,8 +53,8 @@ class Job:
     """What one trial runs: its cells, one after the other.
 
     Attributes:
-        name: of the trial: the run's key in a grid, without the seed in a search.
-        title: how it is called on screen.
+        name: the run's key in a grid, without the seed in a search.
+        title: on screen.
         place: its number from 1.
         cells: the runs.
     """
@@ -81,7 +81,7 @@ class Queue(Claims, ABC):
     ) -> None:
         self.sweep, self.runs, self._attempts = sweep, runs, attempts
         self._sampler = sampler or ("tpe" if sweep.method == "bayes" else "random")
-        super().__init__(storage, f"{sweep.bench}/{sweep.path.stem}", sweep.goal, pruner=_pruner(sweep))
+        super().__init__(storage, f"{sweep.bench}/{sweep.path.stem}", sweep.goal, _pruner(sweep))
         self._folder = _token(runs)
         self._check_space()
         self._check_metric()
@@ -150,7 +150,6 @@ class Queue(Claims, ABC):
         """Claim the next trial and `run` it, once it is noted which folder its runs go to."""
 
         def noted(trial: Trial) -> float:
-            """Run the trial with its folder written beside it."""
             trial.set_user_attr("runs", self._folder)
             return run(trial)
 

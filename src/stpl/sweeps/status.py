@@ -28,14 +28,9 @@ from stpl.sweeps.storage import opened
 
 @dataclass(frozen=True)
 class Running:
-    """A trial that runs.
+    """A trial that runs: its name, its worker (host and process), seconds since it was claimed, and how far it is.
 
-    Attributes:
-        name: the run's key in a grid, without its seed in a search.
-        worker: host and process.
-        seconds: since it was claimed.
-        step: the last step of the run that is being trained, 0 if none is known.
-        steps: their number, 0 if unknown.
+    `step` is the last step of the run that is being trained, of `steps`; 0 if unknown.
     """
 
     name: str
@@ -51,8 +46,8 @@ class Status:
 
     Attributes:
         study: `bench/file`.
-        total: number of trials of the file as it is now.
-        done: number of recorded ones among these.
+        total: number of trials of the file as it is now; the other numbers are of these.
+        done: number of recorded ones.
         early: number of those that the pruner ended.
         waiting: number of those enqueued.
         running: those that run.

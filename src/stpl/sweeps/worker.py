@@ -154,7 +154,7 @@ class Worker:
             return
         how = f"exit code {ended.code}" if ended.code else "it wrote no record"
         failure = Failure(run=str(cell.key), code=ended.code, tail=ended.tail, log=str(directory / LOG))
-        self._queue.fail(trial, failure)
+        trial.set_user_attr("failure", failure)
         if ended.code == _USER_MISTAKE:
             self._display.on_end(f"failed ({how})")
             raise ConfigError(

@@ -35,10 +35,9 @@ ALLOWED = {
     "sweeps": {*FOUNDATION, "runs"},
     "report": {*FOUNDATION, "pictures", "data.label_space", "runs", "sweeps"},
     "apply": {*RUNS, "metrics"},
-    "bench": {*RUNS, "losses", "metrics", "sweeps", "apply"},
     "testing": {*RUNS, "losses"},
     "completion": {"apply", "cli", "declarations", "runs"},
-    "cli": {"errors", "arguments", "declarations", "apply", "bench", "report", "sweeps", "runs", "data", "nn"},
+    "cli": {"errors", "arguments", "declarations", "apply", "report", "sweeps", "runs", "data", "nn"},
 }
 LIGHT = [
     "apply.adapt", "apply.export", "apply.labelling", "apply.memory", "apply.origin", "apply.predict", "apply.settings",

@@ -93,6 +93,9 @@ VERBS = {
     "adapt": Verb(
         "stpl.apply.adapt:adapt_to_video", "adapt a network to video", "--network=FILE --video=FILE", light=True
     ),
+    "adapt guard": Verb(
+        "stpl.apply.guard_quality:guard_quality", "how well the guard chooses, by labels", "[--runs=runs] [--json=FILE]"
+    ),
     "sweep": Verb(
         "stpl.sweeps:sweep", "run sweep files, one process a trial", "FILE… [--bench=B] [--seeds=N]", positional="files"
     ),
@@ -151,27 +154,9 @@ VERBS = {
         "stpl.runs.weights_statistics:weights_statistics", "weights of runs with renewed statistics", "[--bench=B]"
     ),
     "weights ship": Verb("stpl.runs.ship:ship", "make the source models that the package ships", "[--runs=runs]"),
-    "bench contrast": Verb("stpl.bench.contrast:contrast", "the contrast against other ways", "[--n=N] [--json=FILE]"),
-    "bench step": Verb("stpl.bench.step:step", "a training step against a plain one", "[--height=H] [--json=FILE]"),
-    "bench warp": Verb("stpl.bench.warp:warp", "warping against a loop over pixels", "[--json=FILE]"),
-    "bench data": Verb(
-        "stpl.bench.data:data",
-        "clips per second, stage by stage",
-        "[SET] [--root=DIR] [--json=FILE]",
-        positional="dataset",
-    ),
-    "bench evaluation": Verb(
-        "stpl.bench.evaluation:evaluation", "an evaluation of 500 clips", "[--device=cuda] [--json=FILE]"
-    ),
-    "bench loader": Verb("stpl.bench.loader:loader", "what loader processes deliver", "[--device=cuda] [--json=FILE]"),
-    "bench guard": Verb(
-        "stpl.bench.guard:guard", "what the guard of adapt would choose", "[--runs=runs] [--json=FILE]"
-    ),
-    "bench gpu": Verb("stpl.bench.gpu:gpu", "all that only a GPU can tell", "[--dry-run] [--only=PART]", raw=True),
     "completion": Verb(
         "stpl.completion:completion", "a script that completes all this in bash or zsh", "bash|zsh", positional="shell"
     ),
-    "bench suite": Verb("stpl.bench.suite:suite", "seconds until something happens", "[--json=FILE]"),
 }
 """By name; a name of two words is one of a group: `stpl data check`. `sweep` is a verb with a group beside it."""
 

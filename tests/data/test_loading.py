@@ -67,8 +67,8 @@ def test_a_process_that_died_is_told_with_what_mends_it(
     def fail(*_: object) -> None:
         raise RuntimeError(text)
 
-    monkeypatch.setattr(type(VERBS["bench suite"]), "run", fail)
-    assert main(["bench", "suite"]) == 2
+    monkeypatch.setattr(type(VERBS["report"]), "run", fail)
+    assert main(["report"]) == 2
     said = capsys.readouterr().err
     assert "data.loading.num_workers: a loader process died (DataLoader worker" in said
     assert "set data.loading.num_workers=0: shared memory" in said

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from stpl.sweeps.progress import read_steps
 
 from fake_trial import record_of
 from stpl.errors import ConfigError, RecordError, StplError
@@ -27,7 +28,6 @@ from stpl.runs.record import (
 )
 from stpl.runs.recorder import MetricsFile
 from stpl.sweeps.metric import curve
-from stpl.sweeps.progress import read_steps
 
 KEY = RunKey("streets", "stpl", 0)
 

@@ -31,7 +31,7 @@ RUNNING, RENEWED = "running", ("original", "all")
 
 
 @dataclass(frozen=True)
-class EvaluationClips:
+class ClipConfusions:
     """What was counted on each clip of the labelled target split.
 
     Attributes:
@@ -78,13 +78,13 @@ class VideoSample:
     predictions: NDArray[np.uint8]
 
 
-def read_evaluation(run: Path) -> EvaluationClips | None:
+def read_evaluation(run: Path) -> ClipConfusions | None:
     """The per-clip counts of the run in folder `run`, `None` if it has none; raises `RecordError` for a torn file."""
     if (found := _read(run / EVALUATION, "keys", "confusions")) is None:
         return None
     keys, confusions = found
     _check(run / EVALUATION, confusions.ndim == 3 and len(keys) == len(confusions))
-    return EvaluationClips(tuple(map(str, keys)), confusions.astype(np.int64))
+    return ClipConfusions(tuple(map(str, keys)), confusions.astype(np.int64))
 
 
 def read_features(run: Path) -> FeatureSample | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpl.runs.artifacts import EvaluationClips, FeatureSample, read_evaluation, read_features, read_samples
+from stpl.runs.artifacts import ClipConfusions, FeatureSample, read_evaluation, read_features, read_samples
 from stpl.runs.record import RunRecord
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def charts(record: RunRecord, run: Path) -> dict[str, CustomChart]:
     return {chart.key: chart.of(found) for chart, found in rows if found}
 
 
-def _pairs(clips: EvaluationClips, classes: Sequence[str]) -> Iterator[tuple[str, str, int]]:
+def _pairs(clips: ClipConfusions, classes: Sequence[str]) -> Iterator[tuple[str, str, int]]:
     """Truth, prediction and how many pixels of all clips have them, for every pair of classes."""
     for truth, row in zip(classes, clips.confusions.sum(0), strict=True):
         yield from ((truth, prediction, int(pixels)) for prediction, pixels in zip(classes, row, strict=True))

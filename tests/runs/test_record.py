@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from stpl.sweeps.progress import read_steps
 
 from fake_trial import record_of
 from stpl.errors import ConfigError, RecordError, StplError
@@ -23,6 +22,7 @@ from stpl.runs.record import (
     read_metrics,
     read_record,
     read_records,
+    read_steps,
     runs_root,
     write_record,
 )

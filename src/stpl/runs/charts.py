@@ -124,7 +124,8 @@ def film(record: RunRecord, run: Path, output: Path) -> Path | None:
     sample = read_samples(run)
     if sample is None or not sample.keys:
         return None
-    from stpl.runs.samples import film_samples
+    from stpl.pictures.side_by_side import VideoStyle
+    from stpl.runs.samples import SAMPLE_FPS, film_samples
 
-    film_samples({"prediction": sample}, record["classes"], output, panel_width=_PANEL_WIDTH)
+    film_samples({"prediction": sample}, record["classes"], output, SAMPLE_FPS, VideoStyle("vp9", _PANEL_WIDTH))
     return output

@@ -1,7 +1,7 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -67,9 +67,9 @@ def test_legend_needs_fewer_rows_when_wider() -> None:
 
 
 @pytest.mark.parametrize("codec", ["vp8", "vp9"])
-def test_a_player_sees_the_panels_in_order(codec: str, tmp_path: Path) -> None:
+def test_a_player_sees_the_panels_in_order(codec: Literal["vp8", "vp9"], tmp_path: Path) -> None:
     colours = [(200, 40, 40), (40, 200, 40), (40, 40, 200)]
-    frames = record(tmp_path / "deep" / "v.webm", [flat(colour) for colour in colours], codec=codec)
+    frames = record(tmp_path / "deep" / "v.webm", [flat(colour) for colour in colours], style=VideoStyle(codec))
     assert len(frames) == 4
     height, width = frames[0].shape[:2]
     assert height % 2 == 0

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 
 from stpl.errors import CheckpointError, refusals
 from stpl.files import write_atomically
@@ -101,7 +101,7 @@ def _measured(cli: SuiteCLI, folder: Path, record: RunRecord) -> dict[str, float
 
 
 def _evaluated(cli: SuiteCLI, change: Callable[[Method], None]) -> float:
-    callback = _BeforeValidation(change)
+    callback = LambdaCallback(on_validation_start=lambda _, method: change(method))  # where all of it is in place
     callbacks = callbacks_of(cli.trainer)
     callbacks.append(callback)
     try:
@@ -118,15 +118,3 @@ def _restore(method: Method, folder: Path) -> None:
     buffers = dict(method.named_buffers())
     for name, values in running.items():
         buffers[name].copy_(values)
-
-
-class _BeforeValidation(Callback):
-    """Changes a method when all of it is where it will be evaluated."""
-
-    def __init__(self, change: Callable[[Method], None]) -> None:
-        self.change = change
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Change it."""
-        assert isinstance(pl_module, Method)
-        self.change(pl_module)

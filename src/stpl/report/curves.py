@@ -14,15 +14,7 @@ from stpl.runs.record import METRICS, RECORD, read_metrics, read_steps
 
 @dataclass(frozen=True)
 class Curve:
-    """One quantity of one experiment over steps.
-
-    Attributes:
-        experiment: its name.
-        steps: rising.
-        mean: over the seeds that have the step.
-        low: least of them.
-        high: greatest of them.
-    """
+    """One quantity of one experiment over rising steps: mean, least and greatest of the seeds that have the step."""
 
     experiment: str
     steps: tuple[int, ...]

@@ -108,12 +108,8 @@ def styles(suite: Suite, rows: Focus) -> dict[str, Style]:
 def gallery(suite: Suite, tables: Sequence[TableLines], chosen: str, place: Path, written: Path) -> list[Picture]:
     """Draw every figure for which there are numbers.
 
-    Args:
-        suite: the runs.
-        tables: their tables.
-        chosen: the experiment that the figures are about.
-        place: folder of the page; embeddings are kept there, since they take longest.
-        written: folder of the tables, where searches keep the importance of their parameters.
+    Embeddings, which take longest, are kept in `place`, the page's folder; searches keep the importance of their
+    parameters in `written`, the folder of the tables.
 
     Raises:
         StplError: for an unknown experiment, a torn artifact, or a missing package.

@@ -36,14 +36,7 @@ _ASSETS = Path(__file__).parent / "assets"
 
 @dataclass(frozen=True)
 class Contents:
-    """What a page shows.
-
-    Attributes:
-        suite: the runs.
-        tables: their tables.
-        pictures: the figures.
-        chosen: the experiment that the page is about.
-    """
+    """What a page shows: runs, their tables and figures, and the experiment that it is about."""
 
     suite: Suite
     tables: Sequence[TableLines]
@@ -53,9 +46,6 @@ class Contents:
 
 def write_page(contents: Contents, place: Path) -> Path:
     """Write `index.html` into the folder `place`, as a whole; links to runs are relative to it.
-
-    Returns:
-        The file.
 
     Raises:
         StplError: for a torn artifact, a missing package or a full disk.

@@ -66,12 +66,9 @@ _HEIGHT = re.compile(r'(<svg\b[^>]*?) height="[^"]*"')
 
 
 def inline_svg(figure: Figure, name: str, description: str) -> str:
-    """A figure as an `<svg>` element for the page.
+    """A figure that was drawn under `drawing` as an `<svg>` element for the page.
 
-    Args:
-        figure: drawn under `drawing`.
-        name: unique on the page; prefix of all ids inside.
-        description: for screen readers.
+    Its `name` is unique on the page, the prefix of all ids inside; the `description` is for screen readers.
     """
     text = _TAGS.sub("", _saved(figure, "svg").decode()).strip()
     text = _HEIGHT.sub(r"\1", _SIZES.sub(r"\1\2>", text, count=1), count=1)

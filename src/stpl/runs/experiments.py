@@ -29,9 +29,7 @@ VARIABLE = "STPL_EXPERIMENTS"
 def experiment_folders(own: Path | None = None) -> list[Path]:
     """The folders in which overlays are looked for, in this order, the shipped one last.
 
-    Args:
-        own: the user's folder; `$STPL_EXPERIMENTS` or else `experiments` in the working directory, if it is there, if
-            not given.
+    The user's is `own`; if not given, `$STPL_EXPERIMENTS`, or `experiments` in the working directory if it is there.
 
     Raises:
         ConfigError: if the named folder is not there.

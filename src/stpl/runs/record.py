@@ -100,9 +100,7 @@ def key_of(record: RunRecord) -> RunKey:
 def experiment_name(base: str, overrides: Mapping[str, str]) -> str:
     """The name of an experiment: its overlay's name plus the settings overridden on the command line, sorted.
 
-    Args:
-        base: name of the experiment in `experiments/tables.yaml`.
-        overrides: dotted setting → value as given on the command line. Settings under `NEUTRAL` are left out.
+    Settings under `NEUTRAL` are left out.
 
     Returns:
         E.g. `stpl,confident_proportion=0.5`: at most 120 characters, safe as a folder's name. Settings whose

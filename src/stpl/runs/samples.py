@@ -19,14 +19,7 @@ SAMPLE_FPS = 2.0
 def film_samples(
     samples: Mapping[str, VideoSample], classes: Sequence[str], output: Path, fps: float, style: VideoStyle
 ) -> None:
-    """Write input, label and the predictions of each sample side by side.
-
-    Args:
-        samples: title → clips that a run kept, the same clips in all, from left to right.
-        classes: of their labels.
-        output: the `.webm` to write.
-        fps: frames a second.
-        style: of the video.
+    """Write input, label and the predictions of each sample (by title, of the same clips) side by side into a `.webm`.
 
     Raises:
         StplError: if the video cannot be written.

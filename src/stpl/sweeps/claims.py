@@ -55,12 +55,6 @@ class Failure(TypedDict):
 class Claims:
     """The trials of one sweep in a shared study.
 
-    Args:
-        storage: from `stpl.sweeps.storage.open_storage`.
-        name: of the study.
-        goal: of its metric.
-        pruner: says which trials end early.
-
     Attributes:
         study: the study.
         worker: host and process of this worker.

@@ -18,13 +18,7 @@ PLAIN_SECONDS = 30.0
 
 
 class Display:
-    """Shows one file's cells as they run.
-
-    Args:
-        name: the sweep's name.
-        total: number of its cells.
-        console: where to show it.
-    """
+    """Shows the cells of the sweep called `name` as they run."""
 
     def __init__(self, name: str, total: int, console: Console) -> None:
         self._name, self._total, self._console = name, total, console

@@ -52,13 +52,7 @@ class WorkerOptions:
 
 @dataclass(frozen=True)
 class Place:
-    """What a worker has of the machine.
-
-    Attributes:
-        number: from 1.
-        environment: variables that say so to it and its trials.
-        cores: CPU cores that it may use; `None` for all.
-    """
+    """What a worker has of the machine: its number from 1, variables for it and its trials, CPU cores (`None`: all)."""
 
     number: int
     environment: Mapping[str, str]

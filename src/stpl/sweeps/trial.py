@@ -25,13 +25,7 @@ _TAIL_LINES = 15
 
 @dataclass(frozen=True)
 class EndedTrial:
-    """How a trial ended.
-
-    Attributes:
-        code: exit status; negative if a signal ended it, as `subprocess` gives it.
-        seconds: wall time.
-        tail: the last lines of what it printed.
-    """
+    """How a trial ended: exit status (negative if a signal ended it), wall time, the last lines of what it printed."""
 
     code: int
     seconds: float
@@ -43,12 +37,7 @@ def run_trial(
 ) -> EndedTrial:
     """Run `command` to its end; its output is appended to `<directory>/log.txt`.
 
-    Args:
-        launcher: starts it.
-        command: the expanded command line.
-        directory: the run's folder, made if absent.
-        runs: the root of all runs, which it gets as `$STPL_RUNS`.
-        on_tick: called about twice a second.
+    `directory` is made if absent; the trial gets `runs` as `$STPL_RUNS`; `on_tick` is called about twice a second.
 
     Raises:
         StplError: if the log cannot be written.

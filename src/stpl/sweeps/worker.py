@@ -33,14 +33,7 @@ _LOCKED = "is training in this folder"  # what `lock_run` says
 
 
 class Worker:
-    """Works at one sweep file.
-
-    Args:
-        sweep: the file.
-        options: of the call.
-        launcher: starts the trials.
-        console: where to show its progress.
-    """
+    """Works at one sweep file."""
 
     def __init__(self, sweep: Sweep, options: WorkerOptions, launcher: Launcher, console: Console) -> None:
         self.sweep, self._options, self._launcher, self._console = sweep, options, launcher, console

@@ -136,16 +136,9 @@ class Tracking(Callback):
             what = f"W&B cannot begin: {first_line(error)}"
             raise ConfigError(what, where="run.wandb", mend="mend that, or leave run.wandb out") from error
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """Send pictures of the first clips: the current frame, with prediction and label as masks."""
+        _, batch, batch_idx = args[:3]
         assert isinstance(pl_module, Method)
         if batch_idx == 0:
             self._send_pictures(pl_module, _first(batch), trainer.global_step)

@@ -39,13 +39,7 @@ class Launcher:
         )
 
     def start(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> Launched:
-        """Request a trial, which begins as soon as the launcher is ready.
-
-        Args:
-            command: its command line.
-            log: file that takes what it prints.
-            environment: all its variables.
-        """
+        """Request a trial, which begins as soon as the launcher is ready; `log` takes what it prints."""
         if self._process.poll() is not None:
             self.close()
             self._process = self._begin()

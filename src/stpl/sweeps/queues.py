@@ -66,15 +66,7 @@ class Job:
 
 
 class Queue(Claims, ABC):
-    """A sweep's trials.
-
-    Args:
-        storage: from `open_storage`.
-        sweep: the file.
-        runs: folder of all runs.
-        attempts: how often a trial that fails is tried.
-        sampler: one of `SAMPLERS`; that of the file's method if not given.
-    """
+    """A sweep's trials, each of which is tried `attempts` times at most; of a search, `sampler` is one of `SAMPLERS`."""
 
     def __init__(
         self, storage: BaseStorage, sweep: Sweep, runs: Path, attempts: int = 3, sampler: str | None = None

@@ -23,7 +23,7 @@ def plane(features: NDArray[np.floating[Any]], seed: int = 0, perplexity: float 
     """t-SNE of features `[N,D]` (van der Maaten & Hinton, JMLR 2008), begun at their first two principal components.
 
     The same features and seed give the same plane on the same machine: all runs in one thread, because the order in
-    which threads add up their forces is left to chance. The perplexity is lowered where there are too few points for it.
+    which threads add up their forces is left to chance. The perplexity is lowered for few points.
 
     Returns:
         Positions float32 `[N,2]`; their scale and direction mean nothing. Fewer than four points get a line.

@@ -66,7 +66,7 @@ class Job:
 
 
 class Queue(Claims, ABC):
-    """A sweep's trials, each of which is tried `attempts` times at most; of a search, `sampler` is one of `SAMPLERS`."""
+    """A sweep's trials, each tried `attempts` times at most; the `sampler` of a search is one of `SAMPLERS`."""
 
     def __init__(
         self, storage: BaseStorage, sweep: Sweep, runs: Path, attempts: int = 3, sampler: str | None = None

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from stpl.errors import ConfigError, StplError
 from stpl.report.curves import unfinished
 from stpl.report.gallery import gallery
-from stpl.report.page import PAGE, Contents, render
+from stpl.report.report_page import PAGE, Contents, render
 from stpl.report.rows import tables
 from stpl.report.suite import Suite
 from stpl.runs.experiments import Catalogue

@@ -114,7 +114,7 @@ def _is_recorded(plan: Sweep, runs: Path) -> bool:
 def _work(sweeps: list[Sweep], options: WorkerOptions, console: Console) -> None:
     try:
         with Launcher(prepared=_may_prepare(sweeps)) as launcher, orderly_interrupts():
-            from stpl.sweeps.worker import Worker  # Optuna takes most of a second to import, the launcher more
+            from stpl.sweeps.runner import Worker  # Optuna takes most of a second to import, the launcher more
 
             for plan in sweeps:
                 if not Worker(plan, options, launcher, console).work():

@@ -214,7 +214,7 @@ def test_of_several_state_dicts_one_is_chosen(tmp_path: Path, capsys: pytest.Cap
     assert "ResNet-18, width 8" in said
     assert "state_dict     teacher.net (there is also student: --key)" in said
     assert main(["weights", "convert", str(path), "--key=student", f"--out={tmp_path / 'b.ckpt'}"]) == 0
-    assert weights.describe(tmp_path / "b.ckpt").depth == 50
+    assert weights.describe(tmp_path / "b.ckpt").architecture.to_dict()["init_args"]["depth"] == 50
 
 
 def test_without_a_state_dict_the_keys_that_there_are_are_shown(tmp_path: Path) -> None:

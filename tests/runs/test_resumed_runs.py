@@ -19,6 +19,7 @@ from stpl.data.clip import Batch
 from stpl.errors import DIVERGED, STOPPED, ConfigError, DivergedError, StoppedError
 from stpl.methods import BatchNormStatistics, SelfTraining
 from stpl.nn import weights
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.finite import LossWatch, fault
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.runs.build import build
@@ -29,7 +30,7 @@ from stpl.runs.trainer import SessionTimer
 from stpl.yaml_files import load_yaml
 
 Arguments = Callable[..., list[str]]
-OPTIONS = NetworkOptions(18, 8, (1, 3))
+OPTIONS = NetworkOptions(DeepLabV2(18, 8, (1, 3)))
 
 
 @pytest.fixture

@@ -26,9 +26,9 @@ from stpl.apply.network import load_network
 from stpl.apply.out_folder import signals_raise
 from stpl.apply.resources import Estimate, estimate, fitting
 from stpl.apply.settings import ADAPTED, BENCH, VERDICT, AdaptationSettings, check_outputs, run_name
-from stpl.data.clip import Clip, Wants, collate
+from stpl.data.clip import BACKWARD, Clip, Wants, collate
 from stpl.data.datamodule import ClipDataModule
-from stpl.data.video_source import check_footage
+from stpl.data.videos.video_source import check_footage
 from stpl.errors import CheckpointError, ConfigError
 from stpl.files import whole_file, write_atomically
 from stpl.nn import weights
@@ -173,7 +173,7 @@ def spread(data: ClipDataModule, count: int) -> list[Clip]:
     every = max(1, len(reader) // count)
     places = range(every // 2, len(reader), every)[:count]
     size = data.loading.eval_batch_size
-    clips = [reader.read(place, Wants(flow=True)) for place in places]
+    clips = [reader.read(place, Wants(flows=(BACKWARD,))) for place in places]
     return [collate(clips[first : first + size]) for first in range(0, len(clips), size)]
 
 
@@ -246,6 +246,7 @@ class _Runs:
                     "size": list(self.network.frame_size),
                     "stride": self.settings.stride,
                     "flow_cache": str(self.folder / FLOW),
+                    "flow_estimator": self.network.flow_estimator,
                     "evaluation_clips": LOOKED,
                     "loading": {"batch_size": size, "eval_batch_size": size},
                 }

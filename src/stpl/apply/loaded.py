@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,8 +16,12 @@ from torch import nn
 from stpl.apply.network import Frame, checked, device, load_network, predict
 from stpl.apply.origin import HUGGING_FACE, NetworkOrigin, read_classes
 from stpl.apply.settings import STATE
-from stpl.data.content import content_id
+from stpl.data.flow.estimators import estimator_class
+from stpl.data.flow.flow_cache import FlowCache
+from stpl.data.image import resize_rgb
 from stpl.data.label_space import LabelSpace
+from stpl.data.videos.content import content_id
+from stpl.data.videos.video_clips import pair_clip
 from stpl.errors import CheckpointError, ConfigError, note
 from stpl.nn import formats, huggingface, weights
 from stpl.nn.accel import Accel
@@ -43,6 +46,7 @@ class LoadedNetwork:
         checkpoint: of a network of the suite's own architectures, the file it was read from.
         content: the identity of that file's content as it was read.
         held: the network that Python code holds, if this is a copy of it.
+        flow_estimator: of the flow it uses; see `stpl.data.flow.estimators`.
     """
 
     options: NetworkOptions
@@ -51,6 +55,7 @@ class LoadedNetwork:
     checkpoint: Path | None = None
     content: str = ""
     held: nn.Module | None = None
+    flow_estimator: str = "dis"
 
     def buildable(self) -> AbstractContextManager[None]:
         """Within it, checkpoints of the network can be loaded even if only Python code holds it."""
@@ -111,10 +116,12 @@ class LoadedNetwork:
         Raises:
             DataError: a frame is something else: floating-point, grey, with an alpha channel, a tensor.
         """
-        frames = checked(frames)
-        for first in frames:
-            for (labels,) in predict([self.accel], chain([first, first], frames), self.frame_size):
-                yield labels
+        flow, before = FlowCache(estimator=self.flow_estimator), None
+        for frame in checked(frames):
+            seen = resize_rgb(frame, self.frame_size)
+            clip = pair_clip(seen if before is None else before, seen, flow)
+            yield predict([self.accel], clip, frame.shape)[0]
+            before = seen
 
     def adapted(self, checkpoint: Path) -> LoadedNetwork:
         """The same with the weights of a checkpoint that an adaptation of it wrote."""
@@ -164,8 +171,11 @@ def open_network(origin: NetworkOrigin) -> LoadedNetwork:
     Raises:
         StplError: it cannot be used.
     """
+    estimator = origin.flow_estimator or "dis"
+    estimator_class(estimator)
     with isolate_rng():
-        return _own(origin) if origin.checkpoint is None else _described(origin, located(origin.checkpoint))
+        model = _own(origin) if origin.checkpoint is None else _described(origin, located(origin.checkpoint))
+    return replace(model, flow_estimator=estimator)
 
 
 @contextmanager

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import cv2
@@ -16,20 +14,22 @@ from numpy.typing import NDArray
 
 from stpl.apply.adaptation import FLOW, Adaptation
 from stpl.apply.guard import LOOKED
+from stpl.apply.loaded import LoadedNetwork
 from stpl.apply.network import Frame, predict
 from stpl.apply.settings import PAGE, AdaptationSettings
-from stpl.data.clip import Wants
-from stpl.data.flow import FlowCache
-from stpl.data.folder import VideoFrames
-from stpl.data.footage import spread_places
+from stpl.data.clip import BACKWARD, Wants
+from stpl.data.flow.flow_cache import FlowCache
+from stpl.data.videos.footage import spread_places
+from stpl.data.videos.video_clips import VideoFrames
 from stpl.files import write_atomically
 from stpl.pictures.labels import overlay
+from stpl.pictures.pages import render_page
 from stpl.runs.record import METRICS, read_metrics
 
 _SHOWN = 4
 _WIDTH, _HEIGHT = 560, 150  # of a curve
 _QUALITY = 82
-_STYLE = Path(__file__).with_name("page.html")
+_ASSETS = Path(__file__).parent / "assets"
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,19 @@ def write_page(
     space, verdict = found.before.options.space, found.verdict
     lines = list(read_metrics(found.folder / METRICS))
     losses = {name.removeprefix("train/"): _curve(lines, name) for name in _losses(lines)}
-    filled = Template(_STYLE.read_text(encoding="utf-8")).substitute(
-        title=html.escape(f"to {videos[0].name}" + (f" and {len(videos) - 1} more" if len(videos) > 1 else "")),
-        verdict=html.escape(verdict.reason),
-        film="" if film is None else f'In motion: <a href="{film.name}">{film.name}</a>, beside this page.',
+    filled = render_page(
+        _ASSETS,
+        title=f"to {videos[0].name}" + (f" and {len(videos) - 1} more" if len(videos) > 1 else ""),
+        verdict=verdict.reason,
+        film="" if film is None else film.name,
         kind="good" if verdict.adapted else "kept",
         facts=_facts(found, videos, settings, change),
         candidates=_candidates(found),
-        curves="".join(_plot(name, points) for name, points in losses.items() if len(points) > 1),
+        reference=verdict.reference.candidate.title,
+        curves=[_plot(name, points) for name, points in losses.items() if len(points) > 1],
         shares=_shares(space.classes, space.palette, change),
-        frames="".join(_row(frames) for frames in change.shown),
-        legend="".join(_swatch(rgb, name) for name, rgb in zip(space.classes, space.palette.tolist(), strict=True)),
+        largest=max(float(change.shares.max()), 1e-9),
+        frames=[_row(frames) for frames in change.shown],
     )
     path = found.folder / PAGE
     write_atomically(path, filled)
@@ -82,30 +84,35 @@ def write_page(
 def look(found: Adaptation, videos: Sequence[Path], settings: AdaptationSettings) -> Change:
     """What the network makes of frames that are spread evenly over the videos, before and after."""
     networks = [found.before.accel, found.network.accel]
-    space, frame_size = found.before.options.space, found.before.frame_size
+    space = found.before.options.space
     palette, count = space.palette, space.num_classes
     pixels, changed, total = np.zeros((count, 2)), 0, 0
     shown: list[tuple[Frame, Frame, Frame]] = []
-    chosen = _chosen(videos, settings, found.folder)
+    chosen = list(_chosen(videos, settings, found.folder, found.before))
     often = max(1, len(chosen) // _SHOWN)
-    for place, (clips, number) in enumerate(chosen):
-        pair = [frame.permute(1, 2, 0).numpy() for frame in clips.read(number, Wants()).frames]
-        (before, after) = next(predict(networks, pair, frame_size))
+    for place, (clips, shown_at, number) in enumerate(chosen):
+        frame = shown_at.frame(number)
+        before, after = predict(networks, clips.read(number, Wants(flows=(BACKWARD,))), frame.shape)
         for column, labels in enumerate((before, after)):
             pixels[:, column] += np.bincount(labels.ravel(), minlength=count)[:count]
         changed, total = changed + int((before != after).sum()), total + before.size
         if place % often == often // 2 and len(shown) < _SHOWN:
-            frame = pair[1]
             shown.append((frame, overlay(frame, before, palette), overlay(frame, after, palette)))
     return Change(100 * pixels / total, 100 * changed / total, shown)
 
 
-def _chosen(videos: Sequence[Path], settings: AdaptationSettings, folder: Path) -> list[tuple[VideoFrames, int]]:
-    """Clips that are spread evenly over the videos, at their own size."""
-    kept = FlowCache(folder / FLOW)  # where the index lies already
-    readers = [VideoFrames(video, stride=settings.stride, as_first=True, flow=kept) for video in videos]
+def _chosen(
+    videos: Sequence[Path], settings: AdaptationSettings, folder: Path, network: LoadedNetwork
+) -> Iterator[tuple[VideoFrames, VideoFrames, int]]:
+    """Clips that are spread evenly over the videos: as the network sees them, as they are shown, and their number."""
+    kept = FlowCache(folder / FLOW, network.flow_estimator)  # where index and flow of the training lie
     count = max(1, LOOKED // len(videos))
-    return [(clips, place) for clips in readers for place in spread_places(len(clips), count)]
+    for video in videos:
+        clips, shown = (
+            VideoFrames(video, size, stride=settings.stride, as_first=True, flow=kept)
+            for size in (network.frame_size, None)
+        )
+        yield from ((clips, shown, place) for place in spread_places(len(clips), count))
 
 
 def _losses(lines: Iterable[tuple[int, str, float]]) -> list[str]:
@@ -117,9 +124,9 @@ def _curve(lines: Iterable[tuple[int, str, float]], name: str) -> list[tuple[int
     return [(step, value) for step, found, value in lines if found == name]
 
 
-def _facts(found: Adaptation, videos: Sequence[Path], settings: AdaptationSettings, change: Change) -> str:
+def _facts(found: Adaptation, videos: Sequence[Path], settings: AdaptationSettings, change: Change) -> dict[str, str]:
     height, width = found.before.frame_size
-    facts = {
+    return {
         "network": found.before.name,
         "video": ", ".join(video.name for video in videos),
         "method": f"{settings.experiment}, {settings.steps} steps of {found.estimate.batch_size} clips",
@@ -129,58 +136,41 @@ def _facts(found: Adaptation, videos: Sequence[Path], settings: AdaptationSettin
         "returned": found.verdict.chosen.candidate.title,
         "files": ", ".join(path.name for path in (found.checkpoint, found.weights) if path is not None),
     }
-    return "".join(f"<div><dt>{name}</dt><dd>{html.escape(text)}</dd></div>" for name, text in facts.items())
 
 
-def _candidates(found: Adaptation) -> str:
-    rows = []
-    for one in found.verdict.scored:
-        kind = ' class="chosen"' if one is found.verdict.chosen else ""
-        doubted = " (not trusted)" if one in found.verdict.doubted else ""
-        cells = f"<td>{one.score:.3f}</td><td>{one.agreement:.1f}{doubted}</td>"
-        rows.append(f"<tr{kind}><th>{html.escape(one.candidate.title)}</th>{cells}</tr>")
-    known = html.escape(found.verdict.reference.candidate.title)
-    head = f"<th>network</th><th>score</th><th>agrees with {known}, % of pixels</th>"
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+def _candidates(found: Adaptation) -> list[dict[str, Any]]:
+    verdict = found.verdict
+    return [
+        {
+            "title": one.candidate.title,
+            "score": one.score,
+            "agreement": one.agreement,
+            "chosen": one is verdict.chosen,
+            "doubted": one in verdict.doubted,
+        }
+        for one in verdict.scored
+    ]
 
 
-def _plot(name: str, points: Sequence[tuple[int, float]]) -> str:
-    """One curve as SVG, with the first and the last value in words."""
+def _plot(name: str, points: Sequence[tuple[int, float]]) -> dict[str, Any]:
+    """One curve as points of a plot, with the first and the last value in words."""
     steps, values = (np.array(column, float) for column in zip(*points, strict=True))
     low, high = float(values.min()), float(values.max())
     x = 4 + (_WIDTH - 8) * (steps - steps[0]) / max(1, steps[-1] - steps[0])
     y = 6 + (_HEIGHT - 12) * (high - values) / max(high - low, 1e-12)
-    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
-    dots = "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.5"/>' for a, b in zip(x, y, strict=True))
-    told = f"{html.escape(name)}: {values[0]:.4g} at step {steps[0]:.0f}, {values[-1]:.4g} at step {steps[-1]:.0f}"
-    return (
-        f'<figure><figcaption>{told}</figcaption><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{told}">'
-        f'<polyline points="{line}"/>{dots}</svg></figure>'
-    )
+    caption = f"{name}: {values[0]:.4g} at step {steps[0]:.0f}, {values[-1]:.4g} at step {steps[-1]:.0f}"
+    return {"caption": caption, "width": _WIDTH, "height": _HEIGHT, "points": [*zip(x, y, strict=True)]}
 
 
-def _shares(classes: Sequence[str], palette: NDArray[np.uint8], change: Change) -> str:
-    rows = []
-    largest = max(float(change.shares.max()), 1e-9)
-    for name, rgb, (before, after) in zip(classes, palette.tolist(), change.shares, strict=True):
-        colour = f"background:rgb{tuple(rgb)}"
-        bars = "".join(
-            f'<td class="bar"><i><span style="width:{width:.1f}%;{colour}"></span></i><b>{share:.1f}</b></td>'
-            for share, width in ((before, 100 * before / largest), (after, 100 * after / largest))
-        )
-        rows.append(f"<tr><th>{html.escape(name)}</th>{bars}<td>{after - before:+.1f}</td></tr>")
-    head = "<th>class</th><th>before, %</th><th>after, %</th><th>change</th>"
-    return f'<table class="shares"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+def _shares(classes: Sequence[str], palette: NDArray[np.uint8], change: Change) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "colour": f"rgb{tuple(rgb)}", "before": before, "after": after}
+        for name, rgb, (before, after) in zip(classes, palette.tolist(), change.shares, strict=True)
+    ]
 
 
-def _row(frames: tuple[Frame, Frame, Frame]) -> str:
-    titles = ("input", "before", "after")
-    pictures = (
-        f'<figure><img alt="{title}" src="data:image/jpeg;base64,{_jpeg(frame)}"><figcaption>{title}</figcaption>'
-        "</figure>"
-        for title, frame in zip(titles, frames, strict=True)
-    )
-    return f'<div class="frames">{"".join(pictures)}</div>'
+def _row(frames: tuple[Frame, Frame, Frame]) -> list[tuple[str, str]]:
+    return [(title, _jpeg(frame)) for title, frame in zip(("input", "before", "after"), frames, strict=True)]
 
 
 def _jpeg(frame: Frame) -> str:
@@ -191,7 +181,3 @@ def _jpeg(frame: Frame) -> str:
     small: Any = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
     _, coded = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     return base64.b64encode(coded.tobytes()).decode("ascii")
-
-
-def _swatch(rgb: Sequence[int], name: str) -> str:
-    return f'<span class="swatch"><i style="background:rgb{tuple(rgb)}"></i>{html.escape(name)}</span>'

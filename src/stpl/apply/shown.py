@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from stpl.apply.adaptation import Stage, adapt_to, affordable
+from stpl.apply.adaptation import FLOW, Stage, adapt_to, affordable
 from stpl.apply.film import film
 from stpl.apply.loaded import LoadedNetwork, open_network
 from stpl.apply.origin import NetworkOrigin
 from stpl.apply.page import write_page
 from stpl.apply.settings import SIDE_BY_SIDE, AdaptationSettings
+from stpl.data.flow.flow_cache import FlowCache
 from stpl.nn import weights
 from stpl.nn.checkpoint_files import located
 from stpl.progress import Progress
@@ -47,7 +48,8 @@ def _adapt_and_show(network: LoadedNetwork, videos: Sequence[Path], folder: Path
         print(f"weights: {found.weights}", file=sys.stderr)
     networks = {f"before: {network.name}": network, "after": found.network}
     written = found.folder / SIDE_BY_SIDE
-    film(networks, videos, written, stride=settings.stride, limit=_FILMED)
+    flow = FlowCache(found.folder / FLOW, network.flow_estimator)
+    film(networks, videos, written, stride=settings.stride, limit=_FILMED, flow=flow)
     print(f"video:   {written}", file=sys.stderr)
     print(f"page:    {write_page(found, videos, settings, written)}", file=sys.stderr)
 

@@ -203,7 +203,7 @@ def test_a_sitting_goes_on_with_the_batch_it_began_with(
     net = stpl.load("streets", size=SIZE)
     settings = AdaptationSettings(steps=9, batch_size=2)
     with monkeypatch.context() as patch:
-        patch.setattr(adaptation, "_renewed", interrupt)
+        patch.setattr(adaptation._Runs, "renew", interrupt)
         with pytest.raises(KeyboardInterrupt):
             adaptation.adapt_to(net, [drive], tmp_path / "out", settings)
     result = stpl.adapt(net, drive, "out", steps=9)

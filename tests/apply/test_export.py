@@ -152,7 +152,8 @@ def test_a_difference_on_dark_frames_alone_is_found(folder: Path) -> None:
     network = open_network(NetworkOrigin(network="Night.yaml"))
     net = export_module.OneFrame(network.accel).eval()
     with pytest.raises(StplError, match="on dark frames by"):
-        export_module._kept(net, net, network, folder / "net.pt", "torchscript", 1, None)
+        export = export_module.Export(net, network, folder / "net.pt", "torchscript", 1, None)
+        export_module._kept(export, net)
     assert not list(folder.glob("*net*"))
 
 

@@ -284,9 +284,8 @@ class StreetsData(ClipDataModule):
 class RecordedData(ClipDataModule):
     """From one recorded data set, with labels, to another one: any source goes with any target.
 
-    The source domain trains on the source's labelled video; both domains are evaluated on the target's validation
-    split, as in the DA-VSN/TPS lineage. Training labels come at the size of the frames, labels for evaluation as they
-    are stored.
+    The source domain trains on the source's labelled video; both are evaluated on the target's validation split, as in
+    the DA-VSN/TPS lineage. Training labels come at the size of the frames, labels for evaluation as they are stored.
 
     Args:
         root: folder that holds the data sets' own folders.
@@ -324,17 +323,12 @@ class RecordedData(ClipDataModule):
         self.sets, self.evaluated = {"source": source, "target": target}, target
         self.space_name = label_space or data_set(source).space
         self._sizes = {"source": source_size, "target": target_size}
-        self._lists = {
-            ("source", "train"): source_list,
-            ("target", "train"): target_train_list,
-            ("target", "val"): target_val_list,
-        }
+        self._lists = {"source": {"train": source_list}, "target": {"train": target_train_list, "val": target_val_list}}
 
     def open(self, domain: Domain, split: Split) -> ClipReader:
         """The source's train split, or a split of the target."""
         part: Domain = "source" if (domain, split) == ("source", "train") else "target"
-        frame_list = self._lists[part, split]
-        files = open_set(self.root, self.sets[part], split, frame_list=frame_list, size=self._sizes[part])
+        files = open_set(self.root, self.sets[part], split, frame_list=self._lists[part][split], size=self._sizes[part])
         estimator = self.flow_estimator if self.flow == "estimated" else None
         return SequenceClips(
             files,

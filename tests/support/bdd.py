@@ -1,7 +1,7 @@
 """BDD10k video as a data set of one's own: hyphens in the names of frames, and no number in those of labels.
 
-    images/val/0000f77c-6257be58-0000307.jpg          frames of ten seconds
-    labels/val/0000f77c-6257be58_train_id.png         the label of frame 307
+images/val/0000f77c-6257be58-0000307.jpg          frames of ten seconds
+labels/val/0000f77c-6257be58_train_id.png         the label of frame 307
 """
 
 from __future__ import annotations

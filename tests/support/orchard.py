@@ -1,6 +1,6 @@
-"""An invented data set: numbers of any width, folders of days and cameras, few classes, its own car's lower rows cut off.
+"""An invented data set: numbers of any width, folders of days and cameras, few classes, lower rows that are cut off.
 
-    frames/2024-05-03/left/f9.png       masks/left@2024-05-03#9.png
+frames/2024-05-03/left/f9.png       masks/left@2024-05-03#9.png
 """
 
 from __future__ import annotations

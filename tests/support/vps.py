@@ -1,7 +1,7 @@
 """Cityscapes-VPS as a data set of one's own: besides the frame's number, a second one changes in its names.
 
-    val/img_all/0005_0121_frankfurt_000000_001736_newImg8bit.png    frames, counted over the whole split
-    val/cls/0005_0025_frankfurt_000000_001736_final_mask.png        every fifth has a label; those are counted too
+val/img_all/0005_0121_frankfurt_000000_001736_newImg8bit.png    frames, counted over the whole split
+val/cls/0005_0025_frankfurt_000000_001736_final_mask.png        every fifth has a label; those are counted too
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def videos(clips: int) -> Iterator[FakeVideo]:
     for split in ("train", "val"):
         for video in range(-(-clips // 2)):
             fields = {"sequence": f"{video:04d}", "place": "frankfurt_000000"}
-            frames = [
+            frames: list[dict[str, str | int]] = [
                 {
                     **fields,
                     "number": 1736 + 100 * video + time,

@@ -14,8 +14,8 @@ from stpl.data.datamodule import RecordedData
 from stpl.data.sequence_set import open_set
 from stpl.data.sets import data_set
 from stpl.errors import ConfigError, DataError
-from stpl.runs.record import read_record
 from stpl.runs.fit import fit
+from stpl.runs.record import read_record
 
 SIZE = {"vps": (64, 128), "bdd": (64, 128), "orchard": (58, 128)}  # what the crop leaves of 64 rows
 FIRST = {
@@ -111,4 +111,3 @@ def test_a_module_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match=r"torn_set cannot be imported \(NameError"):
         data_set("torn_set")
-

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stpl.data.data_set import DataSet, Fake, FakeVideo, LabelFormat, Layout
+from stpl.data.data_set import DataSet, Fake, FakeVideo, FileLayout, LabelFormat
 from stpl.data.label_space import CITYSCAPES_19
 from stpl.data.patterns import FilePattern
 
@@ -30,7 +30,7 @@ SET = DataSet(
     folder="bdd",
     splits=("train", "val"),
     layouts={
-        "archive": Layout(
+        "archive": FileLayout(
             FilePattern("images/{split}", rf"{_VIDEO}-(?P<number>\d{{7}})\.jpg", "{sequence}-{number:07d}.jpg"),
             FilePattern("labels/{split}", rf"{_VIDEO}_train_id\.png", "{sequence}_train_id.png", number=_LABELLED),
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stpl.data.data_set import DataSet, Fake, FakeVideo, LabelFormat, Layout
+from stpl.data.data_set import DataSet, Fake, FakeVideo, FileLayout, LabelFormat
 from stpl.data.patterns import FilePattern
 
 
@@ -24,7 +24,7 @@ SET = DataSet(
     folder="Orchard",
     splits=("train", "val"),
     layouts={
-        "files": Layout(
+        "files": FileLayout(
             FilePattern(
                 "frames", rf"{_DAY}/(?P<sequence>[a-z]+)/f(?P<number>\d+)\.png", "{day}/{sequence}/f{number}.png"
             ),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stpl.data.data_set import DataSet, Fake, FakeVideo, LabelFormat, Layout
+from stpl.data.data_set import DataSet, Fake, FakeVideo, FileLayout, LabelFormat
 from stpl.data.label_space import CITYSCAPES_19
 from stpl.data.patterns import FilePattern
 
@@ -39,7 +39,7 @@ SET = DataSet(
     folder="cityscapes_vps",
     splits=("train", "val"),
     layouts={
-        "archive": Layout(
+        "archive": FileLayout(
             FilePattern(
                 "{split}/img_all",
                 rf"(?P<sequence>\d{{4}})_(?P<count>\d{{4}})_{_REST}_newImg8bit\.png",

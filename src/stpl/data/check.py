@@ -1,4 +1,4 @@
-"""`stpl data check`: looks once at every file of a split and tells what is missing, torn or wrong."""
+"""`stpl data check`: looks once at every file of a split and reports what is missing, torn or wrong."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from stpl.data import flow as optical_flow
 from stpl.data import label_space as spaces
 from stpl.data.data_set import DataSet
-from stpl.data.flow.flow_check import Verdict, judge, warp_errors
+from stpl.data.flow.flow_check import FlowVerdict, flow_verdict, warp_errors
 from stpl.data.flow.flow_formats import SUFFIXES
 from stpl.data.image import read_rgb
-from stpl.data.label_check import LabelCounts, judge_labels
+from stpl.data.label_check import LabelCounts, find_label_faults
 from stpl.data.label_space import LabelSpace
 from stpl.data.parallel import each
 from stpl.data.sequence import read_scaled
@@ -48,7 +48,7 @@ def check(
 ) -> None:
     """Check every frame, label and flow file of one split, and print a report.
 
-    Whether the flow has the right direction, sign, scale and order of axes is seen from the frames themselves: it must
+    Whether the flow has the right direction, sign, scale and order of axes shows in the frames themselves: it must
     take the earlier one of a pair onto the later one, better than the flow reversed, swapped or scaled does. What is
     wrong for certain is a problem (exit code 2); what only looks wrong is a warning.
 
@@ -119,7 +119,7 @@ class Report:
     sizes: dict[str, dict[str, int]] = field(default_factory=dict)
     classes: dict[str, float] = field(default_factory=dict)
     ignored: dict[int, float] = field(default_factory=dict)
-    verdict: Verdict | None = None
+    verdict: FlowVerdict | None = None
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -268,8 +268,8 @@ def inspect(
     report.frames = _sizes(report, "frames", [frame for found in findings for frame in found.frames])
     report.labels = _sizes(report, "labels", [found.label for found in findings if found.label])
     report.flows = _sizes(report, "flow files", [found.flow for found in findings if found.flow])
-    _judge_labels(report, findings, files.data_set, space)
-    _judge_flow(report, findings)
+    _report_labels(report, findings, files.data_set, space)
+    _report_flow(report, findings)
     return report
 
 
@@ -284,7 +284,7 @@ def _sizes(report: Report, kind: str, files: list[_Sized]) -> int:
     return len(files)
 
 
-def _judge_labels(report: Report, findings: Sequence[_Findings], known: DataSet, space: LabelSpace) -> None:
+def _report_labels(report: Report, findings: Sequence[_Findings], known: DataSet, space: LabelSpace) -> None:
     found = [(one.label[0], one.ids) for one in findings if one.label is not None and one.ids is not None]
     if not found:
         return
@@ -296,12 +296,12 @@ def _judge_labels(report: Report, findings: Sequence[_Findings], known: DataSet,
         report.classes[name] = float(100 * pixels[train_ids == train_id].sum() / max(counted, 1))
     for value in np.flatnonzero((train_ids >= space.num_classes) & (pixels > 0)):
         report.ignored[int(value)] = float(100 * pixels[value] / pixels.sum())
-    judgement = judge_labels(labels, known, space)
-    report.problems += judgement.problems
-    report.warnings += judgement.warnings
+    faults = find_label_faults(labels, known, space)
+    report.problems += faults.problems
+    report.warnings += faults.warnings
 
 
-def _judge_flow(report: Report, findings: Sequence[_Findings]) -> None:
+def _report_flow(report: Report, findings: Sequence[_Findings]) -> None:
     with_unknown = sum(found.unknown_flow > 0 for found in findings)
     if with_unknown:
         unknown = sum(found.unknown_flow for found in findings)
@@ -313,7 +313,7 @@ def _judge_flow(report: Report, findings: Sequence[_Findings]) -> None:
         )
     errors = [found.errors for found in findings if found.errors is not None]
     if errors:
-        report.verdict = judge(errors)
+        report.verdict = flow_verdict(errors)
         if not report.verdict.right:
             report.problems.append(f"{report.flow_folder}: {report.verdict.words}")
 

@@ -62,7 +62,7 @@ class LabelFormat:
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """Where the files of a data set lie.
 
     Attributes:
@@ -154,7 +154,7 @@ class DataSet:
     name: str
     folder: str
     splits: tuple[str, ...]
-    layouts: Mapping[str, Layout]
+    layouts: Mapping[str, FileLayout]
     labels: LabelFormat
     unpack: str
     native: tuple[int, int]

@@ -187,7 +187,7 @@ def open_set(
     files = replace(files, current=tuple(current))
     files.require((0, -1))
     if len(set(files.keys())) < len(set(current)):
-        mend = f"let its key '{known.key}' hold what tells frames apart"
+        mend = f"let its key '{known.key}' name each frame differently"
         raise ConfigError("different clips have one name", where=f"data set {known.name}", mend=mend)
     return files
 

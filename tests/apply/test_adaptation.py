@@ -28,7 +28,7 @@ from stpl.apply.origin import NetworkOrigin
 from stpl.apply.settings import Settings
 from stpl.cli import main
 from stpl.data.clip import BACKWARD, Wants, collate
-from stpl.data.video.video_clips import VideoFrames
+from stpl.data.videos.video_clips import VideoFrames
 from stpl.errors import ConfigError
 from stpl.metrics.selection import InformationMaximization
 from stpl.nn.own import IN_MEMORY

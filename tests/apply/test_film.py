@@ -12,7 +12,7 @@ from fakes import MovingShapes
 from repository import REPOSITORY
 from stpl.cli import main
 from stpl.data.image import write_png
-from stpl.data.video.video_clips import VideoFrames
+from stpl.data.videos.video_clips import VideoFrames
 from stpl.nn import weights
 from stpl.nn.network import NetworkOptions, build_network
 from suite_writer import SIZE, write_suite

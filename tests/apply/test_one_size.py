@@ -23,8 +23,8 @@ from stpl.data.clip import BACKWARD, Wants, collate
 from stpl.data.datamodule import VideoData
 from stpl.data.flow import FlowCache
 from stpl.data.image import read_ids, resize_ids, resize_rgb
-from stpl.data.video.stream import FrameStream
-from stpl.data.video.video_clips import clips_in_order
+from stpl.data.videos.stream import FrameStream
+from stpl.data.videos.video_clips import clips_in_order
 from stpl.nn import weights
 from stpl.nn.network import NetworkOptions, build_network
 

@@ -11,8 +11,8 @@ from PIL import Image
 from fakes import MovingShapes
 from stpl.data.clip import BACKWARD, ClipReader, Wants
 from stpl.data.flow import FlowCache
-from stpl.data.video import video_clips as folder_module
-from stpl.data.video.video_clips import VideoFrames
+from stpl.data.videos import video_clips as folder_module
+from stpl.data.videos.video_clips import VideoFrames
 from stpl.errors import ConfigError, DataError
 
 SCENE = MovingShapes(7, (48, 96))

@@ -19,11 +19,11 @@ from stpl.cli import main
 from stpl.data.clip import BACKWARD, Wants
 from stpl.data.datamodule import VideoData
 from stpl.data.flow import FlowCache, consistent
-from stpl.data.video import decoder, video_index
-from stpl.data.video import video_clips as folder_module
-from stpl.data.video.footage import Footage, Spread, open_footage
-from stpl.data.video.scene_cuts import find_cuts, thumbnail
-from stpl.data.video.video_clips import VideoFrames
+from stpl.data.videos import decoder, video_index
+from stpl.data.videos import video_clips as folder_module
+from stpl.data.videos.footage import Footage, Spread, open_footage
+from stpl.data.videos.scene_cuts import find_cuts, thumbnail
+from stpl.data.videos.video_clips import VideoFrames
 from stpl.errors import ConfigError, DataError
 
 SIZE = (48, 96)

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from stpl.data.video import decoder
-from stpl.data.video.image_folder import image_endings, list_frames
+from stpl.data.videos import decoder
+from stpl.data.videos.image_folder import image_endings, list_frames
 from stpl.errors import DataError
 
 COUNT = 3

@@ -18,7 +18,7 @@ from stpl.data.sequence import SequenceClips
 from stpl.data.sequence_cache import open_cache
 from stpl.data.sequence_set import open_set
 from stpl.data.streets import StreetsClips, StreetsOptions, draw_drive, open_split
-from stpl.data.video.video_clips import VideoFrames
+from stpl.data.videos.video_clips import VideoFrames
 from stpl.errors import DataError
 
 EVERYTHING = Wants(frames=(-3, -2, -1, 0, 1), flows=(BACKWARD, (-1, -2), (-2, -3), (0, 1)))

@@ -17,7 +17,7 @@ from stpl.apply import adaptation
 from stpl.cli import main
 from stpl.data.clip import BACKWARD, Clip, Wants, collate
 from stpl.data.flow import FlowCache
-from stpl.data.video.video_clips import VideoFrames
+from stpl.data.videos.video_clips import VideoFrames
 from stpl.errors import ConfigError, DataError
 from stpl.nn import weights
 from stpl.nn.network import NetworkOptions, build_network

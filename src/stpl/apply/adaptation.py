@@ -27,7 +27,7 @@ from stpl.apply.resources import Estimate, estimate, fitting
 from stpl.apply.settings import ADAPTED, VERDICT, Settings, check_outputs, run_name
 from stpl.data.clip import BACKWARD, Clip, Wants, collate
 from stpl.data.datamodule import ClipDataModule
-from stpl.data.video.video_source import check_footage
+from stpl.data.videos.video_source import check_footage
 from stpl.errors import CheckpointError, ConfigError
 from stpl.files import whole_file, write_atomically
 from stpl.nn import weights

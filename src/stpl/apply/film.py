@@ -12,8 +12,8 @@ from stpl.apply.network import predict
 from stpl.apply.video import Codec
 from stpl.data.flow.flow_cache import FlowCache
 from stpl.data.image import resize_ids, resize_rgb
-from stpl.data.video.stream import FrameStream
-from stpl.data.video.video_clips import clips_in_order
+from stpl.data.videos.stream import FrameStream
+from stpl.data.videos.video_clips import clips_in_order
 from stpl.errors import ConfigError, DataError, RecordError, unknown
 from stpl.pictures.labels import overlay
 from stpl.pictures.side_by_side import SideBySide

@@ -16,8 +16,8 @@ from PIL import Image
 from stpl.apply.model import Model
 from stpl.apply.network import Frame, predict
 from stpl.data.flow.flow_cache import FlowCache
-from stpl.data.video.stream import FrameStream
-from stpl.data.video.video_clips import clips_in_order
+from stpl.data.videos.stream import FrameStream
+from stpl.data.videos.video_clips import clips_in_order
 from stpl.pictures.labels import overlay as overlaid
 from stpl.pictures.side_by_side import SideBySide
 

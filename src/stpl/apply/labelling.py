@@ -37,7 +37,7 @@ def label_video(
         colors: write palette images.
         overlay: write the video, for which frames of several videos must have one size.
     """
-    from stpl.data.video.video_source import check_footage, one_size
+    from stpl.data.videos.video_source import check_footage, one_size
 
     check_out(out)
     sources = check_footage(video if isinstance(video, list) else [video], stride=stride, rate=rate)

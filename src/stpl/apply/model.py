@@ -17,8 +17,8 @@ from stpl.apply.settings import STATE
 from stpl.data.flow.estimators import estimator_class
 from stpl.data.flow.flow_cache import FlowCache
 from stpl.data.image import resize_rgb
-from stpl.data.video.content import content_id
-from stpl.data.video.video_clips import pair_clip
+from stpl.data.videos.content import content_id
+from stpl.data.videos.video_clips import pair_clip
 from stpl.errors import CheckpointError, ConfigError, note
 from stpl.nn import formats, huggingface, weights
 from stpl.nn.accel import Accel

@@ -21,8 +21,8 @@ from stpl.apply.network import Frame, load_network, predict
 from stpl.apply.settings import PAGE, Settings
 from stpl.data.clip import BACKWARD, Wants
 from stpl.data.flow.flow_cache import FlowCache
-from stpl.data.video.footage import spread_places
-from stpl.data.video.video_clips import VideoFrames
+from stpl.data.videos.footage import spread_places
+from stpl.data.videos.video_clips import VideoFrames
 from stpl.files import write_atomically
 from stpl.pictures.labels import overlay
 from stpl.runs.record import METRICS, read_metrics

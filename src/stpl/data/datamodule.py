@@ -42,7 +42,7 @@ from stpl.data.sequence_cache import open_cache
 from stpl.data.sequence_set import open_set
 from stpl.data.sets import data_set
 from stpl.data.streets import StreetsClips, StreetsOptions, open_split
-from stpl.data.video.footage import Spread, open_footage
+from stpl.data.videos.footage import Spread, open_footage
 from stpl.errors import ConfigError, check_range
 
 FLOW_CACHE = Path("data/flow")

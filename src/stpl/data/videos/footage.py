@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from stpl.data.clip import ClipReader, Frame, Wants
-from stpl.data.video.video_clips import VideoFrames
+from stpl.data.videos.video_clips import VideoFrames
 from stpl.errors import DataError
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
-from stpl.data.video.stream import FrameStream, Pace, check_pace
+from stpl.data.videos.stream import FrameStream, Pace, check_pace
 from stpl.errors import ConfigError
 
 

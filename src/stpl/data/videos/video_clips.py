@@ -18,10 +18,10 @@ from stpl.data.flow.flow_cache import FlowCache
 from stpl.data.flow.vectors import consistent
 from stpl.data.image import read_rgb
 from stpl.data.recent import Recent
-from stpl.data.video.content import content_id
-from stpl.data.video.scene_cuts import find_cuts, thumbnail
-from stpl.data.video.stream import Frame, FrameStream, Pace, Size, note_missing
-from stpl.data.video.video_index import RandomAccess, VideoIndex, open_index
+from stpl.data.videos.content import content_id
+from stpl.data.videos.scene_cuts import find_cuts, thumbnail
+from stpl.data.videos.stream import Frame, FrameStream, Pace, Size, note_missing
+from stpl.data.videos.video_index import RandomAccess, VideoIndex, open_index
 from stpl.errors import DataError
 
 MEMORY_LIMIT = 2**28

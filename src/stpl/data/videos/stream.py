@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from stpl.data.image import image_size, read_rgb, resize_rgb
 from stpl.data.paths import check_path
-from stpl.data.video.conversion import Repeats
-from stpl.data.video.decoder import (
+from stpl.data.videos.conversion import Repeats
+from stpl.data.videos.decoder import (
     check_video,
     codec_of,
     file_state,
@@ -27,7 +27,7 @@ from stpl.data.video.decoder import (
     retrieved,
     video_fps,
 )
-from stpl.data.video.image_folder import image_endings, list_frames
+from stpl.data.videos.image_folder import image_endings, list_frames
 from stpl.errors import ConfigError, DataError
 
 FOLDER_FPS = 25.0

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from stpl.errors import DataError
 from stpl.files import write_atomically
 
-_MANIFEST, _BEGUN, _JOURNAL = "manifest.json", "begun.json", "journal"
+MANIFEST, _BEGUN, _JOURNAL = "manifest.json", "begun.json", "journal"
 
 
 class _Written(NamedTuple):
@@ -69,7 +69,7 @@ class Rows:
             (count,) = {shape[0] for _, shape in arrays.values()}
             about = dict(bare._manifest["about"])
         except (ValueError, TypeError, AttributeError, IndexError) as error:
-            raise bare._torn(_MANIFEST, repr(error)) from error
+            raise bare._torn(MANIFEST, repr(error)) from error
         rows = cls(folder, {name: (kind, shape[1:]) for name, (kind, shape) in arrays.items()}, count, about, title)
         rows.check()
         return rows
@@ -140,7 +140,7 @@ class Rows:
                 os.fsync(file.fileno())
         checksums = {name: [row.checksums[place] for row in rows] for place, name in enumerate(self.arrays)}
         manifest = {**self._description, "names": [row.name for row in rows], "checksums": checksums}
-        write_atomically(self.partial / _MANIFEST, json.dumps(manifest), kind=DataError)
+        write_atomically(self.partial / MANIFEST, json.dumps(manifest), kind=DataError)
         for path in (self.partial / _BEGUN, *self.partial.glob(f"{_JOURNAL}*")):
             path.unlink()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -173,10 +173,14 @@ class Rows:
         if name not in self._maps:
             path, header = self.folder / f"{name}.npy", self._header(name)
             kind, shape = self.arrays[name]
-            with path.open("rb") as file:
-                if file.read(len(header)) != header:
-                    raise self._torn(path.name, "its header is not what was written")
-            self._maps[name] = np.memmap(path, kind, "r", len(header), (self.count, *shape))
+            try:
+                with path.open("rb") as file:
+                    whole = file.read(len(header)) == header
+                self._maps[name] = np.memmap(path, kind, "r", len(header), (self.count, *shape))
+            except (OSError, ValueError) as error:
+                raise self._torn(path.name, str(error)) from error
+            if not whole:
+                raise self._torn(path.name, "its header is not what was written")
         return self._maps[name]
 
     @cached_property
@@ -209,19 +213,19 @@ class Rows:
     @cached_property
     def _manifest(self) -> dict[str, Any]:
         try:
-            content = json.loads((self.folder / _MANIFEST).read_text(encoding="utf-8"))
+            content = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
             return {key: content[key] for key in ("arrays", "about", "names", "checksums")}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise self._torn(_MANIFEST, repr(error)) from error
+            raise self._torn(MANIFEST, repr(error)) from error
 
     @cached_property
     def _checksums(self) -> dict[str, list[int]]:
         try:
             found = {name: list(map(int, self._manifest["checksums"][name])) for name in self.arrays}
         except (ValueError, KeyError, TypeError) as error:
-            raise self._torn(_MANIFEST, repr(error)) from error
+            raise self._torn(MANIFEST, repr(error)) from error
         if any(len(checksums) != self.count for checksums in found.values()):
-            raise self._torn(_MANIFEST, "its checksums are not as many as its rows")
+            raise self._torn(MANIFEST, "its checksums are not as many as its rows")
         return found
 
     def _is_begun(self) -> bool:

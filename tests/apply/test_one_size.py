@@ -26,6 +26,7 @@ from stpl.data.image import read_ids, resize_ids, resize_rgb
 from stpl.data.videos.stream import FrameStream
 from stpl.data.videos.video_clips import clips_in_order
 from stpl.nn import weights
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions, build_network
 
 NATIVE, SIZE, COUNT = (540, 960), (256, 512), 5
@@ -44,7 +45,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that was not trained, and uses the frame before."""
-    path, options = tmp_path_factory.mktemp("network") / "net.ckpt", NetworkOptions(18, 8, (1, 3))
+    path, options = tmp_path_factory.mktemp("network") / "net.ckpt", NetworkOptions(DeepLabV2(18, 8, (1, 3)))
     torch.manual_seed(0)
     network = build_network(options)
     torch.nn.init.normal_(network.score_fusion.weight)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -35,14 +34,6 @@ class StreetsClips(ClipReader):
     ) -> None:
         self.split, self.estimates = split, flow
         self.flows = FlowCache(split.folder, estimator)
-        self._open = lru_cache(maxsize=None)(split.array)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """All but the maps: workers map the files themselves."""
-        return {"split": self.split, "flow": self.estimates, "estimator": self.flows.estimator}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
 
     def __len__(self) -> int:
         return self.split.shape[0] * (self.split.shape[1] - 1)
@@ -105,7 +96,4 @@ class StreetsClips(ClipReader):
 
     def _entry(self, kind: str, index: int, offset: int) -> NDArray[Any]:
         """A copy of what an array holds of one frame, compared with its checksum."""
-        drive, frame = self.place(index, offset)
-        entry = np.array(self._open(kind)[drive, frame])
-        self.split.check(kind, drive, frame, entry)
-        return entry
+        return self.split.entry(kind, *self.place(index, offset))

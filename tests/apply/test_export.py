@@ -151,8 +151,8 @@ def test_checks_shapes_and_weights_are_no_values_of_the_frame() -> None:
 def test_a_difference_on_dark_frames_alone_is_found(folder: Path) -> None:
     network = open_network(NetworkOrigin(network="Night.yaml"))
     net = export_module.OneFrame(network.accel).eval()
+    export = export_module.Export(net, network, folder / "net.pt", "torchscript", 1, None)
     with pytest.raises(StplError, match="on dark frames by"):
-        export = export_module.Export(net, network, folder / "net.pt", "torchscript", 1, None)
         export_module._kept(export, net)
     assert not list(folder.glob("*net*"))
 

@@ -206,7 +206,7 @@ class _Runs:
         count = next((count for count in _EVALUATIONS if settings.steps % count == 0), 1)
         every = max(1, settings.steps // count)
         more: dict[str, Any] = {} if settings.lr is None else {"optimizer": {"lr": settings.lr}}
-        trainer = {"max_steps": settings.steps, "val_check_interval": every}
+        trainer: dict[str, Any] = {"max_steps": settings.steps, "val_check_interval": every}
         if settings.precision is not None:
             trainer["precision"] = settings.precision
         cli = self._run(settings.experiment, self.folder, {"trainer": trainer, **more}, settings.experiment)

@@ -300,7 +300,7 @@ def test_a_worker_of_a_sweep_draws_with_the_cores_of_all(tmp_path: Path, monkeyp
     before = os.sched_getaffinity(0)
     monkeypatch.setenv("STPL_SWEEP_CORES", ",".join(map(str, before)))
     shares: list[int] = []
-    monkeypatch.setattr(cache, "_run_workers", lambda *given: shares.append(given[4]))
+    monkeypatch.setattr(cache, "_run_workers", lambda *given: shares.append(given[2]))
     monkeypatch.setattr(Rows, "finish", lambda rows: rows.folder.mkdir())
     os.sched_setaffinity(0, {min(before)})
     try:

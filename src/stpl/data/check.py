@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stpl.data import flow as optical_flow
 from stpl.data import label_space as spaces
 from stpl.data.data_set import DataSet
-from stpl.data.flow.flow_check import Verdict, judge, warp_errors
+from stpl.data.flow.flow_check import FlowVerdict, flow_verdict, warp_errors
 from stpl.data.flow.flow_formats import SUFFIXES
 from stpl.data.image import read_rgb
 from stpl.data.label_check import LabelCounts, judge_labels
@@ -118,7 +118,7 @@ class Report:
     sizes: dict[str, dict[str, int]] = field(default_factory=dict)
     classes: dict[str, float] = field(default_factory=dict)
     ignored: dict[int, float] = field(default_factory=dict)
-    verdict: Verdict | None = None
+    verdict: FlowVerdict | None = None
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -294,7 +294,7 @@ def _summarize(report: Report, findings: Sequence[_Findings], known: DataSet, sp
     _count_unknown(report, findings)
     errors = [found.errors for found in findings if found.errors is not None]
     if errors:
-        report.verdict = judge(errors)
+        report.verdict = flow_verdict(errors)
         if not report.verdict.right:
             report.problems.append(f"{report.flow_folder}: {report.verdict.words}")
 

@@ -278,8 +278,8 @@ def test_a_flow_made_by_the_opposite_call_is_seen_to_be_reversed(root: Path) -> 
     """The usual mistake is not a sign but an estimate from t-1 to t, whose vectors lie on the other frame's grid."""
     files = open_set(root, "viper", "train", size=SIZE)
     errors = []
-    for clip in files.clips:
-        earlier, later = (files.read_frame(path) for path in clip.frames)
+    for index in range(len(files)):
+        earlier, later = (files.read_frame(path) for path in files.frame_pair(index))
         errors.append(warp_errors(later, earlier, fl.estimate(earlier, later)))
     verdict = flow_verdict(errors)
     assert not verdict.right

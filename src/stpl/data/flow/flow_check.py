@@ -1,4 +1,4 @@
-"""Is a flow what it should be? The frames show it: warped by the right flow, the earlier one is the later one.
+"""Whether a flow is right, by the frames themselves: warped by the right flow, the earlier one is the later one.
 
 The flow as it is given competes with the flows that the common mistakes would need: reversed, axes swapped, vectors in
 other units. What explains the frames best, over several pairs, is what the file holds.
@@ -54,7 +54,7 @@ ALTERNATIVES = {
 
 _GAIN = 0.9  # a flow that explains motion leaves at most this part of the error that doing nothing leaves
 _NEAR = 1.05  # within 5 % of the best reading, the given one passes
-_LEAST_ERROR = 0.5  # grey levels; below it motion shows nothing
+_LEAST_ERROR = 0.5  # grey levels; below it there is no motion to see it by
 
 
 @dataclass(frozen=True)

@@ -288,9 +288,10 @@ def test_full_disk_is_told_and_leaves_no_split(tmp_path: Path, monkeypatch: pyte
 
 
 def test_worker_that_cannot_write_is_told(tmp_path: Path) -> None:
-    from stpl.data.streets.worker import DISK_FAILED, command
+    from stpl.data.streets.worker import DISK_FAILED, SplitPlan, command
 
-    done = subprocess.run(command(tmp_path / "missing", "studio", "val", TINY, 0, 1), capture_output=True, text=True)
+    words = command(tmp_path / "missing", SplitPlan("studio", "val", TINY), 0, 1)
+    done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == DISK_FAILED
     assert "No such file" in done.stderr
 

@@ -54,20 +54,15 @@ LIGHT = [
     "data.video_index", "data.video_source", "declarations", "errors", "files", "machine", "pictures.colours",
     "progress", "report", "report.command", "report.dashboard", "rows", "runs", "runs.artifacts", "runs.charts",
     "runs.experiments", "runs.folder", "runs.identity", "runs.record", "runs.request", "signals",
-    "sweeps", "sweeps.check", "sweeps.worker", "yaml_files",
+    "sweeps", "sweeps.check", "sweeps.runner", "yaml_files",
 ]  # fmt: skip
 """What must answer at once, so that importing it, with all that it imports, must not import torch."""
 NO_TRAINER = ("nn", "losses", "metrics")
 IN_CIRCLES = {("apply.exporting", "apply.export"), ("apply.film", "apply.video"), ("nn.own", "nn.weights")}
 """Imports that close a circle of files, each to go."""
-SHARED_MODULES = {
-    "cache", "check", "figures", "folder", "layout", "network", "page", "progress", "sampling", "settings", "worker",
-}  # fmt: skip
+SHARED_MODULES = {"cache", "check", "folder", "network", "sampling"}
 """Names that modules of two rooms have."""
-SHARED_CLASSES = {
-    "Candidate", "Cell", "Drive", "EvaluationClips", "Judgement", "Layout", "Outcome", "Progress", "Scene", "Settings",
-    "Verdict",
-}  # fmt: skip
+SHARED_CLASSES = {"Candidate", "Layout", "Scene", "Verdict"}
 """Names that public classes of two modules have, each to go."""
 
 

@@ -23,8 +23,7 @@ from stpl.cli import main
 from stpl.errors import CheckpointError, RecordError
 from stpl.nn import weights
 from stpl.nn.convert import understand
-from stpl.runs.artifacts import read_evaluation
-from stpl.runs.recorder import write_arrays
+from stpl.runs.artifacts import read_evaluation, write_arrays
 
 STATE = {"conv.weight": torch.arange(64.0).reshape(4, 16), "conv.bias": torch.ones(3, dtype=torch.float64)}
 

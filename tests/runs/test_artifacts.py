@@ -24,9 +24,10 @@ from stpl.nn.accel import Observation
 from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.nn.segmenter import Segmentation
+from stpl.runs.artifacts import write_arrays
 from stpl.runs.fit import fit
 from stpl.runs.record import GROUPS, RECORD, RunKey, RunRecord, flat, read_record
-from stpl.runs.recorder import Recorder, RunOptions, write_arrays
+from stpl.runs.recorder import Recorder, RunOptions
 from stpl.testing import TINY
 from stpl.training.evaluation import ClipSamples, Evaluator, nearest
 

@@ -36,8 +36,8 @@ def fingerprint(seed: int) -> str:
     options = NetworkOptions(DeepLabV2(**recipe["network"]["architecture"]["init_args"]))
     with torch.device("meta"):
         tensors = {name: list(value.shape) for name, value in build_network(options).state_dict().items()}
-    told = [_drawing(), StreetsOptions().content("studio", "train"), recipe, tensors, seed]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    content = [_drawing(), StreetsOptions().content("studio", "train"), recipe, tensors, seed]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _drawing() -> str:

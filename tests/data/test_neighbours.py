@@ -137,4 +137,4 @@ def test_a_label_of_the_frame_before_makes_no_cache(tmp_path: Path) -> None:
     folders = sorted(path.name for path in (tmp_path / "SynthiaSeq" / "cache_32x64").iterdir())
     assert folders == ["train"]
     read_clip(reader, 1, Wants(frames=3))
-    assert (tmp_path / "SynthiaSeq" / "cache_32x64" / "train_1_1" / "frames.npy").is_file()
+    assert (tmp_path / "SynthiaSeq" / "cache_32x64" / "train_1_1" / "frames" / "frames.npy").is_file()

@@ -74,7 +74,7 @@ def test_the_cache_changes_nothing(flow: Literal["estimated", "files"], root: Pa
     )
     for name in ("frames", "flow", "label"):
         assert getattr(plain, name).equal(getattr(cached, name))
-    assert (root / "Cityscapes" / "cache_32x64" / "train" / "flow.npy").exists() == (flow == "estimated")
+    assert (root / "Cityscapes" / "cache_32x64" / "train" / "flow" / "flow.npy").exists() == (flow == "estimated")
 
 
 def test_flow_files_that_are_missing_name_the_command(root: Path) -> None:

@@ -63,7 +63,7 @@ IN_CIRCLES = {("apply.exporting", "apply.export"), ("apply.film", "apply.video")
 """Imports that close a circle of files, each to go."""
 SHARED_MODULES = {"cache", "check", "folder", "network", "sampling"}
 """Names that modules of two rooms have."""
-SHARED_CLASSES = {"Candidate", "Layout", "Scene", "Verdict"}
+SHARED_CLASSES: set[str] = set()
 """Names that public classes of two modules have, each to go."""
 
 

@@ -14,7 +14,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 DIVERGED = 4
@@ -182,20 +181,6 @@ def no_locks(path: Path, error: OSError) -> ConfigError:
         where=path,
         mend=f"use another one ($STPL_RUNS moves the runs), or set {_LOCKS}=off and start nothing twice",
     )
-
-
-@dataclass(frozen=True)
-class AtLeast:
-    """The least value of a numeric option: `steps: Annotated[int, AtLeast(0)]`.
-
-    Attributes:
-        least: the value.
-    """
-
-    least: float
-
-    def __repr__(self) -> str:
-        return f"≥ {self.least:g}"
 
 
 def check_range(where: str, value: float, low: float = 0.0, high: float = math.inf) -> None:

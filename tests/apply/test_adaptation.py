@@ -18,7 +18,7 @@ from torch import nn
 import own_networks
 import stpl
 from repository import REPOSITORY
-from stpl.apply import adapt, adaptation, library, resources
+from stpl.apply import adaptation, library, resources
 from stpl.apply.guard import Candidate, Scored, Seen, agreement, choose, judged, see
 from stpl.apply.memory import check_size
 from stpl.apply.model import Model, open_model

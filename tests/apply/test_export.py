@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from repository import SUPPORT
-from stpl.apply import export as verb
+from stpl.commands import export as verb
 from stpl.apply import exporting as export_module
 from stpl.apply.branches import values_read
 from stpl.apply.model import open_model

@@ -17,10 +17,10 @@ import pytest
 
 from repository import REPOSITORY
 from stpl.cli import main
+from stpl.commands.sweep import sweep
 from stpl.errors import DIVERGED, STOPPED, ConfigError, StplError
 from stpl.runs.folder import RunLock
 from stpl.runs.record import read_records
-from stpl.sweeps import sweep
 from stpl.sweeps.places import places
 from stpl.sweeps.status import read_status
 from stpl.sweeps.storage import default_url, opened

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from stpl.apply.network import Frame, load_network, predict
-from stpl.apply.video import Codec
+from stpl.apply.settings import Codec
 from stpl.data.frames import FrameStream
 from stpl.errors import ConfigError, DataError, RecordError
 from stpl.nn import weights

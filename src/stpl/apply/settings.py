@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from stpl.apply import option_values as values
 from stpl.errors import ConfigError
@@ -13,6 +14,10 @@ from stpl.files import check_file
 from stpl.runs.experiments import overlays
 from stpl.runs.request import PRECISIONS
 from stpl.yaml_files import unknown
+
+Format = Literal["onnx", "torchscript"]
+Output = Literal["logits", "ids"]
+Codec = Literal["vp8", "vp9"]
 
 RECOMMENDED = "affine_teacher"
 """The experiment that runs unless another is named: see docs/methods/affine_teacher.md."""

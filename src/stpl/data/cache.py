@@ -37,39 +37,12 @@ from stpl.data import flow as optical_flow
 from stpl.data.clip import Clip, Wants
 from stpl.data.image import write_atomically
 from stpl.data.parallel import each, only_one
-from stpl.data.sequence import SequenceClips, SequenceSet, open_set
+from stpl.data.sequence import SequenceClips, SequenceSet
 from stpl.errors import DataError, StplError, cannot_write
 
 _VERSION = 1
 DTYPES = {"frames": "uint8", "flow": "float16"}
 """The kept arrays and what they are made of."""
-
-
-def cache(
-    dataset: str,
-    root: Path = Path("data"),
-    split: str = "train",
-    size: tuple[int, int] | None = None,
-    frame_list: Path | None = None,
-    flow: bool = True,
-    workers: int = 0,
-) -> None:
-    """Keep frames and estimated flow of one split at training size.
-
-    A run with `data.init_args.cache: true` reads them (and makes what is missing). Call again to go on after a stop.
-
-    Args:
-        dataset: viper, synthia or cityscapes.
-        root: folder that holds Viper, SynthiaSeq and Cityscapes.
-        split: train or val.
-        size: height and width; the data set's training size if not given.
-        frame_list: text file that names the current frames, for a run that uses one.
-        flow: keep estimated flow, too.
-        workers: threads; 0 for one a core.
-    """
-    files = open_set(root, dataset, split, frame_list=frame_list, size=size)
-    open_cache(files, flow=flow, workers=workers)
-    print(f"{len(files.clips)} clips are kept in {cache_folder(files)}")
 
 
 def cache_folder(files: SequenceSet) -> Path:

@@ -5,53 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from stpl.data import flow as optical_flow
 from stpl.data.flow_estimator import Estimator, EstimatorName, open_estimator
 from stpl.data.layout import ClipFiles, SequenceSet
 from stpl.data.parallel import each
-from stpl.data.sequence import open_set
 from stpl.errors import DataError
 
 _BATCH = {"dis": 1, "raft": 4, "raft_small": 4}  # its correlation volume takes 1.1 GB a pair at 720×1280
 
 
-def flow(
-    dataset: str,
-    root: Path = Path("data"),
-    split: str = "train",
-    estimator: EstimatorName = "dis",
-    format: Literal["npy", "flo", "png"] = "npy",  # noqa: A002 (the option's name)
-    size: tuple[int, int] | None = None,
-    out: Path | None = None,
-    frame_list: Path | None = None,
-    workers: int = 0,
-) -> None:
-    """Write backward flow t → t-1 of every clip of a data set, under the lineage's file names.
-
-    What is there already is kept, unless it is torn, so a run that was stopped goes on where it was.
+def write_flow(clips: SequenceSet, folder: Path, estimator: EstimatorName, suffix: str, workers: int = 0) -> int:
+    """Write backward flow of the clips whose file is missing or torn; how many were written.
 
     Args:
-        dataset: viper, synthia or cityscapes.
-        root: folder that holds the data sets' own folders.
-        split: train or val.
-        estimator: dis (OpenCV), or raft or raft_small (torchvision; on the GPU if there is one).
-        format: npy (int16 tenths of a pixel, as the lineage's loaders read), flo (Middlebury) or png (KITTI).
-        size: height and width of the flow; those of training if not given.
-        out: folder to write to; if not given, the lineage's under the root, e.g. Estimated_optical_flow_Viper_train.
-        frame_list: text file with the current frames, as the lineage has them.
+        clips: of a data set.
+        folder: to write to.
+        estimator: name of the estimator.
+        suffix: of the files: npy, flo or png.
         workers: threads; 0 for one a core.
     """
-    clips = open_set(root, dataset, split, frame_list=frame_list, size=size)
-    folder = out or root / clips.flow_folder
-    missing = [clip for clip in clips.clips if not _is_whole(flow_path(folder, clip, format), clips.size)]
+    missing = [clip for clip in clips.clips if not _is_whole(flow_path(folder, clip, suffix), clips.size)]
     batches = [missing[start : start + _BATCH[estimator]] for start in range(0, len(missing), _BATCH[estimator])]
     if batches:
-        job = _Job(clips, folder, format, open_estimator(estimator))
-        for _ in each(job, batches, workers=workers, title=f"{dataset} {split}: flow by {estimator}"):
+        job = _Job(clips, folder, suffix, open_estimator(estimator))
+        for _ in each(job, batches, workers=workers, title=f"{clips.name} {clips.split}: flow by {estimator}"):
             pass
-    print(f"{folder}: {len(missing)} flow files written, {len(clips.clips) - len(missing)} were there already")
+    return len(missing)
 
 
 def flow_path(folder: Path, clip: ClipFiles, suffix: str) -> Path:

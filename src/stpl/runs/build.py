@@ -228,6 +228,11 @@ def parse(args: Sequence[str]) -> None:
     build_request(Request.parse(args), _Parser)
 
 
+def print_settings() -> None:
+    """Print all settings that there are, with their help, and end the program."""
+    SuiteCLI(Method, ClipDataModule, **CLI_OPTIONS, args=["--help"])
+
+
 def _find_own_methods() -> None:
     """Make methods of other packages known (entry points `stpl.methods`), and modules of the working directory."""
     if "" not in sys.path and str(Path.cwd()) not in sys.path:

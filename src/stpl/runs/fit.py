@@ -13,12 +13,10 @@ import torch
 from lightning.pytorch.plugins.precision import Precision
 
 from stpl.data.clip import Wants
-from stpl.data.datamodule import ClipDataModule
 from stpl.data.label_space import label_space
 from stpl.errors import ConfigError, note, refusals
-from stpl.methods import Method
 from stpl.nn import weights
-from stpl.runs.build import CLI_OPTIONS, SuiteCLI, build, build_request
+from stpl.runs.build import SuiteCLI, build, build_request
 from stpl.runs.devices import check_command_line, ended_together, records_steps
 from stpl.runs.folder import run_folder
 from stpl.runs.identity import check_mark, mark_of
@@ -27,18 +25,6 @@ from stpl.runs.record import read_record
 from stpl.runs.request import Request
 from stpl.runs.sitting import check_steps, keep_settings, signals_told
 from stpl.runs.tracking import Tracking
-
-
-def fit_command(args: Sequence[str]) -> None:
-    """`stpl fit`: `fit`, or all settings.
-
-    Args:
-        args: the command line after `stpl fit`.
-    """
-    if "--help-all" in args:
-        SuiteCLI(Method, ClipDataModule, **CLI_OPTIONS, args=["--help"])
-    else:
-        fit(args)
 
 
 def fit(args: Sequence[str]) -> Path:

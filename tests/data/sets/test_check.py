@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stpl.cli import main
+from stpl.commands.data_flow import data_flow as flow
 from stpl.data import flow as fl
 from stpl.data.check import inspect
 from stpl.data.fake import MovingShapes, fake, write_cityscapes
 from stpl.data.flow_check import ALTERNATIVES, GIVEN, STILL, judge, warp_errors
-from stpl.data.flow_files import flow
 from stpl.data.label_space import VIPER_15, LabelSpace
 from stpl.data.sequence import open_set
 
@@ -32,7 +32,7 @@ FRAME = "Viper/train/img/001/001_00010.jpg"
 def master(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("viper")
     fake("viper", root, SIZE)
-    flow("viper", root, size=SIZE)
+    flow("viper", root=root, size=SIZE)
     return root
 
 

@@ -5,22 +5,19 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
 
-from stpl.apply.source import NetworkSource
+from stpl.apply.settings import Format, Output
 from stpl.errors import ConfigError
-from stpl.files import check_file
-
-Format = Literal["onnx", "torchscript"]
-Output = Literal["logits", "ids"]
+from stpl.option_types import Size
 
 
 def export(
+    *,
     out: Path,
     checkpoint: Path | None = None,
     model: str | None = None,
     format: Format | None = None,  # noqa: A002 -- the name of the option
-    size: tuple[int, int] | None = None,
+    size: Size | None = None,
     output: Output = "logits",
     frames: int | None = None,
 ) -> None:
@@ -42,6 +39,9 @@ def export(
         frames: 1: the network by itself; 2: with the frame before it and the flow (`previous`, `flow`), which it uses
             if it was trained with ACCEL; by that if not given.
     """
+    from stpl.apply.source import NetworkSource
+    from stpl.files import check_file
+
     kind = format or _by_ending(out)
     if frames not in (None, 1, 2):
         raise ConfigError(f"{frames} frames", where="--frames", mend="choose 1 or 2")

@@ -7,27 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
-from stpl.apply.source import builder_of
+from stpl.apply.settings import Codec
 from stpl.errors import ConfigError
-from stpl.runs.experiments import check_bench, check_runs, load_catalogue
-from stpl.runs.recipes import experiment_folders
-from stpl.runs.record import RunKey
-
-Codec = Literal["vp8", "vp9"]
+from stpl.option_types import Amount, Count, Natural, Size
 
 
 def video(
     rows: list[str] | None = None,
+    *,
     bench: str = "streets",
-    seed: int = 0,
+    seed: Natural = 0,
     video: Path | list[Path] | None = None,
     checkpoints: list[Path] | None = None,
     output: Path | None = None,
-    fps: float | None = None,
-    size: tuple[int, int] | None = None,
-    stride: int = 1,
+    fps: Amount | None = None,
+    size: Size | None = None,
+    stride: Count = 1,
     codec: Codec = "vp9",
     model: str | None = None,
     runs: Path = Path("runs"),
@@ -66,6 +62,10 @@ def video(
         videos = video if isinstance(video, list) else [video]
         written = _film(videos, checkpoints, output, size, stride, fps, codec, model)
     else:
+        from stpl.runs.experiments import check_bench, check_runs, load_catalogue
+        from stpl.runs.recipes import experiment_folders
+        from stpl.runs.record import RunKey
+
         folders = experiment_folders(experiments)
         check_bench(bench, folders)
         check_runs(runs)
@@ -103,6 +103,7 @@ def _film(
     check_footage(videos, stride=stride)
 
     from stpl.apply.film import film
+    from stpl.apply.source import builder_of
 
     written = output or videos[0].parent / "side_by_side.webm"
     build = None if model is None else builder_of(model)

@@ -6,19 +6,16 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.text import Text
+from stpl.errors import ConfigError, StplError
+from stpl.option_types import Natural
 
-from stpl.errors import AtLeast, ConfigError, StplError
-from stpl.report.formats import show
-from stpl.report.rows import TableLines, tables
-from stpl.report.suite import Suite
-from stpl.report.tables import FURTHER_IDS, main_sheet, sheets
-from stpl.runs.experiments import check_bench, check_runs, load_catalogue
-from stpl.runs.recipes import experiment_folders
-from stpl.yaml_files import unknown
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from stpl.report.rows import TableLines
+    from stpl.report.suite import Suite
 
 EXTRA = ("matplotlib", "jinja2", "sklearn")
 """What the page needs and the extra `stpl[report]` brings."""
@@ -36,7 +33,7 @@ def report(
     figures: Path | None = None,
     statistics: bool = False,
     live: bool = False,
-    port: Annotated[int, AtLeast(0)] = 8008,
+    port: Natural = 8008,
 ) -> None:
     """Write and print every table of the catalogue from the records on disk, and write the page.
 
@@ -65,6 +62,16 @@ def report(
             missing package, a port in use, or a full disk; and, once all else is written, for a run whose statistics
             could not be measured.
     """
+    from rich.console import Console
+    from rich.text import Text
+
+    from stpl.report.rows import tables
+    from stpl.report.suite import Suite
+    from stpl.report.tables import FURTHER_IDS
+    from stpl.runs.experiments import check_bench, check_runs, load_catalogue
+    from stpl.runs.recipes import experiment_folders
+    from stpl.yaml_files import unknown
+
     only = None if only is None else [name for entry in only for name in entry.split(",")]
     check_bench(bench, experiment_folders(experiments))
     check_runs(runs)
@@ -105,6 +112,8 @@ def _draw(
     console: Console,
 ) -> None:
     """Draw the figures; export them if `figures` is given, write the page if `place` is."""
+    from rich.text import Text
+
     from stpl.report.gallery import gallery
     from stpl.report.page import write_page
     from stpl.report.theme import export
@@ -131,6 +140,11 @@ def _measure(bench: str, runs: Path) -> Sequence[StplError]:
 def _write_tables(
     suite: Suite, found: list[TableLines], folder: Path, console: Console, printed: Sequence[str]
 ) -> None:
+    from rich.text import Text
+
+    from stpl.report.formats import show
+    from stpl.report.tables import main_sheet, sheets
+
     written = [*(main_sheet(lines, suite) for lines in found), *sheets(suite, found)]
     known = {sheet.id for sheet in written} | {"statistics"}  # which has nothing to say of runs that kept no weights
     for name in printed:

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from stpl.apply.memory import check_size
-from stpl.apply.settings import BENCH, RECOMMENDED, Settings, check_outputs, run_name
-from stpl.apply.source import NetworkSource
-from stpl.data.video_source import check_footage
-from stpl.errors import AtLeast
-from stpl.runs.folder import is_fresh
-from stpl.runs.record import RunKey, runs_root
+from stpl.apply.settings import RECOMMENDED
+from stpl.option_types import Amount, Count, Natural, Size
 
 
-# Not `adapt`: jsonargparse would look for it as `stpl.adapt`, which imports torch.
-def adapt_to_video(
+def adapt(
+    *,
     video: Path | list[Path],
     checkpoint: Path | None = None,
     output: Path | None = None,
     experiment: str = RECOMMENDED,
-    steps: Annotated[int, AtLeast(0)] = 80,
-    lr: float | None = None,
-    batch_size: int | None = None,
-    size: tuple[int, int] | None = None,
-    stride: int = 1,
-    seed: int = 0,
+    steps: Natural = 80,
+    lr: Amount | None = None,
+    batch_size: Count | None = None,
+    size: Size | None = None,
+    stride: Count = 1,
+    seed: Natural = 0,
     precision: str | None = None,
     model: str | None = None,
     weights: Path | None = None,
@@ -75,6 +70,13 @@ def adapt_to_video(
         channels: rgb or bgr, the order of its input, and of mean and std; rgb if not given and a network of Hugging
             Face does not say.
     """
+    from stpl.apply.memory import check_size
+    from stpl.apply.settings import BENCH, Settings, check_outputs, run_name
+    from stpl.apply.source import NetworkSource
+    from stpl.data.video_source import check_footage
+    from stpl.runs.folder import is_fresh
+    from stpl.runs.record import RunKey, runs_root
+
     videos = video if isinstance(video, list) else [video]
     settings = Settings(experiment, steps, lr, batch_size, stride, seed, precision)
     folder = output or RunKey(BENCH, run_name(videos), seed).directory(runs_root())

@@ -13,7 +13,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "stpl"
 FOUNDATION = {"errors", "files", "machine", "progress", "signals", "yaml_files"}
 TENSORS = {"errors", "files", "data.clip", "data.label_space"}
-RUNS = {*FOUNDATION, "data", "nn", "methods", "pictures", "runs"}
+RUNS = {*FOUNDATION, "data", "nn", "training", "methods", "pictures", "runs"}
 # A package may import itself, and the packages and modules named here, all of which lie below it.
 ALLOWED = {
     "errors": set(),
@@ -29,7 +29,8 @@ ALLOWED = {
     "losses": TENSORS,
     "metrics": TENSORS,
     "pictures": {"errors", "data.label_space", "data.paths"},
-    "methods": {*TENSORS, "progress", "data.pseudo_labels", "data.augment_device", "nn", "losses", "metrics"},
+    "training": {*TENSORS, "progress", "data.pseudo_labels", "nn", "losses", "metrics"},
+    "methods": {*TENSORS, "data.augment_device", "nn", "losses", "metrics", "training"},
     "runs": RUNS,
     "sweeps": {*FOUNDATION, "runs"},
     "report": {*FOUNDATION, "pictures", "data.label_space", "runs", "sweeps"},
@@ -42,7 +43,7 @@ ALLOWED = {
 LIGHT = [
     *(f"commands.{path.stem}" for path in sorted((SOURCE / "commands").glob("[!_]*.py"))),
     "cli", "pictures.colours", "report", "report.dashboard", "runs.artifacts", "runs.charts", "runs.request",
-    "sweeps.schedule",
+    "sweeps.worker",
 ]  # fmt: skip
 """What must answer at once, so that importing it, with all that it imports, must not import torch: all verbs' files."""
 NO_TRAINER = ("nn", "losses", "metrics")

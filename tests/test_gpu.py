@@ -26,17 +26,7 @@ from stpl.data.clip import Batch, Clip
 from stpl.data.datamodule import StreetsData
 from stpl.data.loading import Loading
 from stpl.losses.pixel_contrast import Denominator, EngineName, pixel_contrast
-from stpl.methods import (
-    BatchNormStatistics,
-    Contrast,
-    Method,
-    OptimizerOptions,
-    PixelContrast,
-    SelfTraining,
-    Supervised,
-    graph,
-)
-from stpl.methods.evaluation import Evaluator
+from stpl.methods import STPL, BatchNormStatistics, Contrast, SelfTraining, Supervised
 from stpl.methods.mean_teacher import MeanTeacher
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
@@ -46,6 +36,8 @@ from stpl.runs.build import build
 from stpl.runs.fit import fit
 from stpl.runs.record import RunKey, read_record, runs_root
 from stpl.testing import TINY
+from stpl.training import Method, OptimizerOptions, cuda_graph
+from stpl.training.evaluation import Evaluator
 
 Arguments = Callable[..., list[str]]
 CUDA = pytest.param(
@@ -61,7 +53,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     """A GPU as a run has it, or the CPU with stand-ins."""
     name: str = request.param
     if name == "cpu":
-        monkeypatch.setattr(graph, "Capture", CaptureOnTheCpu)
+        monkeypatch.setattr(cuda_graph, "Capture", CaptureOnTheCpu)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
     torch.use_deterministic_algorithms(True)
@@ -148,13 +140,13 @@ METHODS: dict[str, Callable[[], Method]] = {
     "statistics": lambda: BatchNormStatistics(SMALL, RATE, batchnorm=BatchNormOptions(momentum=None)),
     "self-training": lambda: SelfTraining(SMALL, RATE),
     "self-training by class": lambda: SelfTraining(SMALL, RATE, confident_scope="class"),
-    "temporal": lambda: PixelContrast(SMALL, RATE, contrasts=[Contrast("current", "previous-warped")]),
-    "spatial": lambda: PixelContrast(SMALL, RATE, contrasts=[Contrast("current", "augmented current")]),
-    "add": lambda: PixelContrast(SMALL, RATE, fusion="add", denominator="supcon"),
-    "conv": lambda: PixelContrast(SMALL, RATE, fusion="conv", denominator="positive+negatives"),
-    "concat": lambda: PixelContrast(SMALL, RATE, fusion="concat", confident_scope="class", key_scope="batch"),
-    "stpl": lambda: PixelContrast(SMALL, RATE, batchnorm=BatchNormOptions(momentum=None)),
-    "stpl, both gradients": lambda: PixelContrast(SMALL, RATE, previous_gradient=True),
+    "temporal": lambda: STPL(SMALL, RATE, contrasts=[Contrast("current", "previous-warped")]),
+    "spatial": lambda: STPL(SMALL, RATE, contrasts=[Contrast("current", "augmented current")]),
+    "add": lambda: STPL(SMALL, RATE, fusion="add", denominator="supcon"),
+    "conv": lambda: STPL(SMALL, RATE, fusion="conv", denominator="positive+negatives"),
+    "concat": lambda: STPL(SMALL, RATE, fusion="concat", confident_scope="class", key_scope="batch"),
+    "stpl": lambda: STPL(SMALL, RATE, batchnorm=BatchNormOptions(momentum=None)),
+    "stpl, both gradients": lambda: STPL(SMALL, RATE, previous_gradient=True),
     "mean teacher": lambda: MeanTeacher(SMALL, RATE),
 }
 

@@ -8,7 +8,7 @@ from typing import cast
 
 from lightning import Trainer
 
-from stpl.runs.sitting import signals_told
+from stpl.runs.trainer import signals_raised
 
 
 def test_signals_that_are_ignored_stay_so_and_handlers_are_put_back() -> None:
@@ -16,7 +16,7 @@ def test_signals_that_are_ignored_stay_so_and_handlers_are_put_back() -> None:
     trainer = SimpleNamespace(received_sigterm=False)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with signals_told(cast(Trainer, trainer)):
+        with signals_raised(cast(Trainer, trainer)):
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
             assert callable(signal.getsignal(signal.SIGUSR2))
         assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL

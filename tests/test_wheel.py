@@ -68,7 +68,7 @@ def stpl(environment: Path, tmp_path: Path) -> Stpl:
 
 
 def test_it_is_the_installed_package_that_runs(environment: Path, tmp_path: Path) -> None:
-    code = "import stpl, stpl.runs.recipes as r; print(stpl.__file__, r.EXPERIMENTS, r.SWEEPS)"
+    code = "import stpl, stpl.runs.experiments as r; print(stpl.__file__, r.EXPERIMENTS, r.SWEEPS)"
     command = [str(environment / "bin" / "python"), "-c", code]
     told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert all(path.startswith(str(environment)) for path in told.split())

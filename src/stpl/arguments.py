@@ -14,13 +14,12 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, did_you_mean
 from stpl.option_types import items, listed, members, read
 
 
@@ -259,9 +258,7 @@ def unknown_option(word: str, names: Mapping[str, Any], prog: str) -> ConfigErro
         prog: which program it was given to.
     """
     name = word.lstrip("-").partition("=")[0]
-    close = get_close_matches(name, names, 1)
-    hint = f"did you mean --{close[0]}? " if close else ""
-    return ConfigError(f"unknown option --{name}", mend=f"{hint}see `{prog} --help`")
+    return ConfigError(f"unknown option --{name}", mend=f"{did_you_mean(name, names, '--{}')}see `{prog} --help`")
 
 
 def _options(function: Callable[..., Any]) -> Iterator[Option]:

@@ -6,13 +6,12 @@ import codecs
 import os
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from io import TextIOWrapper
 
 from stpl.arguments import Command
 from stpl.commands import VERBS, function
-from stpl.errors import ConfigError, StplError, Terminated, file_mend, lacking
+from stpl.errors import ConfigError, StplError, Terminated, did_you_mean, file_mend, lacking
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -111,9 +110,8 @@ def _run(name: str, *args: str) -> int:
     if group:
         name, args = f"{name} {args[0]}", args[1:]
     if name not in VERBS and name != "bench":
-        close = get_close_matches(name, group or VERBS, 1)
-        hint = f", did you mean '{close[0]}'?" if close else ""
-        print(f"stpl: no verb '{name}'{hint}\n\n{_help(group)}", file=sys.stderr)
+        hint = did_you_mean(name, group or VERBS).rstrip()
+        print(f"stpl: no verb '{name}'{hint and f', {hint}'}\n\n{_help(group)}", file=sys.stderr)
         return USAGE_ERROR
     if name == "bench" and args:  # leaves the package with the measurements
         from importlib import import_module

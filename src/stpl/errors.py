@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import errno
 import math
-import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 
 DIVERGED = 4
@@ -166,21 +166,23 @@ def lacking(error: Exception) -> StplError | None:
     return None
 
 
-_LOCKS = "STPL_LOCKS"
+def did_you_mean(name: str, known: Iterable[str], form: str = "'{}'") -> str:
+    """A question that begins a hint, with a space at its end: "did you mean 'x'? "; empty if nothing is close to it.
+
+    Args:
+        name: as it was given.
+        known: the names there are.
+        form: how the closest of them is written.
+    """
+    close = get_close_matches(name, list(known), 1)
+    return f"did you mean {form.replace('{}', close[0])}? " if close else ""
 
 
-def locks_are_kept() -> bool:
-    """Whether files are to be locked: the variable `STPL_LOCKS` says `off` where the file system has no locks."""
-    return os.environ.get(_LOCKS) != "off"
-
-
-def no_locks(path: Path, error: OSError) -> ConfigError:
-    """The error for a file system that keeps no locks (ENOLCK, ENOSYS, EOPNOTSUPP)."""
-    return ConfigError(
-        f"the file system keeps no locks ({error.strerror})",
-        where=path,
-        mend=f"use another one ($STPL_RUNS moves the runs), or set {_LOCKS}=off and start nothing twice",
-    )
+def unknown(kind: str, name: str, known: Iterable[str], where: str | Path | None = None) -> ConfigError:
+    """The error for a `name` that is none of the `known` ones."""
+    names = sorted(known)
+    mend = f"{did_you_mean(name, names)}known: {', '.join(names) or 'none'}"
+    return ConfigError(f"unknown {kind} '{name}'", where=where, mend=mend)
 
 
 def check_range(where: str, value: float, low: float = 0.0, high: float = math.inf) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from stpl.errors import ConfigError, check_range
-from stpl.yaml_files import parse_yaml, unknown
+from stpl.errors import ConfigError, check_range, unknown
+from stpl.yaml_files import parse_yaml
 
 
 @dataclass(frozen=True)

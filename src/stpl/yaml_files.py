@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import stat
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, unknown
 
 _T = TypeVar("_T")
 _MOST_BYTES = 2**24
@@ -193,14 +192,6 @@ def _text(path: Path) -> str:
             mend="check the path: this is no file of settings",
         )
     return path.read_text(encoding="utf-8")
-
-
-def unknown(kind: str, name: str, known: Iterable[str], where: str | Path | None = None) -> ConfigError:
-    """The error for a `name` that is none of the `known` ones, with «did you mean»."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean '{close[0]}'? " if close else ""
-    return ConfigError(f"unknown {kind} '{name}'", where=where, mend=f"{hint}known: {', '.join(names) or 'none'}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 
 from repository import SUPPORT
-from stpl.commands import export as verb
 from stpl.apply import exporting as export_module
 from stpl.apply.branches import values_read
 from stpl.apply.model import open_model
 from stpl.apply.source import NetworkSource
 from stpl.cli import main
+from stpl.commands import export as verb
 from stpl.data.fake import MovingShapes
 from stpl.data.folder import VideoFrames
 from stpl.errors import StplError

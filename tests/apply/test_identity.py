@@ -20,7 +20,7 @@ from stpl.apply.model import Model
 from stpl.data.fake import MovingShapes
 from stpl.data.image import read_rgb
 from stpl.errors import CheckpointError, ConfigError, RecordError, StplError, Terminated
-from stpl.runs.folder import RunLock, run_folder
+from stpl.runs.folder import lock_run, run_folder
 from stpl.yaml_files import load_yaml
 
 SIZE = (64, 96)
@@ -175,11 +175,11 @@ def test_a_refusal_leaves_nothing_and_a_run_stays(tmp_path: Path) -> None:
 
 
 def test_one_folder_takes_one_thread(tmp_path: Path) -> None:
-    with RunLock(tmp_path):
+    with lock_run(tmp_path):
         for place in (tmp_path, tmp_path / "." / ".." / tmp_path.name):
-            with pytest.raises(RecordError, match=f"process {os.getpid()} is training in this folder"), RunLock(place):
+            with pytest.raises(RecordError, match=f"process {os.getpid()} is training in this folder"), lock_run(place):
                 pass
-    with RunLock(tmp_path):
+    with lock_run(tmp_path):
         pass
 
 

@@ -6,6 +6,8 @@ import errno
 import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,9 @@ import pytest
 from repository import REPOSITORY
 from stpl.cli import main
 from stpl.data.fake import fake
-from stpl.data.parallel import only_one
 from stpl.errors import ConfigError, RecordError, check_range, refusals
-from stpl.runs.folder import RunLock
+from stpl.files import locked
+from stpl.runs.folder import lock_run
 from stpl.sweeps.distributions import read_distribution
 from stpl.sweeps.storage import open_storage
 
@@ -111,7 +113,7 @@ def test_ranges_include_their_ends() -> None:
 
 
 def test_nodes_that_a_launcher_or_the_user_brings_together_may_train(monkeypatch: pytest.MonkeyPatch) -> None:
-    from stpl.runs.devices import build_trainer
+    from stpl.runs.trainer import build_trainer
 
     settings: dict[str, Any] = {"accelerator": "cpu", "num_nodes": 2, "max_steps": 1, "logger": False}
     for name, value in (("MASTER_ADDR", "10.0.0.1"), ("MASTER_PORT", "29500"), ("NODE_RANK", "1")):
@@ -199,9 +201,12 @@ def test_a_file_system_without_locks_is_not_another_process(
     def refuse(*_: Any) -> None:
         raise OSError(number, "No locks available")
 
-    monkeypatch.setattr("fcntl.lockf", refuse)
     monkeypatch.setattr("fcntl.flock", refuse)
-    for lock in (lambda: RunLock(tmp_path), lambda: only_one(tmp_path / ".lock", "waiting")):
+    locks: list[Callable[[], AbstractContextManager[None]]] = [
+        partial(lock_run, tmp_path),
+        partial(locked, tmp_path / ".lock", pytest.fail),
+    ]
+    for lock in locks:
         with pytest.raises(ConfigError, match="the file system keeps no locks") as caught, lock():
             pass
         assert "STPL_LOCKS=off" in str(caught.value)
@@ -215,8 +220,8 @@ def test_another_process_is_still_another_process(tmp_path: Path, monkeypatch: p
     def busy(*_: Any) -> None:
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    monkeypatch.setattr("fcntl.lockf", busy)
-    with pytest.raises(RecordError, match="is training in this folder"), RunLock(tmp_path):
+    monkeypatch.setattr("fcntl.flock", busy)
+    with pytest.raises(RecordError, match="is training in this folder"), lock_run(tmp_path):
         pass
 
 

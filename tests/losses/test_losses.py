@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from stpl.losses.confidence import Scope, confident_pixels
-from stpl.losses.segmentation import cross_entropy
+from stpl.losses.cross_entropy import cross_entropy
 
 
 def logits(batch: int = 2, classes: int = 5, height: int = 6, width: int = 7) -> torch.Tensor:

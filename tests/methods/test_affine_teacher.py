@@ -11,10 +11,10 @@ from torch import nn
 from random_clips import clips
 from stpl.data.clip import Batch
 from stpl.methods.affine_teacher import AffineTeacher, normalization_parameters
-from stpl.methods.optimization import OptimizerOptions
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 from stpl.testing import check_method
+from stpl.training.optimization import OptimizerOptions
 
 SMALL = NetworkOptions(18, 8, (1, 2))
 

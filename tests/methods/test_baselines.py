@@ -16,11 +16,10 @@ from random_clips import clips
 from stpl.data.clip import Batch, Clip
 from stpl.losses.consistency import certain_consistency
 from stpl.losses.instance_contrast import instance_contrast
-from stpl.methods.da_vsn import TemporalConsistency, _similarity
-from stpl.methods.hcl import HistoricalContrast, agreement_of
-from stpl.methods.optimization import OptimizerOptions
+from stpl.methods.da_vsn import DAVSN, _similarity
+from stpl.methods.hcl import HCL, agreement_of
 from stpl.methods.pixmatch import PixMatch
-from stpl.methods.uncertainty_reduction import UncertaintyReduction
+from stpl.methods.ur import UR
 from stpl.nn.discriminator import DiscriminatorOptions
 from stpl.nn.mixing import box_mask, cutmix_box, paste, resized
 from stpl.nn.network import NetworkOptions
@@ -30,6 +29,7 @@ from stpl.nn.warp import inside
 from stpl.runs.build import build
 from stpl.testing import check_method, check_ranks
 from stpl.testing.runs import tiny_arguments
+from stpl.training.optimization import OptimizerOptions
 
 SMALL = NetworkOptions(18, 8, (1, 2), auxiliary=True)
 NARROW = "--model.discriminator.width=4"
@@ -121,7 +121,7 @@ def test_what_lies_inside_the_frame_before() -> None:
 
 def test_terms_of_da_vsn() -> None:
     options = DiscriminatorOptions(width=4)
-    method = TemporalConsistency(SMALL, OptimizerOptions(), discriminator=options)
+    method = DAVSN(SMALL, OptimizerOptions(), discriminator=options)
     assert {name for name, _ in method.judges.named_children()} == {
         f"{kind}_{of}" for kind in ("sequence", "image") for of in ("main", "auxiliary")
     }
@@ -130,7 +130,7 @@ def test_terms_of_da_vsn() -> None:
     assert losses["telling sequence main"].item() == pytest.approx(math.log(2), abs=0.1)
     assert losses["fooling sequence main"].item() == pytest.approx(0.001 * math.log(2), rel=0.1)
     assert losses["fooling image auxiliary"].item() == pytest.approx(0.0002 * math.log(2), rel=0.1)
-    alone = TemporalConsistency(SMALL, OptimizerOptions(), source_free=True)
+    alone = DAVSN(SMALL, OptimizerOptions(), source_free=True)
     assert set(alone.losses(Batch(clips(1)))) == {"consistency", "auxiliary consistency"}
     assert alone.source_wants is None
     assert not list(alone.judges.children())
@@ -149,7 +149,7 @@ def test_similarity_of_discriminators() -> None:
 
 
 def test_disagreement_by_hand() -> None:
-    method = UncertaintyReduction(SMALL, OptimizerOptions(), dropout=0.0)
+    method = UR(SMALL, OptimizerOptions(), dropout=0.0)
     aim = torch.tensor([0.7, 0.2, 0.1]).log().view(1, 3, 1, 1)
     told = torch.tensor([0.6, 0.3, 0.1]).log().view(1, 3, 1, 1)
     method.decoders = torch.nn.ModuleList(Says(told) for _ in range(4))
@@ -173,7 +173,7 @@ class Says(torch.nn.Module):
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_the_classifier_stays_as_it_was(frozen: bool) -> None:
-    method = UncertaintyReduction(SMALL, OptimizerOptions(), freeze_classifier=frozen).train()
+    method = UR(SMALL, OptimizerOptions(), freeze_classifier=frozen).train()
     clip = clips(1)
     labelled = Clip(clip.frames, clip.flow, pseudo_label=torch.randint(0, 15, (2, 7, 9)), key=clip.key)
     sum(method.losses(Batch(labelled)).values()).backward()  # type: ignore[union-attr]
@@ -296,7 +296,7 @@ def test_agreement_by_hand() -> None:
 
 
 def test_the_historical_network_is_the_one_of_some_steps_ago() -> None:
-    method = HistoricalContrast(SMALL, OptimizerOptions(), history=TeacherOptions(decay=0, warmup=False, period=3))
+    method = HCL(SMALL, OptimizerOptions(), history=TeacherOptions(decay=0, warmup=False, period=3))
     seen = []
     for step in range(7):
         with torch.no_grad():
@@ -306,7 +306,7 @@ def test_the_historical_network_is_the_one_of_some_steps_ago() -> None:
     assert seen == [0, 0, 0, 3, 3, 3, 6]
     losses = method.losses(Batch(clips(1)))
     assert set(losses) == {"self_training", "contrast"}
-    coded = HistoricalContrast(SMALL, OptimizerOptions(), positives="class", agreement="divergence")
+    coded = HCL(SMALL, OptimizerOptions(), positives="class", agreement="divergence")
     assert all(loss.isfinite() for loss in coded.losses(Batch(clips(1))).values())
 
 

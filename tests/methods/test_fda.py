@@ -13,16 +13,16 @@ from random_clips import clips
 from stpl.data.clip import Batch
 from stpl.errors import ConfigError
 from stpl.losses.entropy import entropy_map, robust_entropy
-from stpl.methods.fda import FourierDomainAdaptation, FourierSelfTraining
-from stpl.methods.optimization import OptimizerOptions
-from stpl.methods.rounds import BINS, Judgement, add_to, doubts_of
-from stpl.methods.with_source import transferred
+from stpl.methods.fda import FDA, FDASelfTraining
 from stpl.nn.fourier import Window, transfer_amplitude
 from stpl.nn.network import NetworkOptions
 from stpl.runs.build import build
 from stpl.runs.fit import fit
 from stpl.testing import check_method
 from stpl.testing.runs import tiny_arguments
+from stpl.training.optimization import OptimizerOptions
+from stpl.training.rounds import BINS, Judgement, add_to, doubts_of
+from stpl.training.supervision import transferred
 
 SMALL = NetworkOptions(18, 8, (1, 2), auxiliary=True)
 
@@ -92,7 +92,7 @@ def test_both_frames_of_a_source_clip_take_the_style_of_one_target_frame() -> No
 
 
 def test_domains_of_another_size_and_number_train_together() -> None:
-    method = FourierDomainAdaptation(SMALL, OptimizerOptions())
+    method = FDA(SMALL, OptimizerOptions())
     losses = method.losses(Batch(clips(1), clips(0, (64, 80), 3)))
     assert set(losses) == {"cross_entropy", "auxiliary", "entropy", "auxiliary entropy"}
     assert all(loss.isfinite() for loss in losses.values())
@@ -115,7 +115,7 @@ def test_a_committee_conforms(tiny_streets: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_the_committee_means_and_its_labels() -> None:
-    method = FourierSelfTraining(SMALL, OptimizerOptions(), labels=Path("given"), share=0.5, sure=0.9)
+    method = FDASelfTraining(SMALL, OptimizerOptions(), labels=Path("given"), share=0.5, sure=0.9)
     confidences = torch.tensor([0.99, 0.97, 0.95, 0.8, 0.7])
     p = torch.cat([confidences[:, None], ((1 - confidences) / 14)[:, None].expand(5, 14)], 1)
     histogram = torch.zeros(15, BINS, dtype=torch.int64)
@@ -124,7 +124,7 @@ def test_the_committee_means_and_its_labels() -> None:
     thresholds = method.thresholds(histogram, None, 0)
     assert thresholds[0].item() == 0.9  # the second surest has 0.97, which is more than sure enough
     assert method.label(Judgement(doubts), thresholds[None]).flatten().tolist() == [0, 0, 0, 255, 255]
-    generous = FourierSelfTraining(SMALL, OptimizerOptions(), labels=Path("given"), share=0.8)
+    generous = FDASelfTraining(SMALL, OptimizerOptions(), labels=Path("given"), share=0.8)
     assert generous.thresholds(histogram, None, 0)[0].item() == pytest.approx(0.8, abs=1e-3)
     one, other = (method.eval().network for _ in range(2))
     method._members = [one, other]

@@ -13,16 +13,7 @@ from torch import Tensor, nn
 from stpl.data.clip import IGNORE, Batch, Clip, Wants, collate
 from stpl.errors import ConfigError
 from stpl.losses.pixel_contrast import pixel_contrast
-from stpl.methods import (
-    Contrast,
-    OptimizerOptions,
-    PixelContrast,
-    SelfTraining,
-    TrueLabelContrast,
-    TrueLabelSelfTraining,
-)
-from stpl.methods.evaluation import nearest
-from stpl.methods.optimization import learning_rates
+from stpl.methods import STPL, Contrast, SelfTraining, TrueLabelSelfTraining, TrueLabelSTPL
 from stpl.metrics.probes import linear_probe
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
@@ -30,6 +21,9 @@ from stpl.nn.network import NetworkOptions
 from stpl.nn.projection import HeadName, ProjectionHead
 from stpl.runs.build import build
 from stpl.runs.fit import fit
+from stpl.training import OptimizerOptions
+from stpl.training.evaluation import nearest
+from stpl.training.optimization import learning_rates
 
 Arguments = Callable[..., list[str]]
 SMALL = NetworkOptions(18, 8, (1, 2))
@@ -44,9 +38,7 @@ def clip(batch: int = 2, labels: bool = False) -> Clip:
     return Clip(frames, flow=flow, augmented=augmented, label=label)
 
 
-def make(
-    kind: type[PixelContrast] = PixelContrast, lr: OptimizerOptions | None = None, **options: Any
-) -> PixelContrast:
+def make(kind: type[STPL] = STPL, lr: OptimizerOptions | None = None, **options: Any) -> STPL:
     torch.manual_seed(0)
     frozen = BatchNormOptions("frozen")
     return kind(SMALL, lr or OptimizerOptions(), batchnorm=frozen, contrasts=SPATIAL, **options).train()
@@ -83,7 +75,7 @@ def test_without_a_head_the_loss_is_that_of_the_features() -> None:
     assert not any(name.startswith("projection") for name, _ in method.named_parameters())
 
 
-def groups(method: PixelContrast) -> dict[str, float]:
+def groups(method: STPL) -> dict[str, float]:
     return {group["name"]: group["lr"] for group in method.parameter_groups()}
 
 
@@ -94,7 +86,7 @@ def test_the_heads_rate_is_its_own() -> None:
     assert groups(apart)["projection"] == 3.0
     torch.manual_seed(0)
     options = OptimizerOptions(lr=1.0, projection_factor=0.0)
-    fused = PixelContrast(SMALL, options, contrasts=[Contrast("fused", "augmented fused")])
+    fused = STPL(SMALL, options, contrasts=[Contrast("fused", "augmented fused")])
     assert groups(fused)["projection"] == 0.0  # a fixed head, and a fusion that learns
     assert groups(fused)["new"] == 10.0
 
@@ -147,7 +139,7 @@ def test_true_labels_replace_those_of_the_confident_pixels() -> None:
     batch = clip(labels=True)
     assert batch.label is not None
     batch.label[:, :20] = IGNORE
-    plain, true = make(), make(TrueLabelContrast)
+    plain, true = make(), make(TrueLabelSTPL)
     assert true.wants == replace(plain.wants, label=True)
     logits = plain.network(batch)
     _, confident = plain.pseudo_labels(logits, batch)
@@ -162,7 +154,7 @@ def test_true_labels_replace_those_of_the_confident_pixels() -> None:
 
 
 def test_a_perfect_prediction_makes_both_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, true, batch = make(), make(TrueLabelContrast), clip(labels=True)
+    plain, true, batch = make(), make(TrueLabelSTPL), clip(labels=True)
     assert batch.label is not None
     truth = nearest(batch.label, (5 + 1, 7 + 1))
 

@@ -21,14 +21,15 @@ from crash import crash_at
 from repository import REPOSITORY
 from stpl.data.clip import Batch, Clip
 from stpl.errors import ConfigError, DataError
-from stpl.methods import Contrast, OptimizerOptions, PixelContrast
-from stpl.methods.contrast import View
+from stpl.methods import STPL, Contrast
+from stpl.methods.stpl import View
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 from stpl.runs.experiments import load_catalogue
 from stpl.runs.fit import fit
 from stpl.runs.record import read_record
+from stpl.training import OptimizerOptions
 
 Arguments = Callable[..., list[str]]
 GOLDEN = REPOSITORY / "tests" / "golden" / "losses.json"
@@ -192,7 +193,7 @@ def test_a_backbone_is_compiled_once() -> None:
 def compiled_losses(counter: CompileCounter | None) -> tuple[list[float], list[int]]:
     """Losses of four steps through a backbone compiled by `counter`, and how many graphs there were after each."""
     torch.manual_seed(0)
-    model = PixelContrast(SMALL, OptimizerOptions(lr=1e-3), batchnorm=BatchNormOptions(momentum=None)).train()
+    model = STPL(SMALL, OptimizerOptions(lr=1e-3), batchnorm=BatchNormOptions(momentum=None)).train()
     if counter is not None:
         torch._dynamo.reset()
         model.network.segmenter.get_submodule("backbone").compile(backend=counter)
@@ -222,12 +223,10 @@ def clip(batch: int = 2) -> Clip:
     return Clip(frames, flow=torch.randn(batch, 1, 2, 40, 56, generator=generator), augmented=augmented)
 
 
-def method(*pairs: tuple[View, View], **options: Any) -> PixelContrast:
+def method(*pairs: tuple[View, View], **options: Any) -> STPL:
     torch.manual_seed(0)
     contrasts = [Contrast(query, key) for query, key in pairs] or None
-    return PixelContrast(
-        SMALL, OptimizerOptions(), contrasts=contrasts, batchnorm=BatchNormOptions("frozen"), **options
-    ).train()
+    return STPL(SMALL, OptimizerOptions(), contrasts=contrasts, batchnorm=BatchNormOptions("frozen"), **options).train()
 
 
 def test_naive_is_the_sum_of_temporal_and_spatial() -> None:

@@ -11,11 +11,11 @@ from torch import Tensor
 from random_clips import clips
 from stpl.data.clip import Batch
 from stpl.losses.adversarial import reversed_gradient
-from stpl.methods.optimization import OptimizerOptions
-from stpl.methods.rda import BANDS, Attacker, FourierAdversarialAttack
+from stpl.methods.rda import BANDS, RDA, Attacker
 from stpl.nn.discriminator import DiscriminatorOptions
 from stpl.nn.fourier import Spectrum, band_means, ring_bands
 from stpl.nn.network import NetworkOptions
+from stpl.training.optimization import OptimizerOptions
 
 SMALL = NetworkOptions(18, 8, (1, 2), auxiliary=True)
 
@@ -79,7 +79,7 @@ def test_the_attacker_learns_the_opposite() -> None:
 
 def test_terms_of_rda() -> None:
     options = DiscriminatorOptions(width=4)
-    method = FourierAdversarialAttack(SMALL, OptimizerOptions(lr=1e-3), discriminator=options)
+    method = RDA(SMALL, OptimizerOptions(lr=1e-3), discriminator=options)
     batch = Batch(clips(0), clips(1, (64, 80)), clips(2))
     losses = method.losses(batch)
     assert len(losses) == 2 + 1 + 2 * 4
@@ -88,7 +88,7 @@ def test_terms_of_rda() -> None:
     rates = {group["name"]: group["lr"] for group in method.parameter_groups()}
     assert rates["attacker"] == 1e-6
     assert "new" not in rates
-    plain = FourierAdversarialAttack(
+    plain = RDA(
         SMALL, OptimizerOptions(), attack="none", smallest_scale=1, largest_scale=1, discriminator=options
     ).eval()
     assert plain.before_wants is None

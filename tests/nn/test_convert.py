@@ -23,11 +23,12 @@ from stpl.cli import main
 from stpl.commands.weights_convert import weights_convert as convert
 from stpl.data.clip import Clip
 from stpl.errors import CheckpointError, ConfigError
-from stpl.methods import OptimizerOptions, SelfTraining, Supervised
+from stpl.methods import SelfTraining, Supervised
 from stpl.nn import weights
 from stpl.nn.accel import Accel
 from stpl.nn.convert import understand
 from stpl.nn.network import build_network
+from stpl.training import OptimizerOptions
 
 CLASSES = 15  # viper15
 

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from stpl.data.clip import Batch, Clip
 from stpl.errors import ConfigError
-from stpl.methods.base import Method
-from stpl.methods.optimization import OptimizerOptions
 from stpl.methods.self_training import SelfTraining
 from stpl.nn import weights
 from stpl.nn.accel import Accel
@@ -20,6 +18,8 @@ from stpl.nn.batchnorm import BatchNormOptions, batchnorm_layers, statistics_of
 from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.nn.teacher import Teacher, TeacherOptions
+from stpl.training.base import Method
+from stpl.training.optimization import OptimizerOptions
 
 SMALL = NetworkOptions(18, 8, (1, 2))
 

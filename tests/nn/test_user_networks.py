@@ -20,14 +20,14 @@ from stpl.apply.model import Model
 from stpl.data.clip import Batch, Clip
 from stpl.data.image import write_png
 from stpl.errors import CheckpointError, ConfigError, DataError, StplError
-from stpl.methods.optimization import OptimizerOptions
-from stpl.methods.uncertainty_reduction import UncertaintyReduction
+from stpl.methods.ur import UR
 from stpl.nn import weights
 from stpl.nn.batchnorm import Renewal, batchnorm_layers
 from stpl.nn.network import build_network
 from stpl.nn.own import OwnSegmenter, lending, own_weights
 from stpl.nn.state import of_network
 from stpl.nn.wrappers import plain, wrapped_as
+from stpl.training.optimization import OptimizerOptions
 
 SIZE = (64, 96)
 Forward = Callable[["Two", Tensor], Any]
@@ -353,7 +353,7 @@ def test_frames_that_are_none_are_refused(frame: Any, five: str) -> None:
 def test_logits_finer_than_features_in_uncertainty_reduction(five: str) -> None:
     model = stpl.load(Two(lambda s, x: up(s.heads(x)[1], x)), size=SIZE, classes=five, features="body")
     with model.at_hand():
-        method = UncertaintyReduction(model.options, OptimizerOptions())
+        method = UR(model.options, OptimizerOptions())
     frames = torch.randint(0, 256, (1, 2, 3, *SIZE), dtype=torch.uint8)
     labels = torch.zeros(1, *SIZE, dtype=torch.int64)
     losses = method.losses(Batch(target=Clip(frames, flow=torch.zeros(1, 1, 2, *SIZE), pseudo_label=labels)))

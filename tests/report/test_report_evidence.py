@@ -6,11 +6,8 @@ import csv
 import json
 import re
 import shutil
-import sys
-import types
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +15,7 @@ import pytest
 from repository import REPOSITORY
 from stpl.commands.report import report as report_all
 from stpl.errors import ConfigError, RecordError
-from stpl.report.formats import tex
+from stpl.report.sheet import tex
 from stpl.runs.record import RunKey, read_record, read_records
 from suite_writer import CLASSES, ERRORS, KEYS, scene, write_run, write_suite
 
@@ -168,24 +165,6 @@ def test_torn_or_foreign_statistics_are_named(copy: Path, text: str) -> None:
     path.write_text(json.dumps(content) if text == "old" else text)
     with pytest.raises(RecordError, match=r"stpl/seed1/statistics\.json"):
         report(runs=copy)
-
-
-def test_missing_statistics_are_measured_only_when_asked(
-    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked: list[tuple[str, Path]] = []
-    module = types.ModuleType("stpl.runs.renewal")
-
-    def measure(bench: str, runs: Path) -> list[Any]:
-        asked.append((bench, runs))
-        return []
-
-    module.measure_missing = measure  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "stpl.runs.renewal", module)
-    report(runs=copy)
-    assert asked == []
-    report(runs=copy, statistics=True)
-    assert asked == [("streets", copy)]
 
 
 def test_cameras_side_by_side(copy: Path) -> None:

@@ -11,8 +11,8 @@ import scipy.stats
 from numpy.typing import NDArray
 from sklearn.metrics import jaccard_score
 
-from stpl.report import statistics
-from stpl.report.statistics import Comparison, Counts, Interval, compare, count, holm, interval, units_of
+from stpl.report import significance
+from stpl.report.significance import Comparison, Counts, Interval, compare, count, holm, interval, units_of
 
 SINGLE = [f"city{number}_000000" for number in range(200)]  # clips that do not follow one another
 
@@ -124,7 +124,7 @@ def test_random_swaps_agree_with_scipys_permutation_test(monkeypatch: pytest.Mon
         (a, b), mean_difference, permutation_type="samples", vectorized=True, n_resamples=np.inf
     ).pvalue
     found = compare(linear(a), linear(b), "b")
-    monkeypatch.setattr(statistics, "SWAPS", 8000)  # fewer than 2^13: no enumeration
+    monkeypatch.setattr(significance, "SWAPS", 8000)  # fewer than 2^13: no enumeration
     drawn = compare(linear(a), linear(b), "b")
     assert found is not None
     assert drawn is not None
@@ -186,8 +186,8 @@ def test_holms_correction_by_hand() -> None:
 
 def test_the_same_counts_give_the_same_numbers(tmp_path: Path) -> None:
     a, b = (confusions(np.random.default_rng(seed), 30, 0.5) for seed in (9, 10))
-    statistics._draws.cache_clear()
+    significance._draws.cache_clear()
     first = compare(counts_of(a), counts_of(b), "b"), interval(counts_of(a))
-    statistics._draws.cache_clear()
-    statistics._random_swaps.cache_clear()
+    significance._draws.cache_clear()
+    significance._random_swaps.cache_clear()
     assert first == (compare(counts_of(a), counts_of(b), "b"), interval(counts_of(a)))

@@ -20,7 +20,6 @@ from stpl.data.clip import Clip, Wants, collate
 from stpl.data.label_space import SYNTHIA_12_UNIFIED, VIPER_15
 from stpl.data.streets import StreetsClips, open_split
 from stpl.errors import RecordError, StplError
-from stpl.methods.evaluation import ClipSamples, Evaluator, nearest
 from stpl.nn.accel import Observation
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.nn.segmenter import Segmentation
@@ -28,6 +27,7 @@ from stpl.runs.fit import fit
 from stpl.runs.record import GROUPS, RECORD, RunKey, RunRecord, flat, read_record
 from stpl.runs.recorder import Recorder, RunOptions, write_arrays
 from stpl.testing import TINY
+from stpl.training.evaluation import ClipSamples, Evaluator, nearest
 
 KEY = RunKey("streets", "stpl", 0)
 Loaded = dict[str, dict[str, NDArray[Any]]]

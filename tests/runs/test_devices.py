@@ -11,7 +11,7 @@ import pytest
 _CHURN = """
 import resource
 import torch
-from stpl.runs.devices import keep_freed_memory
+from stpl.runs.trainer import keep_freed_memory
 
 keep_freed_memory()
 torch.ones(48 << 20, dtype=torch.uint8)

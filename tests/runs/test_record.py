@@ -12,7 +12,7 @@ import pytest
 from fake_trial import record_of
 from stpl.errors import ConfigError, RecordError, StplError
 from stpl.report.curves import read_metric
-from stpl.runs.folder import RunLock
+from stpl.runs.folder import lock_run
 from stpl.runs.record import (
     METRICS,
     RECORD,
@@ -195,9 +195,9 @@ def test_a_damaged_line_of_the_metrics_costs_itself_alone(tmp_path: Path) -> Non
 
 
 def test_lock_keeps_other_processes_out_and_names_the_holder(tmp_path: Path) -> None:
-    lines = "from pathlib import Path", "from stpl.runs.folder import RunLock"
-    code = "\n".join([*lines, f"with RunLock(Path({str(tmp_path)!r})): print('in')"])
-    with RunLock(tmp_path):
+    lines = "from pathlib import Path", "from stpl.runs.folder import lock_run"
+    code = "\n".join([*lines, f"with lock_run(Path({str(tmp_path)!r})): print('in')"])
+    with lock_run(tmp_path):
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert other.returncode == 1
         assert f"process {os.getpid()} is training in this folder" in other.stderr
@@ -207,10 +207,10 @@ def test_lock_keeps_other_processes_out_and_names_the_holder(tmp_path: Path) -> 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks")
 def test_lock_ends_with_its_process_though_a_forked_worker_lives(tmp_path: Path) -> None:
     code = (
-        "import os, time\nfrom pathlib import Path\nfrom stpl.runs.folder import RunLock\n"
-        f"RunLock(Path({str(tmp_path)!r})).__enter__()\n"
+        "import os, time\nfrom pathlib import Path\nfrom stpl.runs.folder import lock_run\n"
+        f"lock = lock_run(Path({str(tmp_path)!r}))\nlock.__enter__()\n"
         "if os.fork() == 0:\n    os.close(1)\n    time.sleep(2)\nos._exit(0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
-    with RunLock(tmp_path):
+    with lock_run(tmp_path):
         pass

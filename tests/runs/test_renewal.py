@@ -13,19 +13,20 @@ from torch import Tensor, nn
 
 from crash import crash_at
 from stpl.cli import main
+from stpl.commands.weights_statistics import weights_statistics
 from stpl.data.clip import Batch, Clip
 from stpl.data.datamodule import StreetsData
 from stpl.data.loading import Loading
-from stpl.methods import Contrast, OptimizerOptions, PixelContrast
-from stpl.methods.contrast import View
+from stpl.methods import STPL, Contrast
+from stpl.methods.stpl import View
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions, Renewal, apply_batchnorm, batchnorm_layers, statistics_kept
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.runs.build import build
 from stpl.runs.fit import fit
 from stpl.runs.record import read_metrics, read_record
-from stpl.runs.renewal import measure_missing
 from stpl.testing import TINY
+from stpl.training import OptimizerOptions
 
 Arguments = Callable[..., list[str]]
 SMALL = NetworkOptions(18, 8, (1, 2))
@@ -101,7 +102,7 @@ def test_original_views_alone_move_the_statistics(momentum: float | None) -> Non
         torch.manual_seed(0)
         options = BatchNormOptions(momentum=momentum, views=views)
         contrasts = [Contrast("current", key)]
-        made = PixelContrast(SMALL, OptimizerOptions(), batchnorm=options, contrasts=contrasts).train()
+        made = STPL(SMALL, OptimizerOptions(), batchnorm=options, contrasts=contrasts).train()
         made.losses(Batch(clip()))
         return [buffer for name, buffer in made.named_buffers() if name.endswith(("running_mean", "running_var"))]
 
@@ -232,7 +233,7 @@ def test_weights_by_statistics(tiny_run: Arguments, tmp_path: Path, capsys: pyte
     renewed = run(tiny_run, "stpl", *RENEWED)
     lagging = run(tiny_run, "stpl", *RENEWED, "--batchnorm.evaluation=running", "--run.experiment=lagging")
     source = run(tiny_run, "source", steps=2)
-    measure_missing("streets", tmp_path / "runs")
+    weights_statistics(runs=tmp_path / "runs")
     contents = [json.loads((folder / "statistics.json").read_text()) for folder in (renewed, lagging)]
     assert not (source / "statistics.json").exists()
     records = [read_record(folder) for folder in (renewed, lagging)]
@@ -245,5 +246,5 @@ def test_weights_by_statistics(tiny_run: Arguments, tmp_path: Path, capsys: pyte
         assert contents[0]["miou"][kind] == pytest.approx(contents[1]["miou"][kind], abs=1e-6)
     assert len(set(contents[0]["miou"].values())) == 3
     capsys.readouterr()
-    measure_missing("streets", tmp_path / "runs")
+    weights_statistics(runs=tmp_path / "runs")
     assert capsys.readouterr().err == ""

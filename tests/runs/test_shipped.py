@@ -23,8 +23,8 @@ from stpl.nn import checkpoint_files, formats, weights
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.runs import ship, shipped
 from stpl.runs.build import starting_point
+from stpl.runs.experiments import EXPERIMENTS
 from stpl.runs.fit import fit
-from stpl.runs.recipes import EXPERIMENTS
 from stpl.runs.record import RunKey, read_metrics
 
 Arguments = Callable[..., list[str]]

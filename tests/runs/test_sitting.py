@@ -22,9 +22,10 @@ from stpl.nn import weights
 from stpl.nn.finite import LossWatch, fault
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.runs.build import build
-from stpl.runs.fit import _failures_told, fit
+from stpl.runs.fit import _failures_reported, fit
+from stpl.runs.identity import keep_settings
 from stpl.runs.record import RunKey, read_metrics, read_record
-from stpl.runs.sitting import SittingTimer, keep_settings
+from stpl.runs.trainer import SessionTimer
 from stpl.yaml_files import load_yaml
 
 Arguments = Callable[..., list[str]]
@@ -206,11 +207,11 @@ def test_a_failed_run_is_told_to_wandb() -> None:
 
     listener: Any = Listener()
     listener.codes = []
-    with pytest.raises(DivergedError), _failures_told(listener):
+    with pytest.raises(DivergedError), _failures_reported(listener):
         raise DivergedError("off")
-    with pytest.raises(KeyboardInterrupt), _failures_told(listener):  # it may go on
+    with pytest.raises(KeyboardInterrupt), _failures_reported(listener):  # it may go on
         raise KeyboardInterrupt
-    with _failures_told(listener):
+    with _failures_reported(listener):
         pass
     assert listener.codes == [1]
 
@@ -224,11 +225,11 @@ def test_a_run_that_was_stopped_is_not_recorded_and_goes_on(
     """Stopped between evaluations and at one, it ends as a run that nobody stopped: weights, curves, evaluations."""
     stops = [1, 2, 5]
 
-    def end(self: SittingTimer, trainer: Any, *_: Any) -> None:
+    def end(self: SessionTimer, trainer: Any, *_: Any) -> None:
         if stops and trainer.global_step == stops[0]:
             trainer.should_stop = True
 
-    monkeypatch.setattr(SittingTimer, "on_train_batch_end", end)
+    monkeypatch.setattr(SessionTimer, "on_train_batch_end", end)
     arguments = run("--trainer.max_time=00:01:00:00", steps=6)
     while stops:
         assert main(["fit", *arguments]) == STOPPED

@@ -10,7 +10,7 @@ from torch import Tensor, distributed
 from torch.nn.functional import normalize
 
 from stpl.losses.pixel_contrast import pixel_contrast
-from stpl.losses.ranks import gather_ranks
+from stpl.training.ranks import gather_ranks
 
 
 def pixels() -> tuple[Tensor, Tensor, Tensor]:

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from stpl.methods.ranks import from_first, to_first
 from stpl.nn.batchnorm import average_statistics
 from stpl.testing.rank import join, run_plan
+from stpl.training.ranks import from_first, to_first
 
 
 def told(rank: int) -> dict[str, Any]:

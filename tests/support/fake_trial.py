@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import cast
 
 from stpl.errors import STOPPED
-from stpl.runs.folder import RunLock
+from stpl.runs.folder import lock_run
 from stpl.runs.record import RunKey, RunRecord, experiment_name, runs_root, write_record
 
 
@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> None:
     bench, base, seed = options.pop("bench"), options.pop("experiment"), int(options.pop("seed_everything"))
     key = RunKey(bench, experiment_name(base, options), seed)
     directory = key.directory(runs_root())
-    with RunLock(directory), _tracked() as log:
+    with lock_run(directory), _tracked() as log:
         _log(f"{key} started")
         _break(base, directory)
         steps, miou = int(os.environ.get("FAKE_STEPS", "2")), 40.0 + seed + _quality(options)

@@ -9,14 +9,14 @@ from torch.nn.functional import interpolate, softmax
 
 from stpl.data.clip import Batch, Wants
 from stpl.losses.adversarial import domain_loss
-from stpl.losses.segmentation import cross_entropy
-from stpl.methods.base import Method
-from stpl.methods.optimization import OptimizerOptions
-from stpl.methods.ranks import pixel_weight
+from stpl.losses.cross_entropy import cross_entropy
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
 from stpl.nn.network import NetworkOptions
 from stpl.nn.segmenter import upsample
+from stpl.training.base import Method
+from stpl.training.optimization import OptimizerOptions
+from stpl.training.ranks import pixel_weight
 
 
 class Adversarial(Method):

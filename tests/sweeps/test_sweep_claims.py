@@ -22,6 +22,7 @@ from stpl.sweeps.progress import read_steps
 from stpl.sweeps.queues import GridQueue, SearchQueue
 from stpl.sweeps.schema import Sweep, read_sweep
 from stpl.sweeps.storage import open_storage
+from stpl.sweeps.supervisor import BEGAN
 
 GRID = """
 method: grid
@@ -234,9 +235,9 @@ def test_failures_of_one_call_are_counted_over_its_workers(
         assert len(queue.failures(A)) == times
     assert queue.left() == 0
     assert queue.given_up()[A]["tail"] == "why"
-    monkeypatch.setenv(claims.BEGAN, "2000-01-01T00:00:00")
+    monkeypatch.setenv(BEGAN, "2000-01-01T00:00:00")
     assert GridQueue(open_storage(url), plan(tmp_path), tmp_path / "runs").left() == 0  # a worker of the same call
-    monkeypatch.delenv(claims.BEGAN)
+    monkeypatch.delenv(BEGAN)
     assert GridQueue(open_storage(url), plan(tmp_path), tmp_path / "runs").left() == 1  # a new call tries again
 
 

@@ -21,7 +21,7 @@ import pytest
 import fake_trial
 from repository import REPOSITORY
 from stpl.commands.report import report
-from stpl.runs.folder import RunLock
+from stpl.runs.folder import lock_run
 from stpl.sweeps.grid import cells, command_line, narrow
 from stpl.sweeps.queues import GridQueue
 from stpl.sweeps.schema import read_sweep
@@ -115,7 +115,7 @@ def _check_nothing_is_left(work: Path, url: str) -> None:
     assert not mentions(str(FAKE), work)
     assert not mentions(url, work)
     for folder in (work / "runs" / "streets").glob("*/seed*"):
-        with RunLock(folder):
+        with lock_run(folder):
             assert not list(folder.glob("*.tmp"))
     plan = narrow(read_sweep(work / "sweep.yaml"), None, SEEDS)
     with opened(url) as storage:

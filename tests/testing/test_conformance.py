@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stpl.data.clip import Batch
-from stpl.methods import BatchNormStatistics, PixelContrast, SelfTraining
+from stpl.methods import STPL, BatchNormStatistics, SelfTraining
 from stpl.testing import ReadBackError, check_method
 
 
@@ -101,7 +101,7 @@ def test_what_is_opened_is_seen(tiny_streets: Path, tmp_path: Path) -> None:
 
 def test_a_frozen_parameter_with_a_gradient_is_found(tiny_streets: Path, tmp_path: Path) -> None:
     """One that has a gradient and no optimiser."""
-    right = PixelContrast.parameter_groups
-    groups = mock.patch.object(PixelContrast, "parameter_groups", lambda self: right(self)[:1])
+    right = STPL.parameter_groups
+    groups = mock.patch.object(STPL, "parameter_groups", lambda self: right(self)[:1])
     with groups, pytest.raises(AssertionError, match="has a gradient and no optimiser"):
         check_method("stpl", tmp_path, ranks=False, streets=tiny_streets)

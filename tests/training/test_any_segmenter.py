@@ -44,7 +44,7 @@ class UNet(Segmenter):
 def test_runs_end_and_are_recorded(
     experiment: str, momentum: str, tiny_run: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stpl.methods.base.build_network", lambda options: Accel(UNet(options.space.num_classes)))
+    monkeypatch.setattr("stpl.training.base.build_network", lambda options: Accel(UNet(options.space.num_classes)))
     options = tiny_run(experiment, "--start_from=null", f"--batchnorm.momentum={momentum}", steps=2)
     record = read_record(fit(options))
     assert record is not None

@@ -23,13 +23,13 @@ from repository import REPOSITORY, SUPPORT
 from stpl.data.sampling import EvaluationShare
 from stpl.data.streets import StreetsOptions, open_split
 from stpl.errors import ConfigError
-from stpl.methods.evaluation import ClipSamples
 from stpl.nn import weights
-from stpl.runs import devices
+from stpl.runs import trainer as trainers
 from stpl.runs.build import build
 from stpl.runs.fit import fit
 from stpl.runs.record import RunRecord, read_record
 from stpl.testing.rank import run_plan, start_ranks
+from stpl.training.evaluation import ClipSamples
 
 # 9 evaluation clips, and half of them end within a video.
 STREETS = StreetsOptions(height=48, width=96, frames=4, train_drives=3, val_drives=1, camera_val_drives=3)
@@ -215,8 +215,8 @@ def test_batchnorm_is_synchronised_over_several_gpus_only(world_size: int, monke
         root = SimpleNamespace(root_device=torch.device("cuda", 0))
         return SimpleNamespace(world_size=world_size, strategy=root)
 
-    monkeypatch.setattr(devices, "Trainer", trainer)
-    devices.build_trainer({"devices": world_size}, synchronized=True, leaves_idle=True)
+    monkeypatch.setattr(trainers, "Trainer", trainer)
+    trainers.build_trainer({"devices": world_size}, synchronized=True, leaves_idle=True)
     assert built[-1].get("sync_batchnorm", False) == (world_size == 2)
 
 

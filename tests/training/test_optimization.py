@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 from stpl.data.clip import Batch, Clip
 from stpl.errors import ConfigError
-from stpl.methods import Method, OptimizerOptions, PixelContrast, SelfTraining, Supervised
-from stpl.methods.optimization import RelativeSGD, learning_rates
+from stpl.methods import STPL, SelfTraining, Supervised
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
+from stpl.training import Method, OptimizerOptions
+from stpl.training.optimization import RelativeSGD, learning_rates
 
 SMALL = NetworkOptions(18, 8, (1, 2), auxiliary=True)
 LINEAGE = OptimizerOptions(lr=2.5e-4, head_factor=10.0, horizon=250_000)
@@ -31,7 +32,7 @@ def clip() -> Clip:
 
 def test_groups_are_the_lineage_s() -> None:
     """Backbone and score fusion at lr, classifiers at 10·lr, modules of the method at their own; nothing forgotten."""
-    method = PixelContrast(SMALL, LINEAGE)
+    method = STPL(SMALL, LINEAGE)
     groups = {group["name"]: group for group in method.parameter_groups()}
     rates = {name: group["lr"] for name, group in groups.items()}
     assert rates == pytest.approx(
@@ -116,7 +117,7 @@ def test_the_auxiliary_classifier_is_trained_at_a_tenth() -> None:
     assert list(Supervised(NetworkOptions(18, 8, (1, 2)), LINEAGE).losses(Batch(batch))) == ["cross_entropy"]
 
 
-@pytest.mark.parametrize("make", [PixelContrast, SelfTraining])
+@pytest.mark.parametrize("make", [STPL, SelfTraining])
 def test_adaptation_leaves_the_auxiliary_classifier_alone(make: Callable[..., Method]) -> None:
     method = make(SMALL, LINEAGE, batchnorm=FROZEN).train()
     torch.autograd.backward(list(method.losses(Batch(clip())).values()))

@@ -16,21 +16,21 @@ import torch
 from stpl.data.clip import IGNORE
 from stpl.data.pseudo_labels import PseudoLabels, Writer, finished
 from stpl.errors import ConfigError, DataError
-from stpl.methods.cbst import ClassBalancedSelfTraining
-from stpl.methods.optimization import OptimizerOptions
-from stpl.methods.rounds import BINS, Judgement, add_to, doubts_of
+from stpl.methods.cbst import CBST
 from stpl.nn import weights
 from stpl.nn.network import NetworkOptions
 from stpl.runs.fit import fit
 from stpl.testing import check_method
 from stpl.testing.runs import CrashError, fit_until, tiny_arguments
+from stpl.training.optimization import OptimizerOptions
+from stpl.training.rounds import BINS, Judgement, add_to, doubts_of
 
 Arguments = Callable[..., list[str]]
 NULL = "--start_from=null"
 
 
-def cbst(**options: float) -> ClassBalancedSelfTraining:
-    return ClassBalancedSelfTraining(NetworkOptions(18, 4, (1,)), OptimizerOptions(), **options)  # type: ignore[arg-type]
+def cbst(**options: float) -> CBST:
+    return CBST(NetworkOptions(18, 4, (1,)), OptimizerOptions(), **options)  # type: ignore[arg-type]
 
 
 def logits_of(confidences: list[float]) -> torch.Tensor:

@@ -18,13 +18,14 @@ import contrast_rank
 from repository import SUPPORT
 from stpl.data.clip import Batch, Clip
 from stpl.losses.pixel_contrast import pixel_contrast
-from stpl.losses.ranks import gather_ranks
-from stpl.methods import Contrast, OptimizerOptions, PixelContrast, SelfTraining
-from stpl.methods.contrast import View
+from stpl.methods import STPL, Contrast, SelfTraining
+from stpl.methods.stpl import View
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 from stpl.nn.warp import resize_flow
 from stpl.testing import ReadBackError, no_read_back
+from stpl.training import OptimizerOptions
+from stpl.training.ranks import gather_ranks
 
 SMALL = NetworkOptions(18, 8, (1, 2))
 
@@ -41,12 +42,10 @@ def clip(batch: int = 2) -> Clip:
     return Clip(frames, flow=torch.randn(batch, 1, 2, 40, 56, generator=generator), augmented=augmented)
 
 
-def stpl(*pairs: tuple[View, View], policy: Any = "statistics", **options: Any) -> PixelContrast:
+def stpl(*pairs: tuple[View, View], policy: Any = "statistics", **options: Any) -> STPL:
     torch.manual_seed(0)
     contrasts = [Contrast(query, key) for query, key in pairs] or None
-    return PixelContrast(
-        SMALL, OptimizerOptions(), contrasts=contrasts, batchnorm=BatchNormOptions(policy), **options
-    ).train()
+    return STPL(SMALL, OptimizerOptions(), contrasts=contrasts, batchnorm=BatchNormOptions(policy), **options).train()
 
 
 def test_the_guard_sees_what_waits() -> None:

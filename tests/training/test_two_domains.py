@@ -20,13 +20,13 @@ from stpl.data.rare_classes import RareClasses, RareClassSampler, class_pixels, 
 from stpl.errors import ConfigError, DataError
 from stpl.losses.adversarial import domain_loss
 from stpl.losses.entropy import weighted_entropy
-from stpl.methods.optimization import Joint, OptimizerOptions, learning_rates
 from stpl.nn import weights
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
 from stpl.runs.fit import fit
 from stpl.runs.record import read_record
 from stpl.testing import TINY, check_method
 from stpl.testing.runs import fit_until, tiny_arguments
+from stpl.training.optimization import Joint, OptimizerOptions, learning_rates
 
 
 @pytest.fixture

@@ -35,9 +35,8 @@ from stpl.nn.batchnorm import batchnorm_layers
 from stpl.runs.build import SuiteCLI, build
 from stpl.runs.fit import begin, run
 from stpl.runs.folder import START, run_folder
-from stpl.runs.identity import check_mark, flat_settings
+from stpl.runs.identity import check_mark, flat_settings, kept_settings
 from stpl.runs.request import as_text
-from stpl.runs.sitting import begun_with
 
 STATISTICS = "batchnorm_augmented"
 """The experiment whose result trained networks are compared with: the start with renewed statistics."""
@@ -119,7 +118,7 @@ def adapt_to(
         check_outputs(folder)
         taken = taken or affordable(model, settings, folder)
         start = _start(model, folder)
-        begun = begun_with(folder, folder / "checkpoints" / "last.ckpt")
+        begun = kept_settings(folder, folder / "checkpoints" / "last.ckpt")
         name = begun["run"]["experiment"] if begun else run_name(videos)  # the video may be called otherwise by now
         command = _Command(model, start, videos, folder, settings, taken.batch_size, name)
         candidates, cli = _trained(command, tell)
@@ -147,12 +146,12 @@ def _as_before() -> Iterator[None]:
 
 
 def affordable(model: Model, settings: Settings, folder: Path) -> Estimate:
-    """What it takes with the batch size that was asked for, or that an earlier sitting had, or that fits.
+    """What it takes with the batch size that was asked for, or that an earlier session had, or that fits.
 
     Raises:
         ConfigError: it does not fit.
     """
-    begun = begun_with(folder, folder / "checkpoints" / "last.ckpt")
+    begun = kept_settings(folder, folder / "checkpoints" / "last.ckpt")
     asked = settings.batch_size or (begun and begun["data"]["init_args"]["loading"]["batch_size"])
     network = model.accel.segmenter
     network.check_trainable()

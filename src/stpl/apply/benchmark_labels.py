@@ -20,7 +20,7 @@ from stpl.data.label_space import LabelSpace
 from stpl.errors import ConfigError, refusals
 from stpl.runs.fit import build_evaluation
 from stpl.runs.request import Request
-from stpl.runs.sitting import signals_told
+from stpl.runs.trainer import signals_raised
 
 
 def label_benchmark(request: Request, out: Path, colors: bool) -> None:
@@ -41,7 +41,7 @@ def label_benchmark(request: Request, out: Path, colors: bool) -> None:
         writer = LabelImages(folder, cli.model.options.space, colors)
         cli.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
         loader = cli.datamodule.val_dataloader()
-        with refusals("trainer", among="lightning"), signals_told(cli.trainer):
+        with refusals("trainer", among="lightning"), signals_raised(cli.trainer):
             cli.trainer.predict(cli.model, dataloaders=loader, return_predictions=False)
     print(f"wrote {writer.written} predictions to {out}", file=sys.stderr)
 

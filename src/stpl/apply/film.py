@@ -13,7 +13,7 @@ import numpy as np
 from stpl.apply.network import Frame, load_network, predict
 from stpl.apply.settings import Codec
 from stpl.data.frames import FrameStream
-from stpl.errors import ConfigError, DataError, RecordError
+from stpl.errors import ConfigError, DataError, RecordError, unknown
 from stpl.nn import weights
 from stpl.pictures.labels import overlay
 from stpl.pictures.side_by_side import SideBySide
@@ -21,7 +21,6 @@ from stpl.runs.artifacts import SAMPLES, VideoSample, read_samples
 from stpl.runs.experiments import Catalogue
 from stpl.runs.record import RECORD, RunKey
 from stpl.runs.samples import SAMPLE_FPS, film_samples
-from stpl.yaml_files import unknown
 
 _PANEL_HEIGHT = 360
 

@@ -17,8 +17,7 @@ from stpl.apply.settings import STATE
 from stpl.apply.source import HUGGING_FACE, NetworkSource, read_classes
 from stpl.data.content import content_id
 from stpl.errors import CheckpointError, ConfigError, note
-from stpl.files import whole_file
-from stpl.nn import huggingface, weights
+from stpl.nn import formats, huggingface, weights
 from stpl.nn.accel import Accel
 from stpl.nn.checkpoint_files import located
 from stpl.nn.finite import fault
@@ -142,7 +141,7 @@ class Model:
         assert own is not None
         assert isinstance(segmenter, OwnSegmenter)
         if own.build != huggingface.BUILD:
-            _write(folder / STATE, state)
+            formats.write(folder / STATE, state)
             return folder / STATE
         segmenter.net.load_state_dict(dict(state))
         huggingface.save(segmenter.net, str(own.arguments["name"]), folder / "adapted")
@@ -152,7 +151,7 @@ class Model:
         """Write a network of your own as a checkpoint of the suite, whole or not at all."""
         assert self.network is not None
         described = weights.description(self.options, self.frame_size, 0)
-        _write(path, {"stpl": described, "state_dict": self.network.state_dict()})
+        formats.write(path, {"stpl": described, "state_dict": self.network.state_dict()})
 
 
 def own_state(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -241,9 +240,3 @@ def _as_its_processor(own: OwnNetwork, name: str, source: NetworkSource) -> OwnN
         where = f"{HUGGING_FACE}{name}" if name else "the network"
         note(f"no image processor says its normalisation; assumed: {assumed} (--mean, --std, --channels)", where)
     return own
-
-
-def _write(path: Path, content: Mapping[str, object]) -> None:
-    """Save a checkpoint, whole or not at all."""
-    with whole_file(path) as file:
-        torch.save(dict(content), file)

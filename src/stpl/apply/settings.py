@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from stpl.apply import option_values as values
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, unknown
 from stpl.files import check_file
 from stpl.runs.experiments import overlays
 from stpl.runs.request import PRECISIONS
-from stpl.yaml_files import unknown
 
 Format = Literal["onnx", "torchscript"]
 Output = Literal["logits", "ids"]

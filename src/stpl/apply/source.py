@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stpl.apply import option_values as values
 from stpl.data.label_space import SPACES, LabelSpace, own_classes
-from stpl.errors import CheckpointError, ConfigError
+from stpl.errors import CheckpointError, ConfigError, unknown
 from stpl.nn import builder, normalization
 from stpl.nn.checkpoint_files import existing, located
-from stpl.yaml_files import load_yaml, unknown
+from stpl.yaml_files import load_yaml
 
 if TYPE_CHECKING:
     from torch import nn

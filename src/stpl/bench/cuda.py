@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from stpl.bench.measure import Action
 from stpl.errors import ConfigError
-from stpl.methods.graph import Capture
+from stpl.training.cuda_graph import Capture
 
 
 def check_device(device: str) -> torch.device:

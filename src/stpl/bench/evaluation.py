@@ -12,8 +12,8 @@ from stpl.bench.cuda import check_device
 from stpl.bench.measure import table, write_json
 from stpl.bench.step import draw_clip
 from stpl.data.clip import Clip
-from stpl.methods.evaluation import Evaluator
 from stpl.nn.network import NetworkOptions, build_network
+from stpl.training.evaluation import Evaluator
 
 
 def evaluation(

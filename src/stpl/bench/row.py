@@ -16,11 +16,11 @@ from torch import Tensor
 
 from stpl.bench.measure import Action, in_processes, times_table, write_json
 from stpl.data.clip import Batch, Clip, Wants
-from stpl.methods import Method
 from stpl.nn.network import NetworkOptions
 from stpl.nn.teacher import Teacher
 from stpl.runs.build import build
-from stpl.runs.devices import keep_freed_memory
+from stpl.runs.trainer import keep_freed_memory
+from stpl.training import Method
 
 _SOURCE = (720 / 512, 1280 / 1024)  # of VIPER's frames to Cityscapes'
 

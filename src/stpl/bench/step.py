@@ -24,9 +24,10 @@ from torch import Tensor
 from stpl.bench import contrast
 from stpl.bench.measure import Action, in_processes, times_table, write_json
 from stpl.data.clip import Batch, Clip
-from stpl.methods import OptimizerOptions, PixelContrast
+from stpl.methods import STPL
 from stpl.nn.network import NetworkOptions
-from stpl.runs.devices import keep_freed_memory
+from stpl.runs.trainer import keep_freed_memory
+from stpl.training import OptimizerOptions
 
 FORMS = ("stpl", "stpl, float32", "plain")
 
@@ -88,7 +89,7 @@ def prepare(form: str, height: int, width: int, network: dict[str, Any]) -> Acti
     torch.manual_seed(0)
     if form != "plain":
         keep_freed_memory()
-    kind = Plain if form == "plain" else PixelContrast
+    kind = Plain if form == "plain" else STPL
     method = kind(NetworkOptions.from_dict(network), OptimizerOptions()).train()
     optimizer = torch.optim.SGD(method.parameter_groups(), momentum=0.9)
     precision = torch.bfloat16 if form == "stpl" and _precision() == "bf16-mixed" else None
@@ -103,7 +104,7 @@ def draw_clip(height: int, width: int) -> Clip:
     return Clip(frames, flow=torch.randn(1, 1, 2, height, width, generator=generator), augmented=augmented)
 
 
-def _run(method: PixelContrast, optimizer: torch.optim.Optimizer, clip: Clip, precision: torch.dtype | None) -> float:
+def _run(method: STPL, optimizer: torch.optim.Optimizer, clip: Clip, precision: torch.dtype | None) -> float:
     optimizer.zero_grad()
     with torch.autocast("cpu", precision or torch.bfloat16, enabled=precision is not None):
         output = method.training_step(Batch(clip), 0)
@@ -119,7 +120,7 @@ def _precision() -> str:
     return hardware_precision("cpu")
 
 
-class Plain(PixelContrast):
+class Plain(STPL):
     """STPL with its tensors in the default memory format and the contrast in its dense form."""
 
     def __init__(self, network: NetworkOptions, optimizer: OptimizerOptions) -> None:

@@ -21,8 +21,9 @@ from stpl.bench import cuda
 from stpl.bench.measure import Action, interleaved, table, times_table, write_json
 from stpl.bench.step import Plain, draw_clip
 from stpl.data.clip import Batch, Clip
-from stpl.methods import OptimizerOptions, PixelContrast
+from stpl.methods import STPL
 from stpl.nn.network import NetworkOptions
+from stpl.training import OptimizerOptions
 
 
 def step(height: int, width: int, network: NetworkOptions, repeats: int, json: Path | None, device: str) -> None:
@@ -32,10 +33,10 @@ def step(height: int, width: int, network: NetworkOptions, repeats: int, json: P
     torch.use_deterministic_algorithms(True)  # as every run does
     clip = draw_clip(height, width).to(place)
     rate = cuda.bfloat16_rate()
-    forms: dict[str, tuple[type[PixelContrast], bool, bool]] = {  # method, recorded, bfloat16
-        "stpl": (PixelContrast, True, True),
-        "stpl, asked for by Python": (PixelContrast, False, True),
-        "stpl, float32": (PixelContrast, True, False),
+    forms: dict[str, tuple[type[STPL], bool, bool]] = {  # method, recorded, bfloat16
+        "stpl": (STPL, True, True),
+        "stpl, asked for by Python": (STPL, False, True),
+        "stpl, float32": (STPL, True, False),
         "plain": (Plain, False, False),
     }
     actions: dict[str, Action] = {}
@@ -73,9 +74,7 @@ def step(height: int, width: int, network: NetworkOptions, repeats: int, json: P
     write_json(json, figures)
 
 
-def _prepare(
-    kind: Callable[..., PixelContrast], network: NetworkOptions, clip: Clip, *, recorded: bool, half: bool
-) -> Action:
+def _prepare(kind: Callable[..., STPL], network: NetworkOptions, clip: Clip, *, recorded: bool, half: bool) -> Action:
     torch.manual_seed(0)
     method = kind(network, OptimizerOptions()).train().to(clip.frames.device)
     if recorded:
@@ -84,7 +83,7 @@ def _prepare(
     return partial(_run, method, optimizer, clip, half)
 
 
-def _run(method: PixelContrast, optimizer: torch.optim.Optimizer, clip: Clip, half: bool) -> Tensor:
+def _run(method: STPL, optimizer: torch.optim.Optimizer, clip: Clip, half: bool) -> Tensor:
     optimizer.zero_grad()
     with torch.autocast("cuda", torch.bfloat16, enabled=half):
         output = method.training_step(Batch(clip), 0)

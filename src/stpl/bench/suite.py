@@ -82,8 +82,8 @@ def _run_trial(launcher: Launcher, folder: Path, environment: dict[str, str]) ->
 
 def _until_first_step(arguments: list[str]) -> None:
     """Begin a run and leave at once when its first step begins."""
-    from stpl.methods import Method
     from stpl.runs.fit import fit
+    from stpl.training import Method
 
     Method.training_step = lambda *_: os._exit(0)  # type: ignore[method-assign]
     fit(arguments)

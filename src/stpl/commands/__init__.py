@@ -29,6 +29,7 @@ VERBS = {
     "data cache": "keep frames and flow at training size",
     "weights inspect": "describe a checkpoint of any program",
     "weights convert": "make a checkpoint of another program one of ours",
+    "weights statistics": "evaluate the weights of runs with renewed statistics",
     "weights ship": "make the source models that the package ships",
     "completion": "print a script that completes all this in bash or zsh",
 }

@@ -58,7 +58,7 @@ def _add(parsers: Any, name: str, verb: str) -> None:
         option = known[action.dest]
         words = list(_words(option))
         if verb == "sweep" and not action.option_strings:
-            from stpl.runs.recipes import SWEEPS
+            from stpl.runs.experiments import SWEEPS
 
             words = [other.removeprefix("sweep ") for other in VERBS if other.startswith("sweep ")]
             words += sorted(path.stem for path in SWEEPS.glob("*.yaml"))

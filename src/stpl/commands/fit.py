@@ -6,8 +6,7 @@ import textwrap
 from collections.abc import Iterable
 
 from stpl.arguments import HELP
-from stpl.runs.experiments import benches, load_catalogue
-from stpl.runs.recipes import experiment_folders
+from stpl.runs.experiments import benches, experiment_folders, load_catalogue
 from stpl.runs.request import Request
 
 _HELP = """\

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stpl.errors import ConfigError, StplError
+from stpl.errors import ConfigError, unknown
 from stpl.option_types import Natural
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ def report(
     page: bool = True,
     chosen: str = "stpl",
     figures: Path | None = None,
-    statistics: bool = False,
     live: bool = False,
     port: Natural = 8008,
 ) -> None:
@@ -39,9 +37,10 @@ def report(
 
     Writes `<id>.csv`, `<id>.md` and `<id>.tex` (booktabs) for each table, for `per_class`, and, where there is any of
     it, for `variants` (settings changed on the command line), `tests` (what is significant), `metrics` (feature space
-    and consistency in time), `selection` (label-free validators), `statistics` (weights × statistics) and `shifts`
-    (the cameras of `streets`), `costs` (what methods need and take). Then `<runs>/<bench>/report/index.html`: one file
-    that needs no server and no network. The same records give the same bytes.
+    and consistency in time), `selection` (label-free validators), `statistics` (weights × statistics, which `stpl
+    weights statistics` evaluates), `shifts` (the cameras of `streets`) and `costs` (what methods need and take). Then
+    `<runs>/<bench>/report/index.html`: one file that needs no server and no network. The same records give the same
+    bytes.
 
     Args:
         bench: benchmark whose runs to read.
@@ -52,15 +51,12 @@ def report(
         page: write the page; needs the extra stpl[report].
         chosen: the experiment that figures and player hold against the source-only model.
         figures: folder to write every figure to, as SVG, PNG and PDF.
-        statistics: first evaluate each run's last weights with the statistics of original frames, and of original and
-            augmented ones, where that was not done yet (seconds a run); print the table weights × statistics too.
         live: serve the page on this machine alone (127.0.0.1), and follow a running sweep, until interrupted.
         port: of the served page; 0 takes a free one.
 
     Raises:
         StplError: for an unknown benchmark or experiment, a broken catalogue, a torn record or artifact (named), a
-            missing package, a port in use, or a full disk; and, once all else is written, for a run whose statistics
-            could not be measured.
+            missing package, a port in use, or a full disk.
     """
     from rich.console import Console
     from rich.text import Text
@@ -68,9 +64,7 @@ def report(
     from stpl.report.rows import tables
     from stpl.report.suite import Suite
     from stpl.report.tables import FURTHER_IDS
-    from stpl.runs.experiments import check_bench, check_runs, load_catalogue
-    from stpl.runs.recipes import experiment_folders
-    from stpl.yaml_files import unknown
+    from stpl.runs.experiments import check_bench, check_runs, experiment_folders, load_catalogue
 
     only = None if only is None else [name for entry in only for name in entry.split(",")]
     check_bench(bench, experiment_folders(experiments))
@@ -79,23 +73,18 @@ def report(
     for name in only or ():
         if name not in (known := {*(table.id for table in catalogue.tables), *FURTHER_IDS}):
             raise unknown("table", name, known, "--only")
-    refused = _measure(bench, runs) if statistics else []
     suite = Suite(bench, runs, catalogue)
     console = Console(highlight=False)
     folder = suite.folder / "tables" if output is None else output
     found = tables(suite)
     printed = [lines.table.id for lines in found] if only is None else only
-    _write_tables(suite, found, folder, console, [*printed, *(["statistics"] if statistics else [])])
+    _write_tables(suite, found, folder, console, printed)
     drawn = figures or live or (page and _has_extra())
     if drawn:
         place = suite.folder / "report" if output is None else output
         _draw(suite, found, chosen, folder, place if page or live else None, figures, console)
     elif page:
         console.print(Text("no page: pip install 'stpl[report]' for it"), soft_wrap=True)
-    for error in refused[1:]:
-        console.print(Text(str(error)), soft_wrap=True)
-    if refused:
-        raise refused[0]
     if live:
         from stpl.report.live import serve
 
@@ -131,22 +120,16 @@ def _has_extra() -> bool:
     return all(importlib.util.find_spec(name) for name in EXTRA)
 
 
-def _measure(bench: str, runs: Path) -> Sequence[StplError]:
-    """Networks are run only here, so torch is imported only when asked for: a report itself reads records alone."""
-    measure: Callable[[str, Path], list[StplError]] = importlib.import_module("stpl.runs.renewal").measure_missing
-    return measure(bench, runs)
-
-
 def _write_tables(
     suite: Suite, found: list[TableLines], folder: Path, console: Console, printed: Sequence[str]
 ) -> None:
     from rich.text import Text
 
-    from stpl.report.formats import show
+    from stpl.report.sheet import show
     from stpl.report.tables import main_sheet, sheets
 
     written = [*(main_sheet(lines, suite) for lines in found), *sheets(suite, found)]
-    known = {sheet.id for sheet in written} | {"statistics"}  # which has nothing to say of runs that kept no weights
+    known = {sheet.id for sheet in written}
     for name in printed:
         if name not in known:
             raise ConfigError(

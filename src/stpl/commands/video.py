@@ -62,8 +62,7 @@ def video(
         videos = video if isinstance(video, list) else [video]
         written = _film(videos, checkpoints, output, size, stride, fps, codec, model)
     else:
-        from stpl.runs.experiments import check_bench, check_runs, load_catalogue
-        from stpl.runs.recipes import experiment_folders
+        from stpl.runs.experiments import check_bench, check_runs, experiment_folders, load_catalogue
         from stpl.runs.record import RunKey
 
         folders = experiment_folders(experiments)

@@ -23,9 +23,9 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,13 @@ from numpy.typing import NDArray
 
 from stpl.data import flow as optical_flow
 from stpl.data.clip import Clip, Wants
-from stpl.data.image import write_atomically
-from stpl.data.parallel import each, only_one
+from stpl.data.parallel import each
 from stpl.data.sequence import SequenceClips, SequenceSet
-from stpl.errors import DataError, StplError, cannot_write
+from stpl.errors import DataError, note
+from stpl.files import locked, write_atomically, writing
 
 _VERSION = 1
+_THEN = "call again: it goes on where it stopped; or set data.cache=false"
 DTYPES = {"frames": "uint8", "flow": "float16"}
 """The kept arrays and what they are made of."""
 
@@ -184,7 +185,10 @@ def open_cache(files: SequenceSet, *, flow: bool = True, workers: int = 0) -> Se
         return optical_flow.estimate(later, earlier).astype(np.float16)
 
     whole = frame_array.file.exists() and (flow_array.file.exists() or not flow)
-    with contextlib.nullcontext() if whole else _lock(cache_folder(files)):  # a whole one may lie on a read-only disk
+    folder = cache_folder(files)
+    on_busy = partial(note, f"another process makes the cache {folder}: waiting")
+    lock = locked(folder / ".lock", on_busy, kind=DataError, then=_THEN)
+    with contextlib.nullcontext() if whole else lock:  # a whole one may lie on a read-only disk
         frames = frame_array.open(frame, workers)
         flows = flow_array.open(flow_of, workers) if flow else None
     return SequenceCache(frames, flows, rows)
@@ -216,11 +220,9 @@ class _Array:
 
     def open(self, row: Callable[[int], NDArray[Any]], workers: int) -> KeptArray:
         """The array, made first if it is absent; `row` computes one row and is called in several threads at once."""
-        try:
+        with writing(self.folder, kind=DataError, then=_THEN):
             if not self.file.exists():
                 self._make(row, workers)
-        except OSError as error:
-            raise _unwritable(self.folder, error) from error
         return self._check()
 
     def _check(self) -> KeptArray:
@@ -288,7 +290,7 @@ class _Array:
         with self.growing.open("r+b") as file:
             os.fsync(file.fileno())
         manifest = {**self.content, "checksums": [done[index] for index in range(len(self))]}
-        write_atomically(self.manifest, json.dumps(manifest).encode())
+        write_atomically(self.manifest, json.dumps(manifest), kind=DataError)
         self.growing.replace(self.file)  # last: the array is there if and only if it is complete
         self.journal.unlink()
 
@@ -306,23 +308,7 @@ def _npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     return header.getvalue()
 
 
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(only_one(folder / ".lock", f"another process makes the cache {folder}, waiting"))
-        except OSError as error:
-            raise _unwritable(folder, error) from error
-        yield
-
-
 def _torn(path: Path, why: str) -> DataError:
     return DataError(
         f"the cache is torn ({why})", where=path, mend=f"delete the folder {path.parent}; it will be made again"
     )
-
-
-def _unwritable(path: Path, error: OSError) -> StplError:
-    then = "call again: it goes on where it stopped; or set data.cache=false"
-    return cannot_write(path, error, kind=DataError, then=then)

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from stpl.data import flow as optical_flow
 from stpl.data.flow_check import Verdict, judge, warp_errors
-from stpl.data.image import read_rgb, write_atomically
+from stpl.data.image import read_rgb
 from stpl.data.label_check import LabelCounts, judge_labels
 from stpl.data.label_space import SPACES, LabelSpace, label_space
 from stpl.data.layout import ClipFiles, SequenceSet
 from stpl.data.parallel import each
 from stpl.data.sequence import FLOW_SUFFIXES, read_scaled
 from stpl.errors import ConfigError, DataError, check_range
+from stpl.files import write_atomically
 
 Size = tuple[int, int]
 Value = TypeVar("Value")

@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stpl.data.cityscapes import LABELLED_POSITION, SNIPPET_LENGTH
-from stpl.data.image import write_atomically, write_png
+from stpl.data.image import write_png
 from stpl.data.label_space import SYNTHIA_12, VIPER_15, LabelSpace
 from stpl.data.sequence import SETS
 from stpl.data.streets import StreetsOptions, draw_drive
 from stpl.errors import ConfigError, DataError, cannot_write
+from stpl.files import write_atomically
 
 Size = tuple[int, int]
 
@@ -275,7 +276,7 @@ def _write_snippet(root: Path, stems: list[str], scene: Scene, labels: bool) -> 
 def _write_jpeg(path: Path, image: NDArray[np.uint8]) -> None:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "jpeg", quality=95)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue(), kind=DataError, sync=False)
 
 
 def _write_classes(path: Path, ids: NDArray[np.uint8]) -> None:
@@ -286,7 +287,7 @@ def _write_classes(path: Path, ids: NDArray[np.uint8]) -> None:
         instances += np.where(parts > 0, parts + count, 0)
         count += found - 1
     blue_green_red = np.dstack([np.zeros_like(instances), instances, ids]).astype(np.uint16)
-    write_atomically(path, cv2.imencode(".png", blue_green_red)[1].tobytes())
+    write_atomically(path, cv2.imencode(".png", blue_green_red)[1].tobytes(), kind=DataError, sync=False)
 
 
 @dataclass(frozen=True)

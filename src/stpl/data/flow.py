@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpl.data.flow_formats import UNKNOWN, Flow, file_bytes, format_of, load_npy, npy_bytes
-from stpl.data.image import write_atomically
 from stpl.errors import DataError
+from stpl.files import write_atomically
 
 __all__ = ["Flow", "FlowCache", "estimate", "flip", "probe", "read", "resize", "unknown_pixels", "write"]
 
@@ -177,7 +177,7 @@ def write(path: Path, flow: Flow) -> None:
         raise DataError(
             f"a flow must be finite and [2,H,W], got {flow.shape}", where=path, mend="check how the flow was made"
         )
-    write_atomically(path, encode(flow.transpose(1, 2, 0), path))
+    write_atomically(path, encode(flow.transpose(1, 2, 0), path), kind=DataError, sync=False)
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class FlowCache:
             return kept
         flow_HW2 = estimate(later, earlier).transpose(1, 2, 0).astype(np.float16)
         data = npy_bytes(flow_HW2)
-        write_atomically(path, data + _checksum(data))
+        write_atomically(path, data + _checksum(data), kind=DataError, sync=False)
         return _channels_first(flow_HW2)
 
     def _path(self, key: str) -> Path:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stpl.errors import DataError
-from stpl.files import whole_file
+from stpl.files import write_atomically
 
 _TORN = "delete the file, then unpack or download it again"
 
@@ -232,13 +232,4 @@ def write_png(path: Path, image: NDArray[np.uint8]) -> None:
     """Write uint8 `[H,W,3]` (RGB) or `[H,W]` (ids) as PNG; the folder is made, the file appears whole or not at all."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "png")
-    write_atomically(path, buffer.getvalue())
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that no reader ever sees half of it; raises `DataError` if the disk refuses.
-
-    Several processes may write the same path at once: each uses a temporary name of its own, the last one stays.
-    """
-    with whole_file(path, kind=DataError) as file:
-        file.write(data)
+    write_atomically(path, buffer.getvalue(), kind=DataError, sync=False)

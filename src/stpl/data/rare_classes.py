@@ -7,16 +7,17 @@ the clips that show enough of it. Each draw is a pure function of seed, step and
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stpl.data.clip import ClipReader, clip_seed
-from stpl.data.parallel import each, only_one
+from stpl.data.parallel import each
 from stpl.data.sampling import StepSampler, Ticket
-from stpl.errors import DataError, check_range
-from stpl.files import whole_file
+from stpl.errors import DataError, check_range, note
+from stpl.files import locked, whole_file
 
 _DRAW = -3  # no clip stands at this position, so the draw shares its seed with no augmentation
 
@@ -54,8 +55,8 @@ def class_pixels(reader: ClipReader, num_classes: int, folder: Path) -> NDArray[
         DataError: a label cannot be read, or the counts that are kept are torn.
     """
     path = folder / f"{reader.name}-{num_classes}.npy"
-    folder.mkdir(parents=True, exist_ok=True)
-    with only_one(folder / f".{path.stem}.lock", f"class statistics: another process counts {path.stem}, waiting"):
+    on_busy = partial(note, f"another process counts the classes of {path.stem}: waiting")
+    with locked(folder / f".{path.stem}.lock", on_busy, kind=DataError):
         if not path.is_file():
             counts = np.zeros((len(reader), num_classes), np.int64)
             places = range(len(reader))

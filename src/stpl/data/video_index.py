@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpl.data.conversion import Repeats
-from stpl.data.image import write_atomically
 from stpl.data.scene_cuts import THUMBNAIL, thumbnail
 from stpl.data.video_file import Frame, codec_of, decoded, file_state, fingerprint, open_video
 from stpl.errors import DataError, note
+from stpl.files import write_atomically
 from stpl.progress import Progress
 
 _SCHEMA = 1
@@ -71,7 +71,7 @@ def open_index(path: Path, kept: Path | None) -> VideoIndex:
                 times=found.times,
                 thumbnails=found.thumbnails,
             )
-            write_atomically(kept, content.getvalue())
+            write_atomically(kept, content.getvalue(), kind=DataError, sync=False)
     return found
 
 

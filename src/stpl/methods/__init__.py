@@ -1,33 +1,53 @@
-"""Every method is one file here and one YAML in `experiments/method/`. Importing this makes their names short.
+"""Every method is one file here, one YAML in `experiments/method/` and one page of `docs/methods/`.
 
-Begin with `base`: a method says what it minimises, everything else is written there. Methods of other packages are
-found by the entry point `stpl.methods`, or named by their import path.
+Begin with `self_training`: a method says what it minimises, `stpl.training` does the rest. Methods of other packages
+are found by the entry point `stpl.methods`, or named by their import path.
 """
 
 import importlib
 import pkgutil
 
-from stpl.methods.base import Method
+from stpl.methods.affine_teacher import AffineTeacher
 from stpl.methods.batchnorm_statistics import BatchNormStatistics
-from stpl.methods.contrast import Contrast, PixelContrast
-from stpl.methods.optimization import OptimizerOptions
+from stpl.methods.cbst import CBST
+from stpl.methods.da_vsn import DAVSN
+from stpl.methods.fda import FDA, FDASelfTraining
+from stpl.methods.hcl import HCL
+from stpl.methods.mean_teacher import MeanTeacher
+from stpl.methods.pixmatch import PixMatch
+from stpl.methods.rda import RDA
 from stpl.methods.self_training import SelfTraining
 from stpl.methods.source_only import SourceOnly
+from stpl.methods.stpl import STPL, Contrast
 from stpl.methods.supervised import Supervised
-from stpl.methods.true_labels import TrueLabelContrast, TrueLabelSelfTraining
+from stpl.methods.tps import TPS
+from stpl.methods.true_labels import TrueLabelSelfTraining, TrueLabelSTPL
+from stpl.methods.ur import UR
+from stpl.methods.vat_vst import VAT, VST
 
-for _found in pkgutil.iter_modules(__path__):
+for _found in pkgutil.iter_modules(__path__):  # a new file needs no line here
     importlib.import_module(f"{__name__}.{_found.name}")
 
 __all__ = [
+    "CBST",
+    "DAVSN",
+    "FDA",
+    "HCL",
+    "RDA",
+    "STPL",
+    "TPS",
+    "UR",
+    "VAT",
+    "VST",
+    "AffineTeacher",
     "BatchNormStatistics",
     "Contrast",
-    "Method",
-    "OptimizerOptions",
-    "PixelContrast",
+    "FDASelfTraining",
+    "MeanTeacher",
+    "PixMatch",
     "SelfTraining",
     "SourceOnly",
     "Supervised",
-    "TrueLabelContrast",
+    "TrueLabelSTPL",
     "TrueLabelSelfTraining",
 ]

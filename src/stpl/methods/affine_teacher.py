@@ -17,9 +17,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from stpl.data.clip import IGNORE, Batch
 from stpl.losses.confidence import confident_pixels
-from stpl.losses.segmentation import cross_entropy
+from stpl.losses.cross_entropy import cross_entropy
 from stpl.methods.mean_teacher import MeanTeacher
-from stpl.methods.ranks import pixel_weight
+from stpl.training.ranks import pixel_weight
 
 
 class AffineTeacher(MeanTeacher):

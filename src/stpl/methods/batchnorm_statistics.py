@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from stpl.data.clip import Batch, Wants
-from stpl.methods.base import Method
-from stpl.methods.optimization import OptimizerOptions
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
+from stpl.training.base import Method
+from stpl.training.optimization import OptimizerOptions
 
 
 class BatchNormStatistics(Method):

@@ -9,15 +9,15 @@ from torch import Tensor
 
 from stpl.data.clip import IGNORE, Batch
 from stpl.errors import check_range
-from stpl.losses.segmentation import cross_entropy
-from stpl.methods.optimization import OptimizerOptions
-from stpl.methods.ranks import pixel_weight
-from stpl.methods.rounds import Judgement, Rounds, doubt_of
+from stpl.losses.cross_entropy import cross_entropy
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
+from stpl.training.optimization import OptimizerOptions
+from stpl.training.ranks import pixel_weight
+from stpl.training.rounds import Judgement, Rounds, doubt_of
 
 
-class ClassBalancedSelfTraining(Rounds):
+class CBST(Rounds):
     """Cross-entropy with labels of the most confident share of each class over the whole split, in rounds.
 
     A class c has the threshold k_c: the probability at rank p·n_c among the n_c pixels predicted as c. A pixel's label

@@ -12,20 +12,20 @@ from stpl.data.clip import Batch, Clip
 from stpl.errors import check_range
 from stpl.losses.adversarial import domain_loss
 from stpl.losses.consistency import certain_consistency
-from stpl.methods.base import Method
-from stpl.methods.optimization import OptimizerOptions
-from stpl.methods.with_source import LABELLED, supervision
 from stpl.nn.accel import FrameScores, clip_flow
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
 from stpl.nn.network import NetworkOptions
 from stpl.nn.segmenter import upsample
 from stpl.nn.warp import inside, warp
+from stpl.training.base import Method
+from stpl.training.optimization import OptimizerOptions
+from stpl.training.supervision import LABELLED, supervision
 
 _AUXILIARY = 0.2  # of the adversarial terms of the auxiliary classifier: 0.0002/0.001 in the released code
 
 
-class TemporalConsistency(Method):
+class DAVSN(Method):
     """Supervision on the source, adversaries that see a sequence or a frame, consistency over time on the target.
 
     Two discriminators judge a clip's logits: those of both frames together, and those of the current frame twice. They

@@ -10,26 +10,26 @@ from torch import Tensor
 
 from stpl.data.clip import IGNORE, Batch, Clip
 from stpl.errors import ConfigError, check_range
+from stpl.losses.cross_entropy import cross_entropy
 from stpl.losses.entropy import robust_entropy
-from stpl.losses.segmentation import cross_entropy
-from stpl.methods.base import Method, check_output
-from stpl.methods.optimization import OptimizerOptions
-from stpl.methods.ranks import pixel_weight
-from stpl.methods.rounds import Judgement, Rounds, doubt_of
-from stpl.methods.with_source import AUXILIARY_WEIGHT, LABELLED, supervision, transferred
 from stpl.nn import weights
 from stpl.nn.accel import Accel
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.fourier import Window
 from stpl.nn.network import NetworkOptions
+from stpl.training.base import Method, check_output
+from stpl.training.optimization import OptimizerOptions
+from stpl.training.ranks import pixel_weight
+from stpl.training.rounds import Judgement, Rounds, doubt_of
+from stpl.training.supervision import AUXILIARY_WEIGHT, LABELLED, supervision, transferred
 
 
-class FourierDomainAdaptation(Method):
+class FDA(Method):
     """Supervision on source clips in the style of target clips, and robust entropy on the target (Eq. 6).
 
     Both frames of a source clip take the low frequencies' amplitudes of one target frame, the current one of the
     target clip beside it: a transform of images must be the same for both frames. One network with one β; what
-    a committee of several says is learned by `FourierSelfTraining`.
+    a committee of several says is learned by `FDASelfTraining`.
 
     Args:
         network: see `Method`.
@@ -80,7 +80,7 @@ def fourier_losses(
     return found
 
 
-class FourierSelfTraining(Rounds):
+class FDASelfTraining(Rounds):
     """FDA, and cross-entropy with what a committee of networks trained with several β says of the target (Eq. 7, 8).
 
     The committee's prediction is the mean of its members' probabilities. Of each class the surest share of the pixels
@@ -95,7 +95,7 @@ class FourierSelfTraining(Rounds):
         committee: checkpoints of its members; `--committee_from` names experiments instead.
         share: of each class's pixels, in (0, 1] (0.66; the released code means that and keeps 0.34).
         sure: probability above which a pixel has a label in any case (0.9).
-        beta: see `FourierDomainAdaptation`, and so are the others.
+        beta: see `FDA`, and so are the others.
         window: shape of the window.
         entropy_weight: λ_ent of the entropy.
         eta: η of the entropy's penalty.

@@ -14,15 +14,15 @@ from stpl.errors import check_range
 from stpl.losses.confidence import Scope, confident_pixels
 from stpl.losses.entropy import entropy_map
 from stpl.losses.instance_contrast import Positives, instance_contrast
-from stpl.methods.base import Method, check_proportion
-from stpl.methods.evaluation import nearest
-from stpl.methods.optimization import OptimizerOptions
-from stpl.methods.ranks import pixel_weight
 from stpl.nn.accel import clip_flow
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 from stpl.nn.segmenter import Segmentation, on_grid
 from stpl.nn.teacher import Teacher, TeacherOptions
+from stpl.training.base import Method, check_proportion
+from stpl.training.evaluation import nearest
+from stpl.training.optimization import OptimizerOptions
+from stpl.training.ranks import pixel_weight
 
 Agreement = Literal["distance", "divergence"]
 """How much two predictions agree: 1 - sigmoid(‖p - p'‖₁), in (0, ½] (paper), or exp(-KL(p'‖p)), in (0, 1] (code)."""
@@ -30,7 +30,7 @@ Agreement = Literal["distance", "divergence"]
 _HISTORY = TeacherOptions(decay=0.0, warmup=False, period=300)
 
 
-class HistoricalContrast(Method):
+class HCL(Method):
     """Contrast with, and pseudo-labels weighted by, an earlier state of the network.
 
     The historical network is a copy of the network from up to `history.period` steps ago. Instance level: each pixel's

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from stpl.data.clip import IGNORE, Batch, Wants
 from stpl.losses.confidence import Scope, confident_pixels
-from stpl.losses.segmentation import cross_entropy
-from stpl.methods.base import Method, check_proportion
-from stpl.methods.optimization import OptimizerOptions
-from stpl.methods.ranks import pixel_weight
+from stpl.losses.cross_entropy import cross_entropy
 from stpl.nn.accel import Accel
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 from stpl.nn.teacher import Teacher, TeacherOptions
+from stpl.training.base import Method, check_proportion
+from stpl.training.optimization import OptimizerOptions
+from stpl.training.ranks import pixel_weight
 
 
 class MeanTeacher(Method):

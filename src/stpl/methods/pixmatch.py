@@ -10,15 +10,15 @@ from torch import Tensor
 
 from stpl.data.clip import Batch, Clip, Wants
 from stpl.errors import check_range
-from stpl.methods.base import Method
-from stpl.methods.optimization import OptimizerOptions
-from stpl.methods.with_source import LABELLED, supervision, transferred
 from stpl.nn.accel import Accel
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.mixing import box_mask, cutmix_box, paste, resized
 from stpl.nn.network import NetworkOptions
 from stpl.nn.segmenter import upsample
 from stpl.nn.teacher import Teacher, TeacherOptions
+from stpl.training.base import Method
+from stpl.training.optimization import OptimizerOptions
+from stpl.training.supervision import LABELLED, supervision, transferred
 
 _BOX = 0  # purpose of the numbers that are drawn
 _AVERAGE = TeacherOptions(warmup=False, statistics="student")

@@ -13,15 +13,15 @@ from stpl.data.clip import Batch, Clip, Wants
 from stpl.errors import ConfigError, check_range
 from stpl.losses.adversarial import domain_loss, reversed_gradient
 from stpl.losses.entropy import weighted_entropy
-from stpl.methods.base import Method
-from stpl.methods.optimization import OptimizerOptions
-from stpl.methods.with_source import LABELLED, supervision
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
 from stpl.nn.fourier import Spectrum, band_means, ring_bands
 from stpl.nn.mixing import resized
 from stpl.nn.network import NetworkOptions
 from stpl.nn.segmenter import on_grid, upsample
+from stpl.training.base import Method
+from stpl.training.optimization import OptimizerOptions
+from stpl.training.supervision import LABELLED, supervision
 
 Attack = Literal["gated", "none"]
 """`gated`: a gate that learns picks components of the spectrum (paper). `none`: what the released code comes to, in
@@ -33,7 +33,7 @@ _STRUCTURE = slice(6 // _CHANNELS, 48 // _CHANNELS)  # rings of the components 6
 _NOISE, _SCALE = range(2)  # purposes of the numbers that are drawn
 
 
-class FourierAdversarialAttack(Method):
+class RDA(Method):
     """Supervision and adversaries as in ADVENT, and predictions that withstand an attack in the frequency domain.
 
     An attacker exchanges a tenth of the components of a target clip's spectrum (32 rings of 3 channels) for those of

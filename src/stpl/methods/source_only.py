@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from stpl.data.clip import Batch
-from stpl.methods.base import Method
+from stpl.training.base import Method
 
 
 class SourceOnly(Method):

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from stpl.data.clip import Batch, Wants
 from stpl.errors import check_range
-from stpl.methods.base import Method
-from stpl.methods.optimization import OptimizerOptions
-from stpl.methods.with_source import AUXILIARY_WEIGHT, supervision
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
+from stpl.training.base import Method
+from stpl.training.optimization import OptimizerOptions
+from stpl.training.supervision import AUXILIARY_WEIGHT, supervision
 
 
 class Supervised(Method):

@@ -13,16 +13,16 @@ from torch import Tensor
 from stpl.data.augment_device import augment
 from stpl.data.clip import Batch, Clip, Wants, clip_seed
 from stpl.errors import ConfigError, check_range
-from stpl.losses.segmentation import cross_entropy
-from stpl.methods.base import Method
-from stpl.methods.optimization import OptimizerOptions
-from stpl.methods.with_source import AUXILIARY_WEIGHT, LABELLED, supervision
+from stpl.losses.cross_entropy import cross_entropy
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.histogram import match_histogram
 from stpl.nn.mixing import mirrored, pick, resized
 from stpl.nn.network import NetworkOptions
 from stpl.nn.segmenter import on_grid
 from stpl.nn.warp import resize_flow, warp
+from stpl.training.base import Method
+from stpl.training.optimization import OptimizerOptions
+from stpl.training.supervision import AUXILIARY_WEIGHT, LABELLED, supervision
 
 Views = Literal["clean", "wrapped"]
 """How the strong view is made. `clean`: of the frames. `wrapped`: as the released code does, which hands frames less
@@ -32,7 +32,7 @@ sees is that wrapped picture, in 0..1 where it expects ±128."""
 _MIRROR, _GREY, _SCALE, _WRAP = range(4)  # purposes of the numbers that are drawn
 
 
-class TemporalPseudoSupervision(Method):
+class TPS(Method):
     """Supervision on the source; on the target, the prediction of an earlier frame teaches the augmented current one.
 
     The frame η before the current one is predicted, mirrored or not, and its prediction brought along the flow; its

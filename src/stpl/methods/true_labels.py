@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from stpl.data.clip import IGNORE, Clip
-from stpl.methods.contrast import PixelContrast
-from stpl.methods.evaluation import nearest
 from stpl.methods.self_training import SelfTraining
+from stpl.methods.stpl import STPL
+from stpl.training.evaluation import nearest
 
 
-class TrueLabelContrast(PixelContrast):
-    """`PixelContrast` whose confident pixels have their true classes; takes the same arguments."""
+class TrueLabelSTPL(STPL):
+    """`STPL` whose confident pixels have their true classes; takes the same arguments."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

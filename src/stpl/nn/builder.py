@@ -13,11 +13,10 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from stpl.errors import ConfigError, StplError, first_line
+from stpl.errors import ConfigError, StplError, did_you_mean, first_line
 
 _NAME = re.compile(r"\w+(\.\w+)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _WRITE = "write package.module:callable, such as my_networks:build"
@@ -101,8 +100,7 @@ def _imported(build: str, where: str) -> Any:
         try:
             found = getattr(found, part)
         except AttributeError as error:
-            close = get_close_matches(part, dir(found), 1)
-            mend = f"did you mean '{close[0]}'?" if close else "check the name"
+            mend = did_you_mean(part, dir(found)).rstrip() or "check the name"
             raise ConfigError(f"{module_name} has no '{name}'", where=where, mend=mend) from error
         except Exception as error:  # of a property, or of a module that makes its names when they are asked for
             raise ConfigError(f"{build} {_fault(error)}", where=_place(error) or where, mend="check it") from error

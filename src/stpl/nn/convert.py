@@ -25,8 +25,7 @@ from torch import Tensor
 
 from stpl.data.label_space import SPACES
 from stpl.errors import CheckpointError, ConfigError
-from stpl.files import whole_file
-from stpl.nn import weights
+from stpl.nn import formats, weights
 from stpl.nn.accel import no_fusion
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.nn.resnet import BLOCKS, StrideIn
@@ -342,11 +341,6 @@ def convert(
     weights.check_finite(state, checkpoint)
     origin = f"{checkpoint.name}, layout {foreign.layout}"
     description = weights.description(options, FRAME_SIZE, step=0, holds=holds, origin=origin)
-    _write({"state_dict": {f"network.{key}": value for key, value in state.items()}, "stpl": description}, out)
+    formats.write(out, {"state_dict": {f"network.{key}": value for key, value in state.items()}, "stpl": description})
     settings = {name: value for name, value in options.to_dict().items() if holds == "network" or name in _OF_BACKBONE}
     return holds, settings
-
-
-def _write(content: dict[str, Any], path: Path) -> None:
-    with whole_file(path) as file:
-        torch.save(content, file)

@@ -78,6 +78,12 @@ def read(path: Path) -> Any:
     raise _other(path, head)
 
 
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write what a checkpoint holds with `torch.save`: whole or not at all; raises `StplError` if the disk refuses."""
+    with whole_file(path) as file:
+        torch.save(dict(content), file)
+
+
 def _torn(path: Path, why: str) -> CheckpointError:
     return CheckpointError(f"the file is torn ({why})", where=path, mend=_COPY_AGAIN)
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from stpl.data.label_space import LabelSpace, own_classes
-from stpl.errors import ConfigError, cannot_write
+from stpl.errors import ConfigError
+from stpl.files import writing
 
 BUILD = "stpl.nn.huggingface:load"
 """What `OwnNetwork.build` is for such a network, with its name as the argument `name`."""
@@ -181,12 +182,10 @@ def _three(value: Any) -> tuple[float, float, float]:
 def save(module: nn.Module, name: str, folder: Path) -> None:
     """Write a network into a folder that `from_pretrained` reads, with the files of its image processor."""
     net: Any = module.net if isinstance(module, SemanticMaps) else module
-    try:
+    with writing(folder):
         net.save_pretrained(folder)
         for beside in _processor_files(name):
             (folder / beside.name).write_bytes(beside.read_bytes())
-    except OSError as error:
-        raise cannot_write(folder, error) from error
 
 
 def _config(name: str) -> Any:

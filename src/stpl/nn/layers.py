@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, did_you_mean
 from stpl.nn.foreign import asked
 
 _SHOWN = 8
@@ -80,10 +79,9 @@ def proposed(found: Sequence[Candidate], num_classes: int) -> Candidate | None:
 def no_such_layer(name: str, found: Sequence[Candidate], layers: Mapping[str, Any]) -> ConfigError:
     """The error for a layer that is not there, or is not named, with those that could be meant."""
     best = sorted(found, key=lambda layer: -layer.channels)[:_SHOWN]
-    close = get_close_matches(name, layers, n=1)
-    hint = f"did you mean '{close[0]}'? " if close and name else ""
+    shown = ", ".join(map(str, best)) or "(none gives a grid of features)"
     return ConfigError(
         f"the network has no layer '{name}'" if name else "no layer is named whose output the features are",
         where="network.own.features",
-        mend=f"{hint}name one such as {', '.join(map(str, best)) or '(none gives a grid of features)'}",
+        mend=f"{did_you_mean(name, layers)}name one such as {shown}",
     )

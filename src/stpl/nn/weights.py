@@ -9,14 +9,13 @@ may be, and how damage is noticed, is told in `stpl.nn.formats`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from stpl.errors import CheckpointError
+from stpl.errors import CheckpointError, did_you_mean
 from stpl.nn import formats, huggingface
 from stpl.nn.checkpoint_files import existing
 from stpl.nn.finite import fault
@@ -271,8 +270,6 @@ def check_finite(state: Mapping[str, Any], path: Path) -> None:
 
 
 def _names(names: list[str], wanted: Mapping[str, Any] | None = None) -> str:
-    shown = []
-    for name in names[:_NAMES_SHOWN]:
-        close = get_close_matches(name, wanted, 1) if wanted else []
-        shown.append(f"{name}, did you mean {close[0]}?" if close else name)
+    hints = [did_you_mean(name, wanted or (), "{}").rstrip() for name in names[:_NAMES_SHOWN]]
+    shown = [f"{name}, {hint}" if hint else name for name, hint in zip(names, hints, strict=False)]
     return ", ".join(shown) + (", …" if len(names) > _NAMES_SHOWN else "")

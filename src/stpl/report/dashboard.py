@@ -19,8 +19,7 @@ from wsgiref.simple_server import WSGIServer, make_server
 from stpl.data.label_space import label_space
 from stpl.errors import ConfigError
 from stpl.runs.charts import CONFUSION, FEATURES, IOU, PICTURES, PURITY, VIDEO, Chart
-from stpl.runs.experiments import check_bench
-from stpl.runs.recipes import experiment_folders, find
+from stpl.runs.experiments import check_bench, experiment_folders, find_overlay
 from stpl.runs.record import runs_root
 from stpl.yaml_files import Section, load_yaml
 
@@ -109,7 +108,7 @@ def workspace(bench: str, project: str, entity: str, experiments: Path | None = 
         experiments: the user's own overlays, see `experiment_folders`.
     """
     check_bench(bench, experiment_folders(experiments))
-    overlay = find(f"bench/{bench}", experiment_folders(experiments))
+    overlay = find_overlay(f"bench/{bench}", experiment_folders(experiments))
     space = label_space(Section(load_yaml(overlay), str(overlay)).section("network").text("label_space"))
     workspaces, expressions = (_imported(f"wandb_workspaces.{name}", "wandb") for name in ("workspaces", "expr"))
     panels = _Panels(bench)

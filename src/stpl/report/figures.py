@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stpl.pictures.colours import class_colour
 from stpl.report.curves import Curve
-from stpl.report.statistics import Interval
+from stpl.report.significance import Interval
 from stpl.report.theme import LIGHT, drawing
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from stpl.errors import unknown
 from stpl.files import write_atomically
 from stpl.report import figures
 from stpl.report.curves import curves
@@ -24,7 +25,6 @@ from stpl.report.sensitivity import sensitivity_sheet
 from stpl.report.suite import Suite
 from stpl.report.theme import LIGHT, series
 from stpl.runs.artifacts import read_evaluation, read_features
-from stpl.yaml_files import unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

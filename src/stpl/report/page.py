@@ -17,12 +17,12 @@ from stpl.errors import StplError
 from stpl.files import write_atomically
 from stpl.pictures.colours import class_colour
 from stpl.report.curves import unfinished
-from stpl.report.formats import NOTHING, Sheet, number
 from stpl.report.gallery import Focus, Picture, focus
 from stpl.report.player import player
 from stpl.report.rows import Line, TableLines, class_lines
 from stpl.report.sensitivity import sensitivity_sheet
-from stpl.report.statistics import Comparison
+from stpl.report.sheet import NOTHING, Sheet, number
+from stpl.report.significance import Comparison
 from stpl.report.suite import Suite
 from stpl.report.tables import (
     FURTHER,

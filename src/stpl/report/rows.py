@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from stpl.errors import RecordError
-from stpl.report.shifts import before_another_camera
-from stpl.report.statistics import Comparison, Interval, compare, holm, interval
+from stpl.report.cameras import before_another_camera
+from stpl.report.significance import Comparison, Interval, compare, holm, interval
 from stpl.report.suite import Suite
 from stpl.runs.experiments import Row, Table
 from stpl.runs.record import Evaluation, RunRecord, flat

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 
-from stpl.report.formats import Sheet, number
+from stpl.report.sheet import Sheet, number
 from stpl.report.suite import Suite
 from stpl.runs.record import NEUTRAL
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from stpl.data.label_space import SPACES
 from stpl.errors import RecordError
-from stpl.report.statistics import Counts, count
+from stpl.report.significance import Counts, count
 from stpl.runs.artifacts import EVALUATION, read_evaluation
 from stpl.runs.experiments import Catalogue, Table, titles_of
-from stpl.runs.record import RECORD, RunKey, RunRecord, read_records
+from stpl.runs.record import RECORD, RunRecord, key_of, read_records
 
 _TOLERANCE = 0.01  # of mIoU in percent: what the artifact counts must be what the record says
 
@@ -79,7 +79,7 @@ class Suite:
 
     def directory(self, record: RunRecord) -> Path:
         """The folder of a run."""
-        return RunKey(record["bench"], record["experiment"], record["seed"]).directory(self.runs)
+        return key_of(record).directory(self.runs)
 
     def counts(self, experiment: str) -> Counts | None:
         """The per-clip counts of an experiment's runs; `None` if none kept them.

@@ -7,16 +7,15 @@ from pathlib import Path
 
 from rich.console import Console
 
+from stpl.report.cameras import shifts_sheet
 from stpl.report.costs import costs_sheet
-from stpl.report.formats import NOTHING, Sheet, number, show
 from stpl.report.rows import Line, MetricLine, TableLines, class_lines, metric_lines, selection_lines, table_lines
 from stpl.report.sensitivity import sensitivity_sheet
-from stpl.report.shifts import shifts_sheet
-from stpl.report.statistics import DRAWS, SWAPS, Comparison
+from stpl.report.sheet import NOTHING, Sheet, number, show
+from stpl.report.significance import DRAWS, SWAPS, Comparison
 from stpl.report.suite import Suite
 from stpl.report.weights_statistics import statistics_sheet
-from stpl.runs.experiments import check_bench, load_catalogue
-from stpl.runs.recipes import experiment_folders
+from stpl.runs.experiments import check_bench, experiment_folders, load_catalogue
 
 COLUMNS = (
     "row", "seeds", "miou_last_mean", "miou_last_std", "miou_selected_mean", "miou_best_mean", "delta_vs_source",

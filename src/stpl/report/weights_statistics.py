@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from stpl.report.formats import NOTHING, Sheet, number
+from stpl.report.sheet import NOTHING, Sheet, number
 from stpl.report.suite import Suite
 from stpl.runs.artifacts import RENEWED, RUNNING, read_statistics
 

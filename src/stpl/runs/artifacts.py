@@ -20,7 +20,7 @@ from stpl.errors import RecordError
 EVALUATION, FEATURES, SAMPLES = "evaluation.npz", "features.npz", "samples.npz"
 
 STATISTICS = "statistics.json"
-"""Beside a record: mIoU of its last weights by the statistics they were evaluated with (`stpl report --statistics`)."""
+"""Beside a record: mIoU of its last weights by the statistics they were evaluated with (`stpl weights statistics`)."""
 
 STATISTICS_SCHEMA = 1
 

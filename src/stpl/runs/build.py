@@ -25,20 +25,19 @@ from lightning.pytorch.utilities import rank_zero_only
 from stpl.data.datamodule import ClipDataModule
 from stpl.data.pseudo_labels import finished
 from stpl.errors import ConfigError, refusals
-from stpl.methods import Method, OptimizerOptions
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
-from stpl.runs.devices import build_trainer
-from stpl.runs.identity import check_mark, inputs
+from stpl.runs.identity import check_mark, inputs, kept_settings
 from stpl.runs.mistakes import explained
 from stpl.runs.precision import hardware_precision
 from stpl.runs.record import RunKey, runs_root
 from stpl.runs.recorder import Recorder, RunOptions
 from stpl.runs.request import Request
 from stpl.runs.shipped import source_model
-from stpl.runs.sitting import SittingTimer, begun_with
 from stpl.runs.tracking import Tracking, wandb_logger
+from stpl.runs.trainer import SessionTimer, build_trainer
+from stpl.training import Method, OptimizerOptions
 
 
 class SuiteCLI(LightningCLI):
@@ -48,7 +47,7 @@ class SuiteCLI(LightningCLI):
         recorder: writes into the run's folder.
         key: identity of the run.
         tracking: sends to W&B what the recorder does not; `None` if nobody asked for it.
-        chosen_precision: what the hardware is fast in, if neither the user nor an earlier sitting said which precision.
+        chosen_precision: what the hardware is fast in, if neither the user nor an earlier session said which precision.
     """
 
     recorder: Recorder
@@ -143,7 +142,7 @@ class SuiteCLI(LightningCLI):
         run = self.config.run
         directory = Path(run.directory or self._key(run).directory(runs_root()))
         with suppress(ConfigError):  # it is told when the run goes on; one that is recorded needs none
-            before = begun_with(directory, directory / "checkpoints" / "last.ckpt")
+            before = kept_settings(directory, directory / "checkpoints" / "last.ckpt")
             return None if before is None else before.get("trainer", {}).get("precision")
         return None
 
@@ -168,7 +167,7 @@ class SuiteCLI(LightningCLI):
         extra: list[Callback] = [self.tracking] if self.tracking else []
         if settings["max_time"] is not None:
             with refusals("trainer.max_time"):
-                extra.append(SittingTimer(settings.pop("max_time")))
+                extra.append(SessionTimer(settings.pop("max_time")))
         settings["callbacks"] = [*extra, *(settings["callbacks"] or []), self.recorder]
         settings["logger"] = logger or False
         synchronized: bool = self.config_init.batchnorm.synchronized
@@ -234,7 +233,8 @@ def print_settings() -> None:
 
 
 def _find_own_methods() -> None:
-    """Make methods of other packages known (entry points `stpl.methods`), and modules of the working directory."""
+    """Make all methods known: the package's, other packages' (entry points), and modules of the working directory."""
+    import_module("stpl.methods")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # last, so that a file in it hides nothing that is installed
     for point in importlib.metadata.entry_points(group="stpl.methods"):

@@ -1,4 +1,4 @@
-"""Experiments by name: which overlays make one, and which rows of which paper tables they are.
+"""Experiments by name: which overlays make one, where these lie, and which rows of which paper tables they are.
 
 `experiments/tables.yaml` is the catalogue; its head explains its layout. An experiment is nothing but a list of YAML
 overlays merged in order, so a row of a table is data and never a branch in code. This module imports no torch.
@@ -6,16 +6,48 @@ overlays merged in order, so a row of a table is data and never a branch in code
 
 from __future__ import annotations
 
-import difflib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from stpl.errors import ConfigError
-from stpl.runs.recipes import experiment_folders, find
-from stpl.yaml_files import Section, load_yaml, unknown
+from stpl.errors import ConfigError, did_you_mean, unknown
+from stpl.yaml_files import Section, load_yaml
+
+_PACKAGE = Path(__file__).parents[1]
+_HOME = next(place for place in (_PACKAGE / "recipes", _PACKAGE.parents[1]) if (place / "experiments").is_dir())
+
+EXPERIMENTS, SWEEPS = _HOME / "experiments", _HOME / "sweeps"
+"""What is shipped."""
+
+VARIABLE = "STPL_EXPERIMENTS"
+"""Environment variable that names the user's folder of overlays, where no option does."""
+
+
+def experiment_folders(own: Path | None = None) -> list[Path]:
+    """The folders in which overlays are looked for, in this order, the shipped one last.
+
+    Args:
+        own: the user's folder; `$STPL_EXPERIMENTS` or else `experiments` in the working directory, if it is there, if
+            not given.
+
+    Raises:
+        ConfigError: if the named folder is not there.
+    """
+    named = own or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+    if named is not None and not named.is_dir():
+        raise ConfigError("no such folder of experiments", where=named, mend="check --experiments, or leave it out")
+    here = named or Path("experiments")
+    return [here, EXPERIMENTS] if here.is_dir() and not here.samefile(EXPERIMENTS) else [EXPERIMENTS]
+
+
+def find_overlay(name: str, folders: Sequence[Path]) -> Path:
+    """The overlay `name` (no suffix) in the first of the folders that has it; otherwise where the last should."""
+    paths = [folder / f"{name}.yaml" for folder in folders]
+    return next((path for path in paths if path.is_file()), paths[-1])
+
 
 NEEDS = ("source", "video")
 """What a row may need; see `Row`."""
@@ -179,8 +211,7 @@ def check_runs(runs: Path) -> None:
     if runs.is_dir():
         return
     beside = [path.name for path in runs.parent.glob("*/")] if runs.parent.is_dir() else []
-    close = difflib.get_close_matches(runs.name, beside, n=1)
-    hint = f"did you mean '{runs.with_name(close[0])}'? " if close else ""
+    hint = did_you_mean(runs.name, beside, f"'{runs.parent / '{}'}'")
     raise ConfigError("no such folder of runs", where=runs, mend=f"{hint}check --runs; `make ablation` fills 'runs'")
 
 
@@ -206,9 +237,9 @@ def overlays(experiment: str, bench: str, folders: Sequence[Path] | None = None)
     check_bench(bench, places)
     names = ["base", f"bench/{bench}", *(name.replace("{bench}", bench) for name in known[experiment])]
     own = f"bench/{bench}.{experiment}"
-    if own not in names and find(own, places).is_file():
+    if own not in names and find_overlay(own, places).is_file():
         names.append(own)
-    paths = [find(name, places) for name in names]
+    paths = [find_overlay(name, places) for name in names]
     for path in paths:
         if not path.is_file():
             raise ConfigError(

@@ -17,14 +17,13 @@ from stpl.data.label_space import label_space
 from stpl.errors import ConfigError, note, refusals
 from stpl.nn import weights
 from stpl.runs.build import SuiteCLI, build, build_request
-from stpl.runs.devices import check_command_line, ended_together, records_steps
 from stpl.runs.folder import run_folder
-from stpl.runs.identity import check_mark, mark_of
+from stpl.runs.identity import check_mark, keep_settings, mark_of
 from stpl.runs.precision import computes_right, has_grouped_convolutions
 from stpl.runs.record import read_record
 from stpl.runs.request import Request
-from stpl.runs.sitting import check_steps, keep_settings, signals_told
 from stpl.runs.tracking import Tracking
+from stpl.runs.trainer import check_command_line, check_steps, ended_together, records_steps, signals_raised
 
 
 def fit(args: Sequence[str]) -> Path:
@@ -52,7 +51,7 @@ def fit(args: Sequence[str]) -> Path:
         settle_precision(cli)
         run(cli)
         return directory
-    with run_folder(directory), ended_together(cli.trainer), _failures_told(cli.tracking):
+    with run_folder(directory), ended_together(cli.trainer), _failures_reported(cli.tracking):
         begin(cli)
         run(cli)
         if cli.datamodule.labelled:
@@ -101,7 +100,7 @@ def settle_precision(cli: SuiteCLI) -> None:
 
 
 @contextmanager
-def _failures_told(tracking: Tracking | None) -> Iterator[None]:
+def _failures_reported(tracking: Tracking | None) -> Iterator[None]:
     """Tell W&B of a run that fails."""
     try:
         yield
@@ -127,7 +126,7 @@ def evaluate(args: Sequence[str]) -> None:
     if not cli.datamodule.labelled:
         raise ConfigError(f"{request.bench} has no labels to evaluate on", mend="choose another --bench")
     check_command_line(cli.trainer, args)
-    with ended_together(cli.trainer), refusals("trainer", among="lightning"), signals_told(cli.trainer):
+    with ended_together(cli.trainer), refusals("trainer", among="lightning"), signals_raised(cli.trainer):
         cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
         found = cli.model.evaluation()
     if not cli.trainer.is_global_zero:
@@ -187,13 +186,13 @@ def run(cli: SuiteCLI) -> None:
         content = weights.read(last)
         check_mark(content, cli.recorder.mark, last)
         weights.check_finite(content.get("state_dict", {}), last)
-    with refusals("trainer", among="lightning"), signals_told(trainer):
+    with refusals("trainer", among="lightning"), signals_raised(trainer):
         if not resume:
             if trainer.is_global_zero:
-                cli.recorder.metrics.path.unlink(missing_ok=True)  # of a sitting that ended before its first checkpoint
+                cli.recorder.metrics.path.unlink(missing_ok=True)  # of a session that ended before its first checkpoint
             trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
     if trainer.max_steps > 0:
-        with refusals("trainer", among="lightning"), signals_told(trainer):
+        with refusals("trainer", among="lightning"), signals_raised(trainer):
             trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=str(last) if resume else None)
         if trainer.global_step < trainer.max_steps:
             raise cli.recorder.stopped(trainer)

@@ -1,21 +1,26 @@
-"""What a run is: its key, its settings, and the content of the files that these name. Imports no torch.
+"""What a run is: its key, its settings, and the content of the files that these name; a resumed run is the same one.
 
 A path says where a file lies and not what it holds: a video may be replaced, moved, or named by another path. So a run
 keeps a hash of the content of every file that decides its numbers (`run.inputs` in its config.yaml), and each of its
-checkpoints carries a mark of the run.
+checkpoints carries a mark of the run. Imports no torch.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from stpl.data.content import content_id
-from stpl.errors import CheckpointError, StplError
+from stpl.errors import CheckpointError, ConfigError, StplError
+from stpl.files import write_atomically
+from stpl.nn.checkpoint_files import located
 from stpl.runs.record import CONFIG, NEUTRAL, RunKey
 from stpl.yaml_files import load_yaml
 
@@ -24,6 +29,9 @@ MARK = "run"
 
 _INPUTS = ("checkpoint", "committee", "path", "source_list", "target_train_list", "target_val_list")
 """Last names of the settings that name a file or folder whose content decides a run's numbers."""
+
+
+_SHOWN = 6
 
 
 def inputs(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -116,3 +124,85 @@ def changed_inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> Sequenc
     """The settings whose files hold something else than when the run began."""
     old, new = (settings.get("run", {}).get("inputs") or {} for settings in (before, now))
     return [name for name in sorted(old.keys() & new.keys()) if old[name] != new[name]]
+
+
+def kept_settings(directory: Path, last: Path) -> dict[str, Any] | None:
+    """The settings of the run that `directory` holds a checkpoint `last` of; `None` if there is nothing to go on from.
+
+    Raises:
+        ConfigError: if the settings are gone or torn: nobody could say what the checkpoint is.
+    """
+    if not last.is_file():
+        return None
+    if not (directory / CONFIG).exists():
+        raise ConfigError(
+            f"nothing says with what settings {last.name} was made",
+            where=directory / CONFIG,
+            mend=f"delete {directory}, or name another folder, to begin anew",
+        )
+    return load_yaml(directory / CONFIG)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes a list of plain values in one line."""
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        """The node of a list."""
+        plain = not any(isinstance(item, dict | list) for item in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=plain)
+
+
+def keep_settings(directory: Path, last: Path, settings: Mapping[str, Any]) -> None:
+    """Write a run's resolved settings into its folder, or see that it goes on with those that it began with.
+
+    What a checkpoint resumes (optimiser, schedule) keeps the old settings and everything else takes the new ones: a run
+    that went on with others would be none that any record could describe. Only what changes where or how fast it
+    computes (`NEUTRAL`) may differ, since a run may be finished on another machine, or with more loader processes; and
+    a file may lie elsewhere or be called otherwise, if it holds the same.
+
+    Args:
+        directory: the run's folder.
+        last: its checkpoint to go on from, which may not be there yet.
+        settings: resolved, in plain types.
+
+    Raises:
+        ConfigError: naming the settings that differ, or those whose files hold something else now.
+    """
+    before = kept_settings(directory, last)
+    if before is None:
+        text = yaml.dump(settings, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31)
+        write_atomically(directory / CONFIG, text)
+        return
+    mend = f"put them back to go on with it; or delete {directory}, or name another folder, to begin anew"
+    changed = changed_inputs(before, settings)
+    if changed:
+        files = ", ".join(f"{name} ({_word(flat_settings(settings).get(name))})" for name in changed)
+        what = f"the files of {files} are not those that this run began with"
+        raise ConfigError(what, where=directory / CONFIG, mend=mend)
+    old, new = _by_place(before, settings)
+    differing = [name for name in sorted(old | new) if old.get(name) != new.get(name)]
+    if differing:
+        shown = [f"{name}: {_word(old.get(name))} → {_word(new.get(name))}" for name in differing[:_SHOWN]]
+        more = f", and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
+        what = f"this run began with other settings: {', '.join(shown)}{more}"
+        raise ConfigError(what, where=directory / CONFIG, mend=mend)
+
+
+def _by_place(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What must not differ. Files whose content both sides know are left out: it is compared already."""
+    known = [settings.get("run", {}).get("inputs") or {} for settings in (before, now)]
+    found = [comparable({**settings, "run": {}}) for settings in (before, now)]
+    for settings in found:
+        for name in known[0].keys() & known[1].keys():
+            settings.pop(name, None)
+        for name in [name for name, value in settings.items() if is_input(name) and isinstance(value, str)]:
+            path = Path(settings[name])
+            settings[name] = str(path if located(path) != path else path.resolve())  # a shipped model has a name
+        source, checkpoint = settings.get("start_from"), str(settings.get("model.init_args.checkpoint", ""))
+        if source is not None and re.search(rf"/{re.escape(source)}/seed\d+/checkpoints/last\.ckpt$", checkpoint):
+            del settings["model.init_args.checkpoint"]  # it follows from `start_from`, the seed and where the runs lie
+    return found[0], found[1]
+
+
+def _word(value: Any) -> str:
+    return "null" if value is None else str(value)

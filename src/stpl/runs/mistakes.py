@@ -11,15 +11,14 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 
 from jsonargparse import ArgumentError
 from jsonargparse._paths import PathError
 
-from stpl.errors import ConfigError, StplError
-from stpl.methods import Method
+from stpl.errors import ConfigError, StplError, did_you_mean
 from stpl.runs.request import Request
+from stpl.training import Method
 
 _FRAMEWORK = {"stpl", "jsonargparse", "lightning", "torch", "torchmetrics", "yaml", "numpy", *sys.stdlib_module_names}
 _NO_CLASS = re.compile(r"Not a valid subclass of (\w+)")
@@ -143,5 +142,5 @@ def _hint(name: str, class_paths: Sequence[str]) -> str:
         return ""
     module, _, attribute = class_paths[-1].rpartition(".")
     owner = getattr(import_module(module), attribute)
-    close = get_close_matches(name, inspect.signature(owner).parameters, 1)
-    return f", did you mean '{close[0]}'?" if close else f" of {attribute}"
+    hint = did_you_mean(name, inspect.signature(owner).parameters).rstrip()
+    return f", {hint}" if hint else f" of {attribute}"

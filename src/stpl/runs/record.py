@@ -91,10 +91,15 @@ class RunKey:
         record = read_record(self.directory(root))
         if record is None:
             return None
-        found = RunKey(record["bench"], record["experiment"], record["seed"])
+        found = key_of(record)
         if found != self:
             raise _unusable(self.directory(root), f"the record is of the run {found}, not of {self}")
         return record
+
+
+def key_of(record: RunRecord) -> RunKey:
+    """Which run a record is of."""
+    return RunKey(record["bench"], record["experiment"], record["seed"])
 
 
 def experiment_name(base: str, overrides: Mapping[str, str]) -> str:

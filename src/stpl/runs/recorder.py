@@ -19,9 +19,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from stpl import __version__
-from stpl.errors import ConfigError, DivergedError, StoppedError, cannot_write
-from stpl.files import write_atomically
-from stpl.methods import Method
+from stpl.errors import ConfigError, DivergedError, StoppedError, StplError
+from stpl.files import write_atomically, writing
 from stpl.nn.finite import fault
 from stpl.runs.identity import MARK
 from stpl.runs.record import (
@@ -34,6 +33,7 @@ from stpl.runs.record import (
     read_metrics,
     write_record,
 )
+from stpl.training import Method
 
 SELECTION = "information maximisation, H(mean p) - mean H(p), on the unlabelled evaluation frames"
 _PACKAGES = ("torch", "lightning", "torchmetrics", "albumentations", "opencv-python-headless", "numpy")
@@ -91,14 +91,11 @@ class MetricsFile:
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append one line per value."""
         fresh = not self.path.exists()
-        try:
-            with self.path.open("a", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                if fresh:
-                    writer.writerow(self.HEADER)
-                writer.writerows((step, name, repr(value)) for name, value in values.items())
-        except OSError as error:
-            raise cannot_write(self.path, error, then="call again") from error
+        with writing(self.path, then="call again"), self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if fresh:
+                writer.writerow(self.HEADER)
+            writer.writerows((step, name, repr(value)) for name, value in values.items())
 
     def rewind(self, step: int) -> None:
         """Drop all lines after `step`, which a resumed run writes again, and those that are damaged."""
@@ -160,7 +157,7 @@ class Recorder(Callback):
 
     @property
     def elapsed(self) -> float:
-        """Seconds of training and evaluation so far, over all sittings."""
+        """Seconds of training and evaluation so far, over all sessions."""
         return self.seconds + time.monotonic() - self._started
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -177,7 +174,7 @@ class Recorder(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log losses and save the resumable checkpoint, each at its own pace, and when the sitting is to end here."""
+        """Log losses and save the resumable checkpoint, each at its own pace, and when the session is to end here."""
         step = trainer.global_step
         logs, saves = step % self.options.log_every == 0, step % self.options.checkpoint_every == 0
         if logs or saves:
@@ -187,7 +184,7 @@ class Recorder(Callback):
             losses = _over_processes(trainer, outputs) if outputs and len(outputs) > 1 else {}
             losses = {f"train/{name}".replace("train/train/", "train/"): x for name, x in losses.items()}
             self._log(trainer, step, {"train/lr": trainer.optimizers[0].param_groups[0]["lr"], **losses})
-        # A step that is evaluated is saved, and may be the last of a sitting, after its evaluation.
+        # A step that is evaluated is saved, and may be the last of a session, after its evaluation.
         if step % int(trainer.val_check_interval or 1):
             if saves or trainer.should_stop or (trainer.received_sigterm and trainer.world_size == 1):
                 self._save(trainer, self.last_checkpoint)
@@ -220,7 +217,7 @@ class Recorder(Callback):
             self._stop_if_asked(trainer)
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
-        """End the sitting here: Lightning would evaluate once more, at a step that is none of the run's evaluations."""
+        """End the session here: Lightning would evaluate once more, at a step that is none of the run's evaluations."""
         if trainer.should_stop and trainer.global_step < trainer.max_steps:
             raise self.stopped(trainer)
 
@@ -300,12 +297,13 @@ class Recorder(Callback):
         self._check_weights(trainer)
         temporary = path.with_suffix(".partial")
         try:
-            trainer.save_checkpoint(temporary, weights_only=False)
-            if trainer.is_global_zero:
-                temporary.replace(path)
-        except OSError as error:
+            with writing(path, then="call again"):
+                trainer.save_checkpoint(temporary, weights_only=False)
+                if trainer.is_global_zero:
+                    temporary.replace(path)
+        except StplError:
             temporary.unlink(missing_ok=True)
-            raise cannot_write(path, error, then="call again") from error
+            raise
 
 
 def _over_processes(trainer: Trainer, losses: dict[str, torch.Tensor]) -> dict[str, float]:

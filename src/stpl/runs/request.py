@@ -19,8 +19,7 @@ from typing import Any
 import yaml
 
 from stpl.errors import ConfigError
-from stpl.runs.experiments import overlays
-from stpl.runs.recipes import experiment_folders
+from stpl.runs.experiments import experiment_folders, overlays
 from stpl.runs.record import experiment_name
 from stpl.yaml_files import check_named_files, is_file, load_yaml, parse_yaml, read_yaml
 

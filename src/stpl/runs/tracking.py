@@ -20,10 +20,10 @@ from stpl.data.clip import Clip
 from stpl.data.label_space import IGNORE
 from stpl.errors import ConfigError, first_line, note
 from stpl.files import write_atomically
-from stpl.methods import Method
 from stpl.runs.charts import IOU, PICTURES, VIDEO, charts, film
 from stpl.runs.record import RunKey, RunRecord, flat, read_metrics
 from stpl.runs.recorder import RunOptions, git_commit, versions
+from stpl.training import Method
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger

@@ -26,14 +26,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from stpl.sweeps.interrupts import waiting
 from stpl.sweeps.schema import Goal
+from stpl.sweeps.supervisor import BEGAN
 
 HEARTBEAT_SECONDS = 5.0
 GRACE_SECONDS = 30.0
 """A claim whose heart stood still for this long is free. On its own machine a dead worker is noticed at once."""
 
 WAIT_SECONDS = 2.0
-BEGAN = "STPL_SWEEP_BEGAN"
-"""Environment variable: when the call of `stpl sweep` began that this worker belongs to, in ISO form."""
 
 
 class TrialFailedError(Exception):

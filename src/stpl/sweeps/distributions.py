@@ -18,8 +18,7 @@ from itertools import accumulate
 from statistics import NormalDist
 from typing import Any, Protocol
 
-from stpl.errors import ConfigError
-from stpl.yaml_files import unknown
+from stpl.errors import ConfigError, unknown
 
 Value = str | int | float | bool | list[Any]
 """What a parameter may be set to."""

@@ -15,9 +15,9 @@ from stpl.machine import visible_gpus
 from stpl.sweeps.grid import cells, command_line, examples
 from stpl.sweeps.interrupts import orderly_interrupts
 from stpl.sweeps.launcher import Launcher, own_arguments
-from stpl.sweeps.places import places
 from stpl.sweeps.schema import Sweep
 from stpl.sweeps.settings import Settings
+from stpl.sweeps.supervisor import places
 
 _MOST_WORKERS = 1024  # of one call, on one machine
 
@@ -52,7 +52,7 @@ def run(sweeps: Sequence[Sweep], settings: Settings, workers: int = 1, *, dry_ru
     elif len(places(workers)) == 1:
         _work(sweeps, settings, console)
     else:
-        from stpl.sweeps.workers import supervise  # Optuna takes most of a second to import
+        from stpl.sweeps.supervisor import supervise  # Optuna takes most of a second to import
 
         supervise([plan.path for plan in sweeps], {**sweeps[0].narrowed, **asdict(settings)}, workers, console)
 
@@ -87,7 +87,7 @@ def _is_recorded(plan: Sweep, runs: Path) -> bool:
 def _work(sweeps: Sequence[Sweep], settings: Settings, console: Console) -> None:
     try:
         with Launcher(prepared=_may_prepare(sweeps)) as launcher, orderly_interrupts():
-            from stpl.sweeps.schedule import Worker  # Optuna takes most of a second to import, the launcher more
+            from stpl.sweeps.worker import Worker  # Optuna takes most of a second to import, the launcher more
 
             for plan in sweeps:
                 if not Worker(plan, settings, launcher, console).work():

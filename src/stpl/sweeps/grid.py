@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, unknown
 from stpl.files import write_atomically
 from stpl.runs.record import RunKey, experiment_name
 from stpl.sweeps.distributions import LARGEST_GRID, Value
 from stpl.sweeps.schema import IDENTITY, Sweep
 from stpl.sweeps.spelling import setting
-from stpl.yaml_files import unknown
 
 _FOLDER = "experiments"  # where overlays lie says nothing of what a run is
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, unknown
 from stpl.runs.record import METRICS, RunRecord, flat, read_metrics
-from stpl.yaml_files import unknown
 
 
 def curve(directory: Path, name: str) -> list[float]:

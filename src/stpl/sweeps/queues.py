@@ -24,14 +24,12 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, Ra
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from stpl.errors import DIVERGED, ConfigError
+from stpl.errors import DIVERGED, ConfigError, unknown
 from stpl.files import write_atomically
-from stpl.runs.recipes import sweep_file
 from stpl.runs.record import RunRecord
 from stpl.sweeps.claims import Claims, Failure, TrialDroppedError, name_of
 from stpl.sweeps.grid import Cell, cells, trial_cells
-from stpl.sweeps.schema import Sweep
-from stpl.yaml_files import unknown
+from stpl.sweeps.schema import Sweep, sweep_file
 
 _TOKEN = ".folder"
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from stpl.errors import ConfigError
-from stpl.runs.recipes import sweep_file
+from stpl.errors import ConfigError, unknown
+from stpl.runs.experiments import SWEEPS
 from stpl.sweeps.distributions import LARGEST_GRID, Choice, Distribution, Quantile, Range, Value, read_distribution
 from stpl.sweeps.spelling import same_setting, same_value
-from stpl.yaml_files import is_number, load_yaml, shown, unknown
+from stpl.yaml_files import is_number, load_yaml, shown
 
 Goal = Literal["maximize", "minimize"]
 Method = Literal["grid", "random", "bayes"]
@@ -102,6 +102,14 @@ class Sweep:
         if self.target is None:
             return False
         return value >= self.target if self.goal == "maximize" else value <= self.target
+
+
+def sweep_file(path: Path) -> Path:
+    """A sweep file, or the shipped one of that name (`sweeps/table3.yaml` or `table3`) where it is not there."""
+    if path.exists() or path.parent.name not in ("", SWEEPS.name) or path.name in ("", ".."):
+        return path
+    shipped = SWEEPS / path.with_suffix(".yaml").name
+    return shipped if shipped.is_file() else path
 
 
 def read_sweep(path: Path) -> Sweep:

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from stpl.data.clip import Batch
-from stpl.methods import Method
 from stpl.nn import weights
 from stpl.nn.teacher import Teacher
+from stpl.runs.experiments import VARIABLE
 from stpl.runs.fit import fit
-from stpl.runs.recipes import VARIABLE
 from stpl.runs.record import read_record
 from stpl.testing.processes import compare_ranks, losses_of
 from stpl.testing.read_back import no_read_back
 from stpl.testing.runs import draw_tiny, fit_until, tiny_arguments
+from stpl.training import Method
 
 _STEPS, _CUT = 4, 3
 

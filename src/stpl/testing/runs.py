@@ -14,10 +14,10 @@ from torch import Tensor
 
 from stpl.data.clip import Batch, Clip
 from stpl.data.streets import StreetsOptions, open_split
-from stpl.methods import Method
 from stpl.nn.fusion import STAM
 from stpl.nn.segmenter import Segmenter
 from stpl.runs.fit import fit
+from stpl.training import Method
 
 TINY = StreetsOptions(shift="palette", height=48, width=96, frames=3, train_drives=4, val_drives=2, camera_val_drives=2)
 """The embedded benchmark, drawn small."""

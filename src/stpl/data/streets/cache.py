@@ -20,17 +20,17 @@ import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stpl.data.parallel import only_one
 from stpl.data.streets.drive import StreetsOptions, renderer_version
 from stpl.data.streets.worker import DISK_FAILED, command, draw_share, drive_file
-from stpl.errors import DataError, cannot_write
+from stpl.errors import DataError, cannot_write, note
+from stpl.files import locked
 from stpl.machine import sweep_cores
 
 ARRAYS = {"frames": "uint8", "labels": "uint8", "flow": "float16", "visible": "bool"}
@@ -126,9 +126,8 @@ def open_split(root: Path, domain: str, split: str, options: StreetsOptions | No
     shape = (options.drives(domain, split), options.frames, options.height, options.width)
     if not folder.exists():
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            lock = folder.with_name(f".{folder.name}.lock")
-            with only_one(lock, f"streets: another process draws {folder.name}, waiting"):
+            on_busy = partial(note, f"streets: another process draws {folder.name}: waiting")
+            with locked(folder.with_name(f".{folder.name}.lock"), on_busy, kind=DataError):
                 if not folder.exists():  # another process may have drawn it while this one waited
                     _draw(folder, domain, split, options, shape, content, workers or len(sweep_cores()))
         except OSError as error:

@@ -10,19 +10,19 @@ from torch.nn.functional import dropout2d
 
 from stpl.data.clip import Batch
 from stpl.errors import check_range
+from stpl.losses.cross_entropy import cross_entropy
 from stpl.losses.entropy import entropy_map
-from stpl.losses.segmentation import cross_entropy
-from stpl.methods.cbst import ClassBalancedSelfTraining
-from stpl.methods.optimization import OptimizerOptions
-from stpl.methods.ranks import pixel_weight
+from stpl.methods.cbst import CBST
 from stpl.nn.accel import clip_flow
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.deeplab import DilatedClassifier
 from stpl.nn.network import NetworkOptions
 from stpl.nn.segmenter import on_grid
+from stpl.training.optimization import OptimizerOptions
+from stpl.training.ranks import pixel_weight
 
 
-class UncertaintyReduction(ClassBalancedSelfTraining):
+class UR(CBST):
     """Class-balanced pseudo-labels, low entropy, and classifiers that agree though features are dropped.
 
     Auxiliary classifiers read the current frame's features with a share of the channels dropped, another draw for
@@ -35,7 +35,7 @@ class UncertaintyReduction(ClassBalancedSelfTraining):
         batchnorm: see `Method`.
         rounds: see `Rounds`; the released code labels once.
         labels: see `Rounds`.
-        share: see `ClassBalancedSelfTraining`, and so are the next two.
+        share: see `CBST`, and so are the next two.
         growth: what the share grows by each round.
         largest_share: what it does not exceed.
         entropy_weight: of the mean entropy of the fused prediction, over all pixels (1).

@@ -19,15 +19,56 @@ from typing import IO
 from rich.console import Console
 from rich.text import Text
 
+from stpl import machine
 from stpl.errors import StplError
 from stpl.signals import ENDING_SIGNALS, heard
-from stpl.sweeps.claims import BEGAN
-from stpl.sweeps.places import Place, places
 
+BEGAN = "STPL_SWEEP_BEGAN"
+"""Environment variable: when the call of `stpl sweep` began that this worker belongs to, in ISO form."""
+
+_MOST_ON_CPU = 4
 _POLL_SECONDS = 0.2
 _QUICK_SECONDS = 10.0
 _QUICK_DEATHS = 10
 """A worker that dies so often in a row, each time so soon, will not live."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a worker has of the machine.
+
+    Attributes:
+        number: from 1.
+        environment: variables that tell it and its trials.
+        cores: CPU cores that it may use; `None` for all.
+    """
+
+    number: int
+    environment: Mapping[str, str]
+    cores: frozenset[int] | None
+
+
+def places(count: int) -> list[Place]:
+    """Divide the machine among `count` workers: a GPU each, or equal shares of the CPU cores.
+
+    0 makes one worker per GPU; without a GPU one per core, at most four: two runs of one thread each are done sooner
+    than one of two threads after the other, but each run has a gigabyte of its own.
+
+    With more workers than GPUs some share one; with more than cores likewise.
+    """
+    gpus, cores = machine.visible_gpus(), machine.cores()
+    count = count or len(gpus) or min(len(cores), _MOST_ON_CPU)
+    found = []
+    for index in range(count):
+        share = cores[index * len(cores) // count : (index + 1) * len(cores) // count] or [cores[index % len(cores)]]
+        threads = min(len(share), int(os.environ.get("OMP_NUM_THREADS") or len(share)))
+        environment = {"OMP_NUM_THREADS": str(threads)}
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
+        else:
+            environment[machine.SWEEP_CORES] = ",".join(map(str, cores))
+        found.append(Place(index + 1, environment, None if gpus else frozenset(share)))
+    return found
 
 
 def supervise(files: Sequence[Path], options: Mapping[str, object], workers: int, console: Console) -> None:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from stpl.data.clip import Clip, Wants
-from stpl.losses.segmentation import cross_entropy
-from stpl.methods.ranks import pixel_weight
+from stpl.losses.cross_entropy import cross_entropy
 from stpl.nn.accel import Accel, FrameScores
 from stpl.nn.fourier import Window, transfer_amplitude
 from stpl.nn.segmenter import upsample
+from stpl.training.ranks import pixel_weight
 
 LABELLED = Wants(flow=True, label=True)
 """What such methods want of the source."""

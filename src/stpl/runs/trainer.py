@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -22,12 +23,15 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import distributed
 
-from stpl.errors import ConfigError, refusals
+from stpl.errors import ConfigError, Terminated, check_range, refusals
 from stpl.machine import cores
 from stpl.runs.request import PRECISIONS
+from stpl.signals import ENDING_SIGNALS, heard
 
 _PROCESSES_PER_CORE = 4
 _PATIENCE_SECONDS = 60.0
@@ -172,3 +176,75 @@ def ended_together(trainer: Trainer) -> Iterator[None]:
 def _leave_group() -> None:
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+class SessionTimer(Timer):
+    """The timer of `trainer.max_time`, anew for each session of a run: its own would end a resumed run at once."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: a resumed run has the whole time again."""
+        return {}
+
+
+def check_steps(trainer: Trainer) -> None:
+    """Refuse what would have a run end at another step than its last, train on other clips, or not be evaluated.
+
+    Raises:
+        ConfigError: naming the setting of the trainer.
+    """
+    interval, steps = trainer.val_check_interval, trainer.max_steps
+    if steps < 0:
+        raise ConfigError(f"trainer.max_steps is {steps}", mend="set the number of steps")
+    if trainer.limit_val_batches == 0:
+        raise ConfigError("nothing would be evaluated", where="trainer.limit_val_batches", mend="choose 1 or more")
+    if trainer.gradient_clip_val is not None:
+        check_range("trainer.gradient_clip_val", trainer.gradient_clip_val)  # below 0 it would climb the loss
+    for name, whole, mend in (
+        ("accumulate_grad_batches", 1, "use data.loading.batch_size"),
+        ("fast_dev_run", False, "set a small trainer.max_steps"),
+        ("overfit_batches", 0.0, "leave it out"),
+        ("limit_train_batches", 1.0, "leave it out, and set trainer.max_steps"),
+        ("max_epochs", -1, "leave it out, and set trainer.max_steps"),
+    ):
+        value = getattr(trainer, name)
+        if steps > 0 and (type(value), value) != (type(whole), whole):  # 1 is one batch, 1.0 all of them
+            raise ConfigError(
+                f"a run is counted in steps, and takes one batch a step (asked: {value})",
+                where=f"trainer.{name}",
+                mend=mend,
+            )
+    if steps > 0 and (not isinstance(interval, int) or interval < 1 or steps % interval):
+        raise ConfigError(
+            f"trainer.max_steps ({steps}) is not a multiple of trainer.val_check_interval ({interval})",
+            mend="choose them so that the last step is evaluated",
+        )
+
+
+@contextmanager
+def signals_raised(trainer: Trainer) -> Iterator[None]:
+    """Have Ctrl-C and the signals that end a run end it as they end any program; Lightning would exit with 1 or 0.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C; `Terminated` after one of `ENDING_SIGNALS`, once the step or batch at hand is
+            done.
+    """
+    received: list[int] = []
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        """Have Lightning see SIGTERM, which it hears."""
+        received.append(number)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    others = [number for number in ENDING_SIGNALS if number != signal.SIGTERM]
+    # Lightning would call an earlier handler of SIGTERM in the middle of a step.
+    with heard(pass_on, others), heard(signal.SIG_DFL, [signal.SIGTERM]):
+        try:
+            yield
+        except SIGTERMException:
+            raise Terminated(*received[:1]) from None
+        except SystemExit as end:
+            if isinstance(end.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            raise
+        if trainer.received_sigterm:
+            raise Terminated(*received[:1])

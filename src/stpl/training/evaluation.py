@@ -18,7 +18,6 @@ from torchmetrics import Metric
 
 from stpl.data.clip import IGNORE, Clip
 from stpl.data.label_space import LabelSpace
-from stpl.methods.ranks import to_first
 from stpl.metrics.feature_space import FeatureSpace
 from stpl.metrics.sampling import PixelSample
 from stpl.metrics.segmentation import SegmentationMetrics
@@ -27,6 +26,7 @@ from stpl.metrics.temporal import TemporalConsistency, VideoQuality, continues, 
 from stpl.nn.accel import Observation
 from stpl.nn.segmenter import upsample
 from stpl.nn.warp import warp
+from stpl.training.ranks import to_first
 
 Size = tuple[int, int]
 Arrays = dict[str, NDArray[Any]]

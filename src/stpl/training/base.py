@@ -14,10 +14,6 @@ from torch import Tensor
 
 from stpl.data.clip import Batch, Clip, Wants, clip_seed
 from stpl.errors import ConfigError, DivergedError
-from stpl.methods.evaluation import Evaluator, predicted
-from stpl.methods.graph import Losses, RecordedLosses
-from stpl.methods.optimization import OptimizerOptions, build_optimizer, learning_rates
-from stpl.methods.ranks import from_first
 from stpl.nn import weights
 from stpl.nn.accel import Accel
 from stpl.nn.batchnorm import (
@@ -33,6 +29,10 @@ from stpl.nn.discriminator import Discriminator
 from stpl.nn.finite import LossWatch
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.nn.teacher import Teacher
+from stpl.training.cuda_graph import Losses, RecordedLosses
+from stpl.training.evaluation import Evaluator, predicted
+from stpl.training.optimization import OptimizerOptions, build_optimizer, learning_rates
+from stpl.training.ranks import from_first
 
 _DRAWN = -16  # no clip stands at this position or below: seeds of numbers drawn in a step
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from stpl.report.formats import NOTHING, Sheet, number
 from stpl.report.sensitivity import CAMERA, changed
+from stpl.report.sheet import NOTHING, Sheet, number
 from stpl.report.suite import Suite
 from stpl.runs.record import RunRecord
 

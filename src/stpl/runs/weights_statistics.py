@@ -16,53 +16,45 @@ from lightning import Callback, LightningModule, Trainer
 
 from stpl.errors import CheckpointError, refusals
 from stpl.files import write_atomically
-from stpl.methods import Method
 from stpl.nn import weights
 from stpl.nn.batchnorm import Views
 from stpl.runs.artifacts import STATISTICS, STATISTICS_SCHEMA
 from stpl.runs.build import SuiteCLI, build
+from stpl.runs.experiments import check_runs
 from stpl.runs.identity import check_mark, mark_in
-from stpl.runs.record import RECORD, RunKey, RunRecord, read_record
-from stpl.runs.sitting import signals_told
+from stpl.runs.record import RECORD, RunRecord, key_of, read_record
+from stpl.runs.trainer import signals_raised
+from stpl.training import Method
 
 
-def measure_missing(bench: str, runs: Path) -> list[CheckpointError]:
-    """Evaluate the last weights of every recorded run with each kind of statistics, unless that was done already.
-
-    Writes `statistics.json` into each run's folder: mIoU in percent with the statistics that came about while it was
-    trained ("running"), and with those renewed for its last weights from original frames alone ("original") and from
-    original and augmented ones ("all"). Runs that train on the source domain are left out.
-
-    Args:
-        bench: benchmark.
-        runs: folder of all runs.
-
-    Returns:
-        Why some runs were left out: their checkpoint is torn, or that of another run.
-
-    Raises:
-        StplError: for a torn record or configuration, or data that is missing.
-    """
+def evaluate_weights(bench: str, runs: Path) -> None:
+    """Evaluate the last weights of recorded runs with renewed statistics; see `stpl weights statistics`."""
+    check_runs(runs / bench)
     refused = []
     found = [path.parent for path in sorted((runs / bench).glob(f"*/seed*/{RECORD}"))]
     missing = [folder for folder in found if not _is_measured(folder)]
     for number, folder in enumerate(missing, 1):
-        record = read_record(folder)
-        assert record is not None
-        last = folder / "checkpoints" / "last.ckpt"
-        key = RunKey(record["bench"], record["experiment"], record["seed"])
         try:
-            check_mark(weights.read(last), mark_in(folder, key), last)
-            cli = _built(folder)
+            _measure(folder, f"statistics [{number}/{len(missing)}]")
         except CheckpointError as error:
             refused.append(error)
-            continue
-        if cli.datamodule.domain == "source":
-            continue
-        print(f"statistics [{number}/{len(missing)}] {record['experiment']} seed {record['seed']}", file=sys.stderr)
-        content = {"schema": STATISTICS_SCHEMA, "step": record["last"]["step"], "miou": _measured(cli, folder, record)}
-        write_atomically(folder / STATISTICS, json.dumps(content, indent=2) + "\n")
-    return refused
+    for other in refused[1:]:
+        print(other, file=sys.stderr)
+    if refused:
+        raise refused[0]
+
+
+def _measure(folder: Path, title: str) -> None:
+    record = read_record(folder)
+    assert record is not None
+    last = folder / "checkpoints" / "last.ckpt"
+    check_mark(weights.read(last), mark_in(folder, key_of(record)), last)
+    cli = _built(folder)
+    if cli.datamodule.domain == "source":
+        return
+    print(f"{title} {record['experiment']} seed {record['seed']}", file=sys.stderr)
+    content = {"schema": STATISTICS_SCHEMA, "step": record["last"]["step"], "miou": _measured(cli, folder, record)}
+    write_atomically(folder / STATISTICS, json.dumps(content, indent=2) + "\n")
 
 
 def _is_measured(folder: Path) -> bool:
@@ -100,7 +92,7 @@ def _evaluated(cli: SuiteCLI, change: Callable[[Method], None]) -> float:
     callbacks: list[Any] = cli.trainer.callbacks  # type: ignore[attr-defined]
     callbacks.append(callback)
     try:
-        with refusals("trainer", among="lightning"), signals_told(cli.trainer):
+        with refusals("trainer", among="lightning"), signals_raised(cli.trainer):
             cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
     finally:
         callbacks.remove(callback)

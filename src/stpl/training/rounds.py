@@ -23,13 +23,13 @@ from torch import Tensor
 from stpl.data.clip import IGNORE, Batch, Clip, Wants
 from stpl.data.pseudo_labels import PseudoLabels, Writer, finished
 from stpl.errors import ConfigError, check_range
-from stpl.methods.base import Method, check_output
-from stpl.methods.optimization import OptimizerOptions
-from stpl.methods.ranks import is_first, wait_for_all
 from stpl.nn.accel import Accel
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
 from stpl.progress import Progress
+from stpl.training.base import Method, check_output
+from stpl.training.optimization import OptimizerOptions
+from stpl.training.ranks import is_first, wait_for_all
 
 BINS = 15361
 """Numbers of a half-precision float in [0, 1]: its bits count them in rising order."""

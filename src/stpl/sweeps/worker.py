@@ -12,7 +12,7 @@ from optuna.trial import Trial, TrialState
 from rich.console import Console
 
 from stpl.errors import DIVERGED, STOPPED, ConfigError, RecordError
-from stpl.runs.folder import LOG, RunLock
+from stpl.runs.folder import LOG, lock_run
 from stpl.runs.record import RunRecord
 from stpl.sweeps.claims import Failure, TrialFailedError
 from stpl.sweeps.grid import Cell, command_line, write_arguments
@@ -20,8 +20,8 @@ from stpl.sweeps.launcher import Launcher
 from stpl.sweeps.metric import curve, final_value
 from stpl.sweeps.progress import Progress
 from stpl.sweeps.queues import GridQueue, Job, SearchQueue, make_queue
-from stpl.sweeps.results import write_results
 from stpl.sweeps.schema import Sweep
+from stpl.sweeps.search_tables import write_results
 from stpl.sweeps.settings import Settings
 from stpl.sweeps.storage import default_url, opened
 from stpl.sweeps.trial import Outcome, run_trial
@@ -29,7 +29,7 @@ from stpl.sweeps.trial import Outcome, run_trial
 _USER_MISTAKE = 2  # exit code of a trial whose options are wrong: trying again cannot help
 _LOOK_SECONDS = 10.0  # how old the estimate of what is left may be
 _STOPPED_AT = re.compile(r"stopped at step (\d+)")  # what `stpl fit` says of a run that ended before its last step
-_LOCKED = "is training in this folder"  # what `RunLock` says
+_LOCKED = "is training in this folder"  # what `lock_run` says
 
 
 class Worker:
@@ -47,7 +47,7 @@ class Worker:
         self._url = settings.storage or default_url(settings.runs, sweep.bench)
         self._name = sweep.path.stem
         self._durations: dict[str, float] = {}  # of the cells that this worker ran
-        self._stopped: dict[str, int] = {}  # step at which a sitting of the cell ended
+        self._stopped: dict[str, int] = {}  # step at which a session of the cell ended
 
     def work(self) -> bool:
         """Run all that is left; whether every trial is done (and none was given up)."""
@@ -173,7 +173,7 @@ class Worker:
         raise TrialFailedError(job.name)
 
     def _went_on(self, cell: Cell, outcome: Outcome) -> bool:
-        """Whether a sitting that was stopped (`trainer.max_time`, say) came further than the one before it."""
+        """Whether a session that was stopped (`trainer.max_time`, say) came further than the one before it."""
         step = max((int(found) for found in _STOPPED_AT.findall(outcome.tail)), default=-1)
         before = self._stopped.get(str(cell.key), -1)
         self._stopped[str(cell.key)] = step
@@ -223,7 +223,7 @@ def _is_busy(directory: Path) -> bool:
     if not directory.exists():
         return False
     try:
-        with RunLock(directory):
+        with lock_run(directory):
             return False
     except RecordError:
         return True

@@ -26,9 +26,6 @@ from stpl.data.clip import IGNORE, Batch, Clip, Wants
 from stpl.errors import ConfigError, check_range
 from stpl.losses.confidence import Scope, confident_pixels
 from stpl.losses.pixel_contrast import Denominator, EngineName, choose_engine, pixel_contrast
-from stpl.losses.ranks import gather_ranks
-from stpl.methods.base import Method, check_proportion
-from stpl.methods.optimization import OptimizerOptions
 from stpl.nn.accel import Accel, clip_flow
 from stpl.nn.batchnorm import BatchNormOptions, Views, statistics_kept
 from stpl.nn.fusion import FUSIONS, Fusion, FusionName
@@ -37,6 +34,9 @@ from stpl.nn.pixels import take
 from stpl.nn.projection import HeadName, ProjectionHead
 from stpl.nn.segmenter import Segmentation, on_grid
 from stpl.nn.warp import warp
+from stpl.training.base import Method, check_proportion
+from stpl.training.optimization import OptimizerOptions
+from stpl.training.ranks import gather_ranks
 
 View = Literal["current", "previous-warped", "augmented current", "fused", "augmented fused"]
 
@@ -49,10 +49,10 @@ class Contrast:
     key: View
 
 
-class PixelContrast(Method):
+class STPL(Method):
     """Source-free adaptation by pixel-level contrast (Lo et al., CVPR 2023).
 
-    Open points of the paper are options; their defaults follow the evidence collected in `docs/stpl.md`.
+    Open points of the paper are options; their defaults follow the evidence collected in `docs/methods/stpl.md`.
 
     Args:
         network: see `Method`.

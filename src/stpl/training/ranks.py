@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, distributed
+from torch.autograd.function import once_differentiable
 
 from stpl.data.clip import IGNORE
 
@@ -55,6 +57,45 @@ def pixel_weight(labels: Tensor) -> Tensor | float:
     everywhere = here.clone()
     distributed.all_reduce(everywhere)
     return here * distributed.get_world_size() / everywhere.clamp(min=1)
+
+
+def gather_ranks(local: Tensor) -> Tensor:
+    """Concatenate a tensor of all ranks along its first axis; gradients flow back to the rank they came from.
+
+    Each rank's loss differs, so a key receives the sum of all ranks' gradients; averaging them, as DDP does with
+    parameters, then gives the gradient of the mean loss.
+
+    Args:
+        local: `[n,…]`, of the same shape on every rank; integers are gathered too, without gradient.
+
+    Returns:
+        `[ranks·n,…]`, rank 0 first; `local` itself outside distributed training.
+    """
+    if not _several():
+        return local
+    gathered: Tensor = _Gather.apply(local)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather forward; sum over ranks backward."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        """All ranks' tensors, one after the other."""
+        parts = [
+            torch.empty_like(local, memory_format=torch.contiguous_format) for _ in range(distributed.get_world_size())
+        ]
+        distributed.all_gather(parts, local)
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """This rank's share of the gradients that all ranks have for it."""
+        total = grad.contiguous().clone()
+        distributed.all_reduce(total)
+        return total.chunk(distributed.get_world_size())[distributed.get_rank()]
 
 
 def _several() -> bool:

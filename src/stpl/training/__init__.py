@@ -1,0 +1,9 @@
+"""What methods share: optimiser, schedule, evaluation, checkpoints, pseudo-labels of a whole split.
+
+Begin with `base`: a method says what it minimises, everything else is written there.
+"""
+
+from stpl.training.base import Method
+from stpl.training.optimization import OptimizerOptions
+
+__all__ = ["Method", "OptimizerOptions"]

@@ -32,7 +32,7 @@ settings (all of them: stpl fit --help-all):
   --model.denominator=negatives     or supcon, positive+negatives
   --model.head=mlp                  projection head; or linear, none
   --batchnorm.policy=statistics     or frozen, train
-  --batchnorm.views=all             frames that renew the statistics; or original
+  --batchnorm.views=all             frames that renew statistics; or original
   --batchnorm.evaluation=running    statistics of evaluation; or renewed
   --optimizer.lr=2.5e-6             learning rate
   --trainer.max_steps=20000         training steps

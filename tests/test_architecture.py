@@ -111,12 +111,12 @@ def test_files_and_functions_stay_short() -> None:
 
 def test_what_options_and_footage_decide_is_refused_without_torch(tmp_path: Path) -> None:
     calls = [
-        ["adapt", "--checkpoint=streets", "--video=nothing.mp4"],
-        ["adapt", "--checkpoint=nothing.ckpt", "--video=nothing.mp4"],
-        ["adapt", "--checkpoint=streets", "--video=nothing.mp4", "--experiment=nothing"],
-        ["predict", "--checkpoint=streets", "--video=nothing.mp4", "--out=labels"],
-        ["export", "--checkpoint=nothing.ckpt", "--out=net.pt"],
-        ["video", "--video=nothing.mp4", "--checkpoints=[streets]"],
+        ["adapt", "--network=streets", "--video=nothing.mp4"],
+        ["adapt", "--network=nothing.ckpt", "--video=nothing.mp4"],
+        ["adapt", "--network=streets", "--video=nothing.mp4", "--experiment=nothing"],
+        ["predict", "--network=streets", "--video=nothing.mp4", "--out=labels"],
+        ["export", "--network=nothing.ckpt", "--out=net.pt"],
+        ["video", "--video=nothing.mp4", "--network=[streets]"],
         ["report", "--only=nothing"],
         ["sweep", "check", "nothing.yaml"],
     ]

@@ -121,7 +121,7 @@ def test_a_video_is_adapted_to_in_an_empty_folder(stpl: Stpl, tmp_path: Path, ti
     for index, frame in enumerate(np.load(frames)[0]):
         write_png(tmp_path / f"drive/{index:02d}.png", frame.transpose(1, 2, 0))
     size = f"--size={TINY.height},{TINY.width}"
-    said = stpl("adapt", "--checkpoint=streets", "--video=drive", "--steps=1", "--batch-size=1", size)
+    said = stpl("adapt", "--network=streets", "--video=drive", "--steps=1", "--batch-size=1", size)
     assert "adapted:" in said
     assert (tmp_path / "runs/video/drive/seed0/side_by_side.webm").stat().st_size > 0
 

@@ -25,13 +25,16 @@ from stpl.option_types import items, listed, members, read
 
 @dataclass(frozen=True)
 class Short:
-    """Fields of a dataclass that `--help` shows; `--help-all` shows all: `Annotated[Origin, Short(("checkpoint",))]`.
+    """Fields of a dataclass that `--help` shows; `--help-all` shows all: `Annotated[Origin, Short("network", "size")]`.
 
-    Attributes:
+    Args:
         names: of the fields.
     """
 
     names: tuple[str, ...]
+
+    def __init__(self, *names: str) -> None:
+        object.__setattr__(self, "names", names)
 
 
 HELP = {"-h", "--help", "--help-all"}
@@ -126,7 +129,7 @@ class Command:
             ConfigError: for an unknown option (with «did you mean»), one that is given twice and takes one value, one
                 that is missing, and what `Option.read` refuses.
         """
-        if self.options and HELP & set(args):
+        if self.options and (HELP & set(args) or (self.settings and not args)):
             print(self.parser(everything="--help-all" in args).format_help(), end="")
             return None
         given, rest = self._parse(args)
@@ -273,7 +276,7 @@ def _options(function: Callable[..., Any]) -> Iterator[Option]:
         if group is not None:
             short = next((note.names for note in notes if isinstance(note, Short)), None)
             for field in _options(group):
-                hint = list[field.hint] if several and field.name == name else field.hint  # type: ignore[name-defined]
+                hint = list[field.kinds[0]] if several and field.name == name else field.hint  # type: ignore[name-defined]
                 yield replace(field, hint=hint, group=name, hidden=short is not None and field.name not in short)
         else:
             yield Option(name, hints[name], parameter.default, about.get(name, ""))

@@ -18,13 +18,13 @@ from torch import nn
 import own_networks
 import stpl
 from repository import REPOSITORY
-from stpl.apply import adaptation, library, resources
+from stpl.apply import adaptation, resources
 from stpl.apply.guard import Candidate, Scored, Seen, agreement, choose, judged, see
 from stpl.apply.memory import check_size
 from stpl.apply.model import Model, open_model
 from stpl.apply.network import load_network
+from stpl.apply.origin import NetworkOrigin
 from stpl.apply.settings import Settings
-from stpl.apply.source import NetworkSource
 from stpl.cli import main
 from stpl.data.clip import Wants, collate
 from stpl.data.fake import MovingShapes
@@ -85,7 +85,7 @@ def test_the_guard_takes_the_last_that_it_trusts(
 
 
 def test_what_the_guard_sees(drive: Path) -> None:
-    model = open_model(NetworkSource(model="streets", size=SIZE))
+    model = open_model(NetworkOrigin(network="streets", size=SIZE))
     reader = VideoFrames(drive)
     clips = [collate([reader.read(place, Wants(flow=True)) for place in places]) for places in ((0, 1), (2, 3, 4))]
     accel = model.accel
@@ -137,7 +137,7 @@ def test_a_network_of_one_s_own_from_python(drive: Path, tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "classes.yaml").write_text("classes: [road, car, tree, sky, other]\n")
     card = tmp_path / "network.yaml"
-    card.write_text("model: own_networks:WithoutBatchNorm\nsize: [64, 96]\nclasses: classes.yaml\nfeatures: mix\n")
+    card.write_text("network: own_networks:WithoutBatchNorm\nsize: [64, 96]\nclasses: classes.yaml\nfeatures: mix\n")
     result = stpl.adapt(str(card), [drive], "out", steps=2, batch_size=2)
     assert [one.candidate.title for one in result.verdict.scored] == ["start", "step 1", "step 2"]
     assert isinstance(result.module, own_networks.WithoutBatchNorm)
@@ -174,21 +174,21 @@ def test_an_adapted_network_of_one_s_own_is_adapted_again(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "classes.yaml").write_text("classes: [road, car, tree, sky, other]\n")
-    (tmp_path / "net.yaml").write_text("model: own_networks:Dictionary\nsize: [64, 96]\nclasses: classes.yaml\n")
+    (tmp_path / "net.yaml").write_text("network: own_networks:Dictionary\nsize: [64, 96]\nclasses: classes.yaml\n")
     small = ["--steps=1", "--batch_size=1", f"--video={drive}"]
-    assert main(["adapt", "--model=net.yaml", "--output=one", *small]) == 0
-    assert main(["adapt", "--checkpoint=one/adapted.ckpt", "--model=net.yaml", "--output=two", *small]) == 0
+    assert main(["adapt", "--network=net.yaml", "--output=one", *small]) == 0
+    assert main(["adapt", "--network=one/adapted.ckpt", "--builder=net.yaml", "--output=two", *small]) == 0
     first, second = (torch.load(f"{name}.pt", weights_only=True) for name in ("one/adapted", "two/adapted"))
     assert first.keys() == second.keys()
-    assert main(["predict", "--checkpoint=two/adapted.ckpt", "--model=net.yaml", f"--video={drive}", "--out=ids"]) == 0
-    assert main(["export", "--checkpoint=two/adapted.ckpt", "--model=net.yaml", "--out=net.pt"]) == 0
-    assert main(["video", "--checkpoints=[one/adapted.ckpt]", "--model=net.yaml", f"--video={drive}"]) == 0
+    assert main(["predict", "--network=two/adapted.ckpt", "--builder=net.yaml", f"--video={drive}", "--out=ids"]) == 0
+    assert main(["export", "--network=two/adapted.ckpt", "--builder=net.yaml", "--out=net.pt"]) == 0
+    assert main(["video", "--network=[one/adapted.ckpt]", "--builder=net.yaml", f"--video={drive}"]) == 0
     capsys.readouterr()
-    assert main(["adapt", "--checkpoint=two/adapted.ckpt", "--output=three", *small]) == 2
-    assert "--model=own_networks:Dictionary" in capsys.readouterr().err
-    assert main(["adapt", "--checkpoint=streets", "--model=net.yaml", "--output=three", *small]) == 2
-    assert "--model: this does nothing here" in capsys.readouterr().err
-    assert main(["adapt", "--model=streets", "--output=three", "--size=64,96", *small]) == 0
+    assert main(["adapt", "--network=two/adapted.ckpt", "--output=three", *small]) == 2
+    assert "--builder=own_networks:Dictionary" in capsys.readouterr().err
+    assert main(["adapt", "--network=streets", "--builder=net.yaml", "--output=three", *small]) == 2
+    assert "--builder: this does nothing here" in capsys.readouterr().err
+    assert main(["adapt", "--network=streets", "--output=three", "--size=64,96", *small]) == 0
 
 
 def interrupt(*_: object) -> None:
@@ -209,7 +209,7 @@ def test_a_sitting_goes_on_with_the_batch_it_began_with(
     result = stpl.adapt(net, drive, "out", steps=9)
     assert result.outcome.estimate.batch_size == 2
     assert [one.candidate.step for one in result.verdict.scored] == [0, 0, 3, 6, 9]
-    command = ["adapt", "--checkpoint=streets", f"--video={drive}", "--steps=11", "--size=64,96", "--output=other"]
+    command = ["adapt", "--network=streets", f"--video={drive}", "--steps=11", "--size=64,96", "--output=other"]
     assert main(command) == 0
     said = capsys.readouterr().err
     assert re.search(r"estimate: about [\d.]+ of \d+ GiB, about \d+ (s|min), 4 clips a step", said)
@@ -220,7 +220,7 @@ def test_only_what_normalises_has_moved(drive: Path, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     stpl.adapt("streets", drive, "out", steps=2, batch_size=1)
     before, after = (
-        open_model(NetworkSource(model=str(path), size=SIZE)).accel
+        open_model(NetworkOrigin(network=str(path), size=SIZE)).accel
         for path in ("streets", "out/checkpoints/step2.ckpt")
     )
     affine = {id(p) for layer in before.modules() if isinstance(layer, nn.BatchNorm2d) for p in layer.parameters()}
@@ -234,10 +234,10 @@ def test_only_what_normalises_has_moved(drive: Path, tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("size: [64, 96]", "lacks 'model'"),
-        ("model: streets\ncolour: red", "unknown key 'colour'"),
-        ("model: other.yaml", "names another file"),
-        ("model: streets\nsize: 3", "size: 3 is not a height and a width"),
+        ("size: [64, 96]", "lacks 'network'"),
+        ("network: streets\ncolour: red", "unknown key 'colour'"),
+        ("network: other.yaml", "names another file"),
+        ("network: streets\nsize: 3", "size: 3 is not a height and a width"),
     ],
 )
 def test_a_file_that_describes_no_network(content: str, said: str, tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_a_file_that_describes_no_network(content: str, said: str, tmp_path: Pat
 
 
 def test_memory_is_estimated_and_the_batch_made_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = open_model(NetworkSource(model="streets")).accel.segmenter
+    network = open_model(NetworkOrigin(network="streets")).accel.segmenter
     small, large = (resources.estimate(network, size, 4) for size in ((64, 128), (128, 256)))
     wide = resources.estimate(network, (512, 1024), 4)
     assert small.memory < large.memory < wide.memory
@@ -303,7 +303,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_done(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(resources, "free_memory", lambda device: 2**20)
     monkeypatch.setattr(adaptation, "run", pytest.fail)
-    assert main(["adapt", "--checkpoint=streets", f"--video={drive}", "--output=out"]) == 2
+    assert main(["adapt", "--network=streets", f"--video={drive}", "--output=out"]) == 2
     assert "GiB even with one clip" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.ckpt"))
 
@@ -318,7 +318,7 @@ def test_several_videos_from_the_command_line(
     for time in range(3):
         cv2.imwrite(str(other / f"{time}.png"), np.asarray(MovingShapes(3, (48, 80)).frame(time)))
     videos = f"--video=[{drive},{other}]"
-    assert main(["adapt", "--checkpoint=streets", videos, "--output=out", "--steps=1", "--size=64,96"]) == 0
+    assert main(["adapt", "--network=streets", videos, "--output=out", "--steps=1", "--size=64,96"]) == 0
     said = capsys.readouterr().err
     assert "verdict: " in said
     assert "to drive and 1 more" in (tmp_path / "out" / "index.html").read_text()

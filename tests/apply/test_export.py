@@ -19,7 +19,7 @@ from repository import SUPPORT
 from stpl.apply import exporting as export_module
 from stpl.apply.branches import values_read
 from stpl.apply.model import open_model
-from stpl.apply.source import NetworkSource
+from stpl.apply.origin import NetworkOrigin
 from stpl.cli import main
 from stpl.commands import export as verb
 from stpl.data.fake import MovingShapes
@@ -36,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "classes.yaml").write_text("classes: [road, car, tree, sky, other]\n")
     for name in (*OWN, *ODD):
-        (tmp_path / f"{name}.yaml").write_text(f"model: own_networks:{name}\nsize: [64, 96]\nclasses: classes.yaml\n")
+        (tmp_path / f"{name}.yaml").write_text(f"network: own_networks:{name}\nsize: [64, 96]\nclasses: classes.yaml\n")
     return tmp_path
 
 
@@ -52,7 +52,7 @@ def drive(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", OWN)
 @pytest.mark.parametrize("kind", ["onnx", "pt"])
 def test_any_network_is_exported(name: str, kind: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = main(["export", f"--model={name}.yaml", f"--out=net.{kind}"])
+    code = main(["export", f"--network={name}.yaml", f"--out=net.{kind}"])
     said = capsys.readouterr().err
     assert code == 0, said
     assert "100.00% of the classes are the same" in said
@@ -75,13 +75,13 @@ def test_the_whole_of_accel_is_exported_and_ids_instead_of_logits(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The shipped model was trained with ACCEL: it needs the frame before, and says so if that is left out."""
-    assert main(["export", "--checkpoint=streets", "--out=net.pt", "--size=64,96", "--output=ids"]) == 0
+    assert main(["export", "--network=streets", "--out=net.pt", "--size=64,96", "--output=ids"]) == 0
     assert "frames, previous, flow → ids" in capsys.readouterr().err
-    assert main(["export", "--checkpoint=streets", "--out=one.onnx", "--size=64,96", "--frames=1"]) == 0
+    assert main(["export", "--network=streets", "--out=one.onnx", "--size=64,96", "--frames=1"]) == 0
     said = capsys.readouterr().err
     assert "not all that the network predicts with" in said
     assert "frames → logits" in said
-    inputs = export_module.examples(open_model(NetworkSource(model="streets", size=SIZE)), 1, 3)
+    inputs = export_module.examples(open_model(NetworkOrigin(network="streets", size=SIZE)), 1, 3)
     assert export_module._load_onnx(folder / "one.onnx")(*inputs).shape == (3, 15, *SIZE)
 
 
@@ -92,7 +92,7 @@ def test_an_operator_that_cannot_be_exported_is_named(
         raise RuntimeError("No ONNX function found for aten.odd\nand much more")
 
     monkeypatch.setitem(export_module._WRITERS, "onnx", refuse)
-    assert main(["export", "--model=Dictionary.yaml", "--out=net.onnx"]) == 2
+    assert main(["export", "--network=Dictionary.yaml", "--out=net.onnx"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 2
     assert "cannot be exported as onnx: No ONNX function found for aten.odd\n" in said
@@ -104,7 +104,7 @@ def test_a_file_that_differs_is_not_kept(
 ) -> None:
     load = export_module._load_torchscript
     monkeypatch.setitem(export_module._LOADERS, "torchscript", lambda path: lambda *x: load(path)(*x) + 0.5)
-    assert main(["export", "--model=Dictionary.yaml", "--out=net.pt"]) == 2
+    assert main(["export", "--network=Dictionary.yaml", "--out=net.pt"]) == 2
     assert "no file is kept" in capsys.readouterr().err
     assert not list(folder.glob("*net*"))
 
@@ -114,7 +114,7 @@ def test_a_network_that_reads_values_is_exported_right_or_not_at_all(
     name: str, kind: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A trace keeps one side of a branch; TorchScript keeps both where it can be made from the source."""
-    code = main(["export", f"--model={name}.yaml", f"--out=net.{kind}"])
+    code = main(["export", f"--network={name}.yaml", f"--out=net.{kind}"])
     said = capsys.readouterr().err
     if (name, kind) != ("Night", "pt"):
         assert code == 2
@@ -123,7 +123,10 @@ def test_a_network_that_reads_values_is_exported_right_or_not_at_all(
         assert not list(folder.glob("*net*"))
         return
     assert code == 0, said
-    network, loaded = open_model(NetworkSource(model="Night.yaml")), export_module._load_torchscript(folder / "net.pt")
+    network, loaded = (
+        open_model(NetworkOrigin(network="Night.yaml")),
+        export_module._load_torchscript(folder / "net.pt"),
+    )
     own = export_module.OneFrame(network.accel).eval()
     own.load_state_dict({f"segmenter.{name}": value for name, value in _state(folder / "net.pt").items()})
     for values in ((0, 30), (0, 256)):
@@ -140,13 +143,13 @@ def _state(path: Path) -> dict[str, torch.Tensor]:
 
 
 def test_checks_shapes_and_weights_are_no_values_of_the_frame() -> None:
-    network = open_model(NetworkSource(model="Checked.yaml"))
+    network = open_model(NetworkOrigin(network="Checked.yaml"))
     assert values_read(export_module.OneFrame(network.accel), export_module.examples(network, 1, 2)) is None
-    assert main(["export", "--model=Checked.yaml", "--out=net.pt"]) == 0
+    assert main(["export", "--network=Checked.yaml", "--out=net.pt"]) == 0
 
 
 def test_a_difference_on_dark_frames_alone_is_found(folder: Path) -> None:
-    network = open_model(NetworkSource(model="Night.yaml"))
+    network = open_model(NetworkOrigin(network="Night.yaml"))
     net = export_module.OneFrame(network.accel).eval()
     with pytest.raises(StplError, match="on dark frames by"):
         export_module._kept(net, net, network, folder / "net.pt", "torchscript", 1, None)
@@ -154,7 +157,7 @@ def test_a_difference_on_dark_frames_alone_is_found(folder: Path) -> None:
 
 
 def test_a_batch_that_a_file_would_fix_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["export", "--model=OfTheBatch.yaml"]
+    options = ["export", "--network=OfTheBatch.yaml"]
     assert main([*options, "--out=net.pt"]) == 2
     said = capsys.readouterr().err
     assert "batch" in said
@@ -167,8 +170,8 @@ def test_a_module_that_torch_cannot_name_is_told(
     text = (SUPPORT / "own_networks.py").read_text()
     (folder / "2net.py").write_text(text)
     monkeypatch.syspath_prepend(str(folder))
-    (folder / "net.yaml").write_text("model: 2net:Dictionary\nsize: [64, 96]\nclasses: classes.yaml\n")
-    assert main(["export", "--model=net.yaml", "--out=net.pt"]) == 2
+    (folder / "net.yaml").write_text("network: 2net:Dictionary\nsize: [64, 96]\nclasses: classes.yaml\n")
+    assert main(["export", "--network=net.yaml", "--out=net.pt"]) == 2
     assert "cannot read the name of the module '2net' again\n  → try --format=onnx" in capsys.readouterr().err
     assert not (folder / "net.pt").exists()
 
@@ -184,9 +187,9 @@ def test_an_output_that_cannot_be_is_refused_before_a_network_is_loaded(
         "file/net.pt": "a file stands",
         f"{300 * 'x'}.pt": "shorter",
     }.items():
-        assert main(["export", "--checkpoint=streets", f"--out={out}"]) == 2
+        assert main(["export", "--network=streets", f"--out={out}"]) == 2
         assert said in capsys.readouterr().err
-    assert main(["export", "--checkpoint=streets", "--format=onnx", "--out=/dev/null"]) == 2
+    assert main(["export", "--network=streets", "--format=onnx", "--out=/dev/null"]) == 2
     assert "no ordinary file" in capsys.readouterr().err
     assert sorted(path.name for path in folder.iterdir() if path.suffix != ".yaml") == ["dir.pt", "file"]
 
@@ -194,13 +197,13 @@ def test_an_output_that_cannot_be_is_refused_before_a_network_is_loaded(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--checkpoint=streets", "--out=net.pt", "--frames=0"], "choose 1 or more"),
-        (["--checkpoint=streets", "--out=net.pt", "--size=999999999,999999999"], "GiB at the least"),
-        (["--checkpoint=streets", "--out=net.pt", "--size=0,64"], "choose 1 or more"),
-        (["--model=Dictionary.yaml", "--out=net.bin"], "tells no format"),
+        (["--network=streets", "--out=net.pt", "--frames=0"], "choose 1 or more"),
+        (["--network=streets", "--out=net.pt", "--size=999999999,999999999"], "GiB at the least"),
+        (["--network=streets", "--out=net.pt", "--size=0,64"], "0 is no whole number above 0"),
+        (["--network=Dictionary.yaml", "--out=net.bin"], "tells no format"),
         (["--out=net.pt"], "give a network"),
-        (["--model=Dictionary.yaml", "--out=net.pt", "--frames=3"], "choose 1 or 2"),
-        (["--checkpoint=none.ckpt", "--out=net.pt"], "no such checkpoint"),
+        (["--network=Dictionary.yaml", "--out=net.pt", "--frames=3"], "choose 1 or 2"),
+        (["--network=none.ckpt", "--out=net.pt"], "no such checkpoint"),
     ],
 )
 def test_what_cannot_be_exported_is_told(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,15 +216,15 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         raise ImportError(name)
 
     monkeypatch.setattr(verb, "import_module", absent)
-    assert main(["export", "--model=Dictionary.yaml", "--out=net.onnx"]) == 2
+    assert main(["export", "--network=Dictionary.yaml", "--out=net.onnx"]) == 2
     assert "pip install 'stpl[export]'" in capsys.readouterr().err
 
 
 def test_footage_is_labelled(drive: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Ids are what the network predicts, the palette's images hold the same, and nothing is half written."""
-    assert main(["predict", f"--video={drive}", "--checkpoint=streets", "--out=found"]) == 0
+    assert main(["predict", f"--video={drive}", "--network=streets", "--out=found"]) == 0
     assert "wrote 4 frames to found" in capsys.readouterr().err
-    model = open_model(NetworkSource(model="streets"))
+    model = open_model(NetworkOrigin(network="streets"))
     expected = list(model.predict(VideoFrames(drive).frames()))
     for number, labels in enumerate(expected):
         name = f"{number:06d}.png"
@@ -233,13 +236,13 @@ def test_footage_is_labelled(drive: Path, folder: Path, capsys: pytest.CaptureFi
     assert len(list(VideoFrames(folder / "found" / "overlay.webm").frames())) == 4
     classes = json.loads((folder / "found" / "classes.json").read_text())
     assert [row["name"] for row in classes] == list(model.classes)
-    assert main(["predict", f"--video={drive}", "--checkpoint=streets", "--out=found"]) == 2
+    assert main(["predict", f"--video={drive}", "--network=streets", "--out=found"]) == 2
     assert "there is something here already" in capsys.readouterr().err
     assert not list(folder.glob(".found*"))
 
 
 def test_only_what_is_asked_for_is_written(drive: Path, folder: Path) -> None:
-    options = ["--ids=false", "--overlay=false", "--stride=2", "--model=WithoutBatchNorm.yaml"]
+    options = ["--ids=false", "--overlay=false", "--stride=2", "--network=WithoutBatchNorm.yaml"]
     assert main(["predict", f"--video=[{drive},{drive}]", *options, "--out=found"]) == 0
     assert sorted(path.name for path in (folder / "found").iterdir()) == ["classes.json", "colors"]
     assert len(list((folder / "found" / "colors").iterdir())) == 4
@@ -248,5 +251,5 @@ def test_only_what_is_asked_for_is_written(drive: Path, folder: Path) -> None:
 def test_predict_names_what_is_missing(drive: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", f"--video={drive}", "--out=found"]) == 2
     assert "give a network" in capsys.readouterr().err
-    assert main(["predict", f"--video={drive}", "--bench=streets", "--checkpoint=streets", "--out=found"]) == 2
+    assert main(["predict", f"--video={drive}", "--bench=streets", "--network=streets", "--out=found"]) == 2
     assert "unknown option --bench" in capsys.readouterr().err

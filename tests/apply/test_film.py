@@ -70,7 +70,7 @@ def test_runs_side_by_side(runs: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_checkpoints_on_a_video(checkpoints: list[Path], frames: Path, tmp_path: Path) -> None:
     named = ",".join(map(str, checkpoints[:2]))
     output = tmp_path / "deep" / "v.webm"
-    assert main(["video", f"--video={frames}", f"--checkpoints=[{named}]", f"--output={output}", "--codec=vp8"]) == 0
+    assert main(["video", f"--video={frames}", f"--network=[{named}]", f"--output={output}", "--codec=vp8"]) == 0
     assert len(list(VideoFrames(output).frames())) == 3  # the first frame has none before it
 
 
@@ -83,7 +83,7 @@ def test_checkpoints_on_a_video(checkpoints: list[Path], frames: Path, tmp_path:
         (["stpl", "--runs={runs}/bare"], "kept no samples.npz"),
         (["--bench=street"], "did you mean 'streets'?"),
         (["--video=drive.mp4"], "belong together"),
-        (["stpl", "--video=drive.mp4", "--checkpoints=[a.ckpt]"], "belong together"),
+        (["stpl", "--video=drive.mp4", "--network=[streets]"], "belong together"),
         (["--output=v.mp4"], "name it *.webm"),
     ],
 )
@@ -113,5 +113,5 @@ def test_networks_of_different_classes_are_refused(
     checkpoints: list[Path], frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     named = ",".join(map(str, checkpoints[1:]))
-    assert main(["video", f"--video={frames}", f"--checkpoints=[{named}]", f"--output={tmp_path / 'v.webm'}"]) == 2
+    assert main(["video", f"--video={frames}", f"--network=[{named}]", f"--output={tmp_path / 'v.webm'}"]) == 2
     assert "viper15, synthia12" in capsys.readouterr().err

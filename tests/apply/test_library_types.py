@@ -16,7 +16,7 @@ from refusals import refused
 from stpl.apply import option_values as values
 
 SIZE = (64, 96)
-OWN: dict[str, Any] = {"model": "own_networks:Dictionary", "size": SIZE}
+OWN: dict[str, Any] = {"network": "own_networks:Dictionary", "size": SIZE}
 NAN = float("nan")
 
 
@@ -32,14 +32,14 @@ NAN = float("nan")
         ({"logits": ""}, "--logits"), ({"weights": {"a": 1}}, "--weights"), ({"weights": b"w.pth"}, "--weights"),
         ({"arguments": [1]}, "--arguments"), ({"arguments": {"net": nn.ReLU()}}, "--arguments.net"),
         ({"arguments": {"n": np.int64(3)}}, "--arguments.n"), ({"channels": "RGB"}, "--channels"),
-        ({"channels": 3}, "--channels"), ({"key": "ema"}, "--key"), ({"model": own_networks.Dictionary}, "--model"),
-        ({"model": 3}, "--model"), ({"model": b"nets:build"}, "--model"), ({"model": None}, "--model"),
-        ({"model": [own_networks.Dictionary()]}, "--model"), ({"size": None}, "--size"),
+        ({"channels": 3}, "--channels"), ({"key": "ema"}, "--key"), ({"network": own_networks.Dictionary}, "--network"),
+        ({"network": 3}, "--network"), ({"network": b"nets:build"}, "--network"), ({"network": None}, "--network"),
+        ({"network": [own_networks.Dictionary()]}, "--network"), ({"size": None}, "--size"),
     ],
 )  # fmt: skip
 def test_wrong_types_from_python(given: dict[str, Any], option: str) -> None:
     given = OWN | given
-    assert option in refused(lambda: stpl.load(given.pop("model"), **given))
+    assert option in refused(lambda: stpl.load(given.pop("network"), **given))
 
 
 def test_natural_types_from_python(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_natural_types_from_python(tmp_path: Path) -> None:
         ({"batch_size": 0}, "batch_size"), ({"batch_size": "4"}, "batch_size"), ({"stride": 0}, "stride"),
         ({"stride": None}, "stride"), ({"seed": -1}, "seed"), ({"seed": 2**32}, "seed"), ({"seed": 0.5}, "seed"),
         ({"experiment": 3.5}, "experiment"), ({"experiment": ""}, "experiment"), ({"progress": 3}, "progress"),
-        ({"output": 3}, "output"), ({"output": ""}, "output"), ({"network": 3}, "--model"),
+        ({"output": 3}, "output"), ({"output": ""}, "output"), ({"network": 3}, "--network"),
     ],
 )  # fmt: skip
 def test_wrong_types_of_an_adaptation(given: dict[str, Any], option: str, here: Path) -> None:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from stpl.apply.origin import NetworkOrigin
 from stpl.apply.out_folder import check_out, filled
 from stpl.cli import main
 from stpl.commands.predict import predict
@@ -80,9 +81,9 @@ def test_videos_of_two_sizes_are_refused_before_a_network_is_looked_for(
         writer.release()
     videos = [Path("a.avi"), Path("b.avi")]
     with pytest.raises(ConfigError, match=r"b\.avi: its frames are \(32, 32\), .*overlay.*\n.*--overlay=false"):
-        predict(video=videos, out=Path("out"), checkpoint=Path("streets"))
+        predict(video=videos, out=Path("out"), network=NetworkOrigin("streets"))
     with pytest.raises(StplError, match="No module named"):
-        predict(video=videos, out=Path("out"), model="no.such:network", size=(32, 32), overlay=False)
+        predict(video=videos, out=Path("out"), network=NetworkOrigin("no.such:network", size=(32, 32)), overlay=False)
     assert {path.name for path in tmp_path.iterdir()} == {"a.avi", "b.avi"}
 
 
@@ -91,5 +92,5 @@ def test_an_empty_name_is_not_the_working_directory(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["predict", "--model=a:b", *words]) == 2
+    assert main(["predict", "--network=a:b", *words]) == 2
     assert "has no value" in capsys.readouterr().err

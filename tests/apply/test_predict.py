@@ -79,7 +79,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def arguments(root: Path, checkpoint: Path) -> list[str]:
     size = f"--data.init_args.target_size=[{INPUT[0]},{INPUT[1]}]"
-    return ["--bench=viper", f"--checkpoint={checkpoint}", f"--data.init_args.root={root}", size,
+    return ["--bench=viper", f"--network={checkpoint}", f"--data.init_args.root={root}", size,
             "--data.init_args.loading.num_workers=0"]  # fmt: skip
 
 
@@ -166,7 +166,7 @@ def test_a_failure_leaves_no_folder(cityscapes: Path, checkpoint: Path, tmp_path
 
 
 def test_colors_must_be_a_switch(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["predict", "--bench=viper", "--checkpoint=a", "--out=b", "--colors=blue"]) == 2
+    assert main(["predict", "--bench=viper", "--network=a", "--out=b", "--colors=blue"]) == 2
     assert "neither true nor false" in capsys.readouterr().err
 
 

@@ -265,7 +265,7 @@ def test_adapt_to_a_video(tiny_run: Arguments, tmp_path: Path, capsys: pytest.Ca
     out = tmp_path / "out"
     arguments = [
         "adapt",
-        f"--checkpoint={source}",
+        f"--network={source}",
         f"--video={frames}",
         f"--output={out}",
         "--steps=2",
@@ -290,7 +290,7 @@ def test_evaluate_agrees_with_the_record(tiny_run: Arguments, capsys: pytest.Cap
     data = [arg for arg in tiny_run("source") if arg.startswith(("--data", "--trainer.precision"))]
     checkpoint = directory / "checkpoints" / "last.ckpt"
     capsys.readouterr()
-    assert main(["test", "--bench=streets", f"--checkpoint={checkpoint}", "--data.domain=source", *data]) == 0
+    assert main(["test", "--bench=streets", f"--network={checkpoint}", "--data.domain=source", *data]) == 0
     printed = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert float(printed["mIoU"]) == pytest.approx(record["last"]["miou"], abs=0.005)
     assert float(printed["road"]) == pytest.approx(record["last"]["iou"]["road"], abs=0.005)

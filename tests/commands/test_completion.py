@@ -30,7 +30,7 @@ def test_bash_completes_verbs_options_and_names(capsys: pytest.CaptureFixture[st
     assert "mean_teacher" in completed(script, "stpl", "fit", "--experiment", "")
     assert {"table1", "table2", "table3", "table4", "tau"} == completed(script, "stpl", "sweep", "ta")
     assert "status" in completed(script, "stpl", "sweep", "st")
-    assert "--checkpoint" in completed(script, "stpl", "adapt", "--ch")
+    assert "--network" in completed(script, "stpl", "adapt", "--ne")
 
 
 def test_zsh_has_a_script_too(capsys: pytest.CaptureFixture[str]) -> None:

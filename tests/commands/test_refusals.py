@@ -148,8 +148,8 @@ def test_a_database_of_another_optuna(tmp_path: Path) -> None:
         ["data", "cache", "viper", "--workers=-3"],
         ["data", "flow", "viper", "--workers=-2"],
         ["report", "--port=-1"],
-        ["video", "--video=a", "--checkpoints=[b]", "--size=[0,0]"],
-        ["adapt", "--checkpoint=a", "--video=b", "--stride=-1"],
+        ["video", "--video=a", "--network=[b]", "--size=[0,0]"],
+        ["adapt", "--network=a", "--video=b", "--stride=-1"],
         ["sweep", "sweeps/table3.yaml", "--seeds=-1"],
     ],
 )

@@ -297,7 +297,7 @@ def test_hostile_footage_gets_one_clear_line(
 ) -> None:
     """And its mend; nothing that FFmpeg or OpenCV writes past Python stands beside it."""
     video, out = hostile(kind, tmp_path), tmp_path / "out"
-    assert main(["adapt", "--checkpoint=streets", f"--video={video}", "--size=64,96", f"--output={out}"]) == 2
+    assert main(["adapt", "--network=streets", f"--video={video}", "--size=64,96", f"--output={out}"]) == 2
     lines = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("estimate: ")]
     assert len(lines) == 2
     assert re.match(rf"stpl adapt: .*{re.escape(f'{kind}.mp4')}.*{said}", lines[0])

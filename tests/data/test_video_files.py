@@ -109,7 +109,7 @@ def test_any_name_of_a_video_is_only_a_name(
         raise ConfigError("enough")
 
     monkeypatch.setattr(adaptation, "run", run)
-    assert main(["adapt", f"--checkpoint={checkpoint}", f"--video={name}"]) == 2
+    assert main(["adapt", f"--network={checkpoint}", f"--video={name}"]) == 2
     assert "enough" in capsys.readouterr().err
     assert found[0].datamodule.paths == [tmp_path / name]  # type: ignore[attr-defined]
     assert found[0].recorder.directory.parent.parent == tmp_path / "runs" / "video"  # type: ignore[attr-defined]
@@ -124,12 +124,12 @@ def test_the_folder_one_stands_in_is_a_video(
     monkeypatch.setenv("STPL_RUNS", "runs")
     monkeypatch.chdir(mixed)
     options = ["--steps=1", "--batch_size=1", "--size=32,64"]
-    assert main(["adapt", f"--checkpoint={checkpoint}", "--video=.", "--output=out: {x}", *options]) == 0
+    assert main(["adapt", f"--network={checkpoint}", "--video=.", "--output=out: {x}", *options]) == 0
     assert len(list(VideoFrames(mixed / "out: {x}" / "side_by_side.webm").frames())) == 3
     capsys.readouterr()
     Path("# here").symlink_to(".")
-    assert main(["video", "--video=# here", f"--checkpoints=['{checkpoint}']", "--codec=vp8", "--size=32,64"]) == 0
-    film = ["video", "--video=.", f"--checkpoints=['{checkpoint}']", "--codec=vp8"]
+    assert main(["video", "--video=# here", f"--network=['{checkpoint}']", "--codec=vp8", "--size=32,64"]) == 0
+    film = ["video", "--video=.", f"--network=['{checkpoint}']", "--codec=vp8"]
     assert main(film) == 2
     assert "2.png: the frame is (64, 96), the first one is (48, 96)" in capsys.readouterr().err
     assert main([*film, "--size=32,64"]) == 0
@@ -164,8 +164,8 @@ def test_names_that_are_not_utf8_are_refused(
     with pytest.raises(DataError, match="the name is not UTF-8"):
         SideBySide(Path(name).with_suffix(".webm"), 5, ["a"])
     for command in (
-        ["adapt", f"--checkpoint={checkpoint}", f"--video={name}"],
-        ["video", f"--video={name}", f"--checkpoints=[{checkpoint}]"],
+        ["adapt", f"--network={checkpoint}", f"--video={name}"],
+        ["video", f"--video={name}", f"--network=[{checkpoint}]"],
         ["fit", "--bench=video", "--experiment=stpl", f"--data.path={name}"],
     ):
         assert main(command) == 2

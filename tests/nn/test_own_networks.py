@@ -20,7 +20,7 @@ from own_networks import CLASSES, Dictionary, PoolingIndices, WithoutBatchNorm
 from stpl.apply import adaptation
 from stpl.apply.guard import Verdict
 from stpl.apply.model import open_model, own_state
-from stpl.apply.source import NetworkSource, read_classes
+from stpl.apply.origin import NetworkOrigin, read_classes
 from stpl.cli import main
 from stpl.data.clip import Clip
 from stpl.data.fake import MovingShapes
@@ -78,7 +78,7 @@ def test_adapted_weights_come_back_as_they_went(
     net: nn.Module = getattr(own_networks, name)()
     torch.save({"model": net.state_dict(), "epoch": 3}, tmp_path / "mine.pth")
     out = tmp_path / "out"
-    args = ["adapt", f"--model=own_networks:{name}", f"--weights={tmp_path / 'mine.pth'}", f"--features={layer}",
+    args = ["adapt", f"--network=own_networks:{name}", f"--weights={tmp_path / 'mine.pth'}", f"--features={layer}",
             f"--classes={classes}", f"--video={drive}", "--size=64,96", "--steps=2", "--batch_size=2", "--lr=1e-3",
             f"--output={out}", f"--experiment={experiment}"]  # fmt: skip
     assert main(args) == 0
@@ -117,7 +117,7 @@ def test_a_layer_is_proposed() -> None:
 
 
 def test_logits_are_found_where_they_stand(classes: Path) -> None:
-    model = open_model(NetworkSource(model="own_networks:pair", size=SIZE, logits="1", classes=str(classes)))
+    model = open_model(NetworkOrigin(network="own_networks:pair", size=SIZE, logits="1", classes=str(classes)))
     assert model.network is not None
     assert model.network.segmenter(torch.zeros(1, 3, *SIZE)).logits.shape == (1, CLASSES, *SIZE)
     tensor = torch.zeros(1, 2, 3, 4)
@@ -127,7 +127,7 @@ def test_logits_are_found_where_they_stand(classes: Path) -> None:
 
 
 def opened(build: str, size: tuple[int, int] | None = SIZE, **settings: object) -> None:
-    open_model(NetworkSource(model=build, size=size, **settings))  # type: ignore[arg-type]
+    open_model(NetworkOrigin(network=build, size=size, **settings))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_what_shows_only_in_training(
 ) -> None:
     """One line and what would mend it; no result."""
     out = tmp_path / "out"
-    code = main(["adapt", f"--model=own_networks:{name}", f"--classes={classes}", f"--video={drive}", "--size=64,96",
+    code = main(["adapt", f"--network=own_networks:{name}", f"--classes={classes}", f"--video={drive}", "--size=64,96",
                  "--steps=1", "--batch_size=2", f"--output={out}"])  # fmt: skip
     told = capsys.readouterr().err
     assert code in (2, 4)
@@ -206,9 +206,9 @@ def test_half_precision_and_frozen_parameters(drive: Path, tmp_path: Path, class
 
 
 def test_no_file_has_a_function_called(tmp_path: Path, classes: Path) -> None:
-    model = open_model(NetworkSource(model="own_networks:Dictionary", size=SIZE, classes=str(classes)))
+    model = open_model(NetworkOrigin(network="own_networks:Dictionary", size=SIZE, classes=str(classes)))
     model.save(tmp_path / "mine.ckpt")
-    with pytest.raises(CheckpointError, match=r"nothing that a file names is called(.|\n)*--model=own_networks"):
+    with pytest.raises(CheckpointError, match=r"nothing that a file names is called(.|\n)*--builder=own_networks"):
         weights.describe(tmp_path / "mine.ckpt")
     assert weights.describe(tmp_path / "mine.ckpt", "own_networks:Dictionary") == model.options
     with pytest.raises(CheckpointError, match="is of the network own_networks:Dictionary, not of DeepLabV2"):
@@ -240,8 +240,8 @@ def test_classes_from_a_file(tmp_path: Path) -> None:
 
 def test_adapt_asks_for_one_network(capsys: pytest.CaptureFixture[str], drive: Path) -> None:
     assert main(["adapt", f"--video={drive}"]) == 2
-    assert "give --checkpoint=FILE, or --model" in capsys.readouterr().err
-    assert main(["adapt", "--model=own_networks:Dictionary"]) == 2
+    assert "--network: give a network" in capsys.readouterr().err
+    assert main(["adapt", "--network=own_networks:Dictionary"]) == 2
     assert "video" in capsys.readouterr().err
 
 
@@ -291,7 +291,7 @@ def test_a_segformer_comes_back_as_one(tmp_path: Path, drive: Path) -> None:
 
     segformer(tmp_path / "mine")
     out = tmp_path / "out"
-    assert main(["adapt", f"--model=hf:{tmp_path / 'mine'}", f"--video={drive}", "--size=64,96", "--steps=2",
+    assert main(["adapt", f"--network=hf:{tmp_path / 'mine'}", f"--video={drive}", "--size=64,96", "--steps=2",
                  "--batch_size=2", "--lr=1e-3", f"--output={out}"]) == 0  # fmt: skip
     before, after = (AutoModelForSemanticSegmentation.from_pretrained(x) for x in (tmp_path / "mine", out / "adapted"))
     assert after.config.id2label == {0: "road", 1: "car", 2: "sky"}
@@ -304,10 +304,10 @@ def test_a_segformer_comes_back_as_one(tmp_path: Path, drive: Path) -> None:
     assert options.space.classes == ("road", "car", "sky")
     assert options.own.features.startswith("decode_head.")
     footage = [f"--video={drive}", "--size=64,96"]
-    assert main(["predict", f"--model=hf:{out / 'adapted'}", *footage, f"--out={tmp_path / 'labels'}"]) == 0
+    assert main(["predict", f"--network=hf:{out / 'adapted'}", *footage, f"--out={tmp_path / 'labels'}"]) == 0
     assert json.loads((tmp_path / "labels" / "classes.json").read_text())[2]["name"] == "sky"
     for kind in ("onnx", "pt"):
-        command = ["export", f"--checkpoint={out / 'adapted.ckpt'}", "--model=hf:", f"--out={tmp_path / f'net.{kind}'}"]
+        command = ["export", f"--network={out / 'adapted.ckpt'}", "--builder=hf:", f"--out={tmp_path / f'net.{kind}'}"]
         assert main(command) == 0
 
 

@@ -96,7 +96,7 @@ def test_data_sets_and_tables(bench: str, workplace: Path, check: Callable[..., 
     per_class = Path(f"runs/{bench}/tables/per_class.csv").read_text()
     assert "STPL (paper),0," in per_class
     out = check("predict", f"--bench={bench}", "--data.root=data", "--out=predictions",
-                f"--checkpoint=runs/{bench}/stpl/seed0/checkpoints/last.ckpt")  # fmt: skip
+                f"--network=runs/{bench}/stpl/seed0/checkpoints/last.ckpt")  # fmt: skip
     assert len(list(Path("predictions").glob("*_pred_labelIds.png"))) == 2, out
 
 

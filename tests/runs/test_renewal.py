@@ -144,7 +144,7 @@ def test_a_checkpoint_holds_the_statistics_it_was_evaluated_with(
     record = read_record(directory)
     assert record is not None
     shared = [word for word in options if word.startswith(("--bench", "--data.", "--trainer.precision"))]
-    assert main(["test", f"--checkpoint={directory / 'checkpoints' / 'last.ckpt'}", *shared]) == 0
+    assert main(["test", f"--network={directory / 'checkpoints' / 'last.ckpt'}", *shared]) == 0
     assert f"{record['last']['miou']:.2f}" in capsys.readouterr().out.split("mIoU")[1]
 
 

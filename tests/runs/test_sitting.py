@@ -126,7 +126,7 @@ def test_a_network_that_overflows_gets_no_score(
     torch.save({"state_dict": network.state_dict(), "stpl": weights.description(OPTIONS, (48, 96), 1)}, path)
     data = [arg for arg in run() if arg.startswith(("--data", "--trainer.precision"))]
     for verb in (["test"], ["predict", f"--out={tmp_path / 'out'}"]):
-        assert main([*verb, "--bench=streets", f"--checkpoint={path}", *data]) == DIVERGED
+        assert main([*verb, "--bench=streets", f"--network={path}", *data]) == DIVERGED
         assert "the network's output is not finite" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -148,10 +148,10 @@ def test_a_checkpoint_of_a_network_that_went_off_is_refused_by_every_verb(
         Image.new("RGB", (96, 48)).save(frames / f"{number}.png")
     calls = [
         ["fit", *run(f"--model.checkpoint={bad}")],
-        ["test", "--bench=streets", f"--checkpoint={bad}"],
-        ["predict", "--bench=streets", f"--checkpoint={bad}", f"--out={tmp_path / 'out'}"],
-        ["adapt", f"--checkpoint={bad}", f"--video={frames}", f"--output={tmp_path / 'adapted'}"],
-        ["video", f"--video={frames}", f"--checkpoints=[{bad}]", f"--output={tmp_path / 'side.webm'}"],
+        ["test", "--bench=streets", f"--network={bad}"],
+        ["predict", "--bench=streets", f"--network={bad}", f"--out={tmp_path / 'out'}"],
+        ["adapt", f"--network={bad}", f"--video={frames}", f"--output={tmp_path / 'adapted'}"],
+        ["video", f"--video={frames}", f"--network=[{bad}]", f"--output={tmp_path / 'side.webm'}"],
         ["weights", "convert", str(tmp_path / "foreign.pth"), f"--out={tmp_path / 'converted.ckpt'}"],
     ]
     for call in calls:

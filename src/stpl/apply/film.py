@@ -10,11 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stpl.apply.network import Frame, load_network, predict
+from stpl.apply.model import Model
+from stpl.apply.network import Frame, predict
 from stpl.apply.settings import Codec
 from stpl.data.frames import FrameStream
 from stpl.errors import ConfigError, DataError, RecordError, unknown
-from stpl.nn import weights
 from stpl.pictures.labels import overlay
 from stpl.pictures.side_by_side import SideBySide
 from stpl.runs.artifacts import SAMPLES, VideoSample, read_samples
@@ -82,52 +82,49 @@ def _sample(run: RunKey, runs: Path) -> tuple[VideoSample, list[str]]:
 
 
 def film(
-    checkpoints: Mapping[str, Path],
+    networks: Mapping[str, Model],
     video: Path | Sequence[Path],
     output: Path,
     *,
-    size: tuple[int, int] | None = None,
     stride: int = 1,
     fps: float | None = None,
     codec: Codec = "vp8",
-    build: str | None = None,
     limit: int | None = None,
+    one_size: bool = False,
 ) -> None:
-    """Write a side-by-side video of checkpoints' predictions on a video.
+    """Write a side-by-side video of what networks predict on a video.
 
     Args:
-        checkpoints: title → checkpoint, of one label space, from left to right.
+        networks: title → network, of one label space, from left to right; all see the frame size of the first.
         video: the video file or folder, or several, one after the other.
         output: the `.webm` to write.
-        size: height and width the networks see; what the first was trained at if not given. With it, frames of several
-            sizes are shown at the first one's.
         stride: take every stride-th frame.
         fps: frames a second; the video's own if not given.
         codec: of the video.
-        build: as for `weights.describe`.
         limit: frames of each video; all if not given.
+        one_size: whether frames of several sizes are refused; otherwise they are shown at the first one's.
 
     Raises:
-        StplError: for a checkpoint, video or output that cannot be used.
+        StplError: for a network, video or output that cannot be used.
     """
-    paths = list(checkpoints.values())
-    spaces = [weights.describe(path, build).space for path in paths]
+    spaces = [network.options.space for network in networks.values()]
     if any(space.classes != spaces[0].classes for space in spaces):
         raise ConfigError(
-            f"the checkpoints predict {', '.join(space.name for space in spaces)}",
+            f"the networks predict {', '.join(space.name for space in spaces)}",
             mend="compare networks of one label space",
         )
+    size = next(iter(networks.values())).frame_size
     paths_of = [video] if isinstance(video, Path) else video
-    sources = [FrameStream(path, stride=stride, limit=limit, as_first=size is not None) for path in paths_of]
-    space, networks = spaces[0], [load_network(path, build) for path in paths]
+    sources = [FrameStream(path, stride=stride, limit=limit, as_first=not one_size) for path in paths_of]
+    space, accels = spaces[0], [network.accel for network in networks.values()]
     legend = (space.classes, space.palette)
     with SideBySide(
-        output, sources[0].fps if fps is None else fps, ["input", *checkpoints], legend=legend, codec=codec
+        output, sources[0].fps if fps is None else fps, ["input", *networks], legend=legend, codec=codec
     ) as writer:
         panel = _panel(sources[0].size)
         for source in sources:
             shown = islice(_panels(source, panel), 1, None)
-            predicted = predict(networks, _panels(source, panel), size or weights.frame_size(paths[0]))
+            predicted = predict(accels, _panels(source, panel), size)
             for frame, labels in zip(shown, predicted, strict=True):
                 writer.write([frame, *(overlay(frame, label, space.palette) for label in labels)])
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from torch import nn
 
@@ -14,9 +14,9 @@ from stpl.apply import option_values as values
 from stpl.apply.adaptation import Outcome, Stage, Tell, adapt_to
 from stpl.apply.guard import Verdict
 from stpl.apply.model import Model, open_model
+from stpl.apply.origin import NetworkOrigin
 from stpl.apply.page import write_page
 from stpl.apply.settings import BENCH, RECOMMENDED, Settings, run_name
-from stpl.apply.source import NetworkSource
 from stpl.errors import ConfigError
 from stpl.runs.record import RunKey, runs_root
 
@@ -25,48 +25,36 @@ File = str | os.PathLike[str]
 __all__ = ["Adaptation", "Stage", "Verdict", "adapt", "load"]
 
 
-def load(
-    model: File | nn.Module,
-    *,
-    size: tuple[int, int] | None = None,
-    weights: File | None = None,
-    key: str | None = None,
-    arguments: Mapping[str, Any] | None = None,
-    features: str | None = None,
-    logits: str | None = None,
-    classes: str | None = None,
-    mean: tuple[float, float, float] | None = None,
-    std: tuple[float, float, float] | None = None,
-    channels: str | None = None,
-) -> Model:
+class OriginFields(TypedDict, total=False):
+    """The fields of `NetworkOrigin` beside the network."""
+
+    builder: str
+    weights: File
+    key: str
+    arguments: Mapping[str, Any]
+    features: str
+    logits: str
+    classes: File
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    channels: str
+    size: tuple[int, int]
+
+
+def load(network: File | nn.Module, **fields: Unpack[OriginFields]) -> Model:
     """A network to predict with or to adapt.
 
     Args:
-        model: a checkpoint, `streets` (a source model that the package ships), `package.module:callable`, which builds
-            a network of your own, `hf:` with a folder or a name on the hub of Hugging Face, a YAML file that says all
-            of this, or the network itself, which is copied and left as it is.
-        size: height and width of the frames it sees; what a checkpoint was trained at if not given.
-        weights: file with its state dict; the weights that the callable gives it if not given.
-        key: which state dict, where the file holds several.
-        arguments: of the callable.
-        features: layer whose output the features are; proposed if not given.
-        logits: where the logits stand in what it returns, such as `out` or `0`.
-        classes: a label space by name, or a YAML file; those of the network if it comes from Hugging Face, else
-            Cityscapes' 19, if not given.
-        mean: what is subtracted from frames in 0..255, for each channel; ImageNet's, or what a network of Hugging Face
-            brings, if not given.
-        std: what they are divided by; given together with `mean`.
-        channels: rgb or bgr, the order of its input, and of mean and std; rgb, or what a network of Hugging Face
-            brings, if not given.
+        network: a checkpoint, `streets` (a source model that the package ships), `package.module:callable`, which
+            builds a network of your own, `hf:` with a folder or a name on the hub of Hugging Face, a YAML file that
+            says all of this, or the network itself, which is copied and left as it is.
+        **fields: `size`, `weights`, `classes`, `mean`, `std` and the others of `stpl.apply.origin.NetworkOrigin`.
 
     Raises:
         StplError: the network cannot be used; the message says what would mend it.
     """
-    given: dict[str, Any] = {
-        "model": model, "size": size, "weights": weights, "key": key, "arguments": arguments, "features": features,
-        "logits": logits, "classes": classes, "mean": mean, "std": std, "channels": channels,
-    }  # fmt: skip
-    return open_model(NetworkSource(**given))
+    given: dict[str, Any] = {"network": network, **fields}
+    return open_model(NetworkOrigin(**given))
 
 
 @dataclass(frozen=True)

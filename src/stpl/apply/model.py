@@ -13,8 +13,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from stpl.apply.network import Frame, checked, load_network, predict
+from stpl.apply.origin import HUGGING_FACE, NetworkOrigin, read_classes
 from stpl.apply.settings import STATE
-from stpl.apply.source import HUGGING_FACE, NetworkSource, read_classes
 from stpl.data.content import content_id
 from stpl.errors import CheckpointError, ConfigError, note
 from stpl.nn import formats, huggingface, weights
@@ -161,82 +161,80 @@ def own_state(checkpoint: Path) -> dict[str, torch.Tensor]:
     return {name.removeprefix(before): value for name, value in state.items() if name.startswith(before)}
 
 
-def open_model(source: NetworkSource) -> Model:
-    """The network that `source` describes; generators of random numbers are left as they were.
+def open_model(origin: NetworkOrigin) -> Model:
+    """The network that `origin` describes; generators of random numbers are left as they were.
 
     Raises:
         StplError: it cannot be used.
     """
     with isolate_rng():
-        return _own(source) if source.checkpoint is None else _described(source, located(source.checkpoint))
+        return _own(origin) if origin.checkpoint is None else _described(origin, located(origin.checkpoint))
 
 
-def _own(source: NetworkSource) -> Model:
+def _own(origin: NetworkOrigin) -> Model:
     """A network of your own."""
-    assert source.size is not None
-    own = _asked(source, source.size)
-    if (own.mean, own.std) == AS_THEY_ARE and source.mean is not None:
+    assert origin.size is not None
+    own = _asked(origin, origin.size)
+    if (own.mean, own.std) == AS_THEY_ARE and origin.mean is not None:
         note("frames in 0…255 go into the network as they are; for one that takes 0…1 give std 255,255,255", "--std")
-    origin = source.model if isinstance(source.model, nn.Module) else None
-    with nullcontext() if origin is None else lending(origin):
+    held: nn.Module | None = origin.module
+    with nullcontext() if held is None else lending(held):
         module = build_module(own)
-    if source.weights is not None:
-        own_weights(module, weights.of_file(source.weights, source.key), source.weights)
-    if not own.features and (found := proposed(candidates(module, source.size), len(own.classes))) is not None:
+    if origin.weights is not None:
+        own_weights(module, weights.of_file(origin.weights, origin.key), origin.weights)
+    if not own.features and (found := proposed(candidates(module, origin.size), len(own.classes))) is not None:
         own = replace(own, features=found.name)
     options = NetworkOptions(own=own)
     network = around(module, options)
     if (bad := fault(module.state_dict())) is not None:
-        raise ConfigError(f"its weights are of no use: {bad}", where="--model", mend="give it other weights")
-    return Model(options, source.size, network=network, origin=origin)
+        raise ConfigError(f"its weights are of no use: {bad}", where="--network", mend="give it other weights")
+    return Model(options, origin.size, network=network, origin=held)
 
 
-def _described(source: NetworkSource, checkpoint: Path) -> Model:
+def _described(origin: NetworkOrigin, checkpoint: Path) -> Model:
     """What a checkpoint of the suite holds; a network of your own is loaded at once."""
-    build = source.model
-    assert build is None or isinstance(build, str)
+    build = origin.builder
     options = weights.describe(checkpoint, build)
-    size = weights.frame_size(checkpoint) if source.size is None else source.size
+    size = weights.frame_size(checkpoint) if origin.size is None else origin.size
     if options.own is not None:
         return Model(options, size, network=load_network(checkpoint, build))
     if build is not None:
         why = "the checkpoint is of DeepLabV2, which the suite builds itself"
-        raise ConfigError(f"this does nothing here: {why}", where="--model", mend="leave it out")
+        raise ConfigError(f"this does nothing here: {why}", where="--builder", mend="leave it out")
     checkpoint = checkpoint.absolute()
     return Model(options, size, checkpoint, loaded=load_network(checkpoint), content=content_id(checkpoint))
 
 
-def _asked(source: NetworkSource, size: tuple[int, int]) -> OwnNetwork:
+def _asked(origin: NetworkOrigin, size: tuple[int, int]) -> OwnNetwork:
     """How a network of your own is built and asked: what its own files say of it, and what is given."""
-    model, space = source.model, source.space
-    hub = None  # name of a network of Hugging Face
-    if isinstance(model, nn.Module):
-        config = getattr(plain(model), "config", None)
+    space, hub = origin.space, None  # the latter is the name of a network of Hugging Face
+    if origin.module is not None:
+        config = getattr(plain(origin.module), "config", None)
         own, space = OwnNetwork(IN_MEMORY), space or huggingface.named_classes(config)
         hub = getattr(config, "_name_or_path", None)
-    elif source.kind == "hugging face":
-        hub = str(model).removeprefix(HUGGING_FACE)
+    elif origin.kind == "hugging face":
+        hub = str(origin.network).removeprefix(HUGGING_FACE)
         own, space = OwnNetwork(huggingface.BUILD, {"name": hub}), space or huggingface.classes_of(hub)
     else:
-        own = OwnNetwork(str(model), dict(source.arguments or {}))
-    if hub is not None and (source.mean is None or source.channels is None):
-        own = _as_its_processor(own, hub, source)
-    if source.channels not in (None, own.channels):  # the default's order is that of its channels
+        own = OwnNetwork(str(origin.network), dict(origin.arguments or {}))
+    if hub is not None and (origin.mean is None or origin.channels is None):
+        own = _as_its_processor(own, hub, origin)
+    if origin.channels not in (None, own.channels):  # the default's order is that of its channels
         own = replace(own, mean=own.mean[::-1], std=own.std[::-1])
     space = space or read_classes("cityscapes19")
     names = ("features", "logits", "mean", "std", "channels")
-    given = {name: getattr(source, name) for name in names if getattr(source, name) is not None}
+    given = {name: getattr(origin, name) for name in names if getattr(origin, name) is not None}
     return replace(own, **given, classes=space.classes, palette=space.colours, frame_size=size)
 
 
-def _as_its_processor(own: OwnNetwork, name: str, source: NetworkSource) -> OwnNetwork:
+def _as_its_processor(own: OwnNetwork, name: str, origin: NetworkOrigin) -> OwnNetwork:
     """A network of Hugging Face with the normalisation of its image processor; a note where that is not known."""
     known = huggingface.preprocessing_of(name) if name else None
     if known is not None:
         return replace(own, mean=known.mean, std=known.std, channels=known.channels)
-    if source.mean is None:
+    if origin.mean is None:
         mean, std = (",".join(f"{value:g}" for value in values) for values in (own.mean, own.std))
-        assumed = f"mean {mean}, std {std} in 0…255, {source.channels or own.channels}"
+        assumed = f"mean {mean}, std {std} in 0…255, {origin.channels or own.channels}"
         where = f"{HUGGING_FACE}{name}" if name else "the network"
         note(f"no image processor says its normalisation; assumed: {assumed} (--mean, --std, --channels)", where)
     return own

@@ -9,24 +9,24 @@ from pathlib import Path
 from stpl.apply.adaptation import Outcome, Stage, adapt_to, affordable
 from stpl.apply.film import film
 from stpl.apply.model import Model, open_model
+from stpl.apply.origin import NetworkOrigin
 from stpl.apply.page import write_page
 from stpl.apply.settings import SIDE_BY_SIDE, Settings
-from stpl.apply.source import NetworkSource
 from stpl.progress import Progress
 
 _FILMED = 200  # frames of each video that are shown side by side
 
 
-def adapt_and_show(source: NetworkSource, videos: Sequence[Path], folder: Path, settings: Settings) -> None:
+def adapt_and_show(origin: NetworkOrigin, videos: Sequence[Path], folder: Path, settings: Settings) -> None:
     """Adapt a network, with progress on stderr, and write the page and the video of the change.
 
     Args:
-        source: the network.
+        origin: of the network.
         videos: to adapt to.
         folder: to write into.
         settings: how.
     """
-    model = open_model(source)
+    model = open_model(origin)
     estimate = affordable(model, settings, folder)
     print(f"estimate: {estimate}, {estimate.batch_size} clips a step", file=sys.stderr)
     outcome = adapt_to(model, videos, folder, settings, _Lines(), estimate)
@@ -39,9 +39,9 @@ def _show(model: Model, outcome: Outcome, videos: Sequence[Path], settings: Sett
     print(f"adapted: {outcome.checkpoint}", file=sys.stderr)
     if outcome.weights is not None:
         print(f"weights: {outcome.weights}", file=sys.stderr)
-    titles = {f"before: {model.name}": outcome.start, "after": outcome.checkpoint}
+    networks = {f"before: {model.name}": model.adapted(outcome.start), "after": model.adapted(outcome.checkpoint)}
     written = outcome.folder / SIDE_BY_SIDE
-    film(titles, videos, written, size=model.frame_size, stride=settings.stride, build=model.build, limit=_FILMED)
+    film(networks, videos, written, stride=settings.stride, limit=_FILMED)
     print(f"video:   {written}", file=sys.stderr)
     print(f"page:    {write_page(model, outcome, videos, settings, written)}", file=sys.stderr)
 

@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args, get_origin
 from stpl.arguments import Command, Option
 from stpl.commands import VERBS, function
 
-_OF_SETTINGS = ("bench", "experiment", "experiments", "checkpoint", "seed_everything", "start_from", "config", "out")
+_OF_SETTINGS = ("bench", "experiment", "experiments", "network", "seed_everything", "start_from", "config", "out")
 """Options of the verbs that take any setting."""
-_FILES = ("checkpoint", "config", "out", "experiments")
+_FILES = ("checkpoint", "network", "config", "out", "experiments")
 
 
 def completion(shell: Literal["bash", "zsh"] = "bash") -> None:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Annotated
 
+from stpl.apply.origin import NetworkOrigin
 from stpl.apply.settings import Format, Output
+from stpl.arguments import Short
 from stpl.errors import ConfigError
-from stpl.option_types import Size
+from stpl.option_types import Count
 
 
 def export(
     *,
     out: Path,
-    checkpoint: Path | None = None,
-    model: str | None = None,
+    network: Annotated[NetworkOrigin, Short("network", "builder", "classes", "size")],
     format: Format | None = None,  # noqa: A002 -- the name of the option
-    size: Size | None = None,
     output: Output = "logits",
-    frames: int | None = None,
+    frames: Count | None = None,
 ) -> None:
     """Write a network as ONNX or TorchScript: frames RGB uint8 `[B,3,H,W]` in, logits `[B,K,H,W]` or ids out.
 
@@ -30,16 +31,12 @@ def export(
 
     Args:
         out: file to write: `.onnx`, or `.pt` for TorchScript.
-        checkpoint: the network, as `stpl fit` or `stpl adapt` wrote it; `streets` is one that the package ships.
-        model: in place of it: `package.module:callable`, `hf:` with a folder or a name, or a YAML file that says more
-            (see docs/own.md). With `checkpoint`: what builds the network, if it is one of your own.
+        network: the network to write.
         format: onnx or torchscript; by the ending of `out` if not given.
-        size: height and width of the frames; what the checkpoint was trained at if not given.
         output: logits, or ids: the likeliest class of each pixel.
         frames: 1: the network by itself; 2: with the frame before it and the flow (`previous`, `flow`), which it uses
             if it was trained with ACCEL; by that if not given.
     """
-    from stpl.apply.source import NetworkSource
     from stpl.files import check_file
 
     kind = format or _by_ending(out)
@@ -48,11 +45,10 @@ def export(
     check_file(out)
     if kind == "onnx":
         _check_packages()
-    source = NetworkSource(checkpoint, model, size=size)
     from stpl.apply.exporting import write
     from stpl.apply.model import open_model
 
-    written = write(open_model(source), out, kind, output, frames)
+    written = write(open_model(network), out, kind, output, frames)
     print(f"wrote {out}: {written}", file=sys.stderr)
 
 

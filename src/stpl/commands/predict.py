@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
-from stpl.arguments import Command, unknown_option
+from stpl.apply.origin import NetworkOrigin
+from stpl.arguments import Command, Short, unknown_option
 from stpl.errors import ConfigError
-from stpl.option_types import Amount, Count, Size
+from stpl.option_types import Amount, Count
 
 
 def predict(
     *settings: str,
     out: Path,
+    network: Annotated[NetworkOrigin, Short("network", "builder", "classes", "size")],
     video: Path | list[Path] | None = None,
     bench: str | None = None,
-    checkpoint: Path | None = None,
-    model: str | None = None,
-    size: Size | None = None,
     stride: Count = 1,
     rate: Amount | None = None,
     ids: bool = True,
@@ -41,12 +42,9 @@ def predict(
     Args:
         settings: of a benchmark's run.
         out: folder to write into, empty or absent; it appears when all is written.
+        network: the network to predict with; of a benchmark, a checkpoint.
         video: a video file or a folder of images, or a list of them, one after the other.
         bench: benchmark whose evaluation frames to label instead.
-        checkpoint: the network, as `stpl fit` or `stpl adapt` wrote it; `streets` is one that the package ships.
-        model: in place of it: `package.module:callable`, `hf:` with a folder or a name, or a YAML file that says more
-            (see docs/own.md). With `checkpoint`: what builds the network, if it is one of your own.
-        size: height and width the network sees; what the checkpoint was trained at if not given.
         stride: take every stride-th frame of a video.
         rate: in place of a stride: frames a second to take.
         ids: write images of ids.
@@ -54,24 +52,16 @@ def predict(
         overlay: write the video, for which frames of several videos must have one size.
     """
     if video is None:
-        for name, given in (
-            ("size", size),
-            ("stride", stride != 1),
-            ("rate", rate),
-            ("ids", not ids),
-            ("overlay", not overlay),
-        ):
-            if given:
-                raise ConfigError("this is of a video alone", where=f"--{name}", mend="leave it out, or give --video")
-        _label_benchmark(settings, bench, checkpoint, model, out, colors=colors is True)
+        of_video = {"size": network.size, "stride": stride != 1, "rate": rate, "ids": not ids, "overlay": not overlay}
+        for name in (name for name, given in of_video.items() if given):
+            raise ConfigError("does nothing without --video", where=f"--{name}", mend="leave it out, or give --video")
+        _label_benchmark(settings, bench, network, out, colors=colors is True)
         return
     for stray in (*settings, *(["--bench"] if bench else [])):
         raise unknown_option(stray, Command(predict, "").options, "stpl predict")
     from stpl.apply.out_folder import check_out, filled
-    from stpl.apply.source import NetworkSource
     from stpl.data.video_source import one_size, streams
 
-    source = NetworkSource(checkpoint, model, size=size)
     check_out(out)
     sources = streams(video if isinstance(video, list) else [video], stride=stride, rate=rate)
     if overlay:
@@ -81,26 +71,26 @@ def predict(
     from stpl.apply.model import open_model
     from stpl.apply.resources import check_prediction
 
-    network = open_model(source)
-    check_prediction(network.options.space.num_classes, network.frame_size)
+    model = open_model(network)
+    check_prediction(model.options.space.num_classes, model.frame_size)
     with filled(out) as folder:
-        written = write_labels(network, sources, folder, ids=ids, colors=colors is not False, film=overlay)
+        written = write_labels(model, sources, folder, ids=ids, colors=colors is not False, film=overlay)
     print(f"wrote {written} frames to {out}", file=sys.stderr)
 
 
 def _label_benchmark(
-    settings: Sequence[str], bench: str | None, checkpoint: Path | None, model: str | None, out: Path, *, colors: bool
+    settings: Sequence[str], bench: str | None, network: NetworkOrigin, out: Path, *, colors: bool
 ) -> None:
-    given = {"bench": bench, "checkpoint": checkpoint}
-    for name, value in given.items():
-        if value is None:
-            mend = "give it; with --video=FILE footage is labelled, see `stpl predict --help`"
-            raise ConfigError("is missing", where=f"--{name}", mend=mend)
+    if bench is None:
+        mend = "give it; with --video=FILE footage is labelled, see `stpl predict --help`"
+        raise ConfigError("is missing", where="--bench", mend=mend)
+    if network.kind != "checkpoint":
+        raise ConfigError("is no checkpoint", where="--network", mend="give one, of the classes of the benchmark")
     from stpl.apply.out_folder import check_out
 
     check_out(out)
     from stpl.apply.benchmark_labels import label_benchmark
     from stpl.runs.request import Request
 
-    named = given if model is None else {**given, "model": model}
-    label_benchmark(Request.parse([*settings, *(f"--{name}={value}" for name, value in named.items())]), out, colors)
+    named = [f"--{name}={value}" for name, value in asdict(network).items() if value is not None]
+    label_benchmark(Request.parse([f"--bench={bench}", *settings, *named]), out, colors)

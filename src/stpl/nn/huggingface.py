@@ -22,7 +22,7 @@ from stpl.files import writing
 BUILD = "stpl.nn.huggingface:load"
 """What `OwnNetwork.build` is for such a network, with its name as the argument `name`."""
 
-_WHERE = "--model"
+_WHERE = "--network"
 _SHOWN = 8
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # what the second says counts
 _ASKED = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "do_flip_channel_order")

@@ -129,7 +129,7 @@ def lent() -> nn.Module:
     """A copy of the network that Python code lends, without wrappers; raises `ConfigError` where none does."""
     module = _LENT.get(None)
     if module is None:
-        mend = "load adapted.pt into it, or write a function that builds it (--model=package.module:callable)"
+        mend = "load adapted.pt into it, or write a function that builds it (--network=package.module:callable)"
         raise ConfigError("this network was held by a Python program", where="network.own.build", mend=mend)
     return copied(plain(module))
 

@@ -67,7 +67,7 @@ def describe(path: Path, build: str | None = None) -> NetworkOptions:
         raise CheckpointError(
             f"is of a network that {options.own.build} builds, and nothing that a file names is called",
             where=path,
-            mend=f"if you trust it, name it: --model={options.own.build}",
+            mend=f"if you trust it, name it: --builder={options.own.build}",
         )
     return options
 

@@ -120,8 +120,8 @@ def evaluate(args: Sequence[str]) -> None:
         StplError: for a mistake in configuration, data or checkpoint.
     """
     request = Request.parse(args)
-    if "checkpoint" not in request.overrides:
-        raise ConfigError("no checkpoint is named", where="--checkpoint", mend="give it: --checkpoint=FILE")
+    if "network" not in request.overrides:
+        raise ConfigError("no network is named", where="--network", mend="give its checkpoint: --network=FILE")
     cli = build_evaluation(request)
     if not cli.datamodule.labelled:
         raise ConfigError(f"{request.bench} has no labels to evaluate on", mend="choose another --bench")
@@ -140,14 +140,14 @@ def build_evaluation(request: Request) -> SuiteCLI:
     """The network of the checkpoint that `request` names, built as the checkpoint describes it, and nothing recorded.
 
     Args:
-        request: a command line with `checkpoint`; what it says of the network wins over the checkpoint's description,
+        request: a command line with `network`; what it says of the network wins over the checkpoint's description,
             so that `network.label_space` can choose another protocol of evaluation.
 
     Raises:
         StplError: for a mistake in configuration, data or checkpoint.
     """
-    checkpoint = request.overrides.pop("checkpoint")
-    network = weights.describe(Path(checkpoint), request.overrides.pop("model", None)).to_dict()
+    checkpoint = request.overrides.pop("network")
+    network = weights.describe(Path(checkpoint), request.overrides.pop("builder", None)).to_dict()
     request.experiment = "source_only"
     written = {f"network.{name}": json.dumps(value) for name, value in network.items()}
     request.overrides = {name: value.strip('"') for name, value in written.items()} | request.overrides

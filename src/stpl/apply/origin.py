@@ -1,4 +1,4 @@
-"""Where a network comes from and how it is asked: one description for all verbs and Python. It imports no torch."""
+"""Where a network comes from and what it returns: one description for all commands and Python. It imports no torch."""
 
 from __future__ import annotations
 
@@ -11,64 +11,72 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stpl.apply import option_values as values
-from stpl.data.label_space import SPACES, LabelSpace, own_classes
 from stpl.errors import CheckpointError, ConfigError, unknown
-from stpl.nn import builder, normalization
+from stpl.nn import normalization
+from stpl.nn.builder import check_found, is_name, no_name
 from stpl.nn.checkpoint_files import existing, located
 from stpl.yaml_files import load_yaml
 
 if TYPE_CHECKING:
-    from torch import nn
+    from stpl.data.label_space import LabelSpace
 
 HUGGING_FACE = "hf:"
 _YAML = (".yaml", ".yml")
 _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors", ".bin", ".tar")
+_NETWORK = "a checkpoint, package.module:callable, hf:NAME, a YAML file, or from Python an nn.Module"
 
 Kind = Literal["checkpoint", "callable", "hugging face", "python"]
 
-_USELESS: dict[Kind, tuple[tuple[str, ...], str]] = {
-    "checkpoint": (
+_NOT_BUILT = "it is for the checkpoint of a network of your own"
+_USELESS: dict[Kind, dict[str, str]] = {
+    "checkpoint": dict.fromkeys(
         ("weights", "key", "arguments", "features", "logits", "classes", "mean", "std", "channels"),
-        "a checkpoint of the suite tells that itself",
+        "a checkpoint of the suite says it",
     ),
-    "callable": ((), ""),
-    "hugging face": (("weights", "key", "arguments"), "a network of Hugging Face brings them"),
-    "python": (("arguments",), "the network is there already"),
+    "callable": {"builder": _NOT_BUILT},
+    "hugging face": dict.fromkeys(("weights", "key", "arguments"), "a network of Hugging Face brings them")
+    | {"builder": _NOT_BUILT},
+    "python": {"arguments": "the network is built already", "builder": _NOT_BUILT},
 }
 """Options that would do nothing with a network of each kind, and why."""
 
 
 @dataclass(frozen=True)
-class NetworkSource:
-    """Where a network comes from, and how it is asked. What it holds is checked, as far as that needs no torch.
+class NetworkOrigin:
+    """Where a network comes from, and what it returns. Values are checked, as far as that needs no torch.
 
-    A YAML file given as `model` is read: what is given beside it wins over what it says. A `model` that is a checkpoint
-    becomes `checkpoint`.
+    A command has an option for each field, under its name. A YAML file given as `network` is read: what is given beside
+    it wins over what it says.
 
     Attributes:
-        checkpoint: a checkpoint of the suite, or the name of a shipped one, such as `streets` or `streets:3`.
-        model: `package.module:callable`, `hf:` with a folder or a name on the hub of Hugging Face, or from Python the
-            network itself. With `checkpoint`: what builds its network, if that is one of your own.
+        network: a checkpoint of the suite; `streets` or `streets:3`, which the package ships;
+            `package.module:callable`, which builds a network of your own; `hf:` with a folder or a name on the hub of
+            Hugging Face; a YAML file that says all of this, by the names of these options; or, from Python, the network
+            itself.
+        builder: what builds the network of a checkpoint, if it is one of your own: as `network` has named it.
         weights: file with its state dict; the weights that the callable gives it if not given.
         key: which state dict, where the file holds several.
-        arguments: of the callable.
+        arguments: of the callable, on the command line as JSON: '{"num_classes": 19}'.
         features: layer whose output the features are; proposed if not given.
-        logits: where the logits stand in what it returns.
-        classes: a label space by name, or a YAML file with the classes (`read_classes`).
-        mean: of frames in 0..255 for each channel; ImageNet's, or what the network's own files say, if not given.
-        std: likewise; given together with `mean`.
-        channels: rgb or bgr, the order of its input, and of mean and std; rgb, or what its own files say, if not given.
+        logits: where the logits are in what it returns, such as `out` or `0`.
+        classes: a label space by name, or a YAML file with `classes` and, if you like, `palette`; those of the network
+            if it comes from Hugging Face, else Cityscapes' 19, if not given.
+        mean: what is subtracted from frames in 0..255, for each channel; ImageNet's, or what a network of Hugging Face
+            brings, if not given.
+        std: what they are divided by; given together with `mean`.
+        channels: rgb or bgr, the order of its input, and of mean and std; rgb, or what a network of Hugging Face
+            brings, if not given.
         size: height and width of the frames that it sees; what a checkpoint was trained at if not given.
 
     Raises:
-        StplError: something is of another type or out of range, is not there, or would do nothing.
+        StplError: a value is of another type or out of range, names nothing that exists, or would do nothing.
     """
 
-    checkpoint: Path | None = None
-    model: str | nn.Module | None = None
+    network: str | None = None  # the parser's type; the check takes an nn.Module too
+    builder: str | None = None
     weights: Path | None = None
     key: str | None = None
-    arguments: Mapping[str, Any] | None = None
+    arguments: dict[str, Any] | None = None
     features: str | None = None
     logits: str | None = None
     classes: str | None = None
@@ -79,7 +87,7 @@ class NetworkSource:
 
     def __post_init__(self) -> None:
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        found, places = _with_file({name: value for name, value in given.items() if value is not None})
+        found, places = _with_files({name: value for name, value in given.items() if value is not None})
         for name in given:
             object.__setattr__(self, name, found.get(name))
         self._check_together(places)
@@ -88,11 +96,21 @@ class NetworkSource:
     @property
     def kind(self) -> Kind:
         """What the network comes from."""
-        if self.checkpoint is not None:
-            return "checkpoint"
-        if not isinstance(self.model, str):
+        if not isinstance(self.network, str):
             return "python"
-        return "hugging face" if self.model.startswith(HUGGING_FACE) else "callable"
+        if _is_checkpoint(self.network):
+            return "checkpoint"
+        return "hugging face" if self.network.startswith(HUGGING_FACE) else "callable"
+
+    @property
+    def module(self) -> Any:
+        """The network itself, where Python gives one, else `None`."""
+        return self.network if self.kind == "python" else None
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The checkpoint, or the name of a shipped one, if the network comes from one."""
+        return Path(self.network) if isinstance(self.network, str) and self.kind == "checkpoint" else None
 
     @property
     def space(self) -> LabelSpace | None:
@@ -101,8 +119,7 @@ class NetworkSource:
 
     def _check_together(self, places: Mapping[str, str]) -> None:
         """Refuse what would do nothing beside the rest, what lacks its other half, and a network without a size."""
-        names, why = _USELESS[self.kind]
-        useless = dict.fromkeys(names, why)
+        useless = dict(_USELESS[self.kind])
         if self.weights is None:
             useless.setdefault("key", "it chooses among the state dicts of --weights")
         for name, reason in useless.items():
@@ -118,7 +135,7 @@ class NetworkSource:
             raise ConfigError("the frames' size is not known", where="--size", mend="give it: --size=HEIGHT,WIDTH")
 
     def _check_files(self, places: Mapping[str, str]) -> None:
-        """Refuse files, folders and packages that are not there."""
+        """Refuse files, folders and packages that do not exist."""
         if self.checkpoint is not None:
             existing(self.checkpoint)
         if self.weights is not None and not self.weights.is_file():
@@ -128,73 +145,68 @@ class NetworkSource:
             )
         if self.classes is not None:
             read_classes(self.classes, places["classes"])
-        if self.model is not None:
-            _check_model(self.model, places["model"], beside=self.checkpoint is not None)
+        if self.builder is not None:
+            _check_builder(self.builder, places["builder"], nameless=True)
+        elif isinstance(self.network, str) and self.checkpoint is None:
+            _check_builder(self.network, places["network"])
 
 
-def _check_model(model: str | nn.Module, where: str, beside: bool) -> None:
-    """Refuse what names neither a callable nor a network of Hugging Face, or one that is not there."""
-    if not isinstance(model, str):
-        if beside:
-            mend = "give the checkpoint's weights to the network, or name what builds it"
-            raise ConfigError("a network and a checkpoint are given", where=where, mend=mend)
-    elif model.startswith(HUGGING_FACE):
-        name = model.removeprefix(HUGGING_FACE)
-        if not name and not beside:
-            mend = "write hf:FOLDER, or hf:NAME of a network on the hub"
-            raise ConfigError("names no network of Hugging Face", where=where, mend=mend)
-        if name.startswith(("/", "./", "../", "~")) and not Path(name).is_dir():
-            raise ConfigError(f"there is no folder {name}", where=where, mend="check the path")
-    elif builder.is_name(model):
-        builder.check_found(model, where)
-    elif beside:
-        what = f"'{model}' builds no network, and the checkpoint is given already"
-        raise ConfigError(
-            what, where=where, mend="give one of --checkpoint and --model, or name what builds its network"
-        )
-    else:
-        raise builder.no_name(model, where)
+def _check_builder(name: str, where: str, nameless: bool = False) -> None:
+    """Refuse what names neither a callable nor a network of Hugging Face, or one that does not exist.
+
+    Args:
+        name: `package.module:callable` or `hf:NAME`.
+        where: name of the option.
+        nameless: whether `hf:` alone suffices, because a checkpoint holds the name.
+    """
+    if not name.startswith(HUGGING_FACE):
+        if not is_name(name):
+            raise no_name(name, where)
+        check_found(name, where)
+        return
+    place = name.removeprefix(HUGGING_FACE)
+    if not place and not nameless:
+        mend = "write hf:FOLDER, or hf:NAME of a network on the hub"
+        raise ConfigError("names no network of Hugging Face", where=where, mend=mend)
+    if place.startswith(("/", "./", "../", "~")) and not Path(place).is_dir():
+        raise ConfigError(f"there is no folder {place}", where=where, mend="check the path")
 
 
-def _with_file(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """All that is given, and by a YAML file that `model` names; each value checked; and where each stands."""
+def _with_files(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """All that is given directly and by YAML files, each value checked, and the place of each."""
     found = {name: _CHECKS[name](value, f"--{name}") for name, value in given.items()}
     places = {name: f"--{name}" for name in found}
-    if "checkpoint" not in found and "model" not in found:
-        raise ConfigError("give a network", where="--model", mend="give --checkpoint=FILE, or --model=…")
-    if "checkpoint" in found and found["checkpoint"].suffix in _YAML:
-        mend = f"give it as --model={found['checkpoint']}"
-        raise ConfigError("is a description of a network, no checkpoint", where=found["checkpoint"], mend=mend)
-    if _is_file(found.get("model")):
-        file = Path(found["model"])
+    if "network" not in found:
+        raise ConfigError("give a network", where="--network", mend=f"give {_NETWORK}")
+    if _is_yaml(found["network"]):
+        file = Path(found.pop("network"))
         written = read_network(file)
-        if "checkpoint" in found:
-            written = {"model": written["model"]}  # the checkpoint holds the rest
-        found = {**written, **found, "model": written["model"]}
-        places = {**{name: f"{file}: {name}" for name in written}, **places}
-    if "checkpoint" not in found and _is_checkpoint(found["model"]):
-        found["checkpoint"] = Path(found.pop("model"))
+        found = {**written, **found}
+        places = {**{name: f"{file}: {name}" for name in written}, **places, "network": f"{file}: network"}
+    if _is_yaml(found.get("builder")):
+        written = read_network(Path(found["builder"]))
+        found["builder"] = str(written.get("builder", written["network"]))
     return found, places
 
 
-def _is_file(model: object) -> bool:
-    return isinstance(model, str) and Path(model).suffix in _YAML
+def _is_yaml(name: object) -> bool:
+    return isinstance(name, str) and Path(name).suffix in _YAML
 
 
-def _is_checkpoint(model: object) -> bool:
-    """Whether `model` is the path of a checkpoint, there or not, or the name of a shipped one."""
-    if not isinstance(model, str) or model.startswith(HUGGING_FACE):
+def _is_checkpoint(name: str) -> bool:
+    """Whether `name` is the path of a checkpoint, existing or not, or the name of a shipped one."""
+    if name.startswith(HUGGING_FACE):
         return False
-    if ":" not in model or Path(model).suffix in _CHECKPOINTS:
+    if ":" not in name or Path(name).suffix in _CHECKPOINTS:
         return True
     with suppress(OSError):  # a name that is too long for a file
-        if located(Path(model)).is_file():
+        if located(Path(name)).is_file():
             return True
-    module, _, _ = model.rpartition(":")
-    return ("/" in model or "\\" in model) and not module.endswith(".py")
+    module, _, _ = name.rpartition(":")
+    return ("/" in name or "\\" in name) and not module.endswith(".py")
 
 
-def _model(value: Any, where: str) -> Any:
+def _network(value: Any, where: str) -> Any:
     """A text, or a network that Python holds."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.nn.Module):
@@ -202,10 +214,9 @@ def _model(value: Any, where: str) -> Any:
     if isinstance(value, type):
         mend = f"give an object of it: {value.__name__}(…)"
         raise ConfigError(f"{values.shown(value)} is no network", where=where, mend=mend)
-    what = "a network: a checkpoint, package.module:callable, hf:NAME, a YAML file, or from Python an nn.Module"
     if not isinstance(value, str | os.PathLike):
-        raise ConfigError(f"{values.shown(value)} is no network", where=where, mend=f"give {what}")
-    return values.text(os.fspath(value), where, what)
+        raise ConfigError(f"{values.shown(value)} is no network", where=where, mend=f"give {_NETWORK}")
+    return values.text(os.fspath(value), where, f"a network: {_NETWORK}")
 
 
 def _channels(value: Any, where: str) -> str:
@@ -215,14 +226,16 @@ def _channels(value: Any, where: str) -> str:
 
 def _classes(value: Any, where: str) -> str:
     if not isinstance(value, str | os.PathLike):
+        from stpl.data.label_space import SPACES
+
         mend = f"give one of {', '.join(SPACES)}, or a YAML file: 'classes: [road, …]'"
         raise ConfigError(f"{values.shown(value)} is no label space", where=where, mend=mend)
     return values.text(os.fspath(value), where, "a label space, or a YAML file")
 
 
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
-    "checkpoint": lambda value, where: values.path(value, where, "a checkpoint"),
-    "model": _model,
+    "network": _network,
+    "builder": lambda value, where: values.text(value, where, "package.module:callable, or a YAML file"),
     "weights": lambda value, where: values.path(value, where, "a file of weights"),
     "key": lambda value, where: values.text(value, where, "the name of a state dict"),
     "arguments": values.plain_arguments,
@@ -234,30 +247,24 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "channels": _channels,
     "size": values.size,
 }
-"""What makes of a value, and of the name of its option, the value to use, or raises `ConfigError`."""
-
-
-def builder_of(model: str) -> str:
-    """What builds the network that `--model` names, which may be a YAML file."""
-    return str(read_network(Path(model))["model"]) if _is_file(model) else model
+"""For each field a function that returns a value as it is used, or raises `ConfigError` with the option's name."""
 
 
 def read_network(path: Path) -> dict[str, Any]:
-    """What a YAML file says of a network, under the names of the command line's options; see `NetworkSource`.
+    """The fields of a `NetworkOrigin` that a YAML file has.
 
     Numbers may be written as on the command line, `size: 64,96`. Paths in it are relative to the working directory.
 
     Raises:
-        ConfigError: it lacks `model`, or holds something else, or a value of another type.
+        ConfigError: it lacks `network`, or holds something else, or a value of another type.
     """
-    known = [name for name in _CHECKS if name != "checkpoint"]
     content = load_yaml(path)
     for name in content:
-        if name not in known:
-            raise unknown("key", name, known, path)
-    if "model" not in content:
-        raise ConfigError("lacks 'model'", where=path, mend=f"write some of: {', '.join(known)}")
-    if _is_file(content["model"]):
+        if name not in _CHECKS:
+            raise unknown("key", name, _CHECKS, path)
+    if "network" not in content:
+        raise ConfigError("lacks 'network'", where=path, mend=f"write some of: {', '.join(_CHECKS)}")
+    if _is_yaml(content["network"]):
         raise ConfigError("names another file", where=path, mend="write what that one holds")
     found = {}
     for name, value in content.items():
@@ -278,6 +285,8 @@ def read_classes(name: str, where: str = "--classes") -> LabelSpace:
     Raises:
         ConfigError: there is no such name or file, or it lists no classes.
     """
+    from stpl.data.label_space import SPACES, own_classes  # imports NumPy, which help of a verb needs not
+
     path = Path(name)
     if path.suffix not in _YAML:
         if name not in SPACES:

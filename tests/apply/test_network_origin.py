@@ -16,14 +16,14 @@ from torch import nn
 import own_networks
 from refusals import refused
 from stpl.apply.model import open_model
-from stpl.apply.source import NetworkSource, read_classes, read_network
+from stpl.apply.origin import NetworkOrigin, read_classes, read_network
 from stpl.cli import main
 from stpl.errors import StplError
 from stpl.nn import normalization
 from stpl.nn.own import OwnNetwork, build_module
 
 SIZE = (64, 96)
-OWN: dict[str, Any] = {"model": "own_networks:Dictionary", "size": SIZE}
+OWN: dict[str, Any] = {"network": "own_networks:Dictionary", "size": SIZE}
 IMAGENET: dict[str, Any] = {"mean": (123.7, 116.3, 103.5), "std": (58.4, 57.1, 57.4)}
 NAN = float("nan")
 
@@ -45,34 +45,39 @@ def written(tmp_path: Path) -> Callable[..., Path]:
 
 def test_what_is_given_beside_a_file_wins(written: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "w.pth").touch()
-    file = written("model: own_networks:Dictionary", "size: [64, 96]", "features: backbone", "channels: bgr",
+    file = written("network: own_networks:Dictionary", "size: [64, 96]", "features: backbone", "channels: bgr",
                    "mean: [1, 2, 3]", "std: [4, 5, 6]", "arguments: {width: 8}", "classes: viper15")  # fmt: skip
-    alone = NetworkSource(model=str(file))
-    assert (alone.model, alone.size, alone.features, alone.channels) == (OWN["model"], SIZE, "backbone", "bgr")
+    alone = NetworkOrigin(network=str(file))
+    assert (alone.network, alone.size, alone.features, alone.channels) == (OWN["network"], SIZE, "backbone", "bgr")
     assert (alone.mean, alone.std, alone.arguments) == ((1, 2, 3), (4, 5, 6), {"width": 8})
     beside: dict[str, Any] = {
         "size": (32, 48), "features": "x", "logits": "out", "channels": "rgb", "mean": (0.0, 0.0, 0.0),
         "std": (255.0, 255.0, 255.0), "arguments": {"width": 4}, "classes": "cityscapes19", "key": "ema",
         "weights": tmp_path / "w.pth",
     }  # fmt: skip
-    both = NetworkSource(model=str(file), **beside)
+    both = NetworkOrigin(network=str(file), **beside)
     assert {name: getattr(both, name) for name in beside} == beside
-    assert both.model == OWN["model"]
+    assert both.network == OWN["network"]
 
 
 def test_a_file_beside_a_checkpoint_names_the_builder_alone(written: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").touch()
-    file = written("model: own_networks:Dictionary", "size: 64,96", "classes: viper15")
-    source = NetworkSource(checkpoint=tmp_path / "last.ckpt", model=str(file))
-    assert (source.kind, source.model, source.size, source.classes) == ("checkpoint", OWN["model"], None, None)
-    assert "give it as --model=" in refused(lambda: NetworkSource(checkpoint=file))
-    other = tmp_path / "other.ckpt"
-    assert "give one of --checkpoint and --model" in refused(lambda: NetworkSource(tmp_path / "last.ckpt", str(other)))
+    file = written("network: own_networks:Dictionary", "size: 64,96", "classes: viper15")
+    origin = NetworkOrigin(str(tmp_path / "last.ckpt"), builder=str(file))
+    assert (origin.kind, origin.builder, origin.size, origin.classes) == ("checkpoint", OWN["network"], None, None)
+    said = refused(lambda: NetworkOrigin(str(tmp_path / "last.ckpt"), builder=str(tmp_path / "other.ckpt")))
+    assert "--builder: " in said
+    assert "names no callable" in said
+    file = written(f"network: {tmp_path / 'last.ckpt'}", "builder: own_networks:Dictionary", "size: 64,96")
+    assert NetworkOrigin(str(file)).checkpoint == tmp_path / "last.ckpt"
+    assert (
+        NetworkOrigin(str(file)).builder == NetworkOrigin(origin.network, builder=str(file)).builder == OWN["network"]
+    )
 
 
 @pytest.mark.parametrize("text", ["64,96", "'64, 96'", "[64, 96]", "[64.0, 96.0]", "['64', '96']", "(64, 96)"])
 def test_sizes_in_a_file(text: str, written: Callable[..., Path]) -> None:
-    assert read_network(written("model: streets", f"size: {text}"))["size"] == SIZE
+    assert read_network(written("network: streets", f"size: {text}"))["size"] == SIZE
 
 
 @pytest.mark.parametrize(
@@ -82,7 +87,7 @@ def test_sizes_in_a_file(text: str, written: Callable[..., Path]) -> None:
      "2020-01-01", "''", "[]"],
 )  # fmt: skip
 def test_sizes_that_are_refused(text: str, written: Callable[..., Path]) -> None:
-    said = refused(lambda: read_network(written("model: streets", f"size: {text}")))
+    said = refused(lambda: read_network(written("network: streets", f"size: {text}")))
     assert "net.yaml: size: " in said
 
 
@@ -94,11 +99,11 @@ def test_sizes_that_are_refused(text: str, written: Callable[..., Path]) -> None
      "std: [0, 1, 1]", "std: [-1, 1, 1]", "std: [true, 1, 1]", "features: 1.10", "features: true", "features: [a]",
      "features:",
      "features: ''", "logits: {a: 1}", "key: no", "classes: 19", "classes: [a, b]", "classes: nothing", "channels: hsv",
-     "channels: 3", "model: [a]", "model: 3"],
+     "channels: 3", "network: [a]", "network: 3"],
 )  # fmt: skip
 def test_a_wrong_value_in_a_file_is_refused_by_its_key(line: str, written: Callable[..., Path]) -> None:
-    lines = [line] if line.startswith("model") else ["model: own_networks:Dictionary", line]
-    said = refused(lambda: NetworkSource(model=str(written(*lines, "size: 64,96"))))
+    lines = [line] if line.startswith("network") else ["network: own_networks:Dictionary", line]
+    said = refused(lambda: NetworkOrigin(network=str(written(*lines, "size: 64,96"))))
     assert f"net.yaml: {line.partition(':')[0]}" in said
 
 
@@ -109,10 +114,10 @@ def test_arguments_stay_what_they_are(written: Callable[..., Path]) -> None:
     from stpl.runs.build import SuiteCLI  # noqa: F401 -- what parses it
 
     text = "{a: '19', b: 'no', c: 'null', d: '1e3', e: '[1,2]', f: 1, g: 1.0, h: true, i: null, k: [1, '2', {l: '3'}]}"
-    given = read_network(written("model: a:b", f"arguments: {text}"))["arguments"]
+    given = read_network(written("network: a:b", f"arguments: {text}"))["arguments"]
     assert given == {"a": "19", "b": "no", "c": "null", "d": "1e3", "e": "[1,2]", "f": 1, "g": 1.0, "h": True,
                      "i": None, "k": [1, "2", {"l": "3"}]}  # fmt: skip
-    assert NetworkSource(**OWN, arguments={"a": (1, "2")}).arguments == {"a": [1, "2"]}  # as a checkpoint keeps it
+    assert NetworkOrigin(**OWN, arguments={"a": (1, "2")}).arguments == {"a": [1, "2"]}  # as a checkpoint keeps it
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(OwnNetwork, "own")
     parsed = parser.parse_object({"own": {"build": "a:b", "arguments": given}}).own.arguments
@@ -140,7 +145,7 @@ def test_arguments_stay_what_they_are(written: Callable[..., Path]) -> None:
     ],
 )
 def test_scales_that_cannot_be(mean: Any, std: Any, said: str) -> None:
-    assert said in refused(lambda: NetworkSource(**OWN, mean=mean, std=std))
+    assert said in refused(lambda: NetworkOrigin(**OWN, mean=mean, std=std))
     assert said in refused(lambda: OwnNetwork("a:b", mean=mean, std=std))
 
 
@@ -157,23 +162,23 @@ def test_scales_that_cannot_be(mean: Any, std: Any, said: str) -> None:
     ],
 )
 def test_scales_that_are_taken(mean: Any, std: Any) -> None:
-    source = NetworkSource(**OWN, mean=mean, std=std)
-    assert source.mean is not None
-    assert all(type(value) is float for value in (*source.mean, *(source.std or ())))
-    assert OwnNetwork("a:b", mean=mean, std=std).mean == source.mean
+    origin = NetworkOrigin(**OWN, mean=mean, std=std)
+    assert origin.mean is not None
+    assert all(type(value) is float for value in (*origin.mean, *(origin.std or ())))
+    assert OwnNetwork("a:b", mean=mean, std=std).mean == origin.mean
 
 
 @pytest.mark.parametrize("value", [0, 1.5, "1,2,3", (1, 2), (1, 2, NAN), np.zeros((3, 3)), {"r": 1}, (True, 1, 1)])
 @pytest.mark.parametrize("name", ["mean", "std"])
 def test_what_is_no_three_numbers(name: str, value: Any) -> None:
-    assert f"--{name}: " in refused(lambda: NetworkSource(**OWN, **{**IMAGENET, name: value}))
-    assert f"--{name}: is given without" in refused(lambda: NetworkSource(**OWN, **{name: IMAGENET[name]}))
+    assert f"--{name}: " in refused(lambda: NetworkOrigin(**OWN, **{**IMAGENET, name: value}))
+    assert f"--{name}: is given without" in refused(lambda: NetworkOrigin(**OWN, **{name: IMAGENET[name]}))
 
 
 def test_frames_as_they_are_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "c.yaml").write_text("classes: [a, b, c, d, e]\n")
-    source = NetworkSource(**OWN, classes=str(tmp_path / "c.yaml"), mean=(0, 0, 0), std=(1, 1, 1))
-    own = open_model(source).options.own
+    origin = NetworkOrigin(**OWN, classes=str(tmp_path / "c.yaml"), mean=(0, 0, 0), std=(1, 1, 1))
+    own = open_model(origin).options.own
     assert own is not None
     assert (own.mean, own.std) == normalization.AS_THEY_ARE
     assert "note: --std: frames in 0…255 go into the network as they are" in capsys.readouterr().err
@@ -182,31 +187,33 @@ def test_frames_as_they_are_are_noted(tmp_path: Path, capsys: pytest.CaptureFixt
 # --- options that would do nothing, and what is not there
 
 EVERY: dict[str, Any] = {
+    "builder": "own_networks:Dictionary",
     "weights": "w.pth", "key": "ema", "arguments": {"a": 1}, "features": "x", "logits": "out", "classes": "viper15",
     "mean": IMAGENET["mean"], "std": IMAGENET["std"], "channels": "rgb",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("model", "useless"),
-    [("streets", set(EVERY)), ("streets:1", set(EVERY)), ("hf:acme/net", {"weights", "key", "arguments"}),
-     ("own_networks:Dictionary", {"key"}), (nn.Conv2d(3, 2, 1), {"arguments", "key"})],
+    ("network", "useless"),
+    [("streets", {*EVERY} - {"builder"}), ("streets:1", {*EVERY} - {"builder"}),
+     ("hf:acme/net", {"builder", "weights", "key", "arguments"}), ("own_networks:Dictionary", {"builder", "key"}),
+     (nn.Conv2d(3, 2, 1), {"builder", "arguments", "key"})],
 )  # fmt: skip
 def test_an_option_that_would_do_nothing_is_refused(
-    model: Any, useless: set[str], written: Callable[..., Path]
+    network: Any, useless: set[str], written: Callable[..., Path]
 ) -> None:
     for name, value in EVERY.items():
         given = {name: value} | ({"mean": IMAGENET["mean"], "std": IMAGENET["std"]} if name in ("mean", "std") else {})
         try:
-            NetworkSource(model=model, size=SIZE, **given)
+            NetworkOrigin(network=network, size=SIZE, **given)
             said = ""
         except StplError as error:
             said = str(error)
         assert (": this does nothing here" in said) == (name in useless), (name, said)
         assert not said or f"--{name}" in said or name in ("mean", "std")
-    if isinstance(model, str) and "arguments" in useless:
-        file = written(f"model: {model}", "size: 64,96", "arguments: {a: 1}")
-        assert "net.yaml: arguments: this does nothing here" in refused(lambda: NetworkSource(model=str(file)))
+    if isinstance(network, str) and "arguments" in useless:
+        file = written(f"network: {network}", "size: 64,96", "arguments: {a: 1}")
+        assert "net.yaml: arguments: this does nothing here" in refused(lambda: NetworkOrigin(network=str(file)))
 
 
 @pytest.mark.parametrize(
@@ -215,38 +222,38 @@ def test_an_option_that_would_do_nothing_is_refused(
      "https://host/last.ckpt", "s3://bucket/x", "runs/a:last.ckpt", "nets.build", "nets.py", ":/x", "x" * 200],
 )  # fmt: skip
 def test_a_checkpoint_that_is_not_there(name: str, here: Path) -> None:
-    for given in ({"checkpoint": Path(name)}, {"model": name}):
-        said = refused(lambda given=given: NetworkSource(**given))  # type: ignore[misc]
+    for given in (Path(name), name):
+        said = refused(lambda given=given: NetworkOrigin(given))  # type: ignore[misc]
         assert "no such checkpoint" in said
         assert "size" not in said
     (here / "folder").mkdir()
-    assert "is a folder" in refused(lambda: NetworkSource(checkpoint=Path("folder")))
+    assert "is a folder" in refused(lambda: NetworkOrigin("folder"))
     (here / "a:b").write_bytes(b"x")
-    assert NetworkSource(model="a:b").checkpoint == Path("a:b")  # what is there wins
+    assert NetworkOrigin(network="a:b").checkpoint == Path("a:b")  # what is there wins
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("network", "said"),
     [("./nets.py:build", "nets:build"), (".nets:build", "nets:build"), ("sub/nets.py:build", "sub.nets:build"),
      ("nets:", "package.module:callable"), (":build", "package.module:callable"), ("nets:build()", "nets:build"),
      ("/abs/nets.py:build", "package.module:callable"), ("nets::build", "package.module:callable"),
      ("no_such_package:net", "No module named 'no_such_package'"), ("hf:", "hf:FOLDER"), ("hf:./nowhere", "no folder"),
      ("", "is empty"), ("streets:99", "choose one of the seeds")],
 )  # fmt: skip
-def test_a_name_of_no_network(model: str, said: str) -> None:
-    assert said in refused(lambda: NetworkSource(model=model, size=SIZE))
+def test_a_name_of_no_network(network: str, said: str) -> None:
+    assert said in refused(lambda: NetworkOrigin(network=network, size=SIZE))
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     for name, value in {"weights": tmp_path / "w.pth", "classes": str(tmp_path / "c.yaml")}.items():
-        assert str(value) in refused(lambda name=name, value=value: NetworkSource(**OWN, **{name: value}))  # type: ignore[misc]
-    assert "is a folder" in refused(lambda: NetworkSource(**OWN, weights=tmp_path))
-    assert "give a network" in refused(NetworkSource)
+        assert str(value) in refused(lambda name=name, value=value: NetworkOrigin(**OWN, **{name: value}))  # type: ignore[misc]
+    assert "is a folder" in refused(lambda: NetworkOrigin(**OWN, weights=tmp_path))
+    assert "give a network" in refused(NetworkOrigin)
 
 
 def test_a_refusal_imports_no_torch(written: Callable[..., Path]) -> None:
-    file = written("model: streets", "size: [1]")
-    code = (f"import sys\nfrom stpl.apply.source import NetworkSource\ntry:\n  NetworkSource(model={str(file)!r})\n"
+    file = written("network: streets", "size: [1]")
+    code = (f"import sys\nfrom stpl.apply.origin import NetworkOrigin\ntry:\n  NetworkOrigin(network={str(file)!r})\n"
             "except Exception as error:\n  print(error.where, 'torch' in sys.modules)")  # fmt: skip
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert told == f"{file}: size False\n"
@@ -322,7 +329,7 @@ def test_what_a_module_does_wrong_is_one_line(
 ) -> None:
     (here / "bad.py").write_text(text)
     monkeypatch.delitem(sys.modules, "bad", raising=False)
-    assert main(["export", "--size=64,96", "--model=bad:build", "--out=n.pt"]) == 2
+    assert main(["export", "--size=64,96", "--network=bad:build", "--out=n.pt"]) == 2
     told = capsys.readouterr().err
     assert said in told
     assert told.count("\n") == 2

@@ -136,18 +136,18 @@ def clip(device: str, number: int = 0) -> Clip:
 
 
 METHODS: dict[str, Callable[[], Method]] = {
-    "source": lambda: Supervised(SMALL, RATE),
-    "statistics": lambda: BatchNormStatistics(SMALL, RATE, batchnorm=BatchNormOptions(momentum=None)),
-    "self-training": lambda: SelfTraining(SMALL, RATE),
-    "self-training by class": lambda: SelfTraining(SMALL, RATE, confident_scope="class"),
-    "temporal": lambda: STPL(SMALL, RATE, contrasts=[Contrast("current", "previous-warped")]),
-    "spatial": lambda: STPL(SMALL, RATE, contrasts=[Contrast("current", "augmented current")]),
-    "add": lambda: STPL(SMALL, RATE, fusion="add", denominator="supcon"),
-    "conv": lambda: STPL(SMALL, RATE, fusion="conv", denominator="positive+negatives"),
-    "concat": lambda: STPL(SMALL, RATE, fusion="concat", confident_scope="class", key_scope="batch"),
-    "stpl": lambda: STPL(SMALL, RATE, batchnorm=BatchNormOptions(momentum=None)),
-    "stpl, both gradients": lambda: STPL(SMALL, RATE, previous_gradient=True),
-    "mean teacher": lambda: MeanTeacher(SMALL, RATE),
+    "source": lambda: Supervised(network=SMALL, optimizer=RATE),
+    "statistics": lambda: BatchNormStatistics(network=SMALL, optimizer=RATE, batchnorm=BatchNormOptions(momentum=None)),
+    "self-training": lambda: SelfTraining(network=SMALL, optimizer=RATE),
+    "self-training by class": lambda: SelfTraining(network=SMALL, optimizer=RATE, confident_scope="class"),
+    "temporal": lambda: STPL(network=SMALL, optimizer=RATE, contrasts=[Contrast("current", "previous-warped")]),
+    "spatial": lambda: STPL(network=SMALL, optimizer=RATE, contrasts=[Contrast("current", "augmented current")]),
+    "add": lambda: STPL(network=SMALL, optimizer=RATE, fusion="add", denominator="supcon"),
+    "conv": lambda: STPL(network=SMALL, optimizer=RATE, fusion="conv", denominator="positive+negatives"),
+    "concat": lambda: STPL(network=SMALL, optimizer=RATE, fusion="concat", confident_scope="class", key_scope="batch"),
+    "stpl": lambda: STPL(network=SMALL, optimizer=RATE, batchnorm=BatchNormOptions(momentum=None)),
+    "stpl, both gradients": lambda: STPL(network=SMALL, optimizer=RATE, previous_gradient=True),
+    "mean teacher": lambda: MeanTeacher(network=SMALL, optimizer=RATE),
 }
 
 

@@ -22,7 +22,9 @@ SMALL = NetworkOptions(18, 8, (1, 2))
 def affine_teacher() -> AffineTeacher:
     torch.manual_seed(3)
     optimizer, batchnorm = OptimizerOptions(name="relative"), BatchNormOptions("train")
-    return AffineTeacher(SMALL, optimizer, batchnorm=batchnorm, confident_proportion=0.5, confident_scope="class")
+    return AffineTeacher(
+        network=SMALL, optimizer=optimizer, batchnorm=batchnorm, confident_proportion=0.5, confident_scope="class"
+    )
 
 
 def test_conforms(tiny_streets: Path, tmp_path: Path) -> None:

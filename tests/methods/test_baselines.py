@@ -121,7 +121,7 @@ def test_what_lies_inside_the_frame_before() -> None:
 
 def test_terms_of_da_vsn() -> None:
     options = DiscriminatorOptions(width=4)
-    method = DAVSN(SMALL, OptimizerOptions(), discriminator=options)
+    method = DAVSN(network=SMALL, optimizer=OptimizerOptions(), discriminator=options)
     assert {name for name, _ in method.judges.named_children()} == {
         f"{kind}_{of}" for kind in ("sequence", "image") for of in ("main", "auxiliary")
     }
@@ -130,7 +130,7 @@ def test_terms_of_da_vsn() -> None:
     assert losses["telling sequence main"].item() == pytest.approx(math.log(2), abs=0.1)
     assert losses["fooling sequence main"].item() == pytest.approx(0.001 * math.log(2), rel=0.1)
     assert losses["fooling image auxiliary"].item() == pytest.approx(0.0002 * math.log(2), rel=0.1)
-    alone = DAVSN(SMALL, OptimizerOptions(), source_free=True)
+    alone = DAVSN(network=SMALL, optimizer=OptimizerOptions(), source_free=True)
     assert set(alone.losses(Batch(clips(1)))) == {"consistency", "auxiliary consistency"}
     assert alone.source_wants is None
     assert not list(alone.judges.children())
@@ -149,7 +149,7 @@ def test_similarity_of_discriminators() -> None:
 
 
 def test_disagreement_by_hand() -> None:
-    method = UR(SMALL, OptimizerOptions(), dropout=0.0)
+    method = UR(network=SMALL, optimizer=OptimizerOptions(), dropout=0.0)
     aim = torch.tensor([0.7, 0.2, 0.1]).log().view(1, 3, 1, 1)
     told = torch.tensor([0.6, 0.3, 0.1]).log().view(1, 3, 1, 1)
     method.decoders = torch.nn.ModuleList(Says(told) for _ in range(4))
@@ -173,7 +173,7 @@ class Says(torch.nn.Module):
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_the_classifier_stays_as_it_was(frozen: bool) -> None:
-    method = UR(SMALL, OptimizerOptions(), freeze_classifier=frozen).train()
+    method = UR(network=SMALL, optimizer=OptimizerOptions(), freeze_classifier=frozen).train()
     clip = clips(1)
     labelled = Clip(clip.frames, clip.flow, pseudo_label=torch.randint(0, 15, (2, 7, 9)), key=clip.key)
     sum(method.losses(Batch(labelled)).values()).backward()  # type: ignore[union-attr]
@@ -226,18 +226,20 @@ def test_a_resized_clip_moves_as_before() -> None:
 
 def test_terms_of_pixmatch() -> None:
     batch = Batch(clips(1), clips(0, (64, 80), 3))
-    every = PixMatch(SMALL, OptimizerOptions(), augmentation_weight=0.1)
+    every = PixMatch(network=SMALL, optimizer=OptimizerOptions(), augmentation_weight=0.1)
     assert every.wants.augmented
-    assert not PixMatch(SMALL, OptimizerOptions()).wants.augmented
-    alone = PixMatch(SMALL, OptimizerOptions(), fourier_weight=0, cutmix_weight=0)
+    assert not PixMatch(network=SMALL, optimizer=OptimizerOptions()).wants.augmented
+    alone = PixMatch(network=SMALL, optimizer=OptimizerOptions(), fourier_weight=0, cutmix_weight=0)
     assert set(alone.losses(batch)) == {"cross_entropy", "auxiliary"}
-    unchanged = PixMatch(SMALL, OptimizerOptions(), fourier_weight=1, cutmix_weight=0, beta=0)  # β 0 changes nothing
+    unchanged = PixMatch(
+        network=SMALL, optimizer=OptimizerOptions(), fourier_weight=1, cutmix_weight=0, beta=0
+    )  # β 0 changes nothing
     with torch.no_grad():
         logits = upsample(unchanged.network(batch.target), (48, 64))
         expected = -logits.log_softmax(1).max(1)[0].mean()
     found = unchanged.losses(batch)
     assert found["fourier, cross_entropy"].item() == pytest.approx(expected.item(), rel=1e-3)
-    mixed = PixMatch(SMALL, OptimizerOptions())._mixed(clips(1), clips(0, (64, 80), 3))
+    mixed = PixMatch(network=SMALL, optimizer=OptimizerOptions())._mixed(clips(1), clips(0, (64, 80), 3))
     assert mixed.frames.shape == clips(1).frames.shape
 
 
@@ -296,7 +298,7 @@ def test_agreement_by_hand() -> None:
 
 
 def test_the_historical_network_is_the_one_of_some_steps_ago() -> None:
-    method = HCL(SMALL, OptimizerOptions(), history=TeacherOptions(decay=0, warmup=False, period=3))
+    method = HCL(network=SMALL, optimizer=OptimizerOptions(), history=TeacherOptions(decay=0, warmup=False, period=3))
     seen = []
     for step in range(7):
         with torch.no_grad():
@@ -306,7 +308,7 @@ def test_the_historical_network_is_the_one_of_some_steps_ago() -> None:
     assert seen == [0, 0, 0, 3, 3, 3, 6]
     losses = method.losses(Batch(clips(1)))
     assert set(losses) == {"self_training", "contrast"}
-    coded = HCL(SMALL, OptimizerOptions(), positives="class", agreement="divergence")
+    coded = HCL(network=SMALL, optimizer=OptimizerOptions(), positives="class", agreement="divergence")
     assert all(loss.isfinite() for loss in coded.losses(Batch(clips(1))).values())
 
 

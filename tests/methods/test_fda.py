@@ -92,7 +92,7 @@ def test_both_frames_of_a_source_clip_take_the_style_of_one_target_frame() -> No
 
 
 def test_domains_of_another_size_and_number_train_together() -> None:
-    method = FDA(SMALL, OptimizerOptions())
+    method = FDA(network=SMALL, optimizer=OptimizerOptions())
     losses = method.losses(Batch(clips(1), clips(0, (64, 80), 3)))
     assert set(losses) == {"cross_entropy", "auxiliary", "entropy", "auxiliary entropy"}
     assert all(loss.isfinite() for loss in losses.values())
@@ -115,7 +115,7 @@ def test_a_committee_conforms(tiny_streets: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_the_committee_means_and_its_labels() -> None:
-    method = FDASelfTraining(SMALL, OptimizerOptions(), labels=Path("given"), share=0.5, sure=0.9)
+    method = FDASelfTraining(network=SMALL, optimizer=OptimizerOptions(), labels=Path("given"), share=0.5, sure=0.9)
     confidences = torch.tensor([0.99, 0.97, 0.95, 0.8, 0.7])
     p = torch.cat([confidences[:, None], ((1 - confidences) / 14)[:, None].expand(5, 14)], 1)
     histogram = torch.zeros(15, BINS, dtype=torch.int64)
@@ -124,7 +124,7 @@ def test_the_committee_means_and_its_labels() -> None:
     thresholds = method.thresholds(histogram, None, 0)
     assert thresholds[0].item() == 0.9  # the second surest has 0.97, which is more than sure enough
     assert method.label(Judgement(doubts), thresholds[None]).flatten().tolist() == [0, 0, 0, 255, 255]
-    generous = FDASelfTraining(SMALL, OptimizerOptions(), labels=Path("given"), share=0.8)
+    generous = FDASelfTraining(network=SMALL, optimizer=OptimizerOptions(), labels=Path("given"), share=0.8)
     assert generous.thresholds(histogram, None, 0)[0].item() == pytest.approx(0.8, abs=1e-3)
     one, other = (method.eval().network for _ in range(2))
     method._members = [one, other]

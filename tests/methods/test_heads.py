@@ -41,7 +41,9 @@ def clip(batch: int = 2, labels: bool = False) -> Clip:
 def make(kind: type[STPL] = STPL, lr: OptimizerOptions | None = None, **options: Any) -> STPL:
     torch.manual_seed(0)
     frozen = BatchNormOptions("frozen")
-    return kind(SMALL, lr or OptimizerOptions(), batchnorm=frozen, contrasts=SPATIAL, **options).train()
+    return kind(
+        network=SMALL, optimizer=lr or OptimizerOptions(), batchnorm=frozen, contrasts=SPATIAL, **options
+    ).train()
 
 
 @pytest.mark.parametrize(("kind", "layers", "out"), [("mlp", 2, 5), ("linear", 1, 5), ("none", 0, 6)])
@@ -86,7 +88,7 @@ def test_the_heads_rate_is_its_own() -> None:
     assert groups(apart)["projection"] == 3.0
     torch.manual_seed(0)
     options = OptimizerOptions(lr=1.0, projection_factor=0.0)
-    fused = STPL(SMALL, options, contrasts=[Contrast("fused", "augmented fused")])
+    fused = STPL(network=SMALL, optimizer=options, contrasts=[Contrast("fused", "augmented fused")])
     assert groups(fused)["projection"] == 0.0  # a fixed head, and a fusion that learns
     assert groups(fused)["new"] == 10.0
 
@@ -148,7 +150,7 @@ def test_true_labels_replace_those_of_the_confident_pixels() -> None:
     assert torch.equal(kept, confident & (truth != IGNORE))
     assert torch.equal(labels[kept], truth[kept])
     torch.manual_seed(0)
-    trained = TrueLabelSelfTraining(SMALL, OptimizerOptions())
+    trained = TrueLabelSelfTraining(network=SMALL, optimizer=OptimizerOptions())
     assert trained.wants.label
     assert not SelfTraining.wants.label
 

@@ -193,7 +193,7 @@ def test_a_backbone_is_compiled_once() -> None:
 def compiled_losses(counter: CompileCounter | None) -> tuple[list[float], list[int]]:
     """Losses of four steps through a backbone compiled by `counter`, and how many graphs there were after each."""
     torch.manual_seed(0)
-    model = STPL(SMALL, OptimizerOptions(lr=1e-3), batchnorm=BatchNormOptions(momentum=None)).train()
+    model = STPL(network=SMALL, optimizer=OptimizerOptions(lr=1e-3), batchnorm=BatchNormOptions(momentum=None)).train()
     if counter is not None:
         torch._dynamo.reset()
         model.network.segmenter.get_submodule("backbone").compile(backend=counter)
@@ -226,7 +226,13 @@ def clip(batch: int = 2) -> Clip:
 def method(*pairs: tuple[View, View], **options: Any) -> STPL:
     torch.manual_seed(0)
     contrasts = [Contrast(query, key) for query, key in pairs] or None
-    return STPL(SMALL, OptimizerOptions(), contrasts=contrasts, batchnorm=BatchNormOptions("frozen"), **options).train()
+    return STPL(
+        network=SMALL,
+        optimizer=OptimizerOptions(),
+        contrasts=contrasts,
+        batchnorm=BatchNormOptions("frozen"),
+        **options,
+    ).train()
 
 
 def test_naive_is_the_sum_of_temporal_and_spatial() -> None:

@@ -79,7 +79,7 @@ def test_the_attacker_learns_the_opposite() -> None:
 
 def test_terms_of_rda() -> None:
     options = DiscriminatorOptions(width=4)
-    method = RDA(SMALL, OptimizerOptions(lr=1e-3), discriminator=options)
+    method = RDA(network=SMALL, optimizer=OptimizerOptions(lr=1e-3), discriminator=options)
     batch = Batch(clips(0), clips(1, (64, 80)), clips(2))
     losses = method.losses(batch)
     assert len(losses) == 2 + 1 + 2 * 4
@@ -89,7 +89,12 @@ def test_terms_of_rda() -> None:
     assert rates["attacker"] == 1e-6
     assert "new" not in rates
     plain = RDA(
-        SMALL, OptimizerOptions(), attack="none", smallest_scale=1, largest_scale=1, discriminator=options
+        network=SMALL,
+        optimizer=OptimizerOptions(),
+        attack="none",
+        smallest_scale=1,
+        largest_scale=1,
+        discriminator=options,
     ).eval()
     assert plain.before_wants is None
     found = plain.losses(batch)

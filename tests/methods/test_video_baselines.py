@@ -50,7 +50,7 @@ def test_source_free_ones_conform(tiny_streets: Path, tmp_path: Path) -> None:
 
 def test_gradients_are_clipped_apart() -> None:
     options = OptimizerOptions(clip=0.5)
-    method = VAT(SMALL, options, discriminator=DiscriminatorOptions(width=4)).train()
+    method = VAT(network=SMALL, optimizer=options, discriminator=DiscriminatorOptions(width=4)).train()
     judged = {id(parameter) for parameter in method.judge.parameters()}
     parts = (list(method.judge.parameters()), [p for p in method.parameters() if id(p) not in judged])
     for parameter in method.parameters():
@@ -105,7 +105,7 @@ def look_up(image: Tensor, y: float, x: float) -> Tensor:
 @pytest.mark.parametrize("mirror", [0.0, 1.0])
 @pytest.mark.parametrize("distance", [1, 2])
 def test_temporal_labels_against_a_loop_over_pixels(distance: int, mirror: float) -> None:
-    method = TPS(SMALL, OptimizerOptions(), distance=distance, mirror_probability=mirror)
+    method = TPS(network=SMALL, optimizer=OptimizerOptions(), distance=distance, mirror_probability=mirror)
     assert method.wants.frames == distance + 2
     method.network = Colours()
     clip = clips(0, (7, 9), frames=distance + 2)
@@ -137,12 +137,12 @@ def test_the_strong_view() -> None:
     frames = torch.tensor([[255, 0, 0], [0, 255, 0]], dtype=torch.uint8).view(2, 1, 3, 1, 1)
     grey = made_grey(frames, [False, True])
     assert grey.flatten(1).tolist() == [[255, 0, 0], [150, 150, 150]]
-    method = TPS(SMALL, OptimizerOptions(), smallest_scale=0.5, largest_scale=0.5)
+    method = TPS(network=SMALL, optimizer=OptimizerOptions(), smallest_scale=0.5, largest_scale=0.5)
     strong = method._strong(clips(0, (48, 64), frames=3))
     assert strong.frames.shape == (2, 2, 3, 24, 32)
     losses = method.losses(Batch(clips(0, frames=3), clips(1, (64, 80), 3)))
     assert set(losses) == {"cross_entropy", "auxiliary", "temporal", "auxiliary temporal"}
-    alone = TPS(SMALL, OptimizerOptions(), source_free=True)
+    alone = TPS(network=SMALL, optimizer=OptimizerOptions(), source_free=True)
     assert alone.source_wants is None
     assert set(alone.losses(Batch(clips(0, frames=3)))) == {"temporal", "auxiliary temporal"}
 
@@ -150,7 +150,7 @@ def test_the_strong_view() -> None:
 @pytest.mark.parametrize("normalization", ["caffe", "imagenet"])
 def test_the_released_view_wraps_around(normalization: Literal["caffe", "imagenet"]) -> None:
     options = NetworkOptions(18, 8, (1, 2), normalization=normalization)
-    method = TPS(options, OptimizerOptions(), views="wrapped")
+    method = TPS(network=options, optimizer=OptimizerOptions(), views="wrapped")
     assert not method.wants.augmented
     still = CrossFrameAugmentation(blur_probability=0, jitter_probability=0)
     method._trainer = SimpleNamespace(datamodule=SimpleNamespace(augmentation=still))  # type: ignore[assignment]
@@ -195,7 +195,7 @@ def test_tube_matching_against_a_loop() -> None:
 
 
 def test_the_sequence_discriminator_is_the_one_with_a_3d_convolution() -> None:
-    method = VAT(SMALL, OptimizerOptions(), discriminator=DiscriminatorOptions(width=4))
+    method = VAT(network=SMALL, optimizer=OptimizerOptions(), discriminator=DiscriminatorOptions(width=4))
     first = method.judge.layers[0]
     assert isinstance(first, nn.Conv2d)
     deep = nn.Conv3d(15, 4, 4, 2, 1)  # on two frames only its inner two slices see anything
@@ -211,12 +211,14 @@ def test_the_sequence_discriminator_is_the_one_with_a_3d_convolution() -> None:
 
 
 def test_terms_of_vat() -> None:
-    method = VAT(SMALL, OptimizerOptions(), discriminator=DiscriminatorOptions(width=4))
+    method = VAT(network=SMALL, optimizer=OptimizerOptions(), discriminator=DiscriminatorOptions(width=4))
     batch = Batch(clips(0), clips(1, (64, 80)))
     losses = method.losses(batch)
     assert set(losses) == {"cross_entropy", "auxiliary", "tube", "fooling", "telling"}
     assert losses["fooling"].item() == pytest.approx(0.001 * math.log(2), rel=0.1)
-    both = VAT(SMALL, OptimizerOptions(), previous_gradient=True, discriminator=DiscriminatorOptions(width=4))
+    both = VAT(
+        network=SMALL, optimizer=OptimizerOptions(), previous_gradient=True, discriminator=DiscriminatorOptions(width=4)
+    )
     assert "previous cross_entropy" in both.losses(batch)
 
 
@@ -235,7 +237,7 @@ class Says(nn.Module):
 
 
 def vst(**settings: Any) -> VST:
-    return VST(SMALL, OptimizerOptions(), **settings)
+    return VST(network=SMALL, optimizer=OptimizerOptions(), **settings)
 
 
 def histogram_of(confidences: list[float]) -> Tensor:

@@ -117,12 +117,12 @@ def test_caffe_s_backbone_starts_source_training_and_nothing_else(tmp_path: Path
     torch.manual_seed(0)
     fresh = build_network(options).state_dict()
     torch.manual_seed(0)
-    source = Supervised(options, OptimizerOptions(), ours).network.state_dict()
+    source = Supervised(network=options, optimizer=OptimizerOptions(), checkpoint=ours).network.state_dict()
     changed = {key for key in fresh if not torch.equal(fresh[key], source[key])}
     assert changed  # the backbone, but for counters that were and are 0
     assert all(key.startswith("segmenter.backbone.") for key in changed)
     with pytest.raises(CheckpointError, match=r"holds only a backbone.*\n.*train a source model"):
-        SelfTraining(options, OptimizerOptions(), ours)
+        SelfTraining(network=options, optimizer=OptimizerOptions(), checkpoint=ours)
 
 
 def test_a_backbone_must_be_complete(tmp_path: Path) -> None:

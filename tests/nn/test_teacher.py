@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -97,8 +98,8 @@ def test_following_makes_no_copy() -> None:
 class Taught(SelfTraining):
     """Self-training that is evaluated by its teacher, for tests of what the base does with one."""
 
-    def __init__(self, network: NetworkOptions, optimizer: OptimizerOptions, checkpoint: Path | None = None) -> None:
-        super().__init__(network, optimizer, checkpoint)
+    def __init__(self, **shared: Any) -> None:
+        super().__init__(**shared)
         self.teacher = Teacher(self.network)
 
     @property
@@ -113,7 +114,7 @@ def clip() -> Clip:
 
 
 def test_it_is_in_no_group_of_the_optimiser() -> None:
-    method = Taught(SMALL, OptimizerOptions())
+    method = Taught(network=SMALL, optimizer=OptimizerOptions())
     grouped = {id(p) for group in method.parameter_groups() for p in group["params"]}
     assert grouped == {id(p) for p in method.network.parameters()}
     sum(method.losses(Batch(clip())).values()).backward()  # type: ignore[union-attr]
@@ -121,7 +122,7 @@ def test_it_is_in_no_group_of_the_optimiser() -> None:
 
 
 def test_the_evaluated_network_is_the_one_that_a_checkpoint_gives(tmp_path: Path) -> None:
-    method = Taught(SMALL, OptimizerOptions())
+    method = Taught(network=SMALL, optimizer=OptimizerOptions())
     with torch.no_grad():
         for parameter in method.network.parameters():
             parameter += 1.0

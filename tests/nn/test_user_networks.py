@@ -353,7 +353,7 @@ def test_frames_that_are_none_are_refused(frame: Any, five: str) -> None:
 def test_logits_finer_than_features_in_uncertainty_reduction(five: str) -> None:
     model = stpl.load(Two(lambda s, x: up(s.heads(x)[1], x)), size=SIZE, classes=five, features="body")
     with model.at_hand():
-        method = UR(model.options, OptimizerOptions())
+        method = UR(network=model.options, optimizer=OptimizerOptions())
     frames = torch.randint(0, 256, (1, 2, 3, *SIZE), dtype=torch.uint8)
     labels = torch.zeros(1, *SIZE, dtype=torch.int64)
     losses = method.losses(Batch(target=Clip(frames, flow=torch.zeros(1, 1, 2, *SIZE), pseudo_label=labels)))

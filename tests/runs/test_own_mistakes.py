@@ -51,8 +51,8 @@ def refused(
         ("raise KeyError('my own mistake')", "MODULE.py:7: Mine.__init__ raised KeyError: 'my own mistake'"),
         ("raise ValueError", "MODULE.py:7: Mine.__init__ raised ValueError: without a word"),
         (
-            "super().__init__(network, nonsense=1)",
-            "raised TypeError: SelfTraining.__init__() got an unexpected keyword",
+            "super().__init__(network=network, optimizer=None, nonsense=1)",
+            "raised TypeError: Method.__init__() got an unexpected keyword argument 'nonsense'",
         ),
         ("assert not options", "MODULE.py:7: Mine.__init__ raised AssertionError: without a word"),
         ("raise SystemExit(3)", "MODULE.py:7: Mine.__init__ ended the program with SystemExit: 3"),

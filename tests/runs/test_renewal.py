@@ -102,7 +102,7 @@ def test_original_views_alone_move_the_statistics(momentum: float | None) -> Non
         torch.manual_seed(0)
         options = BatchNormOptions(momentum=momentum, views=views)
         contrasts = [Contrast("current", key)]
-        made = STPL(SMALL, OptimizerOptions(), batchnorm=options, contrasts=contrasts).train()
+        made = STPL(network=SMALL, optimizer=OptimizerOptions(), batchnorm=options, contrasts=contrasts).train()
         made.losses(Batch(clip()))
         return [buffer for name, buffer in made.named_buffers() if name.endswith(("running_mean", "running_var"))]
 

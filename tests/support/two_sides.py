@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import interpolate, softmax
@@ -10,12 +10,9 @@ from torch.nn.functional import interpolate, softmax
 from stpl.data.clip import Batch, Wants
 from stpl.losses.adversarial import domain_loss
 from stpl.losses.cross_entropy import cross_entropy
-from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
-from stpl.nn.network import NetworkOptions
 from stpl.nn.segmenter import upsample
 from stpl.training.base import Method
-from stpl.training.optimization import OptimizerOptions
 from stpl.training.ranks import pixel_weight
 
 
@@ -27,14 +24,12 @@ class Adversarial(Method):
 
     def __init__(
         self,
-        network: NetworkOptions,
-        optimizer: OptimizerOptions,
-        checkpoint: Path | None = None,
-        batchnorm: BatchNormOptions | None = None,
+        *,
         discriminator: DiscriminatorOptions | None = None,
         weight: float = 0.1,
+        **shared: Any,
     ) -> None:
-        super().__init__(network, optimizer, checkpoint, batchnorm)
+        super().__init__(**shared)
         self.weight = weight
         self.judge = Discriminator(self.network.num_classes, discriminator or DiscriminatorOptions(width=4))
 

@@ -32,7 +32,7 @@ def clip() -> Clip:
 
 def test_groups_are_the_lineage_s() -> None:
     """Backbone and score fusion at lr, classifiers at 10·lr, modules of the method at their own; nothing forgotten."""
-    method = STPL(SMALL, LINEAGE)
+    method = STPL(network=SMALL, optimizer=LINEAGE)
     groups = {group["name"]: group for group in method.parameter_groups()}
     rates = {name: group["lr"] for name, group in groups.items()}
     assert rates == pytest.approx(
@@ -49,12 +49,12 @@ def test_groups_are_the_lineage_s() -> None:
     for name, parameters in expected.items():
         assert {id(p) for p in groups[name]["params"]} == {id(p) for p in parameters}
     assert sum(len(group["params"]) for group in groups.values()) == len(list(method.parameters()))
-    assert "new" not in {group["name"] for group in Supervised(SMALL, LINEAGE).parameter_groups()}
+    assert "new" not in {group["name"] for group in Supervised(network=SMALL, optimizer=LINEAGE).parameter_groups()}
 
 
 def rates(options: OptimizerOptions, steps: int, taken: int) -> list[dict[str, float]]:
     """The rate of every group at each of the first steps."""
-    optimizer = torch.optim.SGD(Supervised(SMALL, options).parameter_groups())
+    optimizer = torch.optim.SGD(Supervised(network=SMALL, optimizer=options).parameter_groups())
     schedule = learning_rates(optimizer, options, steps)
     found = []
     for _ in range(taken):
@@ -100,7 +100,7 @@ def test_a_horizon_inside_the_run_is_refused() -> None:
 
 def test_the_auxiliary_classifier_is_trained_at_a_tenth() -> None:
     torch.manual_seed(0)
-    method, batch = Supervised(SMALL, LINEAGE, batchnorm=FROZEN).train(), clip()
+    method, batch = Supervised(network=SMALL, optimizer=LINEAGE, batchnorm=FROZEN).train(), clip()
     with torch.no_grad():
         method.network.score_fusion.weight.normal_()  # so that the fusion of the auxiliary scores is seen, too
     losses = method.losses(Batch(batch))
@@ -114,12 +114,14 @@ def test_the_auxiliary_classifier_is_trained_at_a_tenth() -> None:
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(
         {"cross_entropy": main, "auxiliary": 0.1 * auxiliary}, rel=1e-5
     )
-    assert list(Supervised(NetworkOptions(18, 8, (1, 2)), LINEAGE).losses(Batch(batch))) == ["cross_entropy"]
+    assert list(Supervised(network=NetworkOptions(18, 8, (1, 2)), optimizer=LINEAGE).losses(Batch(batch))) == [
+        "cross_entropy"
+    ]
 
 
 @pytest.mark.parametrize("make", [STPL, SelfTraining])
 def test_adaptation_leaves_the_auxiliary_classifier_alone(make: Callable[..., Method]) -> None:
-    method = make(SMALL, LINEAGE, batchnorm=FROZEN).train()
+    method = make(network=SMALL, optimizer=LINEAGE, batchnorm=FROZEN).train()
     torch.autograd.backward(list(method.losses(Batch(clip())).values()))
     assert all(p.grad is None for p in method.network.segmenter.get_submodule("auxiliary").parameters())
     assert any(p.grad is not None for p in method.network.segmenter.get_submodule("backbone").parameters())

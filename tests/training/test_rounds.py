@@ -30,7 +30,7 @@ NULL = "--start_from=null"
 
 
 def cbst(**options: float) -> CBST:
-    return CBST(NetworkOptions(18, 4, (1,)), OptimizerOptions(), **options)  # type: ignore[arg-type]
+    return CBST(network=NetworkOptions(18, 4, (1,)), optimizer=OptimizerOptions(), **options)
 
 
 def logits_of(confidences: list[float]) -> torch.Tensor:

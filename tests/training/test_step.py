@@ -45,7 +45,9 @@ def clip(batch: int = 2) -> Clip:
 def stpl(*pairs: tuple[View, View], policy: Any = "statistics", **options: Any) -> STPL:
     torch.manual_seed(0)
     contrasts = [Contrast(query, key) for query, key in pairs] or None
-    return STPL(SMALL, OptimizerOptions(), contrasts=contrasts, batchnorm=BatchNormOptions(policy), **options).train()
+    return STPL(
+        network=SMALL, optimizer=OptimizerOptions(), contrasts=contrasts, batchnorm=BatchNormOptions(policy), **options
+    ).train()
 
 
 def test_the_guard_sees_what_waits() -> None:
@@ -106,7 +108,7 @@ def test_a_step_leaves_nothing_to_the_collector(pair: tuple[View, View]) -> None
 
 @pytest.mark.parametrize("scope", ["global", "class"])
 def test_self_training_reads_nothing_back(scope: Any) -> None:
-    model = SelfTraining(SMALL, OptimizerOptions(), confident_scope=scope).train()
+    model = SelfTraining(network=SMALL, optimizer=OptimizerOptions(), confident_scope=scope).train()
     with no_read_back():
         output = model.training_step(Batch(clip()), 0)
         assert output is not None

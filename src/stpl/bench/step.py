@@ -90,7 +90,7 @@ def prepare(form: str, height: int, width: int, network: dict[str, Any]) -> Acti
     if form != "plain":
         keep_freed_memory()
     kind = Plain if form == "plain" else STPL
-    method = kind(NetworkOptions.from_dict(network), OptimizerOptions()).train()
+    method = kind(network=NetworkOptions.from_dict(network), optimizer=OptimizerOptions()).train()
     optimizer = torch.optim.SGD(method.parameter_groups(), momentum=0.9)
     precision = torch.bfloat16 if form == "stpl" and _precision() == "bf16-mixed" else None
     return partial(_run, method, optimizer, draw_clip(height, width), precision)
@@ -123,8 +123,8 @@ def _precision() -> str:
 class Plain(STPL):
     """STPL with its tensors in the default memory format and the contrast in its dense form."""
 
-    def __init__(self, network: NetworkOptions, optimizer: OptimizerOptions) -> None:
-        super().__init__(network, optimizer)
+    def __init__(self, **shared: Any) -> None:
+        super().__init__(**shared)
         self.network.to(memory_format=torch.contiguous_format)
         segmenter = self.network.segmenter
         segmenter.normalize = _contiguous(segmenter.normalize)

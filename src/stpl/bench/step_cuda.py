@@ -76,7 +76,7 @@ def step(height: int, width: int, network: NetworkOptions, repeats: int, json: P
 
 def _prepare(kind: Callable[..., STPL], network: NetworkOptions, clip: Clip, *, recorded: bool, half: bool) -> Action:
     torch.manual_seed(0)
-    method = kind(network, OptimizerOptions()).train().to(clip.frames.device)
+    method = kind(network=network, optimizer=OptimizerOptions()).train().to(clip.frames.device)
     if recorded:
         method.record_step()
     optimizer = torch.optim.SGD(method.parameter_groups(), momentum=0.9, weight_decay=5e-4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,7 +83,8 @@ def report(
     drawn = figures or live or (page and _has_extra())
     if drawn:
         place = suite.folder / "report" if output is None else output
-        _draw(suite, found, chosen, folder, place if page or live else None, figures, console)
+        folders = _Folders(folder, place if page or live else None, figures)
+        _draw(suite, found, chosen, folders, console)
     elif page:
         console.print(Text("no page: pip install 'stpl[report]' for it"), soft_wrap=True)
     if live:
@@ -91,29 +93,31 @@ def report(
         serve(suite, chosen, port)
 
 
-def _draw(
-    suite: Suite,
-    found: list[TableLines],
-    chosen: str,
-    written: Path,
-    place: Path | None,
-    figures: Path | None,
-    console: Console,
-) -> None:
-    """Draw the figures; export them if `figures` is given, write the page if `place` is."""
+@dataclass(frozen=True)
+class _Folders:
+    """Where a report is written: its tables, its page and its figures."""
+
+    tables: Path
+    page: Path | None
+    figures: Path | None
+
+
+def _draw(suite: Suite, found: list[TableLines], chosen: str, folders: _Folders, console: Console) -> None:
+    """Draw the figures; export them and write the page if these have a folder."""
     from rich.text import Text
 
     from stpl.report.gallery import gallery
-    from stpl.report.page import write_page
+    from stpl.report.page import Contents, write_page
     from stpl.report.theme import export
 
-    pictures = gallery(suite, found, chosen, place or figures or written, written)
-    if figures:
+    pictures = gallery(suite, found, chosen, folders.page or folders.figures or folders.tables, folders.tables)
+    if folders.figures:
         for picture in pictures:
-            export(picture.figure, figures / picture.name)
-        console.print(Text(f"{len(pictures)} figures: {figures}"), soft_wrap=True)
-    if place:
-        console.print(Text(f"page: {write_page(suite, found, pictures, chosen, place)}"), soft_wrap=True)
+            export(picture.figure, folders.figures / picture.name)
+        console.print(Text(f"{len(pictures)} figures: {folders.figures}"), soft_wrap=True)
+    if folders.page:
+        path = write_page(Contents(suite, found, pictures, chosen), folders.page)
+        console.print(Text(f"page: {path}"), soft_wrap=True)
 
 
 def _has_extra() -> bool:

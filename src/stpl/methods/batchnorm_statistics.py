@@ -5,40 +5,26 @@ Every method that trains with live statistics does this on the side, so what it 
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from stpl.data.clip import Batch, Wants
-from stpl.nn.batchnorm import BatchNormOptions
-from stpl.nn.network import NetworkOptions
 from stpl.training.base import Method
-from stpl.training.optimization import OptimizerOptions
 
 
 class BatchNormStatistics(Method):
     """Forward passes over both frames with live statistics (AdaBN, Li et al., 2018, with a running average).
 
     Args:
-        network: see `Method`.
-        optimizer: see `Method`.
-        checkpoint: see `Method`.
-        batchnorm: see `Method`.
         augmented: pass the augmented frames through the network too, as methods with augmented views do.
     """
 
     recordable = True
 
-    def __init__(
-        self,
-        network: NetworkOptions,
-        optimizer: OptimizerOptions,
-        checkpoint: Path | None = None,
-        batchnorm: BatchNormOptions | None = None,
-        augmented: bool = False,
-    ) -> None:
-        super().__init__(network, optimizer, checkpoint, batchnorm)
+    def __init__(self, *, augmented: bool = False, **shared: Any) -> None:
+        super().__init__(**shared)
         self.wants = Wants(augmented=augmented)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,9 +10,6 @@ from torch import Tensor
 from stpl.data.clip import IGNORE, Batch
 from stpl.errors import check_range
 from stpl.losses.cross_entropy import cross_entropy
-from stpl.nn.batchnorm import BatchNormOptions
-from stpl.nn.network import NetworkOptions
-from stpl.training.optimization import OptimizerOptions
 from stpl.training.ranks import pixel_weight
 from stpl.training.rounds import Judgement, Rounds, doubt_of
 
@@ -24,12 +21,6 @@ class CBST(Rounds):
     is the class with the largest p_c/k_c, if that is 1 or more. The share p grows from round to round.
 
     Args:
-        network: see `Method`.
-        optimizer: see `Method`.
-        checkpoint: see `Method`.
-        batchnorm: see `Method`.
-        rounds: see `Rounds`; the released code trains in 3.
-        labels: see `Rounds`.
         share: p of the first round, in (0, 1] (0.2).
         growth: what it grows by each round (0.05).
         largest_share: what it does not exceed (0.5).
@@ -37,21 +28,10 @@ class CBST(Rounds):
 
     recordable = True
 
-    def __init__(
-        self,
-        network: NetworkOptions,
-        optimizer: OptimizerOptions,
-        checkpoint: Path | None = None,
-        batchnorm: BatchNormOptions | None = None,
-        rounds: int = 3,
-        labels: Path | None = None,
-        share: float = 0.2,
-        growth: float = 0.05,
-        largest_share: float = 0.5,
-    ) -> None:
+    def __init__(self, *, share: float = 0.2, growth: float = 0.05, largest_share: float = 0.5, **shared: Any) -> None:
         for name, value in (("share", share), ("growth", growth), ("largest_share", largest_share)):
             check_range(f"model.{name}", value, 0, 1)
-        super().__init__(network, optimizer, checkpoint, batchnorm, rounds, labels)
+        super().__init__(**shared)
         self.share, self.growth, self.largest_share = share, growth, largest_share
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,10 @@ from stpl.errors import check_range
 from stpl.losses.adversarial import domain_loss
 from stpl.losses.consistency import certain_consistency
 from stpl.nn.accel import FrameScores, clip_flow
-from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
-from stpl.nn.network import NetworkOptions
 from stpl.nn.segmenter import upsample
 from stpl.nn.warp import inside, warp
 from stpl.training.base import Method
-from stpl.training.optimization import OptimizerOptions
 from stpl.training.supervision import LABELLED, supervision
 
 _AUXILIARY = 0.2  # of the adversarial terms of the auxiliary classifier: 0.0002/0.001 in the released code
@@ -33,10 +30,6 @@ class DAVSN(Method):
     drawn to the propagated one of the frame before, where that one is surer (`certain_consistency`).
 
     Args:
-        network: see `Method`.
-        optimizer: see `Method`.
-        checkpoint: see `Method`; a converted backbone will do.
-        batchnorm: see `Method`.
         source_free: leave out every loss that needs source clips: the row DA-VSN* of Lo et al.
         weight: λu of all losses but the supervision (0.001).
         image_weight: λsa of the discriminator of single frames, relative to that of sequences (1).
@@ -48,20 +41,18 @@ class DAVSN(Method):
 
     def __init__(
         self,
-        network: NetworkOptions,
-        optimizer: OptimizerOptions,
-        checkpoint: Path | None = None,
-        batchnorm: BatchNormOptions | None = None,
+        *,
         source_free: bool = False,
         weight: float = 0.001,
         image_weight: float = 1.0,
         divergence_weight: float = 1.0,
         discriminator: DiscriminatorOptions | None = None,
+        **shared: Any,
     ) -> None:
         weights = {"weight": weight, "image_weight": image_weight, "divergence_weight": divergence_weight}
         for name, value in weights.items():
             check_range(f"model.{name}", value)
-        super().__init__(network, optimizer, checkpoint, batchnorm)
+        super().__init__(**shared)
         self.weight, self.image_weight, self.divergence_weight = weight, image_weight, divergence_weight
         self.judges = nn.ModuleDict()
         if source_free:
@@ -69,7 +60,7 @@ class DAVSN(Method):
             return
         self.source_wants = LABELLED
         channels = 2 * self.network.num_classes
-        for of in ("main", "auxiliary") if network.auxiliary else ("main",):
+        for of in ("main", "auxiliary") if self.options.auxiliary else ("main",):
             for kind in ("sequence", "image"):
                 self.judges[f"{kind}_{of}"] = Discriminator(channels, discriminator)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,11 +15,8 @@ from stpl.losses.cross_entropy import cross_entropy
 from stpl.losses.entropy import robust_entropy
 from stpl.nn import weights
 from stpl.nn.accel import Accel
-from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.fourier import Window
-from stpl.nn.network import NetworkOptions
 from stpl.training.base import Method, check_output
-from stpl.training.optimization import OptimizerOptions
 from stpl.training.ranks import pixel_weight
 from stpl.training.rounds import Judgement, Rounds, doubt_of
 from stpl.training.supervision import AUXILIARY_WEIGHT, LABELLED, supervision, transferred
@@ -32,10 +30,6 @@ class FDA(Method):
     a committee of several says is learned by `FDASelfTraining`.
 
     Args:
-        network: see `Method`.
-        optimizer: see `Method`.
-        checkpoint: see `Method`; a converted backbone will do.
-        batchnorm: see `Method`.
         beta: β, the window's half width relative to the image, in [0, 0.15] in the paper (0.01).
         window: shape of the window.
         entropy_weight: λ_ent of the entropy (0.005).
@@ -48,19 +42,17 @@ class FDA(Method):
 
     def __init__(
         self,
-        network: NetworkOptions,
-        optimizer: OptimizerOptions,
-        checkpoint: Path | None = None,
-        batchnorm: BatchNormOptions | None = None,
+        *,
         beta: float = 0.01,
         window: Window = "paper",
         entropy_weight: float = 0.005,
         eta: float = 2.0,
+        **shared: Any,
     ) -> None:
         check_range("model.beta", beta, 0, 0.5)
         check_range("model.entropy_weight", entropy_weight)
         check_range("model.eta", eta)
-        super().__init__(network, optimizer, checkpoint, batchnorm)
+        super().__init__(**shared)
         self.beta, self.window, self.entropy_weight, self.eta = beta, window, entropy_weight, eta
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -87,10 +79,6 @@ class FDASelfTraining(Rounds):
     gets a label, and every pixel that is sure enough.
 
     Args:
-        network: see `Method`.
-        optimizer: see `Method`.
-        checkpoint: see `Method`; a converted backbone will do.
-        batchnorm: see `Method`.
         labels: see `Rounds`.
         committee: checkpoints of its members; `--committee_from` names experiments instead.
         share: of each class's pixels, in (0, 1] (0.66; the released code means that and keeps 0.34).
@@ -107,10 +95,7 @@ class FDASelfTraining(Rounds):
 
     def __init__(
         self,
-        network: NetworkOptions,
-        optimizer: OptimizerOptions,
-        checkpoint: Path | None = None,
-        batchnorm: BatchNormOptions | None = None,
+        *,
         labels: Path | None = None,
         committee: list[Path] | None = None,
         share: float = 0.66,
@@ -119,6 +104,7 @@ class FDASelfTraining(Rounds):
         window: Window = "paper",
         entropy_weight: float = 0.005,
         eta: float = 2.0,
+        **shared: Any,
     ) -> None:
         check_range("model.share", share, 0, 1)
         check_range("model.sure", sure, 0, 1)
@@ -128,7 +114,7 @@ class FDASelfTraining(Rounds):
         if not committee and labels is None:
             mend = "give checkpoints, or experiments as --committee_from"
             raise ConfigError("there is no committee", where="model.committee", mend=mend)
-        super().__init__(network, optimizer, checkpoint, batchnorm, 1, labels)
+        super().__init__(rounds=1, labels=labels, **shared)
         self.committee, self.share, self.sure = [Path(path) for path in committee or []], share, sure
         self.beta, self.window, self.entropy_weight, self.eta = beta, window, entropy_weight, eta
         for path in self.committee:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,13 +14,10 @@ from stpl.losses.confidence import Scope, confident_pixels
 from stpl.losses.entropy import entropy_map
 from stpl.losses.instance_contrast import Positives, instance_contrast
 from stpl.nn.accel import clip_flow
-from stpl.nn.batchnorm import BatchNormOptions
-from stpl.nn.network import NetworkOptions
 from stpl.nn.segmenter import Segmentation, on_grid
 from stpl.nn.teacher import Teacher, TeacherOptions
 from stpl.training.base import Method, check_proportion
 from stpl.training.evaluation import nearest
-from stpl.training.optimization import OptimizerOptions
 from stpl.training.ranks import pixel_weight
 
 Agreement = Literal["distance", "divergence"]
@@ -38,10 +34,6 @@ class HCL(Method):
     cross-entropy with the network's own pseudo-labels, weighted by how much both networks agree.
 
     Args:
-        network: see `Method`.
-        optimizer: see `Method`.
-        checkpoint: see `Method`.
-        batchnorm: see `Method`.
         history: how the historical network follows: the same network every 300 steps, with statistics of its own.
         positives: what a pixel is drawn to: itself, or the others of its class.
         agreement: how much two predictions agree.
@@ -53,10 +45,7 @@ class HCL(Method):
 
     def __init__(
         self,
-        network: NetworkOptions,
-        optimizer: OptimizerOptions,
-        checkpoint: Path | None = None,
-        batchnorm: BatchNormOptions | None = None,
+        *,
         history: TeacherOptions = _HISTORY,
         positives: Positives = "instance",
         agreement: Agreement = "distance",
@@ -64,11 +53,12 @@ class HCL(Method):
         temperature: float = 0.07,
         confident_proportion: float = 1.0,
         confident_scope: Scope = "global",
+        **shared: Any,
     ) -> None:
         check_range("model.contrast_weight", contrast_weight)
         check_range("model.temperature", temperature, 1e-4)
         check_proportion(confident_proportion)
-        super().__init__(network, optimizer, checkpoint, batchnorm)
+        super().__init__(**shared)
         self.history = Teacher(self.network, history)
         self.positives, self.agreement = positives, agreement
         self.contrast_weight, self.temperature = contrast_weight, temperature

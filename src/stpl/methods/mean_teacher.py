@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,11 +12,8 @@ from stpl.data.clip import IGNORE, Batch, Wants
 from stpl.losses.confidence import Scope, confident_pixels
 from stpl.losses.cross_entropy import cross_entropy
 from stpl.nn.accel import Accel
-from stpl.nn.batchnorm import BatchNormOptions
-from stpl.nn.network import NetworkOptions
 from stpl.nn.teacher import Teacher, TeacherOptions
 from stpl.training.base import Method, check_proportion
-from stpl.training.optimization import OptimizerOptions
 from stpl.training.ranks import pixel_weight
 
 
@@ -27,10 +24,6 @@ class MeanTeacher(Method):
     took up (DACS, DAFormer), and what the rows of self-training here have, too.
 
     Args:
-        network: see `Method`.
-        optimizer: see `Method`.
-        checkpoint: see `Method`.
-        batchnorm: see `Method`.
         teacher: how the teacher follows.
         confident_proportion: k, the share of pixels whose pseudo-label is used, in (0, 1].
         confident_scope: whether pixels compete within the frame ("global") or within their class ("class").
@@ -41,16 +34,14 @@ class MeanTeacher(Method):
 
     def __init__(
         self,
-        network: NetworkOptions,
-        optimizer: OptimizerOptions,
-        checkpoint: Path | None = None,
-        batchnorm: BatchNormOptions | None = None,
+        *,
         teacher: TeacherOptions | None = None,
         confident_proportion: float = 0.7,
         confident_scope: Scope = "global",
+        **shared: Any,
     ) -> None:
         check_proportion(confident_proportion)
-        super().__init__(network, optimizer, checkpoint, batchnorm)
+        super().__init__(**shared)
         self.teacher = Teacher(self.network, teacher)
         self.confident_proportion, self.confident_scope = confident_proportion, confident_scope
 

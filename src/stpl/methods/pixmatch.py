@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,13 +11,10 @@ from torch import Tensor
 from stpl.data.clip import Batch, Clip, Wants
 from stpl.errors import check_range
 from stpl.nn.accel import Accel
-from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.mixing import box_mask, cutmix_box, paste, resized
-from stpl.nn.network import NetworkOptions
 from stpl.nn.segmenter import upsample
 from stpl.nn.teacher import Teacher, TeacherOptions
 from stpl.training.base import Method
-from stpl.training.optimization import OptimizerOptions
 from stpl.training.supervision import LABELLED, supervision, transferred
 
 _BOX = 0  # purpose of the numbers that are drawn
@@ -32,10 +29,6 @@ class PixMatch(Method):
     network is evaluated, and used for nothing else.
 
     Args:
-        network: see `Method`.
-        optimizer: see `Method`.
-        checkpoint: see `Method`; a converted backbone will do.
-        batchnorm: see `Method`.
         fourier_weight: of clips in the source's style (0.1).
         cutmix_weight: of clips mixed with source clips (0.1).
         augmentation_weight: of blurred and jittered clips (0; the paper's «baseline» is 0.1 of this alone).
@@ -48,21 +41,19 @@ class PixMatch(Method):
 
     def __init__(
         self,
-        network: NetworkOptions,
-        optimizer: OptimizerOptions,
-        checkpoint: Path | None = None,
-        batchnorm: BatchNormOptions | None = None,
+        *,
         fourier_weight: float = 0.1,
         cutmix_weight: float = 0.1,
         augmentation_weight: float = 0.0,
         beta: float = 0.01,
         teacher: TeacherOptions = _AVERAGE,
+        **shared: Any,
     ) -> None:
         self.weights = {"fourier": fourier_weight, "cutmix": cutmix_weight, "augmentation": augmentation_weight}
         for name, value in self.weights.items():
             check_range(f"model.{name}_weight", value)
         check_range("model.beta", beta, 0, 0.5)
-        super().__init__(network, optimizer, checkpoint, batchnorm)
+        super().__init__(**shared)
         self.wants = Wants(flow=True, augmented=augmentation_weight > 0)
         self.beta = beta
         self.average = Teacher(self.network, teacher)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,14 +12,11 @@ from stpl.data.clip import Batch, Clip, Wants
 from stpl.errors import ConfigError, check_range
 from stpl.losses.adversarial import domain_loss, reversed_gradient
 from stpl.losses.entropy import weighted_entropy
-from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
 from stpl.nn.fourier import Spectrum, band_means, ring_bands
 from stpl.nn.mixing import resized
-from stpl.nn.network import NetworkOptions
 from stpl.nn.segmenter import on_grid, upsample
 from stpl.training.base import Method
-from stpl.training.optimization import OptimizerOptions
 from stpl.training.supervision import LABELLED, supervision
 
 Attack = Literal["gated", "none"]
@@ -41,10 +37,6 @@ class RDA(Method):
     nevertheless, and at another size.
 
     Args:
-        network: see `Method`.
-        optimizer: see `Method`.
-        checkpoint: see `Method`; a converted backbone will do.
-        batchnorm: see `Method`.
         attack: what the attacker does.
         weight: of the difference of predictions, for each classifier (1).
         portion: share of the components that is exchanged (0.1: 9 of 96).
@@ -62,10 +54,7 @@ class RDA(Method):
 
     def __init__(
         self,
-        network: NetworkOptions,
-        optimizer: OptimizerOptions,
-        checkpoint: Path | None = None,
-        batchnorm: BatchNormOptions | None = None,
+        *,
         attack: Attack = "gated",
         weight: float = 1.0,
         portion: float = 0.1,
@@ -76,6 +65,7 @@ class RDA(Method):
         smallest_scale: float = 0.8,
         largest_scale: float = 1.2,
         discriminator: DiscriminatorOptions | None = None,
+        **shared: Any,
     ) -> None:
         weights = {"weight": weight, "structure_weight": structure_weight, "attacker_lr": attacker_lr}
         weights |= {"adversarial_weight": adversarial_weight, "auxiliary_weight": auxiliary_weight}
@@ -86,11 +76,11 @@ class RDA(Method):
         check_range("model.largest_scale", largest_scale, smallest_scale, 4)
         if attack not in ("gated", "none"):
             raise ConfigError(f"'{attack}' is unknown", where="model.attack", mend="choose gated or none")
-        super().__init__(network, optimizer, checkpoint, batchnorm)
+        super().__init__(**shared)
         self.weight, self.structure_weight, self.attacker_lr = weight, structure_weight, attacker_lr
         self.adversarial_weights = {"main": adversarial_weight, "auxiliary": auxiliary_weight}
         self.scales = (smallest_scale, largest_scale)
-        of = ("main", "auxiliary") if network.auxiliary else ("main",)
+        of = ("main", "auxiliary") if self.options.auxiliary else ("main",)
         self.judges = nn.ModuleDict({name: Discriminator(self.network.num_classes, discriminator) for name in of})
         self.attacker = Attacker(portion) if attack == "gated" else None
         self.before_wants = Wants() if attack == "gated" else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,10 +10,7 @@ from torch import Tensor
 from stpl.data.clip import IGNORE, Batch, Clip
 from stpl.losses.confidence import Scope, confident_pixels
 from stpl.losses.cross_entropy import cross_entropy
-from stpl.nn.batchnorm import BatchNormOptions
-from stpl.nn.network import NetworkOptions
 from stpl.training.base import Method, check_proportion
-from stpl.training.optimization import OptimizerOptions
 from stpl.training.ranks import pixel_weight
 
 
@@ -21,27 +18,15 @@ class SelfTraining(Method):
     """Pseudo-labels from the current network, cross-entropy on the most confident pixels, at feature resolution.
 
     Args:
-        network: see `Method`.
-        optimizer: see `Method`.
-        checkpoint: see `Method`.
-        batchnorm: see `Method`.
         confident_proportion: k, the share of pixels whose pseudo-label is used, in (0, 1].
         confident_scope: whether pixels compete within the frame ("global") or within their class ("class").
     """
 
     recordable = True
 
-    def __init__(
-        self,
-        network: NetworkOptions,
-        optimizer: OptimizerOptions,
-        checkpoint: Path | None = None,
-        batchnorm: BatchNormOptions | None = None,
-        confident_proportion: float = 0.7,
-        confident_scope: Scope = "global",
-    ) -> None:
+    def __init__(self, *, confident_proportion: float = 0.7, confident_scope: Scope = "global", **shared: Any) -> None:
         check_proportion(confident_proportion)
-        super().__init__(network, optimizer, checkpoint, batchnorm)
+        super().__init__(**shared)
         self.confident_proportion, self.confident_scope = confident_proportion, confident_scope
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

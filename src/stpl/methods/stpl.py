@@ -16,7 +16,6 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -27,15 +26,13 @@ from stpl.errors import ConfigError, check_range
 from stpl.losses.confidence import Scope, confident_pixels
 from stpl.losses.pixel_contrast import Denominator, EngineName, choose_engine, pixel_contrast
 from stpl.nn.accel import Accel, clip_flow
-from stpl.nn.batchnorm import BatchNormOptions, Views, statistics_kept
+from stpl.nn.batchnorm import Views, statistics_kept
 from stpl.nn.fusion import FUSIONS, Fusion, FusionName
-from stpl.nn.network import NetworkOptions
 from stpl.nn.pixels import take
 from stpl.nn.projection import HeadName, ProjectionHead
 from stpl.nn.segmenter import Segmentation, on_grid
 from stpl.nn.warp import warp
 from stpl.training.base import Method, check_proportion
-from stpl.training.optimization import OptimizerOptions
 from stpl.training.ranks import gather_ranks
 
 View = Literal["current", "previous-warped", "augmented current", "fused", "augmented fused"]
@@ -55,10 +52,6 @@ class STPL(Method):
     Open points of the paper are options; their defaults follow the evidence collected in `docs/methods/stpl.md`.
 
     Args:
-        network: see `Method`.
-        optimizer: see `Method`.
-        checkpoint: see `Method`.
-        batchnorm: see `Method`.
         contrasts: the pairs of views; their losses are added (Eq. 4 for each).
         fusion: the operation f that makes the fused views (paper §3.1, Table 4).
         temperature: τ of Eq. 3.
@@ -79,10 +72,7 @@ class STPL(Method):
 
     def __init__(
         self,
-        network: NetworkOptions,
-        optimizer: OptimizerOptions,
-        checkpoint: Path | None = None,
-        batchnorm: BatchNormOptions | None = None,
+        *,
         contrasts: list[Contrast] | None = None,
         fusion: FusionName = "stam",
         temperature: float = 0.07,
@@ -94,13 +84,14 @@ class STPL(Method):
         head: HeadName = "mlp",
         embedding_dim: int = 128,
         previous_gradient: bool = False,
+        **shared: Any,
     ) -> None:
         if temperature <= 0:
             raise ConfigError(f"{temperature} is not above 0", where="model.temperature", mend="choose one like 0.07")
         check_range("model.temperature", temperature, 1e-4)  # below, float32 tells no two similarities apart
         check_range("model.embedding_dim", embedding_dim, 1)
         check_proportion(confident_proportion)
-        super().__init__(network, optimizer, checkpoint, batchnorm)
+        super().__init__(**shared)
         self.contrasts = contrasts or [Contrast("fused", "augmented fused")]
         self.temperature, self.denominator, self.engine = temperature, denominator, engine
         self.key_scope = key_scope

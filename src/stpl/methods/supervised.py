@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from stpl.data.clip import Batch, Wants
 from stpl.errors import check_range
-from stpl.nn.batchnorm import BatchNormOptions
-from stpl.nn.network import NetworkOptions
 from stpl.training.base import Method
-from stpl.training.optimization import OptimizerOptions
 from stpl.training.supervision import AUXILIARY_WEIGHT, supervision
 
 
@@ -21,10 +18,6 @@ class Supervised(Method):
     A network with an auxiliary classifier (`network.auxiliary`) trains it along, fused by the same score fusion.
 
     Args:
-        network: see `Method`.
-        optimizer: see `Method`.
-        checkpoint: see `Method`; a converted backbone will do.
-        batchnorm: see `Method`.
         auxiliary_weight: of the auxiliary classifier's loss; 0.1 is that of AdaptSegNet, ADVENT, DA-VSN and TPS.
     """
 
@@ -33,16 +26,9 @@ class Supervised(Method):
     leaves_idle = False
     recordable = True
 
-    def __init__(
-        self,
-        network: NetworkOptions,
-        optimizer: OptimizerOptions,
-        checkpoint: Path | None = None,
-        batchnorm: BatchNormOptions | None = None,
-        auxiliary_weight: float = AUXILIARY_WEIGHT,
-    ) -> None:
+    def __init__(self, *, auxiliary_weight: float = AUXILIARY_WEIGHT, **shared: Any) -> None:
         check_range("model.auxiliary_weight", auxiliary_weight)
-        super().__init__(network, optimizer, checkpoint, batchnorm)
+        super().__init__(**shared)
         self.auxiliary_weight = auxiliary_weight
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

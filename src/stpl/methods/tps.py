@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,14 +13,11 @@ from stpl.data.augment_device import augment
 from stpl.data.clip import Batch, Clip, Wants, clip_seed
 from stpl.errors import ConfigError, check_range
 from stpl.losses.cross_entropy import cross_entropy
-from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.histogram import match_histogram
 from stpl.nn.mixing import mirrored, pick, resized
-from stpl.nn.network import NetworkOptions
 from stpl.nn.segmenter import on_grid
 from stpl.nn.warp import resize_flow, warp
 from stpl.training.base import Method
-from stpl.training.optimization import OptimizerOptions
 from stpl.training.supervision import AUXILIARY_WEIGHT, LABELLED, supervision
 
 Views = Literal["clean", "wrapped"]
@@ -40,10 +36,6 @@ class TPS(Method):
     pixel has a label, however sure. Source frames take the target frame's distribution of colours.
 
     Args:
-        network: see `Method`.
-        optimizer: see `Method`.
-        checkpoint: see `Method`; a converted backbone will do.
-        batchnorm: see `Method`.
         source_free: leave out every loss that needs source clips: the row TPS* of Lo et al.
         weight: λ_T of the target's losses (1 for SYNTHIA-Seq, 0.1 for VIPER).
         distance: η in frames (1). For more, the flow of each pair on the way is followed.
@@ -59,10 +51,7 @@ class TPS(Method):
 
     def __init__(
         self,
-        network: NetworkOptions,
-        optimizer: OptimizerOptions,
-        checkpoint: Path | None = None,
-        batchnorm: BatchNormOptions | None = None,
+        *,
         source_free: bool = False,
         weight: float = 1.0,
         distance: int = 1,
@@ -72,6 +61,7 @@ class TPS(Method):
         largest_scale: float = 1.2,
         match_colours: bool = True,
         views: Views = "clean",
+        **shared: Any,
     ) -> None:
         check_range("model.weight", weight)
         check_range("model.distance", distance, 1)
@@ -81,7 +71,7 @@ class TPS(Method):
         check_range("model.largest_scale", largest_scale, smallest_scale, 4)
         if views not in ("clean", "wrapped"):
             raise ConfigError(f"'{views}' is unknown", where="model.views", mend="choose clean or wrapped")
-        super().__init__(network, optimizer, checkpoint, batchnorm)
+        super().__init__(**shared)
         self.source_wants = None if source_free else LABELLED
         self.wants = Wants(frames=distance + 2, flow=True, augmented=views == "clean")
         self.weight, self.distance, self.match_colours = weight, distance, match_colours

@@ -21,8 +21,8 @@ from stpl.training.evaluation import nearest
 class TrueLabelSTPL(STPL):
     """`STPL` whose confident pixels have their true classes; takes the same arguments."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, **shared: Any) -> None:
+        super().__init__(**shared)
         self.wants = replace(self.wants, label=True)
 
     def pseudo_labels(self, logits: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
@@ -33,8 +33,8 @@ class TrueLabelSTPL(STPL):
 class TrueLabelSelfTraining(SelfTraining):
     """`SelfTraining` whose confident pixels have their true classes; takes the same arguments."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, **shared: Any) -> None:
+        super().__init__(**shared)
         self.wants = replace(self.wants, label=True)
 
     def pseudo_labels(self, logits: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,8 @@ from stpl.losses.cross_entropy import cross_entropy
 from stpl.losses.entropy import entropy_map
 from stpl.methods.cbst import CBST
 from stpl.nn.accel import clip_flow
-from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.deeplab import DilatedClassifier
-from stpl.nn.network import NetworkOptions
 from stpl.nn.segmenter import on_grid
-from stpl.training.optimization import OptimizerOptions
 from stpl.training.ranks import pixel_weight
 
 
@@ -29,15 +26,7 @@ class UR(CBST):
     each; their probabilities are to be those of the main classifier on all of them, which learns nothing from that.
 
     Args:
-        network: see `Method`.
-        optimizer: see `Method`.
-        checkpoint: see `Method`.
-        batchnorm: see `Method`.
         rounds: see `Rounds`; the released code labels once.
-        labels: see `Rounds`.
-        share: see `CBST`, and so are the next two.
-        growth: what the share grows by each round.
-        largest_share: what it does not exceed.
         entropy_weight: of the mean entropy of the fused prediction, over all pixels (1).
         uncertainty_weight: of the squared difference of probabilities, summed over the classifiers (0.1).
         decoders: number of auxiliary classifiers (4).
@@ -50,29 +39,23 @@ class UR(CBST):
 
     def __init__(
         self,
-        network: NetworkOptions,
-        optimizer: OptimizerOptions,
-        checkpoint: Path | None = None,
-        batchnorm: BatchNormOptions | None = None,
+        *,
         rounds: int = 1,
-        labels: Path | None = None,
-        share: float = 0.2,
-        growth: float = 0.05,
-        largest_share: float = 0.5,
         entropy_weight: float = 1.0,
         uncertainty_weight: float = 0.1,
         decoders: int = 4,
         dropout: float = 0.5,
         freeze_classifier: bool = True,
+        **shared: Any,
     ) -> None:
         check_range("model.entropy_weight", entropy_weight)
         check_range("model.uncertainty_weight", uncertainty_weight)
         check_range("model.decoders", decoders, 1)
         check_range("model.dropout", dropout, 0, 1)
-        super().__init__(network, optimizer, checkpoint, batchnorm, rounds, labels, share, growth, largest_share)
+        super().__init__(rounds=rounds, **shared)
         self.entropy_weight, self.uncertainty_weight, self.dropout = entropy_weight, uncertainty_weight, dropout
         self.decoders = nn.ModuleList(
-            DilatedClassifier(self.network.feature_dim, self.network.num_classes, network.dilations)
+            DilatedClassifier(self.network.feature_dim, self.network.num_classes, self.options.dilations)
             for _ in range(decoders)
         )
         self.freeze_classifier = freeze_classifier

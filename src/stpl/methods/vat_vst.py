@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,14 +19,11 @@ from stpl.losses.cross_entropy import cross_entropy
 from stpl.losses.tube import tube_matching
 from stpl.metrics.temporal import photometric_occlusion
 from stpl.nn.accel import FrameScores
-from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
-from stpl.nn.network import NetworkOptions
 from stpl.nn.segmenter import upsample
 from stpl.nn.warp import inside, resize_flow, warp
 from stpl.training.base import Method, check_output
 from stpl.training.evaluation import nearest
-from stpl.training.optimization import OptimizerOptions
 from stpl.training.ranks import pixel_weight
 from stpl.training.rounds import Judgement, Rounds, doubt_of
 from stpl.training.supervision import LABELLED, supervision
@@ -44,10 +40,6 @@ class VAT(Method):
     """Supervision and tube matching on the source, and an adversary that sees the probabilities of both frames.
 
     Args:
-        network: see `Method`.
-        optimizer: see `Method`.
-        checkpoint: see `Method`; a converted backbone will do.
-        batchnorm: see `Method`.
         tube_weight: of the tube matching loss (1).
         adversarial_weight: λ_V (0.001, that of the image discriminators it replaces; the paper states none).
         kind: of the adversarial loss.
@@ -61,19 +53,17 @@ class VAT(Method):
 
     def __init__(
         self,
-        network: NetworkOptions,
-        optimizer: OptimizerOptions,
-        checkpoint: Path | None = None,
-        batchnorm: BatchNormOptions | None = None,
+        *,
         tube_weight: float = 1.0,
         adversarial_weight: float = 0.001,
         kind: Kind = "bce",
         previous_gradient: bool = False,
         discriminator: DiscriminatorOptions | None = None,
+        **shared: Any,
     ) -> None:
         check_range("model.tube_weight", tube_weight)
         check_range("model.adversarial_weight", adversarial_weight)
-        super().__init__(network, optimizer, checkpoint, batchnorm)
+        super().__init__(**shared)
         self.source_wants: Wants | None = replace(LABELLED, previous_label=True)
         self.tube_weight, self.adversarial_weight, self.kind = tube_weight, adversarial_weight, kind
         self.previous_gradient = previous_gradient
@@ -117,12 +107,6 @@ class VST(Rounds):
     of the confidence at a rank that falls with the threshold. Labels that the frame before does not share are cut out.
 
     Args:
-        network: see `Method`.
-        optimizer: see `Method`.
-        checkpoint: see `Method`.
-        batchnorm: see `Method`.
-        rounds: see `Rounds`.
-        labels: see `Rounds`.
         aggregate: take the mean with the neighbours' predictions (Eq. 10).
         proportion: α, the share of a class's pixels whose least confidence counts, at a threshold of 1 (0.2).
         difficulty: γ of α·θ^γ: how much less of a class that is rarely sure (8).
@@ -138,12 +122,7 @@ class VST(Rounds):
 
     def __init__(
         self,
-        network: NetworkOptions,
-        optimizer: OptimizerOptions,
-        checkpoint: Path | None = None,
-        batchnorm: BatchNormOptions | None = None,
-        rounds: int = 3,
-        labels: Path | None = None,
+        *,
         aggregate: bool = True,
         proportion: float = 0.2,
         difficulty: float = 8.0,
@@ -152,6 +131,7 @@ class VST(Rounds):
         refinement: Refinement = "cut-out",
         entropy_weight: float = 3.0,
         smoothing_weight: float = 0.1,
+        **shared: Any,
     ) -> None:
         for name, value in (("proportion", proportion), ("memory", memory), ("initial", initial)):
             check_range(f"model.{name}", value, 0, 1)
@@ -164,7 +144,7 @@ class VST(Rounds):
         if refinement not in ("cut-out", "fill-in", "none"):
             mend = "choose cut-out, fill-in or none"
             raise ConfigError(f"'{refinement}' is unknown", where="model.refinement", mend=mend)
-        super().__init__(network, optimizer, checkpoint, batchnorm, rounds, labels)
+        super().__init__(**shared)
         self.aggregate, self.refinement = aggregate, refinement
         self.proportion, self.difficulty, self.memory, self.initial = proportion, difficulty, memory, initial
         self.entropy_weight, self.smoothing_weight = entropy_weight, smoothing_weight

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from stpl.report.averages import error, mean
 from stpl.report.sensitivity import CAMERA, changed
-from stpl.report.sheet import NOTHING, Sheet, number
+from stpl.report.sheet import NOTHING, Cell, Column, Sheet, number, plain, plus_minus
 from stpl.report.suite import Suite
-from stpl.runs.record import RunRecord
 
 DEFAULT = "camera"
 _LOOKS = {"trainer.val_check_interval"}  # when a run is evaluated changes nothing at its last step
@@ -31,18 +31,15 @@ def shifts_sheet(suite: Suite) -> Sheet | None:
     controls = [name for table in suite.catalogue.tables for name in table.controls]
     before_others = {name for name, shift in found if shift != DEFAULT}
     names = [name for name in suite.shown() if name in before_others] + sorted(before_others - suite.shown().keys())
-    rows, csv_rows = [], []
+    cells = []
     for name in names:
-        row, cells = [suite.title_of(name)], [name]
+        row = [Cell(suite.title_of(name), (name,))]
         for shift in shifts:
             runs = found.get((name, shift), {})
-            gains = _gains(runs, {c: found.get((c, shift), {}) for c in controls if c != name})
-            row.append(_text(runs, gains))
-            cells += [number(value, nothing="") for value in (_mean(runs.values()), _mean(gains), _error(gains))]
-        rows.append(row)
-        csv_rows.append(cells)
-    header = ["row", *(f"{shift}{part}" for shift in shifts for part in ("", "_delta_control", "_delta_control_se"))]
-    return Sheet("shifts", f"Cameras, {suite.title}", ["Method", *shifts], rows, _NOTES, header, csv_rows)
+            row.append(_cell(runs, _gains(runs, {c: found.get((c, shift), {}) for c in controls if c != name})))
+        cells.append(row)
+    columns = [Column(shift, (shift, f"{shift}_delta_control", f"{shift}_delta_control_se")) for shift in shifts]
+    return Sheet("shifts", f"Cameras, {suite.title}", [Column("Method", ("row",)), *columns], cells, _NOTES)
 
 
 def before_another_camera(suite: Suite, experiment: str) -> bool:
@@ -53,16 +50,12 @@ def before_another_camera(suite: Suite, experiment: str) -> bool:
 def _found(suite: Suite) -> dict[tuple[str, str], Runs]:
     """(experiment, camera) → its runs, of those with no other setting changed."""
     found: dict[tuple[str, str], Runs] = {}
-    for experiment in suite.recorded():
-        for record in suite.records(experiment):
-            settings = changed(record["overrides"])
-            if set(settings) - _LOOKS <= {CAMERA}:
-                found.setdefault((record["base"], settings.get(CAMERA, DEFAULT)), {})[record["seed"]] = _miou(record)
+    for record in suite.all_records():
+        settings = changed(record["overrides"])
+        if set(settings) - _LOOKS <= {CAMERA}:
+            runs = found.setdefault((record["base"], settings.get(CAMERA, DEFAULT)), {})
+            runs[record["seed"]] = float(record["last"]["miou"])
     return found
-
-
-def _miou(record: RunRecord) -> float:
-    return float(record["last"]["miou"])
 
 
 def _gains(runs: Runs, controls: Mapping[str, Runs]) -> list[float]:
@@ -75,19 +68,7 @@ def _gains(runs: Runs, controls: Mapping[str, Runs]) -> list[float]:
     return [runs[seed] - controls[best][seed] for seed in common[best]]
 
 
-def _text(runs: Runs, gains: Sequence[float]) -> str:
-    if not runs:
-        return NOTHING
-    error = _error(gains)
-    beside = f" ({number(_mean(gains), '+.2f')}{'' if error is None else f' ± {number(error)}'})" if gains else ""
-    return number(_mean(runs.values())) + beside
-
-
-def _mean(values: Iterable[float]) -> float | None:
-    found = list(values)
-    return statistics.fmean(found) if found else None
-
-
-def _error(values: Sequence[float]) -> float | None:
-    """Standard error of the mean."""
-    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+def _cell(runs: Runs, gains: Sequence[float]) -> Cell:
+    miou, gain, spread = mean(runs.values()), mean(gains), error(gains)
+    beside = f" ({plus_minus(gain, spread, '+.2f')})" if gains else ""
+    return Cell(number(miou) + beside if runs else NOTHING, plain(miou, gain, spread))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from stpl.report.sheet import NOTHING, Sheet, number
+from stpl.report.sheet import Cell, Column, Sheet, number, same
 from stpl.report.suite import Suite
 from stpl.runs.experiments import NEEDS, Row
 from stpl.runs.record import RunRecord
@@ -16,7 +16,15 @@ _NOTES = (
     "Seconds a step: wall time of a run, evaluations and stages of labels included, over its steps; memory: its peak. "
     "Both are medians over seeds, on the machines that ran them; runs side by side slow each other down.",
 )
-_HEADER = ("row", *NEEDS, "seeds", "steps", "seconds_per_step", "peak_memory_mb")
+_COLUMNS = (
+    Column("Method", ("row",)),
+    Column("Source data", ("source",)),
+    Column("Video", ("video",)),
+    Column("Seeds", ("seeds",)),
+    Column("Steps", ("steps",)),
+    Column("Seconds a step", ("seconds_per_step",)),
+    Column("Memory, MB", ("peak_memory_mb",)),
+)
 
 
 def costs_sheet(suite: Suite) -> Sheet | None:
@@ -27,29 +35,23 @@ def costs_sheet(suite: Suite) -> Sheet | None:
         for row in table.rows
         if row.experiment and row.needs is not None
     }
-    found = [(row, records) for name, row in rows.items() if (records := suite.records(name))]
-    if not found:
-        return None
-    header = ["Method", "Source data", "Video", "Seeds", "Steps", "Seconds a step", "Memory, MB"]
-    return Sheet(
-        "costs",
-        f"What methods need and take, {suite.title}",
-        header,
-        [_cells(row, records, NOTHING) for row, records in found],
-        _NOTES,
-        _HEADER,
-        [_cells(row, records, "") for row, records in found],
-    )
+    cells = [_cells(row, records) for name, row in rows.items() if (records := suite.records(name))]
+    return Sheet("costs", f"What methods need and take, {suite.title}", _COLUMNS, cells, _NOTES) if cells else None
 
 
-def _cells(row: Row, records: Sequence[RunRecord], nothing: str) -> list[str]:
+def _cells(row: Row, records: Sequence[RunRecord]) -> list[Cell]:
     timed = [record["seconds"] / record["steps"] for record in records if record["steps"]]
     peaks = [record["peak_memory_mb"] for record in records if record["peak_memory_mb"] is not None]
     return [
-        row.title,
-        *("yes" if need in (row.needs or ()) else "no" for need in NEEDS),
-        str(len(records)),
-        str(max(record["steps"] for record in records)),
-        number(statistics.median(timed) if timed else None, nothing=nothing),
-        number(statistics.median(peaks) if peaks else None, ".0f", nothing=nothing),
+        same(row.title),
+        *(same("yes" if need in (row.needs or ()) else "no") for need in NEEDS),
+        same(str(len(records))),
+        same(str(max(record["steps"] for record in records))),
+        _median(timed, ".2f"),
+        _median(peaks, ".0f"),
     ]
+
+
+def _median(values: Sequence[float], form: str) -> Cell:
+    median = statistics.median(values) if values else None
+    return Cell(number(median, form), (number(median, form, nothing=""),))

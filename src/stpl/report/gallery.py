@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from stpl.errors import unknown
 from stpl.files import write_atomically
 from stpl.report import figures
+from stpl.report.class_table import class_lines
 from stpl.report.curves import curves
 from stpl.report.embedding import FIGURE_CLASSES, plane
 from stpl.report.figures import Style
-from stpl.report.rows import TableLines, class_lines
+from stpl.report.rows import TableLines
 from stpl.report.sensitivity import sensitivity_sheet
 from stpl.report.suite import Suite
 from stpl.report.theme import LIGHT, series

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from stpl.errors import ConfigError, StplError
 from stpl.report.curves import unfinished
 from stpl.report.gallery import gallery
-from stpl.report.page import PAGE, render
+from stpl.report.page import PAGE, Contents, render
 from stpl.report.rows import tables
 from stpl.report.suite import Suite
 from stpl.runs.experiments import Catalogue
@@ -59,7 +59,7 @@ class LivePage:
                 suite = self._suite()
                 found, place = tables(suite), suite.folder / _PLACE
                 pictures = gallery(suite, found, self._chosen, place, suite.folder / "tables")
-                self._page = render(suite, found, pictures, self._chosen, place, live=True)
+                self._page = render(Contents(suite, found, pictures, self._chosen), place, live=True)
                 self._made_of = version
             return self._page
 

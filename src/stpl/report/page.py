@@ -15,25 +15,18 @@ from urllib.parse import quote
 
 from stpl.errors import StplError
 from stpl.files import write_atomically
-from stpl.pictures.colours import class_colour
+from stpl.report.class_table import classes_sheet
+from stpl.report.comparisons import between, evidence, tests_sheet
 from stpl.report.curves import unfinished
 from stpl.report.gallery import Focus, Picture, focus
+from stpl.report.metric_tables import metrics_sheet, selection_sheet
 from stpl.report.player import player
-from stpl.report.rows import Line, TableLines, class_lines
+from stpl.report.rows import Line, TableLines
 from stpl.report.sensitivity import sensitivity_sheet
 from stpl.report.sheet import NOTHING, Sheet, number
 from stpl.report.significance import Comparison
 from stpl.report.suite import Suite
-from stpl.report.tables import (
-    FURTHER,
-    METRIC_TABLES,
-    line_to_paper,
-    main_sheet,
-    metric_name,
-    metric_texts,
-    probability,
-    tests_sheet,
-)
+from stpl.report.tables import FURTHER, main_sheet
 from stpl.report.theme import DARK, LIGHT, inline_svg
 from stpl.runs.folder import LOG
 from stpl.runs.record import CONFIG, METRICS, RECORD, RunRecord
@@ -46,62 +39,24 @@ _ASSETS = Path(__file__).parent / "assets"
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A cell of a table on the page.
+class Contents:
+    """What a page shows.
 
     Attributes:
-        text: what is shown.
-        run: experiment whose runs it was computed from, to link to; empty for none.
-        title: what the pointer tells.
-        kind: CSS classes.
-        heat: 0..100, how strong the ground is.
-    """
-
-    text: str
-    run: str = ""
-    title: str = ""
-    kind: str = ""
-    heat: float | None = None
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table on the page.
-
-    Attributes:
-        id: as of its CSV.
-        title: caption.
-        header: names of the columns, with a colour's square where there is one.
-        rows: cells.
-        notes: sentences below.
-        stressed: numbers of the rows to stress.
-    """
-
-    id: str
-    title: str
-    header: Sequence[tuple[str, str]]
-    rows: Sequence[Sequence[Cell]]
-    notes: Sequence[str]
-    stressed: Sequence[int] = ()
-
-
-def write_page(
-    suite: Suite,
-    tables: Sequence[TableLines],
-    pictures: Sequence[Picture],
-    chosen: str,
-    place: Path,
-    live: bool = False,
-) -> Path:
-    """Write `index.html` into `place`, as a whole.
-
-    Args:
         suite: the runs.
         tables: their tables.
         pictures: the figures.
         chosen: the experiment that the page is about.
-        place: folder to write to; links to runs are relative to it.
-        live: the page asks its server for news.
+    """
+
+    suite: Suite
+    tables: Sequence[TableLines]
+    pictures: Sequence[Picture]
+    chosen: str
+
+
+def write_page(contents: Contents, place: Path) -> Path:
+    """Write `index.html` into the folder `place`, as a whole; links to runs are relative to it.
 
     Returns:
         The file.
@@ -110,24 +65,19 @@ def write_page(
         StplError: for a torn artifact, a missing package or a full disk.
     """
     path = place / PAGE
-    write_atomically(path, render(suite, tables, pictures, chosen, place, live))
+    write_atomically(path, render(contents, place))
     return path
 
 
-def render(
-    suite: Suite,
-    tables: Sequence[TableLines],
-    pictures: Sequence[Picture],
-    chosen: str,
-    place: Path,
-    live: bool = False,
-) -> str:
-    """The page as text; arguments as of `write_page`."""
+def render(contents: Contents, place: Path, live: bool = False) -> str:
+    """The page as text; a `live` one asks its server for news."""
+    suite, tables, chosen = contents.suite, contents.tables, contents.chosen
     rows = focus(suite, tables, chosen)
     played = player(suite, rows.rows)
-    main, shared_notes = _without_shared_notes([_main_grid(lines, suite, rows) for lines in tables])
+    main, shared_notes = _without_shared_notes([main_sheet(lines, suite) for lines in tables])
+    classes, titles = classes_sheet(suite), {"row": "Method", "seeds": "Seeds", "miou": "mIoU"}
     sections: dict[str, list[dict[str, str]]] = {}
-    for picture in pictures:
+    for picture in contents.pictures:
         description = f"{picture.figure.axes[0].get_title('left')}. {picture.caption}".replace("\n", ", ")
         svg = inline_svg(picture.figure, picture.name, description)
         sections.setdefault(picture.section, []).append({"svg": svg, "caption": picture.caption, "name": picture.name})
@@ -139,14 +89,15 @@ def render(
         light=LIGHT,
         dark=DARK,
         summary=_summary(suite, tables, rows),
+        chosen=chosen,
         tables=main,
         shared_notes=shared_notes,
-        tests=_sheet_grid(tests_sheet(tables, suite) if any(lines.has_tests for lines in tables) else None),
-        classes=_class_grid(suite, rows),
-        metrics=_metric_grid("metrics", suite, rows),
-        selection=_metric_grid("selection", suite, rows),
-        sensitivity=_sheet_grid(sensitivity_sheet(suite)),
-        further=[_sheet_grid(sheet) for make in FURTHER if (sheet := make(suite)) is not None],
+        tests=tests_sheet(tables, suite),
+        classes=replace(classes, columns=[replace(c, title=titles.get(c.title, c.title)) for c in classes.columns]),
+        metrics=metrics_sheet(suite),
+        selection=selection_sheet(suite),
+        sensitivity=sensitivity_sheet(suite),
+        further=[sheet for make in FURTHER if (sheet := make(suite)) is not None],
         pictures=sections,
         player=played,
         player_json=_script_json(played),
@@ -196,7 +147,7 @@ def _summary(suite: Suite, tables: Sequence[TableLines], rows: Focus) -> dict[st
         "chosen": line,
         "last": number(line.last) if line else NOTHING,
         "spread": number(line.spread) if line and line.spread is not None else "",
-        "interval": _interval(line.interval) if line else "",
+        "interval": between(line.interval) if line else "",
         "source": _against(line.delta if line else None, line.source if line else None),
         "baseline": _against(_minus(line, best), line.baseline if line else None),
         "baseline_title": best.title if best else "",
@@ -216,93 +167,13 @@ def _minus(line: Line | None, other: Line | None) -> float | None:
 
 def _against(difference: float | None, test: Comparison | None) -> dict[str, str]:
     said = "" if test is None else "significant" if test.significant else "not significant"
-    return {"value": number(difference, "+.2f"), "said": said, "title": _tested(test)}
+    return {"value": number(difference, "+.2f"), "said": said, "title": evidence(test)}
 
 
-def _interval(found: Any) -> str:
-    return f"{number(found.low)} … {number(found.high)}" if found else ""
-
-
-def _tested(test: Comparison | None) -> str:
-    if test is None:
-        return ""
-    low, high = number(test.interval.low, "+.2f"), number(test.interval.high, "+.2f")
-    return f"95 % interval {low} … {high}; p Holm {probability(test.p_holm)}; {test.seeds} common seeds"
-
-
-def _main_grid(lines: TableLines, suite: Suite, rows: Focus) -> Grid:
-    """The sheet with a column more: the interval of the mean."""
-    sheet = main_sheet(lines, suite)
-    header, paper = [*sheet.header[:3], "95 % interval", *sheet.header[3:]], 7 if lines.has_baseline else 6
-    body = []
-    for line, texts in zip(lines.lines, sheet.rows, strict=True):
-        against = f"against {suite.title_of(line.baseline.against)}; {_tested(line.baseline)}" if line.baseline else ""
-        run = line.experiment if line.experiment and line.seeds else ""
-        cells = [
-            *(Cell(text, run) for text in texts[:3]),
-            Cell(_interval(line.interval) or NOTHING, run),
-            *(Cell(text, run) for text in texts[3:5]),
-            Cell(texts[5], run, _tested(line.source), _verdict(line.source)),
-            *(Cell(text, run, against, _verdict(line.baseline)) for text in texts[6:paper]),
-            *(Cell(text, kind="paper") for text in texts[paper : paper + 1]),
-            *(Cell(text, run, kind="miss" if (line_to_paper(line) or 0) < 0 else "") for text in texts[paper + 1 :]),
-        ]
-        if line.experiment and not line.seeds:
-            cells[2] = Cell("not run", kind="absent")
-        body.append(cells)
-    stressed = [index for index, line in enumerate(lines.lines) if line.experiment == rows.chosen]
-    return Grid(sheet.id, sheet.title, [(name, "") for name in header], body, sheet.notes, stressed)
-
-
-def _without_shared_notes(grids: Sequence[Grid]) -> tuple[list[Grid], list[str]]:
+def _without_shared_notes(sheets: Sequence[Sheet]) -> tuple[list[Sheet], list[str]]:
     """The tables with only the notes that are their own, and the notes that all of them share."""
-    shared = [note for note in grids[0].notes if all(note in grid.notes for grid in grids)] if grids else []
-    own = [replace(grid, notes=[note for note in grid.notes if note not in shared]) for grid in grids]
-    return own, shared
-
-
-def _verdict(test: Comparison | None) -> str:
-    if test is None:
-        return ""
-    return ("up" if test.difference > 0 else "down") if test.significant else "ns"
-
-
-def _sheet_grid(sheet: Sheet | None) -> Grid | None:
-    """A sheet as it is."""
-    if sheet is None:
-        return None
-    body = [[Cell(text) for text in row] for row in sheet.rows]
-    return Grid(sheet.id, sheet.title, [(name, "") for name in sheet.header], body, sheet.notes)
-
-
-def _class_grid(suite: Suite, rows: Focus) -> Grid:
-    classes, lines = class_lines(suite)
-    body = []
-    for line in lines:
-        run = line.experiment if line.experiment and line.seeds else ""
-        values = [line.miou, *map(line.iou.get, classes)]
-        cells = [Cell(number(v, ".1f"), run, number(v), heat=v) for v in values]
-        body.append([Cell(line.title, run), Cell(str(line.seeds), run), *cells])
-    stressed = [index for index, line in enumerate(lines) if line.experiment == rows.chosen]
-    header = [("Method", ""), ("Seeds", ""), ("mIoU", ""), *((name, class_colour(name)) for name in classes)]
-    note = "IoU in percent at the last step, mean over seeds; – where a class or a record is absent."
-    return Grid("per_class", f"Per-class IoU, {suite.title}", header, body, [note], stressed)
-
-
-def _metric_grid(name: str, suite: Suite, rows: Focus) -> Grid | None:
-    title, note, numbers = METRIC_TABLES[name]
-    lines = numbers(suite)
-    if not lines:
-        return None
-    keys = list(dict.fromkeys(key for line in lines for key in line.values))
-    body = [
-        [Cell(line.title, line.experiment), Cell(str(line.seeds), line.experiment)]
-        + [Cell(text, line.experiment) for text in texts]
-        for line, texts in zip(lines, metric_texts(lines, keys), strict=True)
-    ]
-    stressed = [index for index, line in enumerate(lines) if line.experiment == rows.chosen]
-    header = [("Method", ""), ("Seeds", ""), *((metric_name(key), "") for key in keys)]
-    return Grid(name, f"{title}, {suite.title}", header, body, [note], stressed)
+    shared = [note for note in sheets[0].notes if all(note in sheet.notes for sheet in sheets)] if sheets else []
+    return [replace(sheet, notes=[note for note in sheet.notes if note not in shared]) for sheet in sheets], shared
 
 
 def _experiment(suite: Suite, name: str, place: Path) -> dict[str, Any]:

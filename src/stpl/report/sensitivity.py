@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping
 
-from stpl.report.sheet import Sheet, number
+from stpl.report.averages import deviation, mean
+from stpl.report.sheet import Cell, Column, Sheet, plain, plus_minus, same
 from stpl.report.suite import Suite
 from stpl.runs.record import NEUTRAL
 
@@ -15,7 +15,12 @@ BASE = "stpl"
 CAMERA = "data.options.shift"
 """Names the camera of `streets`: no setting of a method."""
 
-COLUMNS = ("parameter", "value", "seeds", "miou_mean", "miou_std")
+_COLUMNS = (
+    Column("Setting", ("parameter",)),
+    Column("value", ("value",)),
+    Column("seeds", ("seeds",)),
+    Column("mIoU last", ("miou_mean", "miou_std")),
+)
 
 
 def sensitivity_sheet(suite: Suite) -> Sheet | None:
@@ -28,32 +33,23 @@ def sensitivity_sheet(suite: Suite) -> Sheet | None:
     varied = sorted((point for point in points.items() if names.count(point[0][0]) > 1), key=_by)
     if not varied:
         return None
-    lines = [(*key, len(mious), statistics.fmean(mious), _spread(mious)) for key, mious in varied]
-    return Sheet(
-        id="sensitivity",
-        title=f"Sensitivity of {BASE} to single settings, {suite.title}",
-        header=["Setting", "value", "seeds", "mIoU last"],
-        rows=[
-            [name, value, str(seeds), number(mean) + ("" if spread is None else f" ± {number(spread)}")]
-            for name, value, seeds, mean, spread in lines
-        ],
-        notes=["mIoU in percent at the last step: mean ± sample standard deviation over seeds."],
-        csv_header=COLUMNS,
-        csv_rows=[
-            [name, value, str(seeds), number(mean, nothing=""), number(spread, nothing="")]
-            for name, value, seeds, mean, spread in lines
-        ],
-    )
+    cells = [[*map(same, (*key, str(len(mious)))), _average(mious)] for key, mious in varied]
+    notes = ["mIoU in percent at the last step: mean ± sample standard deviation over seeds."]
+    return Sheet("sensitivity", f"Sensitivity of {BASE} to single settings, {suite.title}", _COLUMNS, cells, notes)
+
+
+def _average(mious: list[float]) -> Cell:
+    values = mean(mious), deviation(mious)
+    return Cell(plus_minus(*values), plain(*values))
 
 
 def _points(suite: Suite) -> dict[tuple[str, str], list[float]]:
     """(setting, value) → mIoU of every seed."""
     points: dict[tuple[str, str], list[float]] = {}
-    for experiment in suite.recorded():
-        for record in suite.records(experiment):
-            settings = changed(record["overrides"])
-            if record["base"] == BASE and len(settings) == 1 and CAMERA not in settings:
-                points.setdefault(settings.popitem(), []).append(float(record["last"]["miou"]))
+    for record in suite.all_records():
+        settings = changed(record["overrides"])
+        if record["base"] == BASE and len(settings) == 1 and CAMERA not in settings:
+            points.setdefault(settings.popitem(), []).append(float(record["last"]["miou"]))
     return points
 
 
@@ -70,7 +66,3 @@ def _by(point: tuple[tuple[str, str], list[float]]) -> tuple[str, float, str]:
         return name, float(value), value
     except ValueError:
         return name, float("inf"), value
-
-
-def _spread(values: list[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None

@@ -24,30 +24,94 @@ NOTHING = "–"
 
 
 @dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        title: what people read above it; empty for one that only programs read.
+        keys: the columns of the CSV that hold the same; none for one that only people read.
+        colour: of a square beside the title, on the page.
+        page: whether only the page shows it.
+    """
+
+    title: str
+    keys: tuple[str, ...] = ()
+    colour: str = ""
+    page: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table.
+
+    Attributes:
+        text: what people read.
+        values: what programs read, one for each key of the column.
+        run: experiment whose runs it was computed from, for the page to link to; empty for none.
+        title: what the page says under the pointer.
+        kind: CSS classes on the page.
+        heat: 0..100, how strong its ground is on the page.
+    """
+
+    text: str
+    values: tuple[str, ...] = ()
+    run: str = ""
+    title: str = ""
+    kind: str = ""
+    heat: float | None = None
+
+
+@dataclass(frozen=True)
 class Sheet:
     """A table as people and as programs read it.
 
     Attributes:
         id: file name without suffix.
         title: caption.
-        header: names of the columns for people; the first column is text, the rest are numbers.
-        rows: cells for people.
+        columns: the first is text, the rest are numbers.
+        cells: rows of one cell a column.
         notes: sentences below the table.
-        csv_header: names of the columns for programs.
-        csv_rows: cells for programs, as many rows.
+        experiments: of each row, to stress one on the page; may be left out.
     """
 
     id: str
     title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    columns: Sequence[Column]
+    cells: Sequence[Sequence[Cell]]
     notes: Sequence[str]
-    csv_header: Sequence[str]
-    csv_rows: Sequence[Sequence[str]]
+    experiments: Sequence[str | None] = ()
+
+    @property
+    def shown(self) -> list[list[Cell]]:
+        """The cells that the page shows."""
+        return [[cell for cell, column in zip(row, self.columns, strict=True) if column.title] for row in self.cells]
+
+    @property
+    def header(self) -> list[str]:
+        """Names of the columns for people."""
+        return [column.title for column in self.columns if column.title and not column.page]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """Cells for people."""
+        lines = [zip(row, self.columns, strict=True) for row in self.cells]
+        return [[cell.text for cell, column in line if column.title and not column.page] for line in lines]
+
+    @property
+    def csv_header(self) -> list[str]:
+        """Names of the columns for programs."""
+        return [key for column in self.columns for key in column.keys]
+
+    @property
+    def csv_rows(self) -> list[list[str]]:
+        """Cells for programs."""
+        return [[value for cell in row for value in cell.values] for row in self.cells]
 
     def write(self, folder: Path) -> None:
         """Write `<id>.csv`, `<id>.md` and `<id>.tex` into `folder`, each as a whole; raises `StplError`."""
-        write_atomically(folder / f"{self.id}.csv", csv_text(self.csv_header, self.csv_rows))
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self.csv_header, *self.csv_rows])
+        write_atomically(folder / f"{self.id}.csv", text.getvalue())
         write_atomically(folder / f"{self.id}.md", markdown(self))
         write_atomically(folder / f"{self.id}.tex", latex(self))
 
@@ -57,11 +121,19 @@ def number(value: float | None, form: str = ".2f", nothing: str = NOTHING) -> st
     return nothing if value is None else format(round(value, 2) + 0.0, form)
 
 
-def csv_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table as CSV with a header line."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue()
+def plain(*values: float | None) -> tuple[str, ...]:
+    """Numbers as programs read them."""
+    return tuple(number(value, nothing="") for value in values)
+
+
+def plus_minus(value: float | None, spread: float | None, form: str = ".2f") -> str:
+    """A number and its spread, if it has one."""
+    return number(value, form) + ("" if spread is None else f" ± {number(spread)}")
+
+
+def same(text: str, run: str = "") -> Cell:
+    """A cell that people and programs read alike."""
+    return Cell(text, (text,), run)
 
 
 def markdown(sheet: Sheet) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,6 +76,11 @@ class Suite:
         if experiment not in self._records:
             self._records[experiment] = read_records(self.bench, experiment, self.runs)
         return self._records[experiment]
+
+    def all_records(self) -> Iterator[RunRecord]:
+        """The records of all experiments, in the order of `recorded`."""
+        for experiment in self.recorded():
+            yield from self.records(experiment)
 
     def directory(self, record: RunRecord) -> Path:
         """The folder of a run."""

@@ -43,10 +43,13 @@ class Method(LightningModule, ABC):
     A `Teacher` or a `Discriminator` that is a sub-module of a method is looked after here: it is saved and resumed, the
     one follows the network at every step, the other has an optimiser of its own.
 
+    The constructor of a sub-class takes its own settings and `**shared`, which it hands on: the parser follows it here.
+
     Args:
         network: the network to build.
         optimizer: optimiser and schedule.
-        checkpoint: weights to start from; a fresh initialisation if not given.
+        checkpoint: weights to start from; a fresh initialisation if not given. A converted backbone suffices for
+            methods that train classifiers.
         batchnorm: what training may do to BatchNorm.
     """
 

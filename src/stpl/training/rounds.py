@@ -24,11 +24,8 @@ from stpl.data.clip import IGNORE, Batch, Clip, Wants
 from stpl.data.pseudo_labels import PseudoLabels, Writer, finished
 from stpl.errors import ConfigError, check_range
 from stpl.nn.accel import Accel
-from stpl.nn.batchnorm import BatchNormOptions
-from stpl.nn.network import NetworkOptions
 from stpl.progress import Progress
 from stpl.training.base import Method, check_output
-from stpl.training.optimization import OptimizerOptions
 from stpl.training.ranks import is_first, wait_for_all
 
 BINS = 15361
@@ -78,28 +75,18 @@ class Rounds(Method):
     """Base of methods with labels that are a stage; sub-classes say which pixels get one.
 
     Args:
-        network: see `Method`.
-        optimizer: see `Method`.
-        checkpoint: see `Method`.
-        batchnorm: see `Method`.
         rounds: how often the split is labelled; rounds are equally long.
         labels: finished labels to train on instead, of another run's last round, say; there is one round then.
     """
 
-    def __init__(
-        self,
-        network: NetworkOptions,
-        optimizer: OptimizerOptions,
-        checkpoint: Path | None = None,
-        batchnorm: BatchNormOptions | None = None,
-        rounds: int = 3,
-        labels: Path | None = None,
-    ) -> None:
+    def __init__(self, *, rounds: int = 3, labels: Path | None = None, **shared: Any) -> None:
         check_range("model.rounds", rounds, 1)
-        super().__init__(network, optimizer, checkpoint, batchnorm)
+        super().__init__(**shared)
         self.rounds, self.labels = 1 if labels is not None else rounds, labels
-        shared = inspect.signature(Rounds.__init__).parameters
-        self._settings = [name for name in inspect.signature(type(self).__init__).parameters if name not in shared]
+        signatures = [inspect.signature(kind) for kind in type(self).__mro__ if issubclass(kind, Rounds)]
+        self._settings = sorted(
+            {name for own in signatures[:-1] for name in own.parameters} - {*signatures[-1].parameters}
+        )
         self._round: int | None = None
         self._store: PseudoLabels | None = None
 

@@ -91,11 +91,12 @@ pictures: $(READY) ## make the pictures of the README from what is recorded (the
 	@$(BIN)/stpl report --bench=streets
 	@$(BIN)/python docs/pictures.py
 
-bench: $(DEV) ## speed and memory of the parts as ratios; figures go to build/bench/ (leave the machine alone meanwhile)
-	@for part in suite warp contrast data step; do echo; $(BIN)/stpl bench $$part --json=build/bench/$$part.json; done
+PART ?= startup warp contrast data step
+bench: $(DEV) ## speed and memory as ratios; figures go to build/bench/ (leave the machine alone meanwhile); PART=step
+	@for part in $(PART); do echo; $(BIN)/python -m benchmarks.$$part --json=build/bench/$$part.json; done
 
 gpu: ## what only a GPU tells: right results, speed, memory; build/gpu/; installs nothing; PLAN=1 shows the plan
-	@PYTHONPATH=src $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m stpl bench gpu $(if $(PLAN),--dry-run)
+	@PYTHONPATH=src $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu $(if $(PLAN),--dry-run)
 
 test: $(DEV) ## all tests, on at most four cores
 	@$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal

@@ -35,7 +35,6 @@ ALLOWED = {
     "sweeps": {*FOUNDATION, "runs"},
     "report": {*FOUNDATION, "pictures", "data.label_space", "runs", "sweeps"},
     "apply": {*RUNS, "metrics"},
-    "bench": {*RUNS, "losses", "metrics", "sweeps", "apply"},
     "testing": {*RUNS, "losses"},
     "commands": {*RUNS, "arguments", "option_types", "apply", "report", "sweeps"},
     "cli": {"errors", "arguments", "commands"},

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 import contrast_kernels
+from benchmarks.contrast import dense
 from crash import crash_at
-from stpl.bench.contrast import dense
 from stpl.data import augment_device
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.clip import Batch, Clip

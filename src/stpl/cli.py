@@ -109,16 +109,10 @@ def _run(name: str, *args: str) -> int:
         return 0
     if group:
         name, args = f"{name} {args[0]}", args[1:]
-    if name not in VERBS and name != "bench":
+    if name not in VERBS:
         hint = did_you_mean(name, group or VERBS).rstrip()
         print(f"stpl: no verb '{name}'{hint and f', {hint}'}\n\n{_help(group)}", file=sys.stderr)
         return USAGE_ERROR
-    if name == "bench" and args:  # leaves the package with the measurements
-        from importlib import import_module
-
-        member = getattr(import_module(f"stpl.bench.{args[0]}"), args[0])
-        result = member(args[1:]) if args[0] == "gpu" else Command(member, f"stpl bench {args[0]}").run(args[1:])
-        return result if isinstance(result, int) else 0
     result = Command(function(name), f"stpl {name}").run(args)
     return result if isinstance(result, int) else 0
 

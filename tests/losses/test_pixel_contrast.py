@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 import contrast_kernels
-from stpl.bench import contrast as bench
+from benchmarks import contrast as bench
 from stpl.data.clip import IGNORE
 from stpl.losses import pixel_contrast as module
 from stpl.losses import pixel_contrast_masked, pixel_contrast_sorted

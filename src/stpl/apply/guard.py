@@ -4,7 +4,7 @@ Two numbers decide, both of frames that nobody labelled. The score is the mutual
 class: it is low for a network that a new camera has made blind, and falls when training goes wrong. It need not rise
 while training goes well, and a method that minimises something of the kind drives it up for ever; so it does not choose
 among trained networks. The last one is taken that has lost next to nothing of the score and still says of most pixels
-what renewed statistics alone say of them. How often that is right is measured by `stpl bench guard`.
+what renewed statistics alone say of them. How often that is right is measured by `stpl adapt guard`.
 """
 
 from __future__ import annotations

@@ -56,23 +56,24 @@ def _add(parsers: Any, name: str, verb: str) -> None:
         parser.add_argument(f"--{option.name}")
     for action in parser._actions:
         option = known[action.dest]
-        words = list(_words(option))
-        if verb == "sweep" and not action.option_strings:
-            from stpl.runs.experiments import SWEEPS
-
-            words = [other.removeprefix("sweep ") for other in VERBS if other.startswith("sweep ")]
-            words += sorted(path.stem for path in SWEEPS.glob("*.yaml"))
-        if words:
-            action.choices = words
+        if found := list(_words(option)):
+            action.choices = found
         elif "PATH" in option.metavar or option.name in _FILES:
             action.complete = shtab.FILE  # type: ignore[attr-defined]
+    members = [other.removeprefix(f"{verb} ") for other in VERBS if other.startswith(f"{verb} ")]
+    if members:
+        words = next((action for action in parser._actions if not action.option_strings), None)
+        words = words or parser.add_argument("member", nargs="?")
+        words.choices = [*members, *(words.choices or ())]
     parsers.add_parser(name, help=VERBS[verb], parents=[parser])
 
 
 def _words(option: Option) -> Iterable[str]:
     """The words that an option takes, where there are few."""
-    from stpl.runs.experiments import benches, load_catalogue
+    from stpl.runs.experiments import SWEEPS, benches, load_catalogue
 
+    if option.name == "files":
+        return sorted(path.stem for path in SWEEPS.glob("*.yaml"))
     if option.name == "bench":
         return benches()
     if option.name in ("experiment", "chosen", "rows", "start_from"):

@@ -1,6 +1,6 @@
-"""`stpl bench step`: one training step of STPL against the same step as published code of the field is written.
+"""One training step of STPL against the same step as published code of the field is written.
 
-On a GPU see `stpl.bench.step_cuda`. On the CPU:
+On a GPU see `benchmarks.step_cuda`. On the CPU:
 
 * stpl: the method as it runs, in the hardware's precision.
 * stpl, float32: the same in float32; what is left where the hardware has no units for bfloat16.
@@ -15,14 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stpl.bench import contrast
-from stpl.bench.measure import Action, in_processes, times_table, write_json
+from benchmarks import contrast
+from benchmarks.measure import Action, Figures, in_processes, run, times_table
 from stpl.data.clip import Batch, Clip
 from stpl.methods import STPL
 from stpl.nn.network import NetworkOptions
@@ -37,10 +36,9 @@ def step(
     width: int = 1024,
     network: NetworkOptions | None = None,
     repeats: int = 3,
-    json: Path | None = None,
     device: str = "cpu",
     experiment: str | None = None,
-) -> None:
+) -> Figures:
     """Time and memory of a training step of STPL against the same step written plainly, or of another row against it.
 
     Args:
@@ -48,30 +46,27 @@ def step(
         width: of the frames.
         network: the network; ResNet-101 if not given.
         repeats: rounds; in each, every form takes an unmeasured and a measured step in a process of its own.
-        json: file for the figures.
         device: cpu or cuda.
         experiment: a row to hold against STPL instead, on the CPU: a name in experiments/tables.yaml.
     """
     if experiment is not None:
-        from stpl.bench.row import row
+        from benchmarks.row import row
 
-        row(experiment, height, width, network or NetworkOptions(), repeats, json)
-        return
+        return row(experiment, height, width, network or NetworkOptions(), repeats)
     if device != "cpu":
-        from stpl.bench.step_cuda import step as on_a_gpu
+        from benchmarks.step_cuda import step as on_a_gpu
 
-        on_a_gpu(height, width, network or NetworkOptions(), repeats, json, device)
-        return
+        return on_a_gpu(height, width, network or NetworkOptions(), repeats, device)
     options = (network or NetworkOptions()).to_dict()
     settings: dict[str, Any] = {"height": height, "width": width, "network": options}
     cases = {form: {"form": form, **settings} for form in FORMS}
-    timings, peaks = in_processes("stpl.bench.step:prepare", cases, repeats)
+    timings, peaks = in_processes("benchmarks.step:prepare", cases, repeats)
     title = (
         f"one STPL step at {height}×{width}, ResNet-{options['depth']} of width {options['width']},"
         f" {torch.get_num_threads()} threads, {_precision()}"
     )
     print(times_table(title, timings, "stpl", peaks))
-    figures = {
+    return {
         "height": height,
         "width": width,
         "network": options,
@@ -81,7 +76,6 @@ def step(
         "spread": {form: timing.spread for form, timing in timings.items()},
         "peak_mb": peaks,
     }
-    write_json(json, figures)
 
 
 def prepare(form: str, height: int, width: int, network: dict[str, Any]) -> Action:
@@ -136,3 +130,7 @@ class Plain(STPL):
 
 def _contiguous(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return lambda frames: function(frames).contiguous()
+
+
+if __name__ == "__main__":
+    run(step)

@@ -1,4 +1,4 @@
-"""`stpl bench gpu` (`make gpu`): everything that only a GPU can tell, most valuable first, in one call of minutes.
+"""`python -m benchmarks.gpu` (`make gpu`): all that only a GPU can tell, most valuable first, in one call of minutes.
 
 Every part is a process of its own with a limit of its own: one that fails or hangs takes nothing from the others. What
 they print and find goes to one folder, and into one table. Imports no torch: without a GPU it says so and ends well.
@@ -15,16 +15,14 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from stpl.bench.measure import table
-from stpl.errors import ConfigError
+from benchmarks.measure import table
 from stpl.files import write_atomically
 from stpl.machine import visible_gpus
 
 _LIMIT = 3.0  # a part may take so many times its estimate
 _STPL = ("-m", "stpl")
-_BENCH = (*_STPL, "bench")
 _RUNS = ("--bench=streets", "--seeds=1")
 
 
@@ -50,8 +48,9 @@ def plan(out: Path) -> list[Part]:
     tests = ("-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "tests/test_gpu.py")
 
     def bench(name: str, about: str, seconds: int, *arguments: str) -> Part:
-        """A part that is a verb of `stpl bench`."""
-        command = (*_BENCH, *arguments, "--device=cuda", f"--json={out / name}.json")
+        """A part that is one of the benchmarks."""
+        module, *options = arguments
+        command = ("-m", f"benchmarks.{module}", *options, "--device=cuda", f"--json={out / name}.json")
         return Part(name, about, seconds, (command,))
 
     return [
@@ -79,15 +78,12 @@ def gpu(args: Sequence[str]) -> int:
     """Run the parts, or tell which there are.
 
     Args:
-        args: the command line after `stpl bench gpu`.
+        args: the command line.
 
     Returns:
         0 if all parts went well or there is no GPU, 1 if one failed.
     """
     options = _parser().parse_args(args)
-    if options.help:
-        _parser().print_help()
-        return 0
     out: Path = options.out
     parts = [part for part in plan(out) if not options.only or part.name in options.only]
     if options.dry_run:
@@ -97,7 +93,7 @@ def gpu(args: Sequence[str]) -> int:
         print("make gpu: no GPU is here (nvidia-smi lists none), skipped; `--dry-run` shows what would run")
         return 0
     if not Path("tests/test_gpu.py").is_file():
-        raise ConfigError("the tests are not here", where=Path("tests"), mend="call it in the repository's folder")
+        _parser().error("the tests are not here: call it in the repository's folder")
     out.mkdir(parents=True, exist_ok=True)
     results = []
     for part in parts:
@@ -109,21 +105,12 @@ def gpu(args: Sequence[str]) -> int:
     return 0 if all(result["state"] == "ok" for result in results) else 1
 
 
-class _Parser(argparse.ArgumentParser):
-    """Tells a mistake as every verb does."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise it instead of ending the program."""
-        raise ConfigError(message, mend="see `stpl bench gpu --help`")
-
-
-def _parser() -> _Parser:
-    parser = _Parser(add_help=False, prog="stpl bench gpu", description=(__doc__ or "").split("\n\n")[0])
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path("build/gpu"), help="folder of the figures and logs")
     names = [part.name for part in plan(Path())]
     parser.add_argument("--only", nargs="+", metavar="PART", default=[], choices=names, help=f"of: {', '.join(names)}")
     parser.add_argument("--dry-run", action="store_true", help="print the plan with estimated times and end")
-    parser.add_argument("-h", "--help", action="store_true", help="this text")
     return parser
 
 
@@ -195,3 +182,7 @@ def _rows(name: str, found: dict[str, Any]) -> Iterator[tuple[str, str]]:
             told = ", ".join(f"{count}: {pace:.0f}" for count, pace in paces.items())
             yield f"clips/s by loader processes, second view on {on}", told
         yield "second view on the device", f"{1000 * found['seconds_second_view']:.2f} ms"
+
+
+if __name__ == "__main__":
+    sys.exit(gpu(sys.argv[1:]))

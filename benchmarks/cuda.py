@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from stpl.bench.measure import Action
+from benchmarks.measure import Action
 from stpl.errors import ConfigError
 from stpl.training.cuda_graph import Capture
 

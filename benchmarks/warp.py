@@ -1,18 +1,17 @@
-"""`stpl bench warp`: warping on the paper's grid against a Python loop over its pixels, which published code uses."""
+"""Warping on the paper's grid against a Python loop over its pixels, which published code uses."""
 
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from stpl.bench.measure import interleaved, times_table, write_json
+from benchmarks.measure import Figures, interleaved, run, times_table
 from stpl.nn.warp import warp as warp_by_flow
 
 
-def warp(height: int = 65, width: int = 129, channels: int = 128, repeats: int = 5, json: Path | None = None) -> None:
+def warp(height: int = 65, width: int = 129, channels: int = 128, repeats: int = 5) -> Figures:
     """Time of a warp against a per-pixel loop; both must agree.
 
     Args:
@@ -20,7 +19,6 @@ def warp(height: int = 65, width: int = 129, channels: int = 128, repeats: int =
         width: of the feature grid.
         channels: of the features; with many, memory bounds both, and the loop's cost per pixel counts less.
         repeats: rounds that are measured; both take part in each.
-        json: file for the figures.
     """
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(1, channels, height, width, generator=generator).to(memory_format=torch.channels_last)
@@ -33,7 +31,7 @@ def warp(height: int = 65, width: int = 129, channels: int = 128, repeats: int =
     title = f"warp at {height}×{width}, {channels} channels, {torch.get_num_threads()} threads"
     print(times_table(title, timings, "stpl", {}))
     print(f"\nlargest difference: {distance:.1e}; where the flow is integral: {distance_integral:.1e}")
-    figures = {
+    return {
         "height": height,
         "width": width,
         "channels": channels,
@@ -43,7 +41,6 @@ def warp(height: int = 65, width: int = 129, channels: int = 128, repeats: int =
         "difference": distance,
         "difference_integral": distance_integral,
     }
-    write_json(json, figures)
 
 
 def loop(features: Tensor, flow: Tensor) -> Tensor:
@@ -64,3 +61,7 @@ def loop(features: Tensor, flow: Tensor) -> Tensor:
 
 def _distance(features: Tensor, flow: Tensor) -> float:
     return float((warp_by_flow(features, flow) - loop(features, flow)).abs().max())
+
+
+if __name__ == "__main__":
+    run(warp)

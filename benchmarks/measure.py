@@ -6,6 +6,7 @@ then.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -18,11 +19,15 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from stpl.errors import ConfigError
+from jsonargparse import ArgumentParser
+
+from stpl.errors import ConfigError, StplError
 from stpl.files import write_atomically
 
 _STATUS = Path("/proc/self/status")
+_HERE = Path(__file__).parent.parent
 Action = Callable[[], object]
+Figures = Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def interleaved(
         actions: by name.
         repeats: measured rounds.
         warm: rounds before them.
-        clock: runs an action and tells its seconds; `stpl.bench.cuda.seconds` for a GPU.
+        clock: runs an action and tells its seconds; `benchmarks.cuda.seconds` for a GPU.
 
     Raises:
         ConfigError: for less than one round.
@@ -145,8 +150,10 @@ def peak_mb(target: str, **arguments: Any) -> float | None:
 
 
 def _in_process(target: str, arguments: Mapping[str, Any], **environment: str) -> dict[str, float | None]:
-    command = [sys.executable, "-m", "stpl.bench.measure", target, json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+    command = [sys.executable, "-m", "benchmarks.measure", target, json.dumps(arguments)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **environment}, check=False, cwd=_HERE
+    )
     if done.returncode:
         raise RuntimeError(f"measuring {target} failed:\n{done.stderr}")
     measured: dict[str, float | None] = json.loads(done.stdout.splitlines()[-1])
@@ -200,8 +207,23 @@ def times_table(title: str, timings: Mapping[str, Timing], base: str, memory: Ma
     return table(title, ["", "median", "spread", f"of «{base}»", "peak memory"], rows)
 
 
-def write_json(path: Path | None, figures: Mapping[str, object]) -> None:
-    """Write `figures` to `path`, whole or not at all; nothing to do without a path."""
+def parser(part: Callable[..., Figures]) -> ArgumentParser:
+    """The options of a part, read from its signature and docstring, and `--json=FILE`."""
+    found = ArgumentParser(prog=f"python -m benchmarks.{part.__name__}", description=inspect.getdoc(part))
+    found.add_argument("--json", type=Path | None, help="file for the figures")
+    found.add_function_arguments(part)
+    return found
+
+
+def run(part: Callable[..., Figures], args: Sequence[str] | None = None) -> None:
+    """Call a part with the options of the command line, and write its figures to `--json=FILE`."""
+    options = parser(part)
+    values = options.instantiate(options.parse_args(args)).as_dict()
+    path = values.pop("json")
+    try:
+        figures = part(**values)
+    except StplError as error:
+        options.error(str(error))
     if path is not None:
         write_atomically(path, json.dumps(figures, indent=1) + "\n")
 

@@ -1,4 +1,4 @@
-"""`stpl bench step --device=cuda`: one training step of STPL on a GPU against the same step written plainly.
+"""`python -m benchmarks.step --device=cuda`: one training step of STPL on a GPU against the same step written plainly.
 
 * stpl: the method as it runs: recorded once and replayed, in the GPU's precision.
 * stpl, asked for by Python: the same without the recording.
@@ -12,22 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from stpl.bench import cuda
-from stpl.bench.measure import Action, interleaved, table, times_table, write_json
-from stpl.bench.step import Plain, draw_clip
+from benchmarks import cuda
+from benchmarks.measure import Action, Figures, interleaved, table, times_table
+from benchmarks.step import Plain, draw_clip
 from stpl.data.clip import Batch, Clip
 from stpl.methods import STPL
 from stpl.nn.network import NetworkOptions
 from stpl.training import OptimizerOptions
 
 
-def step(height: int, width: int, network: NetworkOptions, repeats: int, json: Path | None, device: str) -> None:
-    """See `stpl.bench.step.step`; prints tables and writes the figures."""
+def step(height: int, width: int, network: NetworkOptions, repeats: int, device: str) -> Figures:
+    """See `benchmarks.step.step`; prints tables and writes the figures."""
     place = cuda.check_device(device)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(True)  # as every run does
@@ -57,7 +56,7 @@ def step(height: int, width: int, network: NetworkOptions, repeats: int, json: P
     print(f"\n{pace:.1f} steps a second; {work / 1e12:.2f} TFLOP a step, {share:.0%} of what a large bfloat16", end="")
     print(f" product reaches here ({rate / 1e12:.0f} TFLOP/s)")
     print("\n" + table("where the GPU's time goes", ["", "share"], [[n, f"{s:.0%}"] for n, s in parts.items()]))
-    figures = {
+    return {
         "height": height,
         "width": width,
         "network": network.to_dict(),
@@ -71,7 +70,6 @@ def step(height: int, width: int, network: NetworkOptions, repeats: int, json: P
         "share_of_rate": share,
         "parts": parts,
     }
-    write_json(json, figures)
 
 
 def _prepare(kind: Callable[..., STPL], network: NetworkOptions, clip: Clip, *, recorded: bool, half: bool) -> Action:

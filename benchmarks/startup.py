@@ -1,4 +1,4 @@
-"""`stpl bench suite`: how long a user waits before anything happens: for help, and for the first step of a run."""
+"""How long a user waits before anything happens: for help, and for the first step of a run."""
 
 from __future__ import annotations
 
@@ -10,15 +10,23 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from stpl.bench.measure import interleaved, times_table, write_json
+from benchmarks.measure import Figures, interleaved, run, times_table
 from stpl.sweeps.launcher import Launcher
 
 _STEP = "first step of a run"
+_UNTIL_FIRST_STEP = """
+import os, sys
+from stpl.training import Method
+from stpl.runs.fit import fit
+Method.training_step = lambda *_: os._exit(0)
+fit(sys.argv[1:])
+raise RuntimeError("the run took no step")
+"""
 _TRIAL = "a sweep's trial of no step"
 _TINY = {"height": 48, "width": 96, "frames": 3, "train_drives": 4, "val_drives": 2, "camera_val_drives": 2}
 
 
-def suite(repeats: int = 3, json: Path | None = None) -> None:
+def startup(repeats: int = 3) -> Figures:
     """Seconds until `stpl --help` has answered, until a run takes its first step, and of a sweep's trial without steps.
 
     The run is STPL on a tiny `streets` that is drawn already, from fresh weights, its starting point evaluated; it is
@@ -27,13 +35,12 @@ def suite(repeats: int = 3, json: Path | None = None) -> None:
 
     Args:
         repeats: rounds that are measured; all take part in each.
-        json: file for the figures.
     """
     with TemporaryDirectory() as name, Launcher(prepared=True) as launcher:
         folder = Path(name)
         commands = {
             "stpl --help": ["-m", "stpl", "--help"],
-            _STEP: ["-m", "stpl.bench.suite", *_arguments(folder, steps=1)],
+            _STEP: ["-c", _UNTIL_FIRST_STEP, *_arguments(folder, steps=1)],
             "python": ["-c", "pass"],
             "import torch, lightning": ["-c", "import torch, lightning"],
         }
@@ -42,7 +49,7 @@ def suite(repeats: int = 3, json: Path | None = None) -> None:
         actions[_TRIAL] = partial(_run_trial, launcher, folder, environment)
         timings = interleaved(actions, repeats)
     print(times_table("start-up", timings, "import torch, lightning", {}))
-    figures = {
+    return {
         "seconds_help": timings["stpl --help"].median,
         "seconds_first_step": timings[_STEP].median,
         "seconds_trial": timings[_TRIAL].median,
@@ -50,7 +57,6 @@ def suite(repeats: int = 3, json: Path | None = None) -> None:
         "seconds_imports": timings["import torch, lightning"].median,
         "spread": {name: timing.spread for name, timing in timings.items()},
     }
-    write_json(json, figures)
 
 
 def _arguments(folder: Path, steps: int) -> list[str]:
@@ -80,15 +86,5 @@ def _run_trial(launcher: Launcher, folder: Path, environment: dict[str, str]) ->
         raise RuntimeError(f"{' '.join(command)} failed:\n{log.read_text()}")
 
 
-def _until_first_step(arguments: list[str]) -> None:
-    """Begin a run and leave at once when its first step begins."""
-    from stpl.runs.fit import fit
-    from stpl.training import Method
-
-    Method.training_step = lambda *_: os._exit(0)  # type: ignore[method-assign]
-    fit(arguments)
-    raise RuntimeError("the run took no step")
-
-
 if __name__ == "__main__":
-    _until_first_step(sys.argv[1:])
+    run(startup)

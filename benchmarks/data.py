@@ -1,4 +1,4 @@
-"""`stpl bench data`: how fast clips are read, stage by stage and as a whole, with and without the caches."""
+"""How fast clips are read, stage by stage and as a whole, with and without the caches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from stpl.bench.measure import Action, interleaved, table, write_json
+from benchmarks.measure import Action, Figures, interleaved, run, table
 from stpl.data import flow as optical_flow
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.cache import CachedClips, open_cache
@@ -33,8 +33,7 @@ def data(
     size: tuple[int, int] | None = None,
     clips: int = 4,
     repeats: int = 5,
-    json: Path | None = None,
-) -> None:
+) -> Figures:
     """Clips per second of each stage of reading a clip, and of whole clips with and without the caches.
 
     Nothing is written to the data set: its first clips are linked into a temporary folder, where the caches are made.
@@ -45,7 +44,6 @@ def data(
         size: height and width the frames are resized to; the set's training size if not given.
         clips: how many clips are read in turn.
         repeats: rounds that are measured; all stages take part in each, with the same clip.
-        json: file for the figures.
     """
     with TemporaryDirectory() as folder:
         if root is None:
@@ -60,13 +58,12 @@ def data(
     ]
     title = f"reading clips of {dataset} at {files.size[0]}×{files.size[1]}, one thread of one process"
     print(table(title, ["", "clips/s", "spread", "time of «whole clip»"], rows))
-    figures = {
+    return {
         "dataset": dataset,
         "size": list(files.size),
         "clips_per_second": {name: 1 / timing.median for name, timing in timings.items()},
         "spread": {name: timing.spread for name, timing in timings.items()},
     }
-    write_json(json, figures)
 
 
 def _linked(files: SequenceSet, folder: Path, count: int) -> SequenceSet:
@@ -116,3 +113,7 @@ def _decode(clip: ClipFiles) -> None:
 
 def _collate(clip: Clip) -> Clip:
     return collate([clip])
+
+
+if __name__ == "__main__":
+    run(data)

@@ -6,32 +6,31 @@ import json
 import math
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks import contrast, data, evaluation, gpu, loader, measure, row, startup, step, warp
+from benchmarks.measure import Figures, Timing, interleaved, parser, peak_mb, run
 from repository import REPOSITORY, SUPPORT
-from stpl.bench import contrast, gpu, guard, measure, row, step, warp
-from stpl.bench.measure import Timing, interleaved, peak_mb
 from stpl.cli import main
-from stpl.data.clip import Clip
-from stpl.errors import RecordError
 from stpl.losses.pixel_contrast import pixel_contrast
 from stpl.nn.network import NetworkOptions
 
 
-def bench(tmp_path: Path, *args: str) -> dict[str, Any]:
-    """Run `stpl bench …` and read its figures."""
+def bench(tmp_path: Path, part: Callable[..., Figures], *args: str) -> dict[str, Any]:
+    """Run a part with options and read its figures."""
     file = tmp_path / "figures.json"
-    assert main(["bench", *args, f"--json={file}"]) == 0
+    run(part, [*args, f"--json={file}"])
     figures: dict[str, Any] = json.loads(file.read_text())
     return figures
 
 
 def test_contrast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    figures = bench(tmp_path, "contrast", "--n=600", "--d=16", "--classes=4", "--repeats=3")
+    figures = bench(tmp_path, contrast.contrast, "--n=600", "--d=16", "--classes=4", "--repeats=3")
     assert {"n", "d", "classes", "seconds", "seconds_matmul", "seconds_dense", "extra_mb", "extra_mb_dense"} <= set(
         figures
     )
@@ -62,7 +61,7 @@ def test_split_products_keep_float32s_accuracy() -> None:
 
 
 def test_warp(tmp_path: Path) -> None:
-    figures = bench(tmp_path, "warp", "--height=9", "--width=17", "--channels=3", "--repeats=2")
+    figures = bench(tmp_path, warp.warp, "--height=9", "--width=17", "--channels=3", "--repeats=2")
     assert figures["difference_integral"] == 0
     assert figures["difference"] < 1e-5
     assert figures["seconds_loop"] > figures["seconds"] > 0
@@ -82,7 +81,7 @@ def small_step() -> dict[str, Any]:
 def test_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "FORMS", ("stpl", "plain"))  # each in a process of its own
     options = ("--network.depth=18", "--network.width=8", "--network.dilations=[1,2]")
-    figures = bench(tmp_path, "step", "--height=48", "--width=64", *options, "--repeats=1")
+    figures = bench(tmp_path, step.step, "--height=48", "--width=64", *options, "--repeats=1")
     assert set(figures["seconds"]) == set(step.FORMS)
     assert min(figures["seconds"].values()) > 0
     assert figures["network"]["depth"] == 18
@@ -92,14 +91,14 @@ def test_step_of_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
     """The command, its steps in this process: those of fresh ones are timed by `test_step`."""
 
     def here(target: str, cases: dict[str, dict[str, Any]], repeats: int) -> tuple[dict[str, Timing], dict[str, float]]:
-        assert target == "stpl.bench.row:prepare"
+        assert target == "benchmarks.row:prepare"
         for case in cases.values():
             row.prepare(**case)()
         return {name: Timing((1.0,) * repeats) for name in cases}, dict.fromkeys(cases, 1.0)
 
     monkeypatch.setattr(row, "in_processes", here)
     options = ("--network.depth=18", "--network.width=8", "--network.dilations=[1,2]", "--experiment=da_vsn")
-    figures = bench(tmp_path, "step", "--height=64", "--width=64", *options, "--repeats=1")
+    figures = bench(tmp_path, step.step, "--height=64", "--width=64", *options, "--repeats=1")
     assert set(figures["seconds"]) == {"stpl", "da_vsn"}
     assert "one clip of 2 frames of the target, one of the source" in capsys.readouterr().out
 
@@ -126,10 +125,8 @@ def test_all_forms_take_the_same_step(small_step: dict[str, Any]) -> None:
 
 
 def test_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stpl.bench import data
-
     monkeypatch.setitem(data._NATIVE, "cityscapes", (64, 128))
-    figures = bench(tmp_path, "data", "cityscapes", "--size=[32,64]", "--clips=2", "--repeats=2")
+    figures = bench(tmp_path, data.data, "--dataset=cityscapes", "--size=[32,64]", "--clips=2", "--repeats=2")
     stages = ("decode", "resize", "flow", "augment", "collate", "whole clip", "whole clip, frames and flow kept")
     assert set(stages) <= set(figures["clips_per_second"])
     assert min(figures["clips_per_second"].values()) > 0
@@ -138,14 +135,14 @@ def test_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_data_leaves_the_data_set_as_it_is(tmp_path: Path) -> None:
     assert main(["data", "fake", "viper", f"--root={tmp_path}", "--size=[36,64]", "--clips=2"]) == 0
     before = sorted(tmp_path.rglob("*"))
-    assert main(["bench", "data", "viper", f"--root={tmp_path}", "--size=[24,40]", "--clips=1", "--repeats=1"]) == 0
+    data.data("viper", tmp_path, (24, 40), clips=1, repeats=1)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stpl.bench.suite.interleaved", partial(interleaved, warm=0))
+    monkeypatch.setattr("benchmarks.startup.interleaved", partial(interleaved, warm=0))
     monkeypatch.chdir(REPOSITORY)
-    figures = bench(tmp_path, "suite", "--repeats=1")
+    figures = bench(tmp_path, startup.startup, "--repeats=1")
     assert 0 < figures["seconds_help"] < figures["seconds_first_step"]
     assert figures["seconds_trial"] > 0
 
@@ -153,13 +150,14 @@ def test_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("warp", "--repeats=0"), "--repeats: 0 is not 1 or more"),
-        (("data", "kitti"), "no data set 'kitti'"),
-        (("suite", "--repeats=0"), "--repeats: 0 is not 1 or more"),
+        ((warp.warp, "--repeats=0"), "0 rounds measure nothing"),
+        ((data.data, "--dataset=kitti"), "no data set 'kitti'"),
+        ((startup.startup, "--repeats=some"), "--repeats"),
     ],
 )
-def test_mistakes_are_told(args: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", *args]) == 2
+def test_mistakes_are_told(args: tuple[Any, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(args[0], args[1:])
     assert message in capsys.readouterr().err
 
 
@@ -186,7 +184,7 @@ def test_peak_memory_is_the_largest_at_one_time(monkeypatch: pytest.MonkeyPatch)
 
 def test_without_a_gpu_one_line_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(gpu, "visible_gpus", list)
-    assert main(["bench", "gpu"]) == 0
+    assert gpu.gpu([]) == 0
     said = capsys.readouterr().out
     assert said.count("\n") == 1
     assert "no GPU is here" in said
@@ -194,15 +192,18 @@ def test_without_a_gpu_one_line_says_so(monkeypatch: pytest.MonkeyPatch, capsys:
 
 def test_the_plan_of_a_gpu_s_minutes(capsys: pytest.CaptureFixture[str]) -> None:
     """A dry run tells every part with its time; all together stay under eight minutes, and every verb is there."""
-    assert main(["bench", "gpu", "--dry-run"]) == 0
+    assert gpu.gpu(["--dry-run"]) == 0
     said = capsys.readouterr().out
     parts = gpu.plan(Path("build/gpu"))
     assert all(part.name in said for part in parts)
     assert sum(part.seconds for part in parts) < 480
     for part in parts:
         for command in part.commands:
-            verb = [word for word in command[2:4] if not word.startswith("-")]
-            assert command[1] == "pytest" or main([*verb, "--help"]) == 0
+            if command[1] == "stpl":
+                assert main([command[2], "--help"]) == 0
+            elif command[1] != "pytest":
+                module = import_module(command[1])
+                parser(getattr(module, command[1].split(".")[1])).parse_args(command[2:])
 
 
 def test_a_part_that_fails_takes_nothing_from_the_others(
@@ -219,7 +220,7 @@ def test_a_part_that_fails_takes_nothing_from_the_others(
     monkeypatch.setattr(gpu, "plan", lambda out: parts)
     monkeypatch.setattr(gpu, "visible_gpus", lambda: ["0"])
     monkeypatch.chdir(REPOSITORY)
-    assert main(["bench", "gpu", f"--out={tmp_path}"]) == 1
+    assert gpu.gpu([f"--out={tmp_path}"]) == 1
     summary = json.loads((tmp_path / "summary.json").read_text())
     states = {part["part"]: part["state"] for part in summary["parts"]}
     assert states == {"tests": "failed (3)", "step": "stopped after 0 s", "evaluation": "ok"}
@@ -232,38 +233,14 @@ def test_a_part_that_fails_takes_nothing_from_the_others(
 def test_an_evaluation_and_a_loader_are_timed(tmp_path: Path) -> None:
     """What `make gpu` measures on a GPU, on the CPU."""
     small = ("--height=32", "--width=64", "--network.depth=18", "--network.width=8", "--frames=2")
-    assert bench(tmp_path, "evaluation", *small)["frames"] == 2
-    figures = bench(tmp_path, "loader", "--size=32,64", "--workers=[1]", "--steps=3", "--clips=2")
+    assert bench(tmp_path, evaluation.evaluation, *small)["frames"] == 2
+    figures = bench(tmp_path, loader.loader, "--size=[32,64]", "--workers=[1]", "--steps=3", "--clips=2")
     assert set(figures["clips_per_second"]) == {"workers", "device"}
     assert figures["seconds_second_view"] > 0
 
 
-@pytest.mark.parametrize("verb", ["contrast", "step", "evaluation", "loader"])
-def test_a_device_that_is_not_here_is_refused(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", verb, "--device=cuda:77"]) == 2
+@pytest.mark.parametrize("part", [contrast.contrast, step.step, evaluation.evaluation, loader.loader])
+def test_a_device_that_is_not_here_is_refused(part: Callable[..., Figures], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(part, ["--device=cuda:77"])
     assert "--device: 'cuda:77' cannot be used" in capsys.readouterr().err
-
-
-def test_guard(
-    tiny_run: Callable[..., list[str]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Of a recorded run that kept its checkpoints: what would be chosen, beside what labels say of all candidates."""
-    with pytest.raises(RecordError, match="sweep recommended"):
-        guard.guard(runs=tmp_path / "none")
-    kept = ["--run.keep_all=true", "--trainer.val_check_interval=1"]
-    assert main(["fit", *tiny_run("batchnorm_augmented", "--start_from=null", steps=2)]) == 0
-    assert main(["fit", *tiny_run("affine_teacher", "--start_from=null", *kept, steps=2)]) == 0
-    generator = torch.Generator().manual_seed(0)
-    frames = torch.randint(0, 256, (2, 2, 3, 48, 96), dtype=torch.uint8, generator=generator)
-    monkeypatch.setattr(guard, "spread", lambda data, count: [Clip(frames, torch.zeros(2, 1, 2, 48, 96))])
-    figures = bench(tmp_path, "guard", f"--runs={tmp_path / 'runs'}")
-    (case,) = figures["cases"]
-    assert (case["shift"], case["seed"]) == ("camera", 0)
-    assert case["title"] in ("start", "renewed statistics", "step 1", "step 2")
-    assert case["chosen"] <= case["best"]
-    assert figures["near"] == (case["best"] - case["chosen"] <= 1)
-    assert figures["worse"] == (case["chosen"] < case["start"])
-    assert "within 1 mIoU of the best" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""`stpl bench loader`: clips a second that loader processes deliver from the memory-mapped cache."""
+"""Clips a second that loader processes deliver from the memory-mapped cache."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 import torch
 from torch.utils.data import DataLoader
 
-from stpl.bench.cuda import check_device, seconds
-from stpl.bench.measure import table, write_json
+from benchmarks.cuda import check_device, seconds
+from benchmarks.measure import Figures, run, table
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.augment_device import augment
 from stpl.data.cache import CachedClips, open_cache
@@ -33,9 +33,8 @@ def loader(
     workers: tuple[int, ...] = (1, 2, 4, 8),
     steps: int = 96,
     clips: int = 4,
-    json: Path | None = None,
     device: str = "cpu",
-) -> None:
+) -> Figures:
     """Clips a second by the number of loader processes, with the second view made by them, and made on the device.
 
     Args:
@@ -44,7 +43,6 @@ def loader(
         workers: numbers of processes to try; those beyond the cores of this machine are left out.
         steps: batches of one clip that are timed, once all processes have delivered.
         clips: how many are drawn where there is no root.
-        json: file for the figures.
         device: cpu or cuda: where batches go, and where the second view is made in the second column.
     """
     place = check_device(device)
@@ -67,8 +65,7 @@ def loader(
     header = ["processes", "clips/s, second view by them", "clips/s, second view on the device"]
     print(table(f"loading clips of Cityscapes at {height}×{width} from the cache", header, rows))
     print(f"\nthe second view of a clip on {device}: {1000 * view:.2f} ms")
-    figures = {"size": list(files.size), "cores": len(cores()), "clips_per_second": paces, "seconds_second_view": view}
-    write_json(json, figures)
+    return {"size": list(files.size), "cores": len(cores()), "clips_per_second": paces, "seconds_second_view": view}
 
 
 def _pace(reader: CachedClips, wants: Wants, workers: int, steps: int, place: torch.device) -> float:
@@ -102,3 +99,7 @@ def _view_seconds(clip: Clip, place: torch.device) -> float:
             augment(augmentation, frames, seed)
             taken.append(time.perf_counter() - start)
     return sorted(taken[4:])[10]
+
+
+if __name__ == "__main__":
+    run(loader)

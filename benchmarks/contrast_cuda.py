@@ -1,4 +1,4 @@
-"""`stpl bench contrast --device=cuda`: the contrast, forward and backward, on a GPU.
+"""`python -m benchmarks.contrast --device=cuda`: the contrast, forward and backward, on a GPU.
 
 * stpl: Eq. 3 as a step runs it, replayed from a recorded graph; «asked for by Python» is the same without the graph.
 * products: four N×N×D products into memory that is there already, which any form must do that keeps the similarities,
@@ -9,20 +9,19 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from stpl.bench.contrast import dense, gradient_error, ours, sample, step
-from stpl.bench.cuda import check_device, free_mb, on, peak_mb, replayed, seconds
-from stpl.bench.measure import Action, interleaved, times_table, write_json
+from benchmarks.contrast import dense, gradient_error, ours, sample, step
+from benchmarks.cuda import check_device, free_mb, on, peak_mb, replayed, seconds
+from benchmarks.measure import Action, Figures, interleaved, times_table
 
 _DENSE_COPIES = 7  # N×N float32 tensors; at its peak the dense form was seen to hold 5.3 of them
 
 
-def contrast(n: int, d: int, classes: int, repeats: int, json: Path | None, device: str) -> None:
-    """See `stpl.bench.contrast.contrast`; prints a table and writes the figures."""
+def contrast(n: int, d: int, classes: int, repeats: int, device: str) -> Figures:
+    """See `benchmarks.contrast.contrast`; prints a table and writes the figures."""
     place = check_device(device)
     queries, keys, labels = on(place, *sample(n, d, classes))
     plain = partial(step, ours, queries, keys, labels)
@@ -41,7 +40,7 @@ def contrast(n: int, d: int, classes: int, repeats: int, json: Path | None, devi
     print(times_table(title, timings, "stpl", memory))
     error = gradient_error(*on(place, *sample(min(n, 5869), d, classes)))  # a float64 of N×N fits then
     print(f"\ngradients against float64 dense: {error:.1e} relative")
-    figures = {
+    return {
         "n": n,
         "d": d,
         "classes": classes,
@@ -51,7 +50,6 @@ def contrast(n: int, d: int, classes: int, repeats: int, json: Path | None, devi
         "peak_mb": memory,
         "gradient_error": error,
     }
-    write_json(json, figures)
 
 
 def _products(queries: Tensor, keys: Tensor) -> dict[str, Action]:

@@ -1,19 +1,22 @@
-"""`stpl bench guard`: what the guard of `stpl adapt` would have chosen in recorded runs, and what that is worth."""
+"""`stpl adapt guard`: which networks the guard chooses in recorded runs, and how good they are by labels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from json import dumps
 from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
 
 from stpl.apply.adaptation import STATISTICS, spread
 from stpl.apply.guard import LOOKED, Candidate, choose, judged, see
 from stpl.apply.network import load_network
-from stpl.apply.settings import RECOMMENDED
-from stpl.bench.measure import table, write_json
 from stpl.data.datamodule import StreetsData
 from stpl.data.streets import StreetsOptions
 from stpl.errors import RecordError
+from stpl.files import write_atomically
 from stpl.runs.record import METRICS, RECORD, RunRecord, read_metrics, read_record
 from stpl.runs.shipped import source_model
 
@@ -31,7 +34,7 @@ class Case:
         start: mIoU of the source model, in percent.
         statistics: with renewed statistics.
         best: of all candidates.
-        chosen: of what the guard hands back.
+        chosen: of the guard's choice.
         title: what that is.
     """
 
@@ -44,41 +47,29 @@ class Case:
     title: str
 
 
-def guard(
-    experiment: str = RECOMMENDED, runs: Path = Path("runs"), clips: int = LOOKED, json: Path | None = None
-) -> None:
-    """Have the guard choose among the networks that recorded runs on streets kept, and compare with their labels.
-
-    The guard sees frames of the training drives, without labels, as many as in `stpl adapt`; mIoU is that of the
-    evaluation drives. Record the runs with `stpl sweep recommended`.
-
-    Args:
-        experiment: whose runs, with `run.keep_all`.
-        runs: folder of all runs.
-        clips: how many the guard looks at.
-        json: file for the figures.
-
-    Raises:
-        RecordError: there are no such runs.
-    """
-    cases = list(_cases(experiment, runs / "streets", clips))
+def show_choices(experiment: str, runs: Path, clips: int | None = None, json: Path | None = None) -> None:
+    """Have the guard choose among networks of recorded runs, and print its choices; see `stpl adapt guard`."""
+    cases = list(_cases(experiment, runs / "streets", clips or LOOKED))
     if not cases:
         mend = "record them: stpl sweep recommended"
         raise RecordError(f"no run of {experiment} kept its checkpoints", where=runs / "streets", mend=mend)
-    rows = []
+    table = Table(
+        "camera", "start", "statistics", "best", "chosen", "which", title="Choices of the guard, mIoU in percent"
+    )
     for case in cases:
         numbers = (case.start, case.statistics, case.best, case.chosen)
-        rows.append([f"{case.shift}, seed {case.seed}", *(f"{miou:.1f}" for miou in numbers), case.title])
-    header = ["camera", "start", "statistics", "best", "chosen", "which"]
-    print(table("What the guard chooses, mIoU in percent", header, rows))
-    count = len(cases)
+        table.add_row(f"{case.shift}, seed {case.seed}", *(f"{miou:.1f}" for miou in numbers), case.title)
+    Console().print(table)
     near = sum(case.best - case.chosen <= 1 for case in cases)
     worse = sum(case.chosen < case.start for case in cases)
     below = sum(case.chosen < case.statistics for case in cases)
     print(
-        f"within 1 mIoU of the best: {near} of {count}; worse than the start: {worse}; than renewed statistics: {below}"
+        f"within 1 mIoU of the best: {near} of {len(cases)};"
+        f" worse than the start: {worse}; than renewed statistics: {below}"
     )
-    write_json(json, {"cases": [asdict(case) for case in cases], "near": near, "worse": worse, "below": below})
+    if json is not None:
+        figures = {"cases": [asdict(case) for case in cases], "near": near, "worse": worse, "below": below}
+        write_atomically(json, dumps(figures, indent=1) + "\n")
 
 
 def _cases(experiment: str, folder: Path, clips: int) -> Iterator[Case]:

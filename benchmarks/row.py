@@ -1,4 +1,4 @@
-"""`stpl bench step --experiment=NAME`: one training step of a row, against STPL's.
+"""`python -m benchmarks.step --experiment=NAME`: one training step of a row, against STPL's.
 
 Both take random frames, from random weights, in the hardware's precision, with what their overlays for VIPER say.
 Source clips are as much larger as VIPER's are. Labels that a stage would make are drawn. Reading is no part of a step.
@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stpl.bench.measure import Action, in_processes, times_table, write_json
+from benchmarks.measure import Action, Figures, in_processes, times_table
 from stpl.data.clip import Batch, Clip, Wants
 from stpl.nn.network import NetworkOptions
 from stpl.nn.teacher import Teacher
@@ -25,7 +24,7 @@ from stpl.training import Method
 _SOURCE = (720 / 512, 1280 / 1024)  # of VIPER's frames to Cityscapes'
 
 
-def row(experiment: str, height: int, width: int, network: NetworkOptions, repeats: int, json: Path | None) -> None:
+def row(experiment: str, height: int, width: int, network: NetworkOptions, repeats: int) -> Figures:
     """Print seconds and peak memory of a step of an experiment and of STPL, measured in turn.
 
     Args:
@@ -34,7 +33,6 @@ def row(experiment: str, height: int, width: int, network: NetworkOptions, repea
         width: of the target's frames.
         network: the network.
         repeats: rounds; in each, both take an unmeasured and a measured step in a process of its own.
-        json: file for the figures.
 
     Raises:
         StplError: for an unknown experiment.
@@ -42,7 +40,7 @@ def row(experiment: str, height: int, width: int, network: NetworkOptions, repea
     settings = {"height": height, "width": width, "network": network.to_dict()}
     method = make(experiment, network)
     cases = {name: {"experiment": name, **settings} for name in dict.fromkeys(("stpl", experiment))}
-    timings, peaks = in_processes("stpl.bench.row:prepare", cases, repeats)
+    timings, peaks = in_processes("benchmarks.row:prepare", cases, repeats)
     title = f"one step at {height}×{width}, ResNet-{network.depth} of width {network.width}"
     print(times_table(f"{title}, {torch.get_num_threads()} threads", timings, "stpl", peaks))
     needs = f"one clip of {method.wants.frames} frames of the target"
@@ -50,7 +48,7 @@ def row(experiment: str, height: int, width: int, network: NetworkOptions, repea
     needs += "" if method.before_wants is None else ", the one of the step before"
     print(f"{experiment}: {needs}")
     seconds = {name: timing.median for name, timing in timings.items()}
-    write_json(json, {"height": height, "width": width, "seconds": seconds, "peak_mb": peaks})
+    return {"height": height, "width": width, "seconds": seconds, "peak_mb": peaks}
 
 
 def make(experiment: str, network: NetworkOptions) -> Method:

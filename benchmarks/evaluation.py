@@ -1,16 +1,15 @@
-"""`stpl bench evaluation`: an evaluation of a benchmark's size: network, all metrics, clips moved from the host."""
+"""An evaluation of a benchmark's size: network, all metrics, clips moved from the host."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
-from stpl.bench.cuda import check_device
-from stpl.bench.measure import table, write_json
-from stpl.bench.step import draw_clip
+from benchmarks.cuda import check_device
+from benchmarks.measure import Figures, run, table
+from benchmarks.step import draw_clip
 from stpl.data.clip import Clip
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.training.evaluation import Evaluator
@@ -21,9 +20,8 @@ def evaluation(
     height: int = 512,
     width: int = 1024,
     network: NetworkOptions | None = None,
-    json: Path | None = None,
     device: str = "cpu",
-) -> None:
+) -> Figures:
     """Seconds of an evaluation of clips that lie in memory, labels at twice the frames' size as Cityscapes has them.
 
     Args:
@@ -31,7 +29,6 @@ def evaluation(
         height: of the frames.
         width: of the frames.
         network: the network; ResNet-101 if not given.
-        json: file for the figures.
         device: cpu or cuda.
     """
     place, options = check_device(device), network or NetworkOptions()
@@ -52,7 +49,7 @@ def evaluation(
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else f"{torch.get_num_threads()} threads"
     title = f"evaluation at {height}×{width}, ResNet-{options.depth}, {name}"
     print(table(title, ["clips", "seconds", "clips/s"], [[str(frames), f"{taken:.1f}", f"{frames / taken:.1f}"]]))
-    write_json(json, {"frames": frames, "seconds": taken, "clips_per_second": frames / taken, "device": name})
+    return {"frames": frames, "seconds": taken, "clips_per_second": frames / taken, "device": name}
 
 
 @torch.no_grad()
@@ -66,3 +63,7 @@ def _labelled(clip: Clip, height: int, width: int) -> Clip:
     generator = torch.Generator().manual_seed(1)
     label = torch.randint(0, 15, (1, height // 16, width // 16), generator=generator)
     return replace(clip, augmented=None, label=label.repeat_interleave(16, 1).repeat_interleave(16, 2))
+
+
+if __name__ == "__main__":
+    run(evaluation)

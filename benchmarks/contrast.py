@@ -1,6 +1,6 @@
-"""`stpl bench contrast`: the contrast, forward and backward, against the ways it could be computed otherwise.
+"""The contrast, forward and backward, against the ways it could be computed otherwise.
 
-On a GPU see `stpl.bench.contrast_cuda`. On the CPU:
+On a GPU see `benchmarks.contrast_cuda`. On the CPU:
 
 * matrix products: four plain N×N×D products into memory that is there already. Value and gradients of the dense form
   need that many at least, so this is the floor of any form that keeps the similarities.
@@ -16,13 +16,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stpl.bench.measure import Action, interleaved, peak_mb, times_table, write_json
+from benchmarks.measure import Action, Figures, interleaved, peak_mb, run, times_table
 from stpl.losses.pixel_contrast import pixel_contrast
 
 TEMPERATURE = 0.07
@@ -34,10 +33,9 @@ def contrast(
     d: int = 128,
     classes: int = 15,
     repeats: int = 7,
-    json: Path | None = None,
     memory: bool = True,
     device: str = "cpu",
-) -> None:
+) -> Figures:
     """Time and memory of the contrast against its dense form, its bare matrix products and SupCon of a known library.
 
     Args:
@@ -45,15 +43,13 @@ def contrast(
         d: their dimension.
         classes: number of classes, drawn uniformly.
         repeats: rounds that are measured; all contestants take part in each.
-        json: file for the figures.
         memory: measure peak memory too; on the CPU each form in a fresh process.
         device: cpu, or cuda: there the dense form compiled and products in the kernels' precision take part, too.
     """
     if device != "cpu":
-        from stpl.bench.contrast_cuda import contrast as on_a_gpu
+        from benchmarks.contrast_cuda import contrast as on_a_gpu
 
-        on_a_gpu(n, d, classes, repeats, json, device)
-        return
+        return on_a_gpu(n, d, classes, repeats, device)
     inputs = sample(n, d, classes)
     losses = _losses()
     actions = {name: partial(step, loss, *inputs) for name, loss in losses.items()}
@@ -65,7 +61,7 @@ def contrast(
     print(times_table(title, timings, "stpl", extra))
     print(f"\ngradients against float64 dense: {error:.1e} relative")
     print(f"one pass's products split into bfloat16: {split.median / plain.median:.2f}× the time of float32's")
-    figures = {
+    return {
         "n": n,
         "d": d,
         "classes": classes,
@@ -81,7 +77,6 @@ def contrast(
         "gradient_error": error,
         "spread": {name: timing.spread for name, timing in timings.items()},
     }
-    write_json(json, figures)
 
 
 def sample(n: int, d: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -198,7 +193,7 @@ def prepare(form: str, n: int, d: int, classes: int) -> Action:
 
 def _extra_mb(form: str, n: int, d: int, classes: int) -> float | None:
     """Peak memory of a step beyond its inputs and the two gradients that it returns."""
-    peak = peak_mb("stpl.bench.contrast:prepare", form=form, n=n, d=d, classes=classes)
+    peak = peak_mb("benchmarks.contrast:prepare", form=form, n=n, d=d, classes=classes)
     return None if peak is None else peak - 2 * n * d * 4e-6
 
 
@@ -207,3 +202,7 @@ def gradient_error(queries: Tensor, keys: Tensor, labels: Tensor) -> float:
     found = step(ours, queries, keys, labels)
     expected = step(dense, queries.double(), keys.double(), labels)
     return max(float((f - e).norm() / e.norm()) for f, e in zip(found, expected, strict=True))
+
+
+if __name__ == "__main__":
+    run(contrast)

@@ -34,7 +34,7 @@ ALLOWED = {
     "runs": RUNS,
     "sweeps": {*FOUNDATION, "runs"},
     "report": {*FOUNDATION, "pictures", "data.label_space", "runs", "sweeps"},
-    "apply": {*RUNS, "metrics"},
+    "apply": {*RUNS, "option_types", "metrics"},
     "testing": {*RUNS, "losses"},
     "commands": {*RUNS, "arguments", "option_types", "apply", "report", "sweeps"},
     "cli": {"errors", "arguments", "commands"},

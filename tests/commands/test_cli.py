@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from fakes import MovingShapes, write_cityscapes
 from repository import REPOSITORY
 from stpl.arguments import Command
 from stpl.cli import main
 from stpl.commands import VERBS, function
-from stpl.data.fake import MovingShapes, fake, write_cityscapes
+from stpl.data.fake import fake
 from stpl.data.image import write_png
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.runs.fit import fit

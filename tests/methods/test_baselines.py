@@ -122,18 +122,18 @@ def test_what_lies_inside_the_frame_before() -> None:
 def test_terms_of_da_vsn() -> None:
     options = DiscriminatorOptions(width=4)
     method = DAVSN(network=SMALL, optimizer=OptimizerOptions(), discriminator=options)
-    assert {name for name, _ in method.judges.named_children()} == {
+    assert {name for name, _ in method.discriminators.named_children()} == {
         f"{kind}_{of}" for kind in ("sequence", "image") for of in ("main", "auxiliary")
     }
     losses = method.losses(Batch(clips(1), clips(0, (64, 80))))
     assert len(losses) == 2 + 2 + 2 * 5
-    assert losses["telling sequence main"].item() == pytest.approx(math.log(2), abs=0.1)
-    assert losses["fooling sequence main"].item() == pytest.approx(0.001 * math.log(2), rel=0.1)
-    assert losses["fooling image auxiliary"].item() == pytest.approx(0.0002 * math.log(2), rel=0.1)
+    assert losses["discriminator sequence main"].item() == pytest.approx(math.log(2), abs=0.1)
+    assert losses["adversarial sequence main"].item() == pytest.approx(0.001 * math.log(2), rel=0.1)
+    assert losses["adversarial image auxiliary"].item() == pytest.approx(0.0002 * math.log(2), rel=0.1)
     alone = DAVSN(network=SMALL, optimizer=OptimizerOptions(), source_free=True)
     assert set(alone.losses(Batch(clips(1)))) == {"consistency", "auxiliary consistency"}
     assert alone.source_wants is None
-    assert not list(alone.judges.children())
+    assert not list(alone.discriminators.children())
 
 
 def test_similarity_of_discriminators() -> None:

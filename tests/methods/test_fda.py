@@ -20,8 +20,8 @@ from stpl.runs.build import build
 from stpl.runs.fit import fit
 from stpl.testing import check_method
 from stpl.testing.runs import tiny_arguments
+from stpl.training.offline_pseudo_labels import BINS, Predictions, add_to, doubts_of
 from stpl.training.optimization import OptimizerOptions
-from stpl.training.rounds import BINS, Judgement, add_to, doubts_of
 from stpl.training.supervision import transferred
 
 SMALL = NetworkOptions(18, 8, (1, 2), auxiliary=True)
@@ -123,10 +123,10 @@ def test_the_committee_means_and_its_labels() -> None:
     add_to(histogram, doubts)
     thresholds = method.thresholds(histogram, None, 0)
     assert thresholds[0].item() == 0.9  # the second surest has 0.97, which is more than sure enough
-    assert method.label(Judgement(doubts), thresholds[None]).flatten().tolist() == [0, 0, 0, 255, 255]
+    assert method.label(Predictions(doubts), thresholds[None]).flatten().tolist() == [0, 0, 0, 255, 255]
     generous = FDASelfTraining(network=SMALL, optimizer=OptimizerOptions(), labels=Path("given"), share=0.8)
     assert generous.thresholds(histogram, None, 0)[0].item() == pytest.approx(0.8, abs=1e-3)
     one, other = (method.eval().network for _ in range(2))
     method._members = [one, other]
     clip = clips(1)
-    torch.testing.assert_close(method.judge(clip).doubts, doubts_of(one.observe(clip).logits), rtol=0, atol=1e-3)
+    torch.testing.assert_close(method.predictions(clip).doubts, doubts_of(one.observe(clip).logits), rtol=0, atol=1e-3)

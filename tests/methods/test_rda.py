@@ -83,8 +83,8 @@ def test_terms_of_rda() -> None:
     batch = Batch(clips(0), clips(1, (64, 80)), clips(2))
     losses = method.losses(batch)
     assert len(losses) == 2 + 1 + 2 * 4
-    assert losses["telling main"].item() == pytest.approx(math.log(2), abs=0.1)
-    assert losses["fooling attacked auxiliary"].item() == pytest.approx(0.0002 * math.log(2), rel=0.1)
+    assert losses["discriminator main"].item() == pytest.approx(math.log(2), abs=0.1)
+    assert losses["adversarial attacked auxiliary"].item() == pytest.approx(0.0002 * math.log(2), rel=0.1)
     rates = {group["name"]: group["lr"] for group in method.parameter_groups()}
     assert rates["attacker"] == 1e-6
     assert "new" not in rates

@@ -24,8 +24,8 @@ from stpl.nn.mixing import mirrored
 from stpl.nn.network import NetworkOptions
 from stpl.nn.warp import warp
 from stpl.testing import check_method
+from stpl.training.offline_pseudo_labels import BINS, Predictions, add_to, doubts_of
 from stpl.training.optimization import OptimizerOptions
-from stpl.training.rounds import BINS, Judgement, add_to, doubts_of
 
 SMALL = NetworkOptions(18, 8, (1, 2), auxiliary=True)
 NARROW = "--model.discriminator.width=4"
@@ -51,8 +51,8 @@ def test_source_free_ones_conform(tiny_streets: Path, tmp_path: Path) -> None:
 def test_gradients_are_clipped_apart() -> None:
     options = OptimizerOptions(clip=0.5)
     method = VAT(network=SMALL, optimizer=options, discriminator=DiscriminatorOptions(width=4)).train()
-    judged = {id(parameter) for parameter in method.judge.parameters()}
-    parts = (list(method.judge.parameters()), [p for p in method.parameters() if id(p) not in judged])
+    judged = {id(parameter) for parameter in method.discriminator.parameters()}
+    parts = (list(method.discriminator.parameters()), [p for p in method.parameters() if id(p) not in judged])
     for parameter in method.parameters():
         parameter.grad = torch.ones_like(parameter)
     method.configure_gradient_clipping(torch.optim.SGD(method.parameters(), lr=1.0))
@@ -150,7 +150,7 @@ def test_the_strong_view() -> None:
 @pytest.mark.parametrize("normalization", ["caffe", "imagenet"])
 def test_the_released_view_wraps_around(normalization: Literal["caffe", "imagenet"]) -> None:
     options = NetworkOptions(18, 8, (1, 2), normalization=normalization)
-    method = TPS(network=options, optimizer=OptimizerOptions(), views="wrapped")
+    method = TPS(network=options, optimizer=OptimizerOptions(), strong_view="wrapped")
     assert not method.wants.augmented
     still = CrossFrameAugmentation(blur_probability=0, jitter_probability=0)
     method._trainer = SimpleNamespace(datamodule=SimpleNamespace(augmentation=still))  # type: ignore[assignment]
@@ -196,7 +196,7 @@ def test_tube_matching_against_a_loop() -> None:
 
 def test_the_sequence_discriminator_is_the_one_with_a_3d_convolution() -> None:
     method = VAT(network=SMALL, optimizer=OptimizerOptions(), discriminator=DiscriminatorOptions(width=4))
-    first = method.judge.layers[0]
+    first = method.discriminator.layers[0]
     assert isinstance(first, nn.Conv2d)
     deep = nn.Conv3d(15, 4, 4, 2, 1)  # on two frames only its inner two slices see anything
     with torch.no_grad():
@@ -207,15 +207,15 @@ def test_the_sequence_discriminator_is_the_one_with_a_3d_convolution() -> None:
         deep.bias.copy_(first.bias)
     maps = torch.rand(2, 2, 15, 32, 64)
     torch.testing.assert_close(deep(maps.transpose(1, 2))[:, :, 0], first(maps.flatten(1, 2)), rtol=1e-4, atol=1e-5)
-    assert method.judge(torch.rand(1, 30, 64, 128)).shape == (1, 1, 2, 4)
+    assert method.discriminator(torch.rand(1, 30, 64, 128)).shape == (1, 1, 2, 4)
 
 
 def test_terms_of_vat() -> None:
     method = VAT(network=SMALL, optimizer=OptimizerOptions(), discriminator=DiscriminatorOptions(width=4))
     batch = Batch(clips(0), clips(1, (64, 80)))
     losses = method.losses(batch)
-    assert set(losses) == {"cross_entropy", "auxiliary", "tube", "fooling", "telling"}
-    assert losses["fooling"].item() == pytest.approx(0.001 * math.log(2), rel=0.1)
+    assert set(losses) == {"cross_entropy", "auxiliary", "tube", "adversarial", "discriminator"}
+    assert losses["adversarial"].item() == pytest.approx(0.001 * math.log(2), rel=0.1)
     both = VAT(
         network=SMALL, optimizer=OptimizerOptions(), previous_gradient=True, discriminator=DiscriminatorOptions(width=4)
     )
@@ -294,7 +294,7 @@ def test_refinement_by_hand(refinement: Any, expected: list[int]) -> None:
     now = torch.tensor([[0.95, 0.05], [0.04, 0.96], [0.5, 0.5], [0.5, 0.5]]).T[None, :, None].double()
     then = torch.tensor([[0.99, 0.01], [0.93, 0.07], [0.02, 0.98], [0.02, 0.98]]).T[None, :, None].double()
     visible = torch.tensor([True, True, True, False])[None, None]
-    judged = Judgement(1 - now, 1 - then, visible)
+    judged = Predictions(1 - now, 1 - then, visible)
     labels = vst(refinement=refinement).label(judged, torch.full((1, 2), 0.9, dtype=torch.float64))
     assert labels.flatten().tolist() == expected
     assert sure(1 - now, torch.tensor([[0.951, 0.9]], dtype=torch.float64)).flatten()[0] == IGNORE
@@ -319,10 +319,10 @@ def test_what_is_said_of_a_clip_that_stands_still() -> None:
     still = torch.zeros(2, 1, 2, 48, 64)
     clip = Clip(frames, still, following=frames[:, 0], following_flow=still[:, 0], key=("a/1", "a/2"))
     method = vst().eval()
-    judged, alone = method.judge(clip), vst(aggregate=False).eval()
+    judged, alone = method.predictions(clip), vst(aggregate=False).eval()
     alone.load_state_dict(method.state_dict())
     assert judged.visible is not None
     assert judged.visible.all()
     assert judged.previous is not None
     torch.testing.assert_close(judged.doubts, judged.previous, rtol=0, atol=2e-3)
-    torch.testing.assert_close(judged.doubts, alone.judge(clip).doubts, rtol=0, atol=2e-3)
+    torch.testing.assert_close(judged.doubts, alone.predictions(clip).doubts, rtol=0, atol=2e-3)

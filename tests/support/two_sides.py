@@ -31,10 +31,10 @@ class Adversarial(Method):
     ) -> None:
         super().__init__(**shared)
         self.weight = weight
-        self.judge = Discriminator(self.network.num_classes, discriminator or DiscriminatorOptions(width=4))
+        self.discriminator = Discriminator(self.network.num_classes, discriminator or DiscriminatorOptions(width=4))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Supervision, fooling the discriminator, and what it learns from."""
+        """Supervision, adversarial the discriminator, and what it learns from."""
         assert batch.source is not None
         assert batch.source.label is not None
         size = (64, 64)
@@ -44,7 +44,7 @@ class Adversarial(Method):
         supervision = cross_entropy(upsample(known, (label.shape[-2], label.shape[-1])), label)
         return {
             "supervision": pixel_weight(label) * supervision,
-            "fooling": self.weight * domain_loss(self.judge.judge(maps[1]), "source"),
-            "telling": 0.5 * domain_loss(self.judge.learn(maps[0]), "source")
-            + 0.5 * domain_loss(self.judge.learn(maps[1]), "target"),
+            "adversarial": self.weight * domain_loss(self.discriminator.frozen(maps[1]), "source"),
+            "discriminator": 0.5 * domain_loss(self.discriminator.detached(maps[0]), "source")
+            + 0.5 * domain_loss(self.discriminator.detached(maps[1]), "target"),
         }

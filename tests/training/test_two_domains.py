@@ -148,7 +148,7 @@ class Sides(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.network = nn.Conv2d(3, 5, 1)
-        self.judge = Discriminator(5, DiscriminatorOptions(width=2))
+        self.discriminator = Discriminator(5, DiscriminatorOptions(width=2))
 
     def maps(self, step: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(step)
@@ -157,22 +157,23 @@ class Sides(nn.Module):
 
     def loss(self, step: int) -> Tensor:
         known, unknown = self.maps(step)
-        fooling = domain_loss(self.judge.judge(unknown), "source")
-        telling = domain_loss(self.judge.learn(known), "source") + domain_loss(self.judge.learn(unknown), "target")
-        return known.square().mean() + 0.1 * fooling + 0.5 * telling
+        adversarial = domain_loss(self.discriminator.frozen(unknown), "source")
+        scores = {"source": self.discriminator.detached(known), "target": self.discriminator.detached(unknown)}
+        own = domain_loss(scores["source"], "source") + domain_loss(scores["target"], "target")
+        return known.square().mean() + 0.1 * adversarial + 0.5 * own
 
 
 def two_passes(sides: Sides, step: int) -> None:
     """As the lineage's code does it: one backward pass a side, the discriminator fixed during the first."""
     known, unknown = sides.maps(step)
-    for parameter in sides.judge.parameters():
+    for parameter in sides.discriminator.parameters():
         parameter.requires_grad_(False)
-    fooling = binary_cross_entropy_with_logits(sides.judge(unknown), torch.zeros(2, 1, 1, 1))
-    (known.square().mean() + 0.1 * fooling).backward()  # type: ignore[no-untyped-call]
-    for parameter in sides.judge.parameters():
+    adversarial = binary_cross_entropy_with_logits(sides.discriminator(unknown), torch.zeros(2, 1, 1, 1))
+    (known.square().mean() + 0.1 * adversarial).backward()  # type: ignore[no-untyped-call]
+    for parameter in sides.discriminator.parameters():
         parameter.requires_grad_(True)
     for maps, label in ((known, 0.0), (unknown, 1.0)):
-        scores = sides.judge(maps.detach())
+        scores = sides.discriminator(maps.detach())
         (0.5 * binary_cross_entropy_with_logits(scores, torch.full_like(scores, label))).backward()  # type: ignore[no-untyped-call]
 
 
@@ -188,7 +189,7 @@ def test_one_backward_pass_gives_each_side_its_gradients() -> None:
 
 def joint(sides: Sides) -> Joint:
     network = torch.optim.SGD([{"name": "new", "params": list(sides.network.parameters())}], 0.1, momentum=0.9)
-    judge = torch.optim.Adam([{"name": "discriminator", "params": list(sides.judge.parameters()), "lr": 1e-3}])
+    judge = torch.optim.Adam([{"name": "discriminator", "params": list(sides.discriminator.parameters()), "lr": 1e-3}])
     return Joint([network, judge])
 
 
@@ -221,7 +222,7 @@ def test_two_optimisers_as_one_resume_to_the_last_bit() -> None:
         later.step()
     by_hand = Sides()
     sgd = torch.optim.SGD(by_hand.network.parameters(), 0.1, momentum=0.9)
-    adam = torch.optim.Adam(by_hand.judge.parameters(), 1e-3)
+    adam = torch.optim.Adam(by_hand.discriminator.parameters(), 1e-3)
     for step in range(20):
         for part, rate in ((sgd, 0.1), (adam, 1e-3)):
             part.zero_grad()
@@ -275,7 +276,7 @@ def test_a_recorded_run_of_two_sides(experiments: Path, tiny_streets: Path) -> N
     content = weights.read(run / "checkpoints" / "last.ckpt")
     groups = {group["name"]: group["lr"] for group in content["optimizer_states"][0]["param_groups"]}
     assert set(groups) >= {"backbone", "classifiers", "discriminator"}
-    assert any(name.startswith("judge.") for name in content["state_dict"])
+    assert any(name.startswith("discriminator.") for name in content["state_dict"])
 
 
 @pytest.mark.parametrize("extra", ["--trainer.precision=bf16-mixed", "--trainer.gradient_clip_val=1.0"])
@@ -287,5 +288,5 @@ def test_half_precision_and_clipping_work_on_both_sides(
     assert fit_until(3, args)
     begun = weights.read(tmp_path / "runs/streets/adversarial/seed0/checkpoints/last.ckpt")["state_dict"]
     ended = weights.read(fit(args) / "checkpoints" / "last.ckpt")["state_dict"]
-    for part in ("network.segmenter.backbone.conv1.weight", "judge.layers.0.weight"):
+    for part in ("network.segmenter.backbone.conv1.weight", "discriminator.layers.0.weight"):
         assert not torch.equal(begun[part], ended[part])

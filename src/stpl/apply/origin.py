@@ -15,6 +15,7 @@ from stpl.errors import CheckpointError, ConfigError, unknown
 from stpl.nn import normalization
 from stpl.nn.builder import check_found, is_name, no_name
 from stpl.nn.checkpoint_files import existing, located
+from stpl.option_types import Size
 from stpl.yaml_files import load_yaml
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class NetworkOrigin:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     channels: str | None = None
-    size: tuple[int, int] | None = None
+    size: Size | None = None
 
     def __post_init__(self) -> None:
         given = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -22,16 +22,16 @@ def data_cache(
     A run with `data.init_args.cache: true` reads them (and makes what is missing). Call again to go on after a stop.
 
     Args:
-        dataset: viper, synthia or cityscapes.
-        root: folder that holds Viper, SynthiaSeq and Cityscapes.
-        split: train or val.
+        dataset: name of the data set, or of a module of your own that declares one; a wrong name lists all.
+        root: folder that holds the data sets' own folders.
+        split: one of the data set's splits, e.g. train or val.
         size: height and width; the data set's training size if not given.
         frame_list: text file that names the current frames, for a run that uses one.
         flow: keep estimated flow, too.
         workers: threads; 0 for one a core.
     """
     from stpl.data.cache import cache_folder, open_cache
-    from stpl.data.sequence import open_set
+    from stpl.data.sequence_set import open_set
 
     files = open_set(root, dataset, split, frame_list=frame_list, size=size)
     open_cache(files, flow=flow, workers=workers)

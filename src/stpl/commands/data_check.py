@@ -27,13 +27,13 @@ def data_check(
     wrong for certain is a problem (exit code 2); what only looks wrong is a warning.
 
     Args:
-        dataset: viper, synthia or cityscapes.
+        dataset: name of the data set, or of a module of your own that declares one; a wrong name lists all.
         root: folder that holds the data sets' own folders.
-        split: train or val.
+        split: one of the data set's splits, e.g. train or val.
         flow: folder of flow files; auto for the lineage's, where there is one; none to leave flow out.
         sample: pairs of frames by which the flow is judged.
         size: height and width of training, at which the flow is judged; the data set's usual one if not given.
-        label_space: viper15 or synthia12; the first that knows the data set if not given.
+        label_space: classes that labels are counted in; the data set's usual ones if not given.
         frame_list: text file with the current frames, as the lineage has them.
         json: file to write the report to, too.
         workers: threads; 0 for one a core.
@@ -41,11 +41,13 @@ def data_check(
     Raises:
         DataError: something is missing or wrong; the message lists the first few problems.
     """
-    from stpl.data.check import flow_folder, inspect, space_of
-    from stpl.data.sequence import open_set
+    from stpl.data import label_space as spaces
+    from stpl.data.check import flow_folder, inspect
+    from stpl.data.sequence_set import open_set
 
     files = open_set(root, dataset, split, frame_list=frame_list, size=size)
-    report = inspect(files, space_of(dataset, label_space), flow_folder(files, flow), sample, workers)
+    space = spaces.label_space(label_space or files.data_set.space)
+    report = inspect(files, space, flow_folder(files, flow), sample, workers)
     print(report.text())
     if json is not None:
         report.write(json)

@@ -25,9 +25,9 @@ def data_flow(
     What is there already is kept, unless it is torn, so a run that was stopped goes on where it was.
 
     Args:
-        dataset: viper, synthia or cityscapes.
+        dataset: name of the data set, or of a module of your own that declares one; a wrong name lists all.
         root: folder that holds the data sets' own folders.
-        split: train or val.
+        split: one of the data set's splits, e.g. train or val.
         estimator: dis (OpenCV), or raft or raft_small (torchvision; on the GPU if there is one).
         format: npy (int16 tenths of a pixel, as the lineage's loaders read), flo (Middlebury) or png (KITTI).
         size: height and width of the flow; those of training if not given.
@@ -36,7 +36,7 @@ def data_flow(
         workers: threads; 0 for one a core.
     """
     from stpl.data.flow_files import write_flow
-    from stpl.data.sequence import open_set
+    from stpl.data.sequence_set import open_set
 
     clips = open_set(root, dataset, split, frame_list=frame_list, size=size)
     folder = out or root / clips.flow_folder

@@ -36,7 +36,8 @@ from numpy.typing import NDArray
 from stpl.data import flow as optical_flow
 from stpl.data.clip import Clip, Wants
 from stpl.data.parallel import each
-from stpl.data.sequence import SequenceClips, SequenceSet
+from stpl.data.sequence import SequenceClips
+from stpl.data.sequence_set import SequenceSet
 from stpl.errors import DataError, note
 from stpl.files import locked, write_atomically, writing
 

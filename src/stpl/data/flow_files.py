@@ -8,8 +8,8 @@ from pathlib import Path
 
 from stpl.data import flow as optical_flow
 from stpl.data.flow_estimator import Estimator, EstimatorName, open_estimator
-from stpl.data.layout import ClipFiles, SequenceSet
 from stpl.data.parallel import each
+from stpl.data.sequence_set import ClipFiles, SequenceSet
 from stpl.errors import DataError
 
 _BATCH = {"dis": 1, "raft": 4, "raft_small": 4}  # its correlation volume takes 1.1 GB a pair at 720×1280

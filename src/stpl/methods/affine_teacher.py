@@ -1,4 +1,4 @@
-"""Affine teacher: what `stpl adapt` runs unless told otherwise. A mean teacher whose student can move very little.
+"""Affine teacher: the default of `stpl adapt`. A mean teacher whose student can change very little.
 
 Only the affine parameters of normalisation layers learn (as in TENT, Wang et al., ICLR 2021): too few of them to forget
 what the source taught, which is what self-training on errors comes to where everything learns. What else was tried, and
@@ -15,18 +15,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from stpl.data.clip import IGNORE, Batch
-from stpl.losses.confidence import confident_pixels
-from stpl.losses.cross_entropy import cross_entropy
+from stpl.data.clip import Batch
 from stpl.methods.mean_teacher import MeanTeacher
-from stpl.training.ranks import pixel_weight
 
 
 class AffineTeacher(MeanTeacher):
-    """Cross-entropy on augmented frames with what the teacher is sure of on clean ones, by normalisation layers alone.
+    """Mean teacher of single frames, in which normalisation layers alone learn.
 
-    Frames are looked at one by one; the score fusion of ACCEL stays as it is. Of a network without affine parameters in
-    normalisation layers, all parameters learn. Arguments are those of `MeanTeacher`.
+    Frames are segmented one by one; the score fusion of ACCEL stays as it is. Of a network without affine parameters in
+    normalisation layers, all parameters learn.
     """
 
     def train(self, mode: bool = True) -> Self:
@@ -43,12 +40,10 @@ class AffineTeacher(MeanTeacher):
         clip = batch.target
         assert clip.augmented is not None  # wanted
         with torch.no_grad():
-            logits = self.teacher.network.segment(clip.frames[:, -1]).logits
-            labels, confident = confident_pixels(logits, self.confident_proportion, self.confident_scope)
-        labels = torch.where(confident, labels, IGNORE)
+            prediction = self.teacher.network.segment(clip.frames[:, -1]).logits
         # Of an input that takes a gradient: PyTorch's group norm crashes on CPUs where its parameters alone take one.
         logits = self.network.segment(clip.augmented[:, -1].float().requires_grad_()).logits
-        return {"affine_teacher": pixel_weight(labels) * cross_entropy(logits, labels)}
+        return {"affine_teacher": self.self_training(logits, prediction, clip)}
 
 
 def normalization_parameters(module: nn.Module) -> Iterator[nn.Parameter]:

@@ -8,13 +8,11 @@ import torch
 from torch import Tensor
 
 from stpl.data.clip import IGNORE, Batch
-from stpl.errors import check_range
-from stpl.losses.cross_entropy import cross_entropy
-from stpl.training.ranks import pixel_weight
-from stpl.training.rounds import Judgement, Rounds, doubt_of
+from stpl.training.base import check_settings
+from stpl.training.offline_pseudo_labels import OfflinePseudoLabels, Predictions, confidence_at
 
 
-class CBST(Rounds):
+class CBST(OfflinePseudoLabels):
     """Cross-entropy with labels of the most confident share of each class over the whole split, in rounds.
 
     A class c has the threshold k_c: the probability at rank p·n_c among the n_c pixels predicted as c. A pixel's label
@@ -29,26 +27,22 @@ class CBST(Rounds):
     recordable = True
 
     def __init__(self, *, share: float = 0.2, growth: float = 0.05, largest_share: float = 0.5, **shared: Any) -> None:
-        for name, value in (("share", share), ("growth", growth), ("largest_share", largest_share)):
-            check_range(f"model.{name}", value, 0, 1)
+        check_settings(0, 1, share=share, growth=growth, largest_share=largest_share)
         super().__init__(**shared)
         self.share, self.growth, self.largest_share = share, growth, largest_share
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of the fused prediction with the round's labels."""
-        labels = batch.target.pseudo_label
-        assert labels is not None  # `prepare`
-        return {"self_training": pixel_weight(labels) * cross_entropy(self.network(batch.target), labels)}
+        return self.self_training(self.network(batch.target), batch)
 
     def thresholds(self, histogram: Tensor, before: Tensor | None, round_: int) -> Tensor:
         """k_c of each class; 1 for one that too few pixels are predicted as."""
         share = min(self.largest_share, self.share + round_ * self.growth)
         wanted = (histogram.sum(1) * share).floor()
-        reached = histogram.cumsum(1) >= wanted[:, None]  # from no doubt upwards
-        found = 1 - doubt_of(reached.long().argmax(1))
+        found = confidence_at(histogram, wanted)
         return torch.where(wanted >= 1, found, torch.ones_like(found))
 
-    def label(self, judged: Judgement, thresholds: Tensor) -> Tensor:
+    def label(self, predictions: Predictions, thresholds: Tensor) -> Tensor:
         """The class of the largest p_c/k_c where that is 1 or more."""
-        best, labels = ((1 - judged.doubts) / thresholds.clamp(min=1e-12)[..., None, None]).max(1)
+        best, labels = ((1 - predictions.doubts) / thresholds.clamp(min=1e-12)[..., None, None]).max(1)
         return torch.where(best >= 1, labels, IGNORE)

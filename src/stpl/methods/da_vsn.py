@@ -9,23 +9,21 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, softmax
 
 from stpl.data.clip import Batch, Clip
-from stpl.errors import check_range
-from stpl.losses.adversarial import domain_loss
 from stpl.losses.consistency import certain_consistency
 from stpl.nn.accel import FrameScores, clip_flow
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
 from stpl.nn.segmenter import upsample
 from stpl.nn.warp import inside, warp
-from stpl.training.base import Method
-from stpl.training.supervision import LABELLED, supervision
+from stpl.training.base import Method, check_settings
+from stpl.training.supervision import LABELLED, adversarial_losses, supervision
 
 _AUXILIARY = 0.2  # of the adversarial terms of the auxiliary classifier: 0.0002/0.001 in the released code
 
 
 class DAVSN(Method):
-    """Supervision on the source, adversaries that see a sequence or a frame, consistency over time on the target.
+    """Supervision on the source, discriminators of sequences and of frames, consistency over time on the target.
 
-    Two discriminators judge a clip's logits: those of both frames together, and those of the current frame twice. They
+    Two discriminators score a clip's logits: those of both frames together, and those of the current frame twice. They
     are kept different by a penalty on the similarity of their weights. Within the target, a frame's prediction is
     drawn to the propagated one of the frame before, where that one is surer (`certain_consistency`).
 
@@ -49,12 +47,10 @@ class DAVSN(Method):
         discriminator: DiscriminatorOptions | None = None,
         **shared: Any,
     ) -> None:
-        weights = {"weight": weight, "image_weight": image_weight, "divergence_weight": divergence_weight}
-        for name, value in weights.items():
-            check_range(f"model.{name}", value)
+        check_settings(weight=weight, image_weight=image_weight, divergence_weight=divergence_weight)
         super().__init__(**shared)
         self.weight, self.image_weight, self.divergence_weight = weight, image_weight, divergence_weight
-        self.judges = nn.ModuleDict()
+        self.discriminators = nn.ModuleDict()
         if source_free:
             self.recordable = True
             return
@@ -62,7 +58,7 @@ class DAVSN(Method):
         channels = 2 * self.network.num_classes
         for of in ("main", "auxiliary") if self.options.auxiliary else ("main",):
             for kind in ("sequence", "image"):
-                self.judges[f"{kind}_{of}"] = Discriminator(channels, discriminator)
+                self.discriminators[f"{kind}_{of}"] = Discriminator(channels, discriminator)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The sum of all terms, each with its weight in it."""
@@ -82,15 +78,15 @@ class DAVSN(Method):
     def _adversarial(
         self, of: str, weight: float, target: dict[str, Tensor], source: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """What a classifier's maps cost the network, what its two discriminators learn, and that they differ."""
+        """The adversarial losses of a classifier's maps, and the similarity of its two discriminators."""
         found = {}
         for kind, part in (("sequence", weight), ("image", weight * self.image_weight)):
-            judge = self.judges[f"{kind}_{of}"]
-            assert isinstance(judge, Discriminator)
-            told = domain_loss(judge.learn(source[kind]), "source") + domain_loss(judge.learn(target[kind]), "target")
-            found[f"fooling {kind} {of}"] = part * domain_loss(judge.judge(target[kind]), "source")
-            found[f"telling {kind} {of}"] = 0.5 * told
-        similarity = _similarity(self.judges[f"sequence_{of}"], self.judges[f"image_{of}"])
+            discriminator = self.discriminators[f"{kind}_{of}"]
+            assert isinstance(discriminator, Discriminator)
+            loss, own = adversarial_losses(discriminator, source[kind], target[kind])
+            found[f"adversarial {kind} {of}"] = part * loss
+            found[f"discriminator {kind} {of}"] = own
+        similarity = _similarity(self.discriminators[f"sequence_{of}"], self.discriminators[f"image_{of}"])
         return found | {f"divergence {of}": self.weight * self.divergence_weight * similarity}
 
     def _consistency(self, scores: FrameScores, clip: Clip) -> dict[str, Tensor]:
@@ -107,7 +103,7 @@ def _probability(logits: Tensor) -> Tensor:
 
 
 def _maps(pair: tuple[Tensor, Tensor], clip: Clip) -> dict[str, Tensor]:
-    """What the discriminators see, at the frames' size: a softmax over the channels `[B,2K,H,W]` of both frames."""
+    """The discriminators' input, at the frames' size: a softmax over the channels `[B,2K,H,W]` of both frames."""
     now, before = (upsample(logits, (clip.frames.shape[-2], clip.frames.shape[-1])) for logits in pair)
     return {"sequence": softmax(torch.cat([now, before], 1), 1), "image": softmax(torch.cat([now, now], 1), 1)}
 

@@ -9,15 +9,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from stpl.data.clip import IGNORE, Batch
-from stpl.errors import check_range
-from stpl.losses.confidence import Scope, confident_pixels
 from stpl.losses.entropy import entropy_map
 from stpl.losses.instance_contrast import Positives, instance_contrast
 from stpl.nn.accel import clip_flow
 from stpl.nn.segmenter import Segmentation, on_grid
 from stpl.nn.teacher import Teacher, TeacherOptions
-from stpl.training.base import Method, check_proportion
+from stpl.training.base import check_settings
 from stpl.training.evaluation import nearest
+from stpl.training.online_pseudo_labels import OnlinePseudoLabels
 from stpl.training.ranks import pixel_weight
 
 Agreement = Literal["distance", "divergence"]
@@ -26,7 +25,7 @@ Agreement = Literal["distance", "divergence"]
 _HISTORY = TeacherOptions(decay=0.0, warmup=False, period=300)
 
 
-class HCL(Method):
+class HCL(OnlinePseudoLabels):
     """Contrast with, and pseudo-labels weighted by, an earlier state of the network.
 
     The historical network is a copy of the network from up to `history.period` steps ago. Instance level: each pixel's
@@ -40,7 +39,6 @@ class HCL(Method):
         contrast_weight: of the instance level (0.5, as in the released code).
         temperature: τ (0.07).
         confident_proportion: share of pixels whose pseudo-label is used; all (1), as in the released code.
-        confident_scope: whether pixels compete within the frame ("global") or within their class ("class").
     """
 
     def __init__(
@@ -52,17 +50,14 @@ class HCL(Method):
         contrast_weight: float = 0.5,
         temperature: float = 0.07,
         confident_proportion: float = 1.0,
-        confident_scope: Scope = "global",
         **shared: Any,
     ) -> None:
-        check_range("model.contrast_weight", contrast_weight)
-        check_range("model.temperature", temperature, 1e-4)
-        check_proportion(confident_proportion)
-        super().__init__(**shared)
+        check_settings(contrast_weight=contrast_weight)
+        check_settings(1e-4, temperature=temperature)
+        super().__init__(confident_proportion=confident_proportion, **shared)
         self.history = Teacher(self.network, history)
         self.positives, self.agreement = positives, agreement
         self.contrast_weight, self.temperature = contrast_weight, temperature
-        self.confident_proportion, self.confident_scope = confident_proportion, confident_scope
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The category level, and the instance level with its weight."""
@@ -75,7 +70,7 @@ class HCL(Method):
         fused = self.network.fuse(now.logits, before, flow)
         with torch.no_grad():
             remembered = then.fuse(past.logits, earlier, flow)
-        labels, confident = confident_pixels(fused, self.confident_proportion, self.confident_scope)
+        labels, confident = self.pseudo_labels(fused, clip)
         return {
             "self_training": self._weighted(fused, remembered, torch.where(confident, labels, IGNORE)),
             "contrast": self.contrast_weight * self._contrast(now, past, remembered, labels),
@@ -92,19 +87,10 @@ class HCL(Method):
         size = (now.features.shape[-2], now.features.shape[-1])
         reliability = (1.1 - entropy_map(on_grid(remembered, size))).clamp(0.9, 1.1).flatten(1)
         queries, keys = (normalize(features.float().flatten(2).mT, dim=2) for features in (now.features, past.features))
-        classes = None if self.positives == "instance" else nearest(labels, size).flatten(1)
-        return torch.stack(
-            [
-                instance_contrast(
-                    queries[i],
-                    keys[i],
-                    reliability[i].to(queries.dtype),
-                    None if classes is None else classes[i],
-                    temperature=self.temperature,
-                )
-                for i in range(len(queries))
-            ]
-        ).mean()
+        by_class = self.positives == "class"
+        classes = nearest(labels, size).flatten(1) if by_class else [None] * len(queries)
+        clips = zip(queries, keys, reliability.to(queries.dtype), classes, strict=True)
+        return torch.stack([instance_contrast(*clip, temperature=self.temperature) for clip in clips]).mean()
 
 
 def agreement_of(logits: Tensor, remembered: Tensor, kind: Agreement = "distance") -> Tensor:

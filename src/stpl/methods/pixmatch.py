@@ -9,20 +9,19 @@ import torch
 from torch import Tensor
 
 from stpl.data.clip import Batch, Clip, Wants
-from stpl.errors import check_range
 from stpl.nn.accel import Accel
 from stpl.nn.mixing import box_mask, cutmix_box, paste, resized
 from stpl.nn.segmenter import upsample
 from stpl.nn.teacher import Teacher, TeacherOptions
-from stpl.training.base import Method
-from stpl.training.supervision import LABELLED, supervision, transferred
+from stpl.training.base import Method, check_settings
+from stpl.training.supervision import LABELLED, beside, supervision, transferred
 
 _BOX = 0  # purpose of the numbers that are drawn
 _AVERAGE = TeacherOptions(warmup=False, statistics="student")
 
 
 class PixMatch(Method):
-    """Supervision on the source, and on perturbed target clips with what the network says of the clean ones.
+    """Supervision on the source, and on perturbed target clips with the network's prediction of the clean ones.
 
     Perturbations: the style of a source frame at low frequencies (as in FDA), a box that is exchanged with a source
     clip (CutMix), blur and colours. Every pixel of the prediction is a label, however sure. The moving average of the
@@ -50,9 +49,8 @@ class PixMatch(Method):
         **shared: Any,
     ) -> None:
         self.weights = {"fourier": fourier_weight, "cutmix": cutmix_weight, "augmentation": augmentation_weight}
-        for name, value in self.weights.items():
-            check_range(f"model.{name}_weight", value)
-        check_range("model.beta", beta, 0, 0.5)
+        check_settings(**{f"{name}_weight": value for name, value in self.weights.items()})
+        check_settings(0, 0.5, beta=beta)
         super().__init__(**shared)
         self.wants = Wants(flow=True, augmented=augmentation_weight > 0)
         self.beta = beta
@@ -76,7 +74,7 @@ class PixMatch(Method):
 
     @torch.no_grad()
     def _labels(self, clip: Clip) -> Tensor:
-        """What the fused prediction says of every pixel, int64 `[B,H,W]`."""
+        """The fused prediction's class of every pixel, int64 `[B,H,W]`."""
         size = (clip.frames.shape[-2], clip.frames.shape[-1])
         return upsample(self.network(clip), size).argmax(1)
 
@@ -94,11 +92,11 @@ class PixMatch(Method):
     def _mixed(self, clean: Clip, source: Clip) -> Clip:
         """Each clip with a box of a source clip in it or, as often, the other way round."""
         size = (clean.frames.shape[-2], clean.frames.shape[-1])
-        rows = [place % len(source.frames) for place in range(len(clean.frames))]
-        other = resized(source.map(lambda x: torch.stack([x[row] for row in rows])), size)
+        count = len(clean.frames)
+        other = resized(source.map(lambda x: beside(x, count)), size)
         boxes, swapped = [], []
-        for place in range(len(rows)):
-            generator = self.drawing(place, _BOX)
+        for place in range(count):
+            generator = self.generator(place, _BOX)
             boxes.append(cutmix_box(size, generator))
             swapped.append(bool(generator.integers(2)))
         mask = box_mask(boxes, size, clean.frames.device)

@@ -9,18 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from stpl.data.clip import Batch, Clip, Wants
-from stpl.errors import ConfigError, check_range
 from stpl.losses.adversarial import domain_loss, reversed_gradient
 from stpl.losses.entropy import weighted_entropy
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
 from stpl.nn.fourier import Spectrum, band_means, ring_bands
-from stpl.nn.mixing import resized
+from stpl.nn.mixing import rescaled
 from stpl.nn.segmenter import on_grid, upsample
-from stpl.training.base import Method
-from stpl.training.supervision import LABELLED, supervision
+from stpl.training.base import Method, check_choice, check_settings
+from stpl.training.supervision import LABELLED, adversarial_losses, supervision
 
 Attack = Literal["gated", "none"]
-"""`gated`: a gate that learns picks components of the spectrum (paper). `none`: what the released code comes to, in
+"""`gated`: a gate that learns picks components of the spectrum (paper). `none`: what the released code amounts to, in
 which the reference is the attacked image itself, so that only the change of size is left."""
 
 BANDS = 32
@@ -67,21 +66,20 @@ class RDA(Method):
         discriminator: DiscriminatorOptions | None = None,
         **shared: Any,
     ) -> None:
-        weights = {"weight": weight, "structure_weight": structure_weight, "attacker_lr": attacker_lr}
-        weights |= {"adversarial_weight": adversarial_weight, "auxiliary_weight": auxiliary_weight}
-        for name, value in weights.items():
-            check_range(f"model.{name}", value)
-        check_range("model.portion", portion, 0, 1)
-        check_range("model.smallest_scale", smallest_scale, 0.1, 4)
-        check_range("model.largest_scale", largest_scale, smallest_scale, 4)
-        if attack not in ("gated", "none"):
-            raise ConfigError(f"'{attack}' is unknown", where="model.attack", mend="choose gated or none")
+        check_choice(Attack, attack=attack)
+        check_settings(weight=weight, structure_weight=structure_weight, attacker_lr=attacker_lr)
+        check_settings(adversarial_weight=adversarial_weight, auxiliary_weight=auxiliary_weight)
+        check_settings(0, 1, portion=portion)
+        check_settings(0.1, 4, smallest_scale=smallest_scale)
+        check_settings(smallest_scale, 4, largest_scale=largest_scale)
         super().__init__(**shared)
         self.weight, self.structure_weight, self.attacker_lr = weight, structure_weight, attacker_lr
         self.adversarial_weights = {"main": adversarial_weight, "auxiliary": auxiliary_weight}
         self.scales = (smallest_scale, largest_scale)
         of = ("main", "auxiliary") if self.options.auxiliary else ("main",)
-        self.judges = nn.ModuleDict({name: Discriminator(self.network.num_classes, discriminator) for name in of})
+        self.discriminators = nn.ModuleDict(
+            {name: Discriminator(self.network.num_classes, discriminator) for name in of}
+        )
         self.attacker = Attacker(portion) if attack == "gated" else None
         self.before_wants = Wants() if attack == "gated" else None
 
@@ -101,42 +99,37 @@ class RDA(Method):
         attacked, structure = self._attacked(batch)
         found |= structure
         scores = self.network.fused_scores(attacked)
-        for place, (of, judge) in enumerate(self.judges.items()):
-            found |= self._adversarial(of, judge, of_source[place], clean[place], scores[place], batch)
-            difference = _difference(scores[place], clean[place])
-            found[f"robustness {of}"] = self.weight * difference
+        for of, maps in zip(self.discriminators, zip(of_source, clean, scores, strict=True), strict=False):
+            found |= self._adversarial(of, dict(zip(("source", "clean", "attacked"), maps, strict=True)), batch)
+            found[f"robustness {of}"] = self.weight * _difference(maps[2], maps[1])
         return found
 
     def _attacked(self, batch: Batch) -> tuple[Clip, dict[str, Tensor]]:
-        """The target's clips as the attacker leaves them, at another size, and what it pays for structure."""
-        target, frames, paid = batch.target, batch.target.frames.float(), {}
+        """The target's clips after the attack, at another size, and the loss of the changed structure."""
+        target, frames, found = batch.target, batch.target.frames.float(), {}
         if self.attacker is not None:
             assert batch.before is not None  # wanted
-            noise = [self.drawing(place, _NOISE).gumbel(size=(BANDS * _CHANNELS, 2)) for place in range(len(frames))]
+            noise = [self.generator(place, _NOISE).gumbel(size=(BANDS * _CHANNELS, 2)) for place in range(len(frames))]
             drawn = torch.from_numpy(np.stack(noise).astype(np.float32))
-            frames, changed = self.attacker(target.frames, batch.before.frames[:, -1], self.sent(drawn))
-            paid["structure"] = -self.structure_weight * changed
-        scale = self.drawing(None, _SCALE).uniform(*self.scales)
-        height, width = (max(8, 8 * round(scale * side / 8)) for side in frames.shape[-2:])
-        return resized(Clip(frames, target.flow, key=target.key), (height, width)), paid
+            frames, changed = self.attacker(target.frames, batch.before.frames[:, -1], self.to_device(drawn))
+            found["structure"] = -self.structure_weight * changed
+        scale = self.generator(None, _SCALE).uniform(*self.scales)
+        return rescaled(Clip(frames, target.flow, key=target.key), scale), found
 
-    def _adversarial(
-        self, of: str, judge: nn.Module, source: Tensor, clean: Tensor, attacked: Tensor, batch: Batch
-    ) -> dict[str, Tensor]:
-        """What a classifier's entropy maps cost the network, and what its discriminator learns of the clean ones."""
-        assert isinstance(judge, Discriminator)
+    def _adversarial(self, of: str, logits: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """The adversarial losses of a classifier's entropy maps; its discriminator learns from the clean ones."""
+        discriminator = self.discriminators[of]
+        assert isinstance(discriminator, Discriminator)
         assert batch.source is not None
-        size, theirs = batch.target.frames.shape[-2:], batch.source.frames.shape[-2:]
-        maps = {
-            name: weighted_entropy(upsample(logits, (at[0], at[1])))
-            for name, logits, at in (("source", source, theirs), ("clean", clean, size), ("attacked", attacked, size))
-        }
-        told = domain_loss(judge.learn(maps["source"]), "source") + domain_loss(judge.learn(maps["clean"]), "target")
+        sizes = {"source": batch.source.frames.shape[-2:], "clean": batch.target.frames.shape[-2:]}
+        sizes["attacked"] = sizes["clean"]
+        maps = {name: weighted_entropy(upsample(logits[name], (at[0], at[1]))) for name, at in sizes.items()}
+        loss, own = adversarial_losses(discriminator, maps["source"], maps["clean"])
         weight = self.adversarial_weights[of]
         return {
-            f"fooling {of}": weight * domain_loss(judge.judge(maps["clean"]), "source"),
-            f"fooling attacked {of}": weight * domain_loss(judge.judge(maps["attacked"]), "source"),
-            f"telling {of}": 0.5 * told,
+            f"adversarial {of}": weight * loss,
+            f"adversarial attacked {of}": weight * domain_loss(discriminator.frozen(maps["attacked"]), "source"),
+            f"discriminator {of}": own,
         }
 
 

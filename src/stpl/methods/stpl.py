@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 from stpl.data.clip import IGNORE, Batch, Clip, Wants
-from stpl.errors import ConfigError, check_range
-from stpl.losses.confidence import Scope, confident_pixels
+from stpl.errors import ConfigError
 from stpl.losses.pixel_contrast import Denominator, EngineName, choose_engine, pixel_contrast
 from stpl.nn.accel import Accel, clip_flow
 from stpl.nn.batchnorm import Views, statistics_kept
@@ -32,7 +31,8 @@ from stpl.nn.pixels import take
 from stpl.nn.projection import HeadName, ProjectionHead
 from stpl.nn.segmenter import Segmentation, on_grid
 from stpl.nn.warp import warp
-from stpl.training.base import Method, check_proportion
+from stpl.training.base import check_settings
+from stpl.training.online_pseudo_labels import OnlinePseudoLabels
 from stpl.training.ranks import gather_ranks
 
 View = Literal["current", "previous-warped", "augmented current", "fused", "augmented fused"]
@@ -46,7 +46,7 @@ class Contrast:
     key: View
 
 
-class STPL(Method):
+class STPL(OnlinePseudoLabels):
     """Source-free adaptation by pixel-level contrast (Lo et al., CVPR 2023).
 
     Open points of the paper are options; their defaults follow the evidence collected in `docs/methods/stpl.md`.
@@ -55,8 +55,6 @@ class STPL(Method):
         contrasts: the pairs of views; their losses are added (Eq. 4 for each).
         fusion: the operation f that makes the fused views (paper §3.1, Table 4).
         temperature: τ of Eq. 3.
-        confident_proportion: k, the share of pixels that take part, in (0, 1].
-        confident_scope: whether pixels compete within the frame ("global") or within their class ("class").
         denominator: "negatives" is Eq. 3 as printed; "supcon" and "positive+negatives" are its relatives.
         engine: what computes Eq. 3 and 4: "sorted" (for CPUs), "triton" (for GPUs, needs a C compiler), "masked"
             (anywhere), or "auto": the best that can run here.
@@ -76,8 +74,6 @@ class STPL(Method):
         contrasts: list[Contrast] | None = None,
         fusion: FusionName = "stam",
         temperature: float = 0.07,
-        confident_proportion: float = 0.7,
-        confident_scope: Scope = "global",
         denominator: Denominator = "negatives",
         engine: EngineName = "auto",
         key_scope: Literal["clip", "batch", "ranks"] = "clip",
@@ -88,14 +84,12 @@ class STPL(Method):
     ) -> None:
         if temperature <= 0:
             raise ConfigError(f"{temperature} is not above 0", where="model.temperature", mend="choose one like 0.07")
-        check_range("model.temperature", temperature, 1e-4)  # below, float32 tells no two similarities apart
-        check_range("model.embedding_dim", embedding_dim, 1)
-        check_proportion(confident_proportion)
+        check_settings(1e-4, temperature=temperature)  # below, float32 tells no two similarities apart
+        check_settings(1, embedding_dim=embedding_dim)
         super().__init__(**shared)
         self.contrasts = contrasts or [Contrast("fused", "augmented fused")]
         self.temperature, self.denominator, self.engine = temperature, denominator, engine
         self.key_scope = key_scope
-        self.confident_proportion, self.confident_scope = confident_proportion, confident_scope
         self.previous_gradient = previous_gradient
         names = {name for pair in self.contrasts for name in (pair.query, pair.key)}
         self.wants = Wants(flow=True, augmented=any("augmented" in name for name in names))
@@ -133,14 +127,6 @@ class STPL(Method):
             f"{pair.query} ↔ {pair.key}": self._contrast(pixels[pair.query], pixels[pair.key], classes)
             for pair in self.contrasts
         }
-
-    def pseudo_labels(self, logits: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
-        """What the fused prediction `[B,K,h,w]` of a batch says of its pixels.
-
-        Returns:
-            Classes int64 `[B,h,w]`, and which of the pixels take part, bool `[B,h,w]`.
-        """
-        return confident_pixels(logits, self.confident_proportion, self.confident_scope)
 
     def _kept(self, labels: Tensor, confident: Tensor) -> tuple[Tensor, Tensor]:
         """Places of the confident pixels of `[B,h·w]` and their classes, both `[B,n]`.

@@ -7,8 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from stpl.data.clip import Batch, Wants
-from stpl.errors import check_range
-from stpl.training.base import Method
+from stpl.training.base import Method, check_settings
 from stpl.training.supervision import AUXILIARY_WEIGHT, supervision
 
 
@@ -27,7 +26,7 @@ class Supervised(Method):
     recordable = True
 
     def __init__(self, *, auxiliary_weight: float = AUXILIARY_WEIGHT, **shared: Any) -> None:
-        check_range("model.auxiliary_weight", auxiliary_weight)
+        check_settings(auxiliary_weight=auxiliary_weight)
         super().__init__(**shared)
         self.auxiliary_weight = auxiliary_weight
 

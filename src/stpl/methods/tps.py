@@ -11,17 +11,16 @@ from torch import Tensor
 
 from stpl.data.augment_device import augment
 from stpl.data.clip import Batch, Clip, Wants, clip_seed
-from stpl.errors import ConfigError, check_range
 from stpl.losses.cross_entropy import cross_entropy
 from stpl.nn.histogram import match_histogram
-from stpl.nn.mixing import mirrored, pick, resized
+from stpl.nn.mixing import mirrored, pick, rescaled
 from stpl.nn.segmenter import on_grid
 from stpl.nn.warp import resize_flow, warp
-from stpl.training.base import Method
-from stpl.training.supervision import AUXILIARY_WEIGHT, LABELLED, supervision
+from stpl.training.base import Method, check_choice, check_settings
+from stpl.training.supervision import AUXILIARY_WEIGHT, LABELLED, beside, supervision
 
-Views = Literal["clean", "wrapped"]
-"""How the strong view is made. `clean`: of the frames. `wrapped`: as the released code does, which hands frames less
+StrongView = Literal["clean", "wrapped"]
+"""How the strong view is made. `clean`: of the frames. `wrapped`: as the released code does, which gives frames less
 their mean to a conversion for numbers in 0..1: they are multiplied by 255 and cut off to 8 bits, and what the network
 sees is that wrapped picture, in 0..1 where it expects ±128."""
 
@@ -44,7 +43,7 @@ class TPS(Method):
         smallest_scale: of the current frames, relative to their size (0.8).
         largest_scale: likewise (1.2); sides are rounded to multiples of 8.
         match_colours: give source frames the target's distribution of colours.
-        views: how the strong view is made.
+        strong_view: how the strong view is made.
     """
 
     trains_classifiers = True
@@ -60,24 +59,22 @@ class TPS(Method):
         smallest_scale: float = 0.8,
         largest_scale: float = 1.2,
         match_colours: bool = True,
-        views: Views = "clean",
+        strong_view: StrongView = "clean",
         **shared: Any,
     ) -> None:
-        check_range("model.weight", weight)
-        check_range("model.distance", distance, 1)
-        check_range("model.mirror_probability", mirror_probability, 0, 1)
-        check_range("model.grey_probability", grey_probability, 0, 1)
-        check_range("model.smallest_scale", smallest_scale, 0.1, 4)
-        check_range("model.largest_scale", largest_scale, smallest_scale, 4)
-        if views not in ("clean", "wrapped"):
-            raise ConfigError(f"'{views}' is unknown", where="model.views", mend="choose clean or wrapped")
+        check_choice(StrongView, strong_view=strong_view)
+        check_settings(weight=weight)
+        check_settings(1, distance=distance)
+        check_settings(0, 1, mirror_probability=mirror_probability, grey_probability=grey_probability)
+        check_settings(0.1, 4, smallest_scale=smallest_scale)
+        check_settings(smallest_scale, 4, largest_scale=largest_scale)
         super().__init__(**shared)
         self.source_wants = None if source_free else LABELLED
-        self.wants = Wants(frames=distance + 2, flow=True, augmented=views == "clean")
+        self.wants = Wants(frames=distance + 2, flow=True, augmented=strong_view == "clean")
         self.weight, self.distance, self.match_colours = weight, distance, match_colours
         self.mirror_probability, self.grey_probability = mirror_probability, grey_probability
         self.scales = (smallest_scale, largest_scale)
-        self._augmented = {"clean": _augmented, "wrapped": self._wrapped}[views]
+        self._augmented = {"clean": _augmented, "wrapped": self._wrapped}[strong_view]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The source's supervision, and cross-entropy of the strong view with the earlier frame's labels."""
@@ -94,13 +91,12 @@ class TPS(Method):
         """Source clips, both of whose frames have the colours of the current frame of the target clip beside them."""
         if not self.match_colours:
             return source
-        rows = [place % len(target.frames) for place in range(len(source.frames))]
-        reference = torch.stack([target.frames[row, -1] for row in rows])
+        reference = beside(target.frames[:, -1], len(source.frames))
         return replace(source, frames=torch.stack([match_histogram(x, reference) for x in source.frames.unbind(1)], 1))
 
     @torch.no_grad()
     def labels(self, clip: Clip) -> list[Tensor]:
-        """What each classifier says of the frame η before, on the current frame's grid, int64 `[B,h,w]`."""
+        """Each classifier's classes of the frame η before, on the current frame's grid, int64 `[B,h,w]`."""
         assert clip.flow is not None  # wanted
         earlier = slice(-self.distance - 2, -self.distance)
         weak = Clip(clip.frames[:, earlier], clip.flow[:, -self.distance - 1 : -self.distance])
@@ -120,16 +116,14 @@ class TPS(Method):
         """The last two frames, augmented and at another size."""
         assert clip.flow is not None  # wanted
         frames = self._augmented(clip, self._drawn(clip, _GREY, self.grey_probability))
-        scale = self.drawing(None, _SCALE).uniform(*self.scales)
-        height, width = (max(8, 8 * round(scale * side / 8)) for side in clip.frames.shape[-2:])
-        return resized(Clip(frames, clip.flow[:, -1:]), (height, width))
+        return rescaled(Clip(frames, clip.flow[:, -1:]), self.generator(None, _SCALE).uniform(*self.scales))
 
     def _drawn(self, clip: Clip, purpose: int, probability: float) -> list[bool]:
         """For each clip whether something happens."""
-        return [bool(self.drawing(place, purpose).random() < probability) for place in range(len(clip.frames))]
+        return [bool(self.generator(place, purpose).random() < probability) for place in range(len(clip.frames))]
 
     def _wrapped(self, clip: Clip, grey: Sequence[bool]) -> Tensor:
-        """What the released code feeds, as frames that become it when they are normalised; float32 `[B,2,3,H,W]`."""
+        """The input of the released code, as frames that become it when they are normalised; float32 `[B,2,3,H,W]`."""
         options = self.trainer.datamodule.augmentation  # type: ignore[attr-defined]
         normalization = self.network.normalization
         views = []

@@ -1,7 +1,7 @@
 """Diagnostics, not methods: what a loss would be worth if its pseudo-labels were right.
 
-They read the target's labels, which nobody who adapts has. They take the very pixels that the method would take, and
-give them their true class.
+They read the target's labels, which nobody who adapts has. They use the very pixels that the method would use, with
+their true classes.
 """
 
 from __future__ import annotations
@@ -16,35 +16,28 @@ from stpl.data.clip import IGNORE, Clip
 from stpl.methods.self_training import SelfTraining
 from stpl.methods.stpl import STPL
 from stpl.training.evaluation import nearest
+from stpl.training.online_pseudo_labels import OnlinePseudoLabels
 
 
-class TrueLabelSTPL(STPL):
-    """`STPL` whose confident pixels have their true classes; takes the same arguments."""
-
-    def __init__(self, **shared: Any) -> None:
-        super().__init__(**shared)
-        self.wants = replace(self.wants, label=True)
-
-    def pseudo_labels(self, logits: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
-        """The true classes of the pixels that the prediction is sure of."""
-        return _true(*super().pseudo_labels(logits, clip), clip)
-
-
-class TrueLabelSelfTraining(SelfTraining):
-    """`SelfTraining` whose confident pixels have their true classes; takes the same arguments."""
+class _TrueLabels(OnlinePseudoLabels):
+    """Gives the confident pixels of the method that is mixed in their true classes."""
 
     def __init__(self, **shared: Any) -> None:
         super().__init__(**shared)
         self.wants = replace(self.wants, label=True)
 
     def pseudo_labels(self, logits: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
-        """The true classes of the pixels that the prediction is sure of."""
-        return _true(*super().pseudo_labels(logits, clip), clip)
+        """The true classes of the confident pixels; those of unknown class do not take part."""
+        labels, confident = super().pseudo_labels(logits, clip)
+        assert clip.label is not None  # wants.label
+        truth = nearest(clip.label, (labels.shape[-2], labels.shape[-1]))
+        known = truth != IGNORE
+        return torch.where(known, truth, labels), confident & known
 
 
-def _true(labels: Tensor, confident: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
-    """True classes in place of `labels` `[B,h,w]`; pixels whose class nobody knows do not take part."""
-    assert clip.label is not None  # wants.label
-    truth = nearest(clip.label, (labels.shape[-2], labels.shape[-1]))
-    known = truth != IGNORE
-    return torch.where(known, truth, labels), confident & known
+class TrueLabelSTPL(_TrueLabels, STPL):
+    """`STPL` whose confident pixels have their true classes."""
+
+
+class TrueLabelSelfTraining(_TrueLabels, SelfTraining):
+    """`SelfTraining` whose confident pixels have their true classes."""

@@ -9,14 +9,12 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout2d
 
 from stpl.data.clip import Batch
-from stpl.errors import check_range
-from stpl.losses.cross_entropy import cross_entropy
 from stpl.losses.entropy import entropy_map
 from stpl.methods.cbst import CBST
 from stpl.nn.accel import clip_flow
 from stpl.nn.deeplab import DilatedClassifier
 from stpl.nn.segmenter import on_grid
-from stpl.training.ranks import pixel_weight
+from stpl.training.base import check_settings
 
 
 class UR(CBST):
@@ -26,7 +24,7 @@ class UR(CBST):
     each; their probabilities are to be those of the main classifier on all of them, which learns nothing from that.
 
     Args:
-        rounds: see `Rounds`; the released code labels once.
+        rounds: see `OfflinePseudoLabels`; the released code labels once.
         entropy_weight: of the mean entropy of the fused prediction, over all pixels (1).
         uncertainty_weight: of the squared difference of probabilities, summed over the classifiers (0.1).
         decoders: number of auxiliary classifiers (4).
@@ -48,10 +46,9 @@ class UR(CBST):
         freeze_classifier: bool = True,
         **shared: Any,
     ) -> None:
-        check_range("model.entropy_weight", entropy_weight)
-        check_range("model.uncertainty_weight", uncertainty_weight)
-        check_range("model.decoders", decoders, 1)
-        check_range("model.dropout", dropout, 0, 1)
+        check_settings(entropy_weight=entropy_weight, uncertainty_weight=uncertainty_weight)
+        check_settings(1, decoders=decoders)
+        check_settings(0, 1, dropout=dropout)
         super().__init__(rounds=rounds, **shared)
         self.entropy_weight, self.uncertainty_weight, self.dropout = entropy_weight, uncertainty_weight, dropout
         self.decoders = nn.ModuleList(
@@ -67,14 +64,12 @@ class UR(CBST):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy with the round's labels, entropy, and disagreement of the auxiliary classifiers."""
-        clip, labels = batch.target, batch.target.pseudo_label
-        assert labels is not None  # `prepare`
+        clip = batch.target
         with torch.no_grad():
             before = self.network.segment(clip.frames[:, -2]).logits
         features, now = self.network.segment(clip.frames[:, -1])
         fused = self.network.fuse(now, before, clip_flow(clip, (now.shape[-2], now.shape[-1])))
-        return {
-            "self_training": pixel_weight(labels) * cross_entropy(fused, labels),
+        return self.self_training(fused, batch) | {
             "entropy": self.entropy_weight * entropy_map(fused).mean(),
             "uncertainty": self.uncertainty_weight * self._disagreement(features, now),
         }

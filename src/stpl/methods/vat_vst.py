@@ -13,31 +13,29 @@ import torch
 from torch import Tensor
 
 from stpl.data.clip import IGNORE, Batch, Clip, Wants
-from stpl.errors import ConfigError, check_range
-from stpl.losses.adversarial import Kind, domain_loss
-from stpl.losses.cross_entropy import cross_entropy
+from stpl.losses.adversarial import Kind
 from stpl.losses.tube import tube_matching
 from stpl.metrics.temporal import photometric_occlusion
 from stpl.nn.accel import FrameScores
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
 from stpl.nn.segmenter import upsample
 from stpl.nn.warp import inside, resize_flow, warp
-from stpl.training.base import Method, check_output
+from stpl.training.base import Method, check_choice, check_output, check_settings
 from stpl.training.evaluation import nearest
+from stpl.training.offline_pseudo_labels import OfflinePseudoLabels, Predictions, confidence_at, own_threshold
 from stpl.training.ranks import pixel_weight
-from stpl.training.rounds import Judgement, Rounds, doubt_of
-from stpl.training.supervision import LABELLED, supervision
+from stpl.training.supervision import LABELLED, adversarial_losses, pseudo_label_loss, supervision
 
 Refinement = Literal["cut-out", "fill-in", "none"]
-"""What the labels of the frame before, brought along the flow, do. `cut-out`: a pixel keeps its label where they say
-the same (Eq. 12). `fill-in`: a visible pixel without a label takes theirs (Eq. 14, which the paper found worse)."""
+"""What the warped labels of the frame before do. `cut-out`: a pixel keeps its label where they are the same (Eq. 12).
+`fill-in`: a visible pixel without a label takes theirs (Eq. 14, which the paper found worse)."""
 
 CONFIDENCE_CAP = 0.999
 """Above which no threshold goes, as in IAST's released code: at 1 no pixel would be sure enough."""
 
 
 class VAT(Method):
-    """Supervision and tube matching on the source, and an adversary that sees the probabilities of both frames.
+    """Supervision and tube matching on the source, and a discriminator of the probabilities of both frames.
 
     Args:
         tube_weight: of the tube matching loss (1).
@@ -61,17 +59,16 @@ class VAT(Method):
         discriminator: DiscriminatorOptions | None = None,
         **shared: Any,
     ) -> None:
-        check_range("model.tube_weight", tube_weight)
-        check_range("model.adversarial_weight", adversarial_weight)
+        check_settings(tube_weight=tube_weight, adversarial_weight=adversarial_weight)
         super().__init__(**shared)
         self.source_wants: Wants | None = replace(LABELLED, previous_label=True)
         self.tube_weight, self.adversarial_weight, self.kind = tube_weight, adversarial_weight, kind
         self.previous_gradient = previous_gradient
         # A 3-D convolution of temporal stride 2 over two frames is a 2-D one over the channels of both.
-        self.judge = Discriminator(2 * self.network.num_classes, discriminator)
+        self.discriminator = Discriminator(2 * self.network.num_classes, discriminator)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Supervision, tubes of the source, and both sides of the adversary."""
+        """Supervision, tubes of the source, and the losses of both adversaries."""
         source, target = batch.source, batch.target
         assert source is not None  # wanted
         theirs = self.network.frame_scores(source, self.previous_gradient)
@@ -84,13 +81,11 @@ class VAT(Method):
         found["tube"] = self.tube_weight * tube_matching(tubes["source"], labels)
         if self.previous_gradient:
             size = (source.previous_label.shape[-2], source.previous_label.shape[-1])
-            loss = cross_entropy(upsample(theirs[0][1], size), source.previous_label)
-            found["previous cross_entropy"] = pixel_weight(source.previous_label) * loss
+            logits = upsample(theirs[0][1], size)
+            found["previous cross_entropy"] = pseudo_label_loss(logits, source.previous_label)
         maps = {domain: tube.flatten(1, 2) for domain, tube in tubes.items()}
-        learnt = [domain_loss(self.judge.learn(maps[name]), name, self.kind) for name in ("source", "target")]
-        found["fooling"] = self.adversarial_weight * domain_loss(self.judge.judge(maps["target"]), "source", self.kind)
-        found["telling"] = 0.5 * (learnt[0] + learnt[1])
-        return found
+        loss, own = adversarial_losses(self.discriminator, maps["source"], maps["target"], self.kind)
+        return found | {"adversarial": self.adversarial_weight * loss, "discriminator": own}
 
     def _tube(self, scores: FrameScores, clip: Clip) -> Tensor:
         """Probabilities of both frames at their size, oldest first, `[B,2,K,H,W]`."""
@@ -99,7 +94,7 @@ class VAT(Method):
         return torch.stack([upsample(logits, size).softmax(1) for logits in (scores[0][1], fused)], 1)
 
 
-class VST(Rounds):
+class VST(OfflinePseudoLabels):
     """Self-training with labels that several frames agree on and thresholds that follow each video.
 
     A clip's prediction is the mean with those of the frames before and after it, brought along the flow where they show
@@ -117,7 +112,7 @@ class VST(Rounds):
         smoothing_weight: of the distance to equal probabilities of pixels with one (0.1).
     """
 
-    judge_wants = Wants(flow=True, following=True)
+    labelling_wants = Wants(flow=True, following=True)
     recordable = True
 
     def __init__(
@@ -133,17 +128,9 @@ class VST(Rounds):
         smoothing_weight: float = 0.1,
         **shared: Any,
     ) -> None:
-        for name, value in (("proportion", proportion), ("memory", memory), ("initial", initial)):
-            check_range(f"model.{name}", value, 0, 1)
-        for name, value in (
-            ("difficulty", difficulty),
-            ("entropy_weight", entropy_weight),
-            ("smoothing_weight", smoothing_weight),
-        ):
-            check_range(f"model.{name}", value)
-        if refinement not in ("cut-out", "fill-in", "none"):
-            mend = "choose cut-out, fill-in or none"
-            raise ConfigError(f"'{refinement}' is unknown", where="model.refinement", mend=mend)
+        check_choice(Refinement, refinement=refinement)
+        check_settings(0, 1, proportion=proportion, memory=memory, initial=initial)
+        check_settings(difficulty=difficulty, entropy_weight=entropy_weight, smoothing_weight=smoothing_weight)
         super().__init__(**shared)
         self.aggregate, self.refinement = aggregate, refinement
         self.proportion, self.difficulty, self.memory, self.initial = proportion, difficulty, memory, initial
@@ -159,13 +146,12 @@ class VST(Rounds):
         # Means over pixels and classes, as in IAST's released code.
         entropy = _mean_where(-(log_p.exp() * log_p).mean(1), labels == IGNORE)
         distance = _mean_where(-log_p.mean(1), labels != IGNORE)
-        return {
-            "self_training": pixel_weight(labels) * cross_entropy(logits, labels),
+        return self.self_training(logits, batch) | {
             "entropy": pixel_weight(without) * self.entropy_weight * entropy,
             "smoothing": pixel_weight(labels) * self.smoothing_weight * distance,
         }
 
-    def judge(self, clip: Clip) -> Judgement:
+    def predictions(self, clip: Clip) -> Predictions:
         """The fused prediction, aggregated with those of the neighbours by themselves."""
         seen = self.evaluated.observe(clip)
         check_output(seen.logits, clip)
@@ -185,8 +171,8 @@ class VST(Rounds):
         mean = seen.logits.double().softmax(1)
         if self.aggregate:
             mean = aggregated(mean, [probability for probability, _, _ in brought], [shown for _, shown, _ in brought])
-        told = torch.where(within[:, None], previous, 0.0)  # beyond the image nothing is sure
-        return Judgement((1 - mean).half().double(), (1 - told).half().double(), visible)
+        known = torch.where(within[:, None], previous, 0.0)  # beyond the image nothing is sure
+        return Predictions((1 - mean).half().double(), (1 - known).half().double(), visible)
 
     def group(self, key: str) -> str:
         """The video of a clip: its name without the number of the frame."""
@@ -197,21 +183,20 @@ class VST(Rounds):
         last = torch.full((len(histogram),), self.initial, dtype=torch.float64) if before is None else before
         count = histogram.sum(1)
         rank = (self.proportion * last**self.difficulty * count).floor()
-        found = 1 - doubt_of((histogram.cumsum(1) > rank[:, None]).long().argmax(1))
-        moved = self.memory * last + (1 - self.memory) * found
+        moved = self.memory * last + (1 - self.memory) * confidence_at(histogram, rank + 1)
         return torch.where(count > 0, moved, last).clamp(max=CONFIDENCE_CAP)
 
-    def label(self, judged: Judgement, thresholds: Tensor) -> Tensor:
+    def label(self, predictions: Predictions, thresholds: Tensor) -> Tensor:
         """The sure pixels, refined by the labels of the frame before."""
-        labels = sure(judged.doubts, thresholds)
+        labels = sure(predictions.doubts, thresholds)
         if self.refinement == "none":
             return labels
-        assert judged.previous is not None
-        assert judged.visible is not None
-        earlier = sure(judged.previous, thresholds)
+        assert predictions.previous is not None
+        assert predictions.visible is not None
+        earlier = sure(predictions.previous, thresholds)
         if self.refinement == "cut-out":
             return torch.where(labels == earlier, labels, IGNORE)
-        return torch.where((labels == IGNORE) & judged.visible, earlier, labels)
+        return torch.where((labels == IGNORE) & predictions.visible, earlier, labels)
 
 
 def _mean_where(values: Tensor, chosen: Tensor) -> Tensor:
@@ -238,6 +223,5 @@ def aggregated(probability: Tensor, neighbours: list[Tensor], visible: list[Tens
 
 def sure(doubts: Tensor, thresholds: Tensor) -> Tensor:
     """The likeliest class int64 `[B,h,w]` where it is likelier than its threshold `[B,K]`, else 255."""
-    least, classes = doubts.min(1)
-    mine = thresholds.gather(1, classes.flatten(1)).view_as(least)
-    return torch.where(1 - least > mine, classes, IGNORE)
+    classes, confidence, threshold = own_threshold(doubts, thresholds)
+    return torch.where(confidence > threshold, classes, IGNORE)

@@ -1,9 +1,8 @@
 """Discriminators: which domain do maps come from? Trained against the network that makes the maps.
 
-One backward pass serves both sides. The discriminator judges the network's maps by `judge`, with parameters that take
-no gradient, so that it reaches the network alone; and it learns from detached maps, so that it reaches the
-discriminator alone. That gives each side the gradients of two separate passes (AdaptSegNet, ADVENT, DA-VSN), in which
-all optimisers step after all passes.
+One backward pass serves both sides. `frozen` scores maps with parameters that take no gradient, so that the gradient
+reaches the network alone; `detached` scores detached maps, so that it reaches the discriminator alone. That gives each
+side the gradients of two separate passes (AdaptSegNet, ADVENT, DA-VSN), in which all optimisers step after all passes.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class Discriminator(nn.Module):
     A method that holds one as a sub-module trains it: its parameters are in an optimiser of their own.
 
     Args:
-        channels: of the maps; of both frames' maps together where they are judged as a sequence (DA-VSN).
+        channels: of the maps; of both frames' maps together for a discriminator of sequences (DA-VSN).
         options: width and optimiser.
     """
 
@@ -66,11 +65,11 @@ class Discriminator(nn.Module):
         """Scores `[B,1,h/32,w/32]` (logits) of maps `[B,C,h,w]`; sides of less than 32 are not possible."""
         return self.layers(maps)  # type: ignore[no-any-return]
 
-    def judge(self, maps: Tensor) -> Tensor:
+    def frozen(self, maps: Tensor) -> Tensor:
         """As `forward`, with gradients for the maps and none for the discriminator."""
         fixed = {name: parameter.detach() for name, parameter in self.named_parameters()}
         return functional_call(self, fixed, (maps,))  # type: ignore[no-any-return]
 
-    def learn(self, maps: Tensor) -> Tensor:
+    def detached(self, maps: Tensor) -> Tensor:
         """As `forward`, with gradients for the discriminator and none for what made the maps."""
         return self(maps.detach())  # type: ignore[no-any-return]

@@ -69,6 +69,12 @@ def resized(clip: Clip, size: tuple[int, int]) -> Clip:
     return replace(clip, frames=frames, flow=flow, label=label)
 
 
+def rescaled(clip: Clip, scale: float) -> Clip:
+    """`resized` to `scale` times its size, with sides rounded to multiples of 8."""
+    height, width = (max(8, 8 * round(scale * side / 8)) for side in clip.frames.shape[-2:])
+    return resized(clip, (height, width))
+
+
 def mirrored(clip: Clip, chosen: Sequence[bool]) -> Clip:
     """Frames and flow of clips, the chosen ones mirrored left-right; dx changes its sign."""
     assert clip.flow is not None

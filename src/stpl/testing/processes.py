@@ -61,8 +61,8 @@ def compare_ranks(cases: Mapping[str, Sequence[str]], folder: Path, streets: Pat
             process.wait()
     for name, args in zip(cases, plans[1], strict=True):
         method = build(args)[0].model
-        judges = [place for place, module in method.named_modules() if isinstance(module, Discriminator)]
-        _compare(name, [folder / "runs" / "streets" / f"{name}-{devices}" / "seed0" for devices in (1, 2)], judges)
+        apart = [place for place, module in method.named_modules() if isinstance(module, Discriminator)]
+        _compare(name, [folder / "runs" / "streets" / f"{name}-{devices}" / "seed0" for devices in (1, 2)], apart)
 
 
 def _arguments(name: str, settings: Sequence[str], streets: Path, devices: int) -> list[str]:
@@ -70,13 +70,13 @@ def _arguments(name: str, settings: Sequence[str], streets: Path, devices: int) 
     return tiny_arguments(name, streets, *settings, *_FROZEN, *mine, steps=1, batch=2 // devices)
 
 
-def _compare(name: str, runs: Sequence[Path], judges: Sequence[str]) -> None:
+def _compare(name: str, runs: Sequence[Path], apart: Sequence[str]) -> None:
     """Weights, and the gradients as the optimiser has kept them; Adam's weights follow the sign of a rounding."""
     one, two = (weights.read(run / "checkpoints" / "last.ckpt") for run in runs)
     for a, b in zip(*map(losses_of, runs), strict=True):
         assert abs(a - b) <= 1e-6 * abs(a), f"{name}: two processes have the loss {b}, one has {a}"
     for tensor, value in one["state_dict"].items():
-        if not tensor.startswith(tuple(f"{judge}." for judge in judges)):
+        if not tensor.startswith(tuple(f"{place}." for place in apart)):
             close = torch.allclose(two["state_dict"][tensor].double(), value.double(), rtol=1e-6, atol=1e-9)
             assert close, f"{name}: two processes end with another {tensor} than one"
     moments, found = (content["optimizer_states"][0]["state"] for content in (one, two))

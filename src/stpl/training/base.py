@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import os
 from abc import ABC, abstractmethod
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from stpl.data.clip import Batch, Clip, Wants, clip_seed
-from stpl.errors import ConfigError, DivergedError
+from stpl.errors import ConfigError, DivergedError, check_range
 from stpl.nn import weights
 from stpl.nn.accel import Accel
 from stpl.nn.batchnorm import (
@@ -164,12 +166,18 @@ class Method(LightningModule, ABC):
         """Have teachers follow, and numbers that are drawn be a function of seed, step and process alone."""
         for teacher in self._parts(Teacher):
             teacher.follow(self.network, self.global_step)
-        seed: int = self.trainer.datamodule.sampling_seed  # type: ignore[attr-defined]
+        seed = getattr(self._data, "sampling_seed", None)  # without a data module that has one, Lightning's own seed
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self._step_seed = clip_seed(seed, self.global_step, _DRAWN)
         self._first_place = self.global_rank * len(batch.target.frames)
         torch.manual_seed(clip_seed(self._step_seed, 0, self.global_rank))
 
-    def drawing(self, place: int | None, purpose: int) -> np.random.Generator:
+    @property
+    def _data(self) -> Any:
+        """The trainer's data module, if it has one."""
+        return getattr(self.trainer, "datamodule", None)
+
+    def generator(self, place: int | None, purpose: int) -> np.random.Generator:
         """A generator of numbers for the target clip at `place` of the batch, the same after a kill.
 
         The clip's place is that among all processes, so that several draw what one would.
@@ -181,7 +189,7 @@ class Method(LightningModule, ABC):
         position = -1 if place is None else self._first_place + place
         return np.random.default_rng(clip_seed(self._step_seed, purpose + 1, position))
 
-    def sent(self, values: Tensor) -> Tensor:
+    def to_device(self, values: Tensor) -> Tensor:
         """Values of the host on the device, without waiting for it."""
         return values.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else values
 
@@ -216,20 +224,19 @@ class Method(LightningModule, ABC):
         if limit is None:
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
-        judges: list[Discriminator] = self._parts(Discriminator)
-        apart = {id(parameter) for judge in judges for parameter in judge.parameters()}
-        rest = [parameter for parameter in self.parameters() if id(parameter) not in apart]
-        for parameters in (rest, *(list(judge.parameters()) for judge in judges)):
+        apart = [list(discriminator.parameters()) for discriminator in self._parts(Discriminator)]
+        others = {id(parameter) for parameters in apart for parameter in parameters}
+        rest = [parameter for parameter in self.parameters() if id(parameter) not in others]
+        for parameters in (rest, *apart):
             torch.nn.utils.clip_grad_norm_(parameters, limit)
 
     def on_validation_start(self) -> None:
         """Tell the evaluator which of all clips this process begins with; renew the statistics if they are to be."""
         loader: Any = self.trainer.val_dataloaders
         self.evaluator.begin(getattr(loader.sampler, "first", 0))
-        options = self.batchnorm
-        if options.evaluation == "renewed" and options.policy != "frozen" and self.global_step > 0:
+        if self.renews_statistics and self.global_step > 0:
             self._running = [buffer.clone() for buffer in self._statistics()]
-            self.renew_statistics(augmented=options.views == "all" and self.wants.augmented)
+            self.renew_statistics()
 
     def on_validation_end(self) -> None:
         """Go on with the statistics from before; checkpoints that were saved meanwhile keep the renewed ones."""
@@ -237,16 +244,21 @@ class Method(LightningModule, ABC):
             buffer.copy_(running)
         self._running = []
 
-    def renew_statistics(self, *, augmented: bool) -> None:
+    @property
+    def renews_statistics(self) -> bool:
+        """Whether networks predict with statistics that were renewed for their weights."""
+        return self.batchnorm.evaluation == "renewed" and self.batchnorm.policy != "frozen"
+
+    def renew_statistics(self, *, augmented: bool | None = None) -> None:
         """Replace the running statistics by those that belong to the weights as they are, of fixed clips of the target.
 
         Previous and current frames are passes of their own, as in training, and so are augmented ones.
 
         Args:
-            augmented: whether augmented frames take part.
+            augmented: whether augmented frames take part; as `batchnorm` says if not given.
         """
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        clips: list[Clip] = data.renewal_clips(self.batchnorm.renewal_batches, augmented=augmented)
+        augmented = self.batchnorm.views == "all" and self.wants.augmented if augmented is None else augmented
+        clips: list[Clip] = self._data.renewal_clips(self.batchnorm.renewal_batches, augmented=augmented)
         views = (view for clip in clips for view in (clip.frames, clip.augmented) if view is not None)
         with self.trainer.precision_plugin.val_step_context():
             Renewal(self.evaluated)(
@@ -299,7 +311,8 @@ class Method(LightningModule, ABC):
         """SGD or AdamW over `parameter_groups`, an Adam for each discriminator, and `learning_rates` per step."""
         options = self.optimizer_options
         optimizer = build_optimizer(options, self.parameter_groups(), self._parts(Discriminator))
-        schedule = learning_rates(optimizer, options, max(1, int(self.trainer.max_steps)))
+        steps = self.trainer.max_steps if self.trainer.max_steps >= 0 else self.trainer.estimated_stepping_batches
+        schedule = learning_rates(optimizer, options, max(1, int(steps)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -337,9 +350,15 @@ def _group(name: str) -> str:
     return "score_fusion" if name.startswith("network.score_fusion.") else "classifiers"
 
 
-def check_proportion(proportion: float) -> None:
-    """Raise `ConfigError` unless the confident proportion k lies in (0, 1]."""
-    if not 0 < proportion <= 1:
-        raise ConfigError(
-            f"{proportion} is outside (0, 1]", where="model.confident_proportion", mend="choose a share like 0.7"
-        )
+def check_choice(choices: Any, **values: str) -> None:
+    """Raise `ConfigError` for the first of a method's settings that is not among `choices`, a `Literal`."""
+    for name, value in values.items():
+        if value not in get_args(choices):
+            mend = f"choose one of: {', '.join(get_args(choices))}"
+            raise ConfigError(f"'{value}' is unknown", where=f"model.{name}", mend=mend)
+
+
+def check_settings(low: float = 0.0, high: float = math.inf, **values: float) -> None:
+    """Raise `ConfigError` for the first of a method's settings that is not finite or not between `low` and `high`."""
+    for name, value in values.items():
+        check_range(f"model.{name}", value, low, high)

@@ -1,4 +1,4 @@
-"""What methods share that train on labelled source clips beside those of the target."""
+"""Losses of labels that methods share, and source clips in the style of the target."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from stpl.data.clip import Clip, Wants
+from stpl.losses.adversarial import Kind, domain_loss
 from stpl.losses.cross_entropy import cross_entropy
 from stpl.nn.accel import Accel, FrameScores
+from stpl.nn.discriminator import Discriminator
 from stpl.nn.fourier import Window, transfer_amplitude
 from stpl.nn.segmenter import upsample
 from stpl.training.ranks import pixel_weight
@@ -44,13 +46,38 @@ def supervision(
     }
 
 
+def pseudo_label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of logits `[B,K,h,w]` with labels `[B,h,w]`, 255 = none; pixels of all processes weigh the same."""
+    return pixel_weight(labels) * cross_entropy(logits, labels)
+
+
+def adversarial_losses(
+    discriminator: Discriminator, source: Tensor, target: Tensor, kind: Kind = "bce"
+) -> tuple[Tensor, Tensor]:
+    """The network's loss on its maps of the target, and the discriminator's on the maps of both domains.
+
+    Args:
+        discriminator: of domains.
+        source: maps of source clips `[B,C,h,w]`.
+        target: maps of target clips `[B,C,h,w]`.
+        kind: of the adversarial loss.
+    """
+    own = domain_loss(discriminator.detached(source), "source", kind)
+    own = own + domain_loss(discriminator.detached(target), "target", kind)
+    return domain_loss(discriminator.frozen(target), "source", kind), 0.5 * own
+
+
+def beside(values: Tensor, count: int) -> Tensor:
+    """The rows of `values` that stand beside those of a batch of `count`: they come again where there are fewer."""
+    return torch.cat([values] * -(-count // len(values)))[:count]
+
+
 def transferred(clip: Clip, style: Clip, beta: float, window: Window = "paper") -> Clip:
     """Clips in the style of other clips at low frequencies (`transfer_amplitude`).
 
     Both frames of a clip take the style of one frame, the current one of the clip beside it: a transform of images must
     be the same for both. Where there are fewer other clips, they come again.
     """
-    count = len(clip.frames)
-    reference = torch.cat([style.frames[:, -1]] * -(-count // len(style.frames)))[:count]
+    reference = beside(style.frames[:, -1], len(clip.frames))
     frames = [transfer_amplitude(frame, reference, beta, window) for frame in clip.frames.unbind(1)]
     return replace(clip, frames=torch.stack(frames, 1))

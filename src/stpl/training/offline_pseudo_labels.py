@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 from abc import abstractmethod
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,25 +22,26 @@ from torch import Tensor
 
 from stpl.data.clip import IGNORE, Batch, Clip, Wants
 from stpl.data.pseudo_labels import PseudoLabels, Writer, finished
-from stpl.errors import ConfigError, check_range
+from stpl.errors import ConfigError
 from stpl.nn.accel import Accel
 from stpl.progress import Progress
-from stpl.training.base import Method, check_output
+from stpl.training.base import Method, check_output, check_settings
 from stpl.training.ranks import is_first, wait_for_all
+from stpl.training.supervision import pseudo_label_loss
 
 BINS = 15361
 """Numbers of a half-precision float in [0, 1]: its bits count them in rising order."""
 
-
 _PLAIN = (bool, int, float, str)
+_MEMORY = 2**30  # bytes of predictions that a process keeps from the survey for the labelling
 
 
-class Judgement(NamedTuple):
-    """What is said of clips that are to be labelled.
+class Predictions(NamedTuple):
+    """Predictions of clips that are to be labelled.
 
     Attributes:
         doubts: one minus the probability of each class, float64 `[B,K,h,w]` in half precision (`doubts_of`).
-        previous: the same of the previous frame, brought onto the current one.
+        previous: the same of the previous frame, warped onto the current one.
         visible: bool `[B,h,w]`, which pixels the previous frame shows too.
     """
 
@@ -48,16 +49,15 @@ class Judgement(NamedTuple):
     previous: Tensor | None = None
     visible: Tensor | None = None
 
-    def kept(self) -> Judgement:
+    def compressed(self) -> Predictions:
         """The same in the host's memory, with doubts in half precision, which holds them exactly."""
         previous = None if self.previous is None else self.previous.half().cpu()
-        return Judgement(self.doubts.half().cpu(), previous, None if self.visible is None else self.visible.cpu())
+        return Predictions(self.doubts.half().cpu(), previous, None if self.visible is None else self.visible.cpu())
 
-    def wide(self) -> Judgement:
+    def expanded(self) -> Predictions:
         """The same with doubts in double precision."""
-        return self._replace(
-            doubts=self.doubts.double(), previous=None if self.previous is None else self.previous.double()
-        )
+        previous = None if self.previous is None else self.previous.double()
+        return self._replace(doubts=self.doubts.double(), previous=previous)
 
     @property
     def bytes(self) -> int:
@@ -65,46 +65,54 @@ class Judgement(NamedTuple):
         return sum(tensor.nbytes for tensor in self if tensor is not None)
 
 
-Said = tuple[tuple[str, ...], Judgement]
-"""The names of a batch of clips, and what was said of them."""
-
-_HELD = 2**30  # bytes of judgements that a process holds
+Labelled = tuple[tuple[str, ...], Predictions]
+"""The names of a batch of clips, and their predictions."""
 
 
-class Rounds(Method):
-    """Base of methods with labels that are a stage; sub-classes say which pixels get one.
+@dataclass
+class _Stretch:
+    """The clips of the split that one process labels in a round."""
+
+    writer: Writer
+    round: int
+    clips: range
+
+    def progress(self, action: str, done: int = 0) -> Progress | None:
+        """What the first process shows on stderr; `None` in the others, or if there is nothing to do."""
+        shown = is_first() and done < len(self.clips)
+        return Progress(f"round {self.round}: {action}", len(self.clips), done) if shown else None
+
+
+class OfflinePseudoLabels(Method):
+    """Base of methods that label the whole split before they train on it; sub-classes say which pixels get a label.
 
     Args:
         rounds: how often the split is labelled; rounds are equally long.
-        labels: finished labels to train on instead, of another run's last round, say; there is one round then.
+        labels: finished labels to train on instead, such as those of another run's last round; there is one round then.
     """
 
+    labelling_wants = Wants(flow=True)
+    """What clips carry that are to be labelled."""
+
     def __init__(self, *, rounds: int = 3, labels: Path | None = None, **shared: Any) -> None:
-        check_range("model.rounds", rounds, 1)
+        check_settings(1, rounds=rounds)
         super().__init__(**shared)
         self.rounds, self.labels = 1 if labels is not None else rounds, labels
-        signatures = [inspect.signature(kind) for kind in type(self).__mro__ if issubclass(kind, Rounds)]
-        self._settings = sorted(
-            {name for own in signatures[:-1] for name in own.parameters} - {*signatures[-1].parameters}
-        )
         self._round: int | None = None
         self._store: PseudoLabels | None = None
 
-    judge_wants = Wants(flow=True)
-    """What clips carry that are to be labelled."""
-
-    def judge(self, clip: Clip) -> Judgement:
-        """What the network says of a clip that is to be labelled: its prediction as evaluation makes it."""
+    def predictions(self, clip: Clip) -> Predictions:
+        """Predictions of clips that are to be labelled, as evaluation makes them."""
         logits = self.evaluated.observe(clip).logits
         check_output(logits, clip)
-        return Judgement(doubts_of(logits))
+        return Predictions(doubts_of(logits))
 
-    def labellers(self) -> list[Accel]:
-        """The networks that say it."""
+    def labelling_networks(self) -> list[Accel]:
+        """The networks that make the predictions."""
         return [self.evaluated]
 
     def group(self, key: str) -> str:
-        """Name of the clips that share thresholds with the clip `key`, which stand together: by default all do."""
+        """Name of the clips that share thresholds with the clip `key`; they follow each other. By default all do."""
         return ""
 
     @abstractmethod
@@ -122,7 +130,7 @@ class Rounds(Method):
         """
 
     @abstractmethod
-    def label(self, judged: Judgement, thresholds: Tensor) -> Tensor:
+    def label(self, predictions: Predictions, thresholds: Tensor) -> Tensor:
         """The labels int64 `[B,h,w]`, 255 where there is none, by thresholds float64 `[B,K]`."""
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -140,8 +148,13 @@ class Rounds(Method):
         """Add the round's labels to the target's clips."""
         assert self._store is not None  # made before the step
         assert isinstance(batch.target.key, tuple)
-        label, doubt = (self.sent(values) for values in self._store.of(batch.target.key))
+        label, doubt = (self.to_device(values) for values in self._store.of(batch.target.key))
         return replace(batch, target=replace(batch.target, pseudo_label=label, doubt=doubt))
+
+    def self_training(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy of logits `[B,K,h,w]` of the target with the round's labels."""
+        assert batch.target.pseudo_label is not None  # `prepare`
+        return {"self_training": pseudo_label_loss(logits, batch.target.pseudo_label)}
 
     def _labels_of(self, round_: int, begins: bool) -> PseudoLabels:
         if self.labels is not None:
@@ -166,7 +179,7 @@ class Rounds(Method):
                 mend="run the experiment that makes them, or check model.labels and --labels_from",
             )
         store = PseudoLabels(folder)
-        clips, classes = self._data().reader("train", "target").name, list(self.options.space.classes)
+        clips, classes = self._data.reader("train", "target").name, list(self.options.space.classes)
         if (store.about["clips"], store.about["classes"]) != (clips, classes):
             raise ConfigError(
                 f"these pseudo-labels are of {store.about['clips']}, not of {clips} with the network's classes",
@@ -175,13 +188,10 @@ class Rounds(Method):
             )
         return store
 
-    def _data(self) -> Any:
-        return self.trainer.datamodule  # type: ignore[attr-defined]
-
     def _about(self, round_: int) -> dict[str, Any]:
         """What the labels depend on: weights, method, data."""
         digest = hashlib.blake2b(digest_size=16)
-        for network in self.labellers():
+        for network in self.labelling_networks():
             for name, value in network.state_dict().items():
                 digest.update(name.encode())
                 if not isinstance(value, Tensor):  # extra state
@@ -192,36 +202,41 @@ class Rounds(Method):
         return {
             "weights": digest.hexdigest(),
             "method": type(self).__name__,
-            "settings": {
-                name: value for name in self._settings if isinstance(value := getattr(self, name, None), _PLAIN)
-            },
+            "settings": self._settings(),
             "batchnorm": asdict(self.batchnorm),
-            "clips": self._data().reader("train", "target").name,
+            "clips": self._data.reader("train", "target").name,
             "classes": list(self.options.space.classes),
             "round": round_,
         }
 
+    def _settings(self) -> dict[str, Any]:
+        """The method's own settings."""
+        kinds = [kind for kind in type(self).__mro__ if issubclass(kind, Method)]
+        common = {name for kind in (OfflinePseudoLabels, Method) for name in inspect.signature(kind).parameters}
+        own = {name for kind in kinds for name in inspect.signature(kind).parameters} - common
+        found = {name: getattr(self, name, None) for name in sorted(own)}
+        return {name: value for name, value in found.items() if isinstance(value, _PLAIN)}
+
     def _make(self, folder: Path, round_: int) -> PseudoLabels:
         """Label all clips, each process its share, and wait for the others."""
-        count, processes = len(self._data().reader("train", "target")), self.trainer.world_size
-        writer = Writer(folder, self._about(round_), processes)
+        count, processes = len(self._data.reader("train", "target")), self.trainer.world_size
         first, end = (count * (self.global_rank + i) // processes for i in (0, 1))
+        stretch = _Stretch(Writer(folder, self._about(round_), processes), round_, range(first, end))
         running = [buffer.clone() for buffer in self._statistics()]
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
-        options = self.batchnorm
-        if options.evaluation == "renewed" and options.policy != "frozen":
-            self.renew_statistics(augmented=options.views == "all" and self.wants.augmented)
+        if self.renews_statistics:
+            self.renew_statistics()
         try:
             if is_first():
-                writer.begin(count, self._grid())
+                stretch.writer.begin(count, self._grid())
             wait_for_all()
-            kept = self._survey(writer, first, end, count, round_)
+            kept = self._survey(stretch, count)
             wait_for_all()
-            self._write(writer, first, end, self._thresholds(writer, round_), round_, kept)
+            self._write(stretch, self._thresholds(stretch), kept)
             wait_for_all()
             if is_first():
-                writer.finish()
+                stretch.writer.finish()
             wait_for_all()
         finally:
             for module, mode in modes:
@@ -231,76 +246,66 @@ class Rounds(Method):
         return PseudoLabels(folder)
 
     @torch.no_grad()
-    def _judged(self, places: range) -> Iterator[tuple[Clip, Judgement]]:
-        """Training clips with what is said of them, batch by batch."""
-        for clip in self._data().unlabelled_clips(places, self.judge_wants):
+    def _predicted(self, places: range) -> Iterator[Labelled]:
+        """Training clips with their predictions, batch by batch."""
+        for clip in self._data.unlabelled_clips(places, self.labelling_wants):
             moved = clip.to(self.device)
             with self.trainer.precision_plugin.val_step_context():
-                yield clip, self.judge(moved)
+                yield tuple(clip.key), self.predictions(moved)
 
     def _grid(self) -> tuple[int, int]:
-        doubts = next(self._judged(range(1)))[1].doubts
+        doubts = next(self._predicted(range(1)))[1].doubts
         return doubts.shape[-2], doubts.shape[-1]
 
-    def _survey(self, writer: Writer, first: int, end: int, count: int, round_: int) -> list[Said] | None:
+    def _survey(self, stretch: _Stretch, count: int) -> list[Labelled] | None:
         """Keep the histograms of a stretch of the split, of each group the numbers that are not 0.
 
         Returns:
-            What was said of each batch, so that it need not be asked again; `None` if that is too much to hold.
+            The predictions, so that they need not be made again; `None` if they take too much memory.
         """
-        name = f"survey-{first:09d}"
-        if writer.kept(name) is not None:
+        name = f"survey-{stretch.clips.start:09d}"
+        if stretch.writer.kept(name) is not None:
             return None
-        said: list[Said] | None = []
-        progress = Progress(f"round {round_}: looking at {count} clips", end - first) if is_first() else None
+        kept: list[Labelled] | None = []
+        progress = stretch.progress(f"looking at {count} clips")
         group, parts = "", [_sparse("", torch.zeros(0))]
         histogram = torch.zeros(self.network.num_classes, BINS, dtype=torch.int64)
-        for clip, judged in self._judged(range(first, end)):
-            for place, key in enumerate(clip.key):
+        for keys, predictions in self._predicted(stretch.clips):
+            for place, key in enumerate(keys):
                 if self.group(key) != group:
                     parts.append(_sparse(group, histogram))
                     group, histogram = self.group(key), torch.zeros_like(histogram)
-                add_to(histogram, judged.doubts[place : place + 1])
-            if said is not None:
-                said.append((tuple(clip.key), judged.kept()))
-                said = said if len(said) * said[0][1].bytes < _HELD else None
+                add_to(histogram, predictions.doubts[place : place + 1])
+            if kept is not None:
+                kept.append((keys, predictions.compressed()))
+                kept = kept if len(kept) * kept[0][1].bytes < _MEMORY else None
             if progress is not None:
-                progress.add(len(clip.key))
-        writer.keep(name, np.concatenate([*parts, _sparse(group, histogram)]))
-        return said
+                progress.add(len(keys))
+        stretch.writer.keep(name, np.concatenate([*parts, _sparse(group, histogram)]))
+        return kept
 
-    def _thresholds(self, writer: Writer, round_: int) -> dict[int, Tensor]:
+    def _thresholds(self, stretch: _Stretch) -> dict[int, Tensor]:
         """The thresholds of every group, in the order of the clips, from what all processes surveyed."""
-        counts = np.concatenate([writer.kept(name) for name in writer.names("survey-")])
+        counts = np.concatenate([stretch.writer.kept(name) for name in stretch.writer.names("survey-")])
         found: dict[int, Tensor] = {}
         before = None
-        for mine in np.split(counts, np.flatnonzero(np.diff(counts["group"])) + 1):
-            flat = np.bincount(mine["bin"], mine["count"], self.network.num_classes * BINS)
-            before = self.thresholds(torch.from_numpy(flat).long().view(-1, BINS), before, round_)
-            found[int(mine["group"][0])] = before
+        for own in np.split(counts, np.flatnonzero(np.diff(counts["group"])) + 1):
+            flat = np.bincount(own["bin"], own["count"], self.network.num_classes * BINS)
+            before = self.thresholds(torch.from_numpy(flat).long().view(-1, BINS), before, stretch.round)
+            found[int(own["group"][0])] = before
         return found
 
-    def _write(
-        self,
-        writer: Writer,
-        first: int,
-        end: int,
-        thresholds: dict[int, Tensor],
-        round_: int,
-        kept: list[Said] | None,
-    ) -> None:
-        done = writer.done(first)
-        progress = (
-            Progress(f"round {round_}: labelling", end - first, done) if is_first() and first + done < end else None
-        )
-        asked = ((tuple(clip.key), judged) for clip, judged in self._judged(range(first + done, end)))
-        for keys, said in asked if kept is None or done else kept:
-            judged = said.wide()
-            doubts = judged.doubts
-            mine = torch.stack([thresholds[_identity(self.group(key))] for key in keys]).to(doubts.device)
-            labels = self.label(judged, mine)
-            told = torch.where(labels == IGNORE, doubts.argmin(1), labels)
-            writer.write(first, keys, labels, doubts.gather(1, told[:, None])[:, 0])
+    def _write(self, stretch: _Stretch, thresholds: dict[int, Tensor], kept: list[Labelled] | None) -> None:
+        first, done = stretch.clips.start, stretch.writer.done(stretch.clips.start)
+        progress = stretch.progress("labelling", done)
+        batches: Iterable[Labelled] = kept if kept is not None and not done else self._predicted(stretch.clips[done:])
+        for keys, compressed in batches:
+            predictions = compressed.expanded()
+            doubts = predictions.doubts
+            own = torch.stack([thresholds[_identity(self.group(key))] for key in keys]).to(doubts.device)
+            labels = self.label(predictions, own)
+            classes = torch.where(labels == IGNORE, doubts.argmin(1), labels)
+            stretch.writer.write(first, keys, labels, doubts.gather(1, classes[:, None])[:, 0])
             if progress is not None:
                 progress.add(len(labels))
 
@@ -341,3 +346,19 @@ def add_to(histogram: Tensor, doubts: Tensor) -> None:
 def doubt_of(bits: Tensor) -> Tensor:
     """The doubt float64 that a bin stands for."""
     return bits.to(torch.int16).view(torch.half).double()
+
+
+def confidence_at(histogram: Tensor, rank: Tensor) -> Tensor:
+    """Confidence float64 `[K]` of each class's pixel at a rank `[K]`, counted from 1 at the surest one."""
+    return 1 - doubt_of((histogram.cumsum(1) >= rank[:, None]).long().argmax(1))
+
+
+def own_threshold(doubts: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The likeliest class of each pixel, its confidence, and its class's threshold, all `[B,h,w]`.
+
+    Args:
+        doubts: `[B,K,h,w]`.
+        thresholds: `[B,K]`.
+    """
+    least, classes = doubts.min(1)
+    return classes, 1 - least, thresholds.gather(1, classes.flatten(1)).view_as(least)

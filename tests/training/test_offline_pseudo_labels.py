@@ -22,8 +22,8 @@ from stpl.nn.network import NetworkOptions
 from stpl.runs.fit import fit
 from stpl.testing import check_method
 from stpl.testing.runs import CrashError, fit_until, tiny_arguments
+from stpl.training.offline_pseudo_labels import BINS, Predictions, add_to, doubts_of
 from stpl.training.optimization import OptimizerOptions
-from stpl.training.rounds import BINS, Judgement, add_to, doubts_of
 
 Arguments = Callable[..., list[str]]
 NULL = "--start_from=null"
@@ -53,8 +53,8 @@ def test_class_thresholds_by_hand(share: float, threshold: float) -> None:
 def test_labels_are_of_the_largest_ratio() -> None:
     doubts = 1 - torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64).view(1, 3, 1, 1)
     method = cbst()
-    assert method.label(Judgement(doubts), torch.tensor([[0.9, 0.35, 0.05]])).item() == 2  # ratios 0.667, 0.857, 2
-    assert method.label(Judgement(doubts), torch.tensor([[0.9, 0.35, 0.2]])).item() == IGNORE
+    assert method.label(Predictions(doubts), torch.tensor([[0.9, 0.35, 0.05]])).item() == 2  # ratios 0.667, 0.857, 2
+    assert method.label(Predictions(doubts), torch.tensor([[0.9, 0.35, 0.2]])).item() == IGNORE
 
 
 def test_the_kept_share_of_each_class_is_the_one_asked_for() -> None:
@@ -65,7 +65,7 @@ def test_the_kept_share_of_each_class_is_the_one_asked_for() -> None:
     doubts, histogram = doubts_of(logits), torch.zeros(15, BINS, dtype=torch.int64)
     add_to(histogram, doubts)
     method = cbst(share=0.3)
-    labels, predicted = method.label(Judgement(doubts), method.thresholds(histogram, None, 0)), doubts.min(1)[1]
+    labels, predicted = method.label(Predictions(doubts), method.thresholds(histogram, None, 0)), doubts.min(1)[1]
     common = predicted == 3
     assert common.float().mean() > 0.95
     assert ((labels == 3) & common).sum() / common.sum() == pytest.approx(0.3, abs=0.01)

@@ -223,11 +223,8 @@ class Command:
 
     def _usage(self) -> str:
         word = self.options.get(self.word or "")
-        if word is None:
-            named = []
-        else:
-            text = f"{word.name.upper()}{' …' if word.takes(list) else ''}"
-            named = [text if word.required else f"[{text}]"]
+        text = "" if word is None else f"{word.name.upper()}{' …' if word.takes(list) else ''}"
+        named = [text if word.required else f"[{text}]"] if word else []
         needed = [f"--{o.name}={o.metavar}" for o in self.options.values() if o.required and o is not word]
         return " ".join([self.prog, *named, *needed, "[--option=VALUE …]"])
 

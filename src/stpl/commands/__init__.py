@@ -1,7 +1,7 @@
 """The verbs of `stpl`, one light file each: a function whose signature and docstring are the options and their help.
 
 What a verb needs is imported inside its function, so that help, completion and mistakes in options need no torch.
-`stpl data check` is `data_check` in `data_check.py`.
+Each raises `StplError` for what a user can mend. `stpl data check` is `data_check` in `data_check.py`.
 
 Begin with `VERBS`, and `stpl.arguments`, which reads the signatures.
 """

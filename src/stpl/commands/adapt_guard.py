@@ -21,9 +21,6 @@ def adapt_guard(
         runs: folder of all runs.
         clips: how many the guard sees; as many as in `stpl adapt` if not given.
         json: file for the figures.
-
-    Raises:
-        RecordError: there are no such runs.
     """
     from stpl.apply.guard_quality import show_choices
 

@@ -12,10 +12,6 @@ def dashboard_optuna(*, bench: str = "streets", storage: str | None = None, port
         bench: benchmark whose sweeps to show.
         storage: URL of the sweeps' database; the SQLite file beside the runs if not given.
         port: of 127.0.0.1 to listen on.
-
-    Raises:
-        StplError: if optuna-dashboard is not installed, no sweep has been started, the database cannot be opened, or
-            the port is taken.
     """
     from stpl.report.dashboard import show_sweeps
 

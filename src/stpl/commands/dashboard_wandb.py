@@ -23,10 +23,6 @@ def dashboard_wandb(
         entity: user or team that owns the project; the account's default if not given.
         out: write the definition to this JSON file instead; needs no account and sends nothing.
         experiments: folder of your own overlays, beside the shipped ones; ./experiments if not given.
-
-    Raises:
-        ConfigError: for an unknown benchmark, if wandb-workspaces is not installed, without an account (nobody is ever
-            asked for one), or if W&B refuses the view.
     """
     import json
 

@@ -37,9 +37,6 @@ def data_check(
         frame_list: text file with the current frames, as the lineage has them.
         json: file to write the report to, too.
         workers: threads; 0 for one a core.
-
-    Raises:
-        DataError: something is missing or wrong; the message lists the first few problems.
     """
     from stpl.data import label_space as spaces
     from stpl.data.check import flow_folder, inspect

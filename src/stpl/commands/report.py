@@ -54,10 +54,6 @@ def report(
         figures: folder to write every figure to, as SVG, PNG and PDF.
         live: serve the page on this machine alone (127.0.0.1), and follow a running sweep, until interrupted.
         port: of the served page; 0 takes a free one.
-
-    Raises:
-        StplError: for an unknown benchmark or experiment, a broken catalogue, a torn record or artifact (named), a
-            missing package, a port in use, or a full disk.
     """
     from rich.console import Console
     from rich.text import Text

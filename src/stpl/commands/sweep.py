@@ -41,11 +41,6 @@ def sweep(
         attempts: how often a trial that fails is tried before it is recorded as failed and the sweep goes on.
         sampler: of searches: tpe (the default of `bayes`), random, gp, qmc or cmaes.
         dry_run: list the cells and whether they are recorded, and run nothing.
-
-    Raises:
-        StplError: for a sweep file, a record or a trial's options that cannot be used as they are.
-        SystemExit: 1 if trials failed for good; 130 after Ctrl-C, and 128 and its number after another signal; all
-            stays resumable.
     """
     from stpl.sweeps.engine import run
     from stpl.sweeps.grid import narrow

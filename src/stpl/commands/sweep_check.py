@@ -40,9 +40,6 @@ def sweep_check(
         data: as for `stpl sweep`.
         experiments: as for `stpl sweep`.
         runs: as for `stpl sweep`.
-
-    Raises:
-        StplError: naming the file and the parameter that is wrong.
     """
     from stpl.sweeps.grid import cells, command_line, examples, narrow
     from stpl.sweeps.schema import read_sweep

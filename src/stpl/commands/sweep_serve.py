@@ -16,9 +16,6 @@ def sweep_serve(*, storage: str, host: str = "localhost", port: Natural = 13000)
         storage: URL of the database.
         host: name or address to listen on; `0.0.0.0` for all. There is no password: use it within one network.
         port: to listen on.
-
-    Raises:
-        ConfigError: if the database cannot be opened.
     """
     from stpl.sweeps.storage import serve
 

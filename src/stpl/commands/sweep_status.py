@@ -12,9 +12,6 @@ def sweep_status(*, bench: str | None = None, runs: Path = Path("runs"), storage
         bench: show only this benchmark's sweeps.
         runs: folder of all runs.
         storage: URL of the database; the SQLite files beside the runs if not given.
-
-    Raises:
-        StplError: if there is no sweep, or its database cannot be read.
     """
     from rich.console import Console
 

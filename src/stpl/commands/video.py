@@ -47,9 +47,6 @@ def video(
         codec: vp9 is smaller, vp8 is written four times faster.
         runs: folder of all runs.
         experiments: folder of your own overlays and tables.yaml, beside the shipped ones; ./experiments if not given.
-
-    Raises:
-        StplError: for an unknown name, a run without samples, runs on different clips, or a file that cannot be used.
     """
     if (video is None) != (not network) or (video is not None and rows):
         raise ConfigError(

@@ -16,9 +16,6 @@ def weights_ship(*, runs: Path = Path("runs"), seeds: Count = 5) -> None:
     Args:
         runs: folder of all runs; `source` of the seeds 0 to `seeds` - 1 must be recorded there.
         seeds: how many.
-
-    Raises:
-        StplError: a run is missing or torn.
     """
     from stpl.runs.ship import ship
 

@@ -16,10 +16,6 @@ def weights_statistics(*, bench: str = "streets", runs: Path = Path("runs")) -> 
     Args:
         bench: benchmark whose runs to evaluate.
         runs: folder of all runs.
-
-    Raises:
-        StplError: for a benchmark without runs, a torn record or configuration, or missing data; and, once all others
-            are evaluated, for a run whose checkpoint is torn or that of another run.
     """
     from stpl.runs.weights_statistics import evaluate_weights
 

@@ -35,8 +35,6 @@ def run(sweeps: Sequence[Sweep], settings: Settings, workers: int = 1, *, dry_ru
         StplError: for a sweep file, a record or a trial's options that cannot be used as they are.
         SystemExit: 1 if trials failed for good; 130 after Ctrl-C, and 128 and its number after another signal.
     """
-    if settings.attempts < 1:
-        raise ConfigError(f"{settings.attempts} attempts are none", where="attempts", mend="choose 1 or more")
     if not 0 <= workers <= _MOST_WORKERS:
         raise ConfigError(f"{workers} workers are not possible", where="workers", mend=f"choose 0 to {_MOST_WORKERS}")
     if os.name != "posix":

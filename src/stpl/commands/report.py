@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stpl.report.rows import TableLines
     from stpl.report.suite import Suite
 
-EXTRA = ("matplotlib", "jinja2", "sklearn")
+EXTRA = ("matplotlib", "sklearn")
 """What the page needs and the extra `stpl[report]` brings."""
 
 
@@ -103,7 +103,7 @@ def _draw(suite: Suite, found: list[TableLines], chosen: str, folders: _Folders,
     from rich.text import Text
 
     from stpl.report.gallery import gallery
-    from stpl.report.page import Contents, write_page
+    from stpl.report.report_page import Contents, write_page
     from stpl.report.theme import export
 
     pictures = gallery(suite, found, chosen, folders.page or folders.figures or folders.tables, folders.tables)

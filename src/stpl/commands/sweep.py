@@ -45,7 +45,7 @@ def sweep(
     from stpl.sweeps.engine import run
     from stpl.sweeps.grid import narrow
     from stpl.sweeps.schema import read_sweep
-    from stpl.sweeps.settings import Settings
+    from stpl.sweeps.supervisor import WorkerOptions
 
     sweeps = [narrow(read_sweep(path), bench, seeds, data, experiments) for path in files]
-    run(sweeps, Settings(runs, storage, attempts, sampler), workers, dry_run=dry_run)
+    run(sweeps, WorkerOptions(runs, storage, attempts, sampler), workers, dry_run=dry_run)

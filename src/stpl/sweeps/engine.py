@@ -16,18 +16,17 @@ from stpl.sweeps.grid import cells, command_line, examples
 from stpl.sweeps.interrupts import orderly_interrupts
 from stpl.sweeps.launcher import Launcher, own_arguments
 from stpl.sweeps.schema import Sweep
-from stpl.sweeps.settings import Settings
-from stpl.sweeps.supervisor import places
+from stpl.sweeps.supervisor import WorkerOptions, places, supervise
 
 _MOST_WORKERS = 1024  # of one call, on one machine
 
 
-def run(sweeps: Sequence[Sweep], settings: Settings, workers: int = 1, *, dry_run: bool = False) -> None:
+def run(sweeps: Sequence[Sweep], options: WorkerOptions, workers: int = 1, *, dry_run: bool = False) -> None:
     """Run the cells of sweeps that are not recorded yet; see `stpl sweep`.
 
     Args:
         sweeps: of one call, narrowed alike; one begins when every cell of those before it is done.
-        settings: of the call.
+        options: of the call.
         workers: trials side by side; 0 as `places` says.
         dry_run: list the cells and run nothing.
 
@@ -40,19 +39,17 @@ def run(sweeps: Sequence[Sweep], settings: Settings, workers: int = 1, *, dry_ru
     if os.name != "posix":
         raise StplError("sweeps need process groups, which this system lacks", mend="run it on Linux, macOS or WSL")
     console = Console(highlight=False)
-    _check(sweeps, settings.sampler)
+    _check(sweeps, options.sampler)
     if dry_run:
         for plan in sweeps:
-            _show(plan, settings.runs, console)
-    elif all(_is_recorded(plan, settings.runs) for plan in sweeps):
+            _show(plan, options.runs, console)
+    elif all(_is_recorded(plan, options.runs) for plan in sweeps):
         for plan in sweeps:
             console.print(f"{plan.path.stem}: all {len(cells(plan))} cells are recorded", markup=False, soft_wrap=True)
     elif len(places(workers)) == 1:
-        _work(sweeps, settings, console)
+        _work(sweeps, options, console)
     else:
-        from stpl.sweeps.supervisor import supervise  # Optuna takes most of a second to import
-
-        supervise([plan.path for plan in sweeps], {**sweeps[0].narrowed, **asdict(settings)}, workers, console)
+        supervise([plan.path for plan in sweeps], {**sweeps[0].narrowed, **asdict(options)}, workers, console)
 
 
 def _check(sweeps: Sequence[Sweep], sampler: str | None) -> None:
@@ -82,13 +79,13 @@ def _is_recorded(plan: Sweep, runs: Path) -> bool:
     return plan.method == "grid" and all(cell.key.read(runs) is not None for cell in cells(plan))
 
 
-def _work(sweeps: Sequence[Sweep], settings: Settings, console: Console) -> None:
+def _work(sweeps: Sequence[Sweep], options: WorkerOptions, console: Console) -> None:
     try:
         with Launcher(prepared=_may_prepare(sweeps)) as launcher, orderly_interrupts():
-            from stpl.sweeps.worker import Worker  # Optuna takes most of a second to import, the launcher more
+            from stpl.sweeps.runner import Worker  # Optuna takes most of a second to import, the launcher more
 
             for plan in sweeps:
-                if not Worker(plan, settings, launcher, console).work():
+                if not Worker(plan, options, launcher, console).work():
                     raise SystemExit(1)
     except KeyboardInterrupt as interrupt:
         console.print("interrupted; call again to resume")

@@ -46,7 +46,7 @@ def adapt(
     """
     from stpl.apply.memory import check_size
     from stpl.apply.settings import BENCH, Settings, check_outputs, run_name
-    from stpl.data.video_source import check_footage
+    from stpl.data.videos.video_source import check_footage
     from stpl.runs.folder import is_fresh
     from stpl.runs.record import RunKey, runs_root
 

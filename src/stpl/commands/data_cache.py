@@ -15,6 +15,7 @@ def data_cache(
     size: Size | None = None,
     frame_list: Path | None = None,
     flow: bool = True,
+    estimator: str = "dis",
     workers: Natural = 0,
 ) -> None:
     """Keep frames and estimated flow of one split at training size.
@@ -28,11 +29,12 @@ def data_cache(
         size: height and width; the data set's training size if not given.
         frame_list: text file that names the current frames, for a run that uses one.
         flow: keep estimated flow, too.
+        estimator: of the flow, as `data.flow_estimator` of a run: dis, raft, raft_small, or package.module.Class.
         workers: threads; 0 for one a core.
     """
-    from stpl.data.cache import cache_folder, open_cache
+    from stpl.data.sequence_cache import cache_folder, open_cache
     from stpl.data.sequence_set import open_set
 
     files = open_set(root, dataset, split, frame_list=frame_list, size=size)
-    open_cache(files, flow=flow, workers=workers)
-    print(f"{len(files.clips)} clips are kept in {cache_folder(files)}")
+    open_cache(files, estimator if flow else None, workers)
+    print(f"{len(files)} clips are kept in {cache_folder(files)}")

@@ -13,7 +13,7 @@ def data_flow(
     *,
     root: Path = Path("data"),
     split: str = "train",
-    estimator: Literal["dis", "raft", "raft_small"] = "dis",
+    estimator: str = "dis",
     format: Literal["npy", "flo", "png"] = "npy",  # noqa: A002 -- the name of the option
     size: Size | None = None,
     out: Path | None = None,
@@ -28,14 +28,15 @@ def data_flow(
         dataset: name of the data set, or of a module of your own that declares one; a wrong name lists all.
         root: folder that holds the data sets' own folders.
         split: one of the data set's splits, e.g. train or val.
-        estimator: dis (OpenCV), or raft or raft_small (torchvision; on the GPU if there is one).
+        estimator: dis (OpenCV), raft or raft_small (torchvision; on the GPU if there is one), or package.module.Class
+            of your own, as `data.flow_estimator` of a run.
         format: npy (int16 tenths of a pixel, as the lineage's loaders read), flo (Middlebury) or png (KITTI).
         size: height and width of the flow; those of training if not given.
         out: folder to write to; if not given, the lineage's under the root, e.g. Estimated_optical_flow_Viper_train.
         frame_list: text file with the current frames, as the lineage has them.
         workers: threads; 0 for one a core.
     """
-    from stpl.data.flow_files import write_flow
+    from stpl.data.flow.flow_files import write_flow
     from stpl.data.sequence_set import open_set
 
     clips = open_set(root, dataset, split, frame_list=frame_list, size=size)

@@ -60,10 +60,10 @@ def predict(
     for stray in (*settings, *(["--bench"] if bench else [])):
         raise unknown_option(stray, Command(predict, "").options, "stpl predict")
     from stpl.apply.out_folder import check_out, filled
-    from stpl.data.video_source import one_size, streams
+    from stpl.data.videos.video_source import check_footage, one_size
 
     check_out(out)
-    sources = streams(video if isinstance(video, list) else [video], stride=stride, rate=rate)
+    sources = check_footage(video if isinstance(video, list) else [video], stride=stride, rate=rate)
     if overlay:
         one_size(sources, "the overlay", "label them one by one, or leave the overlay out: --overlay=false")
 

@@ -1,0 +1,62 @@
+"""`stpl data flow`: the flow files of a data set, as the DA-VSN lineage names them, from frames on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from stpl.data.flow.estimators import estimator_class, open_estimator
+from stpl.data.flow.flow_formats import probe, write
+from stpl.data.parallel import each
+from stpl.data.sequence_set import ClipFiles, SequenceSet
+from stpl.errors import DataError
+
+
+def write_flow(files: SequenceSet, folder: Path, estimator: str, suffix: str, workers: int = 0) -> int:
+    """Write backward flow of the clips whose file is missing or torn; how many were written.
+
+    Args:
+        files: of a data set.
+        folder: to write to.
+        estimator: as `open_estimator` takes it.
+        suffix: of the files: npy, flo or png.
+        workers: threads; 0 for one a core.
+    """
+    paths, at_once = [flow_path(folder, clip, suffix) for clip in files.clips], estimator_class(estimator).batch
+    missing = [place for place, path in enumerate(paths) if not _is_whole(path, files.size)]
+    batches = [missing[start : start + at_once] for start in range(0, len(missing), at_once)]
+    if batches:
+        estimate = open_estimator(estimator)
+
+        def write_batch(places: Sequence[int]) -> None:
+            """Read, estimate and write some clips, in any thread."""
+            frames = [[files.read_frame(path) for path in files.clips[place].frames[-2:]] for place in places]
+            found = estimate([(later, earlier) for earlier, later in frames])
+            for place, flow in zip(places, found, strict=True):
+                write(paths[place], flow)
+
+        for _ in each(write_batch, batches, workers=workers, title=f"{files.name} {files.split}: flow by {estimator}"):
+            pass
+    return len(missing)
+
+
+def flow_path(folder: Path, clip: ClipFiles, suffix: str) -> Path:
+    """Where the flow of `clip` lies in a folder of flow files; only the suffix depends on the format."""
+    return folder / Path(clip.flow_name).with_suffix(f".{suffix}")
+
+
+def _is_whole(path: Path, size: tuple[int, int]) -> bool:
+    """Whether a file of this size is there; false if it is torn. Raises `DataError` if it has another size."""
+    if not path.exists():
+        return False
+    try:
+        found = probe(path)
+    except DataError:
+        return False
+    if found != tuple(size):
+        raise DataError(
+            f"this flow is {found[0]}×{found[1]}, asked for is {size[0]}×{size[1]} (height×width)",
+            where=path,
+            mend="give another folder with --out, the same --size as before, or delete the old files",
+        )
+    return True

@@ -27,6 +27,7 @@ from stpl.nn.warp import resize_flow
 from stpl.testing import ReadBackError, no_read_back
 from stpl.training import OptimizerOptions
 from stpl.training.ranks import gather_ranks
+from waiting import PATIENCE
 
 SMALL = NetworkOptions(DeepLabV2(18, 8, (1, 2)))
 
@@ -164,7 +165,7 @@ def test_keys_of_all_ranks_equal_one_process_with_all_pixels(tmp_path: Path) -> 
     """Loss and gradient, averaged over two processes as DDP does, against the same pixels in this one."""
     command = [sys.executable, str(SUPPORT / "contrast_rank.py"), str(tmp_path / "meeting")]
     ranks = [subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True) for rank in range(2)]
-    found = [json.loads(process.communicate(timeout=60)[0]) for process in ranks]
+    found = [json.loads(process.communicate(timeout=PATIENCE)[0]) for process in ranks]
     queries, keys, labels = contrast_rank.pixels()
     weight = torch.eye(8, requires_grad=True)
     loss = pixel_contrast(normalize(queries @ weight, dim=1), normalize(keys @ weight, dim=1), labels, labels)

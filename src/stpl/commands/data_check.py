@@ -22,7 +22,7 @@ def data_check(
 ) -> None:
     """Check every frame, label and flow file of one split, and print a report.
 
-    Whether the flow has the right direction, sign, scale and order of axes is seen from the frames themselves: it must
+    Whether the flow has the right direction, sign, scale and order of axes shows in the frames themselves: it must
     take the earlier one of a pair onto the later one, better than the flow reversed, swapped or scaled does. What is
     wrong for certain is a problem (exit code 2); what only looks wrong is a warning.
 

@@ -42,4 +42,4 @@ def data_flow(
     clips = open_set(root, dataset, split, frame_list=frame_list, size=size)
     folder = out or root / clips.flow_folder
     written = write_flow(clips, folder, estimator, format, workers)
-    print(f"{folder}: {written} flow files written, {len(clips.clips) - written} were there already")
+    print(f"{folder}: {written} flow files written, {len(clips) - written} were there already")

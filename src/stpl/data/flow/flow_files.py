@@ -8,7 +8,7 @@ from pathlib import Path
 from stpl.data.flow.estimators import estimator_class, open_estimator
 from stpl.data.flow.flow_formats import probe, write
 from stpl.data.parallel import each
-from stpl.data.sequence_set import ClipFiles, SequenceSet
+from stpl.data.sequence_set import SequenceSet
 from stpl.errors import DataError
 
 
@@ -22,7 +22,8 @@ def write_flow(files: SequenceSet, folder: Path, estimator: str, suffix: str, wo
         suffix: of the files: npy, flo or png.
         workers: threads; 0 for one a core.
     """
-    paths, at_once = [flow_path(folder, clip, suffix) for clip in files.clips], estimator_class(estimator).batch
+    names = (Path(files.flow_name(index)) for index in range(len(files)))
+    paths, at_once = [folder / name.with_suffix(f".{suffix}") for name in names], estimator_class(estimator).batch
     missing = [place for place, path in enumerate(paths) if not _is_whole(path, files.size)]
     batches = [missing[start : start + at_once] for start in range(0, len(missing), at_once)]
     if batches:
@@ -30,7 +31,7 @@ def write_flow(files: SequenceSet, folder: Path, estimator: str, suffix: str, wo
 
         def write_batch(places: Sequence[int]) -> None:
             """Read, estimate and write some clips, in any thread."""
-            frames = [[files.read_frame(path) for path in files.clips[place].frames[-2:]] for place in places]
+            frames = [[files.read_frame(path) for path in files.frame_pair(place)] for place in places]
             found = estimate([(later, earlier) for earlier, later in frames])
             for place, flow in zip(places, found, strict=True):
                 write(paths[place], flow)
@@ -38,11 +39,6 @@ def write_flow(files: SequenceSet, folder: Path, estimator: str, suffix: str, wo
         for _ in each(write_batch, batches, workers=workers, title=f"{files.name} {files.split}: flow by {estimator}"):
             pass
     return len(missing)
-
-
-def flow_path(folder: Path, clip: ClipFiles, suffix: str) -> Path:
-    """Where the flow of `clip` lies in a folder of flow files; only the suffix depends on the format."""
-    return folder / Path(clip.flow_name).with_suffix(f".{suffix}")
 
 
 def _is_whole(path: Path, size: tuple[int, int]) -> bool:

@@ -16,16 +16,16 @@ import numpy as np
 from benchmarks.measure import Action, Figures, interleaved, run, table
 from stpl.data import flow as optical_flow
 from stpl.data.augment import CrossFrameAugmentation
-from stpl.data.cache import CachedClips, open_cache
-from stpl.data.clip import Clip, Wants, collate
+from stpl.data.clip import BACKWARD, Clip, Wants, collate
 from stpl.data.fake import fake
 from stpl.data.image import read_rgb, resize_rgb
 from stpl.data.label_space import label_space
 from stpl.data.sequence import SequenceClips
+from stpl.data.sequence_cache import open_cache
 from stpl.data.sequence_set import ClipFiles, SequenceSet, open_set
 from stpl.data.sets import data_set
 
-_WANTS = Wants(flow=True)
+_WANTS = Wants(flows=(BACKWARD,))
 
 
 def data(
@@ -83,10 +83,10 @@ def _stages(files: SequenceSet) -> dict[str, Action]:
     space = label_space(files.data_set.space)
     raw = [[read_rgb(path) for path in clip.frames] for clip in files.clips]
     frames = [[files.read_frame(path) for path in clip.frames] for clip in files.clips]
-    stacked = [np.stack([frame.transpose(2, 0, 1) for frame in pair]) for pair in frames]
+    stacked = [np.stack(pair) for pair in frames]
     estimating = SequenceClips(files, space)
-    keeping = SequenceClips(files, space, flow=optical_flow.FlowCache(files.folder / "flow"))
-    cached = CachedClips(estimating, open_cache(files))
+    keeping = SequenceClips(files, space, flow=optical_flow.FlowCache(files.folder))
+    cached = SequenceClips(files, space, cache=open_cache(files))
     augmentation = CrossFrameAugmentation()
     clips = [estimating.read(index, _WANTS) for index in range(len(files.clips))]
     stages: dict[str, Callable[[int], object]] = {

@@ -19,8 +19,8 @@ from fakes import write_cityscapes
 from stpl.cli import main
 from stpl.data import flow as fl
 from stpl.data.fake import fake
-from stpl.data.flow_estimator import open_estimator
-from stpl.data.flow_files import flow
+from stpl.data.flow.estimators import open_estimator
+from stpl.data.flow.flow_files import flow
 from stpl.data.sequence_set import SequenceSet, open_set
 from stpl.errors import ConfigError, DataError
 
@@ -114,7 +114,7 @@ def test_interrupting_leaves_whole_files_and_the_next_call_goes_on(
             time.sleep(0.3)
         return estimate(later, earlier)
 
-    monkeypatch.setattr("stpl.data.flow_estimator.estimate", interrupted)
+    monkeypatch.setattr("stpl.data.flow.dis.estimate", interrupted)
     assert main(arguments) == 130
     assert "interrupted; call again to go on" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == NAMES[:2]
@@ -222,7 +222,7 @@ def test_torchvision_of_another_torch_is_told(monkeypatch: pytest.MonkeyPatch) -
     def broken(name: str) -> None:
         raise RuntimeError("operator torchvision::nms does not exist")
 
-    monkeypatch.setattr("stpl.data.flow_estimator.import_module", broken)
+    monkeypatch.setattr("stpl.data.flow.raft.import_module", broken)
     with pytest.raises(ConfigError, match=r"cannot be imported \(operator torchvision::nms[\s\S]*→ `pip install"):
         open_estimator("raft_small")
 

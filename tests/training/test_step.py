@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 import contrast_rank
 from repository import SUPPORT
-from stpl.data.clip import Batch, Clip
+from stpl.data.clip import BACKWARD, Batch, Clip
 from stpl.losses.pixel_contrast import pixel_contrast
 from stpl.methods import STPL, Contrast, SelfTraining
 from stpl.methods.stpl import View
@@ -41,7 +41,7 @@ def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def clip(batch: int = 2) -> Clip:
     generator = torch.Generator().manual_seed(5)
     frames, augmented = torch.randint(0, 256, (2, batch, 2, 3, 40, 56), dtype=torch.uint8, generator=generator)
-    return Clip(frames, flow=torch.randn(batch, 1, 2, 40, 56, generator=generator), augmented=augmented)
+    return Clip(frames, flows={BACKWARD: torch.randn(batch, 2, 40, 56, generator=generator)}, augmented=augmented)
 
 
 def stpl(*pairs: tuple[View, View], policy: Any = "statistics", **options: Any) -> STPL:

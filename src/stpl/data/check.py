@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from stpl.data import flow as optical_flow
 from stpl.data import label_space as spaces
 from stpl.data.data_set import DataSet
-from stpl.data.flow_check import Verdict, judge, warp_errors
+from stpl.data.flow.flow_check import Verdict, judge, warp_errors
+from stpl.data.flow.flow_formats import SUFFIXES
 from stpl.data.image import read_rgb
 from stpl.data.label_check import LabelCounts, judge_labels
 from stpl.data.label_space import LabelSpace
 from stpl.data.parallel import each
-from stpl.data.sequence import FLOW_SUFFIXES, read_scaled
+from stpl.data.sequence import read_scaled
 from stpl.data.sequence_set import ClipFiles, SequenceSet, open_set
 from stpl.errors import AtLeast, ConfigError, DataError, check_range
 from stpl.files import write_atomically
@@ -228,7 +229,7 @@ class _Job:
 
     def _flow(self, folder: Path, task: _Task, found: _Findings) -> None:
         stem = folder / task.clip.flow_name
-        path = next((file for suffix in FLOW_SUFFIXES if (file := stem.with_suffix(suffix)).exists()), None)
+        path = next((file for suffix in SUFFIXES if (file := stem.with_suffix(suffix)).exists()), None)
         if path is None:
             found.problems.append(f"{stem}: there is no such flow file")
             return

@@ -112,18 +112,18 @@ class Fake:
     void: int = 0
 
 
-def with_predecessor(frames: Iterable[FrameId], on_disk: Iterable[FrameId], previous: int) -> list[FrameId]:
+def with_predecessor(frames: Iterable[FrameId], on_disk: Iterable[FrameId]) -> list[FrameId]:
     """`frames` in order, without those at the very start of their video, before which nothing was recorded.
 
     A frame whose predecessor is missing in the middle of a video stays: that is a hole to be reported.
     """
     first = {frame.sequence: frame.number for frame in sorted(on_disk, reverse=True)}
-    return [frame for frame in sorted(frames) if frame.number - previous >= first.get(frame.sequence, 0)]
+    return [frame for frame in sorted(frames) if frame.number - 1 >= first.get(frame.sequence, 0)]
 
 
-def labelled_frames(frames: FrameFiles, labels: FrameFiles, previous: int) -> list[FrameId]:
+def labelled_frames(frames: FrameFiles, labels: FrameFiles) -> list[FrameId]:
     """The labelled frames that have a predecessor; of a split without labels, all frames that have one."""
-    return with_predecessor(labels.paths or frames, frames, previous)
+    return with_predecessor(labels.paths or frames, frames)
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class DataSet:
     key: str = "{sequence}_{number:06d}"
     flow_name: str = "{sequence}_{number:06d}_{before:06d}_int16_x10.npy"
     flow_folder: str = "optical_flow_{split}"
-    current: Callable[[FrameFiles, FrameFiles, int], list[FrameId]] = labelled_frames
+    current: Callable[[FrameFiles, FrameFiles], list[FrameId]] = labelled_frames
     labelled: bool = True
     height_kept: float = 1.0
     published: Mapping[str, int] = field(default_factory=dict)

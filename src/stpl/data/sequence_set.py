@@ -44,7 +44,6 @@ class SequenceSet:
         frames: all frames.
         labels: all labels.
         current: the current frame of each clip, in order.
-        previous: distance of the frame before, in frames.
     """
 
     data_set: DataSet
@@ -54,17 +53,9 @@ class SequenceSet:
     frames: FrameFiles
     labels: FrameFiles
     current: tuple[FrameId, ...]
-    previous: int = 1
-    shift: int = 0
 
     def __len__(self) -> int:
         return len(self.current)
-
-    def neighbours(self, by: int, previous: int) -> SequenceSet:
-        """The set whose current frames lie `by` frames earlier, each with the one `previous` frames before it."""
-        self.require((-by, -by - previous))
-        current = tuple(self._frames_at(-by))
-        return replace(self, current=current, previous=previous, shift=self.shift + by)
 
     @cached_property
     def clips(self) -> tuple[ClipFiles, ...]:
@@ -72,9 +63,9 @@ class SequenceSet:
         return tuple(
             ClipFiles(
                 self.key(index),
-                (self.frame_path(index, -self.previous), self.frame_path(index)),
+                (self.frame_path(index, -1), self.frame_path(index)),
                 self.label_path(index),
-                self.flow_name(index, 0, -self.previous),
+                self.flow_name(index),
                 frame,
             )
             for index, frame in enumerate(self.current)
@@ -178,7 +169,6 @@ def open_set(
     *,
     frame_list: Path | None = None,
     size: tuple[int, int] | None = None,
-    previous: int = 1,
 ) -> SequenceSet:
     """What one split holds. Every frame that will be needed is looked for now, and not hours into a training run.
 
@@ -189,36 +179,33 @@ def open_set(
         frame_list: text file with one current frame a line, as its path below the folder of frames; if not given, the
             data set chooses them.
         size: (height, width) of frames and training labels; the set's usual one if not given.
-        previous: distance of the two frames of a clip, in frames.
 
     Raises:
         ConfigError: there is no such set or split, or an option is out of range.
         DataError: a folder, frame or line of the list is missing or malformed.
     """
     known = data_set(name)
-    _check_options(known, split, size or known.size, previous)
+    _check_options(known, split, size or known.size)
     folder = Path(root) / known.folder
     frames, labels = known.scan(folder, split)
-    files = SequenceSet(known, split, folder, size or known.size, frames, labels, (), previous)
+    files = SequenceSet(known, split, folder, size or known.size, frames, labels, ())
     if not frames.paths:
         raise files.absent("there are no frames of this data set here", frames.folder)
     if known.labelled and not labels.paths:
         raise files.absent("there are no labels of this data set here", labels.folder)
-    current = _listed(frame_list, files) if frame_list else known.current(frames, labels, previous)
+    current = _listed(frame_list, files) if frame_list else known.current(frames, labels)
     files = replace(files, current=tuple(current))
-    files.require((0, -previous))
+    files.require((0, -1))
     assert files.clips is not None  # made once, here
     return files
 
 
-def _check_options(known: DataSet, split: str, size: tuple[int, int], previous: int) -> None:
+def _check_options(known: DataSet, split: str, size: tuple[int, int]) -> None:
     where = f"data set {known.name}"
     if split not in known.splits:
         raise ConfigError(f"there is no split '{split}'", where=where, mend=f"choose one of: {', '.join(known.splits)}")
-    if min(size) < 1 or previous < 1:
-        raise ConfigError(
-            f"size {size} and previous {previous} must be positive", where=where, mend="give size as height, width"
-        )
+    if min(size) < 1:
+        raise ConfigError(f"size {size} must be positive", where=where, mend="give size as height, width")
 
 
 def _listed(path: Path, files: SequenceSet) -> list[FrameId]:

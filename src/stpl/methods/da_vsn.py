@@ -104,7 +104,7 @@ def _probability(logits: Tensor) -> Tensor:
 
 def _maps(pair: tuple[Tensor, Tensor], clip: Clip) -> dict[str, Tensor]:
     """The discriminators' input, at the frames' size: a softmax over the channels `[B,2K,H,W]` of both frames."""
-    now, before = (upsample(logits, (clip.frames.shape[-2], clip.frames.shape[-1])) for logits in pair)
+    now, before = (upsample(logits, clip.size) for logits in pair)
     return {"sequence": softmax(torch.cat([now, before], 1), 1), "image": softmax(torch.cat([now, now], 1), 1)}
 
 

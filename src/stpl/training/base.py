@@ -14,7 +14,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from stpl.data.clip import Batch, Clip, Wants, clip_seed
+from stpl.data.clip import BACKWARD, Batch, Clip, Wants, clip_seed
 from stpl.errors import ConfigError, DivergedError, check_range
 from stpl.nn import weights
 from stpl.nn.accel import Accel
@@ -56,7 +56,7 @@ class Method(LightningModule, ABC):
         batchnorm: what training may do to BatchNorm.
     """
 
-    wants: Wants = Wants(flow=True)
+    wants: Wants = Wants(flows=(BACKWARD,))
     """What clips of the target carry."""
 
     source_wants: Wants | None = None
@@ -297,7 +297,7 @@ class Method(LightningModule, ABC):
 
     def validation_step(self, clip: Clip, batch_idx: int) -> None:
         """Accumulate the metrics of a batch."""
-        self.frame_size = (clip.frames.shape[-2], clip.frames.shape[-1])
+        self.frame_size = clip.size
         seen = self.evaluated.observe(clip)
         check_output(seen.logits, clip)
         self.evaluator.update(clip, seen)

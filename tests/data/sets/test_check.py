@@ -17,8 +17,8 @@ from stpl.cli import main
 from stpl.data import flow as fl
 from stpl.data.check import inspect
 from stpl.data.fake import fake
-from stpl.data.flow_check import ALTERNATIVES, GIVEN, STILL, judge, warp_errors
-from stpl.data.flow_files import flow
+from stpl.data.flow.flow_check import ALTERNATIVES, GIVEN, STILL, judge, warp_errors
+from stpl.data.flow.flow_files import flow
 from stpl.data.label_space import VIPER_15, LabelSpace
 from stpl.data.sequence_set import open_set
 from stpl.data.sets import data_set

@@ -176,7 +176,7 @@ def test_torn_files_are_named(keep: int, root: Path) -> None:
     frame, label = root / FRAMES / "001" / "001_00009.jpg", root / LABELS / "001" / "001_00010.png"
     label.write_bytes(label.read_bytes()[:keep])
     with pytest.raises(DataError, match=r"001_00010\.png: the image cannot be decoded[\s\S]*→ delete the file"):
-        reader(root).read(0, Wants(label=True))
+        reader(root).read(0, Wants(labels=(0,)))
     frame.write_bytes(frame.read_bytes()[:keep])
     with pytest.raises(DataError, match=r"001_00009\.jpg: the image cannot be decoded[\s\S]*→ delete the file"):
         reader(root).read(0, Wants())

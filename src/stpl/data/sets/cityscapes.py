@@ -17,7 +17,7 @@ _LENGTH, _LABELLED = 30, 19  # frames of a snippet, and the place (counted from 
 _FIRST_RUNNING, _RUNNING_STEP = 275, 131  # frankfurt_000000_000294 is the first label that is no 20th frame by number
 
 
-def labelled_or_twentieth(frames: FrameFiles, labels: FrameFiles, previous: int) -> list[FrameId]:
+def labelled_or_twentieth(frames: FrameFiles, labels: FrameFiles) -> list[FrameId]:
     """The labelled frames; without any, the 20th of each snippet: of 30 frames with consecutive numbers."""
     return list(labels) or list(_twentieth(frames))
 

@@ -20,13 +20,13 @@ _CAR, _UNLABELLED, _INFRASTRUCTURE = 24, 0, 10
 _STEP = 10
 
 
-def every_tenth(frames: FrameFiles, labels: FrameFiles, previous: int) -> list[FrameId]:
+def every_tenth(frames: FrameFiles, labels: FrameFiles) -> list[FrameId]:
     """The labelled frames whose number ends in 0, which is what the lineage's list holds (13,367 frames).
 
     VIPER labels every frame, but consecutive ones are near copies of each other. The first frame of a video, which has
     no predecessor, is left out.
     """
-    return with_predecessor((frame for frame in labels if frame.number % _STEP == 0), frames, previous)
+    return with_predecessor((frame for frame in labels if frame.number % _STEP == 0), frames)
 
 
 def without_own_car(ids: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stpl.data.flow import Flow
+from stpl.data.flow.flow_formats import Flow
 
 GIVEN, STILL = "as given", "not warped"
 _ANEW = "estimate it anew (stpl data flow)"

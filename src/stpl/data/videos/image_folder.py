@@ -15,7 +15,7 @@ from PIL import Image
 
 from stpl.data.image import image_count
 from stpl.data.label_images import without_labels
-from stpl.data.video_file import note_once
+from stpl.data.videos.decoder import note_once
 from stpl.errors import DataError
 
 _STILLS = frozenset(

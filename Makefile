@@ -96,7 +96,7 @@ bench: $(DEV) ## speed and memory as ratios; figures go to build/bench/ (leave t
 	@for part in $(PART); do echo; $(BIN)/python -m benchmarks.$$part --json=build/bench/$$part.json; done
 
 gpu: ## what only a GPU tells: right results, speed, memory; build/gpu/; installs nothing; PLAN=1 shows the plan
-	@PYTHONPATH=src $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu $(if $(PLAN),--dry-run)
+	@PYTHONPATH=src $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu $(if $(PLAN),--dry_run=true)
 
 test: $(DEV) ## all tests, on at most four cores
 	@$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal

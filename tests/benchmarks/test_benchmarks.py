@@ -31,6 +31,7 @@ def bench(tmp_path: Path, part: Callable[..., Figures], *args: str) -> dict[str,
     return figures
 
 
+@pytest.mark.slow
 def test_contrast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = bench(tmp_path, contrast.contrast, "--n=600", "--d=16", "--classes=4", "--repeats=3")
     assert (figures["n"], figures["d"], figures["classes"]) == (600, 16, 4)
@@ -52,6 +53,7 @@ def test_the_dense_form_is_the_loss() -> None:
     )
 
 
+@pytest.mark.slow
 def test_warp(tmp_path: Path) -> None:
     figures = bench(tmp_path, warp.warp, "--height=9", "--width=17", "--channels=3", "--repeats=2")
     assert figures["difference_integral"] == 0
@@ -70,6 +72,7 @@ def small_step() -> dict[str, Any]:
     return {"height": 48, "width": 64, "network": network}
 
 
+@pytest.mark.slow
 def test_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "FORMS", ("stpl", "plain"))  # each in a process of its own
     options = ("--network.depth=18", "--network.width=8", "--network.dilations=[1,2]")
@@ -79,6 +82,7 @@ def test_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert figures["network"]["depth"] == 18
 
 
+@pytest.mark.slow
 def test_step_of_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The command, its steps in this process: those of fresh ones are timed by `test_step`."""
 
@@ -94,6 +98,7 @@ def test_step_of_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
     assert "one clip of 2 frames of the target, one of the source" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "experiment",
     ["source_only", "oracle", "ur", "cbst", "hcl", "mean_teacher", "pixmatch", "tps", "rda", "vat", "vat_vst"],
@@ -103,6 +108,7 @@ def test_every_row_has_a_step_to_time(experiment: str) -> None:
     assert torch.as_tensor(step.prepare(experiment, 64, 64, network)()).isfinite()
 
 
+@pytest.mark.slow
 def test_all_forms_take_the_same_step(small_step: dict[str, Any]) -> None:
     """Two steps: the second loss shows that the first moved the weights alike."""
     losses = {}
@@ -114,6 +120,7 @@ def test_all_forms_take_the_same_step(small_step: dict[str, Any]) -> None:
     assert losses["stpl"] == pytest.approx(losses["stpl, float32"], rel=0.1)
 
 
+@pytest.mark.slow
 def test_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "data_set", lambda name: replace(data_set(name), native=(64, 128)))
     figures = bench(tmp_path, data.data, "--dataset=cityscapes", "--size=[32,64]", "--clips=2", "--repeats=2")
@@ -129,6 +136,7 @@ def test_data_leaves_the_data_set_as_it_is(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.startup.interleaved", partial(interleaved, warm=0))
     monkeypatch.chdir(REPOSITORY)
@@ -223,6 +231,7 @@ def test_a_part_that_fails_takes_nothing_from_the_others(
     assert table in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_evaluation_and_a_loader_are_timed(tmp_path: Path) -> None:
     """What `make gpu` measures on a GPU, on the CPU."""
     small = ("--height=32", "--width=64", "--network.depth=18", "--network.width=8", "--frames=2")

@@ -25,6 +25,8 @@ from stpl.sweeps.schema import read_sweep
 from stpl.sweeps.storage import open_storage
 from sweep_harness import FAKE, SWEEP, finish, ledger, prepare, start, starts, wait_for
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -15,9 +15,9 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent
 SOURCE = REPOSITORY / "src" / "stpl"
 PROGRAM = [*SOURCE.rglob("*.py"), *(REPOSITORY / "benchmarks").glob("*.py")]
-MOST_LINES = 36_000
-MOST_IGNORED_TYPES = 90
-MOST_LONG_SIGNATURES = 81
+MOST_LINES = 35_400
+MOST_IGNORED_TYPES = 72
+MOST_LONG_SIGNATURES = 66
 """Functions with more than five arguments (ruff's PLR0913). These three only fall: who makes it less, lowers it."""
 FOUNDATION = {"errors", "files", "machine", "progress", "rows", "signals", "yaml_files"}
 TENSORS = {"errors", "files", "data.clip", "data.label_space"}
@@ -59,7 +59,7 @@ LIGHT = [
 ]  # fmt: skip
 """What must answer at once, so that importing it, with all that it imports, must not import torch."""
 NO_TRAINER = ("nn", "losses", "metrics")
-IN_CIRCLES = {("apply.exporting", "apply.export"), ("apply.film", "apply.video"), ("nn.own", "nn.weights")}
+IN_CIRCLES = {("apply.exporting", "apply.export"), ("apply.film", "apply.video")}
 """Imports that close a circle of files, each to go."""
 SHARED_MODULES = {"cache", "check", "folder", "network", "sampling"}
 """Names that modules of two rooms have."""

@@ -52,7 +52,7 @@ def data(
             with redirect_stdout(sys.stderr):
                 fake(dataset, root, size=data_set(dataset).native, clips=clips)
         files = _linked(open_set(root, dataset, "train", size=size), Path(folder) / "linked", clips)
-        timings = interleaved(_stages(files), repeats * len(files.clips), warm=len(files.clips))
+        timings = interleaved(_stages(files), repeats * len(files), warm=len(files))
     title = f"reading clips of {dataset} at {files.size[0]}×{files.size[1]}, one thread of one process"
     return {"dataset": dataset, "size": list(files.size), **report(title, timings, "whole clip")}
 
@@ -60,7 +60,7 @@ def data(
 def _linked(files: SequenceSet, folder: Path, count: int) -> SequenceSet:
     """The first clips of a split, their frames linked into `folder`."""
     chosen = replace(files, current=files.current[:count])
-    for path in {path for clip in chosen.clips for path in clip.frames}:
+    for path in {path for index in range(len(chosen)) for path in chosen.frame_pair(index)}:
         link = folder / path.relative_to(files.folder)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path.resolve())
@@ -71,16 +71,17 @@ def _linked(files: SequenceSet, folder: Path, count: int) -> SequenceSet:
 def _stages(files: SequenceSet) -> dict[str, Action]:
     """One action a stage; each call takes the next clip."""
     space = label_space(files.data_set.space)
-    raw = [[read_rgb(path) for path in clip.frames] for clip in files.clips]
-    frames = [[files.read_frame(path) for path in clip.frames] for clip in files.clips]
+    pairs = [files.frame_pair(index) for index in range(len(files))]
+    raw = [[read_rgb(path) for path in pair] for pair in pairs]
+    frames = [[files.read_frame(path) for path in pair] for pair in pairs]
     stacked = [np.stack(pair) for pair in frames]
     estimating = SequenceClips(files, space)
     keeping = SequenceClips(files, space, flow=optical_flow.FlowCache(files.folder))
     cached = SequenceClips(files, space, cache=open_cache(files))
     augmentation = CrossFrameAugmentation()
-    clips = [estimating.read(index, _WANTS) for index in range(len(files.clips))]
+    clips = [estimating.read(index, _WANTS) for index in range(len(files))]
     stages: dict[str, Callable[[int], object]] = {
-        "decode": lambda i: [read_rgb(path) for path in files.clips[i].frames],
+        "decode": lambda i: [read_rgb(path) for path in pairs[i]],
         "resize": lambda i: [resize_rgb(frame, files.size) for frame in raw[i]],
         "flow": lambda i: optical_flow.estimate(frames[i][-1], frames[i][-2]),
         "augment": lambda i: augmentation(stacked[i], i),
@@ -89,7 +90,7 @@ def _stages(files: SequenceSet) -> dict[str, Action]:
         "whole clip, flow kept": lambda i: keeping.read(i, _WANTS),
         "whole clip, frames and flow kept": lambda i: cached.read(i, _WANTS),
     }
-    return {name: partial(_next, stage, cycle(range(len(files.clips)))) for name, stage in stages.items()}
+    return {name: partial(_next, stage, cycle(range(len(files)))) for name, stage in stages.items()}
 
 
 def _next(stage: Callable[[int], object], turns: cycle[int]) -> None:

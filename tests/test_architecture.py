@@ -62,9 +62,9 @@ LIGHT = [
 NO_TRAINER = ("nn", "losses", "metrics")
 IN_CIRCLES = {("apply.exporting", "apply.export"), ("apply.film", "apply.video")}
 """Imports that close a circle of files, each to go."""
-SHARED_MODULES = {"cache", "check", "folder", "network", "sampling"}
+SHARED_MODULES = {"check", "folder", "network"}
 """Names that modules of two rooms have."""
-SHARED_CLASSES = {"Candidate", "Layout", "Scene", "Verdict"}
+SHARED_CLASSES = {"Candidate", "Layout", "Scene"}
 """Names that public classes of two modules have, each to go."""
 
 

@@ -260,7 +260,7 @@ def test_source_training_on_viper_from_the_command_line(transfer: Arguments, tmp
     record = read_record(fit([*transfer("viper", "source"), *STEPS, "--data.cache=true", "--model.checkpoint=null"]))
     assert record is not None
     assert record["last"]["iou"]["road"] is not None
-    assert (tmp_path / "data" / "Viper" / "cache_32x64" / "train" / "flow.npy").is_file()
+    assert (tmp_path / "data" / "Viper" / "cache_32x64" / "train" / "flow_dis").is_dir()
 
 
 @pytest.mark.slow

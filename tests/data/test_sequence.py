@@ -34,7 +34,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_set_opens_under_one_root(name: str, root: Path) -> None:
     files = open_set(root, name, data_set(name).splits[0], size=SIZE)
     assert (files.name, files.folder, files.size) == (name, root / data_set(name).folder, SIZE)
-    assert all(path.is_file() for clip in files.clips for path in clip.frames)
+    assert all(path.is_file() for index in range(len(files)) for path in files.frame_pair(index))
     clip = SequenceClips(files, SYNTHIA_12 if name == "synthia" else VIPER_15).read(0, Wants(flows=(BACKWARD,)))
     assert clip.frames.shape == (2, 3, *SIZE)
     assert clip.flows[BACKWARD].shape == (2, *SIZE)
@@ -125,8 +125,8 @@ def test_two_files_of_one_frame_are_told(loose: FilePattern, tmp_path: Path) -> 
 
 def flow_file(files: SequenceSet, folder: Path, flow: NDArray[Any] | None = None, suffix: str = ".npy") -> None:
     flow = np.zeros((2, *files.size), np.float32) if flow is None else flow
-    for clip in files.clips:
-        optical_flow.write(folder / f"{Path(clip.flow_name).stem}{suffix}", flow)
+    for index in range(len(files)):
+        optical_flow.write(folder / f"{Path(files.flow_name(index)).stem}{suffix}", flow)
 
 
 def constant(dx: float, dy: float, size: tuple[int, int]) -> NDArray[np.float32]:

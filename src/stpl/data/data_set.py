@@ -62,7 +62,7 @@ class LabelFormat:
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """Where the files of a data set lie.
 
     Attributes:
@@ -142,7 +142,8 @@ class DataSet:
         space: label space of a run that has it as its source.
         fake: how a tiny one is drawn.
         key: template of a clip's name, from the fields of its current frame.
-        flow_name: template of the name of a file of flow, from these fields and `before`, the earlier frame's number.
+        flow_name: template of the name of a file of flow, from these fields, `key` and `before`, the number of the
+            earlier frame.
         flow_folder: template of the folder of such files, beside the data sets or in this one.
         current: chooses the current frames from frames, labels and the distance of the frame before.
         labelled: whether a split without any label is refused.
@@ -153,7 +154,7 @@ class DataSet:
     name: str
     folder: str
     splits: tuple[str, ...]
-    layouts: Mapping[str, Layout]
+    layouts: Mapping[str, FileLayout]
     labels: LabelFormat
     unpack: str
     native: tuple[int, int]
@@ -161,7 +162,7 @@ class DataSet:
     space: str
     fake: Fake
     key: str = "{sequence}_{number:06d}"
-    flow_name: str = "{sequence}_{number:06d}_{before:06d}_int16_x10.npy"
+    flow_name: str = "{key}_{before:06d}_int16_x10.npy"
     flow_folder: str = "optical_flow_{split}"
     current: Callable[[FrameFiles, FrameFiles], list[FrameId]] = labelled_frames
     labelled: bool = True

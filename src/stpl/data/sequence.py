@@ -65,8 +65,7 @@ class SequenceClips(ClipReader):
     @property
     def name(self) -> str:
         """The set, split, size and classes, and a hash of which frames they are of."""
-        keys = "\n".join(self.key(index) for index in range(len(self)))
-        digest = hashlib.blake2b(keys.encode(), digest_size=6).hexdigest()
+        digest = hashlib.blake2b("\n".join(self.files.keys()).encode(), digest_size=6).hexdigest()
         height, width = self.files.size
         return f"{self.files.name}-{self.files.split}-{self._space.name}-{self._label_size}-{height}x{width}-{digest}"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -19,17 +18,6 @@ from stpl.errors import ConfigError, DataError
 
 LabelSize = Literal["native", "input"]
 """`native`: as stored, for evaluation; `input`: at the size of the frames, for training."""
-
-
-@dataclass(frozen=True)
-class ClipFiles:
-    """One clip on disk: its key, its frames (oldest first), label, flow file's name and current frame."""
-
-    key: str
-    frames: tuple[Path, ...]
-    label: Path | None
-    flow_name: str
-    current: FrameId
 
 
 @dataclass(frozen=True)
@@ -57,20 +45,6 @@ class SequenceSet:
     def __len__(self) -> int:
         return len(self.current)
 
-    @cached_property
-    def clips(self) -> tuple[ClipFiles, ...]:
-        """The clips, in order."""
-        return tuple(
-            ClipFiles(
-                self.key(index),
-                (self.frame_path(index, -1), self.frame_path(index)),
-                self.label_path(index),
-                self.flow_name(index),
-                frame,
-            )
-            for index, frame in enumerate(self.current)
-        )
-
     @property
     def name(self) -> str:
         """The data set's."""
@@ -80,6 +54,10 @@ class SequenceSet:
         """Stable name of a clip, e.g. "frankfurt_000000_000294", "001_00010" or "000001"."""
         return self.data_set.key.format(**self.frames.fields(self.current[index]))
 
+    def keys(self) -> list[str]:
+        """All names, in order."""
+        return [self.key(index) for index in range(len(self))]
+
     def frame_path(self, index: int, offset: int = 0) -> Path:
         """The file of the frame `offset` frames after the current one; raises `DataError` if there is none."""
         frame = self.current[index].before(-offset)
@@ -87,15 +65,27 @@ class SequenceSet:
             raise self._no_frame([frame], offset)
         return self.frames.path(frame)
 
+    def frame_pair(self, index: int) -> tuple[Path, Path]:
+        """The files of the frame before the current one, and of this one."""
+        return self.frame_path(index, -1), self.frame_path(index)
+
     def label_path(self, index: int, offset: int = 0) -> Path | None:
         """The file of its label; `None` if there is none."""
         frame = self.current[index].before(-offset)
         return self.labels.path(frame) if frame in self.labels else None
 
     def flow_name(self, index: int, of: int = 0, to: int = -1) -> str:
-        """Name of a file of flow from one frame to an earlier one, e.g. "001_0001000009_int16_x10.npy"."""
-        fields = self.frames.fields(self.current[index].before(-of))
-        return self.data_set.flow_name.format(**fields, before=self.current[index].number + to)
+        """Name of a file of flow from one frame to an earlier one, e.g. "001_0001000009_int16_x10.npy".
+
+        Raises:
+            ConfigError: the data set's files of flow are named by one frame, and lead to the one before it.
+        """
+        template, fields = self.data_set.flow_name, self.frames.fields(self.current[index].before(-of))
+        if to != of - 1 and "{before" not in template:
+            what = f"files of flow of {self.name} lead to the frame before, not from t{of:+d} to t{to:+d}"
+            raise ConfigError(what, where="data.flow", mend="let the run estimate the flow: data.flow=estimated")
+        key = self.data_set.key.format(**fields)
+        return template.format(**fields, key=key, before=self.current[index].number + to)
 
     def require(self, offsets: Iterable[int]) -> None:
         """Look for the frames at these offsets from every current one; raises `DataError` naming the first missing."""
@@ -196,7 +186,9 @@ def open_set(
     current = _listed(frame_list, files) if frame_list else known.current(frames, labels)
     files = replace(files, current=tuple(current))
     files.require((0, -1))
-    assert files.clips is not None  # made once, here
+    if len(set(files.keys())) < len(set(current)):
+        mend = f"let its key '{known.key}' name each frame differently"
+        raise ConfigError("different clips have one name", where=f"data set {known.name}", mend=mend)
     return files
 
 

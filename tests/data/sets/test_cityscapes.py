@@ -171,7 +171,7 @@ def test_adjoining_snippets_are_cut_every_thirty_frames(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     for number in (*range(100, 160), *range(300, 330)):
         (folder / f"bochum_000000_{number:06d}_leftImg8bit.png").touch()
-    found = [clip.key for clip in open_set(tmp_path, "cityscapes", "val").clips]
+    found = open_set(tmp_path, "cityscapes", "val").keys()
     assert found == ["bochum_000000_000119", "bochum_000000_000149", "bochum_000000_000319"]
 
 

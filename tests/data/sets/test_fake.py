@@ -68,7 +68,7 @@ def test_viper_is_laid_out_as_the_lineage_lists_it(root: Path) -> None:
     frames = [f"train/img/{s}/{s}_{n:05d}.jpg" for s in ("001", "002") for n in range(9, 21)]
     labels = [f"train/cls/{s}/{s}_{n:05d}.png" for s in ("001", "002") for n in (9, 10, 19, 20)]
     assert found == sorted(frames + labels)
-    assert [clip.key for clip in open_set(root, "viper", "train").clips] == [
+    assert open_set(root, "viper", "train").keys() == [
         "001_00010", "001_00020", "002_00010", "002_00020"
     ]  # fmt: skip
 
@@ -112,7 +112,7 @@ def test_cityscapes_has_snippets_of_both_kinds_of_numbers(split: str, root: Path
     folder = root / "Cityscapes/leftImg8bit_sequence" / split
     stems = {"aachen": [f"000000_{n:06d}" for n in range(30)], "ulm": [f"000000_{n:06d}" for n in range(275, 305)]}
     assert names(folder) == [f"{city}/{city}_{s}_leftImg8bit.png" for city, all_ in stems.items() for s in all_]
-    keys = [clip.key for clip in open_set(root, "cityscapes", split).clips]
+    keys = open_set(root, "cityscapes", split).keys()
     assert keys == ["aachen_000000_000019", "ulm_000000_000294"]
 
 
@@ -141,7 +141,7 @@ def test_the_fake_is_a_function_of_its_arguments(tmp_path: Path) -> None:
 
 def test_clips_fill_both_sequences_evenly(tmp_path: Path) -> None:
     fake("viper", tmp_path, (32, 64), clips=3)
-    assert len(open_set(tmp_path, "viper", "train").clips) == 4
+    assert len(open_set(tmp_path, "viper", "train")) == 4
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

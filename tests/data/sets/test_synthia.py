@@ -61,7 +61,7 @@ def reader(root: Path, *, frame_list: Path | None = None, **options: Any) -> Seq
 
 
 def keys(dataset: SequenceClips) -> list[str]:
-    return [clip.key for clip in dataset.files.clips]
+    return [dataset.key(index) for index in range(len(dataset))]
 
 
 def train_ids(ids: NDArray[Any]) -> NDArray[np.int64]:
@@ -102,9 +102,9 @@ def test_the_crop_follows_the_resize(tmp_path: Path) -> None:
 
 def test_the_true_sizes(tmp_path: Path) -> None:
     files = open_set(write(tmp_path), "synthia", "train")
-    assert files.read_frame(files.clips[0].frames[0]).shape == (640, 1280, 3)
+    assert files.read_frame(files.frame_path(0, -1)).shape == (640, 1280, 3)
     assert files._resized == (760, 1280)
-    assert files.clips[0].flow_name == "000001_int16_x10.npy"
+    assert files.flow_name(0) == "000001_int16_x10.npy"
     assert files.flow_folder == "Estimated_optical_flow_SynthiaSeq_train"
 
 

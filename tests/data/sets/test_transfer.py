@@ -64,7 +64,7 @@ def test_adaptation_opens_no_label_and_no_source(cache: bool, root: Path, opened
 def test_the_cache_changes_nothing(flow: Literal["estimated", "files"], root: Path) -> None:
     files = open_set(root, "cityscapes", "train", size=SIZES["target_size"])
     made = np.random.default_rng(0).normal(0, 3, (2, 16, 32)).astype(np.float32)
-    optical_flow.write(root / files.flow_folder / files.clips[0].flow_name, made)
+    optical_flow.write(root / files.flow_folder / files.flow_name(0), made)
     plain, cached = (
         RecordedData(root, "viper", **SIZES, flow=flow, cache=cache).reader("train").read(0, ALL)
         for cache in (False, True)

@@ -9,7 +9,7 @@ from typing import Literal
 from stpl.data.flow.estimators import estimator_class, open_estimator
 from stpl.data.flow.flow_formats import probe, write
 from stpl.data.parallel import each
-from stpl.data.sequence_set import ClipFiles, open_set
+from stpl.data.sequence_set import open_set
 from stpl.errors import DataError
 
 
@@ -42,7 +42,8 @@ def flow(
     """
     files, at_once = open_set(root, dataset, split, frame_list=frame_list, size=size), estimator_class(estimator).batch
     folder = out or root / files.flow_folder
-    paths = [flow_path(folder, clip, format) for clip in files.clips]
+    names = (Path(files.flow_name(index)) for index in range(len(files)))
+    paths = [folder / name.with_suffix(f".{format}") for name in names]
     missing = [place for place, path in enumerate(paths) if not _is_whole(path, files.size)]
     batches = [missing[start : start + at_once] for start in range(0, len(missing), at_once)]
     if batches:
@@ -50,7 +51,7 @@ def flow(
 
         def write_batch(places: Sequence[int]) -> None:
             """Read, estimate and write some clips, in any thread."""
-            frames = [[files.read_frame(path) for path in files.clips[place].frames[-2:]] for place in places]
+            frames = [[files.read_frame(path) for path in files.frame_pair(place)] for place in places]
             found = estimate([(later, earlier) for earlier, later in frames])
             for place, flow in zip(places, found, strict=True):
                 write(paths[place], flow)
@@ -58,11 +59,6 @@ def flow(
         for _ in each(write_batch, batches, workers=workers, title=f"{dataset} {split}: flow by {estimator}"):
             pass
     print(f"{folder}: {len(missing)} flow files written, {len(paths) - len(missing)} were there already")
-
-
-def flow_path(folder: Path, clip: ClipFiles, suffix: str) -> Path:
-    """Where the flow of `clip` lies in a folder of flow files; only the suffix depends on the format."""
-    return folder / Path(clip.flow_name).with_suffix(f".{suffix}")
 
 
 def _is_whole(path: Path, size: tuple[int, int]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from stpl.data.data_set import DataSet, Fake, FakeVideo, LabelFormat, Layout
+from stpl.data.data_set import DataSet, Fake, FakeVideo, FileLayout, LabelFormat
 from stpl.data.patterns import FilePattern, FrameFiles, FrameId
 from stpl.errors import DataError
 
@@ -70,7 +70,7 @@ SET = DataSet(
     folder="Cityscapes",
     splits=("train", "val", "test"),
     layouts={
-        "archive": Layout(
+        "archive": FileLayout(
             FilePattern("leftImg8bit_sequence/{split}", rf"{_STEM}_leftImg8bit\.png",
                         "{city}/{sequence}_{number:06d}_leftImg8bit.png"),
             FilePattern("gtFine/{split}", rf"{_STEM}_gtFine_labelIds\.png",

@@ -52,7 +52,7 @@ def list_frames(folder: Path) -> list[Path]:
     """The frames in a folder, in natural order: img2 before img10. What is left out is counted in one line.
 
     Raises:
-        DataError: the folder cannot be read or holds no image; or frames cannot be told from labels.
+        DataError: the folder cannot be read or holds no image; or it is not clear which of them are labels.
     """
     try:
         state = folder.stat().st_mtime_ns

@@ -169,9 +169,9 @@ def test_every_cell_once_then_only_what_is_new(work: Path, capsys: pytest.Captur
     sweep([Path("sweep.yaml")], seeds=2)
     assert starts(work)[4:] == ["streets/b/seed0"]
 
-    begin = time.monotonic()
+    begin = time.process_time()
     sweep([Path("sweep.yaml")], seeds=2)
-    assert time.monotonic() - begin < 1
+    assert time.process_time() - begin < 1
     assert len(starts(work)) == 5
 
 

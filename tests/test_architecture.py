@@ -56,9 +56,9 @@ LIGHT = [
 ]  # fmt: skip
 """What must answer at once, so that importing it, with all that it imports, must not import torch: all verbs' files."""
 NO_TRAINER = ("nn", "losses", "metrics")
-IN_CIRCLES = {("apply.exporting", "apply.export"), ("apply.film", "apply.video")}
+IN_CIRCLES: set[tuple[str, str]] = set()
 """Imports that close a circle of files, each to go."""
-SHARED_MODULES = {"check", "folder", "network"}
+SHARED_MODULES = {"fit", "network", "rows", "weights_statistics"}
 """Names that modules of two rooms have."""
 SHARED_CLASSES: set[str] = set()
 """Names that public classes of two modules have, each to go."""

@@ -33,6 +33,8 @@ from stpl.errors import ConfigError
 from stpl.metrics.selection import InformationMaximization
 from stpl.nn.own import IN_MEMORY
 
+pytestmark = pytest.mark.slow
+
 SIZE = (64, 96)
 
 

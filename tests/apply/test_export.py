@@ -26,6 +26,8 @@ from stpl.commands import export as verb
 from stpl.data.videos.video_clips import VideoFrames
 from stpl.errors import StplError
 
+pytestmark = pytest.mark.slow
+
 SIZE = (64, 96)
 OWN = ("Dictionary", "PoolingIndices", "WithoutBatchNorm")
 ODD = ("Night", "Scaled", "Checked", "OfTheBatch")

@@ -23,6 +23,8 @@ from stpl.errors import CheckpointError, ConfigError, RecordError, StplError, Te
 from stpl.runs.folder import lock_run, run_folder
 from stpl.yaml_files import load_yaml
 
+pytestmark = pytest.mark.slow
+
 SIZE = (64, 96)
 
 

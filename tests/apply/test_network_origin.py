@@ -251,6 +251,7 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     assert "give a network" in refused(NetworkOrigin)
 
 
+@pytest.mark.slow
 def test_a_refusal_imports_no_torch(written: Callable[..., Path]) -> None:
     file = written("network: streets", "size: [1]")
     code = (f"import sys\nfrom stpl.apply.origin import NetworkOrigin\ntry:\n  NetworkOrigin(network={str(file)!r})\n"

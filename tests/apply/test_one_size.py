@@ -30,6 +30,8 @@ from stpl.nn import weights
 from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions, build_network
 
+pytestmark = pytest.mark.slow
+
 NATIVE, SIZE, COUNT = (540, 960), (256, 512), 5
 
 

@@ -193,6 +193,7 @@ def test_what_shows_only_in_training(
     assert not (out / "adapted.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_what_needs_two_clips_a_step(drive: Path, classes: Path, tmp_path: Path) -> None:
     net = stpl.load("own_networks:Pooled", size=SIZE, classes=str(classes))
     with pytest.raises(ConfigError, match="--batch_size=2"):
@@ -200,6 +201,7 @@ def test_what_needs_two_clips_a_step(drive: Path, classes: Path, tmp_path: Path)
     assert len(stpl.adapt(net, drive, tmp_path / "two", steps=2, batch_size=2).verdict.scored) == 4
 
 
+@pytest.mark.slow
 def test_half_precision_and_frozen_parameters(drive: Path, tmp_path: Path, classes: Path) -> None:
     """Neither is in the way; what the network's own code froze may learn here."""
     mine = Dictionary().half().requires_grad_(False)
@@ -321,6 +323,7 @@ def test_a_segformer_comes_back_as_one(tmp_path: Path, drive: Path) -> None:
         assert main(command) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trusting")
 def test_a_segformer_from_python(tmp_path: Path, drive: Path) -> None:
     """By its folder, and as it is held: its classes are those of its configuration."""

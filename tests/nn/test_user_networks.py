@@ -134,6 +134,7 @@ def test_what_cannot_be_settled_names_the_option(five: str) -> None:
         segmenter(Two(), five, logits="seg")
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_train_still_predicts(five: str, tmp_path: Path) -> None:
     def how(net: Two, x: Tensor) -> Any:
         if net.training:
@@ -351,6 +352,7 @@ def test_frames_that_are_none_are_refused(frame: Any, five: str) -> None:
         list(model.predict(None))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_logits_finer_than_features_in_uncertainty_reduction(five: str) -> None:
     model = stpl.load(Two(lambda s, x: up(s.heads(x)[1], x)), size=SIZE, classes=five, features="body")
     with model.buildable():

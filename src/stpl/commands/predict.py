@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +41,7 @@ def predict(
     Args:
         settings: of a benchmark's run.
         out: folder to write into, empty or absent; it appears when all is written.
-        network: the network to predict with; of a benchmark, a checkpoint.
+        network: the network to predict with.
         video: a video file or a folder of images, or a list of them, one after the other.
         bench: benchmark whose evaluation frames to label instead.
         stride: take every stride-th frame of a video.
@@ -52,7 +51,8 @@ def predict(
         overlay: write the video, for which frames of several videos must have one size.
     """
     if video is None:
-        of_video = {"size": network.size, "stride": stride != 1, "rate": rate, "ids": not ids, "overlay": not overlay}
+        size = network.size if network.kind == "checkpoint" else None
+        of_video = {"size": size, "stride": stride != 1, "rate": rate, "ids": not ids, "overlay": not overlay}
         for name in (name for name, given in of_video.items() if given):
             raise ConfigError("does nothing without --video", where=f"--{name}", mend="leave it out, or give --video")
         _label_benchmark(settings, bench, network, out, colors=colors is True)
@@ -84,13 +84,12 @@ def _label_benchmark(
     if bench is None:
         mend = "give it; with --video=FILE footage is labelled, see `stpl predict --help`"
         raise ConfigError("is missing", where="--bench", mend=mend)
-    if network.kind != "checkpoint":
-        raise ConfigError("is no checkpoint", where="--network", mend="give one, of the classes of the benchmark")
     from stpl.apply.out_folder import check_out
 
     check_out(out)
     from stpl.apply.benchmark_labels import label_benchmark
+    from stpl.apply.loaded import as_checkpoint
     from stpl.runs.request import Request
 
-    named = [f"--{name}={value}" for name, value in asdict(network).items() if value is not None]
-    label_benchmark(Request.parse([f"--bench={bench}", *settings, *named]), out, colors)
+    with as_checkpoint(network) as named:
+        label_benchmark(Request.parse([f"--bench={bench}", *settings, *named]), out, colors)

@@ -12,7 +12,7 @@ from stpl.data.clip import Batch, Clip
 from stpl.losses.consistency import certain_consistency
 from stpl.nn.accel import FrameScores, clip_flow
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
-from stpl.nn.segmenter import upsample
+from stpl.nn.segmenter import grid_of, upsample
 from stpl.nn.warp import inside, warp
 from stpl.training.base import Method, check_settings
 from stpl.training.supervision import LABELLED, adversarial_losses, supervision
@@ -104,7 +104,7 @@ def _probability(logits: Tensor) -> Tensor:
 
 def _maps(pair: tuple[Tensor, Tensor], clip: Clip) -> dict[str, Tensor]:
     """The discriminators' input, at the frames' size: a softmax over the channels `[B,2K,H,W]` of both frames."""
-    now, before = (upsample(logits, (clip.frames.shape[-2], clip.frames.shape[-1])) for logits in pair)
+    now, before = (upsample(logits, grid_of(clip.frames)) for logits in pair)
     return {"sequence": softmax(torch.cat([now, before], 1), 1), "image": softmax(torch.cat([now, now], 1), 1)}
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from stpl.data.clip import Batch, Clip, Wants
 from stpl.nn.accel import Accel
 from stpl.nn.mixing import box_mask, cutmix_box, paste, resized
-from stpl.nn.segmenter import upsample
+from stpl.nn.segmenter import grid_of, upsample
 from stpl.nn.teacher import Teacher, TeacherOptions
 from stpl.training.base import Method, check_settings
 from stpl.training.supervision import LABELLED, beside, supervision, transferred
@@ -75,8 +75,7 @@ class PixMatch(Method):
     @torch.no_grad()
     def _labels(self, clip: Clip) -> Tensor:
         """The fused prediction's class of every pixel, int64 `[B,H,W]`."""
-        size = (clip.frames.shape[-2], clip.frames.shape[-1])
-        return upsample(self.network(clip), size).argmax(1)
+        return upsample(self.network(clip), grid_of(clip.frames)).argmax(1)
 
     def _perturbed(self, clean: Clip, source: Clip) -> dict[str, Clip]:
         found = {}
@@ -91,7 +90,7 @@ class PixMatch(Method):
 
     def _mixed(self, clean: Clip, source: Clip) -> Clip:
         """Each clip with a box of a source clip in it or, as often, the other way round."""
-        size = (clean.frames.shape[-2], clean.frames.shape[-1])
+        size = grid_of(clean.frames)
         count = len(clean.frames)
         other = resized(source.map(lambda x: beside(x, count)), size)
         boxes, swapped = [], []

@@ -14,7 +14,7 @@ from stpl.losses.entropy import weighted_entropy
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
 from stpl.nn.fourier import Spectrum, band_means, ring_bands
 from stpl.nn.mixing import rescaled
-from stpl.nn.segmenter import on_grid, upsample
+from stpl.nn.segmenter import grid_of, on_grid, upsample
 from stpl.training.base import Method, check_choice, check_settings
 from stpl.training.supervision import LABELLED, adversarial_losses, supervision
 
@@ -121,9 +121,8 @@ class RDA(Method):
         discriminator = self.discriminators[of]
         assert isinstance(discriminator, Discriminator)
         assert batch.source is not None
-        sizes = {"source": batch.source.frames.shape[-2:], "clean": batch.target.frames.shape[-2:]}
-        sizes["attacked"] = sizes["clean"]
-        maps = {name: weighted_entropy(upsample(logits[name], (at[0], at[1]))) for name, at in sizes.items()}
+        clips = {"source": batch.source, "clean": batch.target, "attacked": batch.target}
+        maps = {name: weighted_entropy(upsample(logits[name], grid_of(clip.frames))) for name, clip in clips.items()}
         loss, own = adversarial_losses(discriminator, maps["source"], maps["clean"])
         weight = self.adversarial_weights[of]
         return {
@@ -135,8 +134,7 @@ class RDA(Method):
 
 def _difference(attacked: Tensor, clean: Tensor) -> Tensor:
     """Mean |p' - p| over pixels and classes, on the grid of the clean logits, which take no gradient."""
-    size = (clean.shape[-2], clean.shape[-1])
-    return (on_grid(attacked, size).float().softmax(1) - clean.detach().float().softmax(1)).abs().mean()
+    return (on_grid(attacked, grid_of(clean)).float().softmax(1) - clean.detach().float().softmax(1)).abs().mean()
 
 
 class Attacker(nn.Module):
@@ -168,7 +166,7 @@ class Attacker(nn.Module):
             The frames, float32 `[B,T,3,H,W]`, and how much the structure's components of the last one changed: mean
             over their maps.
         """
-        size = (frames.shape[-2], frames.shape[-1])
+        size = grid_of(frames)
         bands = ring_bands(size, BANDS, frames.device)
         spectra = [Spectrum.of(frame) for frame in frames.unbind(1)]
         other = Spectrum.of(reference).amplitude

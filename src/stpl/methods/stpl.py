@@ -29,7 +29,7 @@ from stpl.nn.batchnorm import Views, statistics_kept
 from stpl.nn.fusion import FUSIONS, Fusion, FusionName
 from stpl.nn.pixels import take
 from stpl.nn.projection import HeadName, ProjectionHead
-from stpl.nn.segmenter import Segmentation, on_grid
+from stpl.nn.segmenter import Segmentation, grid_of, on_grid
 from stpl.nn.warp import warp
 from stpl.training.base import check_settings
 from stpl.training.online_pseudo_labels import OnlinePseudoLabels
@@ -229,10 +229,10 @@ class _Views:
         current, previous = self.now.logits.detach(), self.before.logits.detach()
         with torch.no_grad():
             fused = self.network.fuse(current, previous, self._flow(current))
-            return on_grid(fused, (self.current.shape[-2], self.current.shape[-1]))
+            return on_grid(fused, grid_of(self.current))
 
     def _flow(self, maps: Tensor) -> Tensor:
-        return clip_flow(self.clip, (maps.shape[-2], maps.shape[-1]))
+        return clip_flow(self.clip, grid_of(maps))
 
     def _encode_augmented(self, place: int) -> Tensor:
         assert self.clip.augmented is not None  # wants.augmented

@@ -14,7 +14,7 @@ from stpl.data.clip import Batch, Clip, Wants, clip_seed
 from stpl.losses.cross_entropy import cross_entropy
 from stpl.nn.histogram import match_histogram
 from stpl.nn.mixing import mirrored, pick, rescaled
-from stpl.nn.segmenter import on_grid
+from stpl.nn.segmenter import grid_of, on_grid
 from stpl.nn.warp import resize_flow, warp
 from stpl.training.base import Method, check_choice, check_settings
 from stpl.training.supervision import AUXILIARY_WEIGHT, LABELLED, beside, supervision
@@ -83,8 +83,7 @@ class TPS(Method):
         scores = self.network.fused_scores(self._strong(batch.target))
         weights = {"temporal": self.weight, "auxiliary temporal": self.weight * AUXILIARY_WEIGHT}
         for (name, weight), logits, label in zip(weights.items(), scores, labels, strict=False):
-            size = (label.shape[-2], label.shape[-1])
-            found[name] = weight * cross_entropy(on_grid(logits, size), label)
+            found[name] = weight * cross_entropy(on_grid(logits, grid_of(label)), label)
         return found
 
     def _matched(self, source: Clip, target: Clip) -> Clip:
@@ -107,7 +106,7 @@ class TPS(Method):
             probability = (logits if logits.dtype.itemsize >= 4 else logits.float()).softmax(1)
             probability = pick(chosen, probability.flip(-1), probability)
             for step in range(self.distance, 0, -1):
-                flow = resize_flow(clip.flow[:, -step], (logits.shape[-2], logits.shape[-1]))
+                flow = resize_flow(clip.flow[:, -step], grid_of(logits))
                 probability = warp(probability, flow)
             found.append(probability.argmax(1))
         return found

@@ -13,7 +13,7 @@ from stpl.losses.entropy import entropy_map
 from stpl.methods.cbst import CBST
 from stpl.nn.accel import clip_flow
 from stpl.nn.deeplab import DilatedClassifier
-from stpl.nn.segmenter import on_grid
+from stpl.nn.segmenter import grid_of, on_grid
 from stpl.training.base import check_settings
 
 
@@ -68,7 +68,7 @@ class UR(CBST):
         with torch.no_grad():
             before = self.network.segment(clip.frames[:, -2]).logits
         features, now = self.network.segment(clip.frames[:, -1])
-        fused = self.network.fuse(now, before, clip_flow(clip, (now.shape[-2], now.shape[-1])))
+        fused = self.network.fuse(now, before, clip_flow(clip, grid_of(now)))
         return self.self_training(fused, batch) | {
             "entropy": self.entropy_weight * entropy_map(fused).mean(),
             "uncertainty": self.uncertainty_weight * self._disagreement(features, now),
@@ -79,6 +79,6 @@ class UR(CBST):
 
         It is of the features' grid, on which these classifiers predict.
         """
-        aim = on_grid(logits.detach().float(), (features.shape[-2], features.shape[-1])).softmax(1)
+        aim = on_grid(logits.detach().float(), grid_of(features)).softmax(1)
         dropped = (decoder(dropout2d(features, self.dropout)) for decoder in self.decoders)
         return torch.stack([(found.float().softmax(1) - aim).square().mean() for found in dropped]).sum()

@@ -18,7 +18,7 @@ from stpl.losses.tube import tube_matching
 from stpl.metrics.temporal import photometric_occlusion
 from stpl.nn.accel import FrameScores
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
-from stpl.nn.segmenter import upsample
+from stpl.nn.segmenter import grid_of, upsample
 from stpl.nn.warp import inside, resize_flow, warp
 from stpl.training.base import Method, check_choice, check_output, check_settings
 from stpl.training.evaluation import nearest
@@ -80,8 +80,7 @@ class VAT(Method):
         labels = torch.stack([source.previous_label, source.label], 1)
         found["tube"] = self.tube_weight * tube_matching(tubes["source"], labels)
         if self.previous_gradient:
-            size = (source.previous_label.shape[-2], source.previous_label.shape[-1])
-            logits = upsample(theirs[0][1], size)
+            logits = upsample(theirs[0][1], grid_of(source.previous_label))
             found["previous cross_entropy"] = pseudo_label_loss(logits, source.previous_label)
         maps = {domain: tube.flatten(1, 2) for domain, tube in tubes.items()}
         loss, own = adversarial_losses(self.discriminator, maps["source"], maps["target"], self.kind)
@@ -90,7 +89,7 @@ class VAT(Method):
     def _tube(self, scores: FrameScores, clip: Clip) -> Tensor:
         """Probabilities of both frames at their size, oldest first, `[B,2,K,H,W]`."""
         fused = self.network.fuse_scores(scores[:1], clip)[0]
-        size = (clip.frames.shape[-2], clip.frames.shape[-1])
+        size = grid_of(clip.frames)
         return torch.stack([upsample(logits, size).softmax(1) for logits in (scores[0][1], fused)], 1)
 
 
@@ -155,7 +154,7 @@ class VST(OfflinePseudoLabels):
         """The fused prediction, aggregated with those of the neighbours by themselves."""
         seen = self.evaluated.observe(clip)
         check_output(seen.logits, clip)
-        size = (seen.logits.shape[-2], seen.logits.shape[-1])
+        size = grid_of(seen.logits)
         assert clip.flow is not None
         assert clip.following is not None
         assert clip.following_flow is not None  # wanted

@@ -30,6 +30,7 @@ from stpl.nn.batchnorm import (
 from stpl.nn.discriminator import Discriminator
 from stpl.nn.finite import LossWatch
 from stpl.nn.network import NetworkOptions, build_network
+from stpl.nn.segmenter import grid_of
 from stpl.nn.teacher import Teacher
 from stpl.training.cuda_graph import Losses, RecordedLosses
 from stpl.training.evaluation import Evaluator, predicted
@@ -285,7 +286,7 @@ class Method(LightningModule, ABC):
 
     def validation_step(self, clip: Clip, batch_idx: int) -> None:
         """Accumulate the metrics of a batch."""
-        self.frame_size = (clip.frames.shape[-2], clip.frames.shape[-1])
+        self.frame_size = grid_of(clip.frames)
         seen = self.evaluated.observe(clip)
         check_output(seen.logits, clip)
         self.evaluator.update(clip, seen)

@@ -24,11 +24,10 @@ from stpl.metrics.segmentation import SegmentationMetrics
 from stpl.metrics.selection import validators
 from stpl.metrics.temporal import TemporalConsistency, VideoQuality, continues, photometric_occlusion, stretches
 from stpl.nn.accel import Observation
-from stpl.nn.segmenter import upsample
+from stpl.nn.segmenter import grid_of, upsample
 from stpl.nn.warp import warp
 from stpl.training.ranks import to_first
 
-Size = tuple[int, int]
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -92,7 +91,7 @@ class Evaluator(nn.Module):
         for validator in self._validators().values():
             validator.update(seen.logits)
         known = seen.logits.argmax(1) if clip.label is None else clip.label
-        self.feature_space.update(seen.features, nearest(known, _size(seen.features)))
+        self.feature_space.update(seen.features, nearest(known, grid_of(seen.features)))
         if clip.label is not None:
             self.segmentation.update(prediction, clip.label)
             self.quality.update(prediction, clip.label, keys)
@@ -100,8 +99,8 @@ class Evaluator(nn.Module):
         self.samples.update(keys, clip.frames[:, -1], prediction, clip.label)
 
     def _compare_frames(self, clip: Clip, seen: Observation, prediction: Tensor) -> None:
-        size, label = _size(clip.frames), clip.label
-        if _size(prediction) != size:
+        size, label = grid_of(clip.frames), clip.label
+        if grid_of(prediction) != size:
             prediction = upsample(seen.logits, size).argmax(1)
             label = None if label is None else nearest(label, size)
         assert clip.flow is not None  # ACCEL cannot do without
@@ -277,19 +276,15 @@ def predicted(logits: Tensor, clip: Clip) -> Tensor:
     Returns:
         Train ids int64 `[B,H,W]`; at the frames' size where there are no labels.
     """
-    return upsample(logits, _size(clip.frames if clip.label is None else clip.label)).argmax(1)
+    return upsample(logits, grid_of(clip.frames if clip.label is None else clip.label)).argmax(1)
 
 
-def nearest(labels: Tensor, size: Size) -> Tensor:
+def nearest(labels: Tensor, size: tuple[int, int]) -> Tensor:
     """Labels `[B,H,W]` at `size`: at each new place the nearest old one, corners aligned as for logits and features."""
     (height, width), (new_height, new_width) = labels.shape[-2:], size
     ys = torch.linspace(0, height - 1, new_height, device=labels.device).round().long()
     xs = torch.linspace(0, width - 1, new_width, device=labels.device).round().long()
     return labels[:, ys[:, None], xs]
-
-
-def _size(image: Tensor) -> Size:
-    return image.shape[-2], image.shape[-1]
 
 
 def _plain(values: dict[Any, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from stpl.data.clip import IGNORE, Batch, Clip, Wants
 from stpl.data.pseudo_labels import PseudoLabels, Writer, finished
 from stpl.errors import ConfigError
 from stpl.nn.accel import Accel
+from stpl.nn.segmenter import grid_of
 from stpl.progress import Progress
 from stpl.training.base import Method, check_output, check_settings
 from stpl.training.ranks import is_first, wait_for_all
@@ -255,7 +256,7 @@ class OfflinePseudoLabels(Method):
 
     def _grid(self) -> tuple[int, int]:
         doubts = next(self._predicted(range(1)))[1].doubts
-        return doubts.shape[-2], doubts.shape[-1]
+        return grid_of(doubts)
 
     def _survey(self, stretch: _Stretch, count: int) -> list[Labelled] | None:
         """Keep the histograms of a stretch of the split, of each group the numbers that are not 0.

@@ -20,10 +20,11 @@ from stpl.data.cache import CachedClips, open_cache
 from stpl.data.clip import Clip, Wants, collate
 from stpl.data.fake import fake
 from stpl.data.image import read_rgb, resize_rgb
-from stpl.data.label_space import SYNTHIA_12, VIPER_15
-from stpl.data.sequence import ClipFiles, SequenceClips, SequenceSet, open_set
+from stpl.data.label_space import label_space
+from stpl.data.sequence import SequenceClips
+from stpl.data.sequence_set import ClipFiles, SequenceSet, open_set
+from stpl.data.sets import data_set
 
-_NATIVE = {"viper": (1080, 1920), "synthia": (760, 1280), "cityscapes": (1024, 2048)}
 _WANTS = Wants(flow=True)
 
 
@@ -39,7 +40,7 @@ def data(
     Nothing is written to the data set: its first clips are linked into a temporary folder, where the caches are made.
 
     Args:
-        dataset: viper, synthia or cityscapes.
+        dataset: name of the data set, or of a module of your own that declares one.
         root: folder that holds the data sets; a drawn one of the set's true frame size if not given.
         size: height and width the frames are resized to; the set's training size if not given.
         clips: how many clips are read in turn.
@@ -49,7 +50,7 @@ def data(
         if root is None:
             root = Path(folder) / "drawn"
             with redirect_stdout(sys.stderr):
-                fake(dataset, root, size=_NATIVE.get(dataset, (0, 0)), clips=clips)
+                fake(dataset, root, size=data_set(dataset).native, clips=clips)
         files = _linked(open_set(root, dataset, "train", size=size), Path(folder) / "linked", clips)
         timings = interleaved(_stages(files), repeats * len(files.clips), warm=len(files.clips))
     whole = timings["whole clip"].median
@@ -68,19 +69,18 @@ def data(
 
 def _linked(files: SequenceSet, folder: Path, count: int) -> SequenceSet:
     """The first clips of a split, their frames linked into `folder`."""
-    chosen = files.clips[:count]
-    for path in {path for clip in chosen for path in clip.frames}:
+    chosen = replace(files, current=files.current[:count])
+    for path in {path for clip in chosen.clips for path in clip.frames}:
         link = folder / path.relative_to(files.folder)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path.resolve())
-    moved = (tuple(folder / path.relative_to(files.folder) for path in clip.frames) for clip in chosen)
-    clips = tuple(replace(clip, frames=frames) for clip, frames in zip(chosen, moved, strict=True))
-    return replace(files, clips=clips, folder=folder)
+    place = folder / files.frames.folder.relative_to(files.folder)
+    return replace(chosen, folder=folder, frames=replace(files.frames, folder=place))
 
 
 def _stages(files: SequenceSet) -> dict[str, Action]:
     """One action a stage; each call takes the next clip."""
-    space = SYNTHIA_12 if files.name == "synthia" else VIPER_15
+    space = label_space(files.data_set.space)
     raw = [[read_rgb(path) for path in clip.frames] for clip in files.clips]
     frames = [[files.read_frame(path) for path in clip.frames] for clip in files.clips]
     stacked = [np.stack([frame.transpose(2, 0, 1) for frame in pair]) for pair in frames]

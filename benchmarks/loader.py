@@ -21,7 +21,8 @@ from stpl.data.fake import fake
 from stpl.data.label_space import VIPER_15
 from stpl.data.loading import begin_process
 from stpl.data.sampling import StepSampler, TrainingClips
-from stpl.data.sequence import SequenceClips, open_set
+from stpl.data.sequence import SequenceClips
+from stpl.data.sequence_set import open_set
 from stpl.machine import cores
 
 _SEED = 0

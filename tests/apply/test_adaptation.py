@@ -17,6 +17,7 @@ from torch import nn
 
 import own_networks
 import stpl
+from fakes import MovingShapes
 from repository import REPOSITORY
 from stpl.apply import adapt, adaptation, library, resources
 from stpl.apply.guard import Candidate, Scored, Seen, agreement, choose, judged, see
@@ -27,7 +28,6 @@ from stpl.apply.origin import NetworkOrigin
 from stpl.apply.settings import Settings
 from stpl.cli import main
 from stpl.data.clip import Wants, collate
-from stpl.data.fake import MovingShapes
 from stpl.data.folder import VideoFrames
 from stpl.errors import ConfigError
 from stpl.metrics.selection import InformationMaximization

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fakes import MovingShapes
 from repository import SUPPORT
 from stpl.apply import export as verb
 from stpl.apply import exporting as export_module
@@ -22,7 +23,6 @@ from stpl.apply.branches import values_read
 from stpl.apply.model import open_model
 from stpl.apply.origin import NetworkOrigin
 from stpl.cli import main
-from stpl.data.fake import MovingShapes
 from stpl.data.folder import VideoFrames
 from stpl.errors import StplError
 

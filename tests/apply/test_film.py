@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from fakes import MovingShapes
 from repository import REPOSITORY
 from stpl.cli import main
-from stpl.data.fake import MovingShapes
 from stpl.data.folder import VideoFrames
 from stpl.data.image import write_png
 from stpl.nn import weights

@@ -16,8 +16,8 @@ from torch import Tensor
 
 import own_networks
 import stpl
+from fakes import MovingShapes
 from stpl.apply.model import Model
-from stpl.data.fake import MovingShapes
 from stpl.data.image import read_rgb
 from stpl.errors import CheckpointError, ConfigError, RecordError, StplError, Terminated
 from stpl.runs.folder import lock_run, run_folder

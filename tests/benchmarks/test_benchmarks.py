@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +18,7 @@ from benchmarks import contrast, data, evaluation, gpu, loader, measure, row, st
 from benchmarks.measure import Figures, Timing, interleaved, parser, peak_mb, run
 from repository import REPOSITORY, SUPPORT
 from stpl.cli import main
+from stpl.data.sets import data_set
 from stpl.losses.pixel_contrast import pixel_contrast
 from stpl.nn.network import NetworkOptions
 
@@ -125,7 +127,7 @@ def test_all_forms_take_the_same_step(small_step: dict[str, Any]) -> None:
 
 
 def test_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(data._NATIVE, "cityscapes", (64, 128))
+    monkeypatch.setattr(data, "data_set", lambda name: replace(data_set(name), native=(64, 128)))
     figures = bench(tmp_path, data.data, "--dataset=cityscapes", "--size=[32,64]", "--clips=2", "--repeats=2")
     stages = ("decode", "resize", "flow", "augment", "collate", "whole clip", "whole clip, frames and flow kept")
     assert set(stages) <= set(figures["clips_per_second"])

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from fakes import MovingShapes, write_cityscapes
 from repository import REPOSITORY
 from stpl.cli import VERBS, main
-from stpl.data.fake import MovingShapes, fake, write_cityscapes
+from stpl.data.fake import fake
 from stpl.data.image import write_png
 from stpl.declarations import declared
 from stpl.nn.network import NetworkOptions, build_network

@@ -10,32 +10,26 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fakes import write_synthia
 from stpl.cli import main
-from stpl.data import layout
+from stpl.data import sequence_set
 from stpl.data.cache import CachedClips, cache_folder, open_cache
 from stpl.data.clip import Clip, Wants
-from stpl.data.fake import MovingShapes, write_synthia
 from stpl.data.flow import FlowCache
 from stpl.data.image import read_rgb
 from stpl.data.label_space import SYNTHIA_12
-from stpl.data.sequence import SequenceClips, SequenceSet, open_set
+from stpl.data.sequence import SequenceClips
+from stpl.data.sequence_set import SequenceSet, open_set
 from stpl.errors import DataError
 
 SIZE, CLIPS = (32, 64), 5
 ALL = Wants(flow=True, label=True)
 
 
-class Scene(MovingShapes):
-    """Moving shapes with ids that SYNTHIA and VIPER know, too."""
-
-    def label(self, time: int) -> NDArray[np.uint8]:
-        return super().label(time) % 16
-
-
 @pytest.fixture(scope="module")
 def master(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_synthia(folder / "SynthiaSeq", lambda name, frames: Scene(frames, (76, 128)), clips=CLIPS)
+    write_synthia(folder / "SynthiaSeq", clips=CLIPS)
     return folder
 
 
@@ -59,7 +53,7 @@ class Decoded(Counter[str]):
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Decoded:
     counter = Decoded()
-    monkeypatch.setattr(layout, "read_rgb", counter)
+    monkeypatch.setattr(sequence_set, "read_rgb", counter)
     return counter
 
 

@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fakes import write_cityscapes
 from stpl.cli import main
 from stpl.data import flow as fl
-from stpl.data.fake import fake, write_cityscapes
+from stpl.data.fake import fake
 from stpl.data.flow_estimator import open_estimator
 from stpl.data.flow_files import flow
-from stpl.data.sequence import SequenceSet, open_set
+from stpl.data.sequence_set import SequenceSet, open_set
 from stpl.errors import ConfigError, DataError
 
 SIZE = (54, 128)

@@ -8,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from fakes import MovingShapes
 from stpl.data import folder as folder_module
 from stpl.data.clip import ClipReader, Wants
-from stpl.data.fake import MovingShapes
 from stpl.data.flow import FlowCache
 from stpl.data.folder import VideoFrames
 from stpl.errors import ConfigError, DataError

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fakes import MovingShapes
 from stpl.cli import main
 from stpl.data import folder as folder_module
 from stpl.data import video_file, video_index
 from stpl.data.clip import Wants
 from stpl.data.datamodule import VideoData
-from stpl.data.fake import MovingShapes
 from stpl.data.flow import FlowCache, consistent
 from stpl.data.folder import VideoFrames
 from stpl.data.footage import Footage, Spread, open_footage

@@ -18,7 +18,7 @@ from PIL import Image
 
 from stpl.data import flow
 from stpl.data.image import image_size, read_ids, read_rgb
-from stpl.data.synthia import read_classes
+from stpl.data.sets.synthia import read_classes
 from stpl.errors import DataError
 
 RGB = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)

@@ -8,16 +8,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
+from fakes import FewIds, write_synthia
 from stpl.data.cache import CachedClips, open_cache
 from stpl.data.clip import ClipReader, Wants, read_clip, require
-from stpl.data.fake import MovingShapes, write_synthia
 from stpl.data.flow import FlowCache, estimate
 from stpl.data.folder import VideoFrames
 from stpl.data.label_space import SYNTHIA_12
 from stpl.data.sampling import StepBefore, StepSampler
-from stpl.data.sequence import SequenceClips, open_set
+from stpl.data.sequence import SequenceClips
+from stpl.data.sequence_set import open_set
 from stpl.data.streets import StreetsClips, StreetsOptions, draw_drive, open_split
 from stpl.errors import DataError
 
@@ -25,18 +25,11 @@ EVERYTHING = Wants(frames=4, flow=True, following=True)
 SIZE, COUNT = (32, 64), 8
 
 
-class Scene(MovingShapes):
-    """Moving shapes with ids that SYNTHIA knows, too."""
-
-    def label(self, time: int) -> NDArray[np.uint8]:
-        return super().label(time) % 16
-
-
 @pytest.fixture(scope="module")
 def synthia(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Frames 0 to 8; clips end with 3 to 7."""
     root = tmp_path_factory.mktemp("data")
-    write_synthia(root / "SynthiaSeq", lambda name, frames: Scene(frames, (76, 128)), clips=COUNT)
+    write_synthia(root / "SynthiaSeq", clips=COUNT)
     (root / "list.txt").write_text("".join(f"{number:06d}.png\n" for number in range(3, COUNT)))
     return root
 
@@ -49,7 +42,7 @@ def sequence(root: Path, listed: bool = True) -> SequenceClips:
 def video(folder: Path) -> VideoFrames:
     """The same frames as a video of which the first three make no clip."""
     for number in range(COUNT + 1):
-        frame = cv2.resize(Scene(COUNT + 1, (76, 128)).frame(number), SIZE[::-1])
+        frame = cv2.resize(FewIds(COUNT + 1, (76, 128)).frame(number), SIZE[::-1])
         cv2.imwrite(str(folder / f"{number}.png"), frame)
     return VideoFrames(folder)
 
@@ -136,7 +129,7 @@ def test_the_step_before_is_the_one_before() -> None:
 
 
 def test_a_label_of_the_frame_before_makes_no_cache(tmp_path: Path) -> None:
-    write_synthia(tmp_path / "SynthiaSeq", lambda name, frames: Scene(frames, (76, 128)), clips=COUNT)
+    write_synthia(tmp_path / "SynthiaSeq", clips=COUNT)
     (tmp_path / "list.txt").write_text("000003.png\n000004.png\n")
     clips = sequence(tmp_path)
     reader = CachedClips(clips, open_cache(clips.files))

@@ -8,41 +8,32 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fakes import write_cityscapes, write_synthia, write_viper
 from stpl.data import flow as optical_flow
 from stpl.data.clip import Wants
-from stpl.data.fake import MovingShapes, write_cityscapes, write_synthia, write_viper
-from stpl.data.label_space import SYNTHIA_12, VIPER_15
-from stpl.data.layout import FilePattern, FrameId
-from stpl.data.sequence import SETS, SequenceClips, SequenceSet, find_flow, open_set, read_scaled
+from stpl.data.label_space import SYNTHIA_12, VIPER_15, own_classes
+from stpl.data.patterns import FilePattern, FrameFiles, FrameId
+from stpl.data.sequence import SequenceClips, find_flow, read_scaled
+from stpl.data.sequence_set import SequenceSet, open_set
+from stpl.data.sets import data_set, names
 from stpl.errors import ConfigError, DataError
 
 SIZE = (32, 64)
 
 
-class Scene(MovingShapes):
-    """Moving shapes with ids that SYNTHIA and VIPER know, too."""
-
-    def label(self, time: int) -> NDArray[np.uint8]:
-        return super().label(time) % 16
-
-
-def scenes(name: str, frames: int) -> Scene:
-    return Scene(frames, (76, 128))
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_viper(folder / "Viper", scenes, sequences=1)
-    write_synthia(folder / "SynthiaSeq", scenes, clips=2)
+    write_viper(folder / "Viper", sequences=1)
+    write_synthia(folder / "SynthiaSeq", clips=2)
     write_cityscapes(folder / "Cityscapes", splits=("train",), cities=("ulm",), snippets=1)
     return folder
 
 
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("name", names())
 def test_every_set_opens_under_one_root(name: str, root: Path) -> None:
-    files = open_set(root, name, SETS[name].splits[0], size=SIZE)
-    assert (files.name, files.folder, files.size) == (name, root / SETS[name].folder, SIZE)
+    files = open_set(root, name, data_set(name).splits[0], size=SIZE)
+    assert (files.name, files.folder, files.size) == (name, root / data_set(name).folder, SIZE)
     assert all(path.is_file() for clip in files.clips for path in clip.frames)
     clip = SequenceClips(files, SYNTHIA_12 if name == "synthia" else VIPER_15).read(0, Wants(flow=True))
     assert clip.frames.shape == (2, 3, *SIZE)
@@ -52,19 +43,24 @@ def test_every_set_opens_under_one_root(name: str, root: Path) -> None:
 
 
 def test_all_is_at_the_usual_size_if_none_is_given(root: Path) -> None:
-    assert {name: open_set(root, name, "train").size for name in SETS} == {
+    assert {name: open_set(root, name, "train").size for name in names()} == {
         "viper": (720, 1280), "synthia": (640, 1280), "cityscapes": (512, 1024)
     }  # fmt: skip
 
 
 def test_unknown_set_is_told(root: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no data set 'kitti'[\s\S]*→ choose one of: viper, synthia, cityscapes"):
+    with pytest.raises(ConfigError, match=r"no data set 'kitti'[\s\S]*→ choose one of: cityscapes, synthia, viper"):
         open_set(root, "kitti", "train")
 
 
-def test_a_set_without_an_id_map_is_refused(root: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'synthia12' has no id map for data set 'viper'"):
-        SequenceClips(open_set(root, "viper", "train"), SYNTHIA_12)
+def test_any_set_goes_with_any_label_space(root: Path) -> None:
+    classes = set(data_set("viper").table(SYNTHIA_12).tolist()) - {255}
+    assert [name for i, name in enumerate(SYNTHIA_12.classes) if i not in classes] == ["pole", "rider"]
+
+
+def test_a_set_without_a_class_in_common_is_refused(root: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'own' and data set 'viper' have no class in common[\s\S]*→ .*: road, side"):
+        SequenceClips(open_set(root, "viper", "train"), own_classes(["boat", "water"]))
 
 
 def test_a_reader_travels_to_worker_processes(root: Path) -> None:
@@ -74,24 +70,21 @@ def test_a_reader_travels_to_worker_processes(root: Path) -> None:
     assert all(getattr(there, name).equal(getattr(here, name)) for name in ("frames", "flow", "label"))
 
 
+NAMES = {
+    "synthia": "000012.png",
+    "viper": "001/001_00012.jpg",
+    "cityscapes": "ulm/ulm_000001_000012_leftImg8bit.png",
+}
+
+
 # A regular expression and a template that are not each other's inverse would let two names mean one frame.
-@pytest.mark.parametrize(
-    ("pattern", "good"),
-    [
-        (FilePattern(Path("x"), "{number:06d}.png"), "000012.png"),
-        (FilePattern(Path("x"), "{sequence}/{sequence}_{number:05d}.jpg", r"\d{3}"), "001/001_00012.jpg"),
-        (
-            FilePattern(Path("x"), "{city}/{sequence}_{number:06d}_l.png", r"[a-z]+_\d{6}"),
-            "ulm/ulm_000001_000012_l.png",
-        ),
-    ],
-)
-def test_names_are_read_back_and_nothing_else_is(pattern: FilePattern, good: str) -> None:
-    frame = pattern.parse(good)
-    assert frame is not None
-    assert frame.number == 12
-    assert pattern.path(frame) == Path("x") / good
-    assert frame.before(3) == FrameId(frame.sequence, 9)
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_read_back_and_nothing_else_is(name: str) -> None:
+    pattern, good = next(iter(data_set(name).layouts.values())).frames, NAMES[name]
+    fields = pattern.parse(good)
+    assert fields is not None
+    assert fields["number"] == 12
+    assert pattern.write(fields) == good
     for bad in (
         f"./{good}",
         f"/{good}",
@@ -102,6 +95,33 @@ def test_names_are_read_back_and_nothing_else_is(pattern: FilePattern, good: str
         "",
     ):
         assert pattern.parse(bad) is None
+
+
+@pytest.fixture
+def loose() -> FilePattern:
+    """Numbers of any width, and something else that changes along."""
+    return FilePattern(
+        "", r"(?P<sequence>[a-z]+)-(?P<count>\d+)-(?P<number>\d+)\.png", "{sequence}-{count}-{number}.png"
+    )
+
+
+def test_frames_are_found_by_listing_the_folder_once(loose: FilePattern, tmp_path: Path, opened: list[str]) -> None:
+    for name in ("b-7-2.png", "a-9-10.png", "a-3-9.png", "a-1-009.png", "a-2-9.jpg", "..-1-1.png", "notes"):
+        (tmp_path / name).touch()
+    opened.clear()
+    files = FrameFiles.scan(loose, tmp_path)
+    assert list(files) == [FrameId("a", 9), FrameId("a", 10), FrameId("b", 2)]
+    assert files.path(FrameId("a", 10).before()) == tmp_path / "a-3-9.png"
+    assert files.fields(FrameId("b", 2)) == {"sequence": "b", "count": "7", "number": 2}
+    assert files.missing(FrameId("a", 11)) == tmp_path / "a-*-11.png"
+    assert not [name for name in opened if name.startswith(str(tmp_path))]
+
+
+def test_two_files_of_one_frame_are_told(loose: FilePattern, tmp_path: Path) -> None:
+    for name in ("a-3-9.png", "a-4-9.png"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=r"a-4-9\.png: two files are the same frame[\s\S]*→ keep one .*a-3-9\.png"):
+        FrameFiles.scan(loose, tmp_path)
 
 
 def flow_file(files: SequenceSet, folder: Path, flow: NDArray[Any] | None = None, suffix: str = ".npy") -> None:

@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from fakes import MovingShapes
 from stpl.apply import adaptation
 from stpl.cli import main
 from stpl.data.clip import Clip, Wants, collate
-from stpl.data.fake import MovingShapes
 from stpl.data.flow import FlowCache
 from stpl.data.folder import VideoFrames
 from stpl.errors import ConfigError, DataError

@@ -16,11 +16,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from fakes import MovingShapes
 from stpl.data import content, video_file
 from stpl.data.container import read_container
 from stpl.data.content import content_id
 from stpl.data.conversion import check_conversion
-from stpl.data.fake import MovingShapes
 from stpl.data.folder import VideoFrames
 from stpl.data.footage import open_footage
 from stpl.data.frames import FrameStream

@@ -16,6 +16,7 @@ from torch import nn
 
 import own_networks
 import stpl
+from fakes import MovingShapes
 from own_networks import CLASSES, Dictionary, PoolingIndices, WithoutBatchNorm
 from stpl.apply import adaptation
 from stpl.apply.guard import Verdict
@@ -23,7 +24,6 @@ from stpl.apply.model import open_model, own_state
 from stpl.apply.origin import NetworkOrigin, read_classes
 from stpl.cli import main
 from stpl.data.clip import Clip
-from stpl.data.fake import MovingShapes
 from stpl.errors import CheckpointError, ConfigError
 from stpl.nn import weights
 from stpl.nn.huggingface import SemanticMaps

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stpl.data.fake import MovingShapes
+from fakes import MovingShapes
 from stpl.data.folder import VideoFrames
 from stpl.data.label_space import VIPER_15
 from stpl.errors import ConfigError, DataError

@@ -1,4 +1,4 @@
-"""Predictions on a benchmark's frames, as images that the official Cityscapes evaluator reads."""
+"""Predictions on a benchmark's frames as images of label ids, which the official Cityscapes evaluator reads."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from torch import Tensor
 
 from stpl.apply.out_folder import filled
 from stpl.data.clip import Clip
+from stpl.data.data_set import DataSet
 from stpl.data.image import write_png
 from stpl.data.label_space import LabelSpace
+from stpl.data.sets import data_set
 from stpl.errors import ConfigError, refusals
 from stpl.runs.fit import build_evaluation
 from stpl.runs.request import Request
@@ -38,7 +40,7 @@ def label_benchmark(request: Request, out: Path, colors: bool) -> None:
     if cli.trainer.world_size > 1:
         raise ConfigError("predictions are written by one process", where="trainer.devices", mend="use one device")
     with filled(out) as folder:
-        writer = LabelImages(folder, cli.model.options.space, colors)
+        writer = LabelImages(folder, cli.model.options.space, data_set(cli.datamodule.evaluated), colors)
         cli.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
         loader = cli.datamodule.val_dataloader()
         with refusals("trainer", among="lightning"), signals_raised(cli.trainer):
@@ -47,18 +49,19 @@ def label_benchmark(request: Request, out: Path, colors: bool) -> None:
 
 
 class LabelImages(Callback):
-    """Writes predicted train ids as images of Cityscapes label ids while `Trainer.predict` goes on.
+    """Writes predicted train ids as images of a data set's label ids while `Trainer.predict` goes on.
 
     Args:
         folder: to write into.
         space: the classes that are predicted.
+        known: the data set whose label ids are written.
         colors: write images in the palette of Cityscapes as well. Their names begin with `color_`: the evaluator looks
             through all sub-folders for names that begin with the frame's, and refuses to find two.
     """
 
-    def __init__(self, folder: Path, space: LabelSpace, colors: bool) -> None:
+    def __init__(self, folder: Path, space: LabelSpace, known: DataSet, colors: bool) -> None:
         self.folder, self.colors = folder, colors
-        self.ids, self.palette = label_ids(space), space.palette
+        self.ids, self.palette = label_ids(space, known), space.palette
         self.written = 0
         self._progress = Progress(console=Console(stderr=True))
 
@@ -89,7 +92,8 @@ class LabelImages(Callback):
         self._progress.stop()
 
 
-def label_ids(space: LabelSpace) -> NDArray[np.uint8]:
-    """Cityscapes label ids uint8 `[K]` by train id; of several ids of one class, the lowest (person, not rider)."""
-    table = space.lookup("cityscapes")
-    return np.array([np.flatnonzero(table == train_id)[0] for train_id in range(space.num_classes)], dtype=np.uint8)
+def label_ids(space: LabelSpace, known: DataSet) -> NDArray[np.uint8]:
+    """A data set's label ids uint8 `[K]` by train id: of several ids of one class the lowest (person, not rider)."""
+    table, void = known.table(space), known.labels.void or 0
+    ids = [np.flatnonzero(table == train_id) for train_id in range(space.num_classes)]
+    return np.array([found[0] if len(found) else void for found in ids], dtype=np.uint8)

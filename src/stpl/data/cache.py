@@ -36,7 +36,8 @@ from numpy.typing import NDArray
 from stpl.data import flow as optical_flow
 from stpl.data.clip import Clip, Wants
 from stpl.data.parallel import each
-from stpl.data.sequence import SequenceClips, SequenceSet, open_set
+from stpl.data.sequence import SequenceClips
+from stpl.data.sequence_set import SequenceSet, open_set
 from stpl.errors import DataError, note
 from stpl.files import locked, write_atomically, writing
 
@@ -60,9 +61,9 @@ def cache(
     A run with `data.init_args.cache: true` reads them (and makes what is missing). Call again to go on after a stop.
 
     Args:
-        dataset: viper, synthia or cityscapes.
-        root: folder that holds Viper, SynthiaSeq and Cityscapes.
-        split: train or val.
+        dataset: name of the data set, or of a module of your own that declares one; a wrong name lists all.
+        root: folder that holds the data sets' own folders.
+        split: one of the data set's splits, e.g. train or val.
         size: height and width; the data set's training size if not given.
         frame_list: text file that names the current frames, for a run that uses one.
         flow: keep estimated flow, too.

@@ -14,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpl.data import flow as optical_flow
+from stpl.data import label_space as spaces
+from stpl.data.data_set import DataSet
 from stpl.data.flow_check import Verdict, judge, warp_errors
 from stpl.data.image import read_rgb
 from stpl.data.label_check import LabelCounts, judge_labels
-from stpl.data.label_space import SPACES, LabelSpace, label_space
-from stpl.data.layout import ClipFiles, SequenceSet
+from stpl.data.label_space import LabelSpace
 from stpl.data.parallel import each
-from stpl.data.sequence import FLOW_SUFFIXES, open_set, read_scaled
+from stpl.data.sequence import FLOW_SUFFIXES, read_scaled
+from stpl.data.sequence_set import ClipFiles, SequenceSet, open_set
 from stpl.errors import AtLeast, ConfigError, DataError, check_range
 from stpl.files import write_atomically
 
@@ -28,9 +30,6 @@ Size = tuple[int, int]
 Value = TypeVar("Value")
 
 _SHOWN = 5  # problems that the message lists; the JSON file has all
-_PUBLISHED = {("viper", "train"): 13367, ("synthia", "train"): 849, ("cityscapes", "train"): 2975,
-              ("cityscapes", "val"): 500}  # fmt: skip
-"""Clips of the lineage's frame lists."""
 
 
 def check(
@@ -52,13 +51,13 @@ def check(
     wrong for certain is a problem (exit code 2); what only looks wrong is a warning.
 
     Args:
-        dataset: viper, synthia or cityscapes.
+        dataset: name of the data set, or of a module of your own that declares one; a wrong name lists all.
         root: folder that holds the data sets' own folders.
-        split: train or val.
+        split: one of the data set's splits, e.g. train or val.
         flow: folder of flow files; auto for the lineage's, where there is one; none to leave flow out.
         sample: pairs of frames by which the flow is judged.
         size: height and width of training, at which the flow is judged; the data set's usual one if not given.
-        label_space: viper15 or synthia12; the first that knows the data set if not given.
+        label_space: classes that labels are counted in; the data set's usual ones if not given.
         frame_list: text file with the current frames, as the lineage has them.
         json: file to write the report to, too.
         workers: threads; 0 for one a core.
@@ -67,7 +66,8 @@ def check(
         DataError: something is missing or wrong; the message lists the first few problems.
     """
     files = open_set(root, dataset, split, frame_list=frame_list, size=size)
-    report = inspect(files, _space(dataset, label_space), _flow_folder(files, flow), sample, workers)
+    space = spaces.label_space(label_space or files.data_set.space)
+    report = inspect(files, space, _flow_folder(files, flow), sample, workers)
     print(report.text())
     if json is not None:
         text = json_format.dumps(asdict(report), indent=1, ensure_ascii=False)
@@ -78,7 +78,7 @@ def check(
         more = f"\n  … and {count - _SHOWN} more" if count > _SHOWN else ""
         raise DataError(
             f"{_count(count, 'problem')}:\n  {shown}{more}",
-            where=f"{dataset} {split}",
+            where=f"{files.name} {split}",
             mend="mend these files, then check again" + (" (--json=FILE lists all)" if more else ""),
         )
 
@@ -92,6 +92,7 @@ class Report:
         split: name of the split.
         space: name of the label space that `classes` are of.
         clips: number of clips.
+        published: number of clips of this split in published work.
         frames: number of frames that are part of a clip.
         labels: number of labels.
         flows: number of flow files.
@@ -108,6 +109,7 @@ class Report:
     split: str
     space: str
     clips: int
+    published: int | None
     flow_folder: str | None
     frames: int = 0
     labels: int = 0
@@ -121,8 +123,7 @@ class Report:
 
     def text(self) -> str:
         """The report for a terminal."""
-        published = _PUBLISHED.get((self.dataset, self.split))
-        of_all = f" (the lineage's list has {published})" if published not in (None, self.clips) else ""
+        of_all = f" (published work has {self.published})" if self.published not in (None, self.clips) else ""
         lines = [
             f"{self.dataset} {self.split}: {_count(self.clips, 'clip')}{of_all}, {_count(self.frames, 'frame')}, "
             f"{_count(self.labels, 'label')}",
@@ -154,12 +155,6 @@ def _counts(sizes: dict[str, int]) -> str:
 def _shares(title: str, shares: dict[Any, float]) -> str:
     text = f"{title}: " + ", ".join(f"{name}\0{share:.2f}" for name, share in shares.items())
     return fill(text, 100, initial_indent="  ", subsequent_indent="    ").replace("\0", " ")  # no break inside a pair
-
-
-def _space(dataset: str, name: str | None) -> LabelSpace:
-    space = label_space(name) if name else next(s for s in SPACES.values() if dataset in s.remaps)
-    space.lookup(dataset)  # raises if it does not know the data set
-    return space
 
 
 def _flow_folder(files: SequenceSet, flow: str) -> Path | None:
@@ -228,7 +223,7 @@ class _Job:
         found.label = path, ids.shape
         found.ids = np.bincount(ids.ravel(), minlength=256)
         frame = dict(found.frames).get(clip.frames[-1])
-        if frame is not None and ids.shape != (round(frame[0] * self.files.height_kept), frame[1]):
+        if frame is not None and ids.shape != (round(frame[0] * self.files.data_set.height_kept), frame[1]):
             found.problems.append(f"{path}: the label is {_by(ids.shape)} (after the crop), its frame {_by(frame)}")
 
     def _flow(self, folder: Path, task: _Task, found: _Findings) -> None:
@@ -261,13 +256,13 @@ def inspect(
         sample: pairs by which the flow is judged, spread evenly over the split.
         workers: threads; 0 for one a core.
     """
-    report = Report(
-        files.name, files.split, space.name, len(files.clips), None if flow_folder is None else str(flow_folder)
-    )
+    published = files.data_set.published.get(files.split)
+    folder = None if flow_folder is None else str(flow_folder)
+    report = Report(files.name, files.split, space.name, len(files), published, folder)
     check_range("sample", sample)
     job, tasks = _Job(files, flow_folder), _tasks(files.clips, sample)
     findings = list(each(job, tasks, workers=workers, title=f"{files.name} {files.split}: checking"))
-    _summarize(report, findings, space)
+    _summarize(report, findings, files.data_set, space)
     return report
 
 
@@ -281,7 +276,7 @@ def _tasks(clips: Sequence[ClipFiles], sample: int) -> list[_Task]:
     return tasks
 
 
-def _summarize(report: Report, findings: Sequence[_Findings], space: LabelSpace) -> None:
+def _summarize(report: Report, findings: Sequence[_Findings], known: DataSet, space: LabelSpace) -> None:
     kinds = {
         "frames": [frame for found in findings for frame in found.frames],
         "labels": [found.label for found in findings if found.label is not None],
@@ -294,7 +289,7 @@ def _summarize(report: Report, findings: Sequence[_Findings], space: LabelSpace)
         if sized:
             counts = Counter(_by(size) for _, size in sorted(sized))
             report.sizes[kind] = dict(counts.most_common())
-    _judge_labels(report, findings, space)
+    _judge_labels(report, findings, known, space)
     _count_unknown(report, findings)
     errors = [found.errors for found in findings if found.errors is not None]
     if errors:
@@ -311,15 +306,15 @@ def _odd_sizes(files: Sequence[tuple[Path, Size]]) -> list[str]:
     return [f"{path}: {_by(size)}, most others are {_by(usual)}" for path, size in sorted(files) if size != usual]
 
 
-def _judge_labels(report: Report, findings: Sequence[_Findings], space: LabelSpace) -> None:
+def _judge_labels(report: Report, findings: Sequence[_Findings], known: DataSet, space: LabelSpace) -> None:
     labels = [
         LabelCounts(found.label[0], found.ids)
         for found in findings
         if found.label is not None and found.ids is not None
     ]
     labels.sort(key=lambda label: label.path)
-    _count_classes(report, [label.pixels for label in labels], space)
-    judgement = judge_labels(labels, report.dataset, space)
+    _count_classes(report, [label.pixels for label in labels], known, space)
+    judgement = judge_labels(labels, known, space)
     report.problems += judgement.problems
     report.warnings += judgement.warnings
 
@@ -336,14 +331,14 @@ def _count_unknown(report: Report, findings: Sequence[_Findings]) -> None:
         )
 
 
-def _count_classes(report: Report, counts: Sequence[NDArray[np.int64]], space: LabelSpace) -> None:
+def _count_classes(report: Report, counts: Sequence[NDArray[np.int64]], known: DataSet, space: LabelSpace) -> None:
     if not counts:
         return
     pixels = np.sum(counts, axis=0)
-    train_ids = space.lookup(report.dataset)[: len(pixels)]
-    known = pixels[train_ids < space.num_classes].sum()
+    train_ids = known.table(space)[: len(pixels)]
+    counted = pixels[train_ids < space.num_classes].sum()
     for train_id, name in enumerate(space.classes):
-        report.classes[name] = float(100 * pixels[train_ids == train_id].sum() / max(known, 1))
+        report.classes[name] = float(100 * pixels[train_ids == train_id].sum() / max(counted, 1))
     for value in np.flatnonzero((train_ids >= space.num_classes) & (pixels > 0)):
         report.ignored[int(value)] = float(100 * pixels[value] / pixels.sum())
 

@@ -18,14 +18,13 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from stpl.data import cityscapes
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.augment_device import augment
 from stpl.data.cache import CachedClips, open_cache
 from stpl.data.clip import Batch, Clip, ClipReader, Wants, clip_seed, collate, collate_streams, require
 from stpl.data.flow import FlowCache
 from stpl.data.footage import Spread, open_footage
-from stpl.data.label_space import SYNTHIA_12, VIPER_15, label_space
+from stpl.data.label_space import VIPER_15, label_space
 from stpl.data.loading import Loader, Loading, StepLoader, begin_process, check_shared_memory
 from stpl.data.rare_classes import RareClassSampler, class_pixels
 from stpl.data.sampling import (
@@ -37,7 +36,9 @@ from stpl.data.sampling import (
     StreamSampler,
     TrainingClips,
 )
-from stpl.data.sequence import SequenceClips, find_flow, open_set
+from stpl.data.sequence import SequenceClips, find_flow
+from stpl.data.sequence_set import open_set
+from stpl.data.sets import data_set
 from stpl.data.streets import StreetsClips, StreetsOptions, open_split
 from stpl.errors import ConfigError, check_range
 
@@ -48,7 +49,6 @@ Domain = Literal["source", "target"]
 Split = Literal["train", "val"]
 _SOURCE = -2  # no step has this number, so the source's seed is that of no clip
 _RENEWAL_SEED = 20160312  # of no run: statistics are renewed from the same clips whatever the run's seed
-_SPACE_OF = {"viper": VIPER_15.name, "synthia": SYNTHIA_12.name}
 
 
 class ClipDataModule(LightningDataModule, ABC):
@@ -64,6 +64,9 @@ class ClipDataModule(LightningDataModule, ABC):
 
     space_name: str | None = None
     """Name of the label space of the labels it serves; `None` where there are none."""
+
+    evaluated = "cityscapes"
+    """The data set whose label ids written predictions hold."""
 
     labelled = True
     """Whether `val` has labels to evaluate on. Without, only the label-free selection score is computed."""
@@ -280,23 +283,24 @@ class StreetsData(ClipDataModule):
         return StreetsClips(drawn, flow=self.flow)
 
 
-class CityscapesTransfer(ClipDataModule):
-    """The benchmarks of the DA-VSN/TPS lineage: from VIPER or SYNTHIA-Seq (source) to Cityscapes-Seq (target).
+class RecordedData(ClipDataModule):
+    """From one recorded data set, with labels, to another one: any source goes with any target.
 
-    The source domain trains on the source's labelled video; both domains are evaluated on Cityscapes' validation split,
-    as in the lineage. Training labels come at the size of the frames, labels for evaluation as they are stored.
+    The source domain trains on the source's labelled video; both are evaluated on the target's validation split, as in
+    the DA-VSN/TPS lineage. Training labels come at the size of the frames, labels for evaluation as they are stored.
 
     Args:
-        root: folder that holds `Viper` or `SynthiaSeq`, and `Cityscapes`.
-        source: viper or synthia.
-        label_space: classes of the labels; viper15 or synthia12, after the source, if not given.
-        target_size: height and width of Cityscapes' frames.
-        source_size: height and width of the source's frames; 720×1280 (viper) or 640×1280 (synthia) if not given.
-        flow: "estimated" (OpenCV DIS at training size, kept in `<root>/<set>/flow_dis`) or "files" (the lineage's, in
-            `<root>/Estimated_optical_flow_…` or where TPS keeps them).
+        root: folder that holds the data sets' own folders.
+        source: name of a data set (`stpl.data.sets`), or of a module of your own that declares one.
+        target: likewise.
+        label_space: classes of the labels; the source's usual ones if not given.
+        target_size: height and width of the target's frames; its usual ones if not given.
+        source_size: likewise of the source's.
+        flow: "estimated" (OpenCV DIS at training size, kept in `<root>/<set>/flow_dis`) or "files" (of published work,
+            e.g. in `<root>/Estimated_optical_flow_…` or where TPS keeps them).
         cache: read frames and estimated flow from the memory map that `stpl data cache` makes; made if absent.
         source_list: frame list of the source.
-        target_train_list: frame list of the target's train split, for a copy without `gtFine/train`.
+        target_train_list: frame list of the target's train split, for a copy without labels of it.
         target_val_list: frame list of the target's val split.
         domain: see `ClipDataModule`.
         loading: see `ClipDataModule`.
@@ -308,9 +312,10 @@ class CityscapesTransfer(ClipDataModule):
     def __init__(
         self,
         root: Path = Path("data"),
-        source: Literal["viper", "synthia"] = "viper",
+        source: str = "viper",
+        target: str = "cityscapes",
         label_space: str | None = None,
-        target_size: tuple[int, int] = cityscapes.SIZE,
+        target_size: tuple[int, int] | None = None,
         source_size: tuple[int, int] | None = None,
         flow: Literal["estimated", "files"] = "estimated",
         cache: bool = False,
@@ -324,19 +329,16 @@ class CityscapesTransfer(ClipDataModule):
         class_statistics: Path = Path("data/class_statistics"),
     ) -> None:
         super().__init__(domain, loading, augmentation, sampling_seed, class_statistics)
-        self.root, self.source, self.flow, self.cache = root, source, flow, cache
-        self.space_name = label_space or _SPACE_OF[source]
-        self._sizes = {source: source_size, cityscapes.NAME: target_size}
-        self._lists = {
-            (source, "train"): source_list,
-            (cityscapes.NAME, "train"): target_train_list,
-            (cityscapes.NAME, "val"): target_val_list,
-        }
+        self.root, self.flow, self.cache = root, flow, cache
+        self.sets, self.evaluated = {"source": source, "target": target}, target
+        self.space_name = label_space or data_set(source).space
+        self._sizes = {"source": source_size, "target": target_size}
+        self._lists = {"source": {"train": source_list}, "target": {"train": target_train_list, "val": target_val_list}}
 
     def open(self, domain: Domain, split: Split) -> ClipReader:
-        """The source's train split, or a split of Cityscapes-Seq."""
-        name = self.source if (domain, split) == ("source", "train") else cityscapes.NAME
-        files = open_set(self.root, name, split, frame_list=self._lists[name, split], size=self._sizes[name])
+        """The source's train split, or a split of the target."""
+        part: Domain = "source" if (domain, split) == ("source", "train") else "target"
+        files = open_set(self.root, self.sets[part], split, frame_list=self._lists[part][split], size=self._sizes[part])
         clips = SequenceClips(
             files,
             label_space(str(self.space_name)),

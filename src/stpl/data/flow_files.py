@@ -9,9 +9,8 @@ from typing import Literal
 
 from stpl.data import flow as optical_flow
 from stpl.data.flow_estimator import Estimator, EstimatorName, open_estimator
-from stpl.data.layout import ClipFiles, SequenceSet
 from stpl.data.parallel import each
-from stpl.data.sequence import open_set
+from stpl.data.sequence_set import ClipFiles, SequenceSet, open_set
 from stpl.errors import DataError
 
 _BATCH = {"dis": 1, "raft": 4, "raft_small": 4}  # its correlation volume takes 1.1 GB a pair at 720×1280
@@ -33,9 +32,9 @@ def flow(
     What is there already is kept, unless it is torn, so a run that was stopped goes on where it was.
 
     Args:
-        dataset: viper, synthia or cityscapes.
+        dataset: name of the data set, or of a module of your own that declares one; a wrong name lists all.
         root: folder that holds the data sets' own folders.
-        split: train or val.
+        split: one of the data set's splits, e.g. train or val.
         estimator: dis (OpenCV), or raft or raft_small (torchvision; on the GPU if there is one).
         format: npy (int16 tenths of a pixel, as the lineage's loaders read), flo (Middlebury) or png (KITTI).
         size: height and width of the flow; those of training if not given.

@@ -228,8 +228,22 @@ def _resize(array: NDArray[np.uint8], size: tuple[int, int], filter_: Image.Resa
     return np.array(Image.fromarray(array).resize(size[::-1], filter_))
 
 
-def write_png(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write uint8 `[H,W,3]` (RGB) or `[H,W]` (ids) as PNG; the folder is made, the file appears whole or not at all."""
+def png(image: NDArray[np.uint8]) -> bytes:
+    """A PNG file of uint8 `[H,W,3]` (RGB) or `[H,W]` (ids)."""
+    return _encoded(image, "png")
+
+
+def jpeg(image: NDArray[np.uint8]) -> bytes:
+    """A JPEG file of uint8 `[H,W,3]` (RGB)."""
+    return _encoded(image, "jpeg", quality=95)
+
+
+def _encoded(image: NDArray[np.uint8], kind: str, **options: int) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "png")
-    write_atomically(path, buffer.getvalue(), kind=DataError, sync=False)
+    Image.fromarray(image).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def write_png(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write an image as PNG; the folder is made, the file appears whole or not at all."""
+    write_atomically(path, png(image), kind=DataError, sync=False)

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from stpl.data.data_set import DataSet
 from stpl.data.label_space import IGNORE, LabelSpace
 
-_HIGHEST_TRAIN_ID = {"cityscapes": 18}  # its own 19 classes; of other sets, train ids are those of the label space
 _EVERYWHERE = ("vegetation", "sky", "road")  # classes that nearly every picture of a street shows
 _MOST, _NEARLY_ALL = 60.0, 95.0  # percent
 _NAMES_SHOWN, _LEAST_BEYOND = 4, 3
@@ -34,32 +34,33 @@ class Judgement(NamedTuple):
     warnings: list[str]
 
 
-def judge_labels(labels: Sequence[LabelCounts], dataset: str, space: LabelSpace) -> Judgement:
+def judge_labels(labels: Sequence[LabelCounts], known: DataSet, space: LabelSpace) -> Judgement:
     """What the ids of a split say of its labels.
 
     Args:
         labels: every label of the split.
-        dataset: the data set whose ids they should hold.
+        known: the data set whose ids they should hold.
         space: the classes that the ids become.
     """
     if not labels:
         return Judgement([], [])
-    train_ids = _hold_train_ids(labels, dataset, space)
+    train_ids = _hold_train_ids(labels, known, space)
     pixels = np.sum([label.pixels for label in labels], axis=0)
-    return Judgement(train_ids.problems, [*train_ids.warnings, *_shares(pixels, dataset, space), *_constant(labels)])
+    return Judgement(train_ids.problems, [*train_ids.warnings, *_shares(pixels, known, space), *_constant(labels)])
 
 
-def _hold_train_ids(labels: Sequence[LabelCounts], dataset: str, space: LabelSpace) -> Judgement:
+def _hold_train_ids(labels: Sequence[LabelCounts], known: DataSet, space: LabelSpace) -> Judgement:
     """Label ids go higher than train ids do: where no id is above the highest train id, the labels hold these."""
-    highest = _HIGHEST_TRAIN_ID.get(dataset, space.num_classes - 1)
-    beyond = {value: space.classes[train_id] for value, train_id in space.remaps[dataset].items() if value > highest}
+    highest = space.num_classes - 1 if known.labels.train_ids is None else known.labels.train_ids
+    table, ids = known.table(space), known.labels.classes
+    beyond = {value: space.classes[table[value]] for value in ids if value > highest and table[value] != IGNORE}
     low = [label for label in labels if not label.pixels[highest + 1 : IGNORE].any()]
     if len(beyond) < _LEAST_BEYOND or not low:
         return Judgement([], [])
     names = ", ".join(f"{name} {value}" for value, name in list(beyond.items())[:_NAMES_SHOWN])
     told = (
-        f"{low[0].path}: {len(low)} of {len(labels)} labels hold no id above {highest} but {IGNORE}; {dataset}'s label "
-        f"ids go on ({names}, …), so these look like train ids: give the original label ids"
+        f"{low[0].path}: {len(low)} of {len(labels)} labels hold no id above {highest} but {IGNORE}; {known.name}'s "
+        f"label ids go on ({names}, …), so these look like train ids: give the original label ids"
     )
     certain = any(name in _EVERYWHERE for name in beyond.values())  # else there may just be no cars and persons
     if len(low) == len(labels):
@@ -67,12 +68,12 @@ def _hold_train_ids(labels: Sequence[LabelCounts], dataset: str, space: LabelSpa
     return Judgement([], [told] if certain else [])
 
 
-def _shares(pixels: NDArray[np.int64], dataset: str, space: LabelSpace) -> list[str]:
+def _shares(pixels: NDArray[np.int64], known: DataSet, space: LabelSpace) -> list[str]:
     """A class, or what counts for nothing, over most of the split."""
-    train_ids = space.lookup(dataset)[: len(pixels)]
+    train_ids = known.table(space)[: len(pixels)]
     counts = np.array([pixels[train_ids == train_id].sum() for train_id in range(space.num_classes)])
-    largest, known, absent = int(counts.argmax()), counts.sum(), int((counts == 0).sum())
-    share, ignored = 100 * counts[largest] / max(known, 1), 100 * (1 - known / max(pixels.sum(), 1))
+    largest, counted, absent = int(counts.argmax()), counts.sum(), int((counts == 0).sum())
+    share, ignored = 100 * counts[largest] / max(counted, 1), 100 * (1 - counted / max(pixels.sum(), 1))
     found = []
     if share > _MOST:
         found.append(

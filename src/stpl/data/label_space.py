@@ -1,7 +1,7 @@
-"""Class names, palettes and id maps of every data set: tables, no code paths.
+"""Sets of classes that networks predict: names, colours, train ids. This module imports no torch.
 
-A `LabelSpace` is the set of classes a network predicts. `remap` tables turn the ids that a data set stores on disk
-into train ids; every id that a table does not name becomes 255 (ignore). This module imports no torch.
+A data set names the classes of the ids that it stores on disk; a `LabelSpace` turns names into train ids. So any data
+set goes with any label space; what it does not name becomes 255 (ignore).
 
 Sources: the released data loaders of DA-VSN, TPS and CMOM (`dataset/Viper.py`, `SynthiaSeq.py`, `info_*.json`);
 palette of the Cityscapes benchmark (Cordts et al., CVPR 2016).
@@ -10,7 +10,7 @@ palette of the Cityscapes benchmark (Cordts et al., CVPR 2016).
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
 
@@ -53,7 +53,7 @@ class LabelSpace:
     Attributes:
         name: how configurations and checkpoints call it.
         classes: class names in train-id order (0, 1, …).
-        remaps: for each data set name, the map from ids on disk to train ids.
+        merged: classes of data sets that count as another class here.
         unreported: classes that are trained but left out of the reported mean.
         protocol: how predictions of these classes are scored; a key of `stpl.metrics.segmentation.PROTOCOLS`.
         colours: RGB of each class; if empty, Cityscapes' where it has a class of that name, and others made up.
@@ -61,7 +61,7 @@ class LabelSpace:
 
     name: str
     classes: tuple[str, ...]
-    remaps: dict[str, dict[int, int]] = field(repr=False)
+    merged: Mapping[str, str] = field(default_factory=dict)
     unreported: tuple[str, ...] = ()
     protocol: str = "lineage"
     colours: tuple[tuple[int, int, int], ...] = ()
@@ -82,16 +82,17 @@ class LabelSpace:
         named = (PALETTE.get(name) or _made_up(place) for place, name in enumerate(self.classes))
         return np.array(self.colours or list(named), dtype=np.uint8)
 
-    def lookup(self, dataset: str) -> NDArray[np.uint8]:
-        """Table uint8 `[65536]` from an id on disk (8 or 16 bit) to its train id, 255 where none is given."""
-        if dataset not in self.remaps:
-            raise ConfigError(
-                f"label space '{self.name}' has no id map for data set '{dataset}'",
-                mend=f"choose one of: {', '.join(sorted(self.remaps))}",
-            )
+    def lookup(self, classes: Mapping[int, str]) -> NDArray[np.uint8]:
+        """Table uint8 `[65536]` from an id on disk (8 or 16 bit) to its train id, 255 where there is none.
+
+        Args:
+            classes: for each id of a data set the name of its class.
+        """
         table = np.full(65536, IGNORE, dtype=np.uint8)
-        for source, target in self.remaps[dataset].items():
-            table[source] = target
+        for label_id, name in classes.items():
+            name = self.merged.get(name, name)
+            if name in self.classes:
+                table[label_id] = self.classes.index(name)
         return table
 
 
@@ -133,7 +134,7 @@ def own_classes(names: Sequence[str], colours: Sequence[Sequence[int]] = (), whe
         mend = "name two or more; a network of one class gives logits of background and class"
         what = f"one class ('{names[0]}') leaves nothing to tell apart"
         raise ConfigError(what, where=f"{where}classes", mend=mend)
-    return LabelSpace("own", tuple(names), {}, colours=tuple((int(r), int(g), int(b)) for r, g, b in colours))
+    return LabelSpace("own", tuple(names), colours=tuple((int(r), int(g), int(b)) for r, g, b in colours))
 
 
 def _is_colour(colour: object) -> bool:
@@ -157,52 +158,20 @@ def check_train_ids(label: NDArray[np.uint8], space: LabelSpace, where: str) -> 
         )
 
 
-_VIPER_15 = (
-    "road", "sidewalk", "building", "fence", "light", "sign", "vegetation", "terrain", "sky", "person", "car",
-    "truck", "bus", "motorcycle", "bicycle",
-)  # fmt: skip
-_SYNTHIA_12 = (
-    "road", "sidewalk", "building", "fence", "pole", "light", "sign", "vegetation", "sky", "person", "rider", "car",
-)  # fmt: skip
-
 VIPER_15 = LabelSpace(
     "viper15",
-    _VIPER_15,
-    {
-        # Trees (7) and other vegetation (8) are one class; van 25, train 29 and the rest are ignored.
-        "viper": {3: 0, 4: 1, 9: 2, 11: 3, 13: 4, 14: 5, 7: 6, 8: 6, 6: 7, 2: 8, 20: 9, 24: 10, 27: 11, 26: 12,
-                  23: 13, 22: 14},
-        # Rider (25) counts as person.
-        "cityscapes": {7: 0, 8: 1, 11: 2, 13: 3, 19: 4, 20: 5, 21: 6, 22: 7, 23: 8, 24: 9, 25: 9, 26: 10, 27: 11,
-                       28: 12, 32: 13, 33: 14},
-        "streets": {i: i for i in range(15)},
-    },
+    ("road", "sidewalk", "building", "fence", "light", "sign", "vegetation", "terrain", "sky", "person", "car",
+     "truck", "bus", "motorcycle", "bicycle"),
+    merged={"rider": "person"},
 )  # fmt: skip
 SYNTHIA_12 = LabelSpace(
     "synthia12",
-    _SYNTHIA_12,
-    {
-        "synthia": {3: 0, 4: 1, 2: 2, 5: 3, 7: 4, 15: 5, 9: 6, 6: 7, 1: 8, 10: 9, 11: 10, 8: 11},
-        "cityscapes": {7: 0, 8: 1, 11: 2, 13: 3, 17: 4, 19: 5, 20: 6, 21: 7, 23: 8, 24: 9, 25: 10, 26: 11},
-    },
+    ("road", "sidewalk", "building", "fence", "pole", "light", "sign", "vegetation", "sky", "person", "rider", "car"),
     unreported=("fence",),  # almost absent: about 0 IoU for every published method
 )
-_WITHOUT_RIDER = {k: v for k, v in VIPER_15.remaps["cityscapes"].items() if k != 25}
-VIPER_15_UNIFIED = replace(
-    VIPER_15, name="viper15-unified", remaps={**VIPER_15.remaps, "cityscapes": _WITHOUT_RIDER}, protocol="unified"
-)
+VIPER_15_UNIFIED = replace(VIPER_15, name="viper15-unified", merged={}, protocol="unified")
 SYNTHIA_12_UNIFIED = replace(SYNTHIA_12, name="synthia12-unified", protocol="unified")
-CITYSCAPES_19 = LabelSpace(
-    "cityscapes19",
-    (
-        "road", "sidewalk", "building", "wall", "fence", "pole", "light", "sign", "vegetation", "terrain", "sky",
-        "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
-    ),
-    {
-        "cityscapes": {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12,
-                       26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18},
-    },
-)  # fmt: skip
+CITYSCAPES_19 = LabelSpace("cityscapes19", tuple(PALETTE))
 SPACES = {space.name: space for space in (VIPER_15, SYNTHIA_12, VIPER_15_UNIFIED, SYNTHIA_12_UNIFIED, CITYSCAPES_19)}
 """All label spaces by name."""
 

@@ -1,78 +1,24 @@
-"""The recorded data sets by name, and the one reader that serves their clips.
-
-All lie under ONE root, in folders named as the DA-VSN/TPS lineage names them: `ROOT/Viper`, `ROOT/SynthiaSeq`,
-`ROOT/Cityscapes`. `open_set` looks at what is on disk; `SequenceClips` turns it into clips.
-"""
+"""The one reader that serves the clips of recorded data sets."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stpl.data import cityscapes, synthia, viper
 from stpl.data import flow as optical_flow
 from stpl.data.clip import Clip, Wants, stack_frames
 from stpl.data.label_space import LabelSpace
-from stpl.data.layout import ClipFiles, LabelSize, SequenceSet
+from stpl.data.sequence_set import ClipFiles, LabelSize, SequenceSet
 from stpl.errors import ConfigError, DataError
-
-__all__ = ["SETS", "ClipFiles", "SequenceClips", "SequenceSet", "open_set"]
 
 FLOW_SUFFIXES = (".npy", ".flo", ".png")
 """Formats of flow files, in the order they are looked for."""
 _ASPECT_TOLERANCE = 0.02  # the lineage's SYNTHIA files are 341×683 for 640×1280: sides are rounded to whole pixels
-
-
-class KnownSet(NamedTuple):
-    """How a data set is opened, which splits it has, and its folder under the root and usual size."""
-
-    opener: Callable[..., SequenceSet]
-    splits: tuple[str, ...]
-    folder: str
-    size: tuple[int, int]
-
-
-SETS = {
-    module.NAME: KnownSet(module.open_split, module.SPLITS, module.FOLDER, module.SIZE)
-    for module in (viper, synthia, cityscapes)
-}
-"""All recorded data sets by name; the first of its splits is the one to train on."""
-
-
-def open_set(
-    root: Path,
-    name: str,
-    split: str,
-    *,
-    frame_list: Path | None = None,
-    size: tuple[int, int] | None = None,
-    previous: int = 1,
-) -> SequenceSet:
-    """What one split holds. Every frame that will be needed is looked for now, and not hours into a training run.
-
-    Args:
-        root: folder that holds `Viper`, `SynthiaSeq` and `Cityscapes`.
-        name: key of `SETS`.
-        split: one of the set's splits.
-        frame_list: text file that names the current frames; each set's module says how.
-        size: (height, width) of frames and training labels; the set's usual one if not given.
-        previous: distance of the two frames of a clip, in frames.
-
-    Raises:
-        ConfigError: there is no such set or split, or an option is out of range.
-        DataError: a folder, frame or line of the list is missing or malformed.
-    """
-    if name not in SETS:
-        raise ConfigError(f"there is no data set '{name}'", mend=f"choose one of: {', '.join(SETS)}")
-    known = SETS[name]
-    return known.opener(root, split, frame_list=frame_list, size=size or known.size, previous=previous)
 
 
 class SequenceClips:
@@ -101,7 +47,7 @@ class SequenceClips:
         if label_size not in ("native", "input"):
             where = f"data set {files.name}"
             raise ConfigError(f"label_size '{label_size}' is unknown", where=where, mend="choose 'native' or 'input'")
-        self.files, self._label_size, self._table = files, label_size, space.lookup(files.name)
+        self.files, self._label_size, self._table = files, label_size, files.data_set.table(space)
         self._space, self._flow_source = space, flow
         self._flow = flow_files(files, flow) if isinstance(flow, Path) else flow
         self._neighbours: dict[tuple[int, int], SequenceClips] = {}
@@ -148,10 +94,11 @@ class SequenceClips:
         """Label int64 `[H,W]` of train ids of the clip at `index`; see `ClipReader.label`."""
         clip = self.files.clips[index]
         if before:
-            path = self.files.layout.labels.path(clip.current.before(before))
-            if not path.is_file():
+            path = self.files.label_path(index, -before)
+            if path is None:
+                where = self.files.labels.missing(clip.current.before(before))
                 mend = "unpack the labels of all frames, or take a method that needs those of the current ones alone"
-                raise DataError("there is no label of this frame", where=path, mend=mend)
+                raise DataError("there is no label of this frame", where=where, mend=mend)
             label = self.files.read_label(path, self._table, self._label_size)
             return torch.from_numpy(label.astype(np.int64))
         if clip.label is None:

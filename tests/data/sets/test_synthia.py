@@ -12,8 +12,9 @@ from PIL import Image
 
 from stpl.data.clip import IGNORE, Wants
 from stpl.data.label_space import SYNTHIA_12
-from stpl.data.sequence import SequenceClips, open_set
-from stpl.data.synthia import read_classes
+from stpl.data.sequence import SequenceClips
+from stpl.data.sequence_set import open_set
+from stpl.data.sets.synthia import read_classes
 from stpl.errors import ConfigError, DataError
 
 NATIVE, SIZE = (76, 128), (64, 128)  # a tenth of the true ones
@@ -179,7 +180,7 @@ def test_a_list_of_the_lineage_chooses_frames(tmp_path: Path) -> None:
     assert keys(reader(tmp_path, frame_list=path)) == ["000003", "000001"]
     for line in ("../000001.png", "1.png", "rgb/000001.png", "000001"):
         path.write_text(f"000003.png\n{line}\n")
-        with pytest.raises(DataError, match=r"list\.txt: line 2 is no frame[\s\S]*→ .*000001\.png"):
+        with pytest.raises(DataError, match=r"list\.txt: line 2 is no frame[\s\S]*→ .*000000\.png"):
             reader(tmp_path, frame_list=path)
 
 

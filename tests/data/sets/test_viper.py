@@ -10,8 +10,9 @@ from PIL import Image
 
 from stpl.data.clip import IGNORE, Wants
 from stpl.data.label_space import VIPER_15
-from stpl.data.sequence import SequenceClips, open_set
-from stpl.data.viper import without_own_car
+from stpl.data.sequence import SequenceClips
+from stpl.data.sequence_set import open_set
+from stpl.data.sets.viper import without_own_car
 from stpl.errors import ConfigError, DataError
 
 NATIVE, SIZE = (48, 80), (24, 40)
@@ -142,7 +143,7 @@ def test_a_list_of_the_lineage_chooses_frames(root: Path, tmp_path: Path) -> Non
 )  # fmt: skip
 def test_a_line_that_names_no_frame_is_told(line: str, root: Path, tmp_path: Path) -> None:
     path = frame_list(tmp_path, "001/001_00010.jpg", line)
-    with pytest.raises(DataError, match=r"list\.txt: line 2 is no frame[\s\S]*→ .*001/001_00010\.jpg"):
+    with pytest.raises(DataError, match=r"list\.txt: line 2 is no frame[\s\S]*→ .*001/001_00001\.jpg"):
         reader(root, frame_list=path)
 
 

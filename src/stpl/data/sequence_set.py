@@ -1,0 +1,258 @@
+"""One split of a recorded data set: what is on disk, which frames make a clip, how its files become arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpl.data.data_set import DataSet
+from stpl.data.image import read_rgb, resize_ids, resize_rgb
+from stpl.data.patterns import FrameFiles, FrameId
+from stpl.data.sets import data_set
+from stpl.errors import ConfigError, DataError
+
+LabelSize = Literal["native", "input"]
+"""`native`: as stored, for evaluation; `input`: at the size of the frames, for training."""
+
+
+@dataclass(frozen=True)
+class ClipFiles:
+    """One clip on disk: its key, its frames (oldest first), label, flow file's name and current frame."""
+
+    key: str
+    frames: tuple[Path, ...]
+    label: Path | None
+    flow_name: str
+    current: FrameId
+
+
+@dataclass(frozen=True)
+class SequenceSet:
+    """One split of one data set.
+
+    Attributes:
+        data_set: what it declares.
+        split: its name on disk.
+        folder: the data set's own folder, e.g. `ROOT/Viper`.
+        size: (height, width) of frames, flow and training labels.
+        frames: all frames.
+        labels: all labels.
+        current: the current frame of each clip, in order.
+        previous: distance of the frame before, in frames.
+    """
+
+    data_set: DataSet
+    split: str
+    folder: Path
+    size: tuple[int, int]
+    frames: FrameFiles
+    labels: FrameFiles
+    current: tuple[FrameId, ...]
+    previous: int = 1
+    shift: int = 0
+
+    def __len__(self) -> int:
+        return len(self.current)
+
+    def neighbours(self, by: int, previous: int) -> SequenceSet:
+        """The set whose current frames lie `by` frames earlier, each with the one `previous` frames before it."""
+        self.require((-by, -by - previous))
+        current = tuple(self._frames_at(-by))
+        return replace(self, current=current, previous=previous, shift=self.shift + by)
+
+    @cached_property
+    def clips(self) -> tuple[ClipFiles, ...]:
+        """The clips, in order."""
+        return tuple(
+            ClipFiles(
+                self.key(index),
+                (self.frame_path(index, -self.previous), self.frame_path(index)),
+                self.label_path(index),
+                self.flow_name(index, 0, -self.previous),
+                frame,
+            )
+            for index, frame in enumerate(self.current)
+        )
+
+    @property
+    def name(self) -> str:
+        """The data set's."""
+        return self.data_set.name
+
+    def key(self, index: int) -> str:
+        """Stable name of a clip, e.g. "frankfurt_000000_000294", "001_00010" or "000001"."""
+        return self.data_set.key.format(**self.frames.fields(self.current[index]))
+
+    def frame_path(self, index: int, offset: int = 0) -> Path:
+        """The file of the frame `offset` frames after the current one; raises `DataError` if there is none."""
+        frame = self.current[index].before(-offset)
+        if frame not in self.frames:
+            raise self._no_frame([frame], offset)
+        return self.frames.path(frame)
+
+    def label_path(self, index: int, offset: int = 0) -> Path | None:
+        """The file of its label; `None` if there is none."""
+        frame = self.current[index].before(-offset)
+        return self.labels.path(frame) if frame in self.labels else None
+
+    def flow_name(self, index: int, of: int = 0, to: int = -1) -> str:
+        """Name of a file of flow from one frame to an earlier one, e.g. "001_0001000009_int16_x10.npy"."""
+        fields = self.frames.fields(self.current[index].before(-of))
+        return self.data_set.flow_name.format(**fields, before=self.current[index].number + to)
+
+    def require(self, offsets: Iterable[int]) -> None:
+        """Look for the frames at these offsets from every current one; raises `DataError` naming the first missing."""
+        for offset in offsets:
+            missing = [frame for frame in self._frames_at(offset) if frame not in self.frames]
+            if missing:
+                raise self._no_frame(missing, offset)
+
+    def _frames_at(self, offset: int) -> list[FrameId]:
+        return [frame.before(-offset) for frame in self.current]
+
+    def _no_frame(self, missing: Sequence[FrameId], offset: int) -> DataError:
+        more = f" ({len(missing)} frames are missing in all)" if len(missing) > 1 else ""
+        distance = "" if abs(offset) == 1 else f"{abs(offset)} "
+        needed = f"; a clip is a current frame and the one {distance}{'before' if offset < 0 else 'after'} it"
+        return DataError(
+            f"there is no such frame{more}",
+            where=self.frames.missing(missing[0]),
+            mend=f"{self._unpack}{needed if offset else ''}",
+        )
+
+    def absent(self, what: str, where: Path) -> DataError:
+        """The error for what the data set lacks."""
+        return DataError(what, where=where, mend=f"{self._unpack}, or correct the root or split")
+
+    @property
+    def _unpack(self) -> str:
+        return f"{self.data_set.unpack} into {self.folder}"
+
+    def read_frame(self, path: Path) -> NDArray[np.uint8]:
+        """A frame uint8 `[H,W,3]` RGB at `size`: Pillow's bicubic filter, then the crop; raises `DataError`."""
+        return resize_rgb(read_rgb(path), self._resized)[: self.size[0]]
+
+    def read_ids(self, path: Path, size: LabelSize = "native") -> NDArray[np.uint8]:
+        """Label ids uint8 `[H,W]` as the data set names them, cropped and cleaned; resized to nearest neighbours.
+
+        Raises:
+            DataError: the file is missing or torn, or holds what is no id of this data set.
+        """
+        labels = self.data_set.labels
+        ids = labels.ids(path)
+        if size == "input":
+            ids = resize_ids(ids, self._resized)[: self.size[0]]
+        else:
+            ids = ids[: round(ids.shape[0] * self.data_set.height_kept)]
+        return ids if labels.clean is None else labels.clean(ids)
+
+    def read_label(self, path: Path, table: NDArray[np.uint8], size: LabelSize = "native") -> NDArray[np.uint8]:
+        """A label uint8 `[H,W]` of train ids by `DataSet.table`; raises `DataError` as `read_ids`."""
+        return table[self.read_ids(path, size)]
+
+    def flow_folders(self) -> tuple[Path, ...]:
+        """Where flow files are looked for: beside the data sets or inside this one, in DA-VSN's or TPS's spelling."""
+        names = (self.flow_folder, self.flow_folder.lower().replace("-", "_"))
+        return tuple(parent / name for parent in (self.folder.parent, self.folder) for name in names)
+
+    @property
+    def flow_folder(self) -> str:
+        """Name of the folder of flow files that are written."""
+        return self.data_set.flow_folder.format(split=self.split)
+
+    @property
+    def _resized(self) -> tuple[int, int]:
+        return round(self.size[0] / self.data_set.height_kept), self.size[1]
+
+
+def open_set(
+    root: Path,
+    name: str,
+    split: str,
+    *,
+    frame_list: Path | None = None,
+    size: tuple[int, int] | None = None,
+    previous: int = 1,
+) -> SequenceSet:
+    """What one split holds. Every frame that will be needed is looked for now, and not hours into a training run.
+
+    Args:
+        root: folder that holds the data sets' own folders.
+        name: of a data set, or of a module of your own: see `stpl.data.sets.data_set`.
+        split: one of the set's splits.
+        frame_list: text file with one current frame a line, as its path below the folder of frames; if not given, the
+            data set chooses them.
+        size: (height, width) of frames and training labels; the set's usual one if not given.
+        previous: distance of the two frames of a clip, in frames.
+
+    Raises:
+        ConfigError: there is no such set or split, or an option is out of range.
+        DataError: a folder, frame or line of the list is missing or malformed.
+    """
+    known = data_set(name)
+    _check_options(known, split, size or known.size, previous)
+    folder = Path(root) / known.folder
+    frames, labels = known.scan(folder, split)
+    files = SequenceSet(known, split, folder, size or known.size, frames, labels, (), previous)
+    if not frames.paths:
+        raise files.absent("there are no frames of this data set here", frames.folder)
+    if known.labelled and not labels.paths:
+        raise files.absent("there are no labels of this data set here", labels.folder)
+    current = _listed(frame_list, files) if frame_list else known.current(frames, labels, previous)
+    files = replace(files, current=tuple(current))
+    files.require((0, -previous))
+    assert files.clips is not None  # made once, here
+    return files
+
+
+def _check_options(known: DataSet, split: str, size: tuple[int, int], previous: int) -> None:
+    where = f"data set {known.name}"
+    if split not in known.splits:
+        raise ConfigError(f"there is no split '{split}'", where=where, mend=f"choose one of: {', '.join(known.splits)}")
+    if min(size) < 1 or previous < 1:
+        raise ConfigError(
+            f"size {size} and previous {previous} must be positive", where=where, mend="give size as height, width"
+        )
+
+
+def _listed(path: Path, files: SequenceSet) -> list[FrameId]:
+    """The current frames that a text file names, one a line as the lineage's lists do.
+
+    Raises:
+        DataError: the file cannot be read or is empty; a line is no name of a frame (nothing that leads out of the
+            folder is one), or names one that is not there or lacks the label that the data set must have.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # Windows' editors put a mark in front
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the frame list cannot be read ({error})", where=path, mend="check the path") from error
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    if not lines:
+        raise DataError("the frame list is empty", where=path, mend="give one frame a line")
+    frames = [_line(path, number, line, files) for number, line in lines]
+    without = [frame for frame in frames if frame not in files.labels]
+    if files.data_set.labelled and without:
+        fields = files.frames.fields(without[0])
+        what = f"there is no such label ({len(without)} of the listed frames have none)"
+        raise files.absent(what, files.labels.missing(without[0], fields))
+    return frames
+
+
+def _line(path: Path, number: int, line: str, files: SequenceSet) -> FrameId:
+    frame = files.frames.named(line)
+    if frame is None:
+        example = next(iter(files.frames.paths.values()))
+        raise DataError(
+            f"line {number} is no frame of this data set: '{line}'",
+            where=path,
+            mend=f"write one frame a line, such as {example}",
+        )
+    if files.frames.paths.get(frame) != line:
+        raise files.absent("there is no such frame", files.frames.folder / line)
+    return frame

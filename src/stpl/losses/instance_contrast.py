@@ -24,7 +24,7 @@ def instance_contrast(
     *,
     temperature: float = 0.07,
 ) -> Tensor:
-    """Weighted InfoNCE between N pixels now and the same N pixels as seen before; mean over queries.
+    """Weighted InfoNCE between N pixels now and the same N pixels of an earlier network; mean over queries.
 
     With s_ij = q_i·k_j/τ and the weights r_j: -log(e^{s_ii} r_i / Σ_j e^{s_ij} r_j) (paper). With `labels`, as the
     released code: the sum leaves j = i out, positives are all j ≠ i of the query's class, and their terms are summed

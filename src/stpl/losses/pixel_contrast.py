@@ -13,7 +13,7 @@ How it is computed. The first two forms need the positives only through their me
 the negatives' sum is formed from the negatives alone, never as a difference. Rows are processed in blocks; a block's
 similarities are used for the value *and* for the gradients, then dropped: memory is linear in the number of pixels,
 three matrix products serve both passes, and the backward pass only multiplies by the incoming gradient. Everything is
-computed in float32 or wider, whatever autocast says: exp(1/0.07) does not fit half precision.
+computed in float32 or wider, also under autocast: exp(1/0.07) does not fit half precision.
 
 Three engines do the same mathematics, chosen by device: `sorted` (CPU: classes are slices, which reads their bounds),
 `triton` (GPUs with matrix units for bfloat16), `masked` (everything else); each is a module `pixel_contrast_…`. Only
@@ -111,7 +111,7 @@ def _best(queries: Tensor) -> EngineName:
     if _obstacle(queries):
         return "masked"
     if missing := _missing():
-        _tell_once(f"{missing}; the contrast runs without its own kernels, several times slower")
+        _warn_once(f"{missing}; the contrast runs without its own kernels, several times slower")
         return "masked"
     return "triton"
 
@@ -139,5 +139,5 @@ def _missing() -> str | None:
 
 
 @cache
-def _tell_once(message: str) -> None:
+def _warn_once(message: str) -> None:
     warnings.warn(message, stacklevel=2)

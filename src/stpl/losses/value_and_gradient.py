@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 
 def value_with_gradient(compute: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> Tensor:
-    """The scalar that `compute` gives first, with the gradients by `inputs` that it gives after it."""
+    """The scalar that `compute` returns first, with the gradients by `inputs` that it returns after it."""
     value: Tensor = _Computed.apply(compute, *inputs)  # type: ignore[no-untyped-call]
     return value
 

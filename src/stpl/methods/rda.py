@@ -144,7 +144,7 @@ class Attacker(nn.Module):
     network makes better. The choice is hard, and gradients pass as if it were the probability.
 
     Args:
-        portion: share of the components that is taken.
+        portion: share of the components that is exchanged.
     """
 
     def __init__(self, portion: float) -> None:
@@ -170,18 +170,18 @@ class Attacker(nn.Module):
         bands = ring_bands(size, BANDS, frames.device)
         spectra = [Spectrum.of(frame) for frame in frames.unbind(1)]
         other = Spectrum.of(reference).amplitude
-        seen = band_means(spectra[-1].amplitude, bands, BANDS, size[1]).to(self.mix.weight.dtype)
-        gates = reversed_gradient(self.gates(seen, noise)).float()
+        means = band_means(spectra[-1].amplitude, bands, BANDS, size[1]).to(self.mix.weight.dtype)
+        gates = reversed_gradient(self.gates(means, noise)).float()
         spread = gates[:, :, bands]
         amplitudes = [spectrum.amplitude + spread * (other - spectrum.amplitude) for spectrum in spectra]
         changed = band_means((amplitudes[-1] - spectra[-1].amplitude).abs(), bands, BANDS, size[1])
         images = [spectrum.image(amplitude) for spectrum, amplitude in zip(spectra, amplitudes, strict=True)]
         return torch.stack(images, 1), changed[:, :, _STRUCTURE].mean()
 
-    def gates(self, seen: Tensor, noise: Tensor) -> Tensor:
+    def gates(self, means: Tensor, noise: Tensor) -> Tensor:
         """0 or 1 for each component, `[B,3,32]`, from the means `[B,3,32]`; `count` of a clip are 1."""
         # Component n·3 + c is channel c of ring n.
-        scores = self.score(self.mix(seen.mT.flatten(1)).relu()[..., None])[..., 0]
+        scores = self.score(self.mix(means.mT.flatten(1)).relu()[..., None])[..., 0]
         likely = (scores.unflatten(1, (-1, 2)) + noise).softmax(2)[..., 1]
         hard = torch.zeros_like(likely).scatter(1, likely.topk(self.count, dim=1).indices, 1.0)
         chosen: Tensor = hard + likely - likely.detach()

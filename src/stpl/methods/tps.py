@@ -21,8 +21,8 @@ from stpl.training.supervision import AUXILIARY_WEIGHT, LABELLED, beside, superv
 
 StrongView = Literal["clean", "wrapped"]
 """How the strong view is made. `clean`: of the frames. `wrapped`: as the released code does, which gives frames less
-their mean to a conversion for numbers in 0..1: they are multiplied by 255 and cut off to 8 bits, and what the network
-sees is that wrapped picture, in 0..1 where it expects ±128."""
+their mean to a conversion for numbers in 0..1: they are multiplied by 255 and cut off to 8 bits, and the network's
+input is that wrapped picture, in 0..1 where it expects ±128."""
 
 _MIRROR, _GREY, _SCALE, _WRAP = range(4)  # purposes of the numbers that are drawn
 

@@ -29,7 +29,7 @@ class UR(CBST):
         uncertainty_weight: of the squared difference of probabilities, summed over the classifiers (0.1).
         decoders: number of auxiliary classifiers (4).
         dropout: share of the features' channels that is dropped (0.5).
-        freeze_classifier: keep the source model's classifier and score fusion as they are, as the paper says. The
+        freeze_classifier: keep the source model's classifier and score fusion as they are, as in the paper. The
             released code means to and does not.
     """
 

@@ -152,9 +152,9 @@ class VST(OfflinePseudoLabels):
 
     def predictions(self, clip: Clip) -> Predictions:
         """The fused prediction, aggregated with those of the neighbours by themselves."""
-        seen = self.evaluated.observe(clip)
-        check_output(seen.logits, clip)
-        size = grid_of(seen.logits)
+        observed = self.evaluated.observe(clip)
+        check_output(observed.logits, clip)
+        size = grid_of(observed.logits)
         assert clip.flow is not None
         assert clip.following is not None
         assert clip.following_flow is not None  # wanted
@@ -162,12 +162,12 @@ class VST(OfflinePseudoLabels):
         brought = [
             _brought(logits, frames, flow, clip.frames[:, -1], size)
             for logits, frames, flow in (
-                (seen.previous, clip.frames[:, -2], clip.flow[:, -1]),
+                (observed.previous, clip.frames[:, -2], clip.flow[:, -1]),
                 (after, clip.following, clip.following_flow),
             )
         ]
         (previous, visible, within) = brought[0]
-        mean = seen.logits.double().softmax(1)
+        mean = observed.logits.double().softmax(1)
         if self.aggregate:
             mean = aggregated(mean, [probability for probability, _, _ in brought], [shown for _, shown, _ in brought])
         known = torch.where(within[:, None], previous, 0.0)  # beyond the image nothing is sure

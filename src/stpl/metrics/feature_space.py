@@ -1,4 +1,4 @@
-"""How well a feature space tells the classes apart (paper §4.4, Figures 6 and 7).
+"""How well a feature space separates the classes (paper §4.4, Figures 6 and 7).
 
 All numbers are computed on a balanced sample of pixels. Shape legend: M pixels, D feature channels, K classes.
 """

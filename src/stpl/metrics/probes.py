@@ -1,6 +1,6 @@
 """Accuracy of simple classifiers that are fitted to features, on clips they were not fitted on.
 
-What a frozen classifier makes of features depends on where they lie; these tell whether the classes can be told apart
+What a frozen classifier makes of features depends on where they lie; these show whether the classes can be separated
 at all. Clips come in two folds, the earlier and the later half, so that a drive stands in one (but for one at the
 border).
 

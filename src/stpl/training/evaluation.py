@@ -1,4 +1,4 @@
-"""What every evaluation measures, whatever the method: in one pass over the clips, from one forward pass of each.
+"""The metrics of every evaluation, whatever the method: one pass over the clips, one forward pass of each.
 
 Shape legend: B clips in a batch, K classes, D feature channels, H×W pixels, h×w features.
 """
@@ -36,7 +36,7 @@ class Evaluator(nn.Module):
 
     Temporal metrics compare with the prediction of the previous frame that ACCEL makes anyway, the one before fusion:
     it exists for every clip of every data set. They live on the grid of the frames, where flow is known. Occlusions are
-    exact where clips carry `visible`, and seen by the change of colour elsewhere.
+    exact where clips carry `visible`, and found by the change of colour elsewhere.
 
     Where several processes share the clips, each a stretch of them, `gather` joins what they found in the order of the
     clips. Counts are exact, and every sum of reals is formed from the same parts in the same order as in one process,
@@ -59,7 +59,7 @@ class Evaluator(nn.Module):
             metric.distributed_available_fn = _never  # they are joined once, by `gather`
 
     def begin(self, first_clip: int) -> None:
-        """Say how many clips come before those that this process is going to see."""
+        """Set how many clips come before those of this process."""
         for metric in self._metrics():
             if isinstance(metric, PixelSample):
                 metric.first_clip = first_clip
@@ -84,24 +84,24 @@ class Evaluator(nn.Module):
         return [module for module in self.modules() if isinstance(module, Metric)]
 
     @torch.no_grad()
-    def update(self, clip: Clip, seen: Observation) -> None:
-        """Take a batch of clips, with labels or without, and what the network made of it."""
+    def update(self, clip: Clip, observed: Observation) -> None:
+        """Add a batch of clips, with labels or without, and what the network predicts for it."""
         keys = (clip.key,) if isinstance(clip.key, str) else clip.key
-        prediction = predicted(seen.logits, clip)
+        prediction = predicted(observed.logits, clip)
         for validator in self._validators().values():
-            validator.update(seen.logits)
-        known = seen.logits.argmax(1) if clip.label is None else clip.label
-        self.feature_space.update(seen.features, nearest(known, grid_of(seen.features)))
+            validator.update(observed.logits)
+        known = observed.logits.argmax(1) if clip.label is None else clip.label
+        self.feature_space.update(observed.features, nearest(known, grid_of(observed.features)))
         if clip.label is not None:
             self.segmentation.update(prediction, clip.label)
             self.quality.update(prediction, clip.label, keys)
-        self._compare_frames(clip, seen, prediction)
+        self._compare_frames(clip, observed, prediction)
         self.samples.update(keys, clip.frames[:, -1], prediction, clip.label)
 
-    def _compare_frames(self, clip: Clip, seen: Observation, prediction: Tensor) -> None:
+    def _compare_frames(self, clip: Clip, observed: Observation, prediction: Tensor) -> None:
         size, label = grid_of(clip.frames), clip.label
         if grid_of(prediction) != size:
-            prediction = upsample(seen.logits, size).argmax(1)
+            prediction = upsample(observed.logits, size).argmax(1)
             label = None if label is None else nearest(label, size)
         assert clip.flow is not None  # ACCEL cannot do without
         flow = clip.flow[:, -1]
@@ -109,10 +109,10 @@ class Evaluator(nn.Module):
             occluded = photometric_occlusion(clip.frames[:, -1], warp(clip.frames[:, -2].float(), flow))
         else:
             occluded = ~clip.visible[:, -1]
-        self.consistency.update(prediction, upsample(seen.previous, size).argmax(1), flow, occluded, label)
+        self.consistency.update(prediction, upsample(observed.previous, size).argmax(1), flow, occluded, label)
 
     def numbers(self) -> dict[str, Any]:
-        """What was found, as plain numbers; a group or number that could not be computed is missing.
+        """The metrics as plain numbers; a group or number that could not be computed is missing.
 
         `score` is the label-free score that selects a checkpoint (`None` if the network yields no numbers), and
         `scores` has it and its alternatives by name.
@@ -180,7 +180,7 @@ class ClipSamples:
 
     Which videos is chosen by a hash of the name of their first clip. While the clips stream by, those of the videos
     that come first so far are kept, and those of the very first: where processes share the clips, it may have begun in
-    another one, and only all names together tell.
+    another one, and only all names together decide it.
 
     Args:
         count: clips in all.

@@ -85,7 +85,7 @@ class _Stretch:
 
 
 class OfflinePseudoLabels(Method):
-    """Base of methods that label the whole split before they train on it; sub-classes say which pixels get a label.
+    """Base of methods that label the whole split before they train on it; sub-classes choose the labelled pixels.
 
     Args:
         rounds: how often the split is labelled; rounds are equally long.
@@ -331,7 +331,7 @@ def _sparse(group: str, histogram: Tensor) -> NDArray[Any]:
 def doubts_of(logits: Tensor) -> Tensor:
     """One minus the probability of each class, float64 `[B,K,h,w]`, rounded to half precision, from logits.
 
-    Near certainty, where the choice is made, half precision tells doubts apart and probabilities not at all.
+    Near certainty, where the choice is made, half precision distinguishes doubts, but no probabilities.
     """
     return (1 - logits.double().softmax(1)).half().double()
 

@@ -1,4 +1,4 @@
-"""What the processes of a distributed run tell each other. Outside such a run there is one process, the first."""
+"""Communication of the processes of a distributed run. Outside such a run there is one process, the first."""
 
 from __future__ import annotations
 

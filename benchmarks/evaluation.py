@@ -11,6 +11,7 @@ from benchmarks.cuda import check_device
 from benchmarks.measure import Figures, run, table
 from benchmarks.step import draw_clip
 from stpl.data.clip import Clip
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.training.evaluation import Evaluator
 
@@ -19,7 +20,7 @@ def evaluation(
     frames: int = 500,
     height: int = 512,
     width: int = 1024,
-    network: NetworkOptions | None = None,
+    network: DeepLabV2 | None = None,
     device: str = "cpu",
 ) -> Figures:
     """Seconds of an evaluation of clips that lie in memory, labels at twice the frames' size as Cityscapes has them.
@@ -31,7 +32,8 @@ def evaluation(
         network: the network; ResNet-101 if not given.
         device: cpu or cuda.
     """
-    place, options = check_device(device), network or NetworkOptions()
+    place, architecture = check_device(device), network or DeepLabV2()
+    options = NetworkOptions(architecture)
     model = build_network(options).to(place, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     evaluator = Evaluator(options.space).to(place)
     clip = _labelled(draw_clip(height, width), 2 * height, 2 * width)
@@ -47,7 +49,7 @@ def evaluation(
     evaluator.numbers()
     taken = time.perf_counter() - start
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else f"{torch.get_num_threads()} threads"
-    title = f"evaluation at {height}×{width}, ResNet-{options.depth}, {name}"
+    title = f"evaluation at {height}×{width}, ResNet-{architecture.depth}, {name}"
     print(table(title, ["clips", "seconds", "clips/s"], [[str(frames), f"{taken:.1f}", f"{frames / taken:.1f}"]]))
     return {"frames": frames, "seconds": taken, "clips_per_second": frames / taken, "device": name}
 

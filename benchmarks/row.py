@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.measure import Action, Figures, in_processes, times_table
 from stpl.data.clip import Batch, Clip, Wants
-from stpl.nn.network import NetworkOptions
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.teacher import Teacher
 from stpl.runs.build import build
 from stpl.runs.trainer import keep_freed_memory
@@ -24,7 +24,7 @@ from stpl.training import Method
 _SOURCE = (720 / 512, 1280 / 1024)  # of VIPER's frames to Cityscapes'
 
 
-def row(experiment: str, height: int, width: int, network: NetworkOptions, repeats: int) -> Figures:
+def row(experiment: str, height: int, width: int, network: DeepLabV2, repeats: int) -> Figures:
     """Print seconds and peak memory of a step of an experiment and of STPL, measured in turn.
 
     Args:
@@ -37,7 +37,7 @@ def row(experiment: str, height: int, width: int, network: NetworkOptions, repea
     Raises:
         StplError: for an unknown experiment.
     """
-    settings = {"height": height, "width": width, "network": network.to_dict()}
+    settings = {"height": height, "width": width, "network": network.to_dict()["init_args"]}
     method = make(experiment, network)
     cases = {name: {"experiment": name, **settings} for name in dict.fromkeys(("stpl", experiment))}
     timings, peaks = in_processes("benchmarks.row:prepare", cases, repeats)
@@ -51,9 +51,9 @@ def row(experiment: str, height: int, width: int, network: NetworkOptions, repea
     return {"height": height, "width": width, "seconds": seconds, "peak_mb": peaks}
 
 
-def make(experiment: str, network: NetworkOptions) -> Method:
+def make(experiment: str, network: DeepLabV2) -> Method:
     """The method of an experiment on VIPER, from random weights, attached to a trainer that does not run."""
-    options = [f"--network.{name}={value}" for name, value in network.to_dict().items()]
+    options = [f"--network.architecture.{name}={value}" for name, value in network.to_dict()["init_args"].items()]
     fresh = ["--start_from=null", "--model.init_args.checkpoint=null", "--trainer.accelerator=cpu"]
     cli, _ = build(["--bench=viper", f"--experiment={experiment}", *fresh, *options])
     method: Method = cli.model
@@ -65,7 +65,7 @@ def prepare(experiment: str, height: int, width: int, network: dict[str, Any]) -
     """The step of an experiment, its network built and its clips drawn."""
     torch.manual_seed(0)
     keep_freed_memory()
-    method = make(experiment, NetworkOptions.from_dict(network)).train()
+    method = make(experiment, DeepLabV2(**network)).train()
     method.prepare = lambda batch: batch  # type: ignore[method-assign]  # labels of a stage are in the clip
     generator = torch.Generator().manual_seed(0)
     target = draw(height, width, method.wants, generator)

@@ -24,6 +24,7 @@ from benchmarks import contrast
 from benchmarks.measure import Action, Figures, in_processes, run, times_table
 from stpl.data.clip import Batch, Clip
 from stpl.methods import STPL
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions
 from stpl.runs.trainer import keep_freed_memory
 from stpl.training import OptimizerOptions
@@ -34,7 +35,7 @@ FORMS = ("stpl", "stpl, float32", "plain")
 def step(
     height: int = 512,
     width: int = 1024,
-    network: NetworkOptions | None = None,
+    network: DeepLabV2 | None = None,
     repeats: int = 3,
     device: str = "cpu",
     experiment: str | None = None,
@@ -52,12 +53,12 @@ def step(
     if experiment is not None:
         from benchmarks.row import row
 
-        return row(experiment, height, width, network or NetworkOptions(), repeats)
+        return row(experiment, height, width, network or DeepLabV2(), repeats)
     if device != "cpu":
         from benchmarks.step_cuda import step as on_a_gpu
 
-        return on_a_gpu(height, width, network or NetworkOptions(), repeats, device)
-    options = (network or NetworkOptions()).to_dict()
+        return on_a_gpu(height, width, network or DeepLabV2(), repeats, device)
+    options = (network or DeepLabV2()).to_dict()["init_args"]
     settings: dict[str, Any] = {"height": height, "width": width, "network": options}
     cases = {form: {"form": form, **settings} for form in FORMS}
     timings, peaks = in_processes("benchmarks.step:prepare", cases, repeats)
@@ -84,7 +85,7 @@ def prepare(form: str, height: int, width: int, network: dict[str, Any]) -> Acti
     if form != "plain":
         keep_freed_memory()
     kind = Plain if form == "plain" else STPL
-    method = kind(network=NetworkOptions.from_dict(network), optimizer=OptimizerOptions()).train()
+    method = kind(network=NetworkOptions(DeepLabV2(**network)), optimizer=OptimizerOptions()).train()
     optimizer = torch.optim.SGD(method.parameter_groups(), momentum=0.9)
     precision = torch.bfloat16 if form == "stpl" and _precision() == "bf16-mixed" else None
     return partial(_run, method, optimizer, draw_clip(height, width), precision)

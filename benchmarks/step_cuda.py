@@ -21,11 +21,12 @@ from benchmarks.measure import Action, Figures, interleaved, table, times_table
 from benchmarks.step import Plain, draw_clip
 from stpl.data.clip import Batch, Clip
 from stpl.methods import STPL
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions
 from stpl.training import OptimizerOptions
 
 
-def step(height: int, width: int, network: NetworkOptions, repeats: int, device: str) -> Figures:
+def step(height: int, width: int, network: DeepLabV2, repeats: int, device: str) -> Figures:
     """See `benchmarks.step.step`; prints tables and writes the figures."""
     place = cuda.check_device(device)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -59,7 +60,7 @@ def step(height: int, width: int, network: NetworkOptions, repeats: int, device:
     return {
         "height": height,
         "width": width,
-        "network": network.to_dict(),
+        "network": network.to_dict()["init_args"],
         "device": torch.cuda.get_device_name(place),
         "seconds": {name: timing.median for name, timing in timings.items()},
         "spread": {name: timing.spread for name, timing in timings.items()},
@@ -72,9 +73,9 @@ def step(height: int, width: int, network: NetworkOptions, repeats: int, device:
     }
 
 
-def _prepare(kind: Callable[..., STPL], network: NetworkOptions, clip: Clip, *, recorded: bool, half: bool) -> Action:
+def _prepare(kind: Callable[..., STPL], network: DeepLabV2, clip: Clip, *, recorded: bool, half: bool) -> Action:
     torch.manual_seed(0)
-    method = kind(network=network, optimizer=OptimizerOptions()).train().to(clip.frames.device)
+    method = kind(network=NetworkOptions(network), optimizer=OptimizerOptions()).train().to(clip.frames.device)
     if recorded:
         method.record_step()
     optimizer = torch.optim.SGD(method.parameter_groups(), momentum=0.9, weight_decay=5e-4)

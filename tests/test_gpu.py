@@ -30,6 +30,7 @@ from stpl.methods import STPL, BatchNormStatistics, Contrast, SelfTraining, Supe
 from stpl.methods.mean_teacher import MeanTeacher
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.nn.teacher import Teacher
 from stpl.runs.build import build
@@ -44,7 +45,7 @@ CUDA = pytest.param(
     "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")], id="gpu"
 )
 DEVICES = [pytest.param("cpu", id="stand-in"), CUDA]
-SMALL = NetworkOptions(18, 8, (1, 2), auxiliary=True)
+SMALL = NetworkOptions(DeepLabV2(18, 8, (1, 2), auxiliary=True))
 RATE = OptimizerOptions(lr=1e-3)
 
 

@@ -14,6 +14,7 @@ from stpl.cli import main
 from stpl.data.folder import VideoFrames
 from stpl.data.image import write_png
 from stpl.nn import weights
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions, build_network
 from suite_writer import SIZE, write_suite
 
@@ -34,7 +35,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("checkpoints")
     paths = []
     for name, space in (("a", "viper15"), ("b", "viper15"), ("other", "synthia12")):
-        options = NetworkOptions(18, 8, (1, 3), label_space=space)
+        options = NetworkOptions(DeepLabV2(18, 8, (1, 3)), label_space=space)
         entry = weights.description(options, (32, 64), 2)
         paths.append(folder / f"{name}.ckpt")
         torch.save({"state_dict": build_network(options).state_dict(), "stpl": entry}, paths[-1])

@@ -120,7 +120,7 @@ def test_arguments_stay_what_they_are(written: Callable[..., Path]) -> None:
     assert NetworkOrigin(**OWN, arguments={"a": (1, "2")}).arguments == {"a": [1, "2"]}  # as a checkpoint keeps it
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(OwnNetwork, "own")
-    parsed = parser.parse_object({"own": {"build": "a:b", "arguments": given}}).own.arguments
+    parsed = parser.parse_object({"own": {"builder": "a:b", "arguments": given}}).own.arguments
     assert {name: (type(value), value) for name, value in parsed.items()} == {
         name: (type(value), value) for name, value in given.items()
     }
@@ -178,8 +178,8 @@ def test_what_is_no_three_numbers(name: str, value: Any) -> None:
 def test_frames_as_they_are_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "c.yaml").write_text("classes: [a, b, c, d, e]\n")
     origin = NetworkOrigin(**OWN, classes=str(tmp_path / "c.yaml"), mean=(0, 0, 0), std=(1, 1, 1))
-    own = open_model(origin).options.own
-    assert own is not None
+    own = open_model(origin).options.architecture
+    assert isinstance(own, OwnNetwork)
     assert (own.mean, own.std) == normalization.AS_THEY_ARE
     assert "note: --std: frames in 0…255 go into the network as they are" in capsys.readouterr().err
 

@@ -18,6 +18,7 @@ from stpl.data.image import read_ids, read_rgb, write_png
 from stpl.data.label_space import VIPER_15
 from stpl.data.sets import data_set
 from stpl.nn import weights
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.runs.fit import build_evaluation
 from stpl.runs.request import Request
@@ -68,7 +69,7 @@ def label(root: Path, ids: tuple[int, ...]) -> list[Path]:
 def checkpoint(tmp_path: Path) -> Path:
     """A random network that predicts many classes and looks at both frames."""
     torch.manual_seed(3)
-    options = NetworkOptions(18, 4, (1, 2))
+    options = NetworkOptions(DeepLabV2(18, 4, (1, 2)))
     network = build_network(options)
     with torch.no_grad():
         network.segmenter.classifier.conv2d_list[0].weight.normal_()  # type: ignore[union-attr, index]

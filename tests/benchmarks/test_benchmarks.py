@@ -20,7 +20,7 @@ from repository import REPOSITORY, SUPPORT
 from stpl.cli import main
 from stpl.data.sets import data_set
 from stpl.losses.pixel_contrast import pixel_contrast
-from stpl.nn.network import NetworkOptions
+from stpl.nn.deeplab import DeepLabV2
 
 
 def bench(tmp_path: Path, part: Callable[..., Figures], *args: str) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def test_the_loop_is_the_warp_beyond_the_border() -> None:
 
 @pytest.fixture
 def small_step() -> dict[str, Any]:
-    network = {"depth": 18, "width": 8, "dilations": [1, 2], "normalization": "imagenet", "label_space": "viper15"}
+    network = {"depth": 18, "width": 8, "dilations": [1, 2], "normalization": "imagenet"}
     return {"height": 48, "width": 64, "network": network}
 
 
@@ -110,7 +110,7 @@ def test_step_of_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
     ["source_only", "oracle", "ur", "cbst", "hcl", "mean_teacher", "pixmatch", "tps", "rda", "vat", "vat_vst"],
 )
 def test_every_row_has_a_step_to_time(experiment: str) -> None:
-    network = NetworkOptions(18, 8, (1, 2)).to_dict()
+    network = DeepLabV2(18, 8, (1, 2)).to_dict()["init_args"]
     loss = row.prepare(experiment, 64, 64, network)()
     assert isinstance(loss, float)
     assert math.isfinite(loss)

@@ -19,13 +19,19 @@ from stpl.cli import VERBS, main
 from stpl.data.fake import fake
 from stpl.data.image import write_png
 from stpl.declarations import declared
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.runs.fit import fit
 from stpl.runs.record import read_record
 from stpl.runs.request import Request
 
 Arguments = Callable[..., list[str]]
-LIGHT = ["--network.depth=18", "--network.width=8", "--network.dilations=[1,2]", "--trainer.precision=32-true"]
+LIGHT = [
+    "--network.architecture.depth=18",
+    "--network.architecture.width=8",
+    "--network.architecture.dilations=[1,2]",
+    "--trainer.precision=32-true",
+]
 
 
 def test_help_is_short_and_loads_no_torch() -> None:
@@ -169,7 +175,7 @@ def test_checkpoint_of_other_classes_or_torn_or_missing(
     tmp_path: Path, tiny_run: Arguments, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = tmp_path / "synthia.ckpt"
-    options = NetworkOptions(18, 8, (1, 3), label_space="synthia12")
+    options = NetworkOptions(DeepLabV2(18, 8, (1, 3)), label_space="synthia12")
     meta = {"schema": 1, "network": options.to_dict(), "classes": list(options.space.classes)}
     torch.save({"state_dict": build_network(options).state_dict(), "stpl": meta}, checkpoint)
     torn = tmp_path / "torn.ckpt"

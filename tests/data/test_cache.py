@@ -101,9 +101,9 @@ def test_labels_are_neither_kept_nor_opened(root: Path) -> None:
     clips = cached(root)
     clips.read(0, Wants(flow=True))
     kept = sorted(path.name for path in cache_folder(files(root)).iterdir())
-    assert kept == [".lock", "flow.json", "flow.npy", "frames.json", "frames.npy"]
-    assert np.load(cache_folder(files(root)) / "frames.npy", mmap_mode="r").shape == (CLIPS + 1, 3, *SIZE)
-    assert np.load(cache_folder(files(root)) / "flow.npy", mmap_mode="r").shape == (CLIPS, 2, *SIZE)
+    assert kept == [".lock", "flow", "frames"]
+    assert np.load(cache_folder(files(root)) / "frames/frames.npy", mmap_mode="r").shape == (CLIPS + 1, 3, *SIZE)
+    assert np.load(cache_folder(files(root)) / "flow/flow.npy", mmap_mode="r").shape == (CLIPS, 2, *SIZE)
 
 
 def test_a_stopped_call_goes_on(root: Path, decoded: Decoded) -> None:
@@ -111,14 +111,14 @@ def test_a_stopped_call_goes_on(root: Path, decoded: Decoded) -> None:
     with pytest.raises(KeyboardInterrupt):
         open_cache(files(root), workers=1)
     folder = cache_folder(files(root))
-    assert not (folder / "frames.npy").exists()
-    with (folder / "frames.journal").open("a") as journal:
-        journal.write("5 12")  # half a line, as a power cut leaves it
+    assert not (folder / "frames").exists()
+    with next(folder.glob("frames.partial/journal-*")).open("a") as journal:
+        journal.write("[5, [12")  # half a line, as a power cut leaves it
     decoded.limit = 100
     clips = cached(root)
     assert decoded == {f"{number:06d}.png": 1 for number in range(CLIPS + 1)}
     assert all(equal(clips.read(i, ALL), plain(root).read(i, ALL)) for i in range(CLIPS))
-    assert not list(folder.glob("*.journal"))
+    assert not list(folder.glob("**/journal*"))
     assert not list(folder.glob("*.partial"))
 
 
@@ -137,7 +137,7 @@ def test_a_journal_without_its_array_is_not_believed(root: Path, decoded: Decode
     decoded.limit = 3
     with pytest.raises(KeyboardInterrupt):
         open_cache(files(root), workers=1)
-    (cache_folder(files(root)) / "frames.npy.partial").unlink()
+    (cache_folder(files(root)) / "frames.partial/frames.npy").unlink()
     decoded.limit = 100
     assert equal(cached(root).read(0, ALL), plain(root).read(0, ALL))
 
@@ -154,10 +154,10 @@ def test_two_processes_do_not_make_it_twice(root: Path, decoded: Decoded) -> Non
 def test_a_whole_cache_is_opened_without_writing(root: Path) -> None:
     cached(root)
     folder = cache_folder(files(root))
-    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"}
+    before = {path.name: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
     (folder / ".lock").unlink()
     cached(root).read(0, ALL)
-    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert {path.name: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
 def test_another_frame_list_makes_it_stale(root: Path, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_another_frame_list_makes_it_stale(root: Path, tmp_path: Path) -> None:
     for lines in ("000003.png\n", "\n".join(f"{number:06d}.png" for number in (2, 1, 3, 4, 5))):
         path.write_text(lines)
         with pytest.raises(
-            DataError, match=r"frames\.npy: this cache was made for other frames[\s\S]*→ delete the folder"
+            DataError, match=r"frames: the cache was made from something else[\s\S]*→ delete the folder"
         ):
             open_cache(files(root, path))
 
@@ -176,7 +176,9 @@ def test_a_new_source_file_makes_it_stale(root: Path) -> None:
     for kind in ("rgb", "label"):
         folder = root / "SynthiaSeq" / "SEQS-04-DAWN" / kind
         shutil.copy(folder / "000005.png", folder / "000006.png")
-    with pytest.raises(DataError, match=r"it holds \[6, 3, 32, 64\], wanted are \[7, 3, 32, 64\][\s\S]*→ delete"):
+    with pytest.raises(
+        DataError, match=r"it holds .*\[6, 3, 32, 64\].*, wanted are .*\[7, 3, 32, 64\].*[\s\S]*→ delete"
+    ):
         open_cache(files(root))
 
 
@@ -190,7 +192,7 @@ def test_another_size_is_another_cache(root: Path) -> None:
 @pytest.mark.parametrize("keep", [0, 20, 500, -1])
 def test_a_cut_array_is_named(keep: int, root: Path) -> None:
     cached(root)
-    path = cache_folder(files(root)) / "flow.npy"
+    path = cache_folder(files(root)) / "flow/flow.npy"
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(
         DataError, match=r"flow\.npy: the cache is torn \(\d+ bytes, \d+ were[\s\S]*→ delete the folder"
@@ -200,7 +202,7 @@ def test_a_cut_array_is_named(keep: int, root: Path) -> None:
 
 def test_a_flipped_byte_is_named_when_it_is_read(root: Path) -> None:
     cached(root)
-    path = cache_folder(files(root)) / "frames.npy"
+    path = cache_folder(files(root)) / "frames/frames.npy"
     data = bytearray(path.read_bytes())
     data[-1] ^= 0xFF
     path.write_bytes(bytes(data))
@@ -213,28 +215,28 @@ def test_a_flipped_byte_is_named_when_it_is_read(root: Path) -> None:
 def test_a_header_that_is_not_what_was_written_is_named(root: Path) -> None:
     """A changed digit of its shape would map other rows, or rows that are not there."""
     cached(root)
-    path = cache_folder(files(root)) / "flow.npy"
+    path = cache_folder(files(root)) / "flow/flow.npy"
     whole = path.read_bytes()
     for place in range(8, 128):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(DataError, match=r"flow\.npy: the cache is torn \(its header is not what was written"):
-            open_cache(files(root))
+            cached(root).read(0, ALL)
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", '{"checksums": 3}'])
 def test_a_torn_manifest_is_named(text: str | None, root: Path) -> None:
     cached(root)
-    path = cache_folder(files(root)) / "frames.json"
+    path = cache_folder(files(root)) / "frames/manifest.json"
     path.unlink()
     if text is not None:
         path.write_text(text)
-    with pytest.raises(DataError, match=r"frames\.json: the cache is torn[\s\S]*→ delete the folder"):
+    with pytest.raises(DataError, match=r"manifest\.json: the cache is torn[\s\S]*→ delete the folder"):
         open_cache(files(root))
 
 
 def test_a_full_disk_is_told_before_the_work(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
-    with pytest.raises(DataError, match=r"train: cannot be written: 0\.0 GB are needed[\s\S]*→ free some space"):
+    with pytest.raises(DataError, match=r"train: cannot be written: 0 MB are needed[\s\S]*→ free some space"):
         open_cache(files(root))
 
 

@@ -28,6 +28,7 @@ from stpl.data.streets.render import draw
 from stpl.data.streets.scene import C
 from stpl.data.streets.shifts import SHIFTS, ShiftName
 from stpl.errors import ConfigError, DataError
+from stpl.rows import Rows
 
 TINY = StreetsOptions(height=24, width=48, frames=3, train_drives=4, val_drives=2, camera_val_drives=2)
 FULL = StreetsOptions()
@@ -222,7 +223,7 @@ def test_cache_holds_the_drives_and_is_drawn_once(
     for i in range(TINY.train_drives):
         drive = draw_drive(TINY, "camera", "train", i)
         assert np.array_equal(split.array("frames")[i], drive.frames)
-        assert np.array_equal(split.frames_of(i), drive.frames)
+        assert np.array_equal(split.entry("frames", i, 1), drive.frames[1])
         assert np.array_equal(split.array("labels")[i], drive.labels)
         assert np.array_equal(split.array("visible")[i], drive.visible)
         np.testing.assert_allclose(split.array("flow")[i], drive.flow, rtol=1 / 2048, atol=1e-6)
@@ -230,7 +231,7 @@ def test_cache_holds_the_drives_and_is_drawn_once(
     assert {path.name for path in split.folder.iterdir()} == {
         "frames.npy", "labels.npy", "flow.npy", "visible.npy", "manifest.json"}  # fmt: skip
     monkeypatch.setattr(cache, "_draw", pytest.fail)
-    assert open_split(root, "camera", "train", TINY, verify=True) == split
+    assert open_split(root, "camera", "train", TINY) == split
 
 
 def test_any_number_of_workers_draws_the_same_bytes(split: StreetsSplit, tmp_path: Path) -> None:
@@ -280,11 +281,10 @@ def test_full_disk_is_told_and_leaves_no_split(tmp_path: Path, monkeypatch: pyte
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(Rows, "write", full)
     with pytest.raises(DataError, match="No space left"):
         open_split(tmp_path, "studio", "val", TINY, workers=1)
-    assert not list(tmp_path.glob("**/*.npy"))
-    assert not list(tmp_path.glob("**/*.part"))
+    assert not [path for path in tmp_path.glob("*/") if path.suffix != ".partial"]
 
 
 def test_worker_that_cannot_write_is_told(tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_a_worker_of_a_sweep_draws_with_the_cores_of_all(tmp_path: Path, monkeyp
     monkeypatch.setenv("STPL_SWEEP_CORES", ",".join(map(str, before)))
     shares: list[int] = []
     monkeypatch.setattr(cache, "_run_workers", lambda *given: shares.append(given[4]))
-    monkeypatch.setattr(cache, "_assemble", lambda partial, *_: (partial / "manifest.json").touch())
+    monkeypatch.setattr(Rows, "finish", lambda rows: rows.folder.mkdir())
     os.sched_setaffinity(0, {min(before)})
     try:
         with pytest.raises(DataError, match="torn"):  # nothing was drawn
@@ -327,23 +327,24 @@ def test_torn_file_is_named(split: StreetsSplit, tmp_path: Path, name: str) -> N
     folder = tmp_path / split.folder.name
     shutil.copytree(split.folder, folder)
     os.truncate(folder / name, 100)
-    with pytest.raises(DataError, match="torn file") as caught:
+    with pytest.raises(DataError, match="the drawn split is torn") as caught:
         open_split(tmp_path, "camera", "train", TINY)
     assert str(caught.value).startswith(str(folder / name))
     assert "delete the folder" in str(caught.value)
 
 
-def test_changed_byte_is_found_by_a_full_check(tmp_path: Path) -> None:
+def test_changed_byte_is_found_when_it_is_read(tmp_path: Path) -> None:
     options = replace(TINY, height=96, width=192)
-    folder = open_split(tmp_path, "studio", "val", options, workers=1).folder
-    with (folder / "frames.npy").open("r+b") as file:
+    split = open_split(tmp_path, "studio", "val", options, workers=1)
+    with (split.folder / "frames.npy").open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         byte = file.read(1)
         file.seek(-1, os.SEEK_END)
         file.write(bytes([byte[0] ^ 1]))
-    open_split(tmp_path, "studio", "val", options)
-    with pytest.raises(DataError, match="sha256 is"):
-        open_split(tmp_path, "studio", "val", options, verify=True)
+    split = open_split(tmp_path, "studio", "val", options)
+    split.entry("frames", 0, 0)
+    with pytest.raises(DataError, match="is not what was written"):
+        split.entry("frames", *(count - 1 for count in split.shape[:2]))
 
 
 def test_second_process_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from stpl.data.flow import FlowCache
 from stpl.data.folder import VideoFrames
 from stpl.errors import ConfigError, DataError
 from stpl.nn import weights
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.pictures.side_by_side import SideBySide
 from stpl.runs.request import Request
@@ -38,7 +39,7 @@ def write_video(path: Path, codec: str = "mp4v", count: int = COUNT) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    options = NetworkOptions(18, 8, (1, 3))
+    options = NetworkOptions(DeepLabV2(18, 8, (1, 3)))
     content = {
         "state_dict": build_network(options).state_dict(),
         "stpl": weights.description(options, (32, 64), 0),

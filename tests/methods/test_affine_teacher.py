@@ -12,11 +12,12 @@ from random_clips import clips
 from stpl.data.clip import Batch
 from stpl.methods.affine_teacher import AffineTeacher, normalization_parameters
 from stpl.nn.batchnorm import BatchNormOptions
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions
 from stpl.testing import check_method
 from stpl.training.optimization import OptimizerOptions
 
-SMALL = NetworkOptions(18, 8, (1, 2))
+SMALL = NetworkOptions(DeepLabV2(18, 8, (1, 2)))
 
 
 def affine_teacher() -> AffineTeacher:

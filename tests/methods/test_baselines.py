@@ -20,6 +20,7 @@ from stpl.methods.da_vsn import DAVSN, _similarity
 from stpl.methods.hcl import HCL, agreement_of
 from stpl.methods.pixmatch import PixMatch
 from stpl.methods.ur import UR
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.discriminator import DiscriminatorOptions
 from stpl.nn.mixing import box_mask, cutmix_box, paste, resized
 from stpl.nn.network import NetworkOptions
@@ -31,7 +32,7 @@ from stpl.testing import check_method, check_ranks
 from stpl.testing.runs import tiny_arguments
 from stpl.training.optimization import OptimizerOptions
 
-SMALL = NetworkOptions(18, 8, (1, 2), auxiliary=True)
+SMALL = NetworkOptions(DeepLabV2(18, 8, (1, 2), auxiliary=True))
 NARROW = "--model.discriminator.width=4"
 RATE = "--optimizer.lr=6.0e-4"  # whatever a search finds for streets
 

@@ -14,6 +14,7 @@ from stpl.data.clip import Batch
 from stpl.errors import ConfigError
 from stpl.losses.entropy import entropy_map, robust_entropy
 from stpl.methods.fda import FDA, FDASelfTraining
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.fourier import Window, transfer_amplitude
 from stpl.nn.network import NetworkOptions
 from stpl.runs.build import build
@@ -24,7 +25,7 @@ from stpl.training.offline_pseudo_labels import BINS, Predictions, add_to, doubt
 from stpl.training.optimization import OptimizerOptions
 from stpl.training.supervision import transferred
 
-SMALL = NetworkOptions(18, 8, (1, 2), auxiliary=True)
+SMALL = NetworkOptions(DeepLabV2(18, 8, (1, 2), auxiliary=True))
 
 
 def by_numpy(image: Any, reference: Any, low: tuple[int, int]) -> Any:

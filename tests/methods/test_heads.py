@@ -17,6 +17,7 @@ from stpl.methods import STPL, Contrast, SelfTraining, TrueLabelSelfTraining, Tr
 from stpl.metrics.probes import linear_probe
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions
 from stpl.nn.projection import HeadName, ProjectionHead
 from stpl.runs.build import build
@@ -26,7 +27,7 @@ from stpl.training.evaluation import nearest
 from stpl.training.optimization import learning_rates
 
 Arguments = Callable[..., list[str]]
-SMALL = NetworkOptions(18, 8, (1, 2))
+SMALL = NetworkOptions(DeepLabV2(18, 8, (1, 2)))
 SPATIAL = [Contrast("current", "augmented current")]
 
 

@@ -12,12 +12,13 @@ from random_clips import clips
 from stpl.data.clip import Batch
 from stpl.losses.adversarial import reversed_gradient
 from stpl.methods.rda import BANDS, RDA, Attacker
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.discriminator import DiscriminatorOptions
 from stpl.nn.fourier import Spectrum, band_means, ring_bands
 from stpl.nn.network import NetworkOptions
 from stpl.training.optimization import OptimizerOptions
 
-SMALL = NetworkOptions(18, 8, (1, 2), auxiliary=True)
+SMALL = NetworkOptions(DeepLabV2(18, 8, (1, 2), auxiliary=True))
 
 
 @pytest.mark.parametrize("size", [(64, 96), (33, 47), (40, 65)])

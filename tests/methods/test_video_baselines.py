@@ -18,6 +18,7 @@ from stpl.data.clip import IGNORE, Batch, Clip
 from stpl.losses.tube import tube_matching
 from stpl.methods.tps import TPS, made_grey
 from stpl.methods.vat_vst import CONFIDENCE_CAP, VAT, VST, aggregated, sure
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.discriminator import DiscriminatorOptions
 from stpl.nn.histogram import match_histogram
 from stpl.nn.mixing import mirrored
@@ -27,7 +28,7 @@ from stpl.testing import check_method
 from stpl.training.offline_pseudo_labels import BINS, Predictions, add_to, doubts_of
 from stpl.training.optimization import OptimizerOptions
 
-SMALL = NetworkOptions(18, 8, (1, 2), auxiliary=True)
+SMALL = NetworkOptions(DeepLabV2(18, 8, (1, 2), auxiliary=True))
 NARROW = "--model.discriminator.width=4"
 RATE = "--optimizer.lr=6.0e-4"  # whatever a search finds for streets
 
@@ -149,7 +150,7 @@ def test_the_strong_view() -> None:
 
 @pytest.mark.parametrize("normalization", ["caffe", "imagenet"])
 def test_the_released_view_wraps_around(normalization: Literal["caffe", "imagenet"]) -> None:
-    options = NetworkOptions(18, 8, (1, 2), normalization=normalization)
+    options = NetworkOptions(DeepLabV2(18, 8, (1, 2), normalization=normalization))
     method = TPS(network=options, optimizer=OptimizerOptions(), strong_view="wrapped")
     assert not method.wants.augmented
     still = CrossFrameAugmentation(blur_probability=0, jitter_probability=0)

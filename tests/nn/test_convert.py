@@ -26,7 +26,8 @@ from stpl.methods import SelfTraining, Supervised
 from stpl.nn import weights
 from stpl.nn.accel import Accel
 from stpl.nn.convert import convert, understand
-from stpl.nn.network import build_network
+from stpl.nn.deeplab import DeepLabV2
+from stpl.nn.network import NetworkOptions, build_network
 from stpl.training import OptimizerOptions
 
 CLASSES = 15  # viper15
@@ -90,7 +91,7 @@ def test_adaptsegnet_s_unused_dilations_stay_unused(tmp_path: Path) -> None:
     network, batch = converted(state, tmp_path, layout="adaptsegnet"), clip()
     expected = classify(state, "layer5", caffe_features(state, batch.frames[:, 1])[1], branches=2)
     assert_same(network(batch), expected)
-    assert weights.describe(tmp_path / "ours.ckpt").dilations == (6, 12)
+    assert weights.describe(tmp_path / "ours.ckpt").architecture.to_dict()["init_args"]["dilations"] == [6, 12]
 
 
 @pytest.mark.parametrize("depth", [18, 50])
@@ -138,7 +139,7 @@ def test_a_backbone_must_be_complete(tmp_path: Path) -> None:
 def test_normalisation_and_stride_must_agree(tmp_path: Path) -> None:
     converted(resnet_state(50, 4), tmp_path)
     options = weights.describe(tmp_path / "ours.ckpt")
-    caffe = type(options)(**{**options.to_dict(), "normalization": "caffe", "stride_in": "first", "dilations": (1,)})
+    caffe = NetworkOptions(DeepLabV2(50, 4, (1,), "caffe"), options.label_space)
     with pytest.raises(CheckpointError, match="was trained with normalization=imagenet, stride_in=second"):
         weights.load(tmp_path / "ours.ckpt", build_network(caffe), options=caffe, backbone_suffices=True)
 
@@ -211,10 +212,13 @@ def test_the_command_line_converts(tmp_path: Path, capsys: pytest.CaptureFixture
     path, out = save(resnet_state(50, 4), tmp_path / "resnet50.pth"), tmp_path / "new" / "ours.ckpt"
     assert main(["weights", "convert", str(path), f"--out={out}"]) == 0
     said = capsys.readouterr().out
-    assert "--network.depth=50 --network.width=4 --network.normalization=imagenet --network.stride_in=second" in said
+    assert (
+        "--network.architecture.depth=50 --network.architecture.width=4 --network.architecture.normalization=imagenet "
+        "--network.architecture.stride_in=second" in said
+    )
     assert list(out.parent.iterdir()) == [out]
     assert main(["weights", "convert", str(path), f"--out={tmp_path / 'b.ckpt'}", "--layout=caffe"]) == 0
-    assert weights.describe(tmp_path / "b.ckpt").normalization == "caffe"
+    assert weights.describe(tmp_path / "b.ckpt").architecture.to_dict()["init_args"]["normalization"] == "caffe"
     assert main(["weights", "convert", str(path), f"--out={out}"]) == 2
     assert main(["weights", "inspect", str(out)]) == 0
     said = capsys.readouterr().out

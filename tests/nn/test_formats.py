@@ -23,8 +23,7 @@ from stpl.cli import main
 from stpl.errors import CheckpointError, RecordError
 from stpl.nn import weights
 from stpl.nn.convert import understand
-from stpl.runs.artifacts import read_evaluation
-from stpl.runs.recorder import write_arrays
+from stpl.runs.artifacts import read_evaluation, write_arrays
 
 STATE = {"conv.weight": torch.arange(64.0).reshape(4, 16), "conv.bias": torch.ones(3, dtype=torch.float64)}
 
@@ -215,7 +214,7 @@ def test_of_several_state_dicts_one_is_chosen(tmp_path: Path, capsys: pytest.Cap
     assert "ResNet-18, width 8" in said
     assert "state_dict     teacher.net (there is also student: --key)" in said
     assert main(["weights", "convert", str(path), "--key=student", f"--out={tmp_path / 'b.ckpt'}"]) == 0
-    assert weights.describe(tmp_path / "b.ckpt").depth == 50
+    assert weights.describe(tmp_path / "b.ckpt").architecture.to_dict()["init_args"]["depth"] == 50
 
 
 def test_without_a_state_dict_the_keys_that_there_are_are_shown(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from stpl.nn.fusion import FUSIONS, STAM, Conv1x1
 from stpl.nn.pixels import Over, pool, reweigh, take
 from stpl.nn.projection import ProjectionHead
 from stpl.nn.resnet import ResNet
-from stpl.nn.segmenter import NORMALIZATIONS
 from stpl.nn.warp import resize_flow, warp
 
 
@@ -67,9 +66,9 @@ def test_the_stride_sits_where_it_is_asked_for() -> None:
 
 def test_the_auxiliary_classifier_changes_no_prediction() -> None:
     torch.manual_seed(0)
-    plain = Accel(DeepLabV2(5, 18, 8, dilations=(1, 2))).eval()
+    plain = Accel(DeepLabV2(18, 8, (1, 2)).build(5)).eval()
     torch.manual_seed(0)
-    double = Accel(DeepLabV2(5, 18, 8, dilations=(1, 2), auxiliary=True)).eval()
+    double = Accel(DeepLabV2(18, 8, (1, 2), auxiliary=True).build(5)).eval()
     clip = Clip(frames(4, 32, 48).view(2, 2, 3, 32, 48), flow=torch.randn(2, 1, 2, 32, 48))
     assert torch.equal(plain(clip), double(clip))
     assert [scores.shape for scores in plain.fused_scores(clip)] == [(2, 5, 5, 7)]
@@ -81,7 +80,7 @@ def test_the_auxiliary_classifier_changes_no_prediction() -> None:
 
 
 def test_the_auxiliary_classifier_takes_no_gradient_through_the_previous_frame() -> None:
-    network = Accel(DeepLabV2(5, 18, 8, dilations=(1,), auxiliary=True))
+    network = Accel(DeepLabV2(18, 8, (1,), auxiliary=True).build(5))
     clip = Clip(frames(2, 32, 48)[None], flow=torch.zeros(1, 1, 2, 32, 48))
     with torch.no_grad():
         identity = torch.eye(5)
@@ -92,15 +91,15 @@ def test_the_auxiliary_classifier_takes_no_gradient_through_the_previous_frame()
 
 def test_normalizations() -> None:
     image = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 3, 1, 1)
-    rgb = DeepLabV2(2, 18, 4).normalize(image).flatten()
+    rgb = DeepLabV2(18, 4).build(2).normalize(image).flatten()
     assert rgb.tolist() == pytest.approx([(10 - 123.675) / 58.395, (20 - 116.28) / 57.12, (30 - 103.53) / 57.375])
-    bgr = DeepLabV2(2, 18, 4, normalization=NORMALIZATIONS["caffe"]).normalize(image).flatten()
+    bgr = DeepLabV2(18, 4, normalization="caffe").build(2).normalize(image).flatten()
     assert bgr.tolist() == pytest.approx([30 - 104.00698793, 20 - 116.66876762, 10 - 122.67891434])
 
 
 def test_untrained_accel_is_its_segmenter() -> None:
     torch.manual_seed(0)
-    segmenter = DeepLabV2(5, 18, 8, dilations=(1, 2)).eval()
+    segmenter = DeepLabV2(18, 8, (1, 2)).build(5).eval()
     clip = Clip(frames(4, 32, 48).view(2, 2, 3, 32, 48), flow=torch.randn(2, 1, 2, 32, 48))
     fused = Accel(segmenter).eval()(clip)
     assert torch.equal(fused, segmenter(clip.frames[:, -1]).logits)
@@ -108,7 +107,7 @@ def test_untrained_accel_is_its_segmenter() -> None:
 
 
 def test_accel_takes_no_gradient_through_the_previous_frame() -> None:
-    network = Accel(DeepLabV2(5, 18, 8, dilations=(1,)))
+    network = Accel(DeepLabV2(18, 8, (1,)).build(5))
     with torch.no_grad():
         network.score_fusion.weight.fill_(1.0)
     network.segmenter.classifier.register_forward_hook(lambda _, __, out: calls.append(out.requires_grad))  # type: ignore[union-attr]
@@ -118,7 +117,7 @@ def test_accel_takes_no_gradient_through_the_previous_frame() -> None:
 
 
 def test_accel_without_flow_says_so() -> None:
-    network = Accel(DeepLabV2(3, 18, 4, dilations=(1,))).eval()
+    network = Accel(DeepLabV2(18, 4, (1,)).build(3)).eval()
     with pytest.raises(ValueError, match="Wants"):
         network(Clip(frames(2, 16, 16)[None]))
 

@@ -26,6 +26,7 @@ from stpl.cli import main
 from stpl.data.clip import Clip
 from stpl.errors import CheckpointError, ConfigError
 from stpl.nn import weights
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.huggingface import SemanticMaps
 from stpl.nn.layers import candidates, proposed
 from stpl.nn.network import NetworkOptions, build_network
@@ -212,7 +213,11 @@ def test_no_file_has_a_function_called(tmp_path: Path, classes: Path) -> None:
         weights.describe(tmp_path / "mine.ckpt")
     assert weights.describe(tmp_path / "mine.ckpt", "own_networks:Dictionary") == model.options
     with pytest.raises(CheckpointError, match="is of the network own_networks:Dictionary, not of DeepLabV2"):
-        weights.load(tmp_path / "mine.ckpt", build_network(NetworkOptions(18, 4)), options=NetworkOptions(18, 4))
+        weights.load(
+            tmp_path / "mine.ckpt",
+            build_network(NetworkOptions(DeepLabV2(18, 4))),
+            options=NetworkOptions(DeepLabV2(18, 4)),
+        )
 
 
 def test_classes_from_a_file(tmp_path: Path) -> None:
@@ -260,10 +265,10 @@ def test_an_option_that_would_do_nothing_is_refused(model: str, settings: dict[s
 
 
 def test_options_go_through_plain_types() -> None:
-    own = OwnNetwork("a.b:c", {"x": [1]}, "layer", "out", classes=("a", "b"), palette=((1, 2, 3), (4, 5, 6)))
-    options = NetworkOptions(own=own)
+    own = OwnNetwork("a.b:c", {"x": [1]}, "layer", "out")
+    options = NetworkOptions(own, classes=("a", "b"), palette=((1, 2, 3), (4, 5, 6)))
     assert NetworkOptions.from_dict(options.to_dict()) == options
-    assert "own" not in NetworkOptions().to_dict()
+    assert "classes" not in NetworkOptions().to_dict()
     assert WithoutBatchNorm().state_dict().keys() != PoolingIndices().state_dict().keys()
 
 
@@ -299,10 +304,11 @@ def test_a_segformer_comes_back_as_one(tmp_path: Path, drive: Path) -> None:
     pairs = zip(before.state_dict().values(), after.state_dict().values(), strict=True)
     assert any(not torch.equal(one, other) for one, other in pairs)
     options = weights.describe(out / "adapted.ckpt", "hf:whatever")
-    assert options.own is not None
-    assert options.own.mean == (127.5, 63.75, 31.875)
+    own = options.architecture
+    assert isinstance(own, OwnNetwork)
+    assert own.mean == (127.5, 63.75, 31.875)
     assert options.space.classes == ("road", "car", "sky")
-    assert options.own.features.startswith("decode_head.")
+    assert own.features.startswith("decode_head.")
     footage = [f"--video={drive}", "--size=64,96"]
     assert main(["predict", f"--network=hf:{out / 'adapted'}", *footage, f"--out={tmp_path / 'labels'}"]) == 0
     assert json.loads((tmp_path / "labels" / "classes.json").read_text())[2]["name"] == "sky"

@@ -22,11 +22,11 @@ from stpl.nn.teacher import Teacher, TeacherOptions
 from stpl.training.base import Method
 from stpl.training.optimization import OptimizerOptions
 
-SMALL = NetworkOptions(18, 8, (1, 2))
+SMALL = NetworkOptions(DeepLabV2(18, 8, (1, 2)))
 
 
 def student(value: float | None = None) -> Accel:
-    network = Accel(DeepLabV2(3, 18, 4, dilations=(1,)))
+    network = Accel(DeepLabV2(18, 4, (1,)).build(3))
     if value is not None:
         for tensor in (*network.parameters(), *statistics_of(batchnorm_layers(network))):
             nn.init.constant_(tensor, value)

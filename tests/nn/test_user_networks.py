@@ -24,8 +24,9 @@ from stpl.methods.ur import UR
 from stpl.nn import weights
 from stpl.nn.batchnorm import Renewal, batchnorm_layers
 from stpl.nn.network import build_network
-from stpl.nn.own import OwnSegmenter, lending, own_weights
+from stpl.nn.own import OwnSegmenter, lending
 from stpl.nn.state import of_network
+from stpl.nn.weights import own_weights
 from stpl.nn.wrappers import plain, wrapped_as
 from stpl.training.optimization import OptimizerOptions
 

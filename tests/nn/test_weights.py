@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,10 @@ from stpl.data.label_space import PALETTE, SPACES, SYNTHIA_12, VIPER_15, check_t
 from stpl.data.sets import data_set, names
 from stpl.errors import CheckpointError, ConfigError, DataError
 from stpl.nn import weights
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions, build_network
 
-OPTIONS = NetworkOptions(18, 4, (1,))
+OPTIONS = NetworkOptions(DeepLabV2(18, 4, (1,)))
 
 
 @pytest.mark.parametrize("prefix", ["", "network.", "module."])
@@ -56,17 +56,19 @@ def test_a_checkpoint_from_before_an_option_has_its_default(tmp_path: Path) -> N
     """Checkpoints that schema 1 wrote when there were fewer options still describe themselves, and load."""
     source = build_network(OPTIONS)
     entry = weights.description(OPTIONS, (48, 96), step=3)
-    del entry["holds"], entry["network"]["stride_in"], entry["network"]["auxiliary"]
+    for name in ("stride_in", "auxiliary"):
+        del entry["network"]["architecture"]["init_args"][name]
+    del entry["holds"]
     torch.save({"state_dict": source.state_dict(), "stpl": entry}, tmp_path / "a.ckpt")
     assert weights.describe(tmp_path / "a.ckpt") == OPTIONS
     weights.load(tmp_path / "a.ckpt", build_network(OPTIONS), options=OPTIONS)
 
 
 def test_an_auxiliary_classifier_is_not_dropped_in_silence(tmp_path: Path) -> None:
-    double = replace(OPTIONS, auxiliary=True)
+    double = NetworkOptions(DeepLabV2(18, 4, (1,), auxiliary=True))
     state = build_network(double).state_dict()
     torch.save({"state_dict": state, "stpl": weights.description(double, (48, 96), step=0)}, tmp_path / "a.ckpt")
-    with pytest.raises(CheckpointError, match=r"trained with auxiliary=True\n.*set network.auxiliary to that"):
+    with pytest.raises(CheckpointError, match=r"auxiliary=True\n.*set network.architecture.auxiliary to that"):
         weights.load(tmp_path / "a.ckpt", build_network(OPTIONS), options=OPTIONS)
 
 

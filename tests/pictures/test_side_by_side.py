@@ -1,7 +1,7 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from stpl.data.folder import VideoFrames
 from stpl.data.label_space import VIPER_15
 from stpl.errors import ConfigError, DataError
 from stpl.pictures.labels import legend, overlay, paint
-from stpl.pictures.side_by_side import SideBySide
+from stpl.pictures.side_by_side import SideBySide, VideoStyle
 
 PALETTE = VIPER_15.palette
 SCENE = MovingShapes(3, (48, 96))
@@ -67,9 +67,9 @@ def test_legend_needs_fewer_rows_when_wider() -> None:
 
 
 @pytest.mark.parametrize("codec", ["vp8", "vp9"])
-def test_a_player_sees_the_panels_in_order(codec: str, tmp_path: Path) -> None:
+def test_a_player_sees_the_panels_in_order(codec: Literal["vp8", "vp9"], tmp_path: Path) -> None:
     colours = [(200, 40, 40), (40, 200, 40), (40, 40, 200)]
-    frames = record(tmp_path / "deep" / "v.webm", [flat(colour) for colour in colours], codec=codec)
+    frames = record(tmp_path / "deep" / "v.webm", [flat(colour) for colour in colours], style=VideoStyle(codec))
     assert len(frames) == 4
     height, width = frames[0].shape[:2]
     assert height % 2 == 0
@@ -91,7 +91,7 @@ def test_the_file_is_webm(tmp_path: Path) -> None:
 
 def test_moving_panels_come_back_as_written(tmp_path: Path) -> None:
     path = tmp_path / "v.webm"
-    with SideBySide(path, 10.0, ["one"], panel_width=96) as video:
+    with SideBySide(path, 10.0, ["one"], style=VideoStyle(panel_width=96)) as video:
         for time in range(8):
             video.write([SCENE.frame(time)])
     decoded = [frame[30:78, 8:104] for frame in VideoFrames(path).frames()]
@@ -101,24 +101,24 @@ def test_moving_panels_come_back_as_written(tmp_path: Path) -> None:
 
 
 def test_small_panels_are_enlarged_by_whole_factors_and_large_ones_shrunk(tmp_path: Path) -> None:
-    small = record(tmp_path / "a.webm", [flat((9, 9, 9))], panel_width=300)[0]
+    small = record(tmp_path / "a.webm", [flat((9, 9, 9))], style=VideoStyle(panel_width=300))[0]
     assert small.shape == (30 + 3 * 48 + 8, 8 + 3 * 96 + 8, 3)
-    large = record(tmp_path / "b.webm", [flat((9, 9, 9), (200, 400))], panel_width=100)[0]
+    large = record(tmp_path / "b.webm", [flat((9, 9, 9), (200, 400))], style=VideoStyle(panel_width=100))[0]
     assert large.shape == (30 + 50 + 8, 8 + 100 + 8, 3)
 
 
 def test_four_panels_make_a_square_and_the_legend_stands_below(tmp_path: Path) -> None:
     panels = [flat((50 * i, 100, 100)) for i in range(4)]
-    plain = record(tmp_path / "a.webm", panels, panel_width=96)[0]
+    plain = record(tmp_path / "a.webm", panels, style=VideoStyle(panel_width=96))[0]
     assert plain.shape[:2] == (2 * (30 + 48) + 8, 3 * 8 + 2 * 96)
-    explained = record(tmp_path / "b.webm", panels, panel_width=96, legend=(VIPER_15.classes, PALETTE))[0]
+    explained = record(
+        tmp_path / "b.webm", panels, style=VideoStyle(panel_width=96), legend=(VIPER_15.classes, PALETTE)
+    )[0]
     assert explained.shape[0] > plain.shape[0] + 50
-    in_a_row = record(tmp_path / "c.webm", panels, panel_width=96, columns=4)[0]
-    assert in_a_row.shape[:2] == (30 + 48 + 8, 5 * 8 + 4 * 96)
 
 
 def test_titles_are_drawn(tmp_path: Path) -> None:
-    frame = record(tmp_path / "v.webm", [flat((0, 0, 0))] * 2, panel_width=96)[0]
+    frame = record(tmp_path / "v.webm", [flat((0, 0, 0))] * 2, style=VideoStyle(panel_width=96))[0]
     strip = frame[:28]
     assert strip[:, :104].max() > 150
     assert strip[:, 112:].max() > 150

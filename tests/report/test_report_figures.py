@@ -14,13 +14,14 @@ from PIL import Image
 
 from repository import REPOSITORY
 from stpl.data.label_space import VIPER_15
+from stpl.pictures.pages import DARK, LIGHT
 from stpl.report.curves import Curve, curves, read_metric, unfinished
-from stpl.report.figures import Style, class_figure, confusion_figure, curve_figure, purity_figure, sensitivity_figure
 from stpl.report.gallery import Picture, focus, gallery, styles
 from stpl.report.player import frame_image, ids_png, player
+from stpl.report.plots import Style, class_figure, confusion_figure, curve_figure, purity_figure, sensitivity_figure
 from stpl.report.rows import tables
 from stpl.report.suite import Suite
-from stpl.report.theme import DARK, LIGHT, export, inline_svg
+from stpl.report.theme import export, inline_svg
 from stpl.runs.experiments import load_catalogue
 from suite_writer import scene, write_run, write_suite
 

@@ -21,11 +21,13 @@ from stpl.data.label_space import SYNTHIA_12_UNIFIED, VIPER_15
 from stpl.data.streets import StreetsClips, open_split
 from stpl.errors import RecordError, StplError
 from stpl.nn.accel import Observation
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.nn.segmenter import Segmentation
+from stpl.runs.artifacts import write_arrays
 from stpl.runs.fit import fit
 from stpl.runs.record import GROUPS, RECORD, RunKey, RunRecord, flat, read_record
-from stpl.runs.recorder import Recorder, RunOptions, write_arrays
+from stpl.runs.recorder import Recorder, RunOptions
 from stpl.testing import TINY
 from stpl.training.evaluation import ClipSamples, Evaluator, nearest
 
@@ -216,7 +218,7 @@ def test_a_network_that_yields_no_numbers_is_still_evaluated() -> None:
 
 def test_accel_tells_what_its_prediction_is_made_of() -> None:
     torch.manual_seed(0)
-    network = build_network(NetworkOptions(18, 8, (1, 2))).eval()
+    network = build_network(NetworkOptions(DeepLabV2(18, 8, (1, 2)))).eval()
     with torch.no_grad():
         network.score_fusion.weight.normal_()
         frames = torch.randint(0, 256, (2, 2, 3, 40, 56), dtype=torch.uint8)
@@ -229,7 +231,7 @@ def test_accel_tells_what_its_prediction_is_made_of() -> None:
 
 def test_a_frame_that_successive_clips_share_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    network = build_network(NetworkOptions(18, 8, (1, 2))).eval()
+    network = build_network(NetworkOptions(DeepLabV2(18, 8, (1, 2)))).eval()
     with torch.no_grad():
         network.score_fusion.weight.normal_()
     first, second = torch.randint(0, 256, (2, 4, 3, 40, 56), dtype=torch.uint8)  # two drives of four frames

@@ -18,7 +18,7 @@ from stpl.runs.experiments import load_catalogue
 from stpl.runs.record import RunKey
 
 LIGHT: dict[str, dict[str, Any]] = {
-    "network": {"depth": 18, "width": 8, "dilations": [1, 2], "auxiliary": True},
+    "network": {"architecture": {"init_args": {"depth": 18, "width": 8, "dilations": [1, 2], "auxiliary": True}}},
     "data": {"init_args": {"target_size": [64, 128], "source_size": [64, 128], "loading": {"num_workers": 0}}},
     "trainer": {"max_steps": 2, "val_check_interval": 2},
 }

@@ -113,7 +113,7 @@ def test_a_run_falls_back_once_and_keeps_it(
     weights = torch.load(directory / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     monkeypatch.setattr(
         "stpl.runs.fit.computes_right", pytest.fail
-    )  # neither in a next sitting, nor if it is asked for
+    )  # neither in a next session, nor if it is asked for
     (directory / "result.json").unlink()
     fit(chosen(tiny_run))
     asked = fit(chosen(tiny_run, "--trainer.precision=32-true", "--run.experiment=asked"))

@@ -22,12 +22,12 @@ from stpl.runs.record import (
     read_metrics,
     read_record,
     read_records,
+    read_steps,
     runs_root,
     write_record,
 )
 from stpl.runs.recorder import MetricsFile
 from stpl.sweeps.metric import curve
-from stpl.sweeps.progress import read_steps
 
 KEY = RunKey("streets", "stpl", 0)
 

@@ -20,6 +20,7 @@ from stpl.methods import STPL, Contrast
 from stpl.methods.stpl import View
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions, Renewal, apply_batchnorm, batchnorm_layers, statistics_kept
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.runs.build import build
 from stpl.runs.fit import fit
@@ -29,7 +30,7 @@ from stpl.testing import TINY
 from stpl.training import OptimizerOptions
 
 Arguments = Callable[..., list[str]]
-SMALL = NetworkOptions(18, 8, (1, 2))
+SMALL = NetworkOptions(DeepLabV2(18, 8, (1, 2)))
 
 
 def network() -> nn.Sequential:

@@ -20,6 +20,7 @@ from stpl.data.flow import estimate
 from stpl.data.streets import StreetsOptions, draw_drive
 from stpl.errors import CheckpointError, ConfigError
 from stpl.nn import checkpoint_files, formats, weights
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.runs import ship, shipped
 from stpl.runs.build import starting_point
@@ -29,7 +30,7 @@ from stpl.runs.record import RunKey, read_metrics
 
 Arguments = Callable[..., list[str]]
 SEEDS = range(5)
-SMALL = NetworkOptions(18, 8, (1, 3))
+SMALL = NetworkOptions(DeepLabV2(18, 8, (1, 3)))
 
 
 # --- files

@@ -100,7 +100,7 @@ def test_real_run_without_an_account_is_synced_later(
     assert identifier == (directory / "wandb.id").read_text().strip()
     config = run.values()
     assert config["model"]["class_path"].endswith("SelfTraining")
-    assert config["network"]["width"] == 8
+    assert config["network"]["architecture"]["init_args"]["width"] == 8
     assert config["code"]["git"] == record["git"]
     assert config["code"]["torch"] == record["versions"]["torch"]
     assert run.curve("val/miou") == pytest.approx([e["miou"] for e in _evaluations(directory)])

@@ -1,7 +1,7 @@
 """A torch-free stand-in for `stpl fit`, run as a subprocess by the sweep's tests.
 
 Behaviour is set by the environment: FAKE_LEDGER (a line per start), FAKE_STEPS and FAKE_SECONDS (per step),
-FAKE_BREAK=`experiment:exit code[:times]`, FAKE_SITTING (steps after which it stops, as by `trainer.max_time`). It
+FAKE_BREAK=`experiment:exit code[:times]`, FAKE_SESSION (steps after which it stops, as by `trainer.max_time`). It
 "checkpoints" and evaluates every step, and resumes. Its mIoU depends on the seed and on the settings model.x and
 model.colour.
 """
@@ -62,9 +62,9 @@ def _train(directory: Path, steps: int, miou: float, log: Callable[[int, float],
     first = int(checkpoint.read_text()) if checkpoint.exists() else 0
     if not metrics.exists():
         metrics.write_text(f"step,name,value\n0,progress/steps,{steps}\n0,val/miou,0.0\n")
-    sitting = int(os.environ.get("FAKE_SITTING", steps))
+    session = int(os.environ.get("FAKE_SESSION", steps))
     for step in range(first + 1, steps + 1):
-        if step > first + sitting:
+        if step > first + session:
             print(f"stpl fit: stopped at step {step - 1} of {steps}, not recorded", file=sys.stderr)
             sys.exit(STOPPED)
         time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))

@@ -14,11 +14,10 @@ from optuna.trial import Trial, TrialState, create_trial
 
 from fake_trial import record_of
 from stpl.errors import ConfigError
-from stpl.runs.record import RunKey, write_record
+from stpl.runs.record import RunKey, read_steps, write_record
 from stpl.sweeps import claims
 from stpl.sweeps.claims import Failure, TrialFailedError
 from stpl.sweeps.metric import curve, final_value
-from stpl.sweeps.progress import read_steps
 from stpl.sweeps.queues import GridQueue, SearchQueue
 from stpl.sweeps.schema import Sweep, read_sweep
 from stpl.sweeps.storage import open_storage
@@ -224,7 +223,7 @@ def test_failures_of_one_call_are_counted_over_its_workers(
     queue: GridQueue, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(trial: Trial) -> float:
-        queue.fail(trial, Failure(run=A, code=3, tail="why", log="log"))
+        trial.set_user_attr("failure", Failure(run=A, code=3, tail="why", log="log"))
         raise TrialFailedError
 
     record(tmp_path, B)

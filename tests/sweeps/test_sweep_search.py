@@ -137,17 +137,17 @@ def test_a_trial_that_diverged_is_told_to_the_study_and_the_search_goes_on(
 def test_a_trial_that_was_stopped_goes_on_without_spending_an_attempt(
     work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As `trainer.max_time` ends one sitting after the other; one that comes no further is a failure."""
+    """As `trainer.max_time` ends one session after the other; one that comes no further is a failure."""
     (work / "sweep.yaml").write_text(SWEEP.replace("[a, b]", "[a]"))
     monkeypatch.setenv("FAKE_STEPS", "4")
-    monkeypatch.setenv("FAKE_SITTING", "1")
+    monkeypatch.setenv("FAKE_SESSION", "1")
     sweep([Path("sweep.yaml")], attempts=1)
     assert len(starts(work)) == 4
     said = capsys.readouterr().out
     assert "stopped at step 1, goes on" in said
     assert said.endswith("sweep: all 1 cells are recorded\n")
     (work / "sweep.yaml").write_text(SWEEP.replace("[a, b]", "[b]"))
-    monkeypatch.setenv("FAKE_SITTING", "0")
+    monkeypatch.setenv("FAKE_SESSION", "0")
     with pytest.raises(SystemExit):
         sweep([Path("sweep.yaml")], attempts=2)
     assert f"failed (exit code {STOPPED}), given up" in capsys.readouterr().out

@@ -18,8 +18,8 @@ from stpl.errors import ConfigError, RecordError
 from stpl.runs.experiments import load_catalogue
 from stpl.runs.record import RunKey, read_records, write_record
 from stpl.sweeps import sweep
+from stpl.sweeps.display import Display
 from stpl.sweeps.grid import cells, command_line, narrow
-from stpl.sweeps.progress import Progress
 from stpl.sweeps.queues import GridQueue
 from stpl.sweeps.schema import read_sweep
 from stpl.sweeps.storage import open_storage
@@ -139,12 +139,12 @@ def test_the_shipped_sweeps_cover_the_shipped_tables() -> None:
 
 def test_the_estimate_counts_all_workers(tmp_path: Path) -> None:
     console = Console(record=True, width=200)
-    progress = Progress("table", 8, console)
-    progress.start("a", 1, tmp_path)
-    progress.know([10, 30], left=6, workers=3)
-    progress.finish("done")
-    progress.know([10, 30, 30], left=0, workers=1)
-    progress.finish("done")
+    display = Display("table", 8, console)
+    display.on_start("a", 1, tmp_path)
+    display.update([10, 30], left=6, workers=3)
+    display.on_end("done")
+    display.update([10, 30, 30], left=0, workers=1)
+    display.on_end("done")
     assert console.export_text().splitlines() == [
         "[1/8] a: started",
         "[1/8] a: done, sweep ETA 0:00:40",

@@ -58,7 +58,7 @@ def arguments(streets: Path, experiment: str, name: str, *extra: str, devices: i
         "data.init_args.draw_workers": 1,
         "data.init_args.loading.batch_size": batch // devices,
         "data.init_args.loading.eval_batch_size": 2,
-        "network.width": 8,
+        "network.architecture.width": 8,
         "trainer.precision": "32-true",
         "trainer.accelerator": "cpu",
         "trainer.devices": devices,

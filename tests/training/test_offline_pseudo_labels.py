@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from stpl.data.clip import IGNORE
-from stpl.data.pseudo_labels import PseudoLabels, Writer, finished
+from stpl.data.pseudo_labels import PseudoLabels, finished, growing
 from stpl.errors import ConfigError, DataError
 from stpl.methods.cbst import CBST
 from stpl.nn import weights
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions
+from stpl.rows import Rows
 from stpl.runs.fit import fit
 from stpl.testing import check_method
 from stpl.testing.runs import CrashError, fit_until, tiny_arguments
@@ -30,7 +34,7 @@ NULL = "--start_from=null"
 
 
 def cbst(**options: float) -> CBST:
-    return CBST(network=NetworkOptions(18, 4, (1,)), optimizer=OptimizerOptions(), **options)
+    return CBST(network=NetworkOptions(DeepLabV2(18, 4, (1,))), optimizer=OptimizerOptions(), **options)
 
 
 def logits_of(confidences: list[float]) -> torch.Tensor:
@@ -106,21 +110,21 @@ def test_a_kill_while_labelling_loses_little(
     small = ("--data.loading.eval_batch_size=2", "--run.checkpoint_every=1", NULL, "--model.rounds=2")
     whole = fit(tiny_arguments("cbst", tiny_streets, *small, "--run.experiment=whole"))
     again = tiny_arguments("cbst", tiny_streets, *small, "--run.experiment=cut")
-    write, rows = Writer.write, list[str]()
+    write, rows = Rows.write, list[str]()
 
-    def dying(self: Writer, first: int, keys: tuple[str, ...], *tensors: torch.Tensor) -> None:
-        write(self, first, keys, *tensors)
-        rows.extend(keys)
+    def dying(self: Rows, index: int, row: Mapping[str, NDArray[Any]], name: str = "") -> None:
+        write(self, index, row, name)
+        rows.append(name)
         if len(rows) == 8 + 4:  # in the second round
             raise CrashError
 
-    with mock.patch.object(Writer, "write", dying), suppress(CrashError):
+    with mock.patch.object(Rows, "write", dying), suppress(CrashError):
         fit(again)
     partial = tmp_path / "streets/cut/seed0/pseudo/round1.partial"
     assert partial.is_dir()
-    with (partial / "rows-0").open("a") as file:
-        file.write("camera-train/torn")  # a line cut off by the kill
-    with mock.patch.object(Writer, "write", dying):
+    with next(partial.glob("journal-*")).open("a") as file:
+        file.write('[5, [1, 2], "camera-train/to')  # a line cut off by the kill
+    with mock.patch.object(Rows, "write", dying):
         cut = fit(again)
     assert len(rows) == 8 + 8
     assert not partial.exists()
@@ -170,12 +174,10 @@ def test_an_experiment_may_train_on_another_ones_labels(
 
 def test_labels_begun_with_other_weights_are_begun_anew(tmp_path: Path) -> None:
     folder = tmp_path / "round0"
-    one = Writer(folder, {"weights": "a"})
-    one.begin(3, (2, 2))
-    one.write(0, ["x"], torch.ones(1, 2, 2, dtype=torch.int64), torch.zeros(1, 2, 2))
-    same, other = Writer(folder, {"weights": "a"}), Writer(folder, {"weights": "b"})
-    same.begin(3, (2, 2))
-    assert same.done(0) == 1
-    other.begin(3, (2, 2))
-    assert other.done(0) == 0
+    one = growing(folder, {"weights": "a"}, 3, (2, 2))
+    one.begin()
+    one.write(0, {"labels": np.ones((2, 2)), "doubts": np.zeros((2, 2))}, "x")
+    same, other = (growing(folder, {"weights": name}, 3, (2, 2)) for name in "ab")
+    assert same.begin() == [1, 2]
+    assert other.begin() == [0, 1, 2]
     assert not finished(folder)

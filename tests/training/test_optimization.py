@@ -13,11 +13,12 @@ from stpl.data.clip import Batch, Clip
 from stpl.errors import ConfigError
 from stpl.methods import STPL, SelfTraining, Supervised
 from stpl.nn.batchnorm import BatchNormOptions
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions
 from stpl.training import Method, OptimizerOptions
 from stpl.training.optimization import RelativeSGD, learning_rates
 
-SMALL = NetworkOptions(18, 8, (1, 2), auxiliary=True)
+SMALL = NetworkOptions(DeepLabV2(18, 8, (1, 2), auxiliary=True))
 LINEAGE = OptimizerOptions(lr=2.5e-4, head_factor=10.0, horizon=250_000)
 FROZEN = BatchNormOptions("frozen")
 
@@ -114,9 +115,9 @@ def test_the_auxiliary_classifier_is_trained_at_a_tenth() -> None:
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(
         {"cross_entropy": main, "auxiliary": 0.1 * auxiliary}, rel=1e-5
     )
-    assert list(Supervised(network=NetworkOptions(18, 8, (1, 2)), optimizer=LINEAGE).losses(Batch(batch))) == [
-        "cross_entropy"
-    ]
+    assert list(
+        Supervised(network=NetworkOptions(DeepLabV2(18, 8, (1, 2))), optimizer=LINEAGE).losses(Batch(batch))
+    ) == ["cross_entropy"]
 
 
 @pytest.mark.parametrize("make", [STPL, SelfTraining])

@@ -21,13 +21,14 @@ from stpl.losses.pixel_contrast import pixel_contrast
 from stpl.methods import STPL, Contrast, SelfTraining
 from stpl.methods.stpl import View
 from stpl.nn.batchnorm import BatchNormOptions
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions
 from stpl.nn.warp import resize_flow
 from stpl.testing import ReadBackError, no_read_back
 from stpl.training import OptimizerOptions
 from stpl.training.ranks import gather_ranks
 
-SMALL = NetworkOptions(18, 8, (1, 2))
+SMALL = NetworkOptions(DeepLabV2(18, 8, (1, 2)))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from stpl.apply.video import Codec
 from stpl.data.frames import FrameStream
 from stpl.errors import ConfigError, DataError, RecordError, unknown
 from stpl.pictures.labels import overlay
-from stpl.pictures.side_by_side import SideBySide
+from stpl.pictures.side_by_side import SideBySide, VideoStyle
 from stpl.runs.artifacts import SAMPLES, VideoSample, read_samples
 from stpl.runs.experiments import Catalogue
 from stpl.runs.record import RECORD, RunKey
@@ -64,7 +64,7 @@ def film_runs(
     first = next(iter(samples.values()))
     if any(one.keys != first.keys or one.labels.shape != first.labels.shape for one in samples.values()):
         raise DataError(f"the runs {', '.join(rows)} kept different clips", mend="show rows of one benchmark and size")
-    film_samples(samples, classes, output, fps=fps, codec=codec)
+    film_samples(samples, classes, output, fps, VideoStyle(codec))
 
 
 def _sample(run: RunKey, runs: Path) -> tuple[VideoSample, list[str]]:
@@ -119,7 +119,7 @@ def film(
     space, accels = spaces[0], [network.accel for network in networks.values()]
     legend = (space.classes, space.palette)
     with SideBySide(
-        output, sources[0].fps if fps is None else fps, ["input", *networks], legend=legend, codec=codec
+        output, sources[0].fps if fps is None else fps, ["input", *networks], legend=legend, style=VideoStyle(codec)
     ) as writer:
         panel = _panel(sources[0].size)
         for source in sources:

@@ -16,6 +16,7 @@ from stpl.apply.network import Frame, checked, load_network, predict
 from stpl.apply.origin import HUGGING_FACE, NetworkOrigin, read_classes
 from stpl.apply.settings import STATE
 from stpl.data.content import content_id
+from stpl.data.label_space import LabelSpace
 from stpl.errors import CheckpointError, ConfigError, note
 from stpl.nn import formats, huggingface, weights
 from stpl.nn.accel import Accel
@@ -24,7 +25,7 @@ from stpl.nn.finite import fault
 from stpl.nn.layers import candidates, proposed
 from stpl.nn.network import NetworkOptions, around
 from stpl.nn.normalization import AS_THEY_ARE
-from stpl.nn.own import IN_MEMORY, OwnNetwork, OwnSegmenter, build_module, lending, own_weights
+from stpl.nn.own import IN_MEMORY, OwnNetwork, OwnSegmenter, build_module, lending
 from stpl.nn.state import same
 from stpl.nn.wrappers import plain, wrapped_as
 
@@ -58,7 +59,8 @@ class Model:
     @property
     def build(self) -> str | None:
         """What builds a network of your own."""
-        return None if self.options.own is None else self.options.own.build
+        own = self.options.architecture
+        return own.builder if isinstance(own, OwnNetwork) else None
 
     @property
     def name(self) -> str:
@@ -137,10 +139,10 @@ class Model:
             `adapted.pt`, the state dict; or the folder `adapted`, which `from_pretrained` reads.
         """
         assert self.network is not None
-        own, segmenter = self.options.own, self.network.segmenter
-        assert own is not None
+        own, segmenter = self.options.architecture, self.network.segmenter
+        assert isinstance(own, OwnNetwork)
         assert isinstance(segmenter, OwnSegmenter)
-        if own.build != huggingface.BUILD:
+        if own.builder != huggingface.BUILD:
             formats.write(folder / STATE, state)
             return folder / STATE
         segmenter.net.load_state_dict(dict(state))
@@ -174,18 +176,18 @@ def open_model(origin: NetworkOrigin) -> Model:
 def _own(origin: NetworkOrigin) -> Model:
     """A network of your own."""
     assert origin.size is not None
-    own = _asked(origin, origin.size)
+    own, space = _asked(origin, origin.size)
     if (own.mean, own.std) == AS_THEY_ARE and origin.mean is not None:
         note("frames in 0…255 go into the network as they are; for one that takes 0…1 give std 255,255,255", "--std")
     held: nn.Module | None = origin.module
     with nullcontext() if held is None else lending(held):
         module = build_module(own)
     if origin.weights is not None:
-        own_weights(module, weights.of_file(origin.weights, origin.key), origin.weights)
-    if not own.features and (found := proposed(candidates(module, origin.size), len(own.classes))) is not None:
+        weights.own_weights(module, weights.of_file(origin.weights, origin.key), origin.weights)
+    if not own.features and (found := proposed(candidates(module, origin.size), space.num_classes)) is not None:
         own = replace(own, features=found.name)
-    options = NetworkOptions(own=own)
-    network = around(module, options)
+    options = NetworkOptions(own, classes=space.classes, palette=space.colours)
+    network = around(OwnSegmenter(module, own, space.num_classes), options)
     if (bad := fault(module.state_dict())) is not None:
         raise ConfigError(f"its weights are of no use: {bad}", where="--network", mend="give it other weights")
     return Model(options, origin.size, network=network, origin=held)
@@ -196,17 +198,18 @@ def _described(origin: NetworkOrigin, checkpoint: Path) -> Model:
     build = origin.builder
     options = weights.describe(checkpoint, build)
     size = weights.frame_size(checkpoint) if origin.size is None else origin.size
-    if options.own is not None:
+    if isinstance(options.architecture, OwnNetwork):
         return Model(options, size, network=load_network(checkpoint, build))
-    if build is not None:
-        why = "the checkpoint is of DeepLabV2, which the suite builds itself"
+    kind = type(options.architecture)
+    if build not in (None, f"{kind.__module__}:{kind.__qualname__}"):
+        why = f"the checkpoint is of {options.architecture.title}, which the suite builds itself"
         raise ConfigError(f"this does nothing here: {why}", where="--builder", mend="leave it out")
     checkpoint = checkpoint.absolute()
     return Model(options, size, checkpoint, loaded=load_network(checkpoint), content=content_id(checkpoint))
 
 
-def _asked(origin: NetworkOrigin, size: tuple[int, int]) -> OwnNetwork:
-    """How a network of your own is built and asked: what its own files say of it, and what is given."""
+def _asked(origin: NetworkOrigin, size: tuple[int, int]) -> tuple[OwnNetwork, LabelSpace]:
+    """How a network of your own is built, and its classes: what its own files say, and what is given."""
     space, hub = origin.space, None  # the latter is the name of a network of Hugging Face
     if origin.module is not None:
         config = getattr(plain(origin.module), "config", None)
@@ -224,7 +227,7 @@ def _asked(origin: NetworkOrigin, size: tuple[int, int]) -> OwnNetwork:
     space = space or read_classes("cityscapes19")
     names = ("features", "logits", "mean", "std", "channels")
     given = {name: getattr(origin, name) for name in names if getattr(origin, name) is not None}
-    return replace(own, **given, classes=space.classes, palette=space.colours, frame_size=size)
+    return replace(own, **given, frame_size=size), space
 
 
 def _as_its_processor(own: OwnNetwork, name: str, origin: NetworkOrigin) -> OwnNetwork:

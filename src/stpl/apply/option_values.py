@@ -109,7 +109,7 @@ def size(value: Any, where: str) -> tuple[int, int]:
         raise ConfigError(f"{shown(found)} is not a height and a width", where=where, mend=mend)
     for one in found:
         if not is_whole(one) or one < 1:
-            raise ConfigError(f"{shown(one)} is no whole number above 0", where=where, mend=mend)
+            raise ConfigError(f"{shown(one)} is no whole number of 1 or more", where=where, mend=mend)
     height, width = int(found[0]), int(found[1])
     check_size((height, width), where=where)
     return height, width

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import cv2
@@ -25,12 +23,13 @@ from stpl.data.folder import VideoFrames
 from stpl.data.footage import spread_places
 from stpl.files import write_atomically
 from stpl.pictures.labels import overlay
+from stpl.pictures.pages import render_page
 from stpl.runs.record import METRICS, read_metrics
 
 _SHOWN = 4
 _WIDTH, _HEIGHT = 560, 150  # of a curve
 _QUALITY = 82
-_STYLE = Path(__file__).with_name("page.html")
+_ASSETS = Path(__file__).parent / "assets"
 
 
 @dataclass(frozen=True)
@@ -64,17 +63,19 @@ def write_page(
     space, verdict = model.options.space, outcome.verdict
     lines = list(read_metrics(outcome.folder / METRICS))
     losses = {name.removeprefix("train/"): _curve(lines, name) for name in _losses(lines)}
-    filled = Template(_STYLE.read_text(encoding="utf-8")).substitute(
-        title=html.escape(f"to {videos[0].name}" + (f" and {len(videos) - 1} more" if len(videos) > 1 else "")),
-        verdict=html.escape(verdict.reason),
-        film="" if film is None else f'In motion: <a href="{film.name}">{film.name}</a>, beside this page.',
+    filled = render_page(
+        _ASSETS,
+        title=f"to {videos[0].name}" + (f" and {len(videos) - 1} more" if len(videos) > 1 else ""),
+        verdict=verdict.reason,
+        film="" if film is None else film.name,
         kind="good" if verdict.adapted else "kept",
         facts=_facts(model, outcome, videos, settings, change),
         candidates=_candidates(outcome),
-        curves="".join(_plot(name, points) for name, points in losses.items() if len(points) > 1),
+        reference=verdict.reference.candidate.title,
+        curves=[_plot(name, points) for name, points in losses.items() if len(points) > 1],
         shares=_shares(space.classes, space.palette, change),
-        frames="".join(_row(frames) for frames in change.shown),
-        legend="".join(_swatch(rgb, name) for name, rgb in zip(space.classes, space.palette.tolist(), strict=True)),
+        largest=max(float(change.shares.max()), 1e-9),
+        frames=[_row(frames) for frames in change.shown],
     )
     path = outcome.folder / PAGE
     write_atomically(path, filled)
@@ -118,70 +119,55 @@ def _curve(lines: Iterable[tuple[int, str, float]], name: str) -> list[tuple[int
     return [(step, value) for step, found, value in lines if found == name]
 
 
-def _facts(model: Model, outcome: Outcome, videos: Sequence[Path], settings: Settings, change: Change) -> str:
+def _facts(
+    model: Model, outcome: Outcome, videos: Sequence[Path], settings: Settings, change: Change
+) -> dict[str, str]:
     height, width = model.frame_size
-    facts = {
+    return {
         "network": model.name,
         "video": ", ".join(video.name for video in videos),
         "method": f"{settings.experiment}, {settings.steps} steps of {outcome.estimate.batch_size} clips",
         "frames the network sees": f"{height}×{width}, every {settings.stride}. frame".replace("every 1. frame", "all"),
         "pixels whose class changed": f"{change.changed:.1f} %",
         "estimated need": str(outcome.estimate),
-        "handed back": outcome.verdict.chosen.candidate.title,
+        "returned": outcome.verdict.chosen.candidate.title,
         "files": ", ".join(path.name for path in (outcome.checkpoint, outcome.weights) if path is not None),
     }
-    return "".join(f"<div><dt>{name}</dt><dd>{html.escape(text)}</dd></div>" for name, text in facts.items())
 
 
-def _candidates(outcome: Outcome) -> str:
-    rows = []
-    for one in outcome.verdict.scored:
-        kind = ' class="chosen"' if one is outcome.verdict.chosen else ""
-        doubted = " (not trusted)" if one in outcome.verdict.doubted else ""
-        cells = f"<td>{one.score:.3f}</td><td>{one.agreement:.1f}{doubted}</td>"
-        rows.append(f"<tr{kind}><th>{html.escape(one.candidate.title)}</th>{cells}</tr>")
-    known = html.escape(outcome.verdict.reference.candidate.title)
-    head = f"<th>network</th><th>score</th><th>agrees with {known}, % of pixels</th>"
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+def _candidates(outcome: Outcome) -> list[dict[str, Any]]:
+    verdict = outcome.verdict
+    return [
+        {
+            "title": one.candidate.title,
+            "score": one.score,
+            "agreement": one.agreement,
+            "chosen": one is verdict.chosen,
+            "doubted": one in verdict.doubted,
+        }
+        for one in verdict.scored
+    ]
 
 
-def _plot(name: str, points: Sequence[tuple[int, float]]) -> str:
-    """One curve as SVG, with the first and the last value in words."""
+def _plot(name: str, points: Sequence[tuple[int, float]]) -> dict[str, Any]:
+    """One curve as points of a plot, with the first and the last value in words."""
     steps, values = (np.array(column, float) for column in zip(*points, strict=True))
     low, high = float(values.min()), float(values.max())
     x = 4 + (_WIDTH - 8) * (steps - steps[0]) / max(1, steps[-1] - steps[0])
     y = 6 + (_HEIGHT - 12) * (high - values) / max(high - low, 1e-12)
-    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
-    dots = "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.5"/>' for a, b in zip(x, y, strict=True))
-    told = f"{html.escape(name)}: {values[0]:.4g} at step {steps[0]:.0f}, {values[-1]:.4g} at step {steps[-1]:.0f}"
-    return (
-        f'<figure><figcaption>{told}</figcaption><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{told}">'
-        f'<polyline points="{line}"/>{dots}</svg></figure>'
-    )
+    caption = f"{name}: {values[0]:.4g} at step {steps[0]:.0f}, {values[-1]:.4g} at step {steps[-1]:.0f}"
+    return {"caption": caption, "width": _WIDTH, "height": _HEIGHT, "points": [*zip(x, y, strict=True)]}
 
 
-def _shares(classes: Sequence[str], palette: NDArray[np.uint8], change: Change) -> str:
-    rows = []
-    largest = max(float(change.shares.max()), 1e-9)
-    for name, rgb, (before, after) in zip(classes, palette.tolist(), change.shares, strict=True):
-        colour = f"background:rgb{tuple(rgb)}"
-        bars = "".join(
-            f'<td class="bar"><i><span style="width:{width:.1f}%;{colour}"></span></i><b>{share:.1f}</b></td>'
-            for share, width in ((before, 100 * before / largest), (after, 100 * after / largest))
-        )
-        rows.append(f"<tr><th>{html.escape(name)}</th>{bars}<td>{after - before:+.1f}</td></tr>")
-    head = "<th>class</th><th>before, %</th><th>after, %</th><th>change</th>"
-    return f'<table class="shares"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+def _shares(classes: Sequence[str], palette: NDArray[np.uint8], change: Change) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "colour": f"rgb{tuple(rgb)}", "before": before, "after": after}
+        for name, rgb, (before, after) in zip(classes, palette.tolist(), change.shares, strict=True)
+    ]
 
 
-def _row(frames: tuple[Frame, Frame, Frame]) -> str:
-    titles = ("input", "before", "after")
-    pictures = (
-        f'<figure><img alt="{title}" src="data:image/jpeg;base64,{_jpeg(frame)}"><figcaption>{title}</figcaption>'
-        "</figure>"
-        for title, frame in zip(titles, frames, strict=True)
-    )
-    return f'<div class="frames">{"".join(pictures)}</div>'
+def _row(frames: tuple[Frame, Frame, Frame]) -> list[tuple[str, str]]:
+    return [(title, _jpeg(frame)) for title, frame in zip(("input", "before", "after"), frames, strict=True)]
 
 
 def _jpeg(frame: Frame) -> str:
@@ -192,7 +178,3 @@ def _jpeg(frame: Frame) -> str:
     small: Any = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
     _, coded = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     return base64.b64encode(coded.tobytes()).decode("ascii")
-
-
-def _swatch(rgb: Sequence[int], name: str) -> str:
-    return f'<span class="swatch"><i style="background:rgb{tuple(rgb)}"></i>{html.escape(name)}</span>'

@@ -1,6 +1,6 @@
 """`stpl data cache`: frames and estimated flow at training size, memory-mapped, so that training decodes no image.
 
-    ROOT/Viper/cache_720x1280/train/   frames.npy flow.npy, each with a .json that says what it holds
+    ROOT/Viper/cache_720x1280/train/   frames/ and flow/, folders of `Rows`
 
 A frame is decoded and resized once, even though it is current in one clip and previous in another. Labels are never
 kept here: a source-free method reads this folder and must not be able to see one.
@@ -9,23 +9,15 @@ Frames are uint8 and flow is float16 (half the size of float32, exact to 1/2048 
 `SequenceClips` with a `FlowCache` yields, so a run gives the same result with and without the cache. Cityscapes at
 512×1024 takes 3.1 MB of frames and 2.1 MB of flow a clip (train: 16 GB), VIPER at 720×1280 5.5 and 3.7 MB (123 GB).
 
-An array is complete or absent: it grows in `….partial`, with a journal of the rows that are done, from which a call
-that was stopped goes on. Every row has a checksum that is compared at every reading.
+Each is complete or absent (`stpl.rows`); a call that was stopped goes on, and checksums are compared at every reading.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
-import io
-import json
-import os
-import shutil
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +31,10 @@ from stpl.data.parallel import each
 from stpl.data.sequence import SequenceClips
 from stpl.data.sequence_set import SequenceSet, open_set
 from stpl.errors import DataError, note
-from stpl.files import locked, write_atomically, writing
+from stpl.files import locked, writing
+from stpl.rows import Rows
 
-_VERSION = 1
+_VERSION = 2
 _THEN = "call again: it goes on where it stopped; or set data.cache=false"
 DTYPES = {"frames": "uint8", "flow": "float16"}
 """The kept arrays and what they are made of."""
@@ -81,36 +74,6 @@ def cache_folder(files: SequenceSet) -> Path:
 
 
 @dataclass(frozen=True)
-class KeptArray:
-    """One complete array on disk, opened on first use in the process that uses it.
-
-    Attributes:
-        file: the .npy file.
-        checksums: CRC-32 of every row.
-    """
-
-    file: Path
-    checksums: tuple[int, ...]
-
-    def row(self, index: int) -> NDArray[Any]:
-        """A copy of one row; raises `DataError` if the disk does not hold what was written."""
-        row = np.array(self._array[index])
-        if zlib.crc32(row.data) != self.checksums[index]:
-            raise _torn(self.file, f"row {index} is not what was written")
-        return row
-
-    @cached_property
-    def _array(self) -> NDArray[Any]:
-        try:
-            return np.load(self.file, mmap_mode="r")  # type: ignore[no-any-return]
-        except Exception as error:  # a damaged header is parsed as Python
-            raise _torn(self.file, str(error)) from error
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"file": self.file, "checksums": self.checksums}  # a memory map would be pickled as all it maps
-
-
-@dataclass(frozen=True)
 class SequenceCache:
     """The kept arrays of one split.
 
@@ -120,8 +83,8 @@ class SequenceCache:
         rows: for each clip the rows of its frames, oldest first.
     """
 
-    frames: KeptArray
-    flow: KeptArray | None
+    frames: Rows
+    flow: Rows | None
     rows: tuple[tuple[int, ...], ...]
 
 
@@ -161,7 +124,7 @@ class CachedClips:
         Raises:
             DataError: the cache is torn, or as `SequenceClips.read`.
         """
-        frames = np.stack([self.cache.frames.row(row) for row in self.cache.rows[index]])
+        frames = np.stack([self.cache.frames.row("frames", row) for row in self.cache.rows[index]])
         return Clip(
             frames=torch.from_numpy(frames),
             flow=self._flow(index, frames) if wants.flow else None,
@@ -180,7 +143,7 @@ class CachedClips:
 
     def _flow(self, index: int, frames: NDArray[np.uint8]) -> torch.Tensor:
         if self.cache.flow is not None:
-            return torch.from_numpy(self.cache.flow.row(index).astype(np.float32)).unsqueeze(0)
+            return torch.from_numpy(self.cache.flow.row("flow", index).astype(np.float32)).unsqueeze(0)
         return self.clips.flow(index, *map(_channels_last, frames))
 
 
@@ -201,7 +164,7 @@ def open_cache(files: SequenceSet, *, flow: bool = True, workers: int = 0) -> Se
     names = [path.relative_to(files.folder).as_posix() for path in paths]
 
     pairs = [" ".join(names[row] for row in clip) for clip in rows]
-    frame_array, flow_array = _Array(files, "frames", 3, names), _Array(files, "flow", 2, pairs)
+    frames, flows = _rows(files, "frames", 3, names), _rows(files, "flow", 2, pairs)
 
     def frame(row: int) -> NDArray[np.uint8]:
         """A frame `[3,H,W]` at training size."""
@@ -209,134 +172,50 @@ def open_cache(files: SequenceSet, *, flow: bool = True, workers: int = 0) -> Se
 
     def flow_of(clip: int) -> NDArray[np.float16]:
         """The backward flow `[2,H,W]` of a clip, pixels, from the frames that are kept already."""
-        earlier, later = (_channels_last(frames.row(row)) for row in rows[clip])
+        earlier, later = (_channels_last(frames.row("frames", row)) for row in rows[clip])
         return optical_flow.estimate(later, earlier).astype(np.float16)
 
-    whole = frame_array.file.exists() and (flow_array.file.exists() or not flow)
-    folder = cache_folder(files)
-    on_busy = partial(note, f"another process makes the cache {folder}: waiting")
-    lock = locked(folder / ".lock", on_busy, kind=DataError, then=_THEN)
-    with contextlib.nullcontext() if whole else lock:  # a whole one may lie on a read-only disk
-        frames = frame_array.open(frame, workers)
-        flows = flow_array.open(flow_of, workers) if flow else None
-    return SequenceCache(frames, flows, rows)
+    parts: list[tuple[Rows, Callable[[int], NDArray[Any]]]] = [(frames, frame)]
+    if flow:
+        parts.append((flows, flow_of))
+    if not all(part.finished for part, _ in parts):  # whole ones may lie on a read-only disk
+        folder = cache_folder(files)
+        on_busy = partial(note, f"another process makes the cache {folder}: waiting")
+        lock = locked(folder / ".lock", on_busy, kind=DataError, then=_THEN)
+        with writing(folder, kind=DataError, then=_THEN), lock:
+            for part, make in parts:
+                _complete(part, make, workers, f"{files.name} {files.split}: keeping {part.folder.name}")
+    for part, _ in parts:
+        part.check()
+    return SequenceCache(frames, flows if flow else None, rows)
 
 
-def _channels_last(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(frame.transpose(1, 2, 0))
-
-
-class _Array:
-    """One array of a cache: what it must hold, whether it does, and how it is made.
+def _rows(files: SequenceSet, kind: str, channels: int, sources: Sequence[str]) -> Rows:
+    """What is to be kept; what was made from other files is refused.
 
     Args:
         files: the split.
         kind: key of `DTYPES`.
         channels: of one row `[C,H,W]`.
-        names: where each row comes from; a cache made from others is refused.
+        sources: the files that each row comes from.
     """
-
-    def __init__(self, files: SequenceSet, kind: str, channels: int, names: Sequence[str]) -> None:
-        self.folder, self.title = cache_folder(files), f"{files.name} {files.split}: keeping {kind}"
-        self.file, self.manifest = self.folder / f"{kind}.npy", self.folder / f"{kind}.json"
-        self.growing, self.journal = self.folder / f"{kind}.npy.partial", self.folder / f"{kind}.journal"
-        self.shape, self.dtype = (len(names), channels, *files.size), np.dtype(DTYPES[kind])
-        self.row_bytes = int(np.prod(self.shape[1:])) * self.dtype.itemsize
-        self.header = _npy_header(self.shape, self.dtype)
-        digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
-        self.content = {"version": _VERSION, "shape": list(self.shape), "dtype": DTYPES[kind], "sources": digest}
-
-    def open(self, row: Callable[[int], NDArray[Any]], workers: int) -> KeptArray:
-        """The array, made first if it is absent; `row` computes one row and is called in several threads at once."""
-        with writing(self.folder, kind=DataError, then=_THEN):
-            if not self.file.exists():
-                self._make(row, workers)
-        return self._check()
-
-    def _check(self) -> KeptArray:
-        try:
-            manifest = json.loads(self.manifest.read_text(encoding="utf-8"))
-            checksums = tuple(int(checksum) for checksum in manifest.pop("checksums"))
-            found_bytes = self.file.stat().st_size
-            with self.file.open("rb") as file:
-                header = file.read(len(self.header))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _torn(self.manifest, repr(error)) from error
-        if manifest != self.content:
-            found, wanted = manifest.get("shape"), self.content["shape"]
-            raise DataError(
-                f"this cache was made for other frames (it holds {found}, wanted are {wanted})",
-                where=self.file,
-                mend=f"delete the folder {self.folder}; it will be made again",
-            )
-        if found_bytes != self._offset(len(checksums)) or len(checksums) != len(self):
-            raise _torn(self.file, f"{found_bytes} bytes, {self._offset(len(self))} were written")
-        if header != self.header:
-            raise _torn(self.file, "its header is not what was written")
-        return KeptArray(self.file, checksums)
-
-    def _make(self, row: Callable[[int], NDArray[Any]], workers: int) -> None:
-        done = self._done_before()
-        rest = [index for index in range(len(self)) if index not in done]
-        need, free = len(rest) * self.row_bytes, shutil.disk_usage(self.folder).free
-        if free < need:
-            raise OSError(errno.ENOSPC, f"{need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
-        with self.journal.open("a", encoding="utf-8") as journal:
-            written = each(
-                lambda index: (index, self._write(index, row(index))), rest, workers=workers, title=self.title
-            )
-            for index, checksum in written:
-                journal.write(f"{index} {checksum}\n")
-                journal.flush()
-                done[index] = checksum
-        self._complete(done)
-
-    def _write(self, index: int, row: NDArray[Any]) -> int:
-        """Write a row and give its checksum; not through a memory map, where a full disk kills the process."""
-        data = np.ascontiguousarray(row).tobytes()
-        with self.growing.open("r+b") as file:
-            file.seek(self._offset(index))
-            file.write(data)
-        return zlib.crc32(data)
-
-    def _done_before(self) -> dict[int, int]:
-        """Rows and checksums of a call that was stopped; begins a new file if there is none for these frames."""
-        header = json.dumps(self.content)
-        if self.growing.exists() and self.journal.exists():
-            first, *lines = self.journal.read_text(encoding="utf-8").split("\n")
-            if first == header:
-                whole = lines[:-1]  # what follows the last line break is half a line, or nothing
-                return {int(index): int(checksum) for index, checksum in map(str.split, whole)}
-        self.journal.unlink(missing_ok=True)
-        with self.growing.open("wb") as file:
-            file.write(self.header)
-            file.truncate(self._offset(len(self)))
-        self.journal.write_text(f"{header}\n", encoding="utf-8")
-        return {}
-
-    def _complete(self, done: dict[int, int]) -> None:
-        with self.growing.open("r+b") as file:
-            os.fsync(file.fileno())
-        manifest = {**self.content, "checksums": [done[index] for index in range(len(self))]}
-        write_atomically(self.manifest, json.dumps(manifest), kind=DataError)
-        self.growing.replace(self.file)  # last: the array is there if and only if it is complete
-        self.journal.unlink()
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def _offset(self, index: int) -> int:
-        return len(self.header) + index * self.row_bytes
+    digest = hashlib.sha256("\n".join(sources).encode()).hexdigest()
+    arrays = {kind: (DTYPES[kind], (channels, *files.size))}
+    return Rows(cache_folder(files) / kind, arrays, len(sources), {"version": _VERSION, "sources": digest})
 
 
-def _npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
-    header = io.BytesIO()
-    fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(header, fields)
-    return header.getvalue()
+def _complete(rows: Rows, make: Callable[[int], NDArray[Any]], workers: int, title: str) -> None:
+    """Make the rows that are not there; `make` is called in several threads at once."""
+
+    def write(index: int) -> None:
+        """Make one row."""
+        rows.write(index, {rows.folder.name: make(index)})
+
+    if not rows.finished:
+        for _ in each(write, rows.begin(), workers=workers, title=title):
+            pass
+        rows.finish()
 
 
-def _torn(path: Path, why: str) -> DataError:
-    return DataError(
-        f"the cache is torn ({why})", where=path, mend=f"delete the folder {path.parent}; it will be made again"
-    )
+def _channels_last(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(frame.transpose(1, 2, 0))

@@ -102,7 +102,7 @@ def _made_up(place: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def own_classes(names: Sequence[str], colours: Sequence[Sequence[int]] = (), where: str = "network.own.") -> LabelSpace:
+def own_classes(names: Sequence[str], colours: Sequence[Sequence[int]] = (), where: str = "network.") -> LabelSpace:
     """The classes of a network of your own, in its order; no data set's labels are known for them.
 
     Args:

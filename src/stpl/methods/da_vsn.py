@@ -56,7 +56,7 @@ class DAVSN(Method):
             return
         self.source_wants = LABELLED
         channels = 2 * self.network.num_classes
-        for of in ("main", "auxiliary") if self.options.auxiliary else ("main",):
+        for of in self.network.segmenter.classifiers:
             for kind in ("sequence", "image"):
                 self.discriminators[f"{kind}_{of}"] = Discriminator(channels, discriminator)
 

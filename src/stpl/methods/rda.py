@@ -76,7 +76,7 @@ class RDA(Method):
         self.weight, self.structure_weight, self.attacker_lr = weight, structure_weight, attacker_lr
         self.adversarial_weights = {"main": adversarial_weight, "auxiliary": auxiliary_weight}
         self.scales = (smallest_scale, largest_scale)
-        of = ("main", "auxiliary") if self.options.auxiliary else ("main",)
+        of = self.network.segmenter.classifiers
         self.discriminators = nn.ModuleDict(
             {name: Discriminator(self.network.num_classes, discriminator) for name in of}
         )

@@ -12,7 +12,6 @@ from stpl.data.clip import Batch
 from stpl.losses.entropy import entropy_map
 from stpl.methods.cbst import CBST
 from stpl.nn.accel import clip_flow
-from stpl.nn.deeplab import DilatedClassifier
 from stpl.nn.segmenter import grid_of, on_grid
 from stpl.training.base import check_settings
 
@@ -51,10 +50,7 @@ class UR(CBST):
         check_settings(0, 1, dropout=dropout)
         super().__init__(rounds=rounds, **shared)
         self.entropy_weight, self.uncertainty_weight, self.dropout = entropy_weight, uncertainty_weight, dropout
-        self.decoders = nn.ModuleList(
-            DilatedClassifier(self.network.feature_dim, self.network.num_classes, self.options.dilations)
-            for _ in range(decoders)
-        )
+        self.decoders = nn.ModuleList(self.network.segmenter.further_classifier() for _ in range(decoders))
         self.freeze_classifier = freeze_classifier
         if freeze_classifier:
             encoder = {id(parameter) for parameter in self.network.segmenter.encoder.parameters()}

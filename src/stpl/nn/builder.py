@@ -69,8 +69,8 @@ def call(build: str, arguments: Mapping[str, Any], where: str) -> Any:
         ConfigError: there is no such callable, or its author's code fails or ends the program.
     """
     if not is_name(build):
-        raise no_name(build, f"{where}.build")
-    called = _imported(build, f"{where}.build")
+        raise no_name(build, f"{where}.builder")
+    called = imported(build, f"{where}.builder")
     try:
         return called(**arguments)
     except (StplError, KeyboardInterrupt):
@@ -81,7 +81,8 @@ def call(build: str, arguments: Mapping[str, Any], where: str) -> Any:
         raise ConfigError(f"{build} {_fault(error)}", where=place, mend=mend) from error
 
 
-def _imported(build: str, where: str) -> Any:
+def imported(build: str, where: str) -> Any:
+    """What `package.module:callable` names, imported; raises `ConfigError` if its author's code fails."""
     module_name, _, name = build.partition(":")
     _look_into_working_directory()
     try:

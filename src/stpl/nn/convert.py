@@ -27,6 +27,7 @@ from stpl.data.label_space import SPACES
 from stpl.errors import CheckpointError, ConfigError
 from stpl.nn import formats, weights
 from stpl.nn.accel import no_fusion
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.nn.resnet import BLOCKS, StrideIn
 from stpl.nn.state import TOP, candidates, find
@@ -47,7 +48,7 @@ _NAMES_SHOWN = 6
 
 
 @dataclass(frozen=True)
-class Layout:
+class ForeignLayout:
     """What a layout implies for the network that its weights need.
 
     Attributes:
@@ -63,12 +64,12 @@ class Layout:
     classifies: bool
 
 
-LAYOUTS: dict[LayoutName, Layout] = {
-    "torchvision": Layout("torchvision's ResNet", "imagenet", "second", False),
-    "caffe": Layout("Caffe's ResNet as DeepLabV2 takes it", "caffe", "first", False),
-    "advent": Layout("ADVENT's DeepLabV2", "caffe", "first", True),
-    "adaptsegnet": Layout("AdaptSegNet's DeepLabV2: the first two dilations only", "caffe", "first", True),
-    "accel": Layout("ACCEL of DA-VSN, TPS and CMOM", "caffe", "first", True),
+LAYOUTS: dict[LayoutName, ForeignLayout] = {
+    "torchvision": ForeignLayout("torchvision's ResNet", "imagenet", "second", False),
+    "caffe": ForeignLayout("Caffe's ResNet as DeepLabV2 takes it", "caffe", "first", False),
+    "advent": ForeignLayout("ADVENT's DeepLabV2", "caffe", "first", True),
+    "adaptsegnet": ForeignLayout("AdaptSegNet's DeepLabV2: the first two dilations only", "caffe", "first", True),
+    "accel": ForeignLayout("ACCEL of DA-VSN, TPS and CMOM", "caffe", "first", True),
 }
 """By name."""
 
@@ -100,15 +101,10 @@ class Foreign:
     def options(self, label_space: str) -> NetworkOptions:
         """The network of ours that takes the weights."""
         layout = LAYOUTS[self.layout]
-        return NetworkOptions(
-            depth=self.depth,
-            width=self.width,
-            dilations=self.dilations,
-            normalization=layout.normalization,
-            stride_in=layout.stride_in,
-            auxiliary=self.auxiliary,
-            label_space=label_space,
+        architecture = DeepLabV2(
+            self.depth, self.width, self.dilations, layout.normalization, layout.stride_in, self.auxiliary
         )
+        return NetworkOptions(architecture, label_space)
 
 
 def understand(path: Path, layout: LayoutName | Literal["auto"] = "auto", key: str | None = None) -> Foreign:
@@ -249,7 +245,7 @@ def inspect(checkpoint: Path, layout: LayoutName | Literal["auto"] = "auto", key
     """
     content = weights.read(checkpoint)
     if "stpl" in content:
-        findings = _told(weights.entry(checkpoint))
+        findings = _described(weights.entry(checkpoint))
     else:
         findings = _findings(understand(checkpoint, layout, key)) | {"state_dict": _choice(content, key)}
     for name, value in findings.items():
@@ -264,11 +260,13 @@ def _choice(content: Mapping[str, Any], key: str | None) -> str:
     return f"{where} (there is also {', '.join(beside)}: --key)" if beside else where
 
 
-def _told(ours: Mapping[str, Any]) -> dict[str, str]:
+def _described(ours: Mapping[str, Any]) -> dict[str, str]:
     """What a checkpoint of ours says of itself."""
-    network = ", ".join(f"{name}={value}" for name, value in ours["network"].items())
-    told = {"layout": "stpl", "holds": ours.get("holds", "network"), "network": network, "step": ours["step"]}
-    return {**told, "classes": ", ".join(ours["classes"]), "origin": ours.get("origin", "trained by stpl")}
+    made = ours["network"]["architecture"]
+    options = ", ".join(f"{name}={value}" for name, value in made["init_args"].items())
+    network = f"{made['class_path'].rpartition('.')[2]}, {options}, label_space={ours['network']['label_space']}"
+    found = {"layout": "stpl", "holds": ours.get("holds", "network"), "network": network, "step": ours["step"]}
+    return {**found, "classes": ", ".join(ours["classes"]), "origin": ours.get("origin", "trained by stpl")}
 
 
 def _findings(foreign: Foreign) -> dict[str, str]:
@@ -359,6 +357,8 @@ def convert(
     origin = f"{checkpoint.name}, layout {foreign.layout}"
     description = weights.description(options, FRAME_SIZE, step=0, holds=holds, origin=origin)
     formats.write(out, {"state_dict": {f"network.{key}": value for key, value in state.items()}, "stpl": description})
-    settings = {name: value for name, value in options.to_dict().items() if holds == "network" or name in _OF_BACKBONE}
+    given = options.architecture.to_dict()["init_args"]
+    settings = {f"architecture.{n}": value for n, value in given.items() if holds == "network" or n in _OF_BACKBONE}
+    settings |= {"label_space": label_space} if holds == "network" else {}
     print(f"wrote {out}: {'the whole network' if holds == 'network' else 'only the backbone'}, for")
     print("  " + " ".join(f"--network.{name}={value}".replace(" ", "") for name, value in settings.items()))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from stpl.nn.resnet import ResNet, StrideIn
-from stpl.nn.segmenter import Normalization, Segmentation, Segmenter
+from stpl.errors import ConfigError, check_range
+from stpl.nn.resnet import BLOCKS, ResNet, StrideIn
+from stpl.nn.segmenter import NORMALIZATIONS, Architecture, Segmentation, Segmenter
 
 Level = Literal["layer3", "layer4"]
 """Stages of the ResNet whose output features may be."""
@@ -42,41 +44,74 @@ class DilatedClassifier(nn.Module):
         return logits
 
 
-class DeepLabV2(Segmenter):
+@dataclass(frozen=True)
+class DeepLabV2(Architecture):
     """DeepLabV2 at stride 8.
 
-    Args:
-        num_classes: number of classes K.
+    Attributes:
         depth: of the ResNet: 18, 34, 50 or 101.
-        width: of the ResNet's first stage; 64 is the published network.
-        dilations: of the classifiers.
-        normalization: how frames are normalised; it belongs to the backbone's weights.
-        stride_in: where the ResNet's bottlenecks have their stride; it belongs to the backbone's weights.
+        width: channels of the ResNet's first stage; 64 is the published network.
+        dilations: of the classifiers; (6, 12, 18, 24) are the published ones.
+        normalization: "imagenet" (RGB, mean and std) or "caffe" (BGR, mean only); it belongs to the weights.
+        stride_in: which convolution of a bottleneck takes the stride, "first" (Caffe's ResNet, the lineage's) or
+            "second" (torchvision's); it belongs to the weights.
         auxiliary: also classify layer3's output, as AdaptSegNet, ADVENT, DA-VSN and TPS do in training («multi-level»,
-            `layer5` there). No prediction uses it.
-        level: the stage whose output the features are; the classifier reads layer4's.
+            `layer5` there). Only supervised training uses it, and no prediction.
+        level: stage of the ResNet whose output the features are that methods and feature-space metrics see; the
+            classifier reads layer4's.
+
+    Raises:
+        ConfigError: for another depth, and a width or dilation below 1.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        depth: int = 101,
-        width: int = 64,
-        dilations: Sequence[int] = (6, 12, 18, 24),
-        normalization: Normalization | None = None,
-        stride_in: StrideIn = "first",
-        auxiliary: bool = False,
-        level: Level = "layer4",
-    ) -> None:
+    shapeless: ClassVar[tuple[str, ...]] = ("normalization", "stride_in", "dilations", "auxiliary")
+    shapeless_of_backbone: ClassVar[tuple[str, ...]] = ("normalization", "stride_in")
+
+    depth: int = 101
+    width: int = 64
+    dilations: tuple[int, ...] = (6, 12, 18, 24)
+    normalization: Literal["imagenet", "caffe"] = "imagenet"
+    stride_in: StrideIn = "first"
+    auxiliary: bool = False
+    level: Level = "layer4"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dilations", tuple(self.dilations))  # a list in a checkpoint
+        if self.depth not in BLOCKS:
+            mend = f"choose one of: {', '.join(map(str, BLOCKS))}"
+            raise ConfigError(f"no ResNet of depth {self.depth}", where="network.architecture.depth", mend=mend)
+        check_range("network.architecture.width", self.width, 1)
+        if not self.dilations:
+            raise ConfigError("none is given", where="network.architecture.dilations", mend="choose one or more")
+        for dilation in self.dilations:
+            check_range("network.architecture.dilations", dilation, 1)
+
+    def build(self, num_classes: int) -> DeepLabV2Segmenter:
+        """The network, freshly initialised."""
+        return DeepLabV2Segmenter(self, num_classes)
+
+
+class DeepLabV2Segmenter(Segmenter):
+    """The network that `DeepLabV2` describes.
+
+    Args:
+        options: of the network.
+        num_classes: number of classes K.
+    """
+
+    def __init__(self, options: DeepLabV2, num_classes: int) -> None:
         super().__init__()
-        self.level = level
-        self.backbone = ResNet(depth, width, stride_in)
-        self.classifier = DilatedClassifier(self.backbone.feature_dim, num_classes, dilations)
-        self.auxiliary = DilatedClassifier(self.backbone.middle_dim, num_classes, dilations) if auxiliary else None
+        self.level, self.dilations = options.level, options.dilations
+        self.backbone = ResNet(options.depth, options.width, options.stride_in)
+        self.classifier = DilatedClassifier(self.backbone.feature_dim, num_classes, options.dilations)
+        self.auxiliary = None
+        if options.auxiliary:
+            self.auxiliary = DilatedClassifier(self.backbone.middle_dim, num_classes, options.dilations)
+            self.classifiers = ("main", "auxiliary")
         self.stride = self.backbone.stride
-        self.feature_dim = self.backbone.feature_dim if level == "layer4" else self.backbone.middle_dim
+        self.feature_dim = self.backbone.feature_dim if options.level == "layer4" else self.backbone.middle_dim
         self.num_classes = num_classes
-        self.normalization = normalization or Normalization()
+        self.normalization = NORMALIZATIONS[options.normalization]
 
     def forward(self, frames: Tensor) -> Segmentation:
         """Features of the chosen level and the classifier's logits, both on a grid of 1/8; see `Segmenter`."""
@@ -99,3 +134,7 @@ class DeepLabV2(Segmenter):
             return super().score(frames)
         middle, top = self.backbone(self.normalize(frames))
         return self.classifier(top), self.auxiliary(middle)
+
+    def further_classifier(self) -> DilatedClassifier:
+        """Another `DilatedClassifier` of the features."""
+        return DilatedClassifier(self.feature_dim, self.num_classes, self.dilations)

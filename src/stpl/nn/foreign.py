@@ -63,7 +63,7 @@ def refused(shape: Sequence[int], error: Exception) -> ConfigError:
         mend = "a BatchNorm of it sees one value a channel: give two clips a step or more (--batch_size=2)"
     return ConfigError(
         f"the network does not take {images} frame(s) of {height}×{width} pixels: {line(error)}",
-        where="network.own",
+        where="network.architecture",
         mend=mend,
     )
 
@@ -79,4 +79,6 @@ def copied(module: M) -> M:
         return copy.deepcopy(module)
     except (TypeError, RuntimeError) as error:
         mend = "let it hold no open file, lock or generator, and no tensor that its forward pass computed"
-        raise ConfigError(f"the network cannot be copied: {line(error)}", where="network.own", mend=mend) from error
+        raise ConfigError(
+            f"the network cannot be copied: {line(error)}", where="network.architecture", mend=mend
+        ) from error

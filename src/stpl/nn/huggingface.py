@@ -20,7 +20,7 @@ from stpl.errors import ConfigError
 from stpl.files import writing
 
 BUILD = "stpl.nn.huggingface:load"
-"""What `OwnNetwork.build` is for such a network, with its name as the argument `name`."""
+"""What `OwnNetwork.builder` is for such a network, with its name as the argument `name`."""
 
 _WHERE = "--network"
 _SHOWN = 8

@@ -16,7 +16,7 @@ _LEAST_CHANNELS = 8  # of features
 _FINEST = 4  # pixels a feature, for a layer to be proposed
 
 
-class Candidate(NamedTuple):
+class FeatureLayer(NamedTuple):
     """A layer whose output may be features.
 
     Attributes:
@@ -33,14 +33,14 @@ class Candidate(NamedTuple):
         return f"{self.name} ({self.channels} channels, 1/{self.stride})"
 
 
-def candidates(net: nn.Module, frame_size: tuple[int, int]) -> list[Candidate]:
+def candidates(net: nn.Module, frame_size: tuple[int, int]) -> list[FeatureLayer]:
     """Layers of a network whose output may be features, in the order in which they are called.
 
     Args:
         net: takes normalised frames `[B,3,H,W]`.
         frame_size: height and width of frames it can take.
     """
-    found: dict[str, Candidate] = {}
+    found: dict[str, FeatureLayer] = {}
 
     def catch(name: str, output: Any) -> None:
         """Note a layer whose output may be features."""
@@ -50,7 +50,7 @@ def candidates(net: nn.Module, frame_size: tuple[int, int]) -> list[Candidate]:
         )
         if fits and grid.shape[1] >= _LEAST_CHANNELS:
             found.pop(name, None)
-            found[name] = Candidate(name, grid.shape[1], max(1, round(frame_size[0] / grid.shape[-2])))
+            found[name] = FeatureLayer(name, grid.shape[1], max(1, round(frame_size[0] / grid.shape[-2])))
 
     hooks = [
         layer.register_forward_hook(lambda _, __, output, name=name: catch(name, output))
@@ -65,7 +65,7 @@ def candidates(net: nn.Module, frame_size: tuple[int, int]) -> list[Candidate]:
     return list(found.values())
 
 
-def proposed(found: Sequence[Candidate], num_classes: int) -> Candidate | None:
+def proposed(found: Sequence[FeatureLayer], num_classes: int) -> FeatureLayer | None:
     """The layer to take where none is named: what the classifier reads, if it is not too fine a grid.
 
     That is the last one called whose output is no logits, of those at 1/4 of the frames or coarser; where all are
@@ -76,12 +76,12 @@ def proposed(found: Sequence[Candidate], num_classes: int) -> Candidate | None:
     return next((layer for layer in reversed(fit) if layer.stride >= stride), None)
 
 
-def no_such_layer(name: str, found: Sequence[Candidate], layers: Mapping[str, Any]) -> ConfigError:
+def no_such_layer(name: str, found: Sequence[FeatureLayer], layers: Mapping[str, Any]) -> ConfigError:
     """The error for a layer that is not there, or is not named, with those that could be meant."""
     best = sorted(found, key=lambda layer: -layer.channels)[:_SHOWN]
     shown = ", ".join(map(str, best)) or "(none gives a grid of features)"
     return ConfigError(
         f"the network has no layer '{name}'" if name else "no layer is named whose output the features are",
-        where="network.own.features",
+        where="network.architecture.features",
         mend=f"{did_you_mean(name, layers)}name one such as {shown}",
     )

@@ -1,117 +1,85 @@
-"""From options to a network: the one place that composes backbone, head and ACCEL."""
+"""From options to a network: the one place that puts ACCEL around a segmenter."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
-
-from torch import nn
+from dataclasses import dataclass, field
+from typing import Any
 
 from stpl.data.label_space import LabelSpace, label_space, own_classes
-from stpl.errors import ConfigError, check_range
+from stpl.errors import ConfigError
 from stpl.nn.accel import Accel
-from stpl.nn.batchnorm import without_synchronization
-from stpl.nn.deeplab import DeepLabV2, Level
-from stpl.nn.own import OwnNetwork, OwnSegmenter, build_module
-from stpl.nn.resnet import BLOCKS, StrideIn
-from stpl.nn.segmenter import NORMALIZATIONS
+from stpl.nn.deeplab import DeepLabV2
+from stpl.nn.segmenter import Architecture, Segmenter
 
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """The video segmentation network: ACCEL around DeepLabV2.
+    """The video segmentation network: ACCEL around an image segmentation network.
 
     Attributes:
-        depth: of the ResNet: 18, 34, 50 or 101.
-        width: channels of the ResNet's first stage; 64 is the published network.
-        dilations: of the DeepLabV2 classifier; (6, 12, 18, 24) is the published one.
-        normalization: "imagenet" (RGB, mean and std) or "caffe" (BGR, mean only); it belongs to the weights.
-        stride_in: which convolution of a bottleneck takes the stride, "first" (Caffe's ResNet, the lineage's) or
-            "second" (torchvision's); it belongs to the weights.
-        auxiliary: add the lineage's second classifier, on layer3's output. Only supervised training uses it.
-        level: stage of the ResNet whose output the features are that methods and feature-space metrics see.
-        label_space: name of the classes the network predicts, e.g. viper15.
-        own: a network of your own in place of DeepLabV2; all but the label space says nothing of it then.
+        architecture: the image network, by the class path of its options.
+        label_space: name of the classes that it predicts, e.g. viper15.
+        classes: its classes, in its order, in place of a label space that has a name.
+        palette: their colours, RGB; if not given, Cityscapes' by name, and others made up.
 
     Raises:
-        ConfigError: for another depth, and a width or dilation below 1.
+        ConfigError: for classes or colours that cannot be.
     """
 
-    depth: int = 101
-    width: int = 64
-    dilations: tuple[int, ...] = (6, 12, 18, 24)
-    normalization: Literal["imagenet", "caffe"] = "imagenet"
-    stride_in: StrideIn = "first"
-    auxiliary: bool = False
-    level: Level = "layer4"
+    architecture: Architecture = field(default_factory=DeepLabV2)
     label_space: str = "viper15"
-    own: OwnNetwork | None = None
-
-    def __post_init__(self) -> None:
-        if self.depth not in BLOCKS:
-            known = ", ".join(map(str, BLOCKS))
-            raise ConfigError(f"no ResNet of depth {self.depth}", where="network.depth", mend=f"choose one of: {known}")
-        check_range("network.width", self.width, 1)
-        if not self.dilations:
-            raise ConfigError("none is given", where="network.dilations", mend="choose one or more")
-        for dilation in self.dilations:
-            check_range("network.dilations", dilation, 1)
+    classes: tuple[str, ...] = ()
+    palette: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def space(self) -> LabelSpace:
-        """The label space by its name, or of the classes that a network of your own names."""
-        own = self.own
-        return own_classes(own.classes, own.palette) if own and own.classes else label_space(self.label_space)
+        """The label space by its name, or that of the classes."""
+        return own_classes(self.classes, self.palette) if self.classes else label_space(self.label_space)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, for checkpoints that load with `weights_only=True`."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        if self.own is None:
-            del plain["own"]
+        plain: dict[str, Any] = {"architecture": self.architecture.to_dict(), "label_space": self.label_space}
+        if self.classes:
+            plain |= {"classes": list(self.classes), "palette": [list(colour) for colour in self.palette]}
         return plain
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NetworkOptions:
-        """The inverse of `to_dict`, options that an older version did not write at their defaults.
+        """The inverse of `to_dict`, for architectures whose module is imported: the text of a file imports nothing.
 
         Raises:
             ConfigError: for unknown names.
         """
         try:
-            own = values.get("own")
-            rest = {name: value for name, value in values.items() if name != "own"}
-            made = {**rest, "dilations": tuple(rest["dilations"])}
-            return cls(**made, own=None if own is None else OwnNetwork(**own))
-        except (TypeError, KeyError) as error:
+            given = dict(values)
+            path, options = given["architecture"]["class_path"], given["architecture"]["init_args"]
+            given["architecture"] = architectures()[path](**options)
+            colours = tuple((red, green, blue) for red, green, blue in given.pop("palette", ()))
+            return cls(**given | {"classes": tuple(given.get("classes", ())), "palette": colours})
+        except (TypeError, KeyError, ValueError) as error:
             raise ConfigError(f"these are not the options of a network: {dict(values)}") from error
 
 
+def architectures(kind: type[Architecture] = Architecture) -> dict[str, type[Architecture]]:
+    """The architectures whose modules are imported, by class path."""
+    found = {f"{one.__module__}.{one.__qualname__}": one for one in kind.__subclasses__()}
+    for one in list(found.values()):
+        found |= architectures(one)
+    return found
+
+
 def build_network(options: NetworkOptions) -> Accel:
-    """ACCEL around a DeepLabV2, freshly initialised from the global torch generator, or around a network of your own.
+    """ACCEL around the architecture, freshly initialised from the global torch generator.
 
     Raises:
-        ConfigError: a network of your own cannot be built or asked; see `OwnSegmenter`.
+        ConfigError: a network of your own cannot be built or called; see `OwnSegmenter`.
     """
-    if options.own is not None:
-        return around(build_module(options.own), options)
-    segmenter = DeepLabV2(
-        options.space.num_classes,
-        depth=options.depth,
-        width=options.width,
-        dilations=options.dilations,
-        normalization=NORMALIZATIONS[options.normalization],
-        stride_in=options.stride_in,
-        auxiliary=options.auxiliary,
-        level=options.level,
-    )
-    return Accel(segmenter)
+    return around(options.architecture.build(options.space.num_classes), options)
 
 
-def around(module: nn.Module, options: NetworkOptions) -> Accel:
-    """ACCEL around a network of your own. Its score fusion never learns: the network alone is what is handed back."""
-    assert options.own is not None
-    accel = Accel(OwnSegmenter(without_synchronization(module), options.own, options.space.num_classes))
-    accel.score_fusion.requires_grad_(False)
+def around(segmenter: Segmenter, options: NetworkOptions) -> Accel:
+    """ACCEL around a segmenter that the architecture has built."""
+    accel = Accel(segmenter)
+    accel.score_fusion.requires_grad_(options.architecture.learns_fusion)
     return accel

@@ -22,7 +22,7 @@ from stpl.nn.foreign import asked
 
 _LOGITS = ("out", "logits")  # what networks call them that return more
 _SHOWN, _DEPTH = 8, 4
-_WHERE = "network.own.logits"
+_WHERE = "network.architecture.logits"
 _SAY = "say where the logits stand: a key, an attribute or a place (--logits)"
 _PROBED = (128, 256)  # the largest frames that a network is compared with itself on
 _EQUAL, _NEAR = 1e-3, 0.5  # difference of logits relative to their spread: the same, and the same but for dropout
@@ -90,7 +90,7 @@ def in_training(net: nn.Module, path: str, frame_size: tuple[int, int]) -> tuple
         logits = check_batch(logits_in(evaluated, path), frames)
         if not bool(logits.isfinite().all()):
             mend = "look for a division by zero, a logarithm of zero or an overflow in its forward pass"
-            raise ConfigError("the network's output is not finite", where="network.own", mend=mend)
+            raise ConfigError("the network's output is not finite", where="network.architecture", mend=mend)
         try:
             trained = asked(net, frames, _learns)
         except ConfigError as error:
@@ -114,7 +114,7 @@ def check_batch(logits: Tensor, frames: Tensor) -> Tensor:
         return logits
     raise ConfigError(
         f"the network returns logits of {len(logits)} image(s) for {len(frames)} frames",
-        where="network.own",
+        where="network.architecture",
         mend="let it return logits [B,K,h,w] for frames [B,3,H,W]",
     )
 

@@ -10,26 +10,27 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from io import BytesIO
-from pathlib import Path
 from threading import get_ident
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from stpl.errors import CheckpointError, ConfigError, StplError
+from stpl.errors import ConfigError, StplError
 from stpl.nn import builder, normalization
+from stpl.nn.batchnorm import without_synchronization
 from stpl.nn.foreign import asked, copied, line, refused
 from stpl.nn.layers import candidates, no_such_layer
 from stpl.nn.outputs import check_batch, in_training, logits_in
-from stpl.nn.segmenter import Normalization, Segmentation, Segmenter
-from stpl.nn.state import EXTRA, fits, of_network
+from stpl.nn.segmenter import Architecture, Normalization, Segmentation, Segmenter
+from stpl.nn.state import EXTRA
 from stpl.nn.wrappers import plain
 
 IN_MEMORY = "stpl.nn.own:lent"
-"""What `OwnNetwork.build` is for a network that Python code holds, and that nothing by name builds."""
+"""What `OwnNetwork.builder` is for a network that Python code holds, and that nothing by name builds."""
 
+_WHERE = "network.architecture"
 _LENT: ContextVar[nn.Module] = ContextVar("lent")
 
 _Leaf = str | bool | int | float | None
@@ -41,47 +42,51 @@ a number of the text '19'."""
 
 
 @dataclass(frozen=True)
-class OwnNetwork:
-    """How a network of your own is built and asked.
+class OwnNetwork(Architecture):
+    """How a network of your own is built, and what it returns. ACCEL's score fusion around it never learns.
+
+    So the network alone is what an adaptation returns.
 
     Attributes:
-        build: `package.module:callable`, called with `arguments`; returns an `nn.Module` that takes frames `[B,3,H,W]`.
+        builder: `package.module:callable`, called with `arguments`; returns an `nn.Module` that takes frames
+            `[B,3,H,W]`.
         arguments: of the callable, by name; plain types.
         features: name of the layer, as `named_modules` has it, whose output `[B,D,h,w]` the features are.
-        logits: where they stand in what the network returns: keys, attributes and places with a dot between, such as
+        logits: where they are in what the network returns: keys, attributes and places with a dot between, such as
             `out` or `0.logits`; empty if it returns them alone.
         mean: what is subtracted from frames in 0..255, for each channel in the order of `channels`.
         std: what they are divided by then; see `stpl.nn.normalization` for what neither can be.
         channels: "rgb" or "bgr", the order the network expects.
-        classes: its classes, in its order; those of `network.label_space` if not given.
-        palette: their colours, RGB; if not given, Cityscapes' by name, and others made up.
         frame_size: height and width of frames by which it is tried.
     """
 
-    build: str
+    learns_fusion: ClassVar[bool] = False
+
+    builder: str
     arguments: Mapping[str, Value] = field(default_factory=dict)
     features: str = ""
     logits: str = ""
     mean: tuple[float, float, float] = Normalization.mean
     std: tuple[float, float, float] = Normalization.std
     channels: str = "rgb"
-    classes: tuple[str, ...] = ()
-    palette: tuple[tuple[int, int, int], ...] = ()
     frame_size: tuple[int, int] = (128, 256)
 
     def __post_init__(self) -> None:
-        for name in ("classes", "palette", "frame_size"):
-            object.__setattr__(self, name, _tuples(getattr(self, name)))  # lists in YAML
-        where_mean, where_std = "network.own.mean", "network.own.std"
+        where_mean, where_std = f"{_WHERE}.mean", f"{_WHERE}.std"
+        object.__setattr__(self, "frame_size", tuple(self.frame_size))  # a list in a checkpoint
         object.__setattr__(self, "mean", normalization.three_numbers(self.mean, where_mean))
         object.__setattr__(self, "std", normalization.divisors(self.std, where_std))
         normalization.check_scale(self.mean, self.std, where_mean, where_std)
-        normalization.check_channels(self.channels, "network.own.channels")
+        normalization.check_channels(self.channels, f"{_WHERE}.channels")
 
+    @property
+    def title(self) -> str:
+        """What builds it."""
+        return self.builder
 
-def _tuples(value: Any) -> Any:
-    """A list, and lists in it, as tuples."""
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+    def build(self, num_classes: int) -> OwnSegmenter:
+        """The network that the callable gives."""
+        return OwnSegmenter(build_module(self), self, num_classes)
 
 
 def build_module(own: OwnNetwork) -> nn.Module:
@@ -90,11 +95,11 @@ def build_module(own: OwnNetwork) -> nn.Module:
     Raises:
         ConfigError: there is no such module or callable, it fails, or it returns no network.
     """
-    module = builder.call(own.build, own.arguments, "network.own")
+    module = builder.call(own.builder, own.arguments, _WHERE)
     if not isinstance(module, nn.Module) or isinstance(module, torch.jit.ScriptModule):
         what = type(module).__name__
         mend = "name what builds the network in Python"
-        raise ConfigError(f"{own.build} gives a {what}, no nn.Module of Python", where="network.own.build", mend=mend)
+        raise ConfigError(f"{own.builder} gives a {what}, no nn.Module of Python", where=f"{_WHERE}.builder", mend=mend)
     return _at_hand(module)
 
 
@@ -104,13 +109,13 @@ def _at_hand(module: nn.Module) -> nn.Module:
     empty = [name for name, tensor in tensors.items() if not is_lazy(tensor) and tensor.is_meta]
     if empty:
         mend = "build it outside of torch.device('meta'), and load its weights"
-        raise ConfigError(f"{len(empty)} tensors hold no numbers, such as {empty[0]}", where="network.own", mend=mend)
+        raise ConfigError(f"{len(empty)} tensors hold no numbers, such as {empty[0]}", where=_WHERE, mend=mend)
     try:
         return module.float().cpu()
     except Exception as error:  # whatever its author's code raises
         raise ConfigError(
             f"it cannot be moved to the CPU in single precision: {line(error)}",
-            where="network.own",
+            where=_WHERE,
             mend="see that .float().cpu() works",
         ) from error
 
@@ -130,7 +135,7 @@ def lent() -> nn.Module:
     module = _LENT.get(None)
     if module is None:
         mend = "load adapted.pt into it, or write a function that builds it (--network=package.module:callable)"
-        raise ConfigError("this network was held by a Python program", where="network.own.build", mend=mend)
+        raise ConfigError("this network was held by a Python program", where=f"{_WHERE}.builder", mend=mend)
     return copied(plain(module))
 
 
@@ -150,7 +155,7 @@ class OwnSegmenter(Segmenter):
     def __init__(self, net: nn.Module, own: OwnNetwork, num_classes: int) -> None:
         super().__init__()
         frame_size = own.frame_size
-        self.net, self.path, self.level = net, own.logits, own.features
+        self.net, self.path, self.level = without_synchronization(net), own.logits, own.features
         self.normalization = Normalization(own.mean, own.std, own.channels)
         self.num_classes = num_classes
         self._caught: dict[int, Any] = {}  # what the layer gave, by the thread whose pass it is
@@ -202,12 +207,12 @@ class OwnSegmenter(Segmenter):
             check_batch(logits, frames)
         if torch.is_grad_enabled() and not logits.requires_grad and any(p.requires_grad for p in self.parameters()):
             mend = "take torch.no_grad() and detach() out of its forward pass"
-            raise ConfigError("its logits take no gradient, so nothing can learn", where="network.own", mend=mend)
+            raise ConfigError("its logits take no gradient, so nothing can learn", where=_WHERE, mend=mend)
         if not isinstance(features, Tensor) or features.ndim != 4:
             shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise ConfigError(
                 f"the layer {self.level} gives {shape}, not features [B,D,h,w]",
-                where="network.own.features",
+                where=f"{_WHERE}.features",
                 mend="name a layer that gives a grid of features",
             )
         return Segmentation(_float32(features), _float32(logits))
@@ -236,13 +241,13 @@ def _float32(values: Tensor) -> Tensor:
 
 def _check_logits(logits: Tensor, num_classes: int) -> None:
     """Raise `ConfigError` unless they are logits of so many classes."""
-    where, found = "network.own.classes", logits.shape[1]
+    where, found = "network.classes", logits.shape[1]
     if found == 1:
         mend = "return those of background and class, torch.cat([torch.zeros_like(x), x], 1), and name both classes"
         raise ConfigError("it gives one logit a pixel, for one class; two or more are needed", where=where, mend=mend)
     if _probabilities(logits):
         mend = "leave out its softmax, or say where the logits stand (--logits)"
-        raise ConfigError("it gives probabilities, not logits", where="network.own.logits", mend=mend)
+        raise ConfigError("it gives probabilities, not logits", where=f"{_WHERE}.logits", mend=mend)
     if found != num_classes:
         what = f"the network predicts {found} classes, {num_classes} are named"
         raise ConfigError(what, where=where, mend="name its classes, in its order")
@@ -259,28 +264,10 @@ def _unwritable(net: nn.Module) -> StplError | None:
             except Exception:  # pickling runs its author's code
                 what = f"'{name}' is a {type(value).__name__}, which no checkpoint may hold"
                 mend = "let get_extra_state return tensors and plain types alone"
-                return ConfigError(what, where="network.own", mend=mend)
+                return ConfigError(what, where=_WHERE, mend=mend)
     return None
 
 
 def _probabilities(logits: Tensor) -> bool:
     """Whether a network ends in a softmax: no value below 0, and those of each pixel sum up to 1."""
     return bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all())
-
-
-def own_weights(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Put a state dict into a network of somebody else's; raises `CheckpointError` if it does not fit."""
-    from stpl.nn.weights import check_finite, check_fit, check_kinds, put
-
-    wanted = module.state_dict()
-    state, mend = of_network(dict(state), wanted, path), "give the weights of this network, and its arguments"
-    check_kinds(state, wanted, path, mend)
-    check_finite(state, path)
-    try:
-        if fits(state, wanted):
-            put(module, state)
-        else:
-            module.load_state_dict(dict(state))  # it may know names that an older version of it had
-    except Exception as error:  # loading runs its author's code
-        check_fit(state, wanted, path, mend)
-        raise CheckpointError(line(error), where=path, mend=mend) from error

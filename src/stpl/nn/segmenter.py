@@ -1,13 +1,14 @@
-"""What every segmentation network looks like from outside, and image normalisation.
+"""What every segmentation network looks like from outside: its options, its outputs, its groups of parameters.
 
 Shape legend: B images, K classes, D feature channels, H×W pixels, h×w features.
 """
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,8 +50,22 @@ class Segmentation(NamedTuple):
     logits: Tensor
 
 
+class ParameterGroup(NamedTuple):
+    """Parameters of a segmenter that learn alike.
+
+    Attributes:
+        name: `backbone`, which learns at the optimiser's rate, or `classifiers`, which learn at `head_factor` times it.
+        parameters: in the order of the network.
+        decays: whether the weight decay applies to them.
+    """
+
+    name: Literal["backbone", "classifiers"]
+    parameters: list[nn.Parameter]
+    decays: bool = True
+
+
 class Segmenter(nn.Module, ABC):
-    """A network that is asked once: frames in, features of a named level and logits out.
+    """A network that is called once: frames in, features of a named level and logits out.
 
     Nothing says that logits can be had from the features alone: an encoder–decoder with skip connections needs more.
 
@@ -60,6 +75,7 @@ class Segmenter(nn.Module, ABC):
         feature_dim: channels D of the features.
         num_classes: channels K of the logits.
         normalization: how frames are normalised.
+        classifiers: names of the classifiers that `score` gives the logits of, the one that predicts first.
     """
 
     level: str
@@ -67,6 +83,7 @@ class Segmenter(nn.Module, ABC):
     feature_dim: int
     num_classes: int
     normalization: Normalization
+    classifiers: tuple[str, ...] = ("main",)
 
     @abstractmethod
     def forward(self, frames: Tensor) -> Segmentation:
@@ -85,6 +102,19 @@ class Segmenter(nn.Module, ABC):
         """Logits of the classifier that predicts, then of any that only training uses."""
         return (self(frames).logits,)
 
+    def further_classifier(self) -> nn.Module:
+        """A new classifier of features `[B,D,h,w]`, for methods that train several."""
+        return nn.Conv2d(self.feature_dim, self.num_classes, 1)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """All parameters, by how they learn. By default the encoder's, then the others, all with weight decay.
+
+        A network whose norms or position embeddings take no weight decay overrides this.
+        """
+        encoder = {id(parameter) for parameter in self.encoder.parameters()}
+        others = [parameter for parameter in self.parameters() if id(parameter) not in encoder]
+        return [ParameterGroup("backbone", list(self.encoder.parameters())), ParameterGroup("classifiers", others)]
+
     def check_trainable(self) -> None:
         """Raise `ConfigError` for a network that can predict but not train; all of the suite's own can."""
 
@@ -96,6 +126,38 @@ class Segmenter(nn.Module, ABC):
         channels = zip(order, constants.mean, constants.std, strict=True)
         normalized = torch.stack([(frames[:, i].float() - mean) / std for i, mean, std in channels], dim=1)
         return normalized.contiguous(memory_format=torch.channels_last)
+
+
+class Architecture(ABC):
+    """A kind of network with its options, as `network.architecture` names it by its class path.
+
+    A sub-class is a frozen dataclass whose fields are plain types: they are the options, and a checkpoint keeps them. A
+    network of a new kind is one file with such a class and the `Segmenter` that it builds, and one overlay.
+    """
+
+    learns_fusion: ClassVar[bool] = True
+    """Whether ACCEL's score fusion around the network learns."""
+
+    shapeless: ClassVar[tuple[str, ...]] = ()
+    """Options that change no tensor's shape: weights that were trained with other values would load in silence."""
+
+    shapeless_of_backbone: ClassVar[tuple[str, ...]] = ()
+    """Those of them that concern the backbone alone."""
+
+    @abstractmethod
+    def build(self, num_classes: int) -> Segmenter:
+        """The network, freshly initialised from the global torch generator."""
+
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        return type(self).__name__
+
+    def to_dict(self) -> dict[str, Any]:
+        """Class path and options in plain types."""
+        kind = type(self)
+        options: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # type: ignore[call-overload]
+        return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": options}
 
 
 def grid_of(maps: Tensor) -> tuple[int, int]:

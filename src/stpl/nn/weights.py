@@ -1,7 +1,7 @@
 """The one door for checkpoints: reading them safely, and putting weights into a module.
 
-A checkpoint of this suite is a Lightning checkpoint whose entry `stpl` tells, in plain types, what the network is:
-`{"schema": 1, "network": {…NetworkOptions…}, "classes": [names], "frame_size": [H, W], "step": int, "holds": …}`, where
+A checkpoint of this suite is a Lightning checkpoint whose entry `stpl` says, in plain types, what the network is:
+`{"schema": 2, "network": {…NetworkOptions…}, "classes": [names], "frame_size": [H, W], "step": int, "holds": …}`, where
 `holds` is "network", or "backbone" where the classifiers are absent (a converted ImageNet checkpoint). What else a file
 may be, and how damage is noticed, is told in `stpl.nn.formats`.
 """
@@ -17,12 +17,15 @@ from torch import Tensor, nn
 
 from stpl.errors import CheckpointError, did_you_mean
 from stpl.nn import formats, huggingface
+from stpl.nn.builder import imported
 from stpl.nn.checkpoint_files import existing
 from stpl.nn.finite import fault
-from stpl.nn.network import NetworkOptions
-from stpl.nn.state import find, missing, of_network, of_ours, other_shapes, unexpected, unwrapped
+from stpl.nn.foreign import line
+from stpl.nn.network import NetworkOptions, architectures
+from stpl.nn.own import OwnNetwork
+from stpl.nn.state import find, fits, missing, of_network, of_ours, other_shapes, unexpected, unwrapped
 
-SCHEMA = 1
+SCHEMA = 2
 Holds = Literal["network", "backbone"]
 """What a checkpoint declares to hold: the whole network, or only its backbone."""
 
@@ -50,26 +53,38 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def describe(path: Path, build: str | None = None) -> NetworkOptions:
+def describe(path: Path, builder: str | None = None) -> NetworkOptions:
     """The network a checkpoint of this suite was made for.
 
     Args:
         path: the checkpoint.
-        build: what may be called to build a network of your own (`OwnNetwork.build`): no file may name a function that
-            is then called.
+        builder: what may be called to build the network, if it is one of your own: `OwnNetwork.builder`, or the class
+            of an architecture of your own, `package.module:Class`. No file may name code that is then executed.
 
     Raises:
-        CheckpointError: it does not say, or is of a network that another function builds.
+        CheckpointError: it does not say what network it is of, or this is built by other code.
     """
-    options = NetworkOptions.from_dict(entry(path)["network"])
-    build = huggingface.BUILD if (build or "").startswith("hf:") else build
-    if options.own is not None and options.own.build != build:
-        raise CheckpointError(
-            f"is of a network that {options.own.build} builds, and nothing that a file names is called",
-            where=path,
-            mend=f"if you trust it, name it: --builder={options.own.build}",
-        )
+    network = entry(path)["network"]
+    kind = str(network["architecture"]["class_path"])
+    if kind not in architectures():
+        module, _, name = kind.rpartition(".")
+        if builder != f"{module}:{name}":
+            raise _not_trusted(f"{module}:{name}", path)
+        imported(builder, "--builder")
+    options = NetworkOptions.from_dict(network)
+    own = options.architecture
+    named = huggingface.BUILD if (builder or "").startswith("hf:") else builder
+    if isinstance(own, OwnNetwork) and own.builder != named:
+        raise _not_trusted(own.builder, path)
     return options
+
+
+def _not_trusted(builder: str, path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"is of a network that {builder} builds, and nothing that a file names is called",
+        where=path,
+        mend=f"if you trust it, name it: --builder={builder}",
+    )
 
 
 def frame_size(path: Path) -> tuple[int, int]:
@@ -160,14 +175,14 @@ def put(module: nn.Module, state: Mapping[str, Any]) -> None:
 
 
 def _check_options(meta: Mapping[str, Any], options: NetworkOptions, path: Path, backbone_only: bool) -> None:
-    if options.own is not None or meta["network"].get("own") is not None:
-        made_by, asked_for = (meta["network"].get("own") or {}).get("build"), options.own and options.own.build
-        if made_by != asked_for:
-            raise CheckpointError(
-                f"is of the network {made_by or 'DeepLabV2'}, not of {asked_for or 'DeepLabV2'}",
-                where=path,
-                mend="give a checkpoint of this network",
-            )
+    kind, asked = str(meta["network"]["architecture"]["class_path"]), options.architecture
+    made = NetworkOptions.from_dict(meta["network"]).architecture if kind in architectures() else None
+    if made is None or made.title != asked.title:
+        raise CheckpointError(
+            f"is of the network {kind if made is None else made.title}, not of {asked.title}",
+            where=path,
+            mend="give a checkpoint of this network",
+        )
     made_for, classes = tuple(meta["classes"]), options.space.classes
     if made_for != classes and not backbone_only:
         raise CheckpointError(
@@ -176,15 +191,36 @@ def _check_options(meta: Mapping[str, Any], options: NetworkOptions, path: Path,
             where=path,
             mend="choose the label space the checkpoint was trained for (network.label_space)",
         )
-    made, asked = NetworkOptions.from_dict(meta["network"]).to_dict(), options.to_dict()
-    names = ["normalization", "stride_in"] + ([] if backbone_only else ["dilations", "auxiliary"])
-    differing = [name for name in names if made[name] != asked[name]]
+    names = asked.shapeless_of_backbone if backbone_only else asked.shapeless
+    differing = {name: getattr(made, name) for name in names if getattr(made, name) != getattr(asked, name)}
     if differing:
         raise CheckpointError(
-            f"was trained with {', '.join(f'{name}={made[name]}' for name in differing)}",
+            f"was trained with {', '.join(f'{name}={value}' for name, value in differing.items())}",
             where=path,
-            mend=f"set {', '.join(f'network.{name}' for name in differing)} to that",
+            mend=f"set {', '.join(f'network.architecture.{name}' for name in differing)} to that",
         )
+
+
+def own_weights(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Put a state dict into a network of your own; raises `CheckpointError` if it does not fit.
+
+    Args:
+        module: the network, as its callable gives it.
+        state: as it is stored (`of_file`).
+        path: its file, for messages.
+    """
+    wanted = module.state_dict()
+    state, mend = of_network(dict(state), wanted, path), "give the weights of this network, and its arguments"
+    check_kinds(state, wanted, path, mend)
+    check_finite(state, path)
+    try:
+        if fits(state, wanted):
+            put(module, state)
+        else:
+            module.load_state_dict(dict(state))  # it may know names that an older version of it had
+    except Exception as error:  # loading runs its author's code
+        check_fit(state, wanted, path, mend)
+        raise CheckpointError(line(error), where=path, mend=mend) from error
 
 
 def tensors(content: Mapping[str, Any], path: Path | None = None, key: str | None = None) -> dict[str, Tensor]:

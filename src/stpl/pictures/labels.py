@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from stpl.pictures.style import BACKGROUND, GAP, TEXT
+BACKGROUND, TEXT = (22, 24, 28), (226, 228, 232)
+GAP = 8
+"""Colours of all pictures, and pixels between their parts."""
 
 _SWATCH_EDGE = (90, 94, 102)
 _LEGEND_ROW, _LEGEND_SIZE, _SWATCH = 26, 15, 15

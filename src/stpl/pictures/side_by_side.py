@@ -11,6 +11,7 @@ import math
 import os
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -22,14 +23,29 @@ from PIL import Image, ImageDraw, ImageFont
 
 from stpl.data.paths import check_name
 from stpl.errors import ConfigError, DataError
+from stpl.pictures.labels import BACKGROUND, GAP, TEXT
 from stpl.pictures.labels import legend as draw_legend
-from stpl.pictures.style import BACKGROUND, GAP, TEXT
 
 _TITLE_HEIGHT, _TITLE_SIZE = 30, 18
 _FOURCC = {"vp8": "VP80", "vp9": "VP90"}
 _TALLEST = 2  # widths of a panel
 _NARROWEST = 96  # pixels of a column, for its title
 _LARGEST = 16382  # pixels of a side that the encoders take
+
+
+@dataclass(frozen=True)
+class VideoStyle:
+    """How a video looks.
+
+    Attributes:
+        codec: `vp8` (four times faster to write) or `vp9` (60 % of the size).
+        panel_width: pixels a panel may take across, and twice as many down. Larger ones shrink to it; smaller ones are
+            enlarged by the largest whole factor that fits, so that pixels stay square blocks and labels keep their
+            edges.
+    """
+
+    codec: Literal["vp8", "vp9"] = "vp8"
+    panel_width: int = 640
 
 
 class SideBySide:
@@ -44,13 +60,10 @@ class SideBySide:
     Args:
         path: file to write, ending in `.webm`; an existing file is replaced.
         fps: frames a second.
-        titles: one title a panel, in Latin letters (Pillow's built-in font has no Greek).
-        columns: panels in a row; `None` puts up to three in one row and more in a square.
-        panel_width: pixels a panel may take across, and twice as many down. Larger ones shrink to it; smaller ones are
-            enlarged by the largest whole factor that fits, so that pixels stay square blocks and labels keep their
-            edges.
+        titles: one a panel, in Latin letters (Pillow's built-in font has no Greek). Up to three panels stand in one
+            row, more in a square.
         legend: class names and palette `[K,3]` to explain under the panels.
-        codec: `vp8` (four times faster to write) or `vp9` (60 % of the size).
+        style: codec and width of the panels.
 
     Raises:
         ConfigError: the suffix, `fps` or number of titles cannot be used.
@@ -64,11 +77,11 @@ class SideBySide:
         fps: float,
         titles: Sequence[str],
         *,
-        columns: int | None = None,
-        panel_width: int = 640,
         legend: tuple[Sequence[str], NDArray[np.uint8]] | None = None,
-        codec: Literal["vp8", "vp9"] = "vp8",
+        style: VideoStyle | None = None,
     ) -> None:
+        style = style or VideoStyle()
+        codec, panel_width = style.codec, style.panel_width
         self.path, self.fps, self.titles, self.legend = Path(path), fps, tuple(titles), legend
         check_name(self.path)
         if self.path.suffix.lower() != ".webm":
@@ -82,7 +95,7 @@ class SideBySide:
                 mend="give one title or more, 0 < fps < 1000, panel_width of 16 or more, and codec vp8 or vp9",
             )
         many = len(self.titles)
-        self._columns = columns or (many if many <= 3 else math.ceil(math.sqrt(many)))
+        self._columns = many if many <= 3 else math.ceil(math.sqrt(many))
         self._panel_width, self._codec = panel_width, codec
         # The container is chosen by the extension, so the temporary name keeps it.
         self._temporary = self.path.with_name(f".{self.path.stem}.{uuid.uuid4().hex}.webm")
@@ -107,7 +120,7 @@ class SideBySide:
             self._discard()
 
     def _discard(self) -> None:
-        with contextlib.suppress(OSError):  # the error under way is the one to tell
+        with contextlib.suppress(OSError):  # the error under way matters more
             self._temporary.unlink(missing_ok=True)
 
     def write(self, panels: Sequence[NDArray[np.uint8]]) -> None:
@@ -173,7 +186,7 @@ class SideBySide:
     def _open(self) -> cv2.VideoWriter:
         height, width = self._canvas.shape[:2]
         fourcc = cv2.VideoWriter.fourcc(*_FOURCC[self._codec])
-        with contextlib.suppress(OSError):  # the encoder then cannot open either, and that is told below
+        with contextlib.suppress(OSError):  # the encoder then cannot open either, which is reported below
             self.path.parent.mkdir(parents=True, exist_ok=True)
         with _quiet():
             writer = cv2.VideoWriter(str(self._temporary.absolute()), cv2.CAP_FFMPEG, fourcc, self.fps, (width, height))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from stpl.report.averages import error, mean
 from stpl.report.sensitivity import CAMERA, changed
-from stpl.report.sheet import NOTHING, Cell, Column, Sheet, number, plain, plus_minus
+from stpl.report.sheet import NOTHING, Column, Sheet, TableCell, number, plain, plus_minus
 from stpl.report.suite import Suite
 
 DEFAULT = "camera"
@@ -33,7 +33,7 @@ def shifts_sheet(suite: Suite) -> Sheet | None:
     names = [name for name in suite.shown() if name in before_others] + sorted(before_others - suite.shown().keys())
     cells = []
     for name in names:
-        row = [Cell(suite.title_of(name), (name,))]
+        row = [TableCell(suite.title_of(name), (name,))]
         for shift in shifts:
             runs = found.get((name, shift), {})
             row.append(_cell(runs, _gains(runs, {c: found.get((c, shift), {}) for c in controls if c != name})))
@@ -68,7 +68,7 @@ def _gains(runs: Runs, controls: Mapping[str, Runs]) -> list[float]:
     return [runs[seed] - controls[best][seed] for seed in common[best]]
 
 
-def _cell(runs: Runs, gains: Sequence[float]) -> Cell:
+def _cell(runs: Runs, gains: Sequence[float]) -> TableCell:
     miou, gain, spread = mean(runs.values()), mean(gains), error(gains)
     beside = f" ({plus_minus(gain, spread, '+.2f')})" if gains else ""
-    return Cell(number(miou) + beside if runs else NOTHING, plain(miou, gain, spread))
+    return TableCell(number(miou) + beside if runs else NOTHING, plain(miou, gain, spread))

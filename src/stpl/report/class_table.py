@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from stpl.errors import RecordError
 from stpl.pictures.colours import class_colour
 from stpl.report.averages import mean
-from stpl.report.sheet import Cell, Column, Sheet, number, plain, same
+from stpl.report.sheet import Column, Sheet, TableCell, number, plain, same
 from stpl.report.suite import Suite
 from stpl.runs.record import RunRecord
 
@@ -92,11 +92,11 @@ def classes_sheet(suite: Suite) -> Sheet:
     return Sheet("per_class", f"Per-class IoU, {suite.title}", columns, cells, [_NOTE], names)
 
 
-def _cells(line: ClassLine, classes: Sequence[str]) -> list[Cell]:
+def _cells(line: ClassLine, classes: Sequence[str]) -> list[TableCell]:
     run = line.experiment if line.experiment and line.seeds else ""
     values = [line.miou, *map(line.iou.get, classes)]
     return [
         same(line.title, run),
         same(str(line.seeds), run),
-        *(Cell(number(value, ".1f"), plain(value), run, number(value), heat=value) for value in values),
+        *(TableCell(number(value, ".1f"), plain(value), run, number(value), heat=value) for value in values),
     ]

@@ -18,7 +18,7 @@ from stpl.report.suite import Suite
 from stpl.report.tables import FURTHER_IDS, main_sheet, sheets
 from stpl.runs.experiments import check_bench, check_runs, experiment_folders, load_catalogue
 
-EXTRA = ("matplotlib", "jinja2", "sklearn")
+EXTRA = ("matplotlib", "sklearn")
 """What the page needs and the extra `stpl[report]` brings."""
 
 
@@ -98,7 +98,7 @@ class _Folders:
 def _draw(suite: Suite, found: list[TableLines], chosen: str, folders: _Folders, console: Console) -> None:
     """Draw the figures; export them and write the page if these have a folder."""
     from stpl.report.gallery import gallery
-    from stpl.report.page import Contents, write_page
+    from stpl.report.report_page import Contents, write_page
     from stpl.report.theme import export
 
     pictures = gallery(suite, found, chosen, folders.page or folders.figures or folders.tables, folders.tables)

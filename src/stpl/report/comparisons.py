@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stpl.report.rows import Line, TableLines
-from stpl.report.sheet import NOTHING, Cell, Column, Sheet, number, plain, same
+from stpl.report.sheet import NOTHING, Column, Sheet, TableCell, number, plain, same
 from stpl.report.significance import DRAWS, SWAPS, Comparison, Interval
 from stpl.report.suite import Suite
 
@@ -47,17 +47,17 @@ def tests_sheet(tables: Sequence[TableLines], suite: Suite) -> Sheet | None:
     return Sheet("tests", f"Paired tests, {suite.title}", _COLUMNS, cells, _NOTES) if cells else None
 
 
-def _cells(table: str, line: Line, comparison: Comparison, suite: Suite) -> list[Cell]:
+def _cells(table: str, line: Line, comparison: Comparison, suite: Suite) -> list[TableCell]:
     ps = (comparison.p_clips, comparison.p_holm, comparison.p_seeds)
     return [
-        Cell("", (table,)),
+        TableCell("", (table,)),
         same(line.title),
-        Cell(suite.title_of(comparison.against), (comparison.against,)),
-        Cell(number(comparison.difference, "+.2f"), plain(comparison.difference)),
-        Cell(between(comparison.interval, "+.2f"), plain(*ends(comparison))),
-        Cell(number(comparison.error), plain(comparison.error)),
-        *(Cell(_probability(p), ("" if p is None else f"{p:.4f}",)) for p in ps),
-        Cell("", (str(comparison.seeds), str(line.clips))),
+        TableCell(suite.title_of(comparison.against), (comparison.against,)),
+        TableCell(number(comparison.difference, "+.2f"), plain(comparison.difference)),
+        TableCell(between(comparison.interval, "+.2f"), plain(*ends(comparison))),
+        TableCell(number(comparison.error), plain(comparison.error)),
+        *(TableCell(_probability(p), ("" if p is None else f"{p:.4f}",)) for p in ps),
+        TableCell("", (str(comparison.seeds), str(line.clips))),
         same("yes" if comparison.significant else "no"),
     ]
 

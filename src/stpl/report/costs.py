@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from stpl.report.sheet import Cell, Column, Sheet, number, same
+from stpl.report.sheet import Column, Sheet, TableCell, number, same
 from stpl.report.suite import Suite
 from stpl.runs.experiments import NEEDS, Row
 from stpl.runs.record import RunRecord
@@ -39,7 +39,7 @@ def costs_sheet(suite: Suite) -> Sheet | None:
     return Sheet("costs", f"What methods need and take, {suite.title}", _COLUMNS, cells, _NOTES) if cells else None
 
 
-def _cells(row: Row, records: Sequence[RunRecord]) -> list[Cell]:
+def _cells(row: Row, records: Sequence[RunRecord]) -> list[TableCell]:
     timed = [record["seconds"] / record["steps"] for record in records if record["steps"]]
     peaks = [record["peak_memory_mb"] for record in records if record["peak_memory_mb"] is not None]
     return [
@@ -52,6 +52,6 @@ def _cells(row: Row, records: Sequence[RunRecord]) -> list[Cell]:
     ]
 
 
-def _median(values: Sequence[float], form: str) -> Cell:
+def _median(values: Sequence[float], form: str) -> TableCell:
     median = statistics.median(values) if values else None
-    return Cell(number(median, form), (number(median, form, nothing=""),))
+    return TableCell(number(median, form), (number(median, form, nothing=""),))

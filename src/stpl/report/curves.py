@@ -9,20 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stpl.report.suite import Suite
-from stpl.runs.record import METRICS, read_metrics
+from stpl.runs.record import METRICS, RECORD, read_metrics, read_steps
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One quantity of one experiment over steps.
-
-    Attributes:
-        experiment: its name.
-        steps: rising.
-        mean: over the seeds that have the step.
-        low: least of them.
-        high: greatest of them.
-    """
+    """One quantity of one experiment over rising steps: mean, least and greatest of the seeds that have the step."""
 
     experiment: str
     steps: tuple[int, ...]
@@ -32,12 +24,12 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Progress:
+class UnfinishedRun:
     """A run that has begun and has no record yet.
 
     Attributes:
         run: its folder below the benchmark's, e.g. `stpl/seed0`.
-        step: the last step it told of.
+        step: the last step in its metrics.
         steps: how many it will take; 0 if it has not said so.
         miou: of its last evaluation in percent, if there was one.
     """
@@ -67,18 +59,13 @@ def read_metric(path: Path, metric: str) -> dict[int, float]:
     return {step: value for step, name, value in read_metrics(path) if name == metric and math.isfinite(value)}
 
 
-def unfinished(suite: Suite) -> list[Progress]:
+def unfinished(suite: Suite) -> list[UnfinishedRun]:
     """Runs of the benchmark that have begun and are not recorded, by name."""
     folders = sorted(path.parent for path in suite.folder.glob(f"*/seed*/{METRICS}"))
-    return [_progress(folder) for folder in folders if not (folder / "result.json").exists()]
+    return [_unfinished(folder) for folder in folders if not (folder / RECORD).exists()]
 
 
-def _progress(folder: Path) -> Progress:
-    step, steps, miou = 0, 0, None
-    for at, name, value in read_metrics(folder / METRICS):
-        step = max(step, at)
-        if name == "progress/steps" and math.isfinite(value):
-            steps = int(value)
-        elif name == "val/miou" and math.isfinite(value):
-            miou = value
-    return Progress(f"{folder.parent.name}/{folder.name}", step, steps, miou)
+def _unfinished(folder: Path) -> UnfinishedRun:
+    step, steps = read_steps(folder / METRICS)
+    mious = [*read_metric(folder / METRICS, "val/miou").values()]
+    return UnfinishedRun(f"{folder.parent.name}/{folder.name}", step, steps, mious[-1] if mious else None)

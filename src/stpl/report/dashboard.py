@@ -132,7 +132,7 @@ def _save(view: Any) -> None:
                 mend="call `wandb login`, or write the definition to a file: --out=FILE.json",
             )
         view.entity = view.entity or client.Api().default_entity
-        view.save()  # and tells where
+        view.save()  # and says where
     except (client.errors.Error, OSError, ValueError) as error:
         raise ConfigError(
             f"W&B refused the view: {str(error).splitlines()[0]}",
@@ -170,15 +170,13 @@ def _workspace(bench: str, classes: Sequence[str], project: str, entity: str) ->
 class _Panels:
     """Makes the panels of each section, for metrics as `metrics.csv` calls them.
 
-    Args:
-        bench: the benchmark, a part of each panel's identifier: one definition is the same in every call.
+    The benchmark is a part of each panel's identifier: one definition is the same in every call.
     """
 
     def __init__(self, bench: str) -> None:
         self._bench, self._kinds = bench, _imported("wandb_workspaces.reports.v2", "wandb")
 
     def overview(self) -> list[Any]:
-        """How mIoU went over the run and is at the chosen checkpoints, and the score that chose without labels."""
         moments = ["val/miou", "selected/miou", "best/miou"]
         return [
             self._line("mIoU (%)", "val/miou"),
@@ -188,14 +186,12 @@ class _Panels:
         ]
 
     def classes(self, classes: Sequence[str]) -> list[Any]:
-        """All classes at the end of the run, then each over the run."""
         names = {name: f"val/iou/{name}" for name in classes}
         table = self._new("WeavePanelSummaryTable", None, table_name=IOU)
         bars = self._new("BarPlot", "IoU (%) at the end", metrics=list(names.values()), max_bars_to_show=len(names))
         return [bars, table, *(self._line(f"IoU of {name} (%)", metric) for name, metric in names.items())]
 
     def feature_space(self) -> list[Any]:
-        """Variances, silhouette and purity over the run; purity over k and the features at its end."""
         return [
             self._line("σ intra-class", "val/sigma_intra"),
             self._line("σ inter-class", "val/sigma_inter"),
@@ -208,7 +204,6 @@ class _Panels:
         ]
 
     def temporal(self) -> list[Any]:
-        """How well predictions agree with those of the frame before."""
         return [
             self._line("mTC (%)", "val/mtc"),
             self._line("PL-PredConsis (%)", "val/pl_predconsis"),
@@ -218,7 +213,6 @@ class _Panels:
         ]
 
     def pictures(self) -> list[Any]:
-        """Frames with prediction and label, the video, the confusion matrix."""
         return [
             self._new("MediaBrowser", "Predictions", media_keys=[PICTURES], num_columns=2),
             self._new("MediaBrowser", "Video", media_keys=[VIDEO], num_columns=1),
@@ -226,7 +220,6 @@ class _Panels:
         ]
 
     def training(self) -> list[Any]:
-        """Losses, learning rate, and how far the weights moved."""
         moved = self._line("Change of the encoder's weights (%)", "val/moved")
         return [self._lines("Losses", _LOSSES), self._line("Learning rate", "train/lr"), moved]
 

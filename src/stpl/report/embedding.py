@@ -20,15 +20,10 @@ _COMPONENTS = 50  # principal components that t-SNE sees: van der Maaten & Hinto
 
 
 def plane(features: NDArray[np.floating[Any]], seed: int = 0, perplexity: float = 30.0) -> NDArray[np.float32]:
-    """t-SNE of features (van der Maaten & Hinton, JMLR 2008), begun at their first two principal components.
+    """t-SNE of features `[N,D]` (van der Maaten & Hinton, JMLR 2008), begun at their first two principal components.
 
     The same features and seed give the same plane on the same machine: all runs in one thread, because the order in
-    which threads add up their forces is left to chance.
-
-    Args:
-        features: `[N,D]`.
-        seed: of the random numbers that remain.
-        perplexity: effective number of neighbours; lowered where there are too few points for it.
+    which threads add up their forces is left to chance. The perplexity is lowered for few points.
 
     Returns:
         Positions float32 `[N,2]`; their scale and direction mean nothing. Fewer than four points get a line.
@@ -41,7 +36,7 @@ def plane(features: NDArray[np.floating[Any]], seed: int = 0, perplexity: float 
     try:
         from sklearn.decomposition import PCA
         from sklearn.manifold import TSNE
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn brings it
+        from threadpoolctl import threadpool_limits  # scikit-learn brings it
     except ImportError as error:
         raise StplError(
             "the figure of the feature space needs scikit-learn", mend="pip install 'stpl[report]'"

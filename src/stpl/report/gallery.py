@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 
 from stpl.errors import unknown
 from stpl.files import write_atomically
-from stpl.report import figures
+from stpl.pictures.pages import LIGHT
+from stpl.report import plots
 from stpl.report.class_table import class_lines
 from stpl.report.curves import curves
 from stpl.report.embedding import FIGURE_CLASSES, plane
-from stpl.report.figures import Style
+from stpl.report.plots import Style
 from stpl.report.rows import TableLines
 from stpl.report.sensitivity import sensitivity_sheet
 from stpl.report.suite import Suite
-from stpl.report.theme import LIGHT, series
+from stpl.report.theme import series
 from stpl.runs.artifacts import read_evaluation, read_features
 
 if TYPE_CHECKING:
@@ -38,13 +39,9 @@ _LOGARITHMIC = ("temperature", "lr")
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure and where it belongs.
+    """A figure with a unique name, a caption, and its section of the page.
 
-    Attributes:
-        name: file name without suffix, unique.
-        section: part of the page: intervals, classes, curves, sensitivity, features or confusion.
-        caption: one sentence below it.
-        figure: drawn.
+    Sections are intervals, classes, curves, sensitivity, features and confusion.
     """
 
     name: str
@@ -111,12 +108,8 @@ def styles(suite: Suite, rows: Focus) -> dict[str, Style]:
 def gallery(suite: Suite, tables: Sequence[TableLines], chosen: str, place: Path, written: Path) -> list[Picture]:
     """Draw every figure for which there are numbers.
 
-    Args:
-        suite: the runs.
-        tables: their tables.
-        chosen: the experiment that the figures are about.
-        place: folder of the page; embeddings are kept there, since they take longest.
-        written: folder of the tables, where searches tell the importance of their parameters.
+    Embeddings, which take longest, are kept in `place`, the page's folder; searches keep the importance of their
+    parameters in `written`, the folder of the tables.
 
     Raises:
         StplError: for an unknown experiment, a torn artifact, or a missing package.
@@ -145,7 +138,7 @@ def _intervals(suite: Suite, tables: Sequence[TableLines], chosen: str) -> Itera
         ]
         bold = next((line.title for line in lines.lines if line.experiment == chosen), "")
         if any(row[2] for row in rows):
-            figure = figures.interval_figure(rows, lines.table.title, bold)
+            figure = plots.interval_figure(rows, lines.table.title, bold)
             caption = "Mean over seeds, with the 95 % bootstrap interval over clips and seeds."
             yield Picture(f"intervals-{lines.table.id}", "intervals", caption, figure)
 
@@ -156,7 +149,7 @@ def _classes(suite: Suite, rows: Focus, looks: Mapping[str, Style]) -> Iterator[
     shown = [(looks[name], found[name].iou) for name in rows.rows if name in found]
     if shown:
         caption = "Mean over seeds at the last step. The squares are the classes' colours in labels and player."
-        yield Picture("classes", "classes", caption, figures.class_figure(classes, shown))
+        yield Picture("classes", "classes", caption, plots.class_figure(classes, shown))
 
 
 _BAND = "Mean over seeds; the band reaches from the least seed to the greatest."
@@ -178,7 +171,7 @@ def _curves(suite: Suite, tables: Sequence[TableLines], looks: Mapping[str, Styl
             found = curves(suite, names, metric)
             if found:
                 title = f"{what}: {lines.table.title.split('.')[0]}"
-                figure = figures.curve_figure(found, looks, title, ylabel)
+                figure = plots.curve_figure(found, looks, title, ylabel)
                 yield Picture(f"curves-{kind}-{lines.table.id}", "curves", caption, figure)
 
 
@@ -192,20 +185,20 @@ def _sensitivity(suite: Suite) -> Iterator[Picture]:
     for parameter, found in points.items():
         if len(found) > 1:
             name = parameter.split(".")[-1]
-            figure = figures.sensitivity_figure(name.replace("_", " "), found, name in _LOGARITHMIC)
+            figure = plots.sensitivity_figure(name.replace("_", " "), found, name in _LOGARITHMIC)
             caption = "Mean over seeds; bars are the standard deviation over seeds, where there are several."
             yield Picture(f"sensitivity-{name}", "sensitivity", caption, figure)
 
 
 def _importance(written: Path) -> Iterator[Picture]:
-    """Of every search that told the importance of its parameters."""
+    """Of every search that kept the importance of its parameters."""
     for path in sorted(written.glob("*_importance.csv")):
         with path.open(newline="", encoding="utf-8") as file:
             shares = [(row["parameter"], float(row["importance"])) for row in csv.DictReader(file)]
         if shares:
             search = path.stem.removesuffix("_importance")
             caption = "What makes a trial one of the best tenth (PED-ANOVA): share of each parameter."
-            figure = figures.importance_figure(shares, f"Importance in the search {search}")
+            figure = plots.importance_figure(shares, f"Importance in the search {search}")
             yield Picture(f"importance-{search}", "sensitivity", caption, figure)
 
 
@@ -226,7 +219,7 @@ def _embeddings(suite: Suite, rows: Focus, place: Path) -> Iterator[Picture]:
         caption = (
             f"t-SNE of pixel features, seed {record['seed']}: {len(positions)} pixels of the target split, balanced."
         )
-        figure = figures.embedding_figure(positions, pixels.classes, names, title)
+        figure = plots.embedding_figure(positions, pixels.classes, names, title)
         yield Picture(f"embedding-{name}", "features", caption, figure)
 
 
@@ -250,7 +243,7 @@ def _purity(suite: Suite, looks: Mapping[str, Style]) -> Iterator[Picture]:
             found.append((looks[name], purity))
     if found:
         caption = "Share of the k nearest neighbours that are of the same class; mean over seeds."
-        yield Picture("purity", "features", caption, figures.purity_figure(found))
+        yield Picture("purity", "features", caption, plots.purity_figure(found))
 
 
 def _mean_of(curves: Iterable[Mapping[str, float]]) -> dict[int, float]:
@@ -267,6 +260,6 @@ def _confusions(suite: Suite, rows: Focus) -> Iterator[Picture]:
         found = [clips for record in records if (clips := read_evaluation(suite.directory(record))) is not None]
         if found:
             total = sum(clips.confusions.sum(0) for clips in found)
-            figure = figures.confusion_figure(np.asarray(total), records[0]["classes"], suite.title_of(name))
+            figure = plots.confusion_figure(np.asarray(total), records[0]["classes"], suite.title_of(name))
             caption = "Of the pixels of a class (row), the share in percent taken for each class (column); all seeds."
             yield Picture(f"confusion-{name}", "confusion", caption, figure)

@@ -9,14 +9,16 @@ from dataclasses import asdict
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from os import PathLike
 from pathlib import Path
 from threading import Lock
+from typing import Any
 from urllib.parse import urlsplit
 
 from stpl.errors import ConfigError, StplError
 from stpl.report.curves import unfinished
 from stpl.report.gallery import gallery
-from stpl.report.page import PAGE, Contents, render
+from stpl.report.report_page import PAGE, Contents, render
 from stpl.report.rows import tables
 from stpl.report.suite import Suite
 from stpl.runs.experiments import Catalogue
@@ -27,14 +29,7 @@ _PLACE = "report"
 
 
 class LivePage:
-    """The page of a benchmark, made anew when a record has come or gone.
-
-    Args:
-        bench: its name.
-        runs: folder of all runs.
-        catalogue: which rows make which tables.
-        chosen: the experiment that the page is about.
-    """
+    """The page of a benchmark about the experiment `chosen`, made anew when a record has come or gone."""
 
     def __init__(self, bench: str, runs: Path, catalogue: Catalogue, chosen: str) -> None:
         self._suite = partial(Suite, bench, runs, catalogue)  # a new one for every look: a suite reads records once
@@ -48,7 +43,7 @@ class LivePage:
         return hashlib.sha256(repr(states).encode()).hexdigest()[:16]
 
     def state(self) -> str:
-        """What the page asks for every two seconds, as JSON: the version, and how far the unfinished runs are."""
+        """What the page requests every two seconds, as JSON: the version, and how far the unfinished runs are."""
         return json.dumps({"version": self.version(), "running": [asdict(run) for run in unfinished(self._suite())]})
 
     def html(self) -> str:
@@ -67,9 +62,9 @@ class LivePage:
 class _Handler(SimpleHTTPRequestHandler):
     """Serves the page at `/report/`, its state, and the files of the runs that it links to."""
 
-    def __init__(self, *args: object, page: LivePage, folder: Path, **options: object) -> None:
+    def __init__(self, *args: Any, page: LivePage, folder: Path, **options: Any) -> None:
         self._page = page
-        super().__init__(*args, directory=str(folder), **options)  # type: ignore[arg-type]
+        super().__init__(*args, directory=str(folder), **options)
 
     def do_GET(self) -> None:
         """Answer a request, unless it was meant for another host's name (DNS rebinding)."""
@@ -90,7 +85,7 @@ class _Handler(SimpleHTTPRequestHandler):
     def _made(self) -> str:
         try:
             return self._page.html()
-        except StplError as error:  # a record that is torn while one looks: tell, and serve on
+        except StplError as error:  # a record that is torn while one looks: say so, and serve on
             said = html.escape(str(error))
             return f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="3"><pre>{said}</pre>'
 
@@ -103,21 +98,20 @@ class _Handler(SimpleHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def guess_type(self, path: str) -> str:  # type: ignore[override]
+    def guess_type(self, path: str | PathLike[str]) -> str:
         """Show configurations and logs instead of downloading them."""
-        return "text/plain; charset=utf-8" if path.endswith((".yaml", ".csv", ".txt")) else super().guess_type(path)
+        return (
+            "text/plain; charset=utf-8" if str(path).endswith((".yaml", ".csv", ".txt")) else super().guess_type(path)
+        )
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 the name is the base's
         """Say nothing: the page asks every two seconds."""
 
 
 def server(page: LivePage, folder: Path, port: int) -> ThreadingHTTPServer:
-    """A server of the page, bound to this machine's own address and not yet serving.
+    """A server of the page, and of the benchmark's `folder` of runs that it links to, not yet serving.
 
-    Args:
-        page: what to serve.
-        folder: folder of the benchmark's runs, whose files the page links to.
-        port: 0 takes a free one.
+    It is bound to this machine's own address; port 0 takes a free one.
 
     Raises:
         ConfigError: if the port is in use or no port.

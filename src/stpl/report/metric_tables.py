@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from stpl.report.averages import mean
-from stpl.report.sheet import NOTHING, Cell, Column, Sheet, same
+from stpl.report.sheet import NOTHING, Column, Sheet, TableCell, same
 from stpl.report.suite import Suite
 from stpl.runs.record import Evaluation, RunRecord, flat
 
@@ -79,7 +79,7 @@ def _sheet(name: str, title: str, note: str, suite: Suite, found: Mapping[str, M
     columns = [_column([means.get(key) for means in found.values()]) for key in keys]
     cells = [
         [same(text, experiment) for text in (suite.title_of(experiment), str(len(suite.records(experiment))))]
-        + [Cell(text, ("" if text == NOTHING else text,), experiment) for text in texts]
+        + [TableCell(text, ("" if text == NOTHING else text,), experiment) for text in texts]
         for experiment, *texts in zip(found, *columns, strict=True)
     ]
     header = [Column("Method", ("row",)), Column("Seeds", ("seeds",))]

@@ -22,9 +22,7 @@ BUDGET = 9_000_000
 def player(suite: Suite, first: Sequence[str]) -> dict[str, Any] | None:
     """What the page's script needs to play the clips; `None` if no run kept any.
 
-    Args:
-        suite: the runs; of each experiment, the first recorded seed is shown.
-        first: experiments to embed before all others, in this order.
+    Of each experiment the first recorded seed is shown; those of `first` are embedded before all others.
 
     Returns:
         `keys`, `size` (height, width), `classes` (name and colour), `frames` and `labels` (images), `rows` (experiment,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from stpl.report.averages import deviation, mean
-from stpl.report.sheet import Cell, Column, Sheet, plain, plus_minus, same
+from stpl.report.sheet import Column, Sheet, TableCell, plain, plus_minus, same
 from stpl.report.suite import Suite
 from stpl.runs.record import NEUTRAL
 
@@ -38,9 +38,9 @@ def sensitivity_sheet(suite: Suite) -> Sheet | None:
     return Sheet("sensitivity", f"Sensitivity of {BASE} to single settings, {suite.title}", _COLUMNS, cells, notes)
 
 
-def _average(mious: list[float]) -> Cell:
+def _average(mious: list[float]) -> TableCell:
     values = mean(mious), deviation(mious)
-    return Cell(plus_minus(*values), plain(*values))
+    return TableCell(plus_minus(*values), plain(*values))
 
 
 def _points(suite: Suite) -> dict[tuple[str, str], list[float]]:

@@ -41,7 +41,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A cell of a table.
 
     Attributes:
@@ -77,12 +77,12 @@ class Sheet:
     id: str
     title: str
     columns: Sequence[Column]
-    cells: Sequence[Sequence[Cell]]
+    cells: Sequence[Sequence[TableCell]]
     notes: Sequence[str]
     experiments: Sequence[str | None] = ()
 
     @property
-    def shown(self) -> list[list[Cell]]:
+    def shown(self) -> list[list[TableCell]]:
         """The cells that the page shows."""
         return [[cell for cell, column in zip(row, self.columns, strict=True) if column.title] for row in self.cells]
 
@@ -131,9 +131,9 @@ def plus_minus(value: float | None, spread: float | None, form: str = ".2f") -> 
     return number(value, form) + ("" if spread is None else f" ± {number(spread)}")
 
 
-def same(text: str, run: str = "") -> Cell:
+def same(text: str, run: str = "") -> TableCell:
     """A cell that people and programs read alike."""
-    return Cell(text, (text,), run)
+    return TableCell(text, (text,), run)
 
 
 def markdown(sheet: Sheet) -> str:

@@ -118,13 +118,7 @@ def units_of(keys: Sequence[str]) -> tuple[int, ...]:
 
 
 def count(keys: tuple[str, ...], confusions: dict[int, NDArray[np.int64]], classes: Sequence[int]) -> Counts:
-    """Reduce confusion matrices to what mIoU needs.
-
-    Args:
-        keys: names of the N clips.
-        confusions: seed → counts `[N,K,K]`, rows are the truth.
-        classes: the train ids that enter mIoU.
-    """
+    """Reduce confusion matrices (seed → counts `[N,K,K]`, rows are the truth) to what mIoU over `classes` needs."""
     units, ids = units_of(keys), list(classes)
     parts = []
     for matrices in confusions.values():
@@ -154,10 +148,7 @@ def interval(counts: Counts) -> Interval:
 def compare(ours: Counts, theirs: Counts, name: str) -> Comparison | None:
     """Compare on the clips and seeds that both have; `None` if the clips differ or no seed is common.
 
-    Args:
-        ours: the experiment.
-        theirs: the one that is subtracted.
-        name: what the result calls it.
+    The difference is `ours` minus `theirs`, which the result calls `name`.
     """
     common = [seed for seed in ours.seeds if seed in theirs.seeds]
     if ours.keys != theirs.keys or ours.counts.shape[1:] != theirs.counts.shape[1:] or not common:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from stpl.report.averages import deviation, error, mean
-from stpl.report.sheet import NOTHING, Cell, Column, Sheet, plain, plus_minus, same
+from stpl.report.sheet import NOTHING, Column, Sheet, TableCell, plain, plus_minus, same
 from stpl.report.suite import Suite
 from stpl.runs.artifacts import RENEWED, RUNNING, read_statistics
 
@@ -56,13 +56,13 @@ def _measured(suite: Suite, experiment: str) -> Measured:
     return found
 
 
-def _row(title: str, experiment: str, runs: Measured, base: Measured) -> list[Cell]:
-    row = [Cell(title, (experiment,)), same(str(len(runs)))]
+def _row(title: str, experiment: str, runs: Measured, base: Measured) -> list[TableCell]:
+    row = [TableCell(title, (experiment,)), same(str(len(runs)))]
     for kind in (RUNNING, *RENEWED):
         values = [run[kind] for run in runs.values()]
-        row.append(Cell(plus_minus(mean(values), deviation(values)), plain(mean(values))))
+        row.append(TableCell(plus_minus(mean(values), deviation(values)), plain(mean(values))))
         if kind in RENEWED:
             gains = [run[kind] - base[seed][kind] for seed, run in runs.items() if seed in base]
             gain = mean(gains), error(gains)
-            row.append(Cell(plus_minus(*gain, "+.2f") if gains else NOTHING, plain(*gain)))
+            row.append(TableCell(plus_minus(*gain, "+.2f") if gains else NOTHING, plain(*gain)))
     return row

@@ -18,13 +18,7 @@ _TOLERANCE = 0.01  # of mIoU in percent: what the artifact counts must be what t
 
 @dataclass(frozen=True)
 class Suite:
-    """The runs of one benchmark.
-
-    Attributes:
-        bench: its name.
-        runs: folder of all runs.
-        catalogue: which rows make which tables.
-    """
+    """The runs of one benchmark in the folder of all runs, and the catalogue: which rows make which tables."""
 
     bench: str
     runs: Path

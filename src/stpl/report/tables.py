@@ -25,7 +25,7 @@ from stpl.report.costs import costs_sheet
 from stpl.report.metric_tables import metrics_sheet, selection_sheet
 from stpl.report.rows import Line, TableLines, table_lines
 from stpl.report.sensitivity import sensitivity_sheet
-from stpl.report.sheet import NOTHING, Cell, Column, Sheet, number, plain, plus_minus, same, show
+from stpl.report.sheet import NOTHING, Column, Sheet, TableCell, number, plain, plus_minus, same, show
 from stpl.report.statistics_table import statistics_sheet
 from stpl.report.suite import Suite
 from stpl.runs.experiments import check_bench, experiment_folders, load_catalogue
@@ -93,7 +93,7 @@ def main_sheet(lines: TableLines, suite: Suite) -> Sheet:
     return Sheet(lines.table.id, f"{lines.table.title}, {suite.title}", columns, cells, _notes(lines, suite), names)
 
 
-def _cells(line: Line, suite: Suite) -> list[Cell]:
+def _cells(line: Line, suite: Suite) -> list[TableCell]:
     run = line.experiment if line.experiment and line.seeds else ""
     source, baseline = line.source, line.baseline
     above = BETTER if baseline and baseline.significant and baseline.difference > 0 else ""
@@ -104,25 +104,25 @@ def _cells(line: Line, suite: Suite) -> list[Cell]:
     return [
         same(line.title, run),
         same(str(len(line.seeds)), run),
-        Cell(last, plain(line.last, line.spread), run, kind="absent" if line.experiment and not run else ""),
-        Cell(between(line.interval) or NOTHING, (), run),
-        *(Cell(number(value), plain(value), run) for value in (line.selected, line.best)),
-        Cell(
+        TableCell(last, plain(line.last, line.spread), run, kind="absent" if line.experiment and not run else ""),
+        TableCell(between(line.interval) or NOTHING, (), run),
+        *(TableCell(number(value), plain(value), run) for value in (line.selected, line.best)),
+        TableCell(
             number(line.delta, "+.2f") + mark(source),
             plain(line.delta, *ends(source)),
             run,
             evidence(source),
             kind(source),
         ),
-        Cell(
+        TableCell(
             with_interval(baseline),
             (baseline.against if baseline else "", *plain(*beside)),
             run,
             against,
             kind(baseline),
         ),
-        Cell(number(line.paper, ".1f"), plain(line.paper), kind="paper"),
-        Cell(number(to_paper, "+.2f"), (), run, kind="miss" if (to_paper or 0) < 0 else ""),
+        TableCell(number(line.paper, ".1f"), plain(line.paper), kind="paper"),
+        TableCell(number(to_paper, "+.2f"), (), run, kind="miss" if (to_paper or 0) < 0 else ""),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Colours of page and figures, and figures as SVG that follows the page's colours.
+"""Figures as SVG that follows the colours of the page.
 
 Figures are drawn by matplotlib in the colours of the light theme. On the page, each of these colours becomes the CSS
 variable of the same name, so one SVG serves light, dark and print. Colours of classes are data and stay as they are.
@@ -16,25 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from stpl.errors import StplError
 from stpl.files import write_atomically
+from stpl.pictures.pages import LIGHT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-LIGHT = {
-    "paper": "#fbfbfc", "surface": "#fefefe", "raised": "#f1f3f6", "ink": "#1a1f27", "muted": "#586170",
-    "line": "#d7dce3", "accent": "#1d55a8", "good": "#0b6e4f", "bad": "#a8321e",
-    "chosen": "#c2500a", "series-0": "#1d54a9", "series-1": "#0e7a5f", "series-2": "#8e3a9d", "series-3": "#8a6100",
-    "series-4": "#0b7793", "series-5": "#b3245b", "series-6": "#56621f", "series-7": "#5d5bc0",
-}  # fmt: skip
-"""Name → colour. Text colours have a contrast of at least 4.5 to `paper`, `surface` and `raised` (WCAG AA)."""
-
-DARK = {
-    "paper": "#12151a", "surface": "#191d24", "raised": "#232932", "ink": "#e9ecf1", "muted": "#a6afbd",
-    "line": "#363e4a", "accent": "#84b4ff", "good": "#5fd0a5", "bad": "#ff9a85",
-    "chosen": "#ff9d5c", "series-0": "#85b5fe", "series-1": "#4fcfa4", "series-2": "#d795e6", "series-3": "#e3b341",
-    "series-4": "#57c7e3", "series-5": "#ff8fb5", "series-6": "#b9c964", "series-7": "#aeacff",
-}  # fmt: skip
-"""The same names for the dark theme."""
 
 SERIES = sum(name.startswith("series-") for name in LIGHT)
 """Number of colours for curves."""
@@ -81,12 +66,9 @@ _HEIGHT = re.compile(r'(<svg\b[^>]*?) height="[^"]*"')
 
 
 def inline_svg(figure: Figure, name: str, description: str) -> str:
-    """A figure as an `<svg>` element for the page.
+    """A figure that was drawn under `drawing` as an `<svg>` element for the page.
 
-    Args:
-        figure: drawn under `drawing`.
-        name: unique on the page; prefix of all ids inside.
-        description: what a screen reader says.
+    Its `name` is unique on the page, the prefix of all ids inside; the `description` is for screen readers.
     """
     text = _TAGS.sub("", _saved(figure, "svg").decode()).strip()
     text = _HEIGHT.sub(r"\1", _SIZES.sub(r"\1\2>", text, count=1), count=1)
@@ -118,14 +100,10 @@ def _settle(figure: Figure) -> None:
 
 
 def export(figure: Figure, path: Path) -> list[Path]:
-    """Write a figure as SVG, PNG (200 dots an inch) and PDF on white.
-
-    Args:
-        figure: drawn under `drawing`.
-        path: without suffix.
+    """Write a figure that was drawn under `drawing` as SVG, PNG (200 dots an inch) and PDF on white.
 
     Returns:
-        The files.
+        The files, whose `path` is given without suffix.
 
     Raises:
         StplError: if the disk refuses one; it is then not there at all.

@@ -6,6 +6,7 @@ clips as a short video), all of the last step.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpl.errors import RecordError
+from stpl.files import write_atomically
 
 EVALUATION, FEATURES, SAMPLES = "evaluation.npz", "features.npz", "samples.npz"
 
@@ -29,7 +31,7 @@ RUNNING, RENEWED = "running", ("original", "all")
 
 
 @dataclass(frozen=True)
-class EvaluationClips:
+class ClipConfusions:
     """What was counted on each clip of the labelled target split.
 
     Attributes:
@@ -76,20 +78,18 @@ class VideoSample:
     predictions: NDArray[np.uint8]
 
 
-def read_evaluation(run: Path) -> EvaluationClips | None:
+def read_evaluation(run: Path) -> ClipConfusions | None:
     """The per-clip counts of the run in folder `run`, `None` if it has none; raises `RecordError` for a torn file."""
-    found = _read(run / EVALUATION, "keys", "confusions")
-    if found is None:
+    if (found := _read(run / EVALUATION, "keys", "confusions")) is None:
         return None
     keys, confusions = found
     _check(run / EVALUATION, confusions.ndim == 3 and len(keys) == len(confusions))
-    return EvaluationClips(tuple(map(str, keys)), confusions.astype(np.int64))
+    return ClipConfusions(tuple(map(str, keys)), confusions.astype(np.int64))
 
 
 def read_features(run: Path) -> FeatureSample | None:
     """The feature pixels of the run in folder `run`, `None` if it has none; raises `RecordError` for a torn file."""
-    found = _read(run / FEATURES, "features", "classes")
-    if found is None:
+    if (found := _read(run / FEATURES, "features", "classes")) is None:
         return None
     features, classes = found
     _check(run / FEATURES, features.ndim == 2 and classes.shape == features.shape[:1])
@@ -98,8 +98,7 @@ def read_features(run: Path) -> FeatureSample | None:
 
 def read_samples(run: Path) -> VideoSample | None:
     """The short video of the run in folder `run`, `None` if it has none; raises `RecordError` for a torn file."""
-    found = _read(run / SAMPLES, "keys", "frames", "labels", "predictions")
-    if found is None:
+    if (found := _read(run / SAMPLES, "keys", "frames", "labels", "predictions")) is None:
         return None
     keys, frames, labels, predictions = found
     right = frames.ndim == 4 and labels.shape == predictions.shape == frames.shape[:3] and len(keys) == len(frames)
@@ -126,6 +125,13 @@ def read_statistics(run: Path, step: int) -> Mapping[str, float] | None:
     if not right or not all(0 <= value <= 100 for value in values.values()):
         raise RecordError(f"is not of the run's step {step}", where=path, mend=mend)
     return values
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays by name into a compressed `.npz` as a whole; raises `StplError` if the disk refuses it."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_atomically(path, content.getvalue())
 
 
 def _read(path: Path, *names: str) -> list[NDArray[Any]] | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpl.runs.artifacts import EvaluationClips, FeatureSample, read_evaluation, read_features, read_samples
+from stpl.runs.artifacts import ClipConfusions, FeatureSample, read_evaluation, read_features, read_samples
 from stpl.runs.record import RunRecord
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Chart:
     """A custom chart of W&B.
 
     Attributes:
-        key: the name it is sent under; its table has the same with `_table`.
+        key: the name it is logged under; its table has the same with `_table`.
         title: what stands above it.
         preset: which of W&B's presets draws it.
         columns: of the table.
@@ -80,11 +80,7 @@ FEATURES = Chart(
 
 
 def charts(record: RunRecord, run: Path) -> dict[str, CustomChart]:
-    """The charts of one run by key; those whose arrays it has not kept are left out.
-
-    Args:
-        record: of the run.
-        run: the run's folder.
+    """The charts of the run in folder `run` by key, without those whose arrays it has not kept.
 
     Raises:
         RecordError: for a torn file of arrays.
@@ -99,7 +95,7 @@ def charts(record: RunRecord, run: Path) -> dict[str, CustomChart]:
     return {chart.key: chart.of(found) for chart, found in rows if found}
 
 
-def _pairs(clips: EvaluationClips, classes: Sequence[str]) -> Iterator[tuple[str, str, int]]:
+def _pairs(clips: ClipConfusions, classes: Sequence[str]) -> Iterator[tuple[str, str, int]]:
     """Truth, prediction and how many pixels of all clips have them, for every pair of classes."""
     for truth, row in zip(classes, clips.confusions.sum(0), strict=True):
         yield from ((truth, prediction, int(pixels)) for prediction, pixels in zip(classes, row, strict=True))
@@ -117,12 +113,7 @@ def _points(sample: FeatureSample, classes: Sequence[str]) -> Iterator[tuple[str
 
 
 def film(record: RunRecord, run: Path, output: Path) -> Path | None:
-    """Write the clips that a run kept as a video: input, label and prediction beside each other.
-
-    Args:
-        record: of the run.
-        run: the run's folder.
-        output: the `.webm` to write.
+    """Write the clips that the run in folder `run` kept as a `.webm`: input, label and prediction beside each other.
 
     Returns:
         `output`; `None` if the run kept no clips.
@@ -133,7 +124,8 @@ def film(record: RunRecord, run: Path, output: Path) -> Path | None:
     sample = read_samples(run)
     if sample is None or not sample.keys:
         return None
-    from stpl.runs.samples import film_samples
+    from stpl.pictures.side_by_side import VideoStyle
+    from stpl.runs.samples import SAMPLE_FPS, film_samples
 
-    film_samples({"prediction": sample}, record["classes"], output, panel_width=_PANEL_WIDTH)
+    film_samples({"prediction": sample}, record["classes"], output, SAMPLE_FPS, VideoStyle("vp9", _PANEL_WIDTH))
     return output

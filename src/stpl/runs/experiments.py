@@ -29,9 +29,7 @@ VARIABLE = "STPL_EXPERIMENTS"
 def experiment_folders(own: Path | None = None) -> list[Path]:
     """The folders in which overlays are looked for, in this order, the shipped one last.
 
-    Args:
-        own: the user's folder; `$STPL_EXPERIMENTS` or else `experiments` in the working directory, if it is there, if
-            not given.
+    The user's is `own`; if not given, `$STPL_EXPERIMENTS`, or `experiments` in the working directory if it is there.
 
     Raises:
         ConfigError: if the named folder is not there.
@@ -58,9 +56,9 @@ class Row:
     """One row of a table.
 
     Attributes:
-        title: the row's title as in the paper.
-        experiment: name of the experiment whose runs it averages; `None` for a row that only the paper has run.
-        paper: benchmark → mIoU in percent that the paper states; empty where it states none.
+        title: as in the paper.
+        experiment: whose runs it averages; `None` for a row that only the paper has run.
+        paper: benchmark → mIoU in percent that the paper states.
         paper_iou: benchmark → IoU in percent of each of the benchmark's `Catalogue.paper_classes`, where stated.
         needs: what training takes beyond frames of the target: `source` data, `video` (more than single frames).
     """
@@ -82,7 +80,7 @@ class Table:
         citation: where the paper's numbers stand.
         benchmark: the benchmark that the paper's table is on; a table with rows that only the paper has run is shown
             on no other.
-        reference: experiment that differences are taken to.
+        reference: experiment that is subtracted in differences.
         rows: in the paper's order.
         bounds: experiments that train on the target's labels: no baseline to anyone.
         controls: experiments that minimise nothing: what a row gains beyond the best of them is its own.
@@ -118,7 +116,7 @@ class Catalogue:
 
     Attributes:
         tables: in the file's order.
-        experiments: experiment → overlay names (below the catalogue's folder, no suffix, `{bench}` unresolved).
+        experiments: experiment → overlay names (no suffix, `{bench}` unresolved).
         benchmarks: benchmark → how tables call it, e.g. `viper` → `VIPER→CS`.
         paper_classes: benchmark → classes whose IoU the paper states, in its order.
     """
@@ -150,13 +148,10 @@ def titles_of(tables: Sequence[Table]) -> dict[str, str]:
 
 
 def load_catalogue(folders: Sequence[Path] | None = None) -> Catalogue:
-    """Read `tables.yaml` in each of the folders and join them.
+    """Read `tables.yaml` in each of the folders (`experiment_folders()` if not given) and join them.
 
-    The last folder is the base (see `experiment_folders`). An earlier one adds experiments and tables to it. Its table
-    of an id that is there already stands in its place, or, where it gives only `id` and `rows`, adds its rows to it.
-
-    Args:
-        folders: of overlays; `experiment_folders()` if not given.
+    The last folder is the base. An earlier one adds experiments and tables to it. Its table of an id that is there
+    already stands in its place, or, where it gives only `id` and `rows`, adds its rows to it.
 
     Raises:
         ConfigError: for a missing or unknown key, a wrong type, or an experiment with two different overlay lists.
@@ -218,14 +213,8 @@ def check_runs(runs: Path) -> None:
 def overlays(experiment: str, bench: str, folders: Sequence[Path] | None = None) -> list[Path]:
     """The configuration files of one experiment on one benchmark, to be merged in this order.
 
-    Args:
-        experiment: a name in `tables.yaml`, e.g. `stpl`.
-        bench: a file name in `bench/`, e.g. `streets`.
-        folders: of overlays, the first that has one wins; `experiment_folders()` if not given.
-
-    Returns:
-        `base.yaml`, `bench/<bench>.yaml`, then the experiment's own overlays, then `bench/<bench>.<experiment>.yaml`
-        where there is one.
+    These are `base.yaml`, `bench/<bench>.yaml`, the experiment's own overlays, and `bench/<bench>.<experiment>.yaml`
+    where there is one; of several `folders`, the first that has a file wins.
 
     Raises:
         ConfigError: for an unknown name (with «did you mean») or a missing file.

@@ -24,7 +24,14 @@ from stpl.runs.precision import computes_right, has_grouped_convolutions
 from stpl.runs.record import read_record
 from stpl.runs.request import Request
 from stpl.runs.tracking import Tracking
-from stpl.runs.trainer import check_command_line, check_steps, ended_together, records_steps, signals_raised
+from stpl.runs.trainer import (
+    callbacks_of,
+    check_command_line,
+    check_steps,
+    ended_together,
+    records_steps,
+    signals_raised,
+)
 from stpl.training import Method
 
 
@@ -169,7 +176,7 @@ def build_evaluation(request: Request) -> SuiteCLI:
     cli = build_request(request)
     check_steps(cli.trainer)
     _match_labels(cli)
-    cli.trainer.callbacks.remove(cli.recorder)  # type: ignore[attr-defined]
+    callbacks_of(cli.trainer).remove(cli.recorder)
     return cli
 
 
@@ -196,7 +203,7 @@ def run(cli: SuiteCLI) -> None:
     if cli.recorder.options.cuda_graph and cli.model.recordable and records_steps(trainer):
         cli.model.record_step()
     resume = last.is_file()
-    if resume:  # a torn file is told from a defect, and one that diverged from a run that may go on
+    if resume:  # a torn file is no defect, and one that diverged from a run that may go on
         content = weights.read(last)
         check_mark(content, cli.recorder.mark, last)
         weights.check_finite(content.get("state_dict", {}), last)

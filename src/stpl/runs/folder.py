@@ -32,9 +32,6 @@ _SHOWN = 5
 def run_folder(directory: Path) -> Iterator[None]:
     """A run's folder, made if absent and locked; of a refusal before the first checkpoint, no trace stays in it.
 
-    Args:
-        directory: absent, empty, or the folder of a run.
-
     Raises:
         ConfigError: it holds files and is no run's folder.
         RecordError: as `lock_run`.
@@ -81,9 +78,6 @@ def _clear(directory: Path, made: Sequence[Path]) -> None:
 @contextlib.contextmanager
 def lock_run(directory: Path) -> Iterator[None]:
     """Keep two processes, or two threads, from training in one folder; see `stpl.files.locked`.
-
-    Args:
-        directory: the run's folder, made if absent.
 
     Raises:
         RecordError: another process, which it names, trains there.

@@ -35,11 +35,7 @@ _SHOWN = 6
 
 
 def inputs(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Setting → hash of the content of the files and folders that it names; those that are not there are left out.
-
-    Args:
-        settings: resolved, nested.
-    """
+    """Resolved setting → hash of the content of the files and folders that it names; absent ones are left out."""
     found = {}
     for name, value in flat_settings(settings).items():
         paths = [Path(path) for path in _texts(value)] if is_input(name) else []
@@ -78,12 +74,7 @@ def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, An
 
 
 def mark_of(key: RunKey, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's checkpoints say of it.
-
-    Args:
-        key: of the run.
-        settings: resolved, with `run.inputs`.
-    """
+    """What a run's checkpoints say of it; its resolved settings have `run.inputs`."""
     text = json.dumps(comparable(settings), sort_keys=True, default=str)
     digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     return {"bench": key.bench, "experiment": key.experiment, "seed": key.seed, "settings": digest}
@@ -97,15 +88,9 @@ def mark_in(directory: Path, key: RunKey) -> dict[str, Any]:
 
 
 def check_mark(content: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
-    """Refuse a checkpoint of another run; one of an older version, which carries no mark, passes.
+    """Raise `CheckpointError` for the content of another run's checkpoint, whose mark is not as `expected`.
 
-    Args:
-        content: of the checkpoint.
-        expected: names and values that its mark must have.
-        path: the file.
-
-    Raises:
-        CheckpointError: the mark differs.
+    One of an older version, which carries no mark, passes.
     """
     mark = content.get(MARK)
     if not isinstance(mark, Mapping) or all(mark.get(name) == value for name, value in expected.items()):

@@ -66,10 +66,10 @@ def _step(network: Accel, frames: Tensor, context: Callable[[], AbstractContextM
     learn = [given, *(parameter for parameter in network.parameters() if parameter.requires_grad)]
     with torch.enable_grad():
         with context():
-            seen = network.segment(given)
-        loss = seen.logits.float().square().mean() + seen.features.float().square().mean()
+            found = network.segment(given)
+        loss = found.logits.float().square().mean() + found.features.float().square().mean()
         gradients = torch.autograd.grad(loss, learn, allow_unused=True)
-    return [seen.logits.detach(), seen.features.detach(), *(one for one in gradients if one is not None)]
+    return [found.logits.detach(), found.features.detach(), *(one for one in gradients if one is not None)]
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

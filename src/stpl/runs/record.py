@@ -50,12 +50,7 @@ def runs_root() -> Path:
 
 @dataclass(frozen=True, order=True, slots=True)
 class RunKey:
-    """The identity of one run; two runs with the same key are the same run.
-
-    Attributes:
-        bench: benchmark, e.g. `streets`.
-        experiment: experiment name as `experiment_name` makes it, e.g. `stpl,temperature=0.1`.
-        seed: non-negative seed of all randomness.
+    """The identity of one run: a benchmark, an experiment (`stpl,temperature=0.1`), and the seed of all randomness.
 
     Raises:
         ConfigError: for a name that cannot be one folder, or a negative seed.
@@ -105,13 +100,11 @@ def key_of(record: RunRecord) -> RunKey:
 def experiment_name(base: str, overrides: Mapping[str, str]) -> str:
     """The name of an experiment: its overlay's name plus the settings overridden on the command line, sorted.
 
-    Args:
-        base: name of the experiment in `experiments/tables.yaml`.
-        overrides: dotted setting → value as given on the command line. Settings under `NEUTRAL` are left out.
+    Settings under `NEUTRAL` are left out.
 
     Returns:
         E.g. `stpl,confident_proportion=0.5`: at most 120 characters, safe as a folder's name. Settings whose
-        characters had to be replaced, or that are too long to show, are told apart by a hash at the end.
+        characters had to be replaced, or that are too long to show, differ by a hash at the end.
     """
     settings = sorted(f"{_short(key)}={value}" for key, value in overrides.items() if not key.startswith(NEUTRAL))
     plain = ",".join([base, *settings])
@@ -200,7 +193,7 @@ def write_record(directory: Path, record: RunRecord) -> None:
         StplError: if the disk refuses it; nothing is left half-written.
     """
     content = cast(dict[str, Any], _finite(record))
-    fault = _fault(content)
+    fault = next(_faults(content), None)
     if fault is not None:
         raise RecordError(f"refusing to write a record: {fault}", where=directory / RECORD)
     write_atomically(directory / RECORD, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -219,7 +212,7 @@ def read_record(directory: Path) -> RunRecord | None:
         return None
     except (OSError, ValueError) as error:
         raise _unusable(directory, f"the record cannot be read ({error})") from error
-    fault = _fault(content)
+    fault = next(_faults(content), None)
     if fault is not None:
         raise _unusable(directory, fault)
     return cast(RunRecord, content)
@@ -245,60 +238,53 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _fault(content: Any) -> str | None:
-    """What breaks schema version 1 in parsed JSON, `None` if nothing does."""
+def _faults(content: Any) -> Iterator[str]:
+    """What breaks schema version 1 in parsed JSON; the first fault counts, as what follows it relies on its absence."""
     if not isinstance(content, dict):
-        return "the record is not a JSON object"
+        yield "the record is not a JSON object"
     if content.get("schema") != SCHEMA:
-        return f"the record has schema {content.get('schema')!r}, this version of stpl reads {SCHEMA}"
-    fault = _wrong_field(content, _FIELDS, "")
-    if fault is not None:
-        return fault
+        yield f"the record has schema {content.get('schema')!r}, this version of stpl reads {SCHEMA}"
+    yield from _field_faults(content, _FIELDS, "")
     selections = content.get("selections", {})
     if not isinstance(selections, dict):
-        return f"'selections' is {selections!r}, expected dict"
-    moments = {name: content[name] for name in ("last", "selected", "best") if content[name] is not None}
-    moments |= {f"selections.{name}": evaluation for name, evaluation in selections.items()}
-    faults = (_evaluation_fault(evaluation, name, content["classes"]) for name, evaluation in moments.items())
-    return next((fault for fault in faults if fault is not None), None)
+        yield f"'selections' is {selections!r}, expected dict"
+    evaluations = {name: content[name] for name in ("last", "selected", "best") if content[name] is not None}
+    evaluations |= {f"selections.{name}": evaluation for name, evaluation in selections.items()}
+    for name, evaluation in evaluations.items():
+        yield from _evaluation_faults(evaluation, name, content["classes"])
 
 
-def _evaluation_fault(evaluation: Any, name: str, classes: list[str]) -> str | None:
+def _evaluation_faults(evaluation: Any, name: str, classes: list[str]) -> Iterator[str]:
     if not isinstance(evaluation, dict):
-        return f"'{name}' is {evaluation!r}, expected dict"
-    fault = _wrong_field(evaluation, _EVALUATION, f"{name}.") or _group_fault(evaluation, name)
-    if fault is not None:
-        return fault
-    if not 0 <= evaluation["miou"] <= 100:
-        return f"'{name}.miou' is {evaluation['miou']}, outside 0..100 percent"
-    iou = evaluation["iou"]
-    strangers = sorted(set(iou) - set(classes))
-    if strangers:
-        return f"'{name}.iou' names classes that 'classes' does not: {', '.join(strangers)}"
-    wrong = [key for key, value in iou.items() if not _is(value, (*_NUMBER, type(None)))]
-    return f"'{name}.iou.{wrong[0]}' is not a number" if wrong else None
-
-
-def _group_fault(evaluation: dict[str, Any], name: str) -> str | None:
+        yield f"'{name}' is {evaluation!r}, expected dict"
+    yield from _field_faults(evaluation, _EVALUATION, f"{name}.")
     for group in GROUPS:
-        members = evaluation.get(group, {})
-        if not isinstance(members, dict):
-            return f"'{name}.{group}' is {members!r}, expected dict"
-        for key, value in members.items():
-            values = value.values() if isinstance(value, dict) else [value]
-            if not all(_is(number, (*_NUMBER, type(None))) for number in values):
-                return f"'{name}.{group}.{key}' is not a number"
-    return None
+        yield from _group_faults(evaluation.get(group, {}), f"{name}.{group}")
+    if not 0 <= evaluation["miou"] <= 100:
+        yield f"'{name}.miou' is {evaluation['miou']}, outside 0..100 percent"
+    strangers = sorted(set(evaluation["iou"]) - set(classes))
+    if strangers:
+        yield f"'{name}.iou' names classes that 'classes' does not: {', '.join(strangers)}"
+    yield from _group_faults(evaluation["iou"], f"{name}.iou", nested=False)
 
 
-def _wrong_field(content: dict[str, Any], fields: dict[str, tuple[type, ...]], prefix: str) -> str | None:
+def _group_faults(members: Any, name: str, nested: bool = True) -> Iterator[str]:
+    """Where a group is no mapping of numbers, or of mappings of numbers if it may be nested."""
+    if not isinstance(members, dict):
+        yield f"'{name}' is {members!r}, expected dict"
+    for key, value in members.items():
+        values = value.values() if nested and isinstance(value, dict) else [value]
+        if not all(_is(number, (*_NUMBER, type(None))) for number in values):
+            yield f"'{name}.{key}' is not a number"
+
+
+def _field_faults(content: dict[str, Any], fields: dict[str, tuple[type, ...]], prefix: str) -> Iterator[str]:
     for name, types in fields.items():
         if name not in content:
-            return f"the record lacks '{prefix}{name}'"
+            yield f"the record lacks '{prefix}{name}'"
         if not _is(content[name], types):
             expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
-            return f"'{prefix}{name}' is {content[name]!r}, expected {expected}"
-    return None
+            yield f"'{prefix}{name}' is {content[name]!r}, expected {expected}"
 
 
 def _is(value: object, types: tuple[type, ...]) -> bool:
@@ -324,3 +310,24 @@ def read_metrics(path: Path) -> Iterator[tuple[int, str, float]]:
             name, value = rest.rsplit(",", 1)
             if step.isdecimal() and name.isprintable():
                 yield int(step), name.strip('"'), float(value)
+
+
+def read_steps(path: Path) -> tuple[int, int]:
+    """The last step in a run's `metrics.csv` and its number of steps; 0 for what is not written yet."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096).splitlines()
+            file.seek(max(0, path.stat().st_size - 4096))
+            tail = file.read().split(b"\n")[:-1]  # a line without its end is still being written
+    except OSError:
+        return 0, 0
+    total = next((_whole(line.split(b",")[2]) for line in head if line.startswith(b"0,progress/steps,")), 0)
+    steps = [int(line.split(b",")[0]) for line in tail[-50:] if line.split(b",")[0].isdigit()]
+    return max(steps, default=0), total
+
+
+def _whole(text: bytes) -> int:
+    try:
+        return int(float(text))
+    except (ValueError, OverflowError):  # a damaged line
+        return 0

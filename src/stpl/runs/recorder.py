@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
-import io
 import resource
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from stpl import __version__
 from stpl.errors import ConfigError, DivergedError, StoppedError, StplError
 from stpl.files import write_atomically, writing
 from stpl.nn.finite import fault
+from stpl.runs.artifacts import write_arrays
 from stpl.runs.identity import MARK
 from stpl.runs.record import (
     METRICS,
@@ -112,7 +112,7 @@ class Recorder(Callback):
     `last.ckpt` can be resumed from; `selected.ckpt` is the evaluation with the best label-free score and `best.ckpt`
     the one with the best mIoU on labels. All are replaced atomically.
 
-    It also ends a run: one whose losses or weights are no longer finite, which is noticed where the device is asked
+    It also ends a run: one whose losses or weights are no longer finite, which is noticed where the device is read
     anyway, before each row of losses, checkpoint and evaluation; and one that something else asks to stop before its
     last step (`trainer.max_time`, a callback), once it is saved. It must be the last of the trainer's callbacks.
 
@@ -310,13 +310,6 @@ def _over_processes(trainer: Trainer, losses: dict[str, torch.Tensor]) -> dict[s
     """Losses of this process's part of a batch, averaged over all parts."""
     values = torch.stack([loss.double() for loss in losses.values()])
     return dict(zip(losses, trainer.strategy.reduce(values, reduce_op="mean").tolist(), strict=True))
-
-
-def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write arrays by name into a compressed `.npz` as a whole; raises `StplError` if the disk refuses it."""
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
-    write_atomically(path, content.getvalue())
 
 
 def peak_memory_mb() -> float:

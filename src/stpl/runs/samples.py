@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from stpl.pictures.colours import class_rgb
 from stpl.pictures.labels import overlay
-from stpl.pictures.side_by_side import SideBySide
+from stpl.pictures.side_by_side import SideBySide, VideoStyle
 from stpl.runs.artifacts import VideoSample
 
 SAMPLE_FPS = 2.0
@@ -18,23 +17,9 @@ SAMPLE_FPS = 2.0
 
 
 def film_samples(
-    samples: Mapping[str, VideoSample],
-    classes: Sequence[str],
-    output: Path,
-    *,
-    fps: float = SAMPLE_FPS,
-    panel_width: int = 640,
-    codec: Literal["vp8", "vp9"] = "vp9",
+    samples: Mapping[str, VideoSample], classes: Sequence[str], output: Path, fps: float, style: VideoStyle
 ) -> None:
-    """Write input, label and the predictions of each sample side by side.
-
-    Args:
-        samples: title → clips that a run kept, the same clips in all, from left to right.
-        classes: what their labels mean.
-        output: the `.webm` to write.
-        fps: frames a second.
-        panel_width: pixels a panel may take.
-        codec: of the video.
+    """Write input, label and the predictions of each sample (by title, of the same clips) side by side into a `.webm`.
 
     Raises:
         StplError: if the video cannot be written.
@@ -42,7 +27,7 @@ def film_samples(
     palette = np.array([class_rgb(name) for name in classes], np.uint8)
     first, legend = next(iter(samples.values())), (classes, palette)
     titles = ["input", "label", *samples]
-    with SideBySide(output, fps, titles, panel_width=panel_width, legend=legend, codec=codec) as video:
+    with SideBySide(output, fps, titles, legend=legend, style=style) as video:
         for index, frame in enumerate(first.frames):
             layers = [first.labels[index], *(sample.predictions[index] for sample in samples.values())]
             video.write([frame, *(overlay(frame, layer, palette) for layer in layers)])

@@ -61,7 +61,7 @@ def _halved(name: str, value: Tensor) -> Tensor:
 
 def studio_miou(checkpoint: Path) -> float:
     """The mIoU in percent of a checkpoint on the studio's evaluation drives."""
-    overrides = {"checkpoint": str(checkpoint), "data.domain": "source"}
+    overrides = {"network": str(checkpoint), "data.domain": "source"}
     cli = build_evaluation(Request(bench=BENCH, overrides=overrides))
     with refusals("trainer", among="lightning"):
         cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)

@@ -19,6 +19,7 @@ from stpl.data import streets
 from stpl.data.streets import StreetsOptions
 from stpl.errors import ConfigError
 from stpl.nn import checkpoint_files, weights
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.runs.experiments import overlays
 from stpl.yaml_files import load_yaml
@@ -32,11 +33,11 @@ _ELSEWHERE = ("__init__", "cache", "reader", "worker", "domain", "shifts")
 def fingerprint(seed: int) -> str:
     """A hash of all that makes source model `seed` what it is."""
     recipe = _recipe()
-    options = NetworkOptions.from_dict({**NetworkOptions().to_dict(), **recipe["network"]})
+    options = NetworkOptions(DeepLabV2(**recipe["network"]["architecture"]["init_args"]))
     with torch.device("meta"):
         tensors = {name: list(value.shape) for name, value in build_network(options).state_dict().items()}
-    told = [_drawing(), StreetsOptions().content("studio", "train"), recipe, tensors, seed]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    content = [_drawing(), StreetsOptions().content("studio", "train"), recipe, tensors, seed]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _drawing() -> str:

@@ -43,7 +43,7 @@ def wandb_logger(options: RunOptions, directory: Path, key: RunKey) -> WandbLogg
     grouped, so that W&B shows their mean over seeds.
 
     Raises:
-        ConfigError: for "online" without an account; nobody is ever asked for one.
+        ConfigError: for "online" without an account; there is no prompt for one.
     """
     in_sweep = "WANDB_SWEEP_ID" in os.environ
     if options.wandb == "disabled" and not in_sweep:
@@ -80,7 +80,7 @@ def _check_account() -> None:
 def _keep_files(directory: Path, offline: bool) -> None:
     """Have W&B keep in the run's folder what else it writes below HOME: always offline, else where HOME is read-only.
 
-    What an offline run sends later then lies beside it, and a job whose HOME cannot be written to is none that fails
+    What an offline run uploads later then lies beside it, and a job whose HOME cannot be written to is none that fails
     at its end. A place that the user named stays.
     """
     import platformdirs  # W&B brings it
@@ -136,16 +136,9 @@ class Tracking(Callback):
             what = f"W&B cannot begin: {first_line(error)}"
             raise ConfigError(what, where="run.wandb", mend="mend that, or leave run.wandb out") from error
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """Send pictures of the first clips: the current frame, with prediction and label as masks."""
+        _, batch, batch_idx = args[:3]
         assert isinstance(pl_module, Method)
         if batch_idx == 0:
             self._send_pictures(pl_module, _first(batch), trainer.global_step)
@@ -171,7 +164,7 @@ class Tracking(Callback):
             self.logger.experiment.finish(exit_code=1)
 
     def replay(self, record: RunRecord, metrics: Path) -> None:
-        """Send a run that was recorded before, its curves from `metrics.csv`: a W&B agent asks for it once more."""
+        """Send a run that was recorded before, its curves from `metrics.csv`: a W&B agent requests it once more."""
         self.logger.log_hyperparams(self.config)
         for step, rows in itertools.groupby(read_metrics(metrics), key=lambda row: row[0]):
             self.logger.log_metrics({name: value for _, name, value in rows}, step)
@@ -187,8 +180,9 @@ class Tracking(Callback):
 
     def _send_arrays(self, record: RunRecord, run: Path) -> None:
         step = record["last"]["step"]
-        if drawn := charts(record, run):
-            self.logger.log_metrics(drawn, step)  # type: ignore[arg-type]  # it hands on what W&B can log
+        drawn: dict[str, Any] = {**charts(record, run)}  # no numbers, and logged all the same
+        if drawn:
+            self.logger.log_metrics(drawn, step)
         with tempfile.TemporaryDirectory() as folder:  # W&B copies the file when it is logged
             if video := film(record, run, Path(folder) / f"{VIDEO}.webm"):
                 self.logger.log_video(VIDEO, [str(video)], step, caption=["input, label, prediction"])

@@ -1,8 +1,8 @@
 """Runs on several devices: one process each, by Lightning's DistributedDataParallel.
 
 The first process starts the others of its node by its own command line, unless a launcher (torchrun, Slurm) did. Each
-builds the same run; the first alone locks the run's folder and writes into it. What torch and the C library are told
-before a run, on one device or several, is told here too.
+builds the same run; the first alone locks the run's folder and writes into it. It also sets up torch
+and the C library before a run, on one device or several.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -88,6 +88,12 @@ def build_trainer(settings: dict[str, Any], *, synchronized: bool, leaves_idle: 
     return Trainer(**settings | {"strategy": strategy, "sync_batchnorm": synchronized})
 
 
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """The callbacks of a trainer, which Lightning does not declare; changes of the list take effect."""
+    callbacks: list[Callback] = vars(trainer)["callbacks"]
+    return callbacks
+
+
 def records_steps(trainer: Trainer) -> bool:
     """Whether steps can be recorded as CUDA graphs: on one GPU, where nobody listens to the gradients one by one."""
     strategy = trainer.strategy
@@ -137,12 +143,8 @@ def keep_freed_memory() -> None:
 def check_command_line(trainer: Trainer, args: Sequence[str]) -> None:
     """Refuse several devices where this process could not be started again for them.
 
-    Args:
-        trainer: from `build_trainer`.
-        args: the command line after the verb that is being run.
-
     Raises:
-        ConfigError: if this process was not started by such a command line, but by a notebook, say.
+        ConfigError: if this process was not started by `args`, the command line after its verb, but by a notebook, say.
     """
     strategy = trainer.strategy
     if trainer.world_size == 1 or not isinstance(strategy, DDPStrategy) or strategy.cluster_environment is None:
@@ -209,7 +211,7 @@ def check_steps(trainer: Trainer) -> None:
         value = getattr(trainer, name)
         if steps > 0 and (type(value), value) != (type(whole), whole):  # 1 is one batch, 1.0 all of them
             raise ConfigError(
-                f"a run is counted in steps, and takes one batch a step (asked: {value})",
+                f"a run is counted in steps, and takes one batch a step (found: {value})",
                 where=f"trainer.{name}",
                 mend=mend,
             )
@@ -231,7 +233,7 @@ def signals_raised(trainer: Trainer) -> Iterator[None]:
     received: list[int] = []
 
     def pass_on(number: int, _: FrameType | None) -> None:
-        """Have Lightning see SIGTERM, which it hears."""
+        """Pass the signal to Lightning as SIGTERM, which it handles."""
         received.append(number)
         os.kill(os.getpid(), signal.SIGTERM)
 

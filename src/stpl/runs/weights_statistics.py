@@ -10,9 +10,8 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 
 from stpl.errors import CheckpointError, refusals
 from stpl.files import write_atomically
@@ -23,7 +22,7 @@ from stpl.runs.build import SuiteCLI, build
 from stpl.runs.experiments import check_runs
 from stpl.runs.identity import check_mark, mark_in
 from stpl.runs.record import RECORD, RunRecord, key_of, read_record
-from stpl.runs.trainer import signals_raised
+from stpl.runs.trainer import callbacks_of, signals_raised
 from stpl.training import Method
 
 
@@ -80,7 +79,7 @@ def _built(folder: Path) -> SuiteCLI:
     last = folder / "checkpoints" / "last.ckpt"
     settings = ["--start_from=null", f"--model.init_args.checkpoint={last}", "--run.wandb=disabled"]
     cli, _ = build([f"--config={folder / 'config.yaml'}", *settings])
-    cli.trainer.callbacks.remove(cli.recorder)  # type: ignore[attr-defined]
+    callbacks_of(cli.trainer).remove(cli.recorder)
     return cli
 
 
@@ -102,8 +101,8 @@ def _measured(cli: SuiteCLI, folder: Path, record: RunRecord) -> dict[str, float
 
 
 def _evaluated(cli: SuiteCLI, change: Callable[[Method], None]) -> float:
-    callback = _BeforeValidation(change)
-    callbacks: list[Any] = cli.trainer.callbacks  # type: ignore[attr-defined]
+    callback = LambdaCallback(on_validation_start=lambda _, method: change(method))  # where all of it is in place
+    callbacks = callbacks_of(cli.trainer)
     callbacks.append(callback)
     try:
         with refusals("trainer", among="lightning"), signals_raised(cli.trainer):
@@ -119,15 +118,3 @@ def _restore(method: Method, folder: Path) -> None:
     buffers = dict(method.named_buffers())
     for name, values in running.items():
         buffers[name].copy_(values)
-
-
-class _BeforeValidation(Callback):
-    """Changes a method when all of it is where it will be evaluated."""
-
-    def __init__(self, change: Callable[[Method], None]) -> None:
-        self.change = change
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Change it."""
-        assert isinstance(pl_module, Method)
-        self.change(pl_module)

@@ -19,8 +19,8 @@ from typing import TypedDict, cast
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.pruners import BasePruner, NopPruner
-from optuna.samplers import BaseSampler, RandomSampler
+from optuna.pruners import BasePruner
+from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -40,7 +40,7 @@ class TrialFailedError(Exception):
 
 
 class TrialDroppedError(Exception):
-    """The trial was not to be run by this worker: another claim on the same runs is older."""
+    """The trial is not for this worker: another claim on the same runs is older."""
 
 
 class Failure(TypedDict):
@@ -55,32 +55,19 @@ class Failure(TypedDict):
 class Claims:
     """The trials of one sweep in a shared study.
 
-    Args:
-        storage: from `stpl.sweeps.storage.open_storage`.
-        name: of the study.
-        goal: of its metric.
-        sampler: proposes the parameters of a search.
-        pruner: says which trials end early.
-
     Attributes:
-        study: the study, for whoever wants to look at it.
+        study: the study.
+        worker: host and process of this worker.
     """
 
-    def __init__(
-        self,
-        storage: BaseStorage,
-        name: str,
-        goal: Goal,
-        sampler: BaseSampler | None = None,
-        pruner: BasePruner | None = None,
-    ) -> None:
+    def __init__(self, storage: BaseStorage, name: str, goal: Goal, pruner: BasePruner) -> None:
         self.study = optuna.create_study(
             storage=storage,
             study_name=name,
             direction=goal,
             load_if_exists=True,
-            sampler=sampler or RandomSampler(),
-            pruner=pruner or NopPruner(),
+            sampler=RandomSampler(),
+            pruner=pruner,
         )
         self.worker = f"{platform.node()}:{os.getpid()}"
         self._began = datetime.fromisoformat(os.environ.get(BEGAN) or datetime.now().isoformat())
@@ -110,10 +97,6 @@ class Claims:
         """Let some time pass while other workers run what is left."""
         with waiting():
             time.sleep(WAIT_SECONDS)
-
-    def fail(self, trial: Trial, failure: Failure) -> None:
-        """Write into the study why `trial` fails; the caller raises `TrialFailedError` then."""
-        trial.set_user_attr("failure", failure)
 
     def failures(self, name: str) -> list[Failure]:
         """The failures of the trials called `name` since this call of `stpl sweep` began, the last one last."""
@@ -166,7 +149,7 @@ class Claims:
             count = 0
             while not stop.wait(HEARTBEAT_SECONDS):
                 count += 1
-                with suppress(Exception):  # the next beat may get through; the sweep's own calls tell what is wrong
+                with suppress(Exception):  # the next beat may get through; the sweep's own calls say what is wrong
                     self.study._storage.set_trial_user_attr(trial._trial_id, "beat", count)
 
         thread = threading.Thread(target=beat, daemon=True)

@@ -1,10 +1,10 @@
 """The distributions of W&B's sweep schema, drawn by Optuna's samplers.
 
-Definitions follow W&B's documentation («Sweep configuration options») and its public `schema.json`: `log_uniform` has
+As W&B's documentation defines them («Sweep configuration options») and its public `schema.json`: `log_uniform` has
 bounds in exponents, `log_uniform_values` in values; `inv_log_uniform` means that log(1/X) is uniform, which makes X
 log-uniform too; `q_…` rounds to multiples of q. What Optuna has no distribution for (normal, beta, categories with
-probabilities) is drawn as a quantile in (0, 1) and mapped by the inverse of its cumulative distribution, so samplers
-that learn (TPE) learn on the quantile.
+probabilities) is drawn as a quantile in (0, 1) and mapped by the inverse of its cumulative distribution (for beta,
+SciPy's), so samplers that learn (TPE) learn on the quantile.
 """
 
 from __future__ import annotations
@@ -35,29 +35,14 @@ LARGEST_GRID = 10_000
 _MOST_STEPS = 10**12  # a multiple of q is kept to twelve digits
 
 
-class Suggester(Protocol):
+class _Trial(Protocol):
     """The part of `optuna.Trial` that distributions draw from."""
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        """A number in [low, high]."""
-
-    def suggest_int(self, name: str, low: int, high: int) -> int:
-        """A whole number in [low, high]."""
-
-    def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
-        """One of `choices`."""
-
-
-class Distribution(Protocol):
-    """How one parameter varies in a search."""
-
-    def draw(self, trial: Suggester, name: str) -> Value:
-        """A value of the parameter `name` in `trial`."""
-
-    def examples(self) -> tuple[Value, ...]:
-        """A few values that cover its range, the ends included."""
+    ) -> float: ...
+    def suggest_int(self, name: str, low: int, high: int) -> int: ...
+    def suggest_categorical(self, name: str, choices: list[Any]) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -66,7 +51,7 @@ class Choice:
 
     values: tuple[Value, ...]
 
-    def draw(self, trial: Suggester, name: str) -> Value:
+    def draw(self, trial: _Trial, name: str) -> Value:
         """A value of the parameter `name` in `trial`."""
         words = [json.dumps(value) if isinstance(value, list) else value for value in self.values]
         drawn = trial.suggest_categorical(name, words)
@@ -95,7 +80,7 @@ class Range:
     q: float | None = None
     whole: bool = False
 
-    def draw(self, trial: Suggester, name: str) -> Value:
+    def draw(self, trial: _Trial, name: str) -> Value:
         """A value of the parameter `name` in `trial`."""
         if self.whole:
             return trial.suggest_int(name, int(self.low), int(self.high))
@@ -114,7 +99,7 @@ class Range:
         return tuple(_multiple(index * q, q) for index in range(first, last + 1))
 
     def check(self, where: str) -> None:
-        """Raise `ConfigError` for more steps than can be told apart, `ArithmeticError` for ends that cannot be used."""
+        """Raise `ConfigError` for more steps than a number can hold, `ArithmeticError` for ends that cannot be used."""
         self.examples()
         if self.q is not None and not self.log and (self.high - self.low) / self.q > _MOST_STEPS:
             what = f"q is {self.q:g}, which makes more than {_MOST_STEPS:,} steps from {self.low:g} to {self.high:g}"
@@ -137,7 +122,7 @@ class Quantile:
 
     inverse: Callable[[float], Value]
 
-    def draw(self, trial: Suggester, name: str) -> Value:
+    def draw(self, trial: _Trial, name: str) -> Value:
         """A value of the parameter `name` in `trial`."""
         return self.inverse(_inside(trial.suggest_float(name + QUANTILE, 0.0, 1.0)))
 
@@ -150,6 +135,9 @@ class Quantile:
         """Its 1 %, 50 % and 99 % quantiles."""
         return tuple(self.inverse(quantile) for quantile in (0.01, 0.5, 0.99))
 
+
+Distribution = Choice | Range | Quantile
+"""How one parameter varies in a search."""
 
 # The keys that each distribution takes, with W&B's defaults; `None`: must be given.
 _KEYS: dict[str, dict[str, float | None]] = {
@@ -237,16 +225,25 @@ def _quantile(name: str, numbers: Mapping[str, float], where: str) -> Quantile:
     spread = ("a", "b") if name.endswith("beta") else ("sigma",)
     if any(numbers[key] <= 0 for key in spread):
         raise ConfigError(f"{' and '.join(spread)} must be above 0", where=where, mend="choose larger numbers")
-    inverse = _inverse(name, numbers)
+    inverse = _inverse(name, numbers, where)
     q = numbers.get("q")
     return Quantile(lambda u: _rounded(inverse(u)) if q is None else _multiple(inverse(u), q))
 
 
-def _inverse(name: str, numbers: Mapping[str, float]) -> Callable[[float], float]:
+def _inverse(name: str, numbers: Mapping[str, float], where: str) -> Callable[[float], float]:
     if name.endswith("beta"):
-        return lambda u: _beta_quantile(u, numbers["a"], numbers["b"])
+        return _beta(numbers["a"], numbers["b"], where)
     normal = NormalDist(numbers["mu"], numbers["sigma"])
     return (lambda u: math.exp(normal.inv_cdf(u))) if "log" in name else normal.inv_cdf
+
+
+def _beta(a: float, b: float, where: str) -> Callable[[float], float]:
+    try:
+        from scipy.stats import beta
+    except ImportError as error:
+        what = "a beta distribution needs SciPy, which is not installed"
+        raise ConfigError(what, where=where, mend="pip install scipy, or choose another distribution") from error
+    return lambda u: float(beta.ppf(u, a, b))
 
 
 def _weighted(entry: Mapping[str, Any], where: str) -> Quantile:
@@ -274,35 +271,6 @@ def _as_yaml(value: Any) -> str:
             mantissa, _, exponent = value.lower().partition("e")
             return f"{float(mantissa)}e{int(exponent):+d}"
     return "NUMBER"
-
-
-def _beta_quantile(u: float, a: float, b: float) -> float:
-    """Inverse of the regularised incomplete beta function, by bisection to 1e-9."""
-    low, high = 0.0, 1.0
-    while high - low > 1e-9:
-        middle = (low + high) / 2
-        low, high = (middle, high) if _beta_share(middle, a, b) < u else (low, middle)
-    return (low + high) / 2
-
-
-def _beta_share(x: float, a: float, b: float) -> float:
-    """I_x(a, b): the continued fraction of DLMF §8.17(v), evaluated by Lentz's method where it converges fast."""
-    if x > (a + 1) / (a + b + 2):
-        return 1 - _beta_share(1 - x, b, a)
-    if x <= 0:
-        return 0.0
-    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
-    c, d, fraction = 1.0, 1 / (1 - (a + b) * x / (a + 1)), 1 / (1 - (a + b) * x / (a + 1))
-    for m in range(1, 500):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        before = fraction
-        for term in (even, odd):
-            d, c = 1 / (1 + term * d), 1 + term / c
-            fraction *= c * d
-        if abs(fraction / before - 1) < 1e-14:
-            break
-    return front * fraction / a
 
 
 def _inside(quantile: float) -> float:

@@ -15,8 +15,7 @@ from stpl.sweeps.grid import cells, command_line, examples, narrow
 from stpl.sweeps.interrupts import orderly_interrupts
 from stpl.sweeps.launcher import Launcher, own_arguments
 from stpl.sweeps.schema import Sweep, read_sweep
-from stpl.sweeps.settings import Settings
-from stpl.sweeps.supervisor import places
+from stpl.sweeps.supervisor import WorkerOptions, places, supervise
 
 _MOST_WORKERS = 1024  # of one call, on one machine
 
@@ -78,19 +77,11 @@ def sweep(
             console.print(f"{plan.path.stem}: all {len(cells(plan))} cells are recorded", markup=False, soft_wrap=True)
     else:
         if len(places(workers)) == 1:
-            _work(sweeps, Settings(runs, storage, attempts, sampler), console)
+            _work(sweeps, WorkerOptions(runs, storage, attempts, sampler), console)
             return
-        from stpl.sweeps.supervisor import supervise  # Optuna takes most of a second to import
-
-        given = {
-            "bench": bench,
-            "seeds": seeds,
-            "data": data,
-            "experiments": experiments,
-            "storage": storage,
-            "sampler": sampler,
-        }
-        supervise(files, {"runs": runs, "attempts": attempts, **given}, workers, console)
+        narrowed = {"bench": bench, "seeds": seeds, "data": data, "experiments": experiments}
+        shared = {"runs": runs, "storage": storage, "attempts": attempts, "sampler": sampler}
+        supervise(files, narrowed | shared, workers, console)
 
 
 def _check(sweeps: list[Sweep], sampler: str | None) -> None:
@@ -120,13 +111,13 @@ def _is_recorded(plan: Sweep, runs: Path) -> bool:
     return plan.method == "grid" and all(cell.key.read(runs) is not None for cell in cells(plan))
 
 
-def _work(sweeps: list[Sweep], settings: Settings, console: Console) -> None:
+def _work(sweeps: list[Sweep], options: WorkerOptions, console: Console) -> None:
     try:
         with Launcher(prepared=_may_prepare(sweeps)) as launcher, orderly_interrupts():
-            from stpl.sweeps.worker import Worker  # Optuna takes most of a second to import, the launcher more
+            from stpl.sweeps.runner import Worker  # Optuna takes most of a second to import, the launcher more
 
             for plan in sweeps:
-                if not Worker(plan, settings, launcher, console).work():
+                if not Worker(plan, options, launcher, console).work():
                     raise SystemExit(1)
     except KeyboardInterrupt as interrupt:
         console.print("interrupted; call again to resume")

@@ -156,11 +156,6 @@ def command_line(sweep: Sweep, cell: Cell, runs: Path = Path("runs")) -> list[st
     Arguments come in sorted order, as `wandb sweep` stores them, so `a` precedes `a.b`. `${interpreter}` is the Python
     that runs the sweep, where W&B takes whichever `python` comes first on the PATH.
 
-    Args:
-        sweep: the file.
-        cell: one of its cells.
-        runs: folder of all runs.
-
     Raises:
         ConfigError: for a macro that W&B would silently drop, or an environment variable that is not set.
     """

@@ -1,8 +1,8 @@
-"""Ctrl-C and the signals that end a run, heard where a worker waits and nowhere else.
+"""Ctrl-C and the signals that end a run: they take effect where a worker waits and nowhere else.
 
 An interrupt in the middle of a database transaction would leave the connection, and the claim with it, in a state that
-nobody can tell. So the first one is kept until the worker waits, for its trial or for others, which is nearly always;
-a second one that comes before the first was heard is raised where it is.
+nobody knows. So the first one is kept until the worker waits, for its trial or for others, which is nearly always;
+a second one that comes before the first took effect is raised where it is.
 """
 
 from __future__ import annotations

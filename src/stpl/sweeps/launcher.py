@@ -1,4 +1,4 @@
-"""A worker's side of `stpl.sweeps.launch`: ask for a trial, wait for it, end it."""
+"""A worker's side of `stpl.sweeps.launch`: request a trial, wait for it, end it."""
 
 from __future__ import annotations
 
@@ -39,13 +39,7 @@ class Launcher:
         )
 
     def start(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> Launched:
-        """Ask for a trial, which begins as soon as the launcher is ready.
-
-        Args:
-            command: its command line.
-            log: file that takes what it prints.
-            environment: all its variables.
-        """
+        """Request a trial, which begins as soon as the launcher is ready; `log` takes what it prints."""
         if self._process.poll() is not None:
             self.close()
             self._process = self._begin()
@@ -80,10 +74,10 @@ def own_arguments(command: Sequence[str]) -> list[str] | None:
 
 
 class Launched:
-    """A trial that was asked for.
+    """A requested trial.
 
     Attributes:
-        code: exit status, negative if a signal ended it; `None` until `wait` hears of it.
+        code: exit status, negative if a signal ended it; `None` until `wait` learns it.
     """
 
     def __init__(self, launcher: subprocess.Popen[bytes]) -> None:
@@ -97,12 +91,12 @@ class Launched:
         assert answers is not None
         while self.code is None and (left := end - time.monotonic()) > 0:
             if select.select([answers], [], [], None if left == float("inf") else left)[0]:
-                self._hear(os.read(answers.fileno(), 4096))
+                self._receive(os.read(answers.fileno(), 4096))
         return self.code
 
-    def _hear(self, answer: bytes) -> None:
+    def _receive(self, answer: bytes) -> None:
         if not answer:
-            self._launcher.wait()  # its files close a moment before `poll` tells that it was killed
+            self._launcher.wait()  # its files close a moment before `poll` says that it was killed
             self.code = _KILLED  # the launcher, and the trial with it
         for number in map(int, answer.split()):  # a line is written at once, so none is read in parts
             if self._pid is None:

@@ -17,11 +17,8 @@ def curve(directory: Path, name: str) -> list[float]:
 def final_value(record: RunRecord, directory: Path, name: str) -> float:
     """The value of a metric at the end of a recorded run.
 
-    Args:
-        record: the run's record.
-        directory: its folder.
-        name: `val/…`, `selected/…` or `best/…` for an evaluation in the record (`val/iou/road` for one class), a field
-            of the record such as `seconds`, or any other name in metrics.csv, whose last value counts.
+    Its `name` is `val/…`, `selected/…` or `best/…` for an evaluation in the record (`val/iou/road` for one class), a
+    field of the record such as `seconds`, or any other name in metrics.csv, whose last value counts.
 
     Raises:
         ConfigError: if the run has no such number.

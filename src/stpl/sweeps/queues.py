@@ -41,7 +41,7 @@ _SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "qmc": lambda seed: QMCSampler(seed=seed, scramble=True),
 }
 _NEEDS = {"gp": ("scipy", "torch"), "cmaes": ("cmaes",), "qmc": ("scipy",)}
-ASKED = "asked"
+CALL = "asked"
 """Name of a study's attribute: the sweep file and how the last call of `stpl sweep` narrowed it."""
 
 SAMPLERS = tuple(_SAMPLERS)
@@ -53,8 +53,8 @@ class Job:
     """What one trial runs: its cells, one after the other.
 
     Attributes:
-        name: of the trial: the run's key in a grid, without the seed in a search.
-        title: how it is called on screen.
+        name: the run's key in a grid, without the seed in a search.
+        title: on screen.
         place: its number from 1.
         cells: the runs.
     """
@@ -66,30 +66,21 @@ class Job:
 
 
 class Queue(Claims, ABC):
-    """A sweep's trials.
-
-    Args:
-        storage: from `open_storage`.
-        sweep: the file.
-        runs: folder of all runs.
-        attempts: how often a trial that fails is tried.
-        sampler: one of `SAMPLERS`; that of the file's method if not given.
-    """
+    """A sweep's trials, each tried `attempts` times at most; the `sampler` of a search is one of `SAMPLERS`."""
 
     def __init__(
         self, storage: BaseStorage, sweep: Sweep, runs: Path, attempts: int = 3, sampler: str | None = None
     ) -> None:
         self.sweep, self.runs, self._attempts = sweep, runs, attempts
         self._sampler = sampler or ("tpe" if sweep.method == "bayes" else "random")
-        super().__init__(storage, f"{sweep.bench}/{sweep.path.stem}", sweep.goal, pruner=_pruner(sweep))
+        super().__init__(storage, f"{sweep.bench}/{sweep.path.stem}", sweep.goal, _pruner(sweep))
         self._folder = _token(runs)
         self._check_space()
         self._check_metric()
-        self.study.set_user_attr("method", sweep.method)
-        self.study.set_user_attr("metric", sweep.metric)
-        self.study.set_user_attr("total", self.total)
-        self.study.set_user_attr("runs", self._folder)
-        self.study.set_user_attr(ASKED, {"file": str(sweep_file(sweep.path).absolute()), **sweep.narrowed})
+        attributes = {"method": sweep.method, "metric": sweep.metric, "total": self.total, "runs": self._folder}
+        call = {"file": str(sweep_file(sweep.path).absolute()), **sweep.narrowed}
+        for name, value in {**attributes, CALL: call}.items():
+            self.study.set_user_attr(name, value)
 
     @property
     @abstractmethod
@@ -130,32 +121,27 @@ class Queue(Claims, ABC):
     def _check_space(self) -> None:
         """Refuse to go on with a search whose ranges were changed: the sampler would learn from another question."""
         space = repr({name: distribution.examples() for name, distribution in sorted(self.sweep.space.items())})
-        before = self.study.user_attrs.get("space", space)
-        if self.sweep.method != "grid" and before != space:
-            raise ConfigError(
-                "its ranges changed since this search began",
-                where=self.sweep.path,
-                mend=f"give the file another name, or forget the study '{self.study.study_name}': optuna delete-study",
-            )
+        if self.sweep.method != "grid" and self.study.user_attrs.get("space", space) != space:
+            raise self._changed("its ranges changed since this search began", str(self.sweep.path))
         self.study.set_user_attr("space", space)
 
     def _check_metric(self) -> None:
         """Refuse to compare values of another metric: a search learns from them, a target and a pruner look at them."""
         sweep = self.sweep
         compares = sweep.method != "grid" or sweep.target is not None or sweep.early is not None
-        before = str(self.study.user_attrs.get("metric", sweep.metric)), self.study.direction.name.lower()
-        if compares and before != (sweep.metric, sweep.goal):
-            raise ConfigError(
-                f"its metric was '{before[0]}', to {before[1]}, when this sweep began",
-                where=f"{sweep.path}: metric",
-                mend=f"give the file another name, or forget the study '{self.study.study_name}': optuna delete-study",
-            )
+        metric, goal = str(self.study.user_attrs.get("metric", sweep.metric)), self.study.direction.name.lower()
+        if compares and (metric, goal) != (sweep.metric, sweep.goal):
+            raise self._changed(f"its metric was '{metric}', to {goal}, when this sweep began", f"{sweep.path}: metric")
+
+    def _changed(self, what: str, where: str) -> ConfigError:
+        name = self.study.study_name
+        mend = f"give the file another name, or forget the study '{name}': optuna delete-study"
+        return ConfigError(what, where=where, mend=mend)
 
     def claim(self, run: Callable[[Trial], float]) -> None:
         """Claim the next trial and `run` it, once it is noted which folder its runs go to."""
 
         def noted(trial: Trial) -> float:
-            """Run the trial with its folder written beside it."""
             trial.set_user_attr("runs", self._folder)
             return run(trial)
 

@@ -60,7 +60,7 @@ class Sweep:
         path: the file.
         program: what `${program}` stands for.
         command: the trial's command line with macros unexpanded.
-        metric: name of what is optimised: a name in metrics.csv such as `val/miou`, or a field of the record.
+        metric: what is optimised: a name in metrics.csv such as `val/miou`, or a field of the record.
         goal: of the metric.
         constants: parameter → its one `value`.
         choices: parameter → its `values`, in the file's order.

@@ -21,8 +21,8 @@ _FEWEST = 4
 """Completed trials below which an importance says nothing."""
 
 
-def write_results(queue: SearchQueue, tell: Callable[[str], None]) -> None:
-    """Write `<name>_trials.csv` and `<name>_importance.csv` into `<runs>/<bench>/tables`, and tell the best trial.
+def write_results(queue: SearchQueue, on_result: Callable[[str], None]) -> None:
+    """Write `<name>_trials.csv` and `<name>_importance.csv` into `<runs>/<bench>/tables`, and report the best trial.
 
     The first has one line a trial: its number, `complete` or `early`, the metric (mean over seeds; the last one seen
     of a trial that ended early), the number of evaluations seen, its runs' folder below the bench, then the parameters.
@@ -41,7 +41,7 @@ def write_results(queue: SearchQueue, tell: Callable[[str], None]) -> None:
     if completed:
         best = queue.study.best_trial
         drawn = ", ".join(f"{key}={value}" for key, value in best.user_attrs["drawn"].items())
-        tell(f"{name}: best {queue.sweep.metric} {best.value:.2f} with {drawn}")
+        on_result(f"{name}: best {queue.sweep.metric} {best.value:.2f} with {drawn}")
 
 
 def _row(trial: FrozenTrial, parameters: Sequence[str]) -> list[str]:

@@ -17,25 +17,20 @@ from rich.table import Table
 from rich.text import Text
 
 from stpl.errors import ConfigError, RecordError, StplError, note
-from stpl.runs.record import METRICS
+from stpl.runs.record import METRICS, read_steps
 from stpl.sweeps.claims import Failure, name_of
+from stpl.sweeps.display import clock
 from stpl.sweeps.grid import Cell, cells, narrow
-from stpl.sweeps.progress import clock, read_steps
-from stpl.sweeps.queues import ASKED, folder_token
+from stpl.sweeps.queues import CALL, folder_token
 from stpl.sweeps.schema import read_sweep
 from stpl.sweeps.storage import opened
 
 
 @dataclass(frozen=True)
 class Running:
-    """A trial that runs.
+    """A trial that runs: its name, its worker (host and process), seconds since it was claimed, and how far it is.
 
-    Attributes:
-        name: the run's key in a grid, without its seed in a search.
-        worker: host and process.
-        seconds: since it was claimed.
-        step: the last step of the run that is being trained, 0 if none is known.
-        steps: their number, 0 if unknown.
+    `step` is the last step of the run that is being trained, of `steps`; 0 if unknown.
     """
 
     name: str
@@ -51,8 +46,8 @@ class Status:
 
     Attributes:
         study: `bench/file`.
-        total: number of trials that the file asks for now.
-        done: number of recorded ones among these.
+        total: number of trials of the file as it is now; the other numbers are of these.
+        done: number of recorded ones.
         early: number of those that the pruner ended.
         waiting: number of those enqueued.
         running: those that run.
@@ -97,32 +92,22 @@ def read_status(url: str, runs: Path) -> list[Status]:
         return [_status(optuna.load_study(study_name=name, storage=storage), runs) for name in sorted(names)]
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What a sweep's file asks for now.
-
-    Attributes:
-        total: number of trials.
-        cells: key → cell of a grid; `None` for a search, whose trials are the first `total` begun.
-    """
-
-    total: int
-    cells: Mapping[str, Cell] | None
-
-
 def _status(study: optuna.Study, runs: Path) -> Status:
     trials = study.get_trials(deepcopy=False)
-    asked = _asked(study)
-    by_name = _by_name(trials, asked)
+    wanted = _wanted(study)
+    by_name = _by_name(trials, wanted)
     states = {name: {trial.state for trial in found} for name, found in by_name.items()}
     done = {name for name, found in states.items() if TrialState.COMPLETE in found}
-    if asked is not None and asked.cells is not None and _is_of(study, runs):
-        done = {name for name, cell in asked.cells.items() if _is_recorded(cell, runs)}
+    if isinstance(wanted, Mapping) and _is_of(study, runs):
+        done = {name for name, cell in wanted.items() if _is_recorded(cell, runs)}
     early = {name for name, found in states.items() if TrialState.PRUNED in found} - done
     active = {name for name, found in states.items() if found & {TrialState.RUNNING, TrialState.WAITING}}
     running = [_running(trial, runs) for trial in trials if trial.state == TrialState.RUNNING]
     ended = len(done) + len(early)
-    total = max(int(study.user_attrs.get("total", 0)), ended) if asked is None else asked.total
+    if wanted is None:
+        total = max(int(study.user_attrs.get("total", 0)), ended)
+    else:
+        total = wanted if isinstance(wanted, int) else len(wanted)
     return Status(
         study=study.study_name,
         total=total,
@@ -135,35 +120,33 @@ def _status(study: optuna.Study, runs: Path) -> Status:
     )
 
 
-def _asked(study: optuna.Study) -> _Asked | None:
-    """What the sweep's file asks for now; `None`, and a note, if that cannot be known."""
-    given = study.user_attrs.get(ASKED)
-    if given is None:  # a study of an older version
+def _wanted(study: optuna.Study) -> Mapping[str, Cell] | int | None:
+    """The cells (by key) or the number of trials that the sweep's file asks for now.
+
+    `None`, and a note, if that cannot be known.
+    """
+    call = study.user_attrs.get(CALL)
+    if call is None:  # a study of an older version
         return None
-    data, experiments = (None if given.get(key) is None else Path(given[key]) for key in ("data", "experiments"))
+    data, experiments = (None if call.get(key) is None else Path(call[key]) for key in ("data", "experiments"))
     try:
-        plan = narrow(read_sweep(Path(given["file"])), given.get("bench"), given.get("seeds"), data, experiments)
-        if plan.method != "grid":
-            return _Asked(plan.run_cap or 0, None)
-        found = {str(cell.key): cell for cell in cells(plan)}
+        plan = narrow(read_sweep(Path(call["file"])), call.get("bench"), call.get("seeds"), data, experiments)
+        return {str(cell.key): cell for cell in cells(plan)} if plan.method == "grid" else plan.run_cap
     except StplError as error:
-        note(f"the counts are of all that it ever asked for, its file cannot be used: {error.what}", given["file"])
+        note(f"the counts are of all that it ever asked for, its file cannot be used: {error.what}", call["file"])
         return None
-    return _Asked(len(found), found)
 
 
-def _by_name(trials: Sequence[FrozenTrial], asked: _Asked | None) -> dict[str, list[FrozenTrial]]:
+def _by_name(trials: Sequence[FrozenTrial], wanted: Mapping[str, Cell] | int | None) -> dict[str, list[FrozenTrial]]:
     """The trials that the file asks for, each with its further attempts: by cell, or by the first attempt's number."""
     found: dict[str, list[FrozenTrial]] = {}
     for trial in trials:
         name = name_of(trial)
         if name is not None:
             found.setdefault(str(trial.user_attrs.get("root", name)), []).append(trial)
-    if asked is None:
-        return found
-    if asked.cells is None:
-        return dict(list(found.items())[: asked.total])
-    return {name: attempts for name, attempts in found.items() if name in asked.cells}
+    if isinstance(wanted, int):
+        return dict(list(found.items())[:wanted])
+    return {name: attempts for name, attempts in found.items() if wanted is None or name in wanted}
 
 
 def _is_recorded(cell: Cell, runs: Path) -> bool:
@@ -175,7 +158,7 @@ def _is_recorded(cell: Cell, runs: Path) -> bool:
 
 
 def _is_of(study: optuna.Study, runs: Path) -> bool:
-    """Whether the sweep's records lie in this folder of runs, so that they can be asked what is done."""
+    """Whether the sweep's records lie in this folder of runs, and so say what is done."""
     token = folder_token(runs)
     return token is not None and token == study.user_attrs.get("runs")
 
@@ -228,7 +211,7 @@ def _show(item: Status, console: Console) -> None:
             table.add_row(*map(Text, (running.name, running.worker, step, clock(running.seconds))))
         console.print(table)
     for failure in item.failed.values():
-        told = [line for line in failure["tail"].splitlines() if not line.lstrip().startswith("→")]  # how to mend it
-        last = told[-1] if told else "no output"
+        lines = [line for line in failure["tail"].splitlines() if not line.lstrip().startswith("→")]  # how to mend it
+        last = lines[-1] if lines else "no output"
         line = f"failed: {failure['run']} (exit code {failure['code']}): {last}\n  → {failure['log']}"
         console.print(Text(line), soft_wrap=True)

@@ -20,7 +20,7 @@ _OPENINGS = 5
 _DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 _GRPC = "grpc://"
 GRPC_PORT = 13000
-"""Where `stpl sweep serve` listens unless told otherwise."""
+"""Where `stpl sweep serve` listens by default."""
 
 
 def default_url(runs: Path, bench: str) -> str:

@@ -34,14 +34,25 @@ _QUICK_DEATHS = 10
 
 
 @dataclass(frozen=True)
-class Place:
-    """What a worker has of the machine.
+class WorkerOptions:
+    """What a worker needs to know of one call of `stpl sweep`, apart from the sweeps.
 
     Attributes:
-        number: from 1.
-        environment: variables that tell it and its trials.
-        cores: CPU cores that it may use; `None` for all.
+        runs: folder of all runs.
+        storage: URL of the shared database, `None` for the SQLite file beside the runs.
+        attempts: how often a trial that fails is tried.
+        sampler: of searches; `None` for the method's own.
     """
+
+    runs: Path
+    storage: str | None
+    attempts: int
+    sampler: str | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a worker has of the machine: its number from 1, variables for it and its trials, CPU cores (`None`: all)."""
 
     number: int
     environment: Mapping[str, str]
@@ -119,7 +130,7 @@ def _forwarded(crew: Sequence[_Member], console: Console) -> Iterator[list[int]]
     stopped: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        """Pass the signal on: the first asks the crew to end in good order, the next to end now."""
+        """Pass the signal on: the first has the crew end in good order, the next to end now."""
         if not stopped:
             console.print("stopping; once more to stop at once")
         stopped.append(number)
@@ -187,11 +198,11 @@ class _Member:
         return self.code is None or (self.was_killed() and not self.stopping)
 
     def was_killed(self) -> bool:
-        """Whether a signal ended it that nobody here sent."""
+        """Whether a signal ended it that did not come from here."""
         return not self.stopping and self.code is not None and self.code < 0
 
     def stop(self, *, again: bool = False) -> None:
-        """Ask it to end; `again`, even if it was asked before: then it ends at once."""
+        """Terminate it; `again`, even if that was done before: then it ends at once."""
         if self.process is not None and self.code is None and (again or not self.stopping):
             self.process.terminate()
         self.stopping = True
@@ -211,12 +222,12 @@ class _Member:
                 f"worker {self.place.number} was killed {self.deaths} times in a row by signal {-(self.code or 0)}",
                 mend="see whether memory runs out, and use fewer workers",
             )
-        self._tell(f"killed by signal {-(self.code or 0)}, begun again")
+        self._print(f"killed by signal {-(self.code or 0)}, begun again")
 
     def _relay(self, stream: IO[str]) -> None:
         with stream:
             for line in stream:
-                self._tell(line.rstrip("\n"))
+                self._print(line.rstrip("\n"))
 
-    def _tell(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         self.console.print(Text(f"[worker {self.place.number}] {line}"), soft_wrap=True)

@@ -24,29 +24,20 @@ _TAIL_LINES = 15
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a trial ended.
-
-    Attributes:
-        code: exit status; negative if a signal ended it, as `subprocess` tells it.
-        seconds: wall time.
-        tail: the last lines of what it printed.
-    """
+class EndedTrial:
+    """How a trial ended: exit status (negative if a signal ended it), wall time, the last lines of what it printed."""
 
     code: int
     seconds: float
     tail: str
 
 
-def run_trial(launcher: Launcher, command: list[str], directory: Path, runs: Path, tick: Callable[[], None]) -> Outcome:
+def run_trial(
+    launcher: Launcher, command: list[str], directory: Path, runs: Path, on_tick: Callable[[], None]
+) -> EndedTrial:
     """Run `command` to its end; its output is appended to `<directory>/log.txt`.
 
-    Args:
-        launcher: starts it.
-        command: the expanded command line.
-        directory: the run's folder, made if absent.
-        runs: the root of all runs, handed down as `$STPL_RUNS`.
-        tick: called about twice a second.
+    `directory` is made if absent; the trial gets `runs` as `$STPL_RUNS`; `on_tick` is called about twice a second.
 
     Raises:
         StplError: if the log cannot be written.
@@ -62,18 +53,18 @@ def run_trial(launcher: Launcher, command: list[str], directory: Path, runs: Pat
     except OSError as error:
         raise StplError(f"cannot be written: {error.strerror}", where=directory / LOG, mend="free the disk") from error
     environment = {**os.environ, "STPL_RUNS": str(runs.absolute()), "PYTHONUNBUFFERED": "1"}
-    code = _wait(launcher.start(command, directory / LOG, environment), tick)
-    return Outcome(code, time.monotonic() - start, _tail(directory / LOG, offset))
+    code = _wait(launcher.start(command, directory / LOG, environment), on_tick)
+    return EndedTrial(code, time.monotonic() - start, _tail(directory / LOG, offset))
 
 
-def _wait(trial: Launched, tick: Callable[[], None]) -> int:
+def _wait(trial: Launched, on_tick: Callable[[], None]) -> int:
     try:
         while True:
             with waiting():
                 code = trial.wait(_POLL_SECONDS)
             if code is not None:
                 return code
-            tick()
+            on_tick()
     finally:
         _end(trial)
 

@@ -50,7 +50,7 @@ def tiny_arguments(experiment: str, streets: Path, *settings: str, steps: int = 
     given |= {
         "data.init_args.root": streets,
         "data.init_args.loading.batch_size": batch,
-        "network.width": 8,
+        "network.architecture.width": 8,
         "trainer.precision": "32-true",
         "run.experiment": experiment,
         "run.log_every": 1,

@@ -37,6 +37,7 @@ from stpl.training.evaluation import Evaluator, predicted
 from stpl.training.optimization import OptimizerOptions, build_optimizer, learning_rates
 from stpl.training.ranks import from_first
 
+_WITHOUT_DECAY = " without decay"  # how the name of a group ends to which no weight decay applies
 _DRAWN = -16  # no clip stands at this position or below: seeds of numbers drawn in a step
 
 
@@ -129,18 +130,29 @@ class Method(LightningModule, ABC):
         factor = options.new_module_factor if options.projection_factor is None else options.projection_factor
         rates = {
             "backbone": options.lr,
+            f"backbone{_WITHOUT_DECAY}": options.lr,
             "score_fusion": options.lr,
             "classifiers": options.lr * options.head_factor,
+            f"classifiers{_WITHOUT_DECAY}": options.lr * options.head_factor,
             "projection": options.lr * factor,
             "new": options.lr * options.new_module_factor,
         }
         members: dict[str, list[torch.nn.Parameter]] = {name: [] for name in rates}
-        encoder = {id(parameter) for parameter in self.network.segmenter.encoder.parameters()}
+        placed = {
+            id(parameter): group.name if group.decays else f"{group.name}{_WITHOUT_DECAY}"
+            for group in self.network.segmenter.parameter_groups()
+            for parameter in group.parameters
+        }
         others = {id(parameter) for part in self._parts(Teacher, Discriminator) for parameter in part.parameters()}
         for name, parameter in self.named_parameters():
             if id(parameter) not in others:
-                members["backbone" if id(parameter) in encoder else _group(name)].append(parameter)
-        return [{"name": name, "params": members[name], "lr": lr} for name, lr in rates.items() if members[name]]
+                members[placed.get(id(parameter)) or _group(name)].append(parameter)
+        return [
+            {"name": name, "params": members[name], "lr": lr}
+            | ({"weight_decay": 0.0} if name.endswith(_WITHOUT_DECAY) else {})
+            for name, lr in rates.items()
+            if members[name]
+        ]
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all modules, then apply the BatchNorm policy."""
@@ -345,10 +357,10 @@ def check_output(logits: Tensor, clip: Clip) -> None:
 
 
 def _group(name: str) -> str:
-    """The optimiser group of a parameter of a method outside the encoder, by its name."""
-    if not name.startswith("network."):
-        return "projection" if name.startswith("projection.") else "new"
-    return "score_fusion" if name.startswith("network.score_fusion.") else "classifiers"
+    """The optimiser group of a parameter of a method outside the segmenter, by its name."""
+    if name.startswith("network."):
+        return "score_fusion"
+    return "projection" if name.startswith("projection.") else "new"
 
 
 def check_choice(choices: Any, **values: str) -> None:

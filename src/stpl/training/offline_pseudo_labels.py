@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stpl.data.clip import IGNORE, Batch, Clip, Wants
-from stpl.data.pseudo_labels import PseudoLabels, Writer, finished
+from stpl.data.pseudo_labels import PseudoLabels, finished, growing
 from stpl.errors import ConfigError
+from stpl.files import whole_file
 from stpl.nn.accel import Accel
 from stpl.nn.segmenter import grid_of
 from stpl.progress import Progress
+from stpl.rows import Rows
 from stpl.training.base import Method, check_output, check_settings
 from stpl.training.ranks import is_first, wait_for_all
 from stpl.training.supervision import pseudo_label_loss
@@ -74,9 +76,15 @@ Labelled = tuple[tuple[str, ...], Predictions]
 class _Stretch:
     """The clips of the split that one process labels in a round."""
 
-    writer: Writer
+    rows: Rows
     round: int
     clips: range
+    processes: int
+
+    @property
+    def surveys(self) -> Path:
+        """The folder of the histograms of all stretches."""
+        return self.rows.partial / f"surveys-{self.processes}"
 
     def progress(self, action: str, done: int = 0) -> Progress | None:
         """What the first process shows on stderr; `None` in the others, or if there is nothing to do."""
@@ -221,23 +229,24 @@ class OfflinePseudoLabels(Method):
     def _make(self, folder: Path, round_: int) -> PseudoLabels:
         """Label all clips, each process its share, and wait for the others."""
         count, processes = len(self._data.reader("train", "target")), self.trainer.world_size
-        first, end = (count * (self.global_rank + i) // processes for i in (0, 1))
-        stretch = _Stretch(Writer(folder, self._about(round_), processes), round_, range(first, end))
+        clips = range(*(count * (self.global_rank + i) // processes for i in (0, 1)))
+        about = self._about(round_)
         running = [buffer.clone() for buffer in self._statistics()]
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         if self.renews_statistics:
             self.renew_statistics()
         try:
+            stretch = _Stretch(growing(folder, about, count, self._grid()), round_, clips, processes)
             if is_first():
-                stretch.writer.begin(count, self._grid())
+                stretch.rows.begin()
             wait_for_all()
-            kept = self._survey(stretch, count)
+            kept = self._survey(stretch)
             wait_for_all()
             self._write(stretch, self._thresholds(stretch), kept)
             wait_for_all()
             if is_first():
-                stretch.writer.finish()
+                stretch.rows.finish()
             wait_for_all()
         finally:
             for module, mode in modes:
@@ -258,17 +267,17 @@ class OfflinePseudoLabels(Method):
         doubts = next(self._predicted(range(1)))[1].doubts
         return grid_of(doubts)
 
-    def _survey(self, stretch: _Stretch, count: int) -> list[Labelled] | None:
+    def _survey(self, stretch: _Stretch) -> list[Labelled] | None:
         """Keep the histograms of a stretch of the split, of each group the numbers that are not 0.
 
         Returns:
             The predictions, so that they need not be made again; `None` if they take too much memory.
         """
-        name = f"survey-{stretch.clips.start:09d}"
-        if stretch.writer.kept(name) is not None:
+        path = stretch.surveys / f"{stretch.clips.start:09d}.npy"
+        if path.is_file():
             return None
         kept: list[Labelled] | None = []
-        progress = stretch.progress(f"looking at {count} clips")
+        progress = stretch.progress("surveying the clips")
         group, parts = "", [_sparse("", torch.zeros(0))]
         histogram = torch.zeros(self.network.num_classes, BINS, dtype=torch.int64)
         for keys, predictions in self._predicted(stretch.clips):
@@ -282,12 +291,13 @@ class OfflinePseudoLabels(Method):
                 kept = kept if len(kept) * kept[0][1].bytes < _MEMORY else None
             if progress is not None:
                 progress.add(len(keys))
-        stretch.writer.keep(name, np.concatenate([*parts, _sparse(group, histogram)]))
+        with whole_file(path) as file:
+            np.save(file, np.concatenate([*parts, _sparse(group, histogram)]))
         return kept
 
     def _thresholds(self, stretch: _Stretch) -> dict[int, Tensor]:
         """The thresholds of every group, in the order of the clips, from what all processes surveyed."""
-        counts = np.concatenate([stretch.writer.kept(name) for name in stretch.writer.names("survey-")])
+        counts = np.concatenate([np.load(path) for path in sorted(stretch.surveys.glob("*.npy"))])
         found: dict[int, Tensor] = {}
         before = None
         for own in np.split(counts, np.flatnonzero(np.diff(counts["group"])) + 1):
@@ -297,7 +307,11 @@ class OfflinePseudoLabels(Method):
         return found
 
     def _write(self, stretch: _Stretch, thresholds: dict[int, Tensor], kept: list[Labelled] | None) -> None:
-        first, done = stretch.clips.start, stretch.writer.done(stretch.clips.start)
+        written = stretch.rows.written()
+        done = next((place for place, clip in enumerate(stretch.clips) if clip not in written), len(stretch.clips))
+        if done < len(stretch.clips):
+            done -= done % self._data.loading.eval_batch_size  # batches are those of an uncut run
+        left = iter(stretch.clips[done:])
         progress = stretch.progress("labelling", done)
         batches: Iterable[Labelled] = kept if kept is not None and not done else self._predicted(stretch.clips[done:])
         for keys, compressed in batches:
@@ -306,7 +320,9 @@ class OfflinePseudoLabels(Method):
             own = torch.stack([thresholds[_identity(self.group(key))] for key in keys]).to(doubts.device)
             labels = self.label(predictions, own)
             classes = torch.where(labels == IGNORE, doubts.argmin(1), labels)
-            stretch.writer.write(first, keys, labels, doubts.gather(1, classes[:, None])[:, 0])
+            kinds = labels.byte().cpu().numpy(), doubts.gather(1, classes[:, None])[:, 0].half().cpu().numpy()
+            for key, label, doubt, row in zip(keys, *kinds, left, strict=False):
+                stretch.rows.write(row, {"labels": label, "doubts": doubt}, key)
             if progress is not None:
                 progress.add(len(labels))
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -36,13 +35,6 @@ class StreetsClips:
             mend = f"choose 1 to {split.shape[1] - 1}"
             raise ConfigError(f"streets: previous is {previous}, a drive has {split.shape[1]} frames", mend=mend)
         self.split, self.previous, self.flow = split, previous, flow
-        self._open = lru_cache(maxsize=None)(split.array)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"split": self.split, "previous": self.previous, "flow": self.flow}  # workers map the files themselves
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
 
     def __len__(self) -> int:
         """Number of clips: drives × (frames - previous)."""
@@ -68,11 +60,11 @@ class StreetsClips:
         """The frame `by` frames before the current one of a clip, after the one `previous` frames before that."""
         drive, current = self.place(index)
         frame, other = (self._inside(place) for place in (current - by, current - by - previous))
-        pair = np.stack([self._entry("frames", drive, place) for place in (other, frame)])
+        pair = np.stack([self.split.entry("frames", drive, place) for place in (other, frame)])
         flow = self._flow(pair, drive, frame, frame - other, previous) if wants.flow else None
         label = self._label(drive, frame) if wants.label else None
         shown = wants.visible and previous == 1 and frame > 0
-        visible = torch.from_numpy(self._entry("visible", drive, frame)[None]) if shown else None
+        visible = torch.from_numpy(self.split.entry("visible", drive, frame)[None]) if shown else None
         return Clip(torch.from_numpy(pair), flow=flow, label=label, visible=visible, key=self._key(drive, frame))
 
     def _inside(self, frame: int) -> int:
@@ -88,7 +80,7 @@ class StreetsClips:
     def visible(self, index: int) -> NDArray[np.bool_]:
         """Bool `[H,W]`: which points of the current frame of clip `index` were visible in the frame before it."""
         drive, frame = self.place(index)
-        return self._entry("visible", drive, frame)
+        return self.split.entry("visible", drive, frame)
 
     def label(self, index: int, before: int = 0) -> torch.Tensor:
         """Label int64 `[H,W]` of train ids of the clip at `index`; see `ClipReader.label`."""
@@ -100,14 +92,8 @@ class StreetsClips:
         """The drawn split, which its folder is named after."""
         return f"{self.split.folder.name}-{self.previous}"
 
-    def _entry(self, kind: str, drive: int, frame: int) -> NDArray[Any]:
-        """A copy of what an array holds of one frame, compared with its checksum."""
-        entry = np.array(self._open(kind)[drive, frame])
-        self.split.check(kind, drive, frame, entry)
-        return entry
-
     def _label(self, drive: int, frame: int) -> torch.Tensor:
-        label = self._entry("labels", drive, frame)
+        label = self.split.entry("labels", drive, frame)
         check_train_ids(label, VIPER_15, f"{self.split.folder / 'labels.npy'}")
         return torch.from_numpy(label.astype(np.int64))
 
@@ -116,7 +102,7 @@ class StreetsClips:
         if distance == 0:  # at the end of a drive
             return torch.zeros(1, 2, *self.split.shape[2:])
         if self.flow == "exact" and distance == 1:
-            return torch.from_numpy(self._entry("flow", drive, frame).astype(np.float32)[None])
+            return torch.from_numpy(self.split.entry("flow", drive, frame).astype(np.float32)[None])
         if self.flow == "exact" and previous > 1:
             mend = "use previous=1, or flow='estimated'"
             raise DataError(f"exact flow with previous={previous}", where=self.split.folder, mend=mend)

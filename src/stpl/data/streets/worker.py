@@ -1,4 +1,4 @@
-"""Draws a share of a split's drives into single files, in a process of its own.
+"""Draws a share of a split's drives, in a process of its own.
 
 `python -m stpl.data.streets.worker FOLDER DOMAIN SPLIT OPTIONS SHARE OF PARENT` draws drives SHARE, SHARE+OF, … It is
 started by `cache`, not by users. A plain subprocess, since `multiprocessing` would import the user's main module anew.
@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import cv2
-import numpy as np
 
 from stpl.data.streets.drive import StreetsOptions, draw_drive
 from stpl.machine import sweep_cores
+from stpl.rows import Rows
 
 DISK_FAILED = 3
 """Exit code when a drive could not be written; number and reason are the last line on stderr."""
@@ -31,30 +32,28 @@ def command(folder: Path, domain: str, split: str, options: StreetsOptions, shar
     return [sys.executable, "-m", "stpl.data.streets.worker", *arguments]
 
 
-def drive_file(folder: Path, index: int) -> Path:
-    """Where the drawn drive `index` waits for its split to be complete."""
-    return folder / f"drive-{index:05d}.npz"
+def rows_of(folder: Path, shape: tuple[int, int, int, int], about: Mapping[str, Any] | None = None) -> Rows:
+    """The rows of a split, one for each frame of each drive; see `StreetsSplit`."""
+    drives, frames, height, width = shape
+    arrays = {
+        "frames": ("uint8", (3, height, width)),
+        "labels": ("uint8", (height, width)),
+        "flow": ("float16", (2, height, width)),
+        "visible": ("bool", (height, width)),
+    }
+    return Rows(folder, arrays, drives * frames, about or {}, "the drawn split")
 
 
-def draw_share(folder: Path, domain: str, split: str, options: StreetsOptions, share: int, of: int) -> Iterator[int]:
-    """Draw every `of`-th drive from `share` on, unless its file is there already; yields after each one."""
+def draw_share(rows: Rows, domain: str, split: str, options: StreetsOptions, share: int, of: int) -> Iterator[int]:
+    """Draw every `of`-th drive from `share` on, unless it is there already; yields after each that was drawn."""
+    done = rows.written()
     for index in range(share, options.drives(domain, split), of):
-        path = drive_file(folder, index)
-        if not path.exists():
-            _draw_file(path, domain, split, options, index)
-        yield index
-
-
-def _draw_file(path: Path, domain: str, split: str, options: StreetsOptions, index: int) -> None:
-    drive = draw_drive(options, domain, split, index)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            np.savez(file, frames=drive.frames, labels=drive.labels, flow=drive.flow.astype(np.float16),
-                     visible=drive.visible)  # fmt: skip
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        places = range(index * options.frames, (index + 1) * options.frames)
+        if not done.keys() >= set(places):
+            drive = draw_drive(options, domain, split, index)
+            for frame, place in enumerate(places):
+                rows.write(place, {name: getattr(drive, name)[frame] for name in rows.arrays})
+            yield index
 
 
 def main(arguments: list[str]) -> int:
@@ -65,8 +64,9 @@ def main(arguments: list[str]) -> int:
         with suppress(OSError):
             os.sched_setaffinity(0, sweep_cores())
     options = StreetsOptions(**json.loads(values))
+    shape = (options.drives(domain, split), options.frames, options.height, options.width)
     try:
-        for _ in draw_share(Path(folder), domain, split, options, int(share), int(of)):
+        for _ in draw_share(rows_of(Path(folder), shape), domain, split, options, int(share), int(of)):
             if os.name == "posix" and os.getppid() != int(parent):
                 return 1
     except OSError as error:

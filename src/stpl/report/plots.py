@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stpl.pictures.colours import class_colour
+from stpl.pictures.pages import LIGHT
 from stpl.report.curves import Curve
 from stpl.report.significance import Interval
-from stpl.report.theme import LIGHT, drawing
+from stpl.report.theme import drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,10 +34,10 @@ class Style:
     """How an experiment looks in all figures.
 
     Attributes:
-        title: what the legend calls it.
+        title: in the legend.
         index: its number among the experiments: decides shape and dash.
         colour: hex colour of the light theme.
-        bold: whether it is the one that the page is about.
+        bold: whether the page is about it.
     """
 
     title: str
@@ -50,7 +51,7 @@ class Style:
         return _MARKERS[self.index % len(_MARKERS)]
 
     @property
-    def line(self) -> dict[str, object]:
+    def line(self) -> dict[str, Any]:
         """Matplotlib's options of a curve."""
         dash = "-" if self.bold else _DASHES[self.index % len(_DASHES)]
         return {"color": self.colour, "linestyle": dash, "linewidth": 2.6 if self.bold else 1.3}
@@ -72,17 +73,13 @@ def _legend_below(axes: Axes, columns: int = 2) -> None:
 def curve_figure(curves: Sequence[Curve], styles: Mapping[str, Style], title: str, ylabel: str) -> Figure:
     """A quantity over training steps: mean over seeds, and a band from the least seed to the greatest.
 
-    Args:
-        curves: what to draw.
-        styles: experiment → how.
-        title: of the figure.
-        ylabel: the quantity with its unit.
+    `styles` has every experiment of the curves; `ylabel` is the quantity with its unit.
     """
     with drawing():
         figure, axes = _axes(2.7 + 0.17 * ((len(curves) + 1) // 2), title, "step", ylabel)
         for curve in sorted(curves, key=lambda curve: styles[curve.experiment].bold):  # the bold one on top
             style = styles[curve.experiment]
-            axes.plot(curve.steps, curve.mean, label=style.title, gid=f"line-{curve.experiment}", **style.line)  # type: ignore[arg-type]
+            axes.plot(curve.steps, curve.mean, label=style.title, gid=f"line-{curve.experiment}", **style.line)
             if curve.low != curve.high:
                 axes.fill_between(curve.steps, curve.low, curve.high, color=style.colour, alpha=0.13, linewidth=0)
         _legend_below(axes)
@@ -114,12 +111,7 @@ def interval_figure(rows: Sequence[tuple[str, float, Interval | None, float | No
 
 
 def class_figure(classes: Sequence[str], rows: Sequence[tuple[Style, Mapping[str, float | None]]]) -> Figure:
-    """IoU of every class for a few rows; a line joins the least and the greatest.
-
-    Args:
-        classes: names in train-id order, from top to bottom.
-        rows: style and class → IoU in percent.
-    """
+    """IoU of every class, from top to bottom, for a few rows (class → percent); a line joins least and greatest."""
     with drawing():
         figure, axes = _axes(1.2 + 0.235 * len(classes), "IoU by class", "IoU at the last step, percent")
         for y, name in enumerate(classes):
@@ -143,13 +135,9 @@ def class_figure(classes: Sequence[str], rows: Sequence[tuple[Style, Mapping[str
 def embedding_figure(
     positions: NDArray[np.float32], classes: NDArray[np.uint8], names: Sequence[str], title: str
 ) -> Figure:
-    """Figure 6 of the paper: pixels of a few classes in the plane.
+    """Figure 6 of the paper: pixels at `positions` `[N,2]` in the plane, of train ids `classes` `[N]`.
 
-    Args:
-        positions: `[N,2]`; their scale means nothing.
-        classes: train ids `[N]`.
-        names: class names in train-id order.
-        title: of the figure; says σ.
+    The scale of the positions means nothing; `names` are those of the classes in train-id order.
     """
     with drawing():
         figure, axes = _axes(WIDTH * 0.98, title)
@@ -165,17 +153,13 @@ def embedding_figure(
 
 
 def purity_figure(rows: Sequence[tuple[Style, Mapping[int, float]]]) -> Figure:
-    """Figure 7 of the paper: the share of the k nearest neighbours that are of the same class.
-
-    Args:
-        rows: style and k → percent, mean over seeds.
-    """
+    """Figure 7 of the paper: the share of the k nearest neighbours that are of the same class (k → percent)."""
     with drawing():
         title = "Purity of the k nearest neighbours"
         figure, axes = _axes(3.0 + 0.17 * ((len(rows) + 1) // 2), title, "k", "same class, percent")
         for style, purity in sorted(rows, key=lambda row: row[0].bold):
             ks = sorted(purity)
-            axes.plot(ks, [purity[k] for k in ks], marker=style.marker, markersize=3.5, label=style.title, **style.line)  # type: ignore[arg-type]
+            axes.plot(ks, [purity[k] for k in ks], marker=style.marker, markersize=3.5, label=style.title, **style.line)
         axes.set_xscale("log")
         ks = sorted({k for _, purity in rows for k in purity})
         axes.set_xticks(ks, [str(k) for k in ks])
@@ -185,12 +169,9 @@ def purity_figure(rows: Sequence[tuple[Style, Mapping[int, float]]]) -> Figure:
 
 
 def confusion_figure(confusion: NDArray[np.int64], classes: Sequence[str], title: str) -> Figure:
-    """A confusion matrix: of the pixels of a class (row), the share in percent that is taken for each class (column).
+    """Of the pixels of a class (row), the share in percent that is predicted as each class (column).
 
-    Args:
-        confusion: pixel counts `[K,K]`, rows are the truth.
-        classes: names in train-id order.
-        title: of the figure.
+    `confusion` holds counts `[K,K]`, rows are the truth.
     """
     truth = confusion.sum(1, keepdims=True)
     share = np.divide(confusion, truth, out=np.zeros(confusion.shape), where=truth > 0)
@@ -218,12 +199,9 @@ def confusion_figure(confusion: NDArray[np.int64], classes: Sequence[str], title
 
 
 def sensitivity_figure(parameter: str, points: Sequence[tuple[float, float, float | None]], log: bool) -> Figure:
-    """The mIoU over a setting.
+    """The mIoU over a setting: its value, mIoU in percent, and the standard deviation over seeds if there are several.
 
-    Args:
-        parameter: what the setting is called.
-        points: value, mIoU in percent, and its standard deviation over seeds if there are several.
-        log: whether values lie on a logarithmic scale.
+    With `log`, values lie on a logarithmic scale.
     """
     with drawing():
         figure, axes = _axes(2.7, f"Sensitivity to {parameter}", parameter, "mIoU at the last step, percent")
@@ -237,12 +215,7 @@ def sensitivity_figure(parameter: str, points: Sequence[tuple[float, float, floa
 
 
 def importance_figure(shares: Sequence[tuple[str, float]], title: str) -> Figure:
-    """What a search found to matter.
-
-    Args:
-        shares: parameter and its share, 0..1, from top to bottom.
-        title: of the figure.
-    """
+    """What a search found to matter: parameters and their shares, 0..1, from top to bottom."""
     with drawing():
         figure, axes = _axes(0.9 + 0.26 * len(shares), title, "importance, percent")
         names = [name.removeprefix("model.") for name, _ in shares]

@@ -11,69 +11,63 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from stpl.runs.record import METRICS
+from stpl.runs.record import METRICS, read_steps
 
 PLAIN_SECONDS = 30.0
-"""How often a running cell is told where no terminal can show a live line."""
+"""How often a running cell prints a line where no terminal can show a live line."""
 
 
-class Progress:
-    """Shows one file's cells as they run.
-
-    Args:
-        name: the sweep's name.
-        total: number of its cells.
-        console: where to show it.
-    """
+class Display:
+    """Shows the cells of the sweep called `name` as they run."""
 
     def __init__(self, name: str, total: int, console: Console) -> None:
         self._name, self._total, self._console = name, total, console
         self._durations: list[float] = []
-        self._left, self._workers, self._told = 0, 1, float("-inf")
+        self._left, self._workers, self._printed = 0, 1, float("-inf")
         self._live: Live | None = None
 
-    def know(self, durations: Sequence[float], left: int, workers: int) -> None:
+    def update(self, durations: Sequence[float], left: int, workers: int) -> None:
         """How all workers stand: seconds of the recorded cells, cells `left`, and how many `workers` run one."""
         self._durations, self._left, self._workers = list(durations), left, max(1, workers)
 
-    def start(self, title: str, index: int, directory: Path) -> None:
+    def on_start(self, title: str, index: int, directory: Path) -> None:
         """A cell begins; its `index` counts from 1."""
         self._title, self._metrics = f"[{index}/{self._total}] {title}", directory / METRICS
-        self._began = self._told = time.monotonic()
+        self._began = self._printed = time.monotonic()
         self._first_step = self._step = read_steps(self._metrics)[0]
         self._stepped = self._began
         if self._console.is_terminal:
             self._live = Live(console=self._console, refresh_per_second=4, transient=True)
             self._live.start()
         else:
-            self.tell(f"{self._title}: started")
+            self.print(f"{self._title}: started")
 
-    def tick(self) -> None:
+    def on_tick(self) -> None:
         """Show how far the running cell is."""
         now = time.monotonic()
         if self._live is not None:
             self._live.update(Text(self._line(now)))
-        elif now - self._told >= PLAIN_SECONDS:
-            self._told = now
-            self.tell(self._line(now))
+        elif now - self._printed >= PLAIN_SECONDS:
+            self._printed = now
+            self.print(self._line(now))
 
-    def finish(self, result: str) -> None:
+    def on_end(self, result: str) -> None:
         """The running cell ended with `result`."""
         if self._live is not None:
             self._live.stop()
             self._live = None
         rest = self._mean_of_cells()
         eta = "" if rest is None or not self._left else f", sweep ETA {clock(rest * self._left / self._workers)}"
-        self.tell(f"{self._title}: {result}{eta}")
+        self.print(f"{self._title}: {result}{eta}")
 
-    def wait(self, cells: int) -> None:
-        """Other workers run the `cells` that are left; said now and then."""
+    def on_wait(self, cells: int) -> None:
+        """Other workers run the `cells` that are left; printed now and then."""
         now = time.monotonic()
-        if now - self._told >= PLAIN_SECONDS:
-            self._told = now
-            self.tell(f"{self._name}: waiting for {cells} cells that other workers run")
+        if now - self._printed >= PLAIN_SECONDS:
+            self._printed = now
+            self.print(f"{self._name}: waiting for {cells} cells that other workers run")
 
-    def tell(self, line: str) -> None:
+    def print(self, line: str) -> None:
         """Print one line that stays."""
         self._console.print(Text(line), soft_wrap=True)
 
@@ -106,24 +100,3 @@ class Progress:
 def clock(seconds: float) -> str:
     """Seconds as `h:mm:ss`."""
     return str(timedelta(seconds=round(seconds)))
-
-
-def read_steps(path: Path) -> tuple[int, int]:
-    """The last step in a run's `metrics.csv` and its number of steps; 0 for what is not written yet."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(4096).splitlines()
-            file.seek(max(0, path.stat().st_size - 4096))
-            tail = file.read().split(b"\n")[:-1]  # a line without its end is still being written
-    except OSError:
-        return 0, 0
-    total = next((_number(line.split(b",")[2]) for line in head if line.startswith(b"0,progress/steps,")), 0)
-    steps = [int(line.split(b",")[0]) for line in tail[-50:] if line.split(b",")[0].isdigit()]
-    return max(steps, default=0), total
-
-
-def _number(text: bytes) -> int:
-    try:
-        return int(float(text))
-    except (ValueError, OverflowError):  # a damaged line
-        return 0

@@ -8,13 +8,12 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
-from stpl.errors import StplError
 from stpl.files import write_atomically
+from stpl.pictures.pages import render_page
 from stpl.report.class_table import classes_sheet
 from stpl.report.comparisons import between, evidence, tests_sheet
 from stpl.report.curves import unfinished
@@ -27,12 +26,9 @@ from stpl.report.sheet import NOTHING, Sheet, number
 from stpl.report.significance import Comparison
 from stpl.report.suite import Suite
 from stpl.report.tables import FURTHER, main_sheet
-from stpl.report.theme import DARK, LIGHT, inline_svg
+from stpl.report.theme import inline_svg
 from stpl.runs.folder import LOG
 from stpl.runs.record import CONFIG, METRICS, RECORD, RunRecord
-
-if TYPE_CHECKING:
-    from jinja2 import Environment, Template
 
 PAGE = "index.html"
 _ASSETS = Path(__file__).parent / "assets"
@@ -40,14 +36,7 @@ _ASSETS = Path(__file__).parent / "assets"
 
 @dataclass(frozen=True)
 class Contents:
-    """What a page shows.
-
-    Attributes:
-        suite: the runs.
-        tables: their tables.
-        pictures: the figures.
-        chosen: the experiment that the page is about.
-    """
+    """What a page shows: runs, their tables and figures, and the experiment that it is about."""
 
     suite: Suite
     tables: Sequence[TableLines]
@@ -58,9 +47,6 @@ class Contents:
 def write_page(contents: Contents, place: Path) -> Path:
     """Write `index.html` into the folder `place`, as a whole; links to runs are relative to it.
 
-    Returns:
-        The file.
-
     Raises:
         StplError: for a torn artifact, a missing package or a full disk.
     """
@@ -70,7 +56,7 @@ def write_page(contents: Contents, place: Path) -> Path:
 
 
 def render(contents: Contents, place: Path, live: bool = False) -> str:
-    """The page as text; a `live` one asks its server for news."""
+    """The page as text; a `live` one gets news from its server."""
     suite, tables, chosen = contents.suite, contents.tables, contents.chosen
     rows = focus(suite, tables, chosen)
     played = player(suite, rows.rows)
@@ -81,13 +67,12 @@ def render(contents: Contents, place: Path, live: bool = False) -> str:
         description = f"{picture.figure.axes[0].get_title('left')}. {picture.caption}".replace("\n", ", ")
         svg = inline_svg(picture.figure, picture.name, description)
         sections.setdefault(picture.section, []).append({"svg": svg, "caption": picture.caption, "name": picture.name})
-    return _template().render(
+    return render_page(
+        _ASSETS,
         suite=suite,
         live=live,
-        css=_asset("page.css"),
-        script=_asset("page.js"),
-        light=LIGHT,
-        dark=DARK,
+        script=(_ASSETS / "page.js").read_text(encoding="utf-8"),
+        anchor=anchor,
         summary=_summary(suite, tables, rows),
         chosen=chosen,
         tables=main,
@@ -106,24 +91,6 @@ def render(contents: Contents, place: Path, live: bool = False) -> str:
         unfinished=unfinished(suite),
         place=quote(os.path.relpath(suite.folder, place)),
     )
-
-
-@cache
-def _asset(name: str) -> str:
-    return (_ASSETS / name).read_text(encoding="utf-8")
-
-
-@cache
-def _template() -> Template:
-    try:
-        from jinja2 import Environment, FileSystemLoader
-    except ImportError as error:
-        raise StplError("the page needs jinja2", mend="pip install 'stpl[report]'") from error
-    environment: Environment = Environment(
-        loader=FileSystemLoader(_ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["anchor"] = anchor
-    return environment.get_template("page.html.j2")
 
 
 def anchor(experiment: str) -> str:

@@ -19,6 +19,7 @@ from stpl.data.clip import Batch
 from stpl.errors import DIVERGED, STOPPED, ConfigError, DivergedError, StoppedError
 from stpl.methods import BatchNormStatistics, SelfTraining
 from stpl.nn import weights
+from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.finite import LossWatch, fault
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.runs.build import build
@@ -29,7 +30,7 @@ from stpl.runs.trainer import SessionTimer
 from stpl.yaml_files import load_yaml
 
 Arguments = Callable[..., list[str]]
-OPTIONS = NetworkOptions(18, 8, (1, 3))
+OPTIONS = NetworkOptions(DeepLabV2(18, 8, (1, 3)))
 
 
 @pytest.fixture
@@ -216,7 +217,7 @@ def test_a_failed_run_is_told_to_wandb() -> None:
     assert listener.codes == [1]
 
 
-# --- a sitting that ends early ----------------------------------------------------------------------------------------
+# --- a session that ends early ----------------------------------------------------------------------------------------
 
 
 def test_a_run_that_was_stopped_is_not_recorded_and_goes_on(
@@ -309,7 +310,7 @@ def test_ctrl_c_ends_a_run_as_it_ends_any_program(
     assert "interrupted; call again to go on" in capsys.readouterr().err
 
 
-# --- settings between two sittings ------------------------------------------------------------------------------------
+# --- settings between two sessions ------------------------------------------------------------------------------------
 
 
 def test_a_run_goes_on_with_the_settings_that_it_began_with(
@@ -377,7 +378,7 @@ def test_what_may_differ_between_sittings(tmp_path: Path) -> None:
 
 
 def test_a_run_keeps_its_precision_on_another_machine(run: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nobody chose it, it is the hardware's of the first sitting."""
+    """Where nobody chose it, it is the hardware's of the first session."""
     arguments = [argument for argument in run() if not argument.startswith("--trainer.precision")]
     monkeypatch.setattr("stpl.runs.build.hardware_precision", lambda accelerator: "bf16-mixed")
     directory = fit(arguments)

@@ -12,8 +12,8 @@ from torch.autograd.function import once_differentiable
 
 def value_with_gradient(compute: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> Tensor:
     """The scalar that `compute` returns first, with the gradients by `inputs` that it returns after it."""
-    value: Tensor = _Computed.apply(compute, *inputs)  # type: ignore[no-untyped-call]
-    return value
+    apply: Callable[..., Tensor] = _Computed.apply
+    return apply(compute, *inputs)
 
 
 class _Computed(torch.autograd.Function):

@@ -12,6 +12,7 @@ from torch import Tensor
 from stpl.data.augment_device import augment
 from stpl.data.clip import Batch, Clip, Wants, clip_seed
 from stpl.losses.cross_entropy import cross_entropy
+from stpl.losses.entropy import probabilities
 from stpl.nn.histogram import match_histogram
 from stpl.nn.mixing import mirrored, pick, rescaled
 from stpl.nn.segmenter import grid_of, on_grid
@@ -103,7 +104,7 @@ class TPS(Method):
         scores = self.network.fused_scores(mirrored(weak, chosen))
         found = []
         for logits in scores:
-            probability = (logits if logits.dtype.itemsize >= 4 else logits.float()).softmax(1)
+            probability = probabilities(logits)
             probability = pick(chosen, probability.flip(-1), probability)
             for step in range(self.distance, 0, -1):
                 flow = resize_flow(clip.flow[:, -step], grid_of(logits))
@@ -123,7 +124,7 @@ class TPS(Method):
 
     def _wrapped(self, clip: Clip, grey: Sequence[bool]) -> Tensor:
         """The input of the released code, as frames that become it when they are normalised; float32 `[B,2,3,H,W]`."""
-        options = self.trainer.datamodule.augmentation  # type: ignore[attr-defined]
+        options = self._data.augmentation
         normalization = self.network.normalization
         views = []
         for place, frames in enumerate(clip.frames[:, -2:]):

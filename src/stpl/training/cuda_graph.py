@@ -89,8 +89,8 @@ class _Recording:
         mine = self._batch.tensors()
         for name, tensor in batch.tensors().items():
             mine[name].copy_(tensor)
-        values: Tensor = _Replay.apply(self._anchor, self)  # type: ignore[no-untyped-call]
-        return dict(zip(self._names, values.unbind(), strict=True))
+        apply: Callable[..., Tensor] = _Replay.apply
+        return dict(zip(self._names, apply(self._anchor, self).unbind(), strict=True))
 
     def _once(self) -> None:
         self.incoming = torch.ones_like(self._go_forward())

@@ -16,16 +16,16 @@ import numpy as np
 from benchmarks.measure import Action, Figures, interleaved, run, table
 from stpl.data import flow as optical_flow
 from stpl.data.augment import CrossFrameAugmentation
-from stpl.data.cache import CachedClips, open_cache
-from stpl.data.clip import Clip, Wants, collate
+from stpl.data.clip import BACKWARD, Clip, Wants, collate
 from stpl.data.fake import fake
 from stpl.data.image import read_rgb, resize_rgb
 from stpl.data.label_space import label_space
 from stpl.data.sequence import SequenceClips
-from stpl.data.sequence_set import ClipFiles, SequenceSet, open_set
+from stpl.data.sequence_cache import open_cache
+from stpl.data.sequence_set import SequenceSet, open_set
 from stpl.data.sets import data_set
 
-_WANTS = Wants(flow=True)
+_WANTS = Wants(flows=(BACKWARD,))
 
 
 def data(
@@ -52,7 +52,7 @@ def data(
             with redirect_stdout(sys.stderr):
                 fake(dataset, root, size=data_set(dataset).native, clips=clips)
         files = _linked(open_set(root, dataset, "train", size=size), Path(folder) / "linked", clips)
-        timings = interleaved(_stages(files), repeats * len(files.clips), warm=len(files.clips))
+        timings = interleaved(_stages(files), repeats * len(files), warm=len(files))
     whole = timings["whole clip"].median
     rows = [
         [name, f"{1 / t.median:.1f}", f"±{t.spread / 2:.0%}", f"{t.median / whole:.1%}"] for name, t in timings.items()
@@ -70,7 +70,7 @@ def data(
 def _linked(files: SequenceSet, folder: Path, count: int) -> SequenceSet:
     """The first clips of a split, their frames linked into `folder`."""
     chosen = replace(files, current=files.current[:count])
-    for path in {path for clip in chosen.clips for path in clip.frames}:
+    for path in {path for index in range(len(chosen)) for path in chosen.frame_pair(index)}:
         link = folder / path.relative_to(files.folder)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path.resolve())
@@ -81,16 +81,17 @@ def _linked(files: SequenceSet, folder: Path, count: int) -> SequenceSet:
 def _stages(files: SequenceSet) -> dict[str, Action]:
     """One action a stage; each call takes the next clip."""
     space = label_space(files.data_set.space)
-    raw = [[read_rgb(path) for path in clip.frames] for clip in files.clips]
-    frames = [[files.read_frame(path) for path in clip.frames] for clip in files.clips]
-    stacked = [np.stack([frame.transpose(2, 0, 1) for frame in pair]) for pair in frames]
+    pairs = [files.frame_pair(index) for index in range(len(files))]
+    raw = [[read_rgb(path) for path in pair] for pair in pairs]
+    frames = [[files.read_frame(path) for path in pair] for pair in pairs]
+    stacked = [np.stack(pair) for pair in frames]
     estimating = SequenceClips(files, space)
-    keeping = SequenceClips(files, space, flow=optical_flow.FlowCache(files.folder / "flow"))
-    cached = CachedClips(estimating, open_cache(files))
+    keeping = SequenceClips(files, space, flow=optical_flow.FlowCache(files.folder))
+    cached = SequenceClips(files, space, cache=open_cache(files))
     augmentation = CrossFrameAugmentation()
-    clips = [estimating.read(index, _WANTS) for index in range(len(files.clips))]
+    clips = [estimating.read(index, _WANTS) for index in range(len(files))]
     stages: dict[str, Callable[[int], object]] = {
-        "decode": lambda i: _decode(files.clips[i]),
+        "decode": lambda i: [read_rgb(path) for path in pairs[i]],
         "resize": lambda i: [resize_rgb(frame, files.size) for frame in raw[i]],
         "flow": lambda i: optical_flow.estimate(frames[i][-1], frames[i][-2]),
         "augment": lambda i: augmentation(stacked[i], i),
@@ -99,16 +100,11 @@ def _stages(files: SequenceSet) -> dict[str, Action]:
         "whole clip, flow kept": lambda i: keeping.read(i, _WANTS),
         "whole clip, frames and flow kept": lambda i: cached.read(i, _WANTS),
     }
-    return {name: partial(_next, stage, cycle(range(len(files.clips)))) for name, stage in stages.items()}
+    return {name: partial(_next, stage, cycle(range(len(files)))) for name, stage in stages.items()}
 
 
 def _next(stage: Callable[[int], object], turns: cycle[int]) -> None:
     stage(next(turns))
-
-
-def _decode(clip: ClipFiles) -> None:
-    for path in clip.frames:
-        read_rgb(path)
 
 
 def _collate(clip: Clip) -> Clip:

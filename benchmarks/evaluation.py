@@ -64,7 +64,7 @@ def _evaluate(model: torch.nn.Module, evaluator: Evaluator, clip: Clip, place: t
 def _labelled(clip: Clip, height: int, width: int) -> Clip:
     generator = torch.Generator().manual_seed(1)
     label = torch.randint(0, 15, (1, height // 16, width // 16), generator=generator)
-    return replace(clip, augmented=None, label=label.repeat_interleave(16, 1).repeat_interleave(16, 2))
+    return replace(clip, augmented=None, labels={0: label.repeat_interleave(16, 1).repeat_interleave(16, 2)})
 
 
 if __name__ == "__main__":

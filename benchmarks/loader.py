@@ -15,13 +15,13 @@ from benchmarks.cuda import check_device, seconds
 from benchmarks.measure import Figures, run, table
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.augment_device import augment
-from stpl.data.cache import CachedClips, open_cache
-from stpl.data.clip import Clip, Wants, collate
+from stpl.data.clip import BACKWARD, Clip, Wants, collate
 from stpl.data.fake import fake
 from stpl.data.label_space import VIPER_15
 from stpl.data.loading import begin_process
 from stpl.data.sampling import StepSampler, TrainingClips
 from stpl.data.sequence import SequenceClips
+from stpl.data.sequence_cache import open_cache
 from stpl.data.sequence_set import open_set
 from stpl.machine import cores
 
@@ -53,9 +53,9 @@ def loader(
             with redirect_stdout(sys.stderr):
                 fake("cityscapes", root, clips=clips)  # small: the cache is made at the size below, and read
         files = open_set(root, "cityscapes", "train", size=size)
-        reader = CachedClips(SequenceClips(files, VIPER_15), open_cache(files))
+        reader = SequenceClips(files, VIPER_15, cache=open_cache(files))
         counts = [count for count in workers if count <= len(cores())]
-        views = {"workers": Wants(flow=True, augmented=True), "device": Wants(flow=True)}
+        views = {"workers": Wants(flows=(BACKWARD,), augmented=True), "device": Wants(flows=(BACKWARD,))}
         paces = {
             on: {str(count): _pace(reader, wants, count, steps, place) for count in counts}
             for on, wants in views.items()
@@ -69,7 +69,7 @@ def loader(
     return {"size": list(files.size), "cores": len(cores()), "clips_per_second": paces, "seconds_second_view": view}
 
 
-def _pace(reader: CachedClips, wants: Wants, workers: int, steps: int, place: torch.device) -> float:
+def _pace(reader: SequenceClips, wants: Wants, workers: int, steps: int, place: torch.device) -> float:
     """Clips a second, moved to the device."""
     warm = 4 * workers
     batches = DataLoader(

@@ -6,7 +6,6 @@ Source clips are as much larger as VIPER's are. Labels that a stage would make a
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -43,7 +42,7 @@ def row(experiment: str, height: int, width: int, network: DeepLabV2, repeats: i
     timings, peaks = in_processes("benchmarks.row:prepare", cases, repeats)
     title = f"one step at {height}×{width}, ResNet-{network.depth} of width {network.width}"
     print(times_table(f"{title}, {torch.get_num_threads()} threads", timings, "stpl", peaks))
-    needs = f"one clip of {method.wants.frames} frames of the target"
+    needs = f"one clip of {len(method.wants.frames)} frames of the target"
     needs += "" if method.source_wants is None else ", one of the source"
     needs += "" if method.before_wants is None else ", the one of the step before"
     print(f"{experiment}: {needs}")
@@ -78,22 +77,21 @@ def prepare(experiment: str, height: int, width: int, network: dict[str, Any]) -
         source = draw(*size, method.source_wants, generator)
     before = None if method.before_wants is None else draw(height, width, method.before_wants, generator)
     optimizer: torch.optim.Optimizer = method.configure_optimizers()["optimizer"]
-    return partial(_run, method, optimizer, Batch(replace(target, pseudo_label=labels), source, before))
+    return partial(_run, method, optimizer, Batch(target, source, before, {"labels": labels}))
 
 
 def draw(height: int, width: int, wants: Wants, generator: torch.Generator) -> Clip:
     """A batch of one clip of random frames with what is wanted."""
     frames, augmented = (
         torch.randint(0, 256, (1, count, 3, height, width), dtype=torch.uint8, generator=generator)
-        for count in (wants.frames, 2)
+        for count in (len(wants.frames), 2)
     )
-    label, previous = torch.randint(0, 15, (2, 1, height, width), generator=generator)
     return Clip(
         frames,
-        flow=torch.randn(1, wants.frames - 1, 2, height, width, generator=generator) if wants.flow else None,
-        label=label if wants.label else None,
-        previous_label=previous if wants.previous_label else None,
+        {pair: torch.randn(1, 2, height, width, generator=generator) for pair in wants.flows},
+        {offset: torch.randint(0, 15, (1, height, width), generator=generator) for offset in wants.labels},
         augmented=augmented if wants.augmented else None,
+        offsets=wants.frames,
         key=("drawn",),
     )
 

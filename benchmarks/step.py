@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks import contrast
 from benchmarks.measure import Action, Figures, in_processes, run, times_table
-from stpl.data.clip import Batch, Clip
+from stpl.data.clip import BACKWARD, Batch, Clip
 from stpl.methods import STPL
 from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions
@@ -96,7 +96,7 @@ def draw_clip(height: int, width: int) -> Clip:
     generator = torch.Generator().manual_seed(0)
     shape = (2, 1, 2, 3, height // 8, width // 8)
     frames, augmented = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).repeat(1, 1, 1, 1, 8, 8)
-    return Clip(frames, flow=torch.randn(1, 1, 2, height, width, generator=generator), augmented=augmented)
+    return Clip(frames, {BACKWARD: torch.randn(1, 2, height, width, generator=generator)}, augmented=augmented)
 
 
 def _run(method: STPL, optimizer: torch.optim.Optimizer, clip: Clip, precision: torch.dtype | None) -> float:

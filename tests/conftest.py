@@ -13,6 +13,7 @@ import torch
 
 from repository import REPOSITORY
 from stpl.testing.runs import draw_tiny, tiny_arguments
+from sweep_harness import end_started
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,6 +30,13 @@ def _one_thread() -> None:
 def _any_algorithm() -> None:
     """A run of an earlier test had PyTorch refuse what is not deterministic; that is no other test's business."""
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def _no_left_over() -> Iterator[None]:
+    """A sweep that a failed test left running is ended, so that no later test meets it."""
+    yield
+    end_started()
 
 
 @pytest.fixture(scope="session")

@@ -50,8 +50,9 @@ ALLOWED = {
 }
 LIGHT = [
     "apply.adapt", "apply.export", "apply.labelling", "apply.memory", "apply.origin", "apply.predict", "apply.settings",
-    "apply.video", "arguments", "cli", "completion", "data.content", "data.image_folder",
-    "data.video_index", "data.video_source", "declarations", "errors", "files", "machine", "pictures.colours",
+    "apply.video", "arguments", "cli", "completion", "data.videos.content", "data.videos.image_folder",
+    "data.videos.video_index", "data.videos.video_source", "declarations", "errors", "files", "machine",
+    "pictures.colours",
     "progress", "report", "report.command", "report.dashboard", "rows", "runs", "runs.artifacts", "runs.charts",
     "runs.experiments", "runs.folder", "runs.identity", "runs.record", "runs.request", "signals",
     "sweeps", "sweeps.check", "sweeps.runner", "yaml_files",

@@ -22,7 +22,7 @@ from benchmarks.contrast import dense
 from crash import crash_at
 from stpl.data import augment_device
 from stpl.data.augment import CrossFrameAugmentation
-from stpl.data.clip import Batch, Clip
+from stpl.data.clip import BACKWARD, Batch, Clip
 from stpl.data.datamodule import StreetsData
 from stpl.data.loading import Loading
 from stpl.losses.pixel_contrast import Denominator, EngineName, pixel_contrast
@@ -133,7 +133,9 @@ def clip(device: str, number: int = 0) -> Clip:
     frames, augmented = torch.randint(0, 256, (2, 2, 2, 3, 40, 56), dtype=torch.uint8, generator=generator)
     label = torch.randint(0, 15, (2, 40, 56), generator=generator)
     label[:, :9] = 255
-    return Clip(frames, torch.randn(2, 1, 2, 40, 56, generator=generator), label, augmented).to(device)
+    return Clip(frames, {BACKWARD: torch.randn(2, 2, 40, 56, generator=generator)}, {0: label}, augmented=augmented).to(
+        device
+    )
 
 
 METHODS: dict[str, Callable[[], Method]] = {

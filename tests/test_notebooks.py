@@ -12,6 +12,7 @@ from nbclient import NotebookClient
 
 from repository import REPOSITORY
 from stpl.cli import main
+from waiting import PATIENCE
 
 Outputs = list[dict[str, Any]]
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
@@ -51,7 +52,7 @@ def execute(parts: dict[str, dict[str, object]], tmp_path: Path, monkeypatch: py
     cells = [[nbformat.v4.new_code_cell("%reset -f"), *prepared(name, **given)] for name, given in parts.items()]  # type: ignore[no-untyped-call]
     notebook = nbformat.v4.new_notebook(cells=[cell for part in cells for cell in part])  # type: ignore[no-untyped-call]
     place = {"metadata": {"path": str(REPOSITORY / "notebooks")}}
-    NotebookClient(notebook, timeout=120, kernel_name="python3", resources=place).execute()
+    NotebookClient(notebook, timeout=PATIENCE, kernel_name="python3", resources=place).execute()
     return [[output for cell in part if cell.cell_type == "code" for output in cell.outputs] for part in cells]
 
 

@@ -139,10 +139,13 @@ VERBS = {
         "stpl.data.check:check", "look for what is missing or wrong", "SET --root=DIR", positional="dataset"
     ),
     "data flow": Verb(
-        "stpl.data.flow_files:flow", "estimate optical flow to files", "SET --root=DIR", positional="dataset"
+        "stpl.data.flow.flow_files:flow", "estimate optical flow to files", "SET --root=DIR", positional="dataset"
     ),
     "data cache": Verb(
-        "stpl.data.cache:cache", "keep frames and flow at training size", "SET --root=DIR", positional="dataset"
+        "stpl.data.sequence_cache:cache",
+        "keep frames and flow at training size",
+        "SET --root=DIR",
+        positional="dataset",
     ),
     "weights inspect": Verb(
         "stpl.nn.convert:inspect", "say what a foreign checkpoint is", "FILE", positional="checkpoint"

@@ -27,8 +27,8 @@ from stpl.apply.network import load_network
 from stpl.apply.origin import NetworkOrigin
 from stpl.apply.settings import Settings
 from stpl.cli import main
-from stpl.data.clip import Wants, collate
-from stpl.data.folder import VideoFrames
+from stpl.data.clip import BACKWARD, Wants, collate
+from stpl.data.videos.video_clips import VideoFrames
 from stpl.errors import ConfigError
 from stpl.metrics.selection import InformationMaximization
 from stpl.nn.own import IN_MEMORY
@@ -87,7 +87,9 @@ def test_the_guard_takes_the_last_that_it_trusts(
 def test_what_the_guard_sees(drive: Path) -> None:
     model = open_model(NetworkOrigin(network="streets", size=SIZE))
     reader = VideoFrames(drive)
-    clips = [collate([reader.read(place, Wants(flow=True)) for place in places]) for places in ((0, 1), (2, 3, 4))]
+    clips = [
+        collate([reader.read(place, Wants(flows=(BACKWARD,))) for place in places]) for places in ((0, 1), (2, 3, 4))
+    ]
     accel = model.accel
     found = see(accel, clips)
     assert found.labels.shape == (5, *SIZE)

@@ -23,7 +23,7 @@ from stpl.apply.branches import values_read
 from stpl.apply.model import open_model
 from stpl.apply.origin import NetworkOrigin
 from stpl.cli import main
-from stpl.data.folder import VideoFrames
+from stpl.data.videos.video_clips import VideoFrames
 from stpl.errors import StplError
 
 SIZE = (64, 96)

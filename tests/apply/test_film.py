@@ -11,8 +11,8 @@ import torch
 from fakes import MovingShapes
 from repository import REPOSITORY
 from stpl.cli import main
-from stpl.data.folder import VideoFrames
 from stpl.data.image import write_png
+from stpl.data.videos.video_clips import VideoFrames
 from stpl.nn import weights
 from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions, build_network

@@ -11,7 +11,7 @@ import torch
 
 from stpl.apply import guard_quality
 from stpl.cli import main
-from stpl.data.clip import Clip
+from stpl.data.clip import BACKWARD, Clip
 from stpl.errors import RecordError
 
 
@@ -29,7 +29,9 @@ def test_how_well_the_guard_chooses(
     assert main(["fit", *tiny_run("affine_teacher", "--start_from=null", *kept, steps=2)]) == 0
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (2, 2, 3, 48, 96), dtype=torch.uint8, generator=generator)
-    monkeypatch.setattr(guard_quality, "spread", lambda data, count: [Clip(frames, torch.zeros(2, 1, 2, 48, 96))])
+    monkeypatch.setattr(
+        guard_quality, "spread", lambda data, count: [Clip(frames, {BACKWARD: torch.zeros(2, 2, 48, 96)})]
+    )
     file = tmp_path / "figures.json"
     assert main(["adapt", "guard", f"--runs={tmp_path / 'runs'}", f"--json={file}"]) == 0
     figures = json.loads(file.read_text())

@@ -27,7 +27,7 @@ def street(height: int = 96, width: int = 192, seed: int = 0) -> Image8:
 
 
 def clip(*images: Image8) -> Image8:
-    return np.stack(images).transpose(0, 3, 1, 2)
+    return np.stack(images)
 
 
 def only_blur(sigma: float, **options: Any) -> CrossFrameAugmentation:
@@ -111,7 +111,7 @@ def test_no_global_generator_is_touched() -> None:
 @pytest.mark.parametrize("radius", [5, 7, 9])
 def test_blur_is_pillows_blur_at_the_papers_size(radius: int) -> None:
     image = street(512, 256)
-    blurred = only_blur(radius / 512)(clip(image), 0)[0].transpose(1, 2, 0)
+    blurred = only_blur(radius / 512)(clip(image), 0)[0]
     pillow = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius)))
     inner = np.abs(blurred.astype(int) - pillow)[40:-40, 40:-40]
     assert inner.mean() < 0.6  # Pillow approximates the Gaussian by boxes
@@ -121,7 +121,7 @@ def test_blur_is_pillows_blur_at_the_papers_size(radius: int) -> None:
 @pytest.mark.parametrize("height", [96, 256])
 def test_blur_sigma_is_relative_to_the_height(height: int) -> None:
     image = street(height, 128)
-    blurred = only_blur(7 / 512)(clip(image), 0)[0].transpose(1, 2, 0)
+    blurred = only_blur(7 / 512)(clip(image), 0)[0]
     wanted = cv2.GaussianBlur(image, (0, 0), height * 7 / 512)
     assert np.abs(blurred.astype(int) - wanted)[12:-12, 12:-12].max() <= 2
 
@@ -130,7 +130,7 @@ def test_brightness_is_one_factor_within_its_range() -> None:
     image = np.tile(np.arange(20, 100, dtype=np.uint8)[:, None, None], (1, 40, 3))
     factors = []
     for seed in range(200):
-        augmented = only_jitter(brightness=0.5)(clip(image), seed)[0].transpose(1, 2, 0).astype(float)
+        augmented = only_jitter(brightness=0.5)(clip(image), seed)[0].astype(float)
         factor = (augmented / image).mean()
         assert np.abs(augmented - image * factor).max() < 1.5  # truncated; below a factor of 2.5 nothing saturates
         factors.append(factor)
@@ -149,7 +149,7 @@ def test_saturation_zero_to_one_keeps_luma() -> None:
     image = street()
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(int)
     for seed in range(5):
-        augmented = only_jitter(saturation=0.5)(clip(image), seed)[0].transpose(1, 2, 0)
+        augmented = only_jitter(saturation=0.5)(clip(image), seed)[0]
         luma = cv2.cvtColor(np.ascontiguousarray(augmented), cv2.COLOR_RGB2GRAY).astype(int)
         assert np.abs(luma - grey).mean() < 2
 
@@ -161,7 +161,7 @@ def test_blur_and_jitter_act_independently_with_their_probabilities() -> None:
     augment = CrossFrameAugmentation(contrast=0.0, saturation=0.0, hue=0.0)
     count = np.zeros((2, 2))
     for seed in range(1500):
-        out = augment(clip(image), clip_seed(0, seed, 0))[0, 0].astype(int)
+        out = augment(clip(image), clip_seed(0, seed, 0))[0, ..., 0].astype(int)
         blurred, jittered = len(np.unique(out)) > 2, out[0, 0] != 60
         count[int(blurred), int(jittered)] += 1
     share = count / count.sum()
@@ -188,10 +188,10 @@ def test_clip_seeds_do_not_collide_for_neighbours() -> None:
 
 @pytest.mark.parametrize(
     "frames",
-    [np.zeros((2, 3, 8, 8), np.float32), np.zeros((3, 8, 8), np.uint8), np.zeros((2, 8, 8, 3), np.uint8)],
+    [np.zeros((2, 8, 8, 3), np.float32), np.zeros((8, 8, 3), np.uint8), np.zeros((2, 3, 8, 8), np.uint8)],
 )
 def test_unfit_frames_are_refused(frames: NDArray[Any]) -> None:
-    with pytest.raises(DataError, match=r"uint8 frames \[T,3,H,W\], got[\s\S]*→ "):
+    with pytest.raises(DataError, match=r"uint8 frames \[T,H,W,3\], got[\s\S]*→ "):
         CrossFrameAugmentation()(frames, 0)
 
 
@@ -224,8 +224,8 @@ def test_the_device_augments_as_the_workers_do(per_frame: bool) -> None:
     frames, augmentation = clip(street(), street(seed=1)), CrossFrameAugmentation(per_frame=per_frame)
     for seed in range(40):
         expected = augmentation(frames, seed).astype(int)
-        found = augment_device.augment(augmentation, torch.from_numpy(frames), seed).numpy().astype(int)
-        difference = np.abs(found - expected)
+        found = augment_device.augment(augmentation, torch.from_numpy(frames).permute(0, 3, 1, 2), seed)
+        difference = np.abs(found.permute(0, 2, 3, 1).numpy().astype(int) - expected)
         assert difference.mean() < 0.05, seed
         assert np.quantile(difference, 0.999) <= 4, seed
 

@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from fakes import write_synthia
 from stpl.cli import main
 from stpl.data import sequence_set
-from stpl.data.cache import CachedClips, cache_folder, open_cache
-from stpl.data.clip import Clip, Wants
+from stpl.data.clip import BACKWARD, Clip, Wants
 from stpl.data.flow import FlowCache
 from stpl.data.image import read_rgb
 from stpl.data.label_space import SYNTHIA_12
 from stpl.data.sequence import SequenceClips
+from stpl.data.sequence_cache import cache_folder, open_cache
 from stpl.data.sequence_set import SequenceSet, open_set
 from stpl.errors import DataError
 
 SIZE, CLIPS = (32, 64), 5
-ALL = Wants(flow=True, label=True)
+ALL = Wants(flows=(BACKWARD,), labels=(0,))
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +65,15 @@ def plain(root: Path) -> SequenceClips:
     return SequenceClips(files(root), SYNTHIA_12, label_size="input", flow=FlowCache(root / "flow"))
 
 
-def cached(root: Path, *, flow: bool = True) -> CachedClips:
-    return CachedClips(plain(root), open_cache(files(root), flow=flow, workers=2))
+def cached(root: Path, *, flow: bool = True) -> SequenceClips:
+    kept = open_cache(files(root), "dis" if flow else None, workers=2)
+    return SequenceClips(kept.files, SYNTHIA_12, label_size="input", flow=FlowCache(root / "flow"), cache=kept)
 
 
 def equal(left: Clip, right: Clip) -> bool:
-    pairs = [(getattr(left, name), getattr(right, name)) for name in ("frames", "flow", "label")]
-    return left.key == right.key and all(a.equal(b) and a.dtype == b.dtype for a, b in pairs)
+    ours, others = left.tensors(), right.tensors()
+    same = all(a.equal(others[name]) and a.dtype == others[name].dtype for name, a in ours.items())
+    return left.key == right.key and ours.keys() == others.keys() and same
 
 
 @pytest.mark.parametrize("flow", [True, False])
@@ -80,8 +82,8 @@ def test_cached_clips_are_the_very_same(flow: bool, root: Path) -> None:
     assert len(clips) == len(reference) == CLIPS
     assert all(equal(clips.read(i, ALL), reference.read(i, ALL)) for i in range(CLIPS))
     bare = clips.read(0, Wants())
-    assert bare.flow is None
-    assert bare.label is None
+    assert not bare.flows
+    assert not bare.labels
 
 
 def test_every_frame_is_decoded_once(root: Path, decoded: Decoded) -> None:
@@ -99,11 +101,11 @@ def test_labels_are_neither_kept_nor_opened(root: Path) -> None:
     for path in (root / "SynthiaSeq" / "SEQS-04-DAWN" / "label").iterdir():
         path.write_bytes(b"")  # reading any of them would fail
     clips = cached(root)
-    clips.read(0, Wants(flow=True))
+    clips.read(0, Wants(flows=(BACKWARD,)))
     kept = sorted(path.name for path in cache_folder(files(root)).iterdir())
-    assert kept == [".lock", "flow", "frames"]
+    assert kept == [".lock", "flow_dis", "frames"]
     assert np.load(cache_folder(files(root)) / "frames/frames.npy", mmap_mode="r").shape == (CLIPS + 1, 3, *SIZE)
-    assert np.load(cache_folder(files(root)) / "flow/flow.npy", mmap_mode="r").shape == (CLIPS, 2, *SIZE)
+    assert np.load(cache_folder(files(root)) / "flow_dis/flow.npy", mmap_mode="r").shape == (CLIPS, 2, *SIZE)
 
 
 def test_a_stopped_call_goes_on(root: Path, decoded: Decoded) -> None:
@@ -185,14 +187,14 @@ def test_a_new_source_file_makes_it_stale(root: Path) -> None:
 def test_another_size_is_another_cache(root: Path) -> None:
     cached(root)
     other = open_set(root, "synthia", "train", size=(64, 128))
-    open_cache(other, flow=False)
+    open_cache(other, None)
     assert {path.name for path in (root / "SynthiaSeq").glob("cache_*")} == {"cache_32x64", "cache_64x128"}
 
 
 @pytest.mark.parametrize("keep", [0, 20, 500, -1])
 def test_a_cut_array_is_named(keep: int, root: Path) -> None:
     cached(root)
-    path = cache_folder(files(root)) / "flow/flow.npy"
+    path = cache_folder(files(root)) / "flow_dis/flow.npy"
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(
         DataError, match=r"flow\.npy: the cache is torn \(\d+ bytes, \d+ were[\s\S]*→ delete the folder"
@@ -215,7 +217,7 @@ def test_a_flipped_byte_is_named_when_it_is_read(root: Path) -> None:
 def test_a_header_that_is_not_what_was_written_is_named(root: Path) -> None:
     """A changed digit of its shape would map other rows, or rows that are not there."""
     cached(root)
-    path = cache_folder(files(root)) / "flow/flow.npy"
+    path = cache_folder(files(root)) / "flow_dis/flow.npy"
     whole = path.read_bytes()
     for place in range(8, 128):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])

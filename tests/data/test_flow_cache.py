@@ -25,13 +25,13 @@ def test_cache_estimates_once_and_returns_the_same_values_warm_and_cold(
     def never(*_: Any) -> None:
         raise AssertionError("estimated twice")
 
-    monkeypatch.setattr(fl, "estimate", never)
+    monkeypatch.setattr("stpl.data.flow.dis.estimate", never)
     warm = FlowCache(tmp_path).get("val/ulm/a", later, earlier)
     np.testing.assert_array_equal(warm, cold)
     assert warm.dtype == np.float32
     assert warm.flags.c_contiguous
     assert np.all(np.abs(cold - exact) <= np.abs(exact) / 2048 + 1e-6)
-    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")] == ["val/ulm/a.npy"]
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")] == ["flow_dis/val/ulm/a.npy"]
 
 
 def test_cache_is_shared_by_concurrent_writers(tmp_path: Path) -> None:
@@ -44,13 +44,13 @@ def test_cache_is_shared_by_concurrent_writers(tmp_path: Path) -> None:
         thread.join()
     assert len(results) == 6
     assert all(np.array_equal(result, results[0]) for result in results)
-    assert [p.name for p in tmp_path.iterdir()] == ["k.npy"]
+    assert [p.name for p in (tmp_path / "flow_dis").iterdir()] == ["k.npy"]
 
 
 def test_torn_cache_file_says_to_delete_it(tmp_path: Path) -> None:
     later, earlier = shifted_pair(1, 1)
     FlowCache(tmp_path).get("k", later, earlier)
-    torn(tmp_path / "k.npy", 1000)
+    torn(tmp_path / "flow_dis" / "k.npy", 1000)
     with pytest.raises(DataError, match=r"k\.npy: [\s\S]*torn[\s\S]*→ delete the file"):
         FlowCache(tmp_path).get("k", later, earlier)
 
@@ -59,7 +59,7 @@ def test_no_damage_of_a_cache_file_goes_unnoticed(tmp_path: Path) -> None:
     """Flipped bits and blocks of zeros, anywhere: what is still returned is what was estimated."""
     later, earlier = (frame[:32, :48] for frame in shifted_pair(5, -2))
     sound = FlowCache(tmp_path).get("k", later, earlier)
-    path, draw, refused = tmp_path / "k.npy", np.random.default_rng(0), 0
+    path, draw, refused = tmp_path / "flow_dis" / "k.npy", np.random.default_rng(0), 0
     whole = path.read_bytes()
     for place in draw.integers(0, len(whole), 200).tolist():
         for damage in (bytes([whole[place] ^ 8]), bytes(len(whole[place : place + 64]))):
@@ -75,10 +75,10 @@ def test_a_cache_file_of_an_older_version_is_made_again(tmp_path: Path) -> None:
     """It has no checksum, so nobody knows what is in it."""
     later, earlier = shifted_pair(1, 1)
     sound = FlowCache(tmp_path).get("k", later, earlier)
-    whole = (tmp_path / "k.npy").read_bytes()
-    np.save(tmp_path / "k.npy", np.full((*later.shape[:2], 2), np.nan, np.float16))
+    whole = (tmp_path / "flow_dis" / "k.npy").read_bytes()
+    np.save(tmp_path / "flow_dis" / "k.npy", np.full((*later.shape[:2], 2), np.nan, np.float16))
     assert np.array_equal(FlowCache(tmp_path).get("k", later, earlier), sound)
-    assert (tmp_path / "k.npy").read_bytes() == whole
+    assert (tmp_path / "flow_dis" / "k.npy").read_bytes() == whole
 
 
 def test_cache_file_of_another_size_says_to_delete_it(tmp_path: Path) -> None:

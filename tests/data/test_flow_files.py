@@ -19,8 +19,8 @@ from fakes import write_cityscapes
 from stpl.cli import main
 from stpl.data import flow as fl
 from stpl.data.fake import fake
-from stpl.data.flow_estimator import open_estimator
-from stpl.data.flow_files import flow
+from stpl.data.flow.estimators import open_estimator
+from stpl.data.flow.flow_files import flow
 from stpl.data.sequence_set import SequenceSet, open_set
 from stpl.errors import ConfigError, DataError
 
@@ -39,7 +39,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dis(root: Path) -> list[fl.Flow]:
     """What the files must hold, clip by clip, made without the code under test."""
     files: SequenceSet = open_set(root, "synthia", "train", size=SIZE)
-    frames = [[files.read_frame(path) for path in clip.frames] for clip in files.clips]
+    frames = [[files.read_frame(path) for path in files.frame_pair(index)] for index in range(len(files))]
     return [fl.estimate(later, earlier) for earlier, later in frames]
 
 
@@ -114,7 +114,7 @@ def test_interrupting_leaves_whole_files_and_the_next_call_goes_on(
             time.sleep(0.3)
         return estimate(later, earlier)
 
-    monkeypatch.setattr("stpl.data.flow_estimator.estimate", interrupted)
+    monkeypatch.setattr("stpl.data.flow.dis.estimate", interrupted)
     assert main(arguments) == 130
     assert "interrupted; call again to go on" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == NAMES[:2]
@@ -201,8 +201,8 @@ def test_raft_from_the_command_line_works_in_batches(
     assert sum(TellingRaft.batches) == 4
     assert max(TellingRaft.batches) == 4
     files = open_set(root, "synthia", "train", size=SIZE)
-    for clip, name in zip(files.clips, NAMES, strict=True):
-        earlier, later = (files.read_frame(path) for path in clip.frames)
+    for index, name in enumerate(NAMES):
+        earlier, later = (files.read_frame(path) for path in files.frame_pair(index))
         found = fl.read(tmp_path / name.replace("npy", "flo"))
         np.testing.assert_allclose(found, [later[..., 0], earlier[..., 1]], atol=1e-3)
 
@@ -222,7 +222,7 @@ def test_torchvision_of_another_torch_is_told(monkeypatch: pytest.MonkeyPatch) -
     def broken(name: str) -> None:
         raise RuntimeError("operator torchvision::nms does not exist")
 
-    monkeypatch.setattr("stpl.data.flow_estimator.import_module", broken)
+    monkeypatch.setattr("stpl.data.flow.raft.import_module", broken)
     with pytest.raises(ConfigError, match=r"cannot be imported \(operator torchvision::nms[\s\S]*→ `pip install"):
         open_estimator("raft_small")
 

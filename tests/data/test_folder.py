@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fakes import MovingShapes
-from stpl.data import folder as folder_module
-from stpl.data.clip import ClipReader, Wants
+from stpl.data.clip import BACKWARD, ClipReader, Wants
 from stpl.data.flow import FlowCache
-from stpl.data.folder import VideoFrames
+from stpl.data.videos import video_clips as folder_module
+from stpl.data.videos.video_clips import VideoFrames
 from stpl.errors import ConfigError, DataError
 
 SCENE = MovingShapes(7, (48, 96))
@@ -67,15 +67,14 @@ def test_clips_are_consecutive_pairs(video: Path) -> None:
     source = VideoFrames(video)
     reader: ClipReader = source
     assert len(reader) == COUNT - 1
-    clip = reader.read(4, Wants(flow=True))
+    clip = reader.read(4, Wants(flows=(BACKWARD,)))
     frames = list(source.frames())
     assert clip.frames.shape == (2, 3, 48, 96)
     for got, wanted in zip(clip.frames.numpy(), frames[4:6], strict=True):
         np.testing.assert_array_equal(got.transpose(1, 2, 0), wanted)
     assert clip.key == "drive.mkv/000005"
-    assert clip.label is None
-    assert clip.flow is not None
-    facade = clip.flow[0][:, SCENE.label(5) == 11]
+    assert not clip.labels
+    facade = clip.flows[BACKWARD][:, SCENE.label(5) == 11]
     np.testing.assert_allclose(facade.median(dim=1).values.numpy(), [1, 0], atol=0.25)
     with pytest.raises(IndexError):
         reader.read(COUNT - 1, Wants())
@@ -95,9 +94,8 @@ def test_frames_are_resized_and_flow_follows(images: Path) -> None:
     source = VideoFrames(images, (24, 96))
     assert source.size == (24, 96)
     assert all(frame.shape == (24, 96, 3) for frame in source.frames())
-    clip = source.read(0, Wants(flow=True))
-    assert clip.flow is not None
-    assert clip.flow.shape == (1, 2, 24, 96)
+    clip = source.read(0, Wants(flows=(BACKWARD,)))
+    assert clip.flows[BACKWARD].shape == (2, 24, 96)
 
 
 def test_stated_fps_wins(images: Path) -> None:
@@ -119,21 +117,21 @@ def test_random_access_agrees_with_the_stream(video: Path, monkeypatch: pytest.M
 
 def test_flow_cache_is_filled_once_and_not_shared_by_other_videos(images: Path, tmp_path: Path) -> None:
     cache = FlowCache(tmp_path / "flow")
-    first = VideoFrames(images, flow=cache).read(3, Wants(flow=True)).flow
-    again = VideoFrames(images, flow=cache).read(3, Wants(flow=True)).flow
+    first = VideoFrames(images, flow=cache).read(3, Wants(flows=(BACKWARD,))).flows[BACKWARD]
+    again = VideoFrames(images, flow=cache).read(3, Wants(flows=(BACKWARD,))).flows[BACKWARD]
     assert first is not None
     assert again is not None
     assert first.equal(again)
-    assert len(list(cache.root.rglob("*.npy"))) == 1
+    assert len(list((tmp_path / "flow").rglob("*.npy"))) == 1
     Image.fromarray(SCENE.frame(0)).save(images / "img11.png", compress_level=0)
-    VideoFrames(images, flow=cache).read(3, Wants(flow=True))
-    VideoFrames(images, (24, 48), flow=cache).read(3, Wants(flow=True))
-    assert len(list(cache.root.rglob("*.npy"))) == 3
+    VideoFrames(images, flow=cache).read(3, Wants(flows=(BACKWARD,)))
+    VideoFrames(images, (24, 48), flow=cache).read(3, Wants(flows=(BACKWARD,)))
+    assert len(list((tmp_path / "flow").rglob("*.npy"))) == 3
 
 
 def test_labels_are_refused(images: Path) -> None:
     with pytest.raises(DataError, match=r"drive: a plain video has no labels[\s\S]*→"):
-        VideoFrames(images).read(0, Wants(label=True))
+        VideoFrames(images).read(0, Wants(labels=(0,)))
 
 
 def test_missing_path_is_named(tmp_path: Path) -> None:

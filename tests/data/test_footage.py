@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from fakes import MovingShapes
 from stpl.cli import main
-from stpl.data import folder as folder_module
-from stpl.data import video_file, video_index
-from stpl.data.clip import Wants
+from stpl.data.clip import BACKWARD, Wants
 from stpl.data.datamodule import VideoData
 from stpl.data.flow import FlowCache, consistent
-from stpl.data.folder import VideoFrames
-from stpl.data.footage import Footage, Spread, open_footage
-from stpl.data.scene_cuts import find_cuts, thumbnail
+from stpl.data.videos import decoder, video_index
+from stpl.data.videos import video_clips as folder_module
+from stpl.data.videos.footage import Footage, Spread, open_footage
+from stpl.data.videos.scene_cuts import find_cuts, thumbnail
+from stpl.data.videos.video_clips import VideoFrames
 from stpl.errors import ConfigError, DataError
 
 SIZE = (48, 96)
@@ -80,10 +80,11 @@ def test_no_clip_crosses_a_cut(tmp_path: Path) -> None:
     assert video.scene_cuts == [4]
     keys = [video.read(index, Wants()).key for index in range(len(video))]
     assert keys == [f"two.mkv/{place:06d}" for place in (1, 2, 3, 5, 6, 7, 8)]
-    first = video.neighbours(1).read(3, Wants()).frames  # of frame 5, the pair before it
-    assert first[0].equal(first[1]), "a scene begins with itself"
-    following = video.neighbours(0, -1).read(2, Wants()).frames  # frame 3, and what follows in its scene
-    assert following[0].equal(following[1])
+    first = video.read(3, Wants(frames=(-2, -1, 0), flows=((-1, -2),)))  # up to frame 5
+    assert first.frame(-2).equal(first.frame(-1)), "a scene begins with itself"
+    assert not first.flows[-1, -2].any()
+    last = video.read(2, Wants(frames=(0, 1)))  # frame 3, and what follows in its scene
+    assert last.frame(0).equal(last.frame(1))
     assert len(VideoFrames(tmp_path / "two.mkv", cuts=False)) == 8
 
 
@@ -100,9 +101,9 @@ def test_several_videos_are_one(tmp_path: Path) -> None:
         cv2.imwrite(str(folder / f"{number}.png"), frame)
     file = write(tmp_path / "drive.mkv", scene(4, 4))
     footage = open_footage([folder, file], None, flow=FlowCache(tmp_path / "flow"))
-    keys = [footage.read(index, Wants(flow=True)).key for index in range(len(footage))]
+    keys = [footage.read(index, Wants(flows=(BACKWARD,))).key for index in range(len(footage))]
     assert keys == ["frames/000001", "frames/000002", "drive.mkv/000001", "drive.mkv/000002", "drive.mkv/000003"]
-    assert footage.neighbours(1).read(2, Wants()).key == "drive.mkv/000000"
+    assert np.array_equal(footage.frame(2, -1), footage.frame(2, -2)), "a video begins with itself"
     assert footage.read(-1, Wants()).key == keys[-1]
     with pytest.raises(DataError, match="no labels"):
         footage.label(0)
@@ -120,7 +121,7 @@ def test_few_clips_of_a_long_video_are_evaluated(tmp_path: Path) -> None:
     kept = data.reader("val")
     assert isinstance(kept, Spread)
     assert kept.places == [0, 1, 2, 3, 18, 19, 20, 21, 35, 36, 37, 38]
-    assert kept.neighbours(1).read(4, Wants()).key == "drive.mkv/000018"
+    assert np.array_equal(kept.frame(5, -1), kept.frame(4))
     assert kept.read(4, Wants()).key == "drive.mkv/000019"
     assert len(Spread(data.reader("train"), 3)) == 3
     assert len(VideoData(file, flow_cache=tmp_path / "flow").reader("val")) == 39
@@ -149,7 +150,7 @@ def test_a_wrong_seek_is_noticed(
 ) -> None:
     frames = [np.roll(noise(1), t, 1) for t in range(90)]
     path = write(tmp_path / "drive.mkv", frames)
-    opened = video_file.open_video
+    opened = decoder.open_video
     monkeypatch.setattr(video_index, "open_video", lambda path: Astray(opened(path), by))
     monkeypatch.setattr(video_index, "_STEPS_BACK", (0, 6, 12, 24))
     monkeypatch.setattr(folder_module, "MEMORY_LIMIT", 1)
@@ -183,7 +184,7 @@ def test_damage_that_the_decoder_fills_in_differently_each_time(
 def test_an_index_is_kept_and_made_again_when_it_is_torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, cache = write(tmp_path / "drive.mkv", scene(2, 6)), FlowCache(tmp_path / "flow")
     assert len(VideoFrames(path, flow=cache)) == 5
-    (kept,) = cache.root.rglob("*.index.npz")
+    (kept,) = (tmp_path / "flow").rglob("*.index.npz")
     with monkeypatch.context() as patch:
         patch.setattr(video_index, "_scan", lambda path: pytest.fail("looked through again"))
         assert len(VideoFrames(path, flow=cache)) == 5
@@ -224,10 +225,9 @@ def test_a_rotated_video_stands_upright(tmp_path: Path) -> None:
 def test_sizes_that_are_odd(tmp_path: Path) -> None:
     for number in range(3):
         cv2.imwrite(str(tmp_path / f"{number}.png"), noise(1, (37, 53)))
-    clip = VideoFrames(tmp_path).read(0, Wants(flow=True))
+    clip = VideoFrames(tmp_path).read(0, Wants(flows=(BACKWARD,)))
     assert clip.frames.shape == (2, 3, 37, 53)
-    assert clip.flow is not None
-    assert clip.flow.shape == (1, 2, 37, 53)
+    assert clip.flows[BACKWARD].shape == (2, 37, 53)
 
 
 def test_flow_is_checked_both_ways() -> None:
@@ -246,11 +246,10 @@ def test_flow_is_checked_both_ways() -> None:
 def test_visible_pixels_of_a_video(tmp_path: Path) -> None:
     frames = [np.roll(noise(3), 2 * t, 1) for t in range(3)]
     clip = VideoFrames(write(tmp_path / "drive.mkv", frames), flow=FlowCache(tmp_path / "flow")).read(
-        0, Wants(flow=True, visible=True)
+        0, Wants(flows=(BACKWARD,), visible=(0,))
     )
-    assert clip.visible is not None
-    assert clip.visible.shape == (1, *SIZE)
-    assert clip.visible[0, 8:-8, 12:-12].float().mean() > 0.9
+    assert clip.visible[0].shape == SIZE
+    assert clip.visible[0][8:-8, 12:-12].float().mean() > 0.9
 
 
 def images(path: Path, frames: Sequence[Frame]) -> Path:

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from stpl.data import video_file
-from stpl.data.image_folder import image_endings, list_frames
+from stpl.data.videos import decoder
+from stpl.data.videos.image_folder import image_endings, list_frames
 from stpl.errors import DataError
 
 COUNT = 3
@@ -20,7 +20,7 @@ Pixels = NDArray[np.uint8]
 @pytest.fixture(autouse=True)
 def anew() -> None:
     """Notes are printed once a process."""
-    video_file.note_once.cache_clear()
+    decoder.note_once.cache_clear()
 
 
 def photo(number: int) -> Pixels:

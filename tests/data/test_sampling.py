@@ -2,33 +2,37 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
 from stpl.data.augment import CrossFrameAugmentation
-from stpl.data.clip import Clip, Wants, collate
+from stpl.data.clip import BACKWARD, ClipReader, Frame, Wants, collate
 from stpl.data.sampling import EvaluationClips, StepSampler, TrainingClips, ticket
 
 
-class Counting:
+class Counting(ClipReader):
     """A reader of three clips that remembers what was wanted."""
 
     def __init__(self) -> None:
-        self.wanted: list[Wants] = []
+        self.asked: list[object] = []
 
     def __len__(self) -> int:
         return 3
 
-    def read(self, index: int, wants: Wants) -> Clip:
-        self.wanted.append(wants)
-        frames = torch.full((2, 3, 8, 8), 80 + 40 * index, dtype=torch.uint8)
-        return Clip(frames, flow=torch.zeros(1, 2, 8, 8) if wants.flow else None, key=str(index))
+    def key(self, index: int) -> str:
+        return str(index)
 
-    def label(self, index: int, before: int = 0) -> torch.Tensor:
+    def frame(self, index: int, offset: int = 0) -> Frame:
+        return np.full((8, 8, 3), 80 + 40 * index, np.uint8)
+
+    def flow(self, index: int, of: int = 0, to: int = -1) -> torch.Tensor:
+        self.asked.append((of, to))
+        return torch.zeros(2, 8, 8)
+
+    def label(self, index: int, offset: int = 0) -> torch.Tensor:
+        self.asked.append(offset)
         return torch.zeros(8, 8, dtype=torch.int64)
-
-    def neighbours(self, by: int, previous: int = 1) -> Counting:
-        return self
 
     @property
     def name(self) -> str:
@@ -79,9 +83,9 @@ def test_augmentation_is_a_function_of_seed_step_and_position() -> None:
 
 def test_nothing_unwanted_is_made() -> None:
     reader = Counting()
-    clip = TrainingClips(reader, Wants(flow=True), CrossFrameAugmentation(), 0)[ticket(0, 0, 0, 1, 3)]
+    clip = TrainingClips(reader, Wants(flows=(BACKWARD,)), CrossFrameAugmentation(), 0)[ticket(0, 0, 0, 1, 3)]
     assert clip.augmented is None
-    assert reader.wanted == [Wants(flow=True)]
+    assert reader.asked == [BACKWARD]
 
 
 def test_evaluation_reads_in_order() -> None:
@@ -91,9 +95,8 @@ def test_evaluation_reads_in_order() -> None:
 
 def test_collate_stacks_and_moves() -> None:
     reader = Counting()
-    batch = collate([reader.read(i, Wants(flow=True)) for i in range(3)]).to("cpu")
+    batch = collate([reader.read(i, Wants(flows=(BACKWARD,))) for i in range(3)]).to("cpu")
     assert batch.frames.shape == (3, 2, 3, 8, 8)
-    assert batch.flow is not None
-    assert batch.flow.shape == (3, 1, 2, 8, 8)
-    assert batch.label is None
+    assert batch.flows[BACKWARD].shape == (3, 2, 8, 8)
+    assert not batch.labels
     assert batch.key == ("0", "1", "2")

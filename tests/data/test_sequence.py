@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fakes import write_cityscapes, write_synthia, write_viper
 from stpl.data import flow as optical_flow
-from stpl.data.clip import Wants
+from stpl.data.clip import BACKWARD, Wants
 from stpl.data.label_space import SYNTHIA_12, VIPER_15, own_classes
 from stpl.data.patterns import FilePattern, FrameFiles, FrameId
 from stpl.data.sequence import SequenceClips, find_flow, read_scaled
@@ -34,12 +34,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_set_opens_under_one_root(name: str, root: Path) -> None:
     files = open_set(root, name, data_set(name).splits[0], size=SIZE)
     assert (files.name, files.folder, files.size) == (name, root / data_set(name).folder, SIZE)
-    assert all(path.is_file() for clip in files.clips for path in clip.frames)
-    clip = SequenceClips(files, SYNTHIA_12 if name == "synthia" else VIPER_15).read(0, Wants(flow=True))
+    assert all(path.is_file() for index in range(len(files)) for path in files.frame_pair(index))
+    clip = SequenceClips(files, SYNTHIA_12 if name == "synthia" else VIPER_15).read(0, Wants(flows=(BACKWARD,)))
     assert clip.frames.shape == (2, 3, *SIZE)
-    assert clip.flow is not None
-    assert clip.flow.shape == (1, 2, *SIZE)
-    assert clip.label is None
+    assert clip.flows[BACKWARD].shape == (2, *SIZE)
+    assert not clip.labels
 
 
 def test_all_is_at_the_usual_size_if_none_is_given(root: Path) -> None:
@@ -65,9 +64,9 @@ def test_a_set_without_a_class_in_common_is_refused(root: Path) -> None:
 
 def test_a_reader_travels_to_worker_processes(root: Path) -> None:
     clips = SequenceClips(open_set(root, "synthia", "train", size=SIZE), SYNTHIA_12, label_size="input")
-    there = pickle.loads(pickle.dumps(clips)).read(1, Wants(flow=True, label=True))
-    here = clips.read(1, Wants(flow=True, label=True))
-    assert all(getattr(there, name).equal(getattr(here, name)) for name in ("frames", "flow", "label"))
+    there = pickle.loads(pickle.dumps(clips)).read(1, Wants(flows=(BACKWARD,), labels=(0,)))
+    here = clips.read(1, Wants(flows=(BACKWARD,), labels=(0,)))
+    assert all(tensor.equal(here.tensors()[name]) for name, tensor in there.tensors().items())
 
 
 NAMES = {
@@ -126,8 +125,8 @@ def test_two_files_of_one_frame_are_told(loose: FilePattern, tmp_path: Path) -> 
 
 def flow_file(files: SequenceSet, folder: Path, flow: NDArray[Any] | None = None, suffix: str = ".npy") -> None:
     flow = np.zeros((2, *files.size), np.float32) if flow is None else flow
-    for clip in files.clips:
-        optical_flow.write(folder / f"{Path(clip.flow_name).stem}{suffix}", flow)
+    for index in range(len(files)):
+        optical_flow.write(folder / f"{Path(files.flow_name(index)).stem}{suffix}", flow)
 
 
 def constant(dx: float, dy: float, size: tuple[int, int]) -> NDArray[np.float32]:
@@ -138,10 +137,9 @@ def constant(dx: float, dy: float, size: tuple[int, int]) -> NDArray[np.float32]
 def test_flow_files_are_scaled_to_the_frames(suffix: str, root: Path, tmp_path: Path) -> None:
     files = open_set(root, "cityscapes", "train", size=SIZE)
     flow_file(files, tmp_path, constant(4.5, -2.0, (16, 32)), suffix)
-    flow = SequenceClips(files, VIPER_15, flow=tmp_path).read(0, Wants(flow=True)).flow
-    assert flow is not None
-    np.testing.assert_allclose(flow[0, 0], 9.0)
-    np.testing.assert_allclose(flow[0, 1], -4.0)
+    flow = SequenceClips(files, VIPER_15, flow=tmp_path).read(0, Wants(flows=(BACKWARD,))).flows[BACKWARD]
+    np.testing.assert_allclose(flow[0], 9.0)
+    np.testing.assert_allclose(flow[1], -4.0)
 
 
 def test_flow_of_the_lineages_sizes_is_accepted(tmp_path: Path) -> None:
@@ -157,7 +155,7 @@ def test_flow_of_another_shape_is_refused(root: Path, tmp_path: Path) -> None:
     files = open_set(root, "cityscapes", "train", size=SIZE)
     flow_file(files, tmp_path, constant(1, 1, (64, 64)))
     with pytest.raises(DataError, match=r"int16_x10\.npy: the flow is 64×64, frames are 32×64[\s\S]*→ give the flow"):
-        SequenceClips(files, VIPER_15, flow=tmp_path).read(0, Wants(flow=True))
+        SequenceClips(files, VIPER_15, flow=tmp_path).read(0, Wants(flows=(BACKWARD,)))
 
 
 def test_a_missing_flow_file_names_the_command(root: Path, tmp_path: Path) -> None:
@@ -191,9 +189,8 @@ def test_flow_folders_of_both_spellings_are_found(place: str, tmp_path: Path) ->
 
 def test_flow_points_from_the_current_to_the_previous_frame(root: Path) -> None:
     files = open_set(root, "synthia", "train", size=(64, 128))
-    clip = SequenceClips(files, SYNTHIA_12).read(0, Wants(flow=True))
-    assert clip.flow is not None
-    facade = clip.flow[0, :, 20:36, 8:100]  # it pans one pixel to the left a frame
+    clip = SequenceClips(files, SYNTHIA_12).read(0, Wants(flows=(BACKWARD,)))
+    facade = clip.flows[BACKWARD][:, 20:36, 8:100]  # it pans one pixel to the left a frame
     np.testing.assert_allclose(np.median(facade.numpy(), axis=(1, 2)), [1, 0], atol=0.2)
 
 
@@ -202,4 +199,4 @@ def test_a_label_that_is_not_there_is_told(root: Path, tmp_path: Path) -> None:
     path.write_text("ulm/ulm_000000_000010_leftImg8bit.png\n")
     files = open_set(root, "cityscapes", "train", frame_list=path)
     with pytest.raises(DataError, match=r"ulm_000000_000010_leftImg8bit\.png: there is no label of[\s\S]*→ unpack"):
-        SequenceClips(files, VIPER_15).read(0, Wants(label=True))
+        SequenceClips(files, VIPER_15).read(0, Wants(labels=(0,)))

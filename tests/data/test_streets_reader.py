@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from stpl.data.clip import ClipReader, Wants
+from stpl.data.clip import BACKWARD, ClipReader, Wants
 from stpl.data.streets.cache import StreetsSplit, open_split
 from stpl.data.streets.drive import StreetsOptions, draw_drive
 from stpl.data.streets.reader import StreetsClips
-from stpl.errors import ConfigError, DataError
+from stpl.errors import DataError
 
 TINY = StreetsOptions(height=24, width=48, frames=3, train_drives=4, val_drives=2, camera_val_drives=2)
 
@@ -28,17 +28,17 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> StreetsSplit:
 def test_clips_are_pairs_of_frames_with_flow_and_label(split: StreetsSplit) -> None:
     reader: ClipReader = StreetsClips(split)
     assert len(reader) == 4 * 2
-    clip = reader.read(5, Wants(flow=True, label=True))
+    clip = reader.read(5, Wants(flows=(BACKWARD,), labels=(0,)))
     assert clip.key == "camera-train/0002/02"
     drive = draw_drive(TINY, "camera", "train", 2)
     assert torch.equal(clip.frames, torch.from_numpy(drive.frames[1:3]))
-    assert clip.label is not None
-    assert clip.label.dtype == torch.int64
-    assert torch.equal(clip.label, torch.from_numpy(drive.labels[2]).long())
-    assert clip.flow is not None
-    assert clip.flow.shape == (1, 2, 24, 48)
-    torch.testing.assert_close(clip.flow[0], torch.from_numpy(drive.flow[2]), rtol=1e-3, atol=1e-5)
-    assert np.array_equal(StreetsClips(split).visible(5), drive.visible[2])
+    assert clip.labels[0].dtype == torch.int64
+    assert torch.equal(clip.labels[0], torch.from_numpy(drive.labels[2]).long())
+    assert clip.flows[BACKWARD].shape == (2, 24, 48)
+    torch.testing.assert_close(clip.flows[BACKWARD], torch.from_numpy(drive.flow[2]), rtol=1e-3, atol=1e-5)
+    visible = reader.visible(5)
+    assert visible is not None
+    assert np.array_equal(visible, drive.visible[2])
 
 
 def test_label_file_is_never_opened_unless_wanted(split: StreetsSplit, tmp_path: Path) -> None:
@@ -46,9 +46,9 @@ def test_label_file_is_never_opened_unless_wanted(split: StreetsSplit, tmp_path:
     shutil.copytree(split.folder, folder, ignore=shutil.ignore_patterns("labels.npy"))
     reader = StreetsClips(replace(split, folder=folder))
     for index in range(len(reader)):
-        assert reader.read(index, Wants(flow=True)).label is None
+        assert not reader.read(index, Wants(flows=(BACKWARD,))).labels
     with pytest.raises(DataError, match=r"labels\.npy"):
-        reader.read(0, Wants(label=True))
+        reader.read(0, Wants(labels=(0,)))
 
 
 def test_reader_travels_to_workers(split: StreetsSplit) -> None:
@@ -58,15 +58,12 @@ def test_reader_travels_to_workers(split: StreetsSplit) -> None:
 
 
 def test_distant_pairs_have_no_exact_flow(split: StreetsSplit) -> None:
-    reader = StreetsClips(split, previous=2)
-    assert len(reader) == 4
-    assert torch.equal(reader.read(1, Wants()).frames[0], torch.from_numpy(split.entry("frames", 1, 0)))
-    with pytest.raises(DataError, match="previous=2"):
-        reader.read(1, Wants(flow=True))
-    with pytest.raises(ConfigError, match="previous is 3"):
-        StreetsClips(split, previous=3)
-    with pytest.raises(DataError, match="no clip 4"):
-        reader.read(4, Wants())
+    reader, wants = StreetsClips(split), Wants(frames=(-2, 0), flows=((0, -2),))
+    assert torch.equal(reader.read(3, Wants(frames=(-2, 0))).frames[0], torch.from_numpy(split.entry("frames", 1, 0)))
+    with pytest.raises(DataError, match="exact flow over 2 frames"):
+        reader.read(3, wants)
+    with pytest.raises(DataError, match="no clip 8"):
+        reader.read(8, Wants())
 
 
 def test_estimated_flow_is_kept_and_agrees_with_the_exact_one(tmp_path: Path) -> None:
@@ -74,12 +71,11 @@ def test_estimated_flow_is_kept_and_agrees_with_the_exact_one(tmp_path: Path) ->
     split = open_split(tmp_path, "studio", "val", options, workers=1)
     exact, estimated = StreetsClips(split), StreetsClips(split, flow="estimated")
     for index in range(2):
-        a, b = (reader.read(index, Wants(flow=True)).flow for reader in (exact, estimated))
-        assert a is not None
-        assert b is not None
-        error = (a - b)[0].norm(dim=0)[torch.from_numpy(exact.visible(index))]
+        error, visible = (exact.flow(index) - estimated.flow(index)).norm(dim=0), exact.visible(index)
+        assert visible is not None
+        error = error[visible]
         assert error.median() < 0.5  # pixels
-    assert len(list(split.folder.glob("flow-estimated-1/**/*.npy"))) == 2
+    assert len(list(split.folder.glob("flow_dis/**/*.npy"))) == 2
     assert open_split(tmp_path, "studio", "val", options) == split
 
 
@@ -94,7 +90,7 @@ def test_a_damaged_frame_is_named_when_it_is_read(kind: str, length: int, split:
     data[-length:] = bytes(length) if length > 1 else bytes([data[-1] ^ 1])
     path.write_bytes(data)
     reader = StreetsClips(replace(split, folder=folder))
-    everything = Wants(flow=True, label=True, visible=True)
+    everything = Wants(flows=(BACKWARD,), labels=(0,), visible=(0,))
     reader.read(0, everything)
     with pytest.raises(DataError, match=rf"{kind}\.npy: the drawn split is torn \(row \d+ is not what was written\)"):
         reader.read(len(reader) - 1, everything)

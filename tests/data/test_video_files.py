@@ -15,9 +15,9 @@ from PIL import Image
 from fakes import MovingShapes
 from stpl.apply import adaptation
 from stpl.cli import main
-from stpl.data.clip import Clip, Wants, collate
+from stpl.data.clip import BACKWARD, Clip, Wants, collate
 from stpl.data.flow import FlowCache
-from stpl.data.folder import VideoFrames
+from stpl.data.videos.video_clips import VideoFrames
 from stpl.errors import ConfigError, DataError
 from stpl.nn import weights
 from stpl.nn.deeplab import DeepLabV2
@@ -114,8 +114,7 @@ def test_any_name_of_a_video_is_only_a_name(
     assert "enough" in capsys.readouterr().err
     assert found[0].datamodule.paths == [tmp_path / name]  # type: ignore[attr-defined]
     assert found[0].recorder.directory.parent.parent == tmp_path / "runs" / "video"  # type: ignore[attr-defined]
-    clip = VideoFrames(Path(name), flow=FlowCache(tmp_path / "flow")).read(0, Wants(flow=True))
-    assert clip.flow is not None
+    VideoFrames(Path(name), flow=FlowCache(tmp_path / "flow")).read(0, Wants(flows=(BACKWARD,)))
 
 
 def test_the_folder_one_stands_in_is_a_video(
@@ -175,8 +174,8 @@ def test_names_that_are_not_utf8_are_refused(
 
 def test_clips_of_different_sizes_make_no_batch() -> None:
     frames = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    clips = [Clip(frames, label=torch.zeros(8, width, dtype=torch.int64), key=str(width)) for width in (8, 8, 9)]
-    with pytest.raises(DataError, match=r"label \[8, 9\] of 9 and \[8, 8\] of 8 make no batch[\s\S]*eval_batch_size"):
+    clips = [Clip(frames, labels={0: torch.zeros(8, width, dtype=torch.int64)}, key=str(width)) for width in (8, 8, 9)]
+    with pytest.raises(DataError, match=r"label 0 \[8, 9\] of 9 and \[8, 8\] of 8 make no batch[\s\S]*eval_batch_size"):
         collate(clips)
 
 

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fakes import MovingShapes
-from stpl.data import content, video_file
-from stpl.data.container import read_container
-from stpl.data.content import content_id
-from stpl.data.conversion import check_conversion
-from stpl.data.folder import VideoFrames
-from stpl.data.footage import open_footage
-from stpl.data.frames import FrameStream
 from stpl.data.sampling import StepSampler
-from stpl.data.video_source import check_footage
+from stpl.data.videos import content, decoder
+from stpl.data.videos.container import read_container
+from stpl.data.videos.content import content_id
+from stpl.data.videos.conversion import check_conversion
+from stpl.data.videos.footage import open_footage
+from stpl.data.videos.stream import FrameStream
+from stpl.data.videos.video_clips import VideoFrames
+from stpl.data.videos.video_source import check_footage
 from stpl.errors import ConfigError, DataError, StplError
 
 SCENE, COUNT = MovingShapes(7, (48, 96)), 12
@@ -40,7 +40,7 @@ AAG1gR/zAAAAAAEB+oLAhAA4gDk4jh0ADcA5qEwIPAG8ADsDh0ADoBrAAAABAvqWBoiU2AAAAQAAl//7
 @pytest.fixture(autouse=True)
 def anew() -> None:
     """Notes are printed once a process."""
-    video_file.note_once.cache_clear()
+    decoder.note_once.cache_clear()
 
 
 def write(path: Path, codec: str = "mp4v", frames: list[NDArray[np.uint8]] | None = None) -> Path:
@@ -56,7 +56,7 @@ def write(path: Path, codec: str = "mp4v", frames: list[NDArray[np.uint8]] | Non
 def test_pictures_that_cannot_be_converted_are_found(tmp_path: Path) -> None:
     path = tmp_path / "camcorder.m2v"
     path.write_bytes(INTERLACED)
-    if len({frame.tobytes() for _, frame in video_file.decoded(video_file.open_video(path))}) > 1:
+    if len({frame.tobytes() for _, frame in decoder.decoded(decoder.open_video(path))}) > 1:
         pytest.skip("this OpenCV decodes interlaced video")
     with pytest.raises(DataError, match=r"camcorder\.m2v: the video is interlaced[\s\S]*→ .*yadif"):
         check_footage([path])
@@ -259,7 +259,7 @@ class Told:
 
 def test_formats_that_players_show_otherwise_are_noted_once(capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
-        video_file._note_format(Path("a.mp4"), Told(), 18, ("hvc1", "hvc1"))  # type: ignore[arg-type]
+        decoder._note_format(Path("a.mp4"), Told(), 18, ("hvc1", "hvc1"))  # type: ignore[arg-type]
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     for line, words in zip(lines, ("64:45", "HLG", "2 video streams"), strict=True):
@@ -272,7 +272,7 @@ def test_a_codec_without_a_decoder_is_named(tmp_path: Path, monkeypatch: pytest.
     path.write_bytes(film(b"vvc1"))
     with pytest.raises(DataError, match=r"this is no video .* \(its codec is vvc1\)"):
         check_footage([path])
-    monkeypatch.setattr(video_file, "decoded", lambda capture: iter(()))
-    monkeypatch.setattr(video_file, "codec_of", lambda capture: "av01")
+    monkeypatch.setattr(decoder, "decoded", lambda capture: iter(()))
+    monkeypatch.setattr(decoder, "codec_of", lambda capture: "av01")
     with pytest.raises(StplError, match=r"no decoder for its codec, AV1\n  → convert it: ffmpeg"):
         check_footage([write(tmp_path / "real.mp4")])

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from random_clips import clips
-from stpl.data.clip import Batch, Clip
+from stpl.data.clip import BACKWARD, Batch, Clip
 from stpl.losses.consistency import certain_consistency
 from stpl.losses.instance_contrast import instance_contrast
 from stpl.methods.da_vsn import DAVSN, _similarity
@@ -176,8 +176,8 @@ class Says(torch.nn.Module):
 def test_the_classifier_stays_as_it_was(frozen: bool) -> None:
     method = UR(network=SMALL, optimizer=OptimizerOptions(), freeze_classifier=frozen).train()
     clip = clips(1)
-    labelled = Clip(clip.frames, clip.flow, pseudo_label=torch.randint(0, 15, (2, 7, 9)), key=clip.key)
-    sum(method.losses(Batch(labelled)).values()).backward()  # type: ignore[union-attr]
+    labelled = Batch(clip, prepared={"labels": torch.randint(0, 15, (2, 7, 9))})
+    sum(method.losses(labelled).values()).backward()  # type: ignore[union-attr]
     assert (method.network.segmenter.classifier.conv2d_list[0].weight.grad is None) == frozen
     assert (method.network.score_fusion.weight.grad is None) == frozen
     assert all(parameter.grad is not None for parameter in method.decoders.parameters())
@@ -200,15 +200,20 @@ def test_boxes_cover_what_they_should() -> None:
 
 
 def test_every_field_of_a_mixed_clip_comes_from_the_same_clip() -> None:
-    base, patch = (Clip(torch.full((2, 2, 3, 8, 9), v), torch.full((2, 1, 2, 8, 9), float(v)), torch.full((2, 8, 9), v))
-                   for v in (1, 2))  # fmt: skip
+    base, patch = (
+        Clip(
+            torch.full((2, 2, 3, 8, 9), v),
+            {BACKWARD: torch.full((2, 2, 8, 9), float(v))},
+            {0: torch.full((2, 8, 9), v)},
+        )
+        for v in (1, 2)
+    )
     mask = torch.rand(2, 8, 9, generator=torch.Generator().manual_seed(0)) > 0.5
     mixed = paste(base, patch, mask)
-    assert mixed.flow is not None
-    assert mixed.label is not None
-    assert torch.equal(mixed.label, mask.long() + 1)
+    assert torch.equal(mixed.labels[0], mask.long() + 1)
     assert all(
-        torch.equal(x, mixed.label) for x in (*mixed.frames.flatten(1, 2).unbind(1), *mixed.flow[:, 0].unbind(1))
+        torch.equal(x, mixed.labels[0])
+        for x in (*mixed.frames.flatten(1, 2).unbind(1), *mixed.flows[BACKWARD].unbind(1))
     )
     assert torch.equal(paste(base, patch, torch.zeros_like(mask)).frames, base.frames)
 
@@ -217,11 +222,8 @@ def test_a_resized_clip_moves_as_before() -> None:
     clip = clips(0, (33, 65))
     small = resized(clip, (17, 33))
     assert (small.frames.dtype, small.frames.shape) == (torch.uint8, (2, 2, 3, 17, 33))
-    assert clip.flow is not None
-    assert small.flow is not None
-    assert small.label is not None
-    torch.testing.assert_close(small.flow, clip.flow[..., ::2, ::2] / 2, rtol=1e-4, atol=1e-5)
-    assert set(small.label.flatten().tolist()) <= set(range(15))
+    torch.testing.assert_close(small.flows[BACKWARD], clip.flows[BACKWARD][..., ::2, ::2] / 2, rtol=1e-4, atol=1e-5)
+    assert set(small.labels[0].flatten().tolist()) <= set(range(15))
     assert resized(clip, (33, 65)) is clip
 
 

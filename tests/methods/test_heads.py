@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stpl.data.clip import IGNORE, Batch, Clip, Wants, collate
+from stpl.data.clip import BACKWARD, IGNORE, Batch, Clip, Wants, collate
 from stpl.errors import ConfigError
 from stpl.losses.pixel_contrast import pixel_contrast
 from stpl.methods import STPL, Contrast, SelfTraining, TrueLabelSelfTraining, TrueLabelSTPL
@@ -34,9 +34,9 @@ SPATIAL = [Contrast("current", "augmented current")]
 def clip(batch: int = 2, labels: bool = False) -> Clip:
     generator = torch.Generator().manual_seed(5)
     frames, augmented = torch.randint(0, 256, (2, batch, 2, 3, 40, 56), dtype=torch.uint8, generator=generator)
-    label = torch.randint(0, 15, (batch, 40, 56), generator=generator) if labels else None
-    flow = torch.randn(batch, 1, 2, 40, 56, generator=generator)
-    return Clip(frames, flow=flow, augmented=augmented, label=label)
+    label = {0: torch.randint(0, 15, (batch, 40, 56), generator=generator)} if labels else {}
+    flow = torch.randn(batch, 2, 40, 56, generator=generator)
+    return Clip(frames, {BACKWARD: flow}, label, augmented=augmented)
 
 
 def make(kind: type[STPL] = STPL, lr: OptimizerOptions | None = None, **options: Any) -> STPL:
@@ -140,26 +140,24 @@ def test_rates_below_zero_are_refused(name: str) -> None:
 def test_true_labels_replace_those_of_the_confident_pixels() -> None:
     """The pixels are those that the method takes; a pixel of unknown class takes no part."""
     batch = clip(labels=True)
-    assert batch.label is not None
-    batch.label[:, :20] = IGNORE
+    batch.labels[0][:, :20] = IGNORE
     plain, true = make(), make(TrueLabelSTPL)
-    assert true.wants == replace(plain.wants, label=True)
+    assert true.wants == replace(plain.wants, labels=(0,))
     logits = plain.network(batch)
     _, confident = plain.pseudo_labels(logits, batch)
     labels, kept = true.pseudo_labels(logits, batch)
-    truth = nearest(batch.label, (logits.shape[-2], logits.shape[-1]))
+    truth = nearest(batch.labels[0], (logits.shape[-2], logits.shape[-1]))
     assert torch.equal(kept, confident & (truth != IGNORE))
     assert torch.equal(labels[kept], truth[kept])
     torch.manual_seed(0)
     trained = TrueLabelSelfTraining(network=SMALL, optimizer=OptimizerOptions())
-    assert trained.wants.label
-    assert not SelfTraining.wants.label
+    assert trained.wants.labels
+    assert not SelfTraining.wants.labels
 
 
 def test_a_perfect_prediction_makes_both_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, true, batch = make(), make(TrueLabelSTPL), clip(labels=True)
-    assert batch.label is not None
-    truth = nearest(batch.label, (5 + 1, 7 + 1))
+    truth = nearest(batch.labels[0], (5 + 1, 7 + 1))
 
     def sure(network: object, current: Tensor, previous: Tensor, flow: Tensor) -> Tensor:
         assert current.shape[-2:] == truth.shape[-2:]
@@ -189,8 +187,7 @@ def test_contrast_with_true_labels_makes_features_easier_to_tell_apart(tiny_run:
     folder = fit(tiny_run("spatial_true_labels", *rate, "--data.init_args.loading.batch_size=8", steps=40))
     cli, _ = build(tiny_run("spatial_true_labels", *rate))
     reader = cli.datamodule.reader("train")
-    batch = collate([reader.read(i, Wants(flow=True, label=True)) for i in range(8)])
-    assert batch.label is not None
+    batch = collate([reader.read(i, Wants(flows=(BACKWARD,), labels=(0,))) for i in range(8)])
     scores = []
     for path in (start, folder / "checkpoints" / "last.ckpt"):
         network = cli.model.network
@@ -198,7 +195,7 @@ def test_contrast_with_true_labels_makes_features_easier_to_tell_apart(tiny_run:
         network.train()
         with torch.no_grad():
             features = network.encode(batch.frames[:, -1])
-        classes = nearest(batch.label, (features.shape[-2], features.shape[-1]))
+        classes = nearest(batch.labels[0], (features.shape[-2], features.shape[-1]))
         known = classes != IGNORE
         clips = torch.arange(8)[:, None, None].expand_as(classes)
         pixels = features.permute(0, 2, 3, 1)[known]

@@ -18,7 +18,7 @@ from torch._dynamo.testing import CompileCounter
 
 from crash import crash_at
 from repository import REPOSITORY
-from stpl.data.clip import Batch, Clip
+from stpl.data.clip import BACKWARD, Batch, Clip
 from stpl.errors import ConfigError, DataError
 from stpl.methods import STPL, Contrast
 from stpl.methods.stpl import View
@@ -215,7 +215,7 @@ def test_a_recorded_run_is_left_alone(with_source: Arguments, capsys: pytest.Cap
 def clip(batch: int = 2) -> Clip:
     generator = torch.Generator().manual_seed(5)
     frames, augmented = torch.randint(0, 256, (2, batch, 2, 3, 40, 56), dtype=torch.uint8, generator=generator)
-    return Clip(frames, flow=torch.randn(batch, 1, 2, 40, 56, generator=generator), augmented=augmented)
+    return Clip(frames, flows={BACKWARD: torch.randn(batch, 2, 40, 56, generator=generator)}, augmented=augmented)
 
 
 def method(*pairs: tuple[View, View], **options: Any) -> STPL:
@@ -239,10 +239,12 @@ def test_naive_is_the_sum_of_temporal_and_spatial() -> None:
 
 def test_clip_keys_are_the_mean_over_clips() -> None:
     batch = clip(2)
-    assert batch.flow is not None
     assert batch.augmented is not None
-    parts = zip(batch.frames, batch.flow, batch.augmented, strict=True)
-    alone = [method(fusion="concat").losses(Batch(Clip(f[None], o[None], None, a[None]))) for f, o, a in parts]
+    parts = zip(batch.frames, batch.flows[BACKWARD], batch.augmented, strict=True)
+    alone = [
+        method(fusion="concat").losses(Batch(Clip(f[None], {BACKWARD: o[None]}, augmented=a[None])))
+        for f, o, a in parts
+    ]
     together = method(fusion="concat").losses(Batch(batch))
     for name, value in together.items():
         assert value.item() == pytest.approx(sum(part[name].item() for part in alone) / 2, rel=1e-4)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from random_clips import clips
 from stpl.data.augment import CrossFrameAugmentation
-from stpl.data.clip import IGNORE, Batch, Clip
+from stpl.data.clip import BACKWARD, IGNORE, Batch, Clip
 from stpl.losses.tube import tube_matching
 from stpl.methods.tps import TPS, made_grey
 from stpl.methods.vat_vst import CONFIDENCE_CAP, VAT, VST, aggregated, sure
@@ -107,16 +107,15 @@ def look_up(image: Tensor, y: float, x: float) -> Tensor:
 @pytest.mark.parametrize("distance", [1, 2])
 def test_temporal_labels_against_a_loop_over_pixels(distance: int, mirror: float) -> None:
     method = TPS(network=SMALL, optimizer=OptimizerOptions(), distance=distance, mirror_probability=mirror)
-    assert method.wants.frames == distance + 2
+    assert method.wants.frames == tuple(range(-distance - 1, 1))
     method.network = Colours()
     clip = clips(0, (7, 9), frames=distance + 2)
-    assert clip.flow is not None
     main, auxiliary = method.labels(clip)
     for b in range(2):
         for sign, found in ((1, main), (-1, auxiliary)):
             told = (sign * clip.frames[b, -1 - distance].float() / 64).softmax(0)
             for step in range(distance, 0, -1):
-                flow, brought = clip.flow[b, -step], torch.zeros_like(told)
+                flow, brought = clip.flows[1 - step, -step][b], torch.zeros_like(told)
                 for y in range(7):
                     for x in range(9):
                         brought[:, y, x] = look_up(told, y + flow[1, y, x].item(), x + flow[0, y, x].item())
@@ -127,9 +126,7 @@ def test_temporal_labels_against_a_loop_over_pixels(distance: int, mirror: float
 def test_a_mirrored_clip_moves_the_other_way() -> None:
     clip = clips(1, (12, 16))
     found = mirrored(clip, [True, False])
-    assert found.flow is not None
-    assert clip.flow is not None
-    brought, turned = (warp(x.frames[:, 0].float(), x.flow[:, 0]) for x in (clip, found))  # type: ignore[index]
+    brought, turned = (warp(x.frames[:, 0].float(), x.flows[BACKWARD]) for x in (clip, found))
     torch.testing.assert_close(turned[0], brought[0].flip(-1), rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(turned[1], brought[1])
 
@@ -305,20 +302,21 @@ def test_losses_of_vst_by_hand() -> None:
     method = vst()
     logits = torch.tensor([0.7, 0.2, 0.1]).log().view(1, 3, 1, 1).expand(1, 3, 1, 2)
     method.network = Says(logits)
-    clip = Clip(torch.zeros(1, 2, 3, 4, 4, dtype=torch.uint8), pseudo_label=torch.tensor([[[0, IGNORE]]]))
-    losses = method.losses(Batch(clip))
+    clip = Clip(torch.zeros(1, 2, 3, 4, 4, dtype=torch.uint8))
+    batch = Batch(clip, prepared={"labels": torch.tensor([[[0, IGNORE]]])})
+    losses = method.losses(batch)
     assert losses["self_training"].item() == pytest.approx(-math.log(0.7))
     entropy = -sum(p * math.log(p) for p in (0.7, 0.2, 0.1))
     assert losses["entropy"].item() == pytest.approx(3 * entropy / 3)
     assert losses["smoothing"].item() == pytest.approx(-0.1 * sum(map(math.log, (0.7, 0.2, 0.1))) / 3)
-    bare = method.losses(Batch(Clip(clip.frames, pseudo_label=torch.full((1, 1, 2), IGNORE))))
+    bare = method.losses(Batch(clip, prepared={"labels": torch.full((1, 1, 2), IGNORE)}))
     assert (bare["self_training"].item(), bare["smoothing"].item()) == (0, 0)
 
 
 def test_what_is_said_of_a_clip_that_stands_still() -> None:
-    frames = clips(0).frames[:, :1].expand(2, 2, 3, 48, 64)
-    still = torch.zeros(2, 1, 2, 48, 64)
-    clip = Clip(frames, still, following=frames[:, 0], following_flow=still[:, 0], key=("a/1", "a/2"))
+    frames = clips(0).frames[:, :1].expand(2, 3, 3, 48, 64)
+    still = torch.zeros(2, 2, 48, 64)
+    clip = Clip(frames, {BACKWARD: still, (0, 1): still}, offsets=(-1, 0, 1), key=("a/1", "a/2"))
     method = vst().eval()
     judged, alone = method.predictions(clip), vst(aggregate=False).eval()
     alone.load_state_dict(method.state_dict())

@@ -13,7 +13,7 @@ from sklearn.metrics import confusion_matrix as scikit_confusion
 from sklearn.metrics import jaccard_score, recall_score
 from torch import Tensor
 
-from stpl.data.clip import Wants
+from stpl.data.clip import BACKWARD, Wants
 from stpl.data.label_space import SYNTHIA_12, VIPER_15, LabelSpace
 from stpl.data.streets import StreetsClips, open_split
 from stpl.metrics.temporal import (
@@ -70,26 +70,23 @@ def test_propagation_by_hand() -> None:
 
 def test_exact_flow_brings_true_labels_onto_true_labels(tiny_streets: Path) -> None:
     """Direction, sign and grid, on rendered video: what was visible before keeps its class."""
-    clips = StreetsClips(open_split(tiny_streets, "camera", "val", TINY, 1), flow="exact")
-    first, second = (clips.read(i, Wants(flow=True, label=True, visible=True)) for i in (0, 1))
+    split = open_split(tiny_streets, "camera", "val", TINY, 1)
+    clips = StreetsClips(split, flow="exact")
+    first, second = (clips.read(i, Wants(flows=(BACKWARD,), labels=(0,), visible=(0,))) for i in (0, 1))
     assert continues(str(first.key), str(second.key))
-    assert first.label is not None
-    assert second.label is not None
-    assert second.flow is not None
-    assert second.visible is not None
-    assert torch.equal(second.visible[0], torch.from_numpy(clips.visible(1)))
-    brought = propagate(first.label[None], second.flow)[0]
+    assert torch.equal(second.visible[0], torch.from_numpy(np.array(split.array("visible")[0, 2])))
+    brought = propagate(first.labels[0][None], second.flows[BACKWARD][None])[0]
     kept = (brought != 255) & second.visible[0]
-    agreement = (brought == second.label)[kept].float().mean().item()
+    agreement = (brought == second.labels[0])[kept].float().mean().item()
     assert agreement > 0.97
-    wrong_way = propagate(first.label[None], -second.flow)[0]
-    assert (wrong_way == second.label)[kept].float().mean().item() < agreement - 0.02
+    wrong_way = propagate(first.labels[0][None], -second.flows[BACKWARD][None])[0]
+    assert (wrong_way == second.labels[0])[kept].float().mean().item() < agreement - 0.02
 
 
 def test_visibility_is_read_only_if_wanted_and_known(tiny_streets: Path) -> None:
     split = open_split(tiny_streets, "camera", "val", TINY, 1)
-    assert StreetsClips(split).read(0, Wants()).visible is None
-    assert StreetsClips(split, previous=2, flow="estimated").read(0, Wants(visible=True)).visible is None
+    assert not StreetsClips(split).read(0, Wants()).visible
+    assert StreetsClips(split).visible(0, -1) is None, "nothing is known of a drive's first frame"
 
 
 def test_occlusion_is_a_large_change_of_colour() -> None:

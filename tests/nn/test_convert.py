@@ -20,7 +20,7 @@ from foreign import (
     torchvision_features,
 )
 from stpl.cli import main
-from stpl.data.clip import Clip
+from stpl.data.clip import BACKWARD, Clip
 from stpl.errors import CheckpointError, ConfigError
 from stpl.methods import SelfTraining, Supervised
 from stpl.nn import weights
@@ -57,7 +57,7 @@ def clip(height: int = 41, width: int = 57) -> Clip:
     """Two clips with flow at the size of the features: no rule of scaling takes part."""
     generator = torch.Generator().manual_seed(4)
     frames = torch.randint(0, 256, (2, 2, 3, height, width), dtype=torch.uint8, generator=generator)
-    return Clip(frames, flow=1.5 * torch.randn(2, 1, 2, height // 8 + 1, width // 8 + 1, generator=generator))
+    return Clip(frames, flows={BACKWARD: 1.5 * torch.randn(2, 2, height // 8 + 1, width // 8 + 1, generator=generator)})
 
 
 @pytest.mark.parametrize("counters", [True, False])
@@ -67,12 +67,11 @@ def test_da_vsn_s_layout_gives_the_logits_of_da_vsn_s_network(counters: bool, tm
     state = accel_state(101, 4, CLASSES, counters=counters)
     assert len(state) == 641 - (0 if counters else 104)  # torch < 0.4.1 did not count a BatchNorm's batches
     network, batch = converted(state, tmp_path), clip()
-    assert batch.flow is not None
-    expected, auxiliary = accel_forward(state, batch.frames[:, 1], batch.frames[:, 0], batch.flow[:, 0])
+    expected, auxiliary = accel_forward(state, batch.frames[:, 1], batch.frames[:, 0], batch.flows[BACKWARD])
     assert expected.shape == (2, CLASSES, 6, 8)
     assert_same(network(batch), expected)
     assert_same(network.fused_scores(batch)[1], auxiliary)
-    still = Clip(batch.frames, flow=torch.zeros_like(batch.flow))
+    still = Clip(batch.frames, flows={BACKWARD: torch.zeros_like(batch.flows[BACKWARD])})
     assert (network(still) - expected).abs().max() > 0.1  # the flow does matter
 
 

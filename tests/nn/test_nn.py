@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from stpl.data.clip import Clip
+from stpl.data.clip import BACKWARD, Clip
 from stpl.errors import ConfigError
 from stpl.nn.accel import Accel
 from stpl.nn.batchnorm import BatchNormOptions, BatchNormPolicy, apply_batchnorm, forget_batches
@@ -69,7 +69,7 @@ def test_the_auxiliary_classifier_changes_no_prediction() -> None:
     plain = Accel(DeepLabV2(18, 8, (1, 2)).build(5)).eval()
     torch.manual_seed(0)
     double = Accel(DeepLabV2(18, 8, (1, 2), auxiliary=True).build(5)).eval()
-    clip = Clip(frames(4, 32, 48).view(2, 2, 3, 32, 48), flow=torch.randn(2, 1, 2, 32, 48))
+    clip = Clip(frames(4, 32, 48).view(2, 2, 3, 32, 48), flows={BACKWARD: torch.randn(2, 2, 32, 48)})
     assert torch.equal(plain(clip), double(clip))
     assert [scores.shape for scores in plain.fused_scores(clip)] == [(2, 5, 5, 7)]
     main, auxiliary = double.fused_scores(clip)
@@ -81,7 +81,7 @@ def test_the_auxiliary_classifier_changes_no_prediction() -> None:
 
 def test_the_auxiliary_classifier_takes_no_gradient_through_the_previous_frame() -> None:
     network = Accel(DeepLabV2(18, 8, (1,), auxiliary=True).build(5))
-    clip = Clip(frames(2, 32, 48)[None], flow=torch.zeros(1, 1, 2, 32, 48))
+    clip = Clip(frames(2, 32, 48)[None], flows={BACKWARD: torch.zeros(1, 2, 32, 48)})
     with torch.no_grad():
         identity = torch.eye(5)
         network.score_fusion.weight.copy_(torch.cat([0 * identity, identity], 1)[:, :, None, None])
@@ -100,7 +100,7 @@ def test_normalizations() -> None:
 def test_untrained_accel_is_its_segmenter() -> None:
     torch.manual_seed(0)
     segmenter = DeepLabV2(18, 8, (1, 2)).build(5).eval()
-    clip = Clip(frames(4, 32, 48).view(2, 2, 3, 32, 48), flow=torch.randn(2, 1, 2, 32, 48))
+    clip = Clip(frames(4, 32, 48).view(2, 2, 3, 32, 48), flows={BACKWARD: torch.randn(2, 2, 32, 48)})
     fused = Accel(segmenter).eval()(clip)
     assert torch.equal(fused, segmenter(clip.frames[:, -1]).logits)
     assert fused.shape == (2, 5, 5, 7)
@@ -112,7 +112,7 @@ def test_accel_takes_no_gradient_through_the_previous_frame() -> None:
         network.score_fusion.weight.fill_(1.0)
     network.segmenter.classifier.register_forward_hook(lambda _, __, out: calls.append(out.requires_grad))  # type: ignore[union-attr]
     calls: list[bool] = []
-    network(Clip(frames(2, 32, 48)[None], flow=torch.zeros(1, 1, 2, 32, 48)))
+    network(Clip(frames(2, 32, 48)[None], flows={BACKWARD: torch.zeros(1, 2, 32, 48)}))
     assert sorted(calls) == [False, True]
 
 

@@ -23,7 +23,7 @@ from stpl.apply.guard import Verdict
 from stpl.apply.model import open_model, own_state
 from stpl.apply.origin import NetworkOrigin, read_classes
 from stpl.cli import main
-from stpl.data.clip import Clip
+from stpl.data.clip import BACKWARD, Clip
 from stpl.errors import CheckpointError, ConfigError
 from stpl.nn import weights
 from stpl.nn.deeplab import DeepLabV2
@@ -97,7 +97,7 @@ def test_adapted_weights_come_back_as_they_went(
     weights.load(out / "adapted.ckpt", network)
     frames = torch.randint(0, 256, (1, 2, 3, *SIZE), dtype=torch.uint8)
     with torch.no_grad():
-        ours = network(Clip(frames, torch.zeros(1, 1, 2, *SIZE)))
+        ours = network(Clip(frames, {BACKWARD: torch.zeros(1, 2, *SIZE)}))
         theirs = logits_in(again.eval()(network.segmenter.normalize(frames[:, 1])), "")
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert main(args) == 0  # called again: nothing is left to do

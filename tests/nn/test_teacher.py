@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stpl.data.clip import Batch, Clip
+from stpl.data.clip import BACKWARD, Batch, Clip
 from stpl.errors import ConfigError
 from stpl.methods.self_training import SelfTraining
 from stpl.nn import weights
@@ -110,7 +110,7 @@ class Taught(SelfTraining):
 def clip() -> Clip:
     generator = torch.Generator().manual_seed(5)
     frames = torch.randint(0, 256, (2, 2, 3, 40, 56), dtype=torch.uint8, generator=generator)
-    return Clip(frames, flow=torch.zeros(2, 1, 2, 40, 56), key=("a", "b"))
+    return Clip(frames, flows={BACKWARD: torch.zeros(2, 2, 40, 56)}, key=("a", "b"))
 
 
 def test_it_is_in_no_group_of_the_optimiser() -> None:

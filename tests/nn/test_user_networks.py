@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 import stpl
 from stpl.apply.model import Model
-from stpl.data.clip import Batch, Clip
+from stpl.data.clip import BACKWARD, Batch, Clip
 from stpl.data.image import write_png
 from stpl.errors import CheckpointError, ConfigError, DataError, StplError
 from stpl.methods.ur import UR
@@ -357,7 +357,7 @@ def test_logits_finer_than_features_in_uncertainty_reduction(five: str) -> None:
         method = UR(network=model.options, optimizer=OptimizerOptions())
     frames = torch.randint(0, 256, (1, 2, 3, *SIZE), dtype=torch.uint8)
     labels = torch.zeros(1, *SIZE, dtype=torch.int64)
-    losses = method.losses(Batch(target=Clip(frames, flow=torch.zeros(1, 1, 2, *SIZE), pseudo_label=labels)))
+    losses = method.losses(Batch(Clip(frames, {BACKWARD: torch.zeros(1, 2, *SIZE)}), prepared={"labels": labels}))
     sum(losses.values(), torch.zeros(())).backward()  # type: ignore[no-untyped-call]
     assert all(value.isfinite() for value in losses.values())
 

@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from fakes import MovingShapes
-from stpl.data.folder import VideoFrames
 from stpl.data.label_space import VIPER_15
+from stpl.data.videos.video_clips import VideoFrames
 from stpl.errors import ConfigError, DataError
 from stpl.pictures.labels import legend, overlay, paint
 from stpl.pictures.side_by_side import SideBySide, VideoStyle

@@ -25,6 +25,7 @@ from stpl.runs.charts import CONFUSION, FEATURES, PURITY
 from stpl.runs.record import flat
 from stpl.sweeps.storage import default_url, opened
 from suite_writer import write_suite
+from waiting import PATIENCE
 from wandb_stub import WandbStub
 
 KEY = "5" * 40
@@ -121,7 +122,7 @@ def test_workspace_is_saved_through_the_real_client(no_account: Path) -> None:
     with WandbStub() as stub:
         call = [sys.executable, "-W", "ignore", "-m", "stpl", "dashboard", "wandb"]
         environment = {**os.environ, "WANDB_BASE_URL": stub.url, "WANDB_API_KEY": KEY, "WANDB_DIR": str(no_account)}
-        done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr
         assert stub.unknown == []
         (view,) = stub.views
@@ -225,13 +226,13 @@ def test_dashboard_shows_the_sweep_on_this_machine_alone_until_interrupted(
     process, port = served
     assert process.stdout is not None
     assert process.stdout.readline() == f"optuna-dashboard: http://127.0.0.1:{port}/ (Ctrl-C ends it)\n"
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=PATIENCE) as answer:
         studies = json.load(answer)["study_summaries"]
     assert [study["study_name"] for study in studies] == ["streets/k"]
     with pytest.raises(OSError, match=r"."):  # Linux answers at all of 127/8 where a server listens everywhere
         socket.create_connection(("127.0.0.2", port), timeout=5)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 130
+    assert process.wait(timeout=PATIENCE) == 130
 
 
 @pytest.mark.usefixtures("fake")

@@ -23,6 +23,7 @@ from stpl.report import report
 from stpl.report.live import LivePage, server
 from stpl.runs.experiments import load_catalogue
 from suite_writer import CLASSES, ERRORS, scene, write_run, write_suite
+from waiting import PATIENCE
 
 EXPERIMENTS = REPOSITORY / "experiments"
 
@@ -320,7 +321,7 @@ def test_figures_are_exported_from_the_command_line(tmp_path: Path) -> None:
 
 def get(url: str, **headers: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=PATIENCE) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from fake_trial import record_of
-from stpl.data.clip import Clip, Wants, collate
+from stpl.data.clip import BACKWARD, Clip, Wants, collate
 from stpl.data.label_space import SYNTHIA_12_UNIFIED, VIPER_15
 from stpl.data.streets import StreetsClips, open_split
 from stpl.errors import RecordError, StplError
@@ -122,10 +123,9 @@ def test_samples_are_whole_clips_of_the_evaluation(finished: Path, tiny_streets:
     assert samples["keys"].tolist() == [f"camera-val/000{drive}/0{frame}" for drive in (0, 1) for frame in (1, 2)]
     clips = StreetsClips(open_split(tiny_streets, "camera", "val", TINY, 1))
     for index, (frame, label) in enumerate(zip(samples["frames"], samples["labels"], strict=True)):
-        clip = clips.read(index, Wants(label=True))
-        assert clip.label is not None
+        clip = clips.read(index, Wants(labels=(0,)))
         np.testing.assert_array_equal(frame, clip.frames[-1].permute(1, 2, 0).numpy())
-        np.testing.assert_array_equal(label, clip.label.numpy())
+        np.testing.assert_array_equal(label, clip.labels[0].numpy())
     assert samples["predictions"].shape == samples["labels"].shape
     assert samples["predictions"].max() < 15
 
@@ -148,7 +148,7 @@ def evaluated(clips: StreetsClips, batch: int, wants: Wants) -> Evaluator:
 
 def test_an_evaluation_does_not_depend_on_its_batches(tiny_streets: Path) -> None:
     clips = StreetsClips(open_split(tiny_streets, "camera", "val", TINY, 1))
-    wants = Wants(flow=True, label=True, visible=True)
+    wants = Wants(flows=(BACKWARD,), labels=(0,), visible=(0,))
     one, all_together = evaluated(clips, 1, wants), evaluated(clips, 9, wants)
     assert flat(one.numbers()) == pytest.approx(flat(all_together.numbers()), rel=1e-5)
     for name, arrays in one.arrays().items():
@@ -159,7 +159,7 @@ def test_an_evaluation_does_not_depend_on_its_batches(tiny_streets: Path) -> Non
 def test_without_labels_the_rest_is_measured(tiny_streets: Path) -> None:
     """Features are grouped by pseudo-label; occlusion, where nobody knows it, is seen by the change of colour."""
     clips = StreetsClips(open_split(tiny_streets, "camera", "val", TINY, 1))
-    evaluator = evaluated(clips, 2, Wants(flow=True))
+    evaluator = evaluated(clips, 2, Wants(flows=(BACKWARD,)))
     found = evaluator.numbers()
     assert "miou" not in found
     assert set(found["temporal"]) == {"mtc", "pl_predconsis"}
@@ -174,9 +174,8 @@ def test_without_labels_the_rest_is_measured(tiny_streets: Path) -> None:
 def test_labels_finer_than_the_frames(tiny_streets: Path) -> None:
     """As on Cityscapes, where labels keep their 1024×2048: same predictions, temporal metrics on the frames' grid."""
     clips = StreetsClips(open_split(tiny_streets, "camera", "val", TINY, 1))
-    given = collate([clips.read(0, Wants(flow=True, label=True))])
-    assert given.label is not None
-    fine = Clip(given.frames, given.flow, given.label.repeat_interleave(2, 1).repeat_interleave(2, 2), key=given.key)
+    given = collate([clips.read(0, Wants(flows=(BACKWARD,), labels=(0,)))])
+    fine = replace(given, labels={0: given.labels[0].repeat_interleave(2, 1).repeat_interleave(2, 2)})
     plain, double = Evaluator(VIPER_15), Evaluator(VIPER_15)
     plain.update(given, observed(given))
     double.update(fine, observed(fine))
@@ -195,7 +194,8 @@ def test_the_counts_follow_the_protocol() -> None:
     frames = torch.zeros(2, 2, 3, 6, 8, dtype=torch.uint8)
     evaluator = Evaluator(SYNTHIA_12_UNIFIED)
     evaluator.update(
-        Clip(frames, torch.zeros(2, 1, 2, 6, 8), label, key=("a/1", "a/2")), Observation(logits, logits, logits)
+        Clip(frames, {BACKWARD: torch.zeros(2, 2, 6, 8)}, {0: label}, key=("a/1", "a/2")),
+        Observation(logits, logits, logits),
     )
     confusions = evaluator.arrays()["evaluation"]["confusions"]
     assert confusions.sum(0).tolist() == evaluator.segmentation.confusion.tolist()
@@ -206,7 +206,7 @@ def test_a_network_that_yields_no_numbers_is_still_evaluated() -> None:
     logits, frames = torch.full((1, 15, 6, 8), torch.nan), torch.zeros(1, 2, 3, 6, 8, dtype=torch.uint8)
     evaluator = Evaluator(VIPER_15)
     evaluator.update(
-        Clip(frames, torch.zeros(1, 1, 2, 6, 8), torch.zeros(1, 6, 8, dtype=torch.int64), key=("a/1",)),
+        Clip(frames, {BACKWARD: torch.zeros(1, 2, 6, 8)}, {0: torch.zeros(1, 6, 8, dtype=torch.int64)}, key=("a/1",)),
         Observation(logits, logits, logits),
     )
     found = evaluator.numbers()
@@ -222,7 +222,7 @@ def test_accel_tells_what_its_prediction_is_made_of() -> None:
     with torch.no_grad():
         network.score_fusion.weight.normal_()
         frames = torch.randint(0, 256, (2, 2, 3, 40, 56), dtype=torch.uint8)
-        clip = Clip(frames, flow=torch.randn(2, 1, 2, 40, 56))
+        clip = Clip(frames, flows={BACKWARD: torch.randn(2, 2, 40, 56)})
         seen = network.observe(clip)
         assert torch.equal(seen.logits, network(clip))
         assert torch.equal(seen.features, network.encode(frames[:, -1]))
@@ -237,7 +237,7 @@ def test_a_frame_that_successive_clips_share_is_encoded_once(monkeypatch: pytest
     first, second = torch.randint(0, 256, (2, 4, 3, 40, 56), dtype=torch.uint8)  # two drives of four frames
     pairs = [(drive, t) for drive in (first, second) for t in (1, 2, 3)]
     frames = torch.stack([drive[t - 1 : t + 1] for drive, t in pairs])
-    clip = Clip(frames, flow=torch.randn(6, 1, 2, 40, 56))
+    clip = Clip(frames, flows={BACKWARD: torch.randn(6, 2, 40, 56)})
     expected = network(clip)
     segment, encoded = network.segment, list[int]()
 

@@ -28,6 +28,7 @@ from stpl.runs.record import (
 )
 from stpl.runs.recorder import MetricsFile
 from stpl.sweeps.metric import curve
+from waiting import PATIENCE
 
 KEY = RunKey("streets", "stpl", 0)
 
@@ -211,6 +212,6 @@ def test_lock_ends_with_its_process_though_a_forked_worker_lives(tmp_path: Path)
         f"lock = lock_run(Path({str(tmp_path)!r}))\nlock.__enter__()\n"
         "if os.fork() == 0:\n    os.close(1)\n    time.sleep(2)\nos._exit(0)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
     with lock_run(tmp_path):
         pass

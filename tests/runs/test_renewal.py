@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from crash import crash_at
 from stpl.cli import main
-from stpl.data.clip import Batch, Clip
+from stpl.data.clip import BACKWARD, Batch, Clip
 from stpl.data.datamodule import StreetsData
 from stpl.data.loading import Loading
 from stpl.methods import STPL, Contrast
@@ -49,8 +49,8 @@ def equal(a: list[Tensor], b: list[Tensor]) -> bool:
 def clip(batch: int = 2) -> Clip:
     generator = torch.Generator().manual_seed(5)
     frames, views = torch.randint(0, 256, (2, batch, 2, 3, 40, 56), dtype=torch.uint8, generator=generator)
-    flow = torch.randn(batch, 1, 2, 40, 56, generator=generator)
-    return Clip(frames, flow=flow, augmented=views // 2)
+    flow = torch.randn(batch, 2, 40, 56, generator=generator)
+    return Clip(frames, {BACKWARD: flow}, augmented=views // 2)
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
@@ -126,7 +126,7 @@ def test_clips_to_renew_from_are_the_same_for_every_run(tiny_streets: Path) -> N
         assert torch.equal(a.frames, b.frames)
         assert torch.equal(a.frames, c.frames)
         assert a.augmented is None
-        assert a.label is None
+        assert not a.labels
         assert c.augmented is not None
 
 

@@ -14,10 +14,10 @@ import torch
 
 from crash import crash_at
 from stpl.data import streets
-from stpl.data.clip import Clip, Wants
+from stpl.data.clip import ClipReader, Frame
 from stpl.data.datamodule import StreetsData
 from stpl.data.flow import estimate
-from stpl.data.streets import StreetsOptions, draw_drive
+from stpl.data.streets import Drive, StreetsOptions, draw_drive
 from stpl.errors import CheckpointError, ConfigError
 from stpl.nn import checkpoint_files, formats, weights
 from stpl.nn.deeplab import DeepLabV2
@@ -98,8 +98,8 @@ def _drawn_in(root: Path) -> Callable[..., Any]:
     return lambda _, *arguments: open_split(root, *arguments)
 
 
-class Drawn:
-    """The clips of a split, each drawn when it is asked for; a `ClipReader`."""
+class Drawn(ClipReader):
+    """The clips of a split, each drawn when it is asked for."""
 
     def __init__(self, domain: str, split: str) -> None:
         self.options, self.place = StreetsOptions(), (domain, split)
@@ -107,13 +107,29 @@ class Drawn:
     def __len__(self) -> int:
         return self.options.drives(*self.place) * (self.options.frames - 1)
 
-    def read(self, index: int, wants: Wants) -> Clip:
+    @property
+    def name(self) -> str:
+        return "drawn"
+
+    def key(self, index: int) -> str:
+        return "d"
+
+    def drawn(self, index: int, offset: int) -> tuple[Drive, int]:
         number, frame = divmod(index, self.options.frames - 1)
-        drive = draw_drive(self.options, *self.place, number)
-        pair, label = drive.frames[frame : frame + 2], drive.labels[frame + 1].astype(np.int64)
-        earlier, later = (np.ascontiguousarray(image.transpose(1, 2, 0)) for image in pair)
-        flow = estimate(later, earlier)
-        return Clip(torch.from_numpy(pair), flow=torch.from_numpy(flow[None]), label=torch.from_numpy(label), key="d")
+        return draw_drive(self.options, *self.place, number), frame + 1 + offset
+
+    def frame(self, index: int, offset: int = 0) -> Frame:
+        drive, number = self.drawn(index, offset)
+        frame: Frame = drive.frames[number].transpose(1, 2, 0)
+        return frame
+
+    def flow(self, index: int, of: int = 0, to: int = -1) -> torch.Tensor:
+        later, earlier = (np.ascontiguousarray(self.frame(index, offset)) for offset in (of, to))
+        return torch.from_numpy(estimate(later, earlier))
+
+    def label(self, index: int, offset: int = 0) -> torch.Tensor:
+        drive, number = self.drawn(index, offset)
+        return torch.from_numpy(drive.labels[number].astype(np.int64))
 
 
 def test_the_recipe_starts_as_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from stpl.runs.tracking import Tracking, _keep_files, wandb_logger
 from stpl.sweeps.grid import cells
 from stpl.sweeps.schema import read_sweep
 from sweep_harness import FAKE, ledger, prepare
+from waiting import PATIENCE
 from wandb_stub import WandbStub
 
 KEY = RunKey("streets", "stpl", 0)
@@ -45,7 +46,7 @@ def client(work: Path, stub: WandbStub, *words: str) -> str:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # `${interpreter}` is the first python there
     }
     call = [sys.executable, "-m", "wandb", *words]
-    done = subprocess.run(call, cwd=work, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(call, cwd=work, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -85,7 +86,7 @@ def test_real_run_without_an_account_is_synced_later(
     call = [sys.executable, "-m", "stpl", "fit", *arguments]
     quiet = {"HOME": str(tmp_path), "NETRC": str(tmp_path / "none"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        call, env=environment | quiet, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
+        call, env=environment | quiet, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     directory = RunKey("streets", "self_training", 0).directory(tmp_path / "runs")

@@ -7,7 +7,6 @@ import itertools
 import json
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 
 import pytest
 import websocket
+
+from waiting import PATIENCE, wait_until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt install chromium)")
@@ -34,7 +35,7 @@ class Page:
     """
 
     def __init__(self, address: str) -> None:
-        self._socket = websocket.create_connection(address, timeout=30)
+        self._socket = websocket.create_connection(address, timeout=PATIENCE)
         self._numbers = itertools.count(1)
         self.problems: list[str] = []
         self.requests: list[str] = []
@@ -78,11 +79,8 @@ class Page:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def wait(self, condition: str, seconds: float = 20) -> None:
-        until = time.monotonic() + seconds
-        while not self.evaluate(condition):
-            assert time.monotonic() < until, f"never came true: {condition}"
-            time.sleep(0.05)
+    def wait(self, condition: str) -> None:
+        wait_until(lambda: self.evaluate(condition), f"never came true: {condition}")
 
     def press(self, key: str) -> None:
         codes = {"ArrowRight": 39, "ArrowLeft": 37, "Home": 36, "End": 35, " ": 32, "Tab": 9}
@@ -116,17 +114,15 @@ def chromium(profile: Path) -> Iterator[Page]:
             page.close()
         finally:
             process.terminate()
-            process.wait(timeout=20)
+            process.wait(timeout=PATIENCE)
 
 
 def _tab(profile: Path) -> str:
     """The address of the browser's only tab."""
-    file, until = profile / "DevToolsActivePort", time.monotonic() + 30
-    while not (file.exists() and len(file.read_text().split()) == 2):
-        assert time.monotonic() < until, "Chromium does not start"
-        time.sleep(0.05)
+    file = profile / "DevToolsActivePort"
+    wait_until(lambda: file.exists() and len(file.read_text().split()) == 2, "Chromium does not start")
     port, path = file.read_text().split()
-    browser = websocket.create_connection(f"ws://127.0.0.1:{port}{path}", timeout=30)
+    browser = websocket.create_connection(f"ws://127.0.0.1:{port}{path}", timeout=PATIENCE)
     browser.send(json.dumps({"id": 1, "method": "Target.getTargets"}))
     while (answer := json.loads(browser.recv())).get("id") != 1:
         pass

@@ -12,5 +12,6 @@ def clips(seed: int, size: tuple[int, int] = (48, 64), count: int = 2, frames: i
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (count, frames, 3, *size), dtype=torch.uint8, generator=generator)
     flow = 2 * torch.randn(count, frames - 1, 2, *size, generator=generator)
+    flows = {(back - frames + 2, back - frames + 1): flow[:, back] for back in range(frames - 1)}
     label, previous = torch.randint(0, 15, (2, count, *size), generator=generator)
-    return Clip(images, flow, label, images[:, -2:], previous, key=("a/1", "a/2", "b/1")[:count])
+    return Clip(images, flows, {0: label, -1: previous}, augmented=images[:, -2:], key=("a/1", "a/2", "b/1")[:count])

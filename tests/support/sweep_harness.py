@@ -6,10 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from waiting import PATIENCE, wait_until
 
 FAKE = Path(__file__).with_name("fake_trial.py")
 COMMAND = f'command: ["${{env}}", "${{interpreter}}", "{FAKE}", "${{args}}"]\n'
@@ -49,7 +50,7 @@ def prepare(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str = SWEEP) ->
 def start(work: Path, options: str = "{}", **environment: str) -> subprocess.Popen[str]:
     """Call `sweep` with the options, in a process."""
     # The environment's own PYTHONWARNINGS is left alone: a trial's warnings are its own matter.
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-W", "error", "-c", DRIVER, options],
         cwd=work,
         env={**os.environ, **environment},
@@ -58,6 +59,26 @@ def start(work: Path, options: str = "{}", **environment: str) -> subprocess.Pop
         text=True,
         preexec_fn=_hear_interrupts,
     )
+    _started.append(process)
+    return process
+
+
+_started: list[subprocess.Popen[str]] = []
+
+
+def end_started() -> None:
+    """End what a test that failed has left running, with all that it started: it would be seen in later tests."""
+    while _started:
+        process = _started.pop()
+        if process.poll() is None:
+            for descendant in _descendants(process.pid):
+                os.kill(descendant, signal.SIGKILL)
+            process.kill()
+            process.communicate()
+
+
+def _descendants(process: int) -> list[int]:
+    return [one for child in children(process) for one in (child, *_descendants(child))]
 
 
 def _hear_interrupts() -> None:
@@ -67,7 +88,7 @@ def _hear_interrupts() -> None:
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Exit code and output, once it has ended."""
-    output, _ = process.communicate(timeout=90)
+    output, _ = process.communicate(timeout=PATIENCE)
     return process.returncode, output
 
 
@@ -83,10 +104,7 @@ def starts(work: Path) -> list[str]:
 
 def wait_for(work: Path, text: str, count: int = 1) -> None:
     """Wait until so many lines of the ledger contain `text`."""
-    deadline = time.monotonic() + 60
-    while sum(text in line for line in ledger(work)) < count:
-        assert time.monotonic() < deadline, f"'{text}' never happened"
-        time.sleep(0.02)
+    wait_until(lambda: sum(text in line for line in ledger(work)) >= count, f"'{text}' never happened")
 
 
 def children(process: int) -> list[int]:

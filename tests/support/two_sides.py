@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import interpolate, softmax
 
-from stpl.data.clip import Batch, Wants
+from stpl.data.clip import BACKWARD, Batch, Wants
 from stpl.losses.adversarial import domain_loss
 from stpl.losses.cross_entropy import cross_entropy
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
@@ -19,7 +19,7 @@ from stpl.training.ranks import pixel_weight
 class Adversarial(Method):
     """Cross-entropy on the source, and its prediction of the target is to look like that of the source."""
 
-    source_wants = Wants(flow=True, label=True)
+    source_wants = Wants(flows=(BACKWARD,), labels=(0,))
     trains_classifiers = True
 
     def __init__(
@@ -36,10 +36,9 @@ class Adversarial(Method):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Supervision, adversarial the discriminator, and what it learns from."""
         assert batch.source is not None
-        assert batch.source.label is not None
         size = (64, 64)
         known, unknown = (self.network(clip) for clip in (batch.source, batch.target))
-        label = batch.source.label
+        label = batch.source.labels[0]
         maps = [softmax(interpolate(x, size), 1) for x in (known, unknown)]
         supervision = cross_entropy(upsample(known, (label.shape[-2], label.shape[-1])), label)
         return {

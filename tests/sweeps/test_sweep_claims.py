@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import optuna
@@ -22,6 +21,7 @@ from stpl.sweeps.queues import GridQueue, SearchQueue
 from stpl.sweeps.schema import Sweep, read_sweep
 from stpl.sweeps.storage import open_storage
 from stpl.sweeps.supervisor import BEGAN
+from waiting import PATIENCE, wait_until
 
 GRID = """
 method: grid
@@ -139,7 +139,7 @@ def test_claim_of_a_dead_process_is_freed_at_once(queue: GridQueue, tmp_path: Pa
         f"queue = GridQueue(open_storage({url!r}), read_sweep(Path({str(tmp_path / 'grid.yaml')!r})), Path('runs'))\n"
         "queue.offer()\nqueue.claim(lambda trial: os._exit(0))"
     )
-    subprocess.run([sys.executable, "-c", dying], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", dying], check=True, timeout=PATIENCE)
     assert states(queue) == ["RUNNING", "WAITING"]
     queue.free_dead_claims()
     assert states(queue) == ["FAIL", "WAITING"]
@@ -186,10 +186,7 @@ def test_hearts_beat_while_a_trial_runs(queue: GridQueue, monkeypatch: pytest.Mo
     monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 0.02)
 
     def run(trial: Trial) -> float:
-        deadline = time.monotonic() + 20
-        while queue.study.trials[trial.number].user_attrs.get("beat", 0) < 3:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: queue.study.trials[trial.number].user_attrs.get("beat", 0) >= 3, "no heart beats")
         return 1.0
 
     queue.offer()

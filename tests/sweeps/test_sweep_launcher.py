@@ -17,6 +17,7 @@ from stpl.sweeps.engine import _may_prepare
 from stpl.sweeps.launcher import Launched, Launcher, own_arguments
 from stpl.sweeps.schema import read_sweep
 from sweep_harness import children
+from waiting import wait_until
 
 PYTHON = ["/usr/bin/env", sys.executable]
 
@@ -38,10 +39,7 @@ def ask(launcher: Launcher, log: Path, *command: str, **environment: str) -> Lau
 
 
 def wait_for_text(path: Path) -> str:
-    deadline = time.monotonic() + 30
-    while not (path.exists() and path.read_text().endswith("\n")):
-        assert time.monotonic() < deadline, f"{path} stays empty"
-        time.sleep(0.02)
+    wait_until(lambda: path.exists() and path.read_text().endswith("\n"), f"{path} stays empty")
     return path.read_text()
 
 
@@ -131,10 +129,8 @@ def test_trial_dies_with_the_launcher_and_the_launcher_with_its_owner(tmp_path: 
     assert children(launcher) == [trial]
     owner.kill()
     owner.wait()
-    deadline = time.monotonic() + 30
-    while any(Path(f"/proc/{process}/cmdline").exists() for process in (launcher, trial)):
-        assert time.monotonic() < deadline, "orphans run on"
-        time.sleep(0.02)
+    files = [Path(f"/proc/{process}/cmdline") for process in (launcher, trial)]
+    wait_until(lambda: not any(file.exists() for file in files), "orphans run on")
 
 
 _OWNER = """

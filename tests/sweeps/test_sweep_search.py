@@ -25,6 +25,7 @@ from stpl.sweeps.status import read_status
 from stpl.sweeps.storage import default_url, opened
 from stpl.sweeps.supervisor import places
 from sweep_harness import COMMAND, FAKE, SWEEP, children, finish, ledger, mentions, prepare, start, starts, wait_for
+from waiting import PATIENCE
 
 SEARCH = f"""
 program: stpl
@@ -306,7 +307,7 @@ def test_full_disk_under_the_study_is_named(work: Path) -> None:
         "try:\n    sweep([Path('sweep.yaml')])\nexcept StplError as error:\n    print(error)\n"
     )
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert "sweeps.sqlite3: " in done.stdout
     assert re.search("full|I/O error", done.stdout)
     assert done.stderr == ""

@@ -30,6 +30,7 @@ from stpl.runs.fit import fit
 from stpl.runs.record import RunRecord, read_record
 from stpl.testing.rank import run_plan, start_ranks
 from stpl.training.evaluation import ClipSamples
+from waiting import PATIENCE
 
 # 9 evaluation clips, and half of them end within a video.
 STREETS = StreetsOptions(height=48, width=96, frames=4, train_drives=3, val_drives=1, camera_val_drives=3)
@@ -118,7 +119,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         ranks = start_ranks(plan, root, "ddp_rank")
         try:
             run_plan([(one, None) for one, _ in both.values()])
-            assert [process.wait(120) for process in ranks] == [0, 0]
+            assert [process.wait(PATIENCE) for process in ranks] == [0, 0]
         finally:
             for process in ranks:
                 process.kill()
@@ -179,7 +180,7 @@ def test_fit_starts_its_other_processes_itself(runs: Runs, capsys: pytest.Captur
     args = arguments(runs.root, "source_only", "launched", devices=2)
     environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "PL_GLOBAL_SEED")}
     done = subprocess.run(
-        [sys.executable, "-m", "stpl", "fit", *args], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "stpl", "fit", *args], env=environment, capture_output=True, text=True, timeout=PATIENCE
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert runs.record("launched")["last"] == runs.record("source_only-1")["last"]

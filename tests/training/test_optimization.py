@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stpl.data.clip import Batch, Clip
+from stpl.data.clip import BACKWARD, Batch, Clip
 from stpl.errors import ConfigError
 from stpl.methods import STPL, SelfTraining, Supervised
 from stpl.nn.batchnorm import BatchNormOptions
@@ -28,7 +28,7 @@ def clip() -> Clip:
     frames, augmented = torch.randint(0, 256, (2, 2, 2, 3, 40, 56), dtype=torch.uint8, generator=generator)
     label = torch.randint(0, 15, (2, 40, 56), generator=generator)
     label[:, :9] = 255
-    return Clip(frames, torch.randn(2, 1, 2, 40, 56, generator=generator), label, augmented)
+    return Clip(frames, {BACKWARD: torch.randn(2, 2, 40, 56, generator=generator)}, {0: label}, augmented=augmented)
 
 
 def test_groups_are_the_lineage_s() -> None:
@@ -107,9 +107,8 @@ def test_the_auxiliary_classifier_is_trained_at_a_tenth() -> None:
     losses = method.losses(Batch(batch))
 
     def expected(logits: Tensor) -> float:
-        assert batch.label is not None
-        large = F.interpolate(logits, batch.label.shape[-2:], mode="bilinear", align_corners=True)
-        return F.cross_entropy(large, batch.label, ignore_index=255).item()
+        large = F.interpolate(logits, batch.labels[0].shape[-2:], mode="bilinear", align_corners=True)
+        return F.cross_entropy(large, batch.labels[0], ignore_index=255).item()
 
     main, auxiliary = (expected(logits) for logits in method.network.fused_scores(batch))
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(

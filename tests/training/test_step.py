@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 import contrast_rank
 from repository import SUPPORT
-from stpl.data.clip import Batch, Clip
+from stpl.data.clip import BACKWARD, Batch, Clip
 from stpl.losses.pixel_contrast import pixel_contrast
 from stpl.methods import STPL, Contrast, SelfTraining
 from stpl.methods.stpl import View
@@ -27,6 +27,7 @@ from stpl.nn.warp import resize_flow
 from stpl.testing import ReadBackError, no_read_back
 from stpl.training import OptimizerOptions
 from stpl.training.ranks import gather_ranks
+from waiting import PATIENCE
 
 SMALL = NetworkOptions(DeepLabV2(18, 8, (1, 2)))
 
@@ -40,7 +41,7 @@ def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def clip(batch: int = 2) -> Clip:
     generator = torch.Generator().manual_seed(5)
     frames, augmented = torch.randint(0, 256, (2, batch, 2, 3, 40, 56), dtype=torch.uint8, generator=generator)
-    return Clip(frames, flow=torch.randn(batch, 1, 2, 40, 56, generator=generator), augmented=augmented)
+    return Clip(frames, flows={BACKWARD: torch.randn(batch, 2, 40, 56, generator=generator)}, augmented=augmented)
 
 
 def stpl(*pairs: tuple[View, View], policy: Any = "statistics", **options: Any) -> STPL:
@@ -164,7 +165,7 @@ def test_keys_of_all_ranks_equal_one_process_with_all_pixels(tmp_path: Path) -> 
     """Loss and gradient, averaged over two processes as DDP does, against the same pixels in this one."""
     command = [sys.executable, str(SUPPORT / "contrast_rank.py"), str(tmp_path / "meeting")]
     ranks = [subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True) for rank in range(2)]
-    found = [json.loads(process.communicate(timeout=60)[0]) for process in ranks]
+    found = [json.loads(process.communicate(timeout=PATIENCE)[0]) for process in ranks]
     queries, keys, labels = contrast_rank.pixels()
     weight = torch.eye(8, requires_grad=True)
     loss = pixel_contrast(normalize(queries @ weight, dim=1), normalize(keys @ weight, dim=1), labels, labels)

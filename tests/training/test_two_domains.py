@@ -100,7 +100,7 @@ def test_classes_are_drawn_as_often_as_they_should(tiny_streets: Path, tmp_path:
     reader = StreetsData(tiny_streets, TINY).open("source", "train")
     counts = class_pixels(reader, 15, tmp_path)
     for index in range(len(reader)):
-        label = reader.read(index, Wants(label=True)).label
+        label = reader.read(index, Wants(labels=(0,))).labels[0]
         assert label is not None
         assert counts[index].tolist() == [int((label == c).sum()) for c in range(15)]
     again = class_pixels(reader, 15, tmp_path)  # read, not counted

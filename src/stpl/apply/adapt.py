@@ -8,7 +8,7 @@ from typing import Annotated
 from stpl.apply.memory import check_size
 from stpl.apply.origin import NetworkOrigin
 from stpl.apply.settings import BENCH, RECOMMENDED, Settings, check_outputs, run_name
-from stpl.data.video_source import check_footage
+from stpl.data.videos.video_source import check_footage
 from stpl.errors import AtLeast
 from stpl.runs.folder import is_fresh
 from stpl.runs.record import RunKey, runs_root

@@ -25,9 +25,9 @@ from stpl.apply.network import load_network
 from stpl.apply.out_folder import signals_raise
 from stpl.apply.resources import Estimate, estimate, fitting
 from stpl.apply.settings import ADAPTED, VERDICT, Settings, check_outputs, run_name
-from stpl.data.clip import Clip, Wants, collate
+from stpl.data.clip import BACKWARD, Clip, Wants, collate
 from stpl.data.datamodule import ClipDataModule
-from stpl.data.video_source import check_footage
+from stpl.data.videos.video_source import check_footage
 from stpl.errors import CheckpointError, ConfigError
 from stpl.files import whole_file, write_atomically
 from stpl.nn import weights
@@ -165,7 +165,7 @@ def spread(data: ClipDataModule, count: int) -> list[Clip]:
     every = max(1, len(reader) // count)
     places = range(every // 2, len(reader), every)[:count]
     size = data.loading.eval_batch_size
-    clips = [reader.read(place, Wants(flow=True)) for place in places]
+    clips = [reader.read(place, Wants(flows=(BACKWARD,))) for place in places]
     return [collate(clips[first : first + size]) for first in range(0, len(clips), size)]
 
 
@@ -210,6 +210,7 @@ class _Command:
             **as_text("data.init_args.flow_cache", self.folder / FLOW),
             "data.init_args.path": json.dumps([str(video) for video in self.videos]),
             "data.init_args.size": list(model.frame_size),
+            "data.init_args.flow_estimator": model.flow_estimator,
             **{f"network.{name}": _plain(value) for name, value in model.options.to_dict().items()},
         }
         if settings.precision is not None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from stpl.apply.model import Model
-from stpl.apply.network import Frame, predict
+from stpl.apply.network import predict
 from stpl.apply.video import Codec
-from stpl.data.frames import FrameStream
+from stpl.data.flow.flow_cache import FlowCache
+from stpl.data.image import resize_ids, resize_rgb
+from stpl.data.videos.stream import FrameStream
+from stpl.data.videos.video_clips import clips_in_order
 from stpl.errors import ConfigError, DataError, RecordError, unknown
 from stpl.pictures.labels import overlay
 from stpl.pictures.side_by_side import SideBySide, VideoStyle
@@ -91,6 +91,7 @@ def film(
     codec: Codec = "vp8",
     limit: int | None = None,
     one_size: bool = False,
+    flow: FlowCache | None = None,
 ) -> None:
     """Write a side-by-side video of what networks predict on a video.
 
@@ -103,6 +104,7 @@ def film(
         codec: of the video.
         limit: frames of each video; all if not given.
         one_size: whether frames of several sizes are refused; otherwise they are shown at the first one's.
+        flow: estimates flow, and keeps it; by the estimator of the first network, kept nowhere, if not given.
 
     Raises:
         StplError: for a network, video or output that cannot be used.
@@ -113,7 +115,8 @@ def film(
             f"the networks predict {', '.join(space.name for space in spaces)}",
             mend="compare networks of one label space",
         )
-    size = next(iter(networks.values())).frame_size
+    first = next(iter(networks.values()))
+    size, flow = first.frame_size, flow or FlowCache(estimator=first.flow_estimator)
     paths_of = [video] if isinstance(video, Path) else video
     sources = [FrameStream(path, stride=stride, limit=limit, as_first=not one_size) for path in paths_of]
     space, accels = spaces[0], [network.accel for network in networks.values()]
@@ -123,16 +126,10 @@ def film(
     ) as writer:
         panel = _panel(sources[0].size)
         for source in sources:
-            shown = islice(_panels(source, panel), 1, None)
-            predicted = predict(accels, _panels(source, panel), size)
-            for frame, labels in zip(shown, predicted, strict=True):
-                writer.write([frame, *(overlay(frame, label, space.palette) for label in labels)])
-
-
-def _panels(source: FrameStream, size: tuple[int, int]) -> Iterator[Frame]:
-    """Frames at the size of a panel."""
-    for frame in source.frames():
-        yield cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA).astype(np.uint8)
+            for frame, clip in islice(clips_in_order(source, size, flow), 1, None):
+                labels = predict(accels, clip, frame.shape)
+                shown = resize_rgb(frame, panel)
+                writer.write([shown, *(overlay(shown, resize_ids(one, panel), space.palette) for one in labels)])
 
 
 def _panel(size: tuple[int, int]) -> tuple[int, int]:

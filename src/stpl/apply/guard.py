@@ -110,7 +110,7 @@ def see(network: Accel, clips: Sequence[Clip]) -> Seen:
     for clip in clips:
         logits = network(clip.to(device))
         score.update(logits.cpu())
-        found.append(upsample(logits, (clip.frames.shape[-2], clip.frames.shape[-1])).argmax(1).byte().cpu())
+        found.append(upsample(logits, clip.size).argmax(1).byte().cpu())
     return Seen(float(score.compute()), torch.cat(found))
 
 

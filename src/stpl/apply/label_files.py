@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from itertools import chain, tee
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,9 @@ from PIL import Image
 
 from stpl.apply.model import Model
 from stpl.apply.network import Frame, predict
-from stpl.data.frames import FrameStream
+from stpl.data.flow.flow_cache import FlowCache
+from stpl.data.videos.stream import FrameStream
+from stpl.data.videos.video_clips import clips_in_order
 from stpl.pictures.labels import overlay as overlaid
 from stpl.pictures.side_by_side import SideBySide
 
@@ -65,10 +66,8 @@ def _labelled(network: Model, sources: Sequence[FrameStream]) -> Iterator[tuple[
     """Frames with their labels, at the frames' size; the first frame of a video comes after itself."""
     accel = network.accel
     for source in sources:
-        shown, seen = tee(source.frames())
-        first = next(seen)
-        predicted = predict([accel], chain([first, first], seen), network.frame_size)
-        yield from zip(shown, (labels for (labels,) in predicted), strict=True)
+        for frame, clip in clips_in_order(source, network.frame_size, FlowCache(estimator=network.flow_estimator)):
+            yield frame, predict([accel], clip, frame.shape)[0]
 
 
 def palette_image(labels: Frame, palette: NDArray[np.uint8]) -> Image.Image:

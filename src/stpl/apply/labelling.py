@@ -37,10 +37,10 @@ def label_video(
         colors: write palette images.
         overlay: write the video, for which frames of several videos must have one size.
     """
-    from stpl.data.video_source import one_size, streams
+    from stpl.data.videos.video_source import check_footage, one_size
 
     check_out(out)
-    sources = streams(video if isinstance(video, list) else [video], stride=stride, rate=rate)
+    sources = check_footage(video if isinstance(video, list) else [video], stride=stride, rate=rate)
     if overlay:
         one_size(sources, "the overlay", "label them one by one, or leave the overlay out: --overlay=false")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -15,8 +14,12 @@ from torch import nn
 from stpl.apply.network import Frame, checked, load_network, predict
 from stpl.apply.origin import HUGGING_FACE, NetworkOrigin, read_classes
 from stpl.apply.settings import STATE
-from stpl.data.content import content_id
+from stpl.data.flow.estimators import estimator_class
+from stpl.data.flow.flow_cache import FlowCache
+from stpl.data.image import resize_rgb
 from stpl.data.label_space import LabelSpace
+from stpl.data.videos.content import content_id
+from stpl.data.videos.video_clips import pair_clip
 from stpl.errors import CheckpointError, ConfigError, note
 from stpl.nn import formats, huggingface, weights
 from stpl.nn.accel import Accel
@@ -42,6 +45,7 @@ class Model:
         loaded: the same of a checkpoint of the suite: what becomes of the file later does not matter.
         content: of the checkpoint's file as it was read.
         origin: the network it is a copy of, if Python code holds that.
+        flow_estimator: of the flow it uses; see `stpl.data.flow.estimators`.
     """
 
     options: NetworkOptions
@@ -51,6 +55,7 @@ class Model:
     loaded: Accel | None = None
     content: str = ""
     origin: nn.Module | None = None
+    flow_estimator: str = "dis"
 
     def at_hand(self) -> AbstractContextManager[None]:
         """Within it, checkpoints of the network can be loaded even if only Python code holds it."""
@@ -109,10 +114,12 @@ class Model:
         Raises:
             DataError: a frame is something else: floating-point, grey, with an alpha channel, a tensor.
         """
-        frames = checked(frames)
-        for first in frames:
-            for (labels,) in predict([self.accel], chain([first, first], frames), self.frame_size):
-                yield labels
+        flow, before = FlowCache(estimator=self.flow_estimator), None
+        for frame in checked(frames):
+            seen = resize_rgb(frame, self.frame_size)
+            clip = pair_clip(seen if before is None else before, seen, flow)
+            yield predict([self.accel], clip, frame.shape)[0]
+            before = seen
 
     def adapted(self, checkpoint: Path) -> Model:
         """The same with the weights of a checkpoint that an adaptation of it wrote."""
@@ -169,8 +176,11 @@ def open_model(origin: NetworkOrigin) -> Model:
     Raises:
         StplError: it cannot be used.
     """
+    estimator = origin.flow_estimator or "dis"
+    estimator_class(estimator)
     with isolate_rng():
-        return _own(origin) if origin.checkpoint is None else _described(origin, located(origin.checkpoint))
+        model = _own(origin) if origin.checkpoint is None else _described(origin, located(origin.checkpoint))
+    return replace(model, flow_estimator=estimator)
 
 
 def _own(origin: NetworkOrigin) -> Model:

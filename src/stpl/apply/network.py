@@ -1,18 +1,16 @@
-"""Segment a stream of frames with a trained network."""
+"""Segment frames with a trained network."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from numpy.typing import NDArray
 
-from stpl.data import flow as optical_flow
-from stpl.data.clip import Clip
+from stpl.data.clip import Clip, collate
 from stpl.errors import DataError, DivergedError
 from stpl.nn import weights
 from stpl.nn.accel import Accel
@@ -49,30 +47,19 @@ def _no_frames(what: str) -> DataError:
 
 
 @torch.inference_mode()
-def predict(networks: Iterable[Accel], frames: Iterable[Frame], size: tuple[int, int]) -> Iterator[list[Frame]]:
-    """Label every frame but the first with every network; flow is estimated once for all of them.
+def predict(networks: Sequence[Accel], clip: Clip, shape: tuple[int, ...]) -> list[Frame]:
+    """What each network says of a clip's current frame: labels uint8 `[H,W]` (train ids).
 
     Args:
         networks: in evaluation mode.
-        frames: uint8 `[H,W,3]` RGB in order.
-        size: height and width the networks see.
+        clip: by itself, its frames at the size the networks see, with the backward flow.
+        shape: height and width of the labels, and what follows them, as of the frame that they are shown with.
 
-    Yields:
-        For each frame from the second on, one label map uint8 `[H,W]` (train ids, at the frame's own size) a network.
+    Raises:
+        DivergedError: a network gives no finite numbers.
     """
-    networks, previous = list(networks), None
-    for frame in frames:
-        current = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA).astype(np.uint8)
-        if previous is not None:
-            clip = _clip(previous, current).to(next(networks[0].parameters()).device)
-            logits = [upsample(network(clip), (frame.shape[0], frame.shape[1])) for network in networks]
-            if not all(bool(x.isfinite().all()) for x in logits):
-                raise DivergedError("the network's output is not finite", mend="use another checkpoint")
-            yield [x.argmax(1)[0].to(torch.uint8).cpu().numpy() for x in logits]
-        previous = current
-
-
-def _clip(previous: Frame, current: Frame) -> Clip:
-    frames = np.stack([previous, current]).transpose(0, 3, 1, 2)
-    flow = optical_flow.estimate(current, previous)
-    return Clip(torch.from_numpy(frames.copy())[None], flow=torch.from_numpy(flow)[None, None])
+    batch = collate([clip]).to(next(networks[0].parameters()).device)
+    logits = [upsample(network(batch), (shape[0], shape[1])) for network in networks]
+    if not all(bool(x.isfinite().all()) for x in logits):
+        raise DivergedError("the network's output is not finite", mend="use another checkpoint")
+    return [x.argmax(1)[0].to(torch.uint8).cpu().numpy() for x in logits]

@@ -65,6 +65,8 @@ class NetworkOrigin:
         channels: rgb or bgr, the order of its input, and of mean and std; rgb, or what a network of Hugging Face
             brings, if not given.
         size: height and width of the frames that it sees; what a checkpoint was trained at if not given.
+        flow_estimator: of the optical flow between them: dis (OpenCV; on the CPU), raft or raft_small (torchvision), or
+            package.module.Class of your own; dis if not given.
 
     Raises:
         StplError: a value is of another type or out of range, names nothing that exists, or would do nothing.
@@ -82,6 +84,7 @@ class NetworkOrigin:
     std: tuple[float, float, float] | None = None
     channels: str | None = None
     size: tuple[int, int] | None = None
+    flow_estimator: str | None = None
 
     def __post_init__(self) -> None:
         given = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -242,6 +245,7 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "std": normalization.divisors,
     "channels": _channels,
     "size": values.size,
+    "flow_estimator": lambda value, where: values.text(value, where, "a flow estimator"),
 }
 """For each field a function that returns a value as it is used, or raises `ConfigError` with the option's name."""
 

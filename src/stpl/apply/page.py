@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from stpl.apply.guard import LOOKED
 from stpl.apply.model import Model
 from stpl.apply.network import Frame, load_network, predict
 from stpl.apply.settings import PAGE, Settings
-from stpl.data.clip import Wants
-from stpl.data.flow import FlowCache
-from stpl.data.folder import VideoFrames
-from stpl.data.footage import spread_places
+from stpl.data.clip import BACKWARD, Wants
+from stpl.data.flow.flow_cache import FlowCache
+from stpl.data.videos.footage import spread_places
+from stpl.data.videos.video_clips import VideoFrames
 from stpl.files import write_atomically
 from stpl.pictures.labels import overlay
 from stpl.pictures.pages import render_page
@@ -88,26 +88,31 @@ def look(model: Model, outcome: Outcome, videos: Sequence[Path], settings: Setti
     palette, count = model.options.space.palette, len(model.options.space.classes)
     pixels, changed, total = np.zeros((count, 2)), 0, 0
     shown: list[tuple[Frame, Frame, Frame]] = []
-    chosen = _chosen(videos, settings, outcome.folder)
+    chosen = list(_chosen(videos, settings, outcome.folder, model))
     often = max(1, len(chosen) // _SHOWN)
-    for place, (clips, number) in enumerate(chosen):
-        pair = [frame.permute(1, 2, 0).numpy() for frame in clips.read(number, Wants()).frames]
-        (before, after) = next(predict(networks, pair, model.frame_size))
+    for place, (clips, shown_at, number) in enumerate(chosen):
+        frame = shown_at.frame(number)
+        before, after = predict(networks, clips.read(number, Wants(flows=(BACKWARD,))), frame.shape)
         for column, labels in enumerate((before, after)):
             pixels[:, column] += np.bincount(labels.ravel(), minlength=count)[:count]
         changed, total = changed + int((before != after).sum()), total + before.size
         if place % often == often // 2 and len(shown) < _SHOWN:
-            frame = pair[1]
             shown.append((frame, overlay(frame, before, palette), overlay(frame, after, palette)))
     return Change(100 * pixels / total, 100 * changed / total, shown)
 
 
-def _chosen(videos: Sequence[Path], settings: Settings, folder: Path) -> list[tuple[VideoFrames, int]]:
-    """Clips that are spread evenly over the videos, at their own size."""
-    kept = FlowCache(folder / FLOW)  # where the index lies already
-    readers = [VideoFrames(video, stride=settings.stride, as_first=True, flow=kept) for video in videos]
+def _chosen(
+    videos: Sequence[Path], settings: Settings, folder: Path, model: Model
+) -> Iterator[tuple[VideoFrames, VideoFrames, int]]:
+    """Clips that are spread evenly over the videos: as the network sees them, as they are shown, and their number."""
+    kept = FlowCache(folder / FLOW, model.flow_estimator)  # where index and flow of the training lie
     count = max(1, LOOKED // len(videos))
-    return [(clips, place) for clips in readers for place in spread_places(len(clips), count)]
+    for video in videos:
+        clips, shown = (
+            VideoFrames(video, size, stride=settings.stride, as_first=True, flow=kept)
+            for size in (model.frame_size, None)
+        )
+        yield from ((clips, shown, place) for place in spread_places(len(clips), count))
 
 
 def _losses(lines: Iterable[tuple[int, str, float]]) -> list[str]:

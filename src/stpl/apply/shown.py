@@ -6,12 +6,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from stpl.apply.adaptation import Outcome, Stage, adapt_to, affordable
+from stpl.apply.adaptation import FLOW, Outcome, Stage, adapt_to, affordable
 from stpl.apply.film import film
 from stpl.apply.model import Model, open_model
 from stpl.apply.origin import NetworkOrigin
 from stpl.apply.page import write_page
 from stpl.apply.settings import SIDE_BY_SIDE, Settings
+from stpl.data.flow.flow_cache import FlowCache
 from stpl.progress import Progress
 
 _FILMED = 200  # frames of each video that are shown side by side
@@ -41,7 +42,8 @@ def _show(model: Model, outcome: Outcome, videos: Sequence[Path], settings: Sett
         print(f"weights: {outcome.weights}", file=sys.stderr)
     networks = {f"before: {model.name}": model.adapted(outcome.start), "after": model.adapted(outcome.checkpoint)}
     written = outcome.folder / SIDE_BY_SIDE
-    film(networks, videos, written, stride=settings.stride, limit=_FILMED)
+    flow = FlowCache(outcome.folder / FLOW, model.flow_estimator)
+    film(networks, videos, written, stride=settings.stride, limit=_FILMED, flow=flow)
     print(f"video:   {written}", file=sys.stderr)
     print(f"page:    {write_page(model, outcome, videos, settings, written)}", file=sys.stderr)
 

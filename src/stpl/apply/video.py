@@ -90,7 +90,7 @@ def _film(
     codec: Codec,
 ) -> Path:
     """Write the video of networks on footage; where it lies."""
-    from stpl.data.video_source import check_footage
+    from stpl.data.videos.video_source import check_footage
 
     check_footage(videos, stride=stride)
 

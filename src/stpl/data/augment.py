@@ -69,28 +69,27 @@ class CrossFrameAugmentation:
         """Augment the frames of one clip; a pure function of its arguments, safe in threads and workers.
 
         Args:
-            frames: uint8 `[T,3,H,W]` RGB, as in `Clip.frames`; not changed.
+            frames: uint8 `[T,H,W,3]` RGB; not changed.
             seed: see `clip_seed`; 0 ≤ seed.
 
         Returns:
-            uint8 `[T,3,H,W]`, in memory of its own.
+            uint8 `[T,H,W,3]`, in memory of its own.
 
         Raises:
             DataError: `frames` has another type or shape.
         """
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1] != 3:
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
             raise DataError(
-                f"augmentation takes uint8 frames [T,3,H,W], got {frames.dtype} {list(frames.shape)}",
+                f"augmentation takes uint8 frames [T,H,W,3], got {frames.dtype} {list(frames.shape)}",
                 mend="augment before frames are normalised, and one clip at a time",
             )
-        images = np.ascontiguousarray(frames.transpose(0, 2, 3, 1))
         parts = []
-        for first, last, part_seed in self.stretches(len(images), seed):
-            part = images[first:last]
+        for first, last, part_seed in self.stretches(len(frames), seed):
+            part = frames[first:last]
             for transform in self.transforms(part.shape[1], part_seed):
                 part = transform(images=part)["images"]
             parts.append(part)
-        return np.ascontiguousarray(np.concatenate(parts).transpose(0, 3, 1, 2))
+        return np.concatenate(parts)
 
     def stretches(self, frames: int, seed: int) -> list[tuple[int, int, int]]:
         """First frame, end and seed of every stretch of a clip that shares a draw: the clip, or each frame."""

@@ -1,4 +1,4 @@
-"""`stpl data check`: looks once at every file of a split and tells what is missing, torn or wrong."""
+"""`stpl data check`: looks once at every file of a split and reports what is missing, torn or wrong."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from numpy.typing import NDArray
 from stpl.data import flow as optical_flow
 from stpl.data import label_space as spaces
 from stpl.data.data_set import DataSet
-from stpl.data.flow_check import Verdict, judge, warp_errors
+from stpl.data.flow.flow_check import FlowVerdict, flow_verdict, warp_errors
+from stpl.data.flow.flow_formats import SUFFIXES
 from stpl.data.image import read_rgb
-from stpl.data.label_check import LabelCounts, judge_labels
+from stpl.data.label_check import LabelCounts, find_label_faults
 from stpl.data.label_space import LabelSpace
 from stpl.data.parallel import each
-from stpl.data.sequence import FLOW_SUFFIXES, read_scaled
-from stpl.data.sequence_set import ClipFiles, SequenceSet, open_set
+from stpl.data.sequence import read_scaled
+from stpl.data.sequence_set import SequenceSet, open_set
 from stpl.errors import AtLeast, ConfigError, DataError, check_range
 from stpl.files import write_atomically
 
 Size = tuple[int, int]
 Value = TypeVar("Value")
+_Sized = tuple[Path, tuple[int, ...]]
 
 _SHOWN = 5  # problems that the message lists; the JSON file has all
 
@@ -46,7 +48,7 @@ def check(
 ) -> None:
     """Check every frame, label and flow file of one split, and print a report.
 
-    Whether the flow has the right direction, sign, scale and order of axes is seen from the frames themselves: it must
+    Whether the flow has the right direction, sign, scale and order of axes shows in the frames themselves: it must
     take the earlier one of a pair onto the later one, better than the flow reversed, swapped or scaled does. What is
     wrong for certain is a problem (exit code 2); what only looks wrong is a warning.
 
@@ -117,7 +119,7 @@ class Report:
     sizes: dict[str, dict[str, int]] = field(default_factory=dict)
     classes: dict[str, float] = field(default_factory=dict)
     ignored: dict[int, float] = field(default_factory=dict)
-    verdict: Verdict | None = None
+    verdict: FlowVerdict | None = None
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -127,7 +129,10 @@ class Report:
         lines = [
             f"{self.dataset} {self.split}: {_count(self.clips, 'clip')}{of_all}, {_count(self.frames, 'frame')}, "
             f"{_count(self.labels, 'label')}",
-            *(f"  {kind}: {_counts(sizes)}" for kind, sizes in self.sizes.items()),
+            *(
+                f"  {kind}: {', '.join(f'{count} of {size}' for size, count in sizes.items())}"
+                for kind, sizes in self.sizes.items()
+            ),
             _shares(f"classes of {self.space} in percent", self.classes) if self.labels else "  no labels",
         ]
         if self.ignored:
@@ -146,10 +151,6 @@ class Report:
 
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'s' * (number != 1)}"
-
-
-def _counts(sizes: dict[str, int]) -> str:
-    return ", ".join(f"{count} of {size}" for size, count in sizes.items())
 
 
 def _shares(title: str, shares: dict[Any, float]) -> str:
@@ -171,76 +172,77 @@ def _flow_folder(files: SequenceSet, flow: str) -> Path | None:
 class _Findings:
     """What one clip's files hold; sizes with the file they are of."""
 
-    frames: list[tuple[Path, Size]] = field(default_factory=list)
-    label: tuple[Path, Size] | None = None
-    flow: tuple[Path, Size] | None = None
+    frames: list[_Sized] = field(default_factory=list)
+    label: _Sized | None = None
+    flow: _Sized | None = None
     ids: NDArray[np.int64] | None = None
     unknown_flow: int = 0
     errors: dict[str, float] | None = None
     problems: list[str] = field(default_factory=list)
 
-    def attempt(self, function: Callable[[], Value]) -> Value | None:
-        """The function's value; `None`, and its message among the problems, if it raises `DataError`."""
+    def attempt(self, function: Callable[[Path], Value], path: Path) -> Value | None:
+        """What a function makes of a file; `None`, and its message among the problems, if it raises `DataError`."""
         try:
-            return function()
+            return function(path)
         except DataError as error:
             self.problems.append(f"{error.where}: {error.what}")
             return None
 
 
-@dataclass(frozen=True)
-class _Task:
-    """One clip, which of its frames no other clip looks at, and whether its flow is compared with the frames."""
-
-    clip: ClipFiles
-    frames: tuple[Path, ...]
-    sampled: bool
-
-
-@dataclass(frozen=True)
 class _Job:
-    """Looks at the files of one clip, in any thread."""
+    """Looks at the files of one clip, in any thread.
 
-    files: SequenceSet
-    flow_folder: Path | None
+    Args:
+        files: the split.
+        flow_folder: folder of its flow files; `None` to leave flow out.
+        sample: pairs by which the flow is judged.
+    """
 
-    def __call__(self, task: _Task) -> _Findings:
+    def __init__(self, files: SequenceSet, flow_folder: Path | None, sample: int) -> None:
+        self.files, self.flow_folder = files, flow_folder
+        self.sampled = set(np.linspace(0, len(files) - 1, min(sample, len(files)), dtype=int).tolist())
+        first: dict[Path, int] = {}  # each frame is looked at with the first clip that has it
+        for index in range(len(files)):
+            for path in files.frame_pair(index):
+                first.setdefault(path, index)
+        self._first = first
+
+    def __call__(self, index: int) -> _Findings:
         found = _Findings()
-        for path in task.frames:
-            frame = found.attempt(lambda path=path: read_rgb(path))  # type: ignore[misc]
+        for path in self.files.frame_pair(index):
+            frame = found.attempt(read_rgb, path) if self._first[path] == index else None
             if frame is not None:
                 found.frames.append((path, frame.shape[:2]))
-        if task.clip.label is not None:
-            self._label(task.clip, task.clip.label, found)
+        label = self.files.label_path(index)
+        if label is not None:
+            self._label(label, dict(found.frames).get(self.files.frame_path(index)), found)
         if self.flow_folder is not None:
-            self._flow(self.flow_folder, task, found)
+            self._flow(self.flow_folder / self.files.flow_name(index), index, found)
         return found
 
-    def _label(self, clip: ClipFiles, path: Path, found: _Findings) -> None:
-        ids = found.attempt(lambda: self.files.read_ids(path))
+    def _label(self, path: Path, frame: tuple[int, ...] | None, found: _Findings) -> None:
+        ids = found.attempt(self.files.read_ids, path)
         if ids is None:
             return
         found.label = path, ids.shape
         found.ids = np.bincount(ids.ravel(), minlength=256)
-        frame = dict(found.frames).get(clip.frames[-1])
         if frame is not None and ids.shape != (round(frame[0] * self.files.data_set.height_kept), frame[1]):
             found.problems.append(f"{path}: the label is {_by(ids.shape)} (after the crop), its frame {_by(frame)}")
 
-    def _flow(self, folder: Path, task: _Task, found: _Findings) -> None:
-        stem = folder / task.clip.flow_name
-        path = next((file for suffix in FLOW_SUFFIXES if (file := stem.with_suffix(suffix)).exists()), None)
+    def _flow(self, name: Path, index: int, found: _Findings) -> None:
+        path = next((file for suffix in SUFFIXES if (file := name.with_suffix(suffix)).exists()), None)
         if path is None:
-            found.problems.append(f"{stem}: there is no such flow file")
+            found.problems.append(f"{name}: there is no such flow file")
             return
-        size = found.attempt(lambda: optical_flow.probe(path))
+        size = found.attempt(optical_flow.probe, path)
         if size is not None:
             found.flow = path, size
-            found.unknown_flow = found.attempt(lambda: optical_flow.unknown_pixels(path)) or 0
-        if size is not None and task.sampled:
-            found.errors = found.attempt(lambda: self._errors(task.clip, path))
+            found.unknown_flow = found.attempt(optical_flow.unknown_pixels, path) or 0
+        if size is not None and index in self.sampled:
+            found.errors = found.attempt(lambda path: self._errors(index, path), path)
 
-    def _errors(self, clip: ClipFiles, path: Path) -> dict[str, float]:
-        earlier, later = (self.files.read_frame(frame) for frame in clip.frames[-2:])
+    def _errors(self, index: int, path: Path) -> dict[str, float]:
+        earlier, later = (self.files.read_frame(frame) for frame in self.files.frame_pair(index))
         return warp_errors(later, earlier, read_scaled(path, self.files.size))
 
 
@@ -256,70 +258,50 @@ def inspect(
         sample: pairs by which the flow is judged, spread evenly over the split.
         workers: threads; 0 for one a core.
     """
+    check_range("sample", sample)
     published = files.data_set.published.get(files.split)
     folder = None if flow_folder is None else str(flow_folder)
     report = Report(files.name, files.split, space.name, len(files), published, folder)
-    check_range("sample", sample)
-    job, tasks = _Job(files, flow_folder), _tasks(files.clips, sample)
-    findings = list(each(job, tasks, workers=workers, title=f"{files.name} {files.split}: checking"))
-    _summarize(report, findings, files.data_set, space)
+    job, title = _Job(files, flow_folder, sample), f"{files.name} {files.split}: checking"
+    findings = list(each(job, range(len(files)), workers=workers, title=title))
+    report.problems = sorted(problem for found in findings for problem in found.problems)
+    report.frames = _sizes(report, "frames", [frame for found in findings for frame in found.frames])
+    report.labels = _sizes(report, "labels", [found.label for found in findings if found.label])
+    report.flows = _sizes(report, "flow files", [found.flow for found in findings if found.flow])
+    _report_labels(report, findings, files.data_set, space)
+    _report_flow(report, findings)
     return report
 
 
-def _tasks(clips: Sequence[ClipFiles], sample: int) -> list[_Task]:
-    seen: set[Path] = set()
-    sampled = set(np.linspace(0, len(clips) - 1, min(sample, len(clips)), dtype=int).tolist())
-    tasks = []
-    for index, clip in enumerate(clips):
-        tasks.append(_Task(clip, tuple(path for path in clip.frames if path not in seen), index in sampled))
-        seen.update(clip.frames)
-    return tasks
+def _sizes(report: Report, kind: str, files: list[_Sized]) -> int:
+    """Note the sizes of the files of a kind, and each that is not that of most; how many files there are."""
+    counts = Counter(_by(size) for _, size in sorted(files)).most_common()
+    for path, size in sorted(files):
+        if _by(size) != counts[0][0]:
+            report.problems.append(f"{path}: {_by(size)}, most others are {counts[0][0]}")
+    if counts:
+        report.sizes[kind] = dict(counts)
+    return len(files)
 
 
-def _summarize(report: Report, findings: Sequence[_Findings], known: DataSet, space: LabelSpace) -> None:
-    kinds = {
-        "frames": [frame for found in findings for frame in found.frames],
-        "labels": [found.label for found in findings if found.label is not None],
-        "flow files": [found.flow for found in findings if found.flow is not None],
-    }
-    report.frames, report.labels, report.flows = (len(files) for files in kinds.values())
-    report.problems = sorted(problem for found in findings for problem in found.problems)
-    for kind, sized in kinds.items():
-        report.problems += _odd_sizes(sized)
-        if sized:
-            counts = Counter(_by(size) for _, size in sorted(sized))
-            report.sizes[kind] = dict(counts.most_common())
-    _judge_labels(report, findings, known, space)
-    _count_unknown(report, findings)
-    errors = [found.errors for found in findings if found.errors is not None]
-    if errors:
-        report.verdict = judge(errors)
-        if not report.verdict.right:
-            report.problems.append(f"{report.flow_folder}: {report.verdict.words}")
+def _report_labels(report: Report, findings: Sequence[_Findings], known: DataSet, space: LabelSpace) -> None:
+    found = [(one.label[0], one.ids) for one in findings if one.label is not None and one.ids is not None]
+    if not found:
+        return
+    labels = [LabelCounts(path, ids) for path, ids in sorted(found, key=lambda label: label[0])]
+    pixels = np.sum([label.pixels for label in labels], axis=0)
+    train_ids = known.table(space)[: len(pixels)]
+    counted = pixels[train_ids < space.num_classes].sum()
+    for train_id, name in enumerate(space.classes):
+        report.classes[name] = float(100 * pixels[train_ids == train_id].sum() / max(counted, 1))
+    for value in np.flatnonzero((train_ids >= space.num_classes) & (pixels > 0)):
+        report.ignored[int(value)] = float(100 * pixels[value] / pixels.sum())
+    faults = find_label_faults(labels, known, space)
+    report.problems += faults.problems
+    report.warnings += faults.warnings
 
 
-def _odd_sizes(files: Sequence[tuple[Path, Size]]) -> list[str]:
-    """A problem for each file whose size is not that of most files."""
-    if not files:
-        return []
-    usual = Counter(size for _, size in sorted(files)).most_common(1)[0][0]
-    return [f"{path}: {_by(size)}, most others are {_by(usual)}" for path, size in sorted(files) if size != usual]
-
-
-def _judge_labels(report: Report, findings: Sequence[_Findings], known: DataSet, space: LabelSpace) -> None:
-    labels = [
-        LabelCounts(found.label[0], found.ids)
-        for found in findings
-        if found.label is not None and found.ids is not None
-    ]
-    labels.sort(key=lambda label: label.path)
-    _count_classes(report, [label.pixels for label in labels], known, space)
-    judgement = judge_labels(labels, known, space)
-    report.problems += judgement.problems
-    report.warnings += judgement.warnings
-
-
-def _count_unknown(report: Report, findings: Sequence[_Findings]) -> None:
+def _report_flow(report: Report, findings: Sequence[_Findings]) -> None:
     with_unknown = sum(found.unknown_flow > 0 for found in findings)
     if with_unknown:
         unknown = sum(found.unknown_flow for found in findings)
@@ -329,18 +311,11 @@ def _count_unknown(report: Report, findings: Sequence[_Findings]) -> None:
             f"{with_unknown} of {report.flows} files; not valid, beyond 1e9 or not finite): they get zero flow, as if "
             "nothing moved"
         )
-
-
-def _count_classes(report: Report, counts: Sequence[NDArray[np.int64]], known: DataSet, space: LabelSpace) -> None:
-    if not counts:
-        return
-    pixels = np.sum(counts, axis=0)
-    train_ids = known.table(space)[: len(pixels)]
-    counted = pixels[train_ids < space.num_classes].sum()
-    for train_id, name in enumerate(space.classes):
-        report.classes[name] = float(100 * pixels[train_ids == train_id].sum() / max(counted, 1))
-    for value in np.flatnonzero((train_ids >= space.num_classes) & (pixels > 0)):
-        report.ignored[int(value)] = float(100 * pixels[value] / pixels.sum())
+    errors = [found.errors for found in findings if found.errors is not None]
+    if errors:
+        report.verdict = flow_verdict(errors)
+        if not report.verdict.right:
+            report.problems.append(f"{report.flow_folder}: {report.verdict.words}")
 
 
 def _by(size: Sequence[int]) -> str:

@@ -1,15 +1,24 @@
-"""The one object that every data set yields, and the batch of it that every method takes.
+"""The one object that every data set yields, the batch of it that every method takes, and who reads it.
 
-Shape legend: B clips in a batch, T frames in a clip, H×W pixels. The current frame t is always the last one.
+All is named by its offset from the current frame t: frame 0 is t, frame -1 the one before it, and the flow (0, -1), the
+«backward flow», lies on the grid of t and leads to t-1.
+
+Shape legend: B clips in a batch, T frames in a clip, H×W pixels. A clip by itself has no axis B.
+
+    frames     uint8   [B,T,3,H,W]  RGB, oldest first, at the offsets `offsets`
+    flows      float32 [B,2,H,W]    by pair (a, b), pixels: pixel (x, y) of frame a lies at (x+dx, y+dy) in frame b
+    labels     int64   [B,H,W]      by offset, train ids, 255 = ignore
+    visible    bool    [B,H,W]      by offset: which pixels show a point that the frame before shows too
+    augmented  uint8   [B,2,3,H,W]  frames -1 and 0 after the cross-frame augmentation
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -19,44 +28,52 @@ from torch import Tensor
 from stpl.data.label_space import IGNORE as IGNORE  # part of this contract; it stands where torch is not needed
 from stpl.errors import DataError
 
+Frame = NDArray[np.uint8]
+"""A frame `[H,W,3]` RGB as readers give it; perhaps a view of memory in another order."""
+Pair = tuple[int, int]
+"""The offsets of two frames (a, b) with flow from a to b."""
+BACKWARD: Pair = (0, -1)
+"""The backward flow: from the current frame to the one before it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A short video clip with what is known about its current frame.
+    """Frames of a video with what is known about them, by offset from the current one; see the legend above.
 
-    Batched clips (see `collate`) carry a leading B axis on every tensor and `key` is a tuple of B names.
+    What a clip carries is what was wanted (`Wants`), and no more. Batched clips (see `collate`) carry a leading B axis
+    on every tensor and `key` is a tuple of B names.
 
     Attributes:
-        frames: uint8 `[T,3,H,W]`, RGB, oldest first, so `frames[-1]` is the current frame t.
-        flow: float32 `[T-1,2,H,W]` in pixels, backward flow on the grid of the later frame: pixel (x, y) of frame
-            i+1 lies at (x+dx, y+dy) in frame i; channel 0 is dx, channel 1 is dy. `None` if not asked for.
-        label: int64 `[H,W]` train ids of the current frame, 255 = ignore. `None` for unlabelled clips.
-        augmented: uint8 `[2,3,H,W]`, the last two frames after the cross-frame augmentation (photometric: pixels stay
-            where they are, so `flow` serves both). `None` if not asked for.
-        previous_label: int64 `[H,W]` train ids of frame t-1, likewise.
-        following: uint8 `[3,H,W]`, frame t+1. `None` if not asked for.
-        following_flow: float32 `[2,H,W]` on the grid of the current frame: pixel (x, y) of frame t lies at (x+dx, y+dy)
-            in frame t+1.
-        visible: bool `[T-1,H,W]`, which pixels of frame i+1 show a point that frame i shows too. `None` if not asked
-            for, or not known: only a renderer knows it.
-        pseudo_label: int64 `[h,w]` train ids that a network gave the current frame, 255 = none, on its logits' grid; a
-            method puts them here (`Method.prepare`), no reader does.
-        doubt: float32 `[h,w]`, one minus the probability that the network gave them; where there is none, its likeliest
-            class.
+        frames: the frames, oldest first.
+        flows: by pair.
+        labels: by offset; none in unlabelled clips.
+        visible: by offset, where the data set knows it.
+        augmented: the last two frames up to the current one after the cross-frame augmentation (photometric: pixels
+            stay where they are, so flow and labels serve both).
+        offsets: of the frames; those of successive frames that end with the current one if not given.
         key: the clip's stable name.
     """
 
     frames: Tensor
-    flow: Tensor | None = None
-    label: Tensor | None = None
+    flows: Mapping[Pair, Tensor] = field(default_factory=dict)
+    labels: Mapping[int, Tensor] = field(default_factory=dict)
+    visible: Mapping[int, Tensor] = field(default_factory=dict)
     augmented: Tensor | None = None
-    previous_label: Tensor | None = None
-    following: Tensor | None = None
-    following_flow: Tensor | None = None
-    visible: Tensor | None = None
-    pseudo_label: Tensor | None = None
-    doubt: Tensor | None = None
+    offsets: tuple[int, ...] = ()
     key: str | tuple[str, ...] = ""
+
+    def __post_init__(self) -> None:
+        if not self.offsets:
+            object.__setattr__(self, "offsets", tuple(range(1 - self.frames.shape[-4], 1)))
+
+    def frame(self, offset: int = 0) -> Tensor:
+        """The frames `[B,3,H,W]` at an offset that was wanted."""
+        return self.frames.select(-4, self.offsets.index(offset))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the frames."""
+        return self.frames.shape[-2], self.frames.shape[-1]
 
     def to(self, device: torch.device | str) -> Clip:
         """The same clip with all tensors on `device`; what lies in page-locked memory is copied while the host goes on.
@@ -70,38 +87,48 @@ class Clip:
         return self.map(Tensor.pin_memory)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The fields that are there, but for the key."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        """All tensors, as `flow 0,-1`."""
+        found = {"frames": self.frames}
+        found |= {f"flow {of},{to}": flow for (of, to), flow in self.flows.items()}
+        found |= {f"label {offset}": label for offset, label in self.labels.items()}
+        found |= {f"visible {offset}": mask for offset, mask in self.visible.items()}
+        return found if self.augmented is None else {**found, "augmented": self.augmented}
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Clip:
         """The same clip with `function` applied to all tensors."""
-        return replace(self, **{name: function(value) for name, value in self.tensors().items()})  # type: ignore[arg-type]
+        return replace(
+            self,
+            frames=function(self.frames),
+            flows={pair: function(flow) for pair, flow in self.flows.items()},
+            labels={offset: function(label) for offset, label in self.labels.items()},
+            visible={offset: function(mask) for offset, mask in self.visible.items()},
+            augmented=None if self.augmented is None else function(self.augmented),
+        )
 
 
-def stack_frames(frames: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """Frames uint8 `[H,W,3]`, oldest first, as the tensor uint8 `[T,3,H,W]` of a `Clip`."""
-    return torch.from_numpy(np.ascontiguousarray(np.stack(frames).transpose(0, 3, 1, 2)))
+def stack_frames(frames: Sequence[Frame]) -> Tensor:
+    """Frames uint8 `[H,W,3]`, oldest first, as the tensor uint8 `[T,3,H,W]` of a `Clip`: one copy."""
+    return torch.from_numpy(np.stack([frame.transpose(2, 0, 1) for frame in frames]))
 
 
 def collate(clips: Sequence[Clip]) -> Clip:
-    """Stack clips along a new leading axis B; a field is `None` in the batch if it is `None` in the first clip.
+    """Stack clips along a new leading axis B; all carry what the first one does.
 
     Raises:
         DataError: the clips differ in size, as labels may that are evaluated as they are stored.
     """
-    names = clips[0].tensors()
-    for name, tensor in names.items():
-        odd = next((clip for clip in clips if getattr(clip, name).shape != tensor.shape), None)
+    parts = [clip.tensors() for clip in clips]
+    for name, tensor in parts[0].items():
+        odd = next((place for place, one in enumerate(parts) if one[name].shape != tensor.shape), None)
         if odd is not None:
             raise DataError(
-                f"{name} {list(getattr(odd, name).shape)} of {odd.key} and {list(tensor.shape)} of {clips[0].key} "
-                "make no batch",
+                f"{name} {list(parts[odd][name].shape)} of {clips[odd].key} and {list(tensor.shape)} of "
+                f"{clips[0].key} make no batch",
                 where="data.loading",
                 mend="bring the files to one size, or set eval_batch_size to 1",
             )
-    stacked = {name: torch.stack([getattr(clip, name) for clip in clips]) for name in names}
-    return Clip(**stacked, key=tuple(str(clip.key) for clip in clips))
+    stacked = iter([torch.stack([one[name] for one in parts]) for name in parts[0]])
+    return replace(clips[0].map(lambda _: next(stacked)), key=tuple(str(clip.key) for clip in clips))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +140,17 @@ class Batch:
         source: clips of the source domain, for methods that want any (`Method.source_wants`); they may differ from the
             others in number and size.
         before: the target's clips of the step before, for methods that want any (`Method.before_wants`).
+        prepared: what the method itself adds to a batch (`Method.prepare`), by names of its own, such as pseudo-labels.
     """
 
     target: Clip
     source: Clip | None = None
     before: Clip | None = None
+    prepared: Mapping[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`; see `Clip.to`."""
-        return Batch(**{name: clip.to(device) for name, clip in self.clips().items()})
+        return self.with_clips({name: clip.to(device) for name, clip in self.clips().items()})
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory."""
@@ -132,19 +161,26 @@ class Batch:
         found = {"target": self.target, "source": self.source, "before": self.before}
         return {name: clip for name, clip in found.items() if clip is not None}
 
+    def with_clips(self, clips: Mapping[str, Clip]) -> Batch:
+        """The same batch with other clips; see `clips`."""
+        return Batch(clips["target"], clips.get("source"), clips.get("before"), self.prepared)
+
     def tensors(self) -> dict[str, Tensor]:
         """All tensors, as `target.frames`."""
-        return {f"{of}.{name}": value for of, clip in self.clips().items() for name, value in clip.tensors().items()}
+        found = {f"{of}.{name}": value for of, clip in self.clips().items() for name, value in clip.tensors().items()}
+        return found | {f"prepared.{name}": value for name, value in self.prepared.items()}
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """The same batch with `function` applied to all tensors."""
-        return Batch(**{name: clip.map(function) for name, clip in self.clips().items()})
+        clips = {name: clip.map(function) for name, clip in self.clips().items()}
+        return replace(self.with_clips(clips), prepared={name: function(x) for name, x in self.prepared.items()})
 
 
 def collate_streams(items: Sequence[tuple[str, Clip]]) -> Batch:
     """Clips, each with the name of the domain it is of, as a batch; raises `DataError` as `collate` does."""
     names = dict.fromkeys(name for name, _ in items)
-    return Batch(**{name: collate([clip for of, clip in items if of == name]) for name in names})
+    clips = {name: collate([clip for of, clip in items if of == name]) for name in names}
+    return Batch(clips["target"], clips.get("source"), clips.get("before"))
 
 
 def clip_seed(seed: int, step: int, position: int) -> int:
@@ -167,91 +203,87 @@ def clip_seed(seed: int, step: int, position: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Wants:
-    """What a clip must carry besides its frames. A field that is not wanted is never read, estimated or drawn.
+    """What a clip must carry. What is not wanted is never read, estimated or drawn.
 
     Attributes:
-        frames: how many frames, the current one and those just before it; at least 2. Before the beginning of a video
-            its first frame comes again, with flow 0; recorded sets refuse that.
-        flow: backward flow between consecutive frames.
-        label: the label of the current frame.
-        previous_label: the label of the frame before it.
-        following: the frame after the current one, and the flow to it. At the end of a video it is the current one.
-        augmented: the frames after cross-frame augmentation (made by the data module, not by readers).
-        visible: which pixels the frame before shows too, where the data set knows it.
+        frames: offsets of frames, oldest first, the current one (0) among them. Beyond the beginning or end of a video
+            its first or last frame comes again, with flow 0; recorded sets refuse that.
+        flows: pairs of offsets (a, b): flow from a to b.
+        labels: offsets of labels.
+        visible: offsets of frames of which it matters what the frame before shows too, where the data set knows it.
+        augmented: frames -1 and 0 after cross-frame augmentation (made by the data module, not by readers).
     """
 
-    frames: int = 2
-    flow: bool = False
-    label: bool = False
-    previous_label: bool = False
-    following: bool = False
+    frames: tuple[int, ...] = (-1, 0)
+    flows: tuple[Pair, ...] = ()
+    labels: tuple[int, ...] = ()
+    visible: tuple[int, ...] = ()
     augmented: bool = False
-    visible: bool = False
+
+    def offsets(self) -> list[int]:
+        """Of all frames that are read for them, rising."""
+        seen = {offset - back for offset in self.visible for back in (0, 1)}
+        return sorted({*self.frames, *(offset for pair in self.flows for offset in pair), *seen})
 
 
-class ClipReader(Protocol):
-    """Random access to the clips of one split of one data set."""
+class ClipReader(ABC):
+    """Random access to the clips of one split of one data set: a reader answers by index and offset.
 
+    An index lies in 0 ≤ index < len; what stands at an offset is counted from the current frame of that clip. Any of
+    these raises `DataError` for what is missing or torn.
+    """
+
+    @abstractmethod
     def __len__(self) -> int:
         """Number of clips."""
-        ...
 
-    def read(self, index: int, wants: Wants) -> Clip:
-        """The two frames of the clip at `index` (0 ≤ index < len) with the flow, label and visibility that are wanted.
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What is read, as the name of a file: two readers of one name yield the same frames and labels."""
 
-        What more is wanted, `read_clip` asks of the neighbours. Raises `DataError`.
-        """
-        ...
+    @abstractmethod
+    def key(self, index: int) -> str:
+        """The stable name of a clip."""
 
-    def neighbours(self, by: int, previous: int = 1) -> ClipReader:
-        """A reader of as many clips, whose current frame is the one `by` frames before this reader's.
+    @abstractmethod
+    def frame(self, index: int, offset: int = 0) -> Frame:
+        """A frame uint8 `[H,W,3]` RGB, not to be written to."""
 
-        Args:
-            by: 0 or more.
-            previous: distance of each clip's other frame: 1 for the one before, -1 for the one after it.
+    @abstractmethod
+    def flow(self, index: int, of: int = 0, to: int = -1) -> Tensor:
+        """Flow float32 `[2,H,W]` from frame `of` to frame `to`, pixels, on the grid of `of`."""
 
-        Raises:
-            DataError: a frame of a recorded set is missing.
-        """
-        ...
+    @abstractmethod
+    def label(self, index: int, offset: int = 0) -> Tensor:
+        """Label int64 `[H,W]` of train ids; no other file is opened."""
 
-    def label(self, index: int, before: int = 0) -> Tensor:
-        """The label int64 `[H,W]` of the clip at `index` alone; raises `DataError` if it has none.
+    def visible(self, index: int, offset: int = 0) -> Tensor | None:
+        """Bool `[H,W]`: which pixels show a point that the frame before shows too; `None` where that is not known."""
+        return None
+
+    def require(self, wants: Wants) -> None:
+        """Look for what all clips need, now and not hours into a run; raises `DataError` for what is missing."""
+        for offset in wants.labels:
+            self.label(0, offset)
+
+    def read(self, index: int, wants: Wants, augment: Callable[[Frame], Frame] | None = None) -> Clip:
+        """All that is wanted of a clip.
 
         Args:
             index: of the clip.
-            before: how many frames before the current one the labelled frame is.
+            wants: what it is to carry.
+            augment: makes the augmented frames uint8 `[2,H,W,3]` of those at -1 and 0; without, there are none.
         """
-        ...
-
-    @property
-    def name(self) -> str:
-        """What is read, as the name of a file: two readers of one name yield the same frames and labels."""
-        ...
-
-
-def read_clip(reader: ClipReader, index: int, wants: Wants) -> Clip:
-    """All that `wants` names of the clip at `index`, but for augmented frames; raises `DataError`."""
-    clip = reader.read(index, wants)
-    for by in range(1, wants.frames - 1):
-        earlier = reader.neighbours(by).read(index, Wants(flow=wants.flow))
-        frames = torch.cat([earlier.frames[:1], clip.frames])
-        flow = None if clip.flow is None or earlier.flow is None else torch.cat([earlier.flow, clip.flow])
-        clip = replace(clip, frames=frames, flow=flow)
-    if wants.previous_label:
-        clip = replace(clip, previous_label=reader.label(index, 1))
-    if wants.following:
-        after = reader.neighbours(0, previous=-1).read(index, Wants(flow=True))
-        assert after.flow is not None  # wanted
-        clip = replace(clip, following=after.frames[0], following_flow=after.flow[0])
-    return clip
-
-
-def require(reader: ClipReader, wants: Wants) -> None:
-    """Look for all frames that `wants` needs, now and not hours into a run; raises `DataError` for one missing."""
-    for by in range(1, wants.frames - 1):
-        reader.neighbours(by).read(0, Wants(flow=wants.flow))
-    if wants.previous_label:
-        reader.label(0, 1)
-    if wants.following:
-        reader.neighbours(0, previous=-1).read(0, Wants(flow=True))
+        images = {offset: self.frame(index, offset) for offset in wants.frames}
+        visible = {offset: self.visible(index, offset) for offset in wants.visible}
+        view = None if augment is None else augment(np.stack([images[-1], images[0]]))
+        return Clip(
+            stack_frames(list(images.values())),
+            {(of, to): self.flow(index, of, to) for of, to in wants.flows},
+            {offset: self.label(index, offset) for offset in wants.labels},
+            {offset: mask for offset, mask in visible.items() if mask is not None},
+            None if view is None else stack_frames(list(view)),
+            wants.frames,
+            self.key(index),
+        )

@@ -62,7 +62,7 @@ class LabelFormat:
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """Where the files of a data set lie.
 
     Attributes:
@@ -112,18 +112,18 @@ class Fake:
     void: int = 0
 
 
-def with_predecessor(frames: Iterable[FrameId], on_disk: Iterable[FrameId], previous: int) -> list[FrameId]:
+def with_predecessor(frames: Iterable[FrameId], on_disk: Iterable[FrameId]) -> list[FrameId]:
     """`frames` in order, without those at the very start of their video, before which nothing was recorded.
 
     A frame whose predecessor is missing in the middle of a video stays: that is a hole to be reported.
     """
     first = {frame.sequence: frame.number for frame in sorted(on_disk, reverse=True)}
-    return [frame for frame in sorted(frames) if frame.number - previous >= first.get(frame.sequence, 0)]
+    return [frame for frame in sorted(frames) if frame.number - 1 >= first.get(frame.sequence, 0)]
 
 
-def labelled_frames(frames: FrameFiles, labels: FrameFiles, previous: int) -> list[FrameId]:
+def labelled_frames(frames: FrameFiles, labels: FrameFiles) -> list[FrameId]:
     """The labelled frames that have a predecessor; of a split without labels, all frames that have one."""
-    return with_predecessor(labels.paths or frames, frames, previous)
+    return with_predecessor(labels.paths or frames, frames)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,8 @@ class DataSet:
         space: label space of a run that has it as its source.
         fake: how a tiny one is drawn.
         key: template of a clip's name, from the fields of its current frame.
-        flow_name: template of the name of a file of flow, from these fields and `before`, the earlier frame's number.
+        flow_name: template of the name of a file of flow, from these fields, `key` and `before`, the number of the
+            earlier frame.
         flow_folder: template of the folder of such files, beside the data sets or in this one.
         current: chooses the current frames from frames, labels and the distance of the frame before.
         labelled: whether a split without any label is refused.
@@ -153,7 +154,7 @@ class DataSet:
     name: str
     folder: str
     splits: tuple[str, ...]
-    layouts: Mapping[str, Layout]
+    layouts: Mapping[str, FileLayout]
     labels: LabelFormat
     unpack: str
     native: tuple[int, int]
@@ -161,9 +162,9 @@ class DataSet:
     space: str
     fake: Fake
     key: str = "{sequence}_{number:06d}"
-    flow_name: str = "{sequence}_{number:06d}_{before:06d}_int16_x10.npy"
+    flow_name: str = "{key}_{before:06d}_int16_x10.npy"
     flow_folder: str = "optical_flow_{split}"
-    current: Callable[[FrameFiles, FrameFiles, int], list[FrameId]] = labelled_frames
+    current: Callable[[FrameFiles, FrameFiles], list[FrameId]] = labelled_frames
     labelled: bool = True
     height_kept: float = 1.0
     published: Mapping[str, int] = field(default_factory=dict)

@@ -10,6 +10,7 @@ never opened at all.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +21,9 @@ from torch.utils.data import DataLoader
 
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.augment_device import augment
-from stpl.data.cache import CachedClips, open_cache
-from stpl.data.clip import Batch, Clip, ClipReader, Wants, clip_seed, collate, collate_streams, require
-from stpl.data.flow import FlowCache
-from stpl.data.footage import Spread, open_footage
+from stpl.data.clip import BACKWARD, Batch, Clip, ClipReader, Wants, clip_seed, collate, collate_streams
+from stpl.data.flow.estimators import estimator_class
+from stpl.data.flow.flow_cache import FlowCache
 from stpl.data.label_space import VIPER_15, label_space
 from stpl.data.loading import Loader, Loading, StepLoader, begin_process, check_shared_memory
 from stpl.data.rare_classes import RareClassSampler, class_pixels
@@ -31,15 +31,18 @@ from stpl.data.sampling import (
     EvaluationClips,
     EvaluationShare,
     StepBefore,
+    Steps,
     StepSampler,
     StreamClips,
     StreamSampler,
     TrainingClips,
 )
 from stpl.data.sequence import SequenceClips, find_flow
+from stpl.data.sequence_cache import open_cache
 from stpl.data.sequence_set import open_set
 from stpl.data.sets import data_set
 from stpl.data.streets import StreetsClips, StreetsOptions, open_split
+from stpl.data.videos.footage import Spread, open_footage
 from stpl.errors import ConfigError, check_range
 
 FLOW_CACHE = Path("data/flow")
@@ -54,12 +57,16 @@ _RENEWAL_SEED = 20160312  # of no run: statistics are renewed from the same clip
 class ClipDataModule(LightningDataModule, ABC):
     """Base: sub-classes say how to open a split, everything else is written here.
 
+    Sub-classes pass these arguments on as `**shared`.
+
     Args:
         domain: the domain that is trained and evaluated on.
         loading: batch sizes and workers.
         augmentation: cross-frame augmentation, for methods that want augmented views.
         sampling_seed: decides the order of clips and every augmentation; the command line sets it to the run's seed.
         class_statistics: folder where the classes' pixels of source labels are kept, for rare-class sampling.
+        flow_estimator: dis (OpenCV; on the CPU), raft or raft_small (torchvision), or package.module.Class of your own:
+            see `stpl.data.flow.estimators`.
     """
 
     space_name: str | None = None
@@ -78,9 +85,12 @@ class ClipDataModule(LightningDataModule, ABC):
         augmentation: CrossFrameAugmentation | None = None,
         sampling_seed: int = 0,
         class_statistics: Path = Path("data/class_statistics"),
+        flow_estimator: str = "dis",
     ) -> None:
         super().__init__()
+        estimator_class(flow_estimator)
         self.domain: Domain = domain
+        self.flow_estimator = flow_estimator
         self.loading = loading or Loading()
         self.augmentation = augmentation or CrossFrameAugmentation()
         self.sampling_seed = sampling_seed
@@ -105,7 +115,7 @@ class ClipDataModule(LightningDataModule, ABC):
         clips, samplers = {}, {}
         for stream, wants in wanted.items():
             reader = self.reader("train", "source" if stream == "source" else None)
-            require(reader, wants)
+            reader.require(wants)
             if self.loading.augment_on == "device":
                 wants = replace(wants, augmented=False)  # `on_after_batch_transfer` makes the view
             clips[stream] = TrainingClips(reader, wants, self.augmentation, self._seed(stream))
@@ -140,7 +150,7 @@ class ClipDataModule(LightningDataModule, ABC):
 
     def _sampler(self, stream: str, reader: ClipReader) -> StepSampler:
         trainer, rare = self._trainer(), self.loading.rare_classes
-        options = {
+        options: Steps = {
             "seed": self._seed(stream),
             "start": trainer.global_step,
             "steps": trainer.max_steps,
@@ -157,17 +167,11 @@ class ClipDataModule(LightningDataModule, ABC):
 
     def val_dataloader(self) -> DataLoader[Clip]:
         """The evaluation clips in order, or this process's share of them."""
-        clips = EvaluationClips(self.reader("val"), Wants(flow=True, label=self.labelled, visible=True))
+        wants = Wants(flows=(BACKWARD,), labels=(0,) if self.labelled else (), visible=(0,))
+        reader, size = self.reader("val"), self.loading.eval_batch_size
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        size = self.loading.eval_batch_size
-        loader = DataLoader(
-            clips,
-            batch_size=size,
-            sampler=EvaluationShare(len(clips), batch_size=size, rank=rank, world_size=world_size),
-            collate_fn=collate,
-            **self._processes(),
-        )
-        return self._checked(loader)
+        share = EvaluationShare(len(reader), batch_size=size, rank=rank, world_size=world_size)
+        return self._in_order(reader, wants, share)
 
     def unlabelled_clips(self, places: range, wants: Wants) -> DataLoader[Clip]:
         """Training clips of the target as they are, in order: to be labelled by a network.
@@ -177,12 +181,13 @@ class ClipDataModule(LightningDataModule, ABC):
             wants: what they carry; no label.
         """
         reader = self.reader("train", "target")
-        require(reader, wants)
-        clips = EvaluationClips(reader, wants)
-        size = self.loading.eval_batch_size
-        return self._checked(
-            DataLoader(clips, batch_size=size, sampler=places, collate_fn=collate, **self._processes())
-        )
+        reader.require(wants)
+        return self._in_order(reader, wants, places)
+
+    def _in_order(self, reader: ClipReader, wants: Wants, places: Iterable[int]) -> DataLoader[Clip]:
+        clips, size = EvaluationClips(reader, wants), self.loading.eval_batch_size
+        loader = DataLoader(clips, batch_size=size, sampler=places, collate_fn=collate, **self._processes())
+        return self._checked(loader)
 
     def renewal_clips(self, batches: int, *, augmented: bool) -> list[Clip]:
         """Batches of training clips to renew statistics from: the same in every run, of any method, seed and process.
@@ -211,14 +216,15 @@ class ClipDataModule(LightningDataModule, ABC):
             stream: self._augmented(stream, clip) if wanted[stream].augmented else clip
             for stream, clip in batch.clips().items()
         }
-        return Batch(**clips)
+        return batch.with_clips(clips)
 
     def _augmented(self, stream: str, clip: Clip) -> Clip:
         trainer, seed = self._trainer(), self._seed(stream)
         first = trainer.global_rank * self.loading.clips_of(stream)
+        pairs = torch.stack([clip.frame(-1), clip.frame()], 1)
         views = [
             augment(self.augmentation, frames, clip_seed(seed, trainer.global_step, first + i))
-            for i, frames in enumerate(clip.frames[:, -2:])
+            for i, frames in enumerate(pairs)
         ]
         return replace(clip, augmented=torch.stack(views))
 
@@ -249,13 +255,9 @@ class StreetsData(ClipDataModule):
     Args:
         root: folder of the drawn splits.
         options: what is drawn.
-        flow: "estimated" (OpenCV DIS on the frames the network sees, cached) or "exact" (the renderer's own).
+        flow: "estimated" (on the frames the network sees, cached) or "exact" (the renderer's own).
         draw_workers: processes that draw; all cores if not given.
-        domain: see `ClipDataModule`.
-        loading: see `ClipDataModule`.
-        augmentation: see `ClipDataModule`.
-        sampling_seed: see `ClipDataModule`.
-        class_statistics: see `ClipDataModule`.
+        shared: see `ClipDataModule`.
     """
 
     space_name = VIPER_15.name
@@ -266,13 +268,9 @@ class StreetsData(ClipDataModule):
         options: StreetsOptions | None = None,
         flow: Literal["estimated", "exact"] = "estimated",
         draw_workers: int | None = None,
-        domain: Domain = "target",
-        loading: Loading | None = None,
-        augmentation: CrossFrameAugmentation | None = None,
-        sampling_seed: int = 0,
-        class_statistics: Path = Path("data/class_statistics"),
+        **shared: Any,  # jsonargparse finds its names, types and defaults in the base's constructor
     ) -> None:
-        super().__init__(domain, loading, augmentation, sampling_seed, class_statistics)
+        super().__init__(**shared)
         check_range("data.draw_workers", 1 if draw_workers is None else draw_workers, 1)
         self.root, self.options, self.flow, self.draw_workers = root, options or StreetsOptions(), flow, draw_workers
 
@@ -280,7 +278,7 @@ class StreetsData(ClipDataModule):
         """`studio` or `camera`, drawn if it is not there yet."""
         name = "studio" if domain == "source" else "camera"
         drawn = open_split(self.root, name, split, self.options, self.draw_workers)
-        return StreetsClips(drawn, flow=self.flow)
+        return StreetsClips(drawn, flow=self.flow, estimator=self.flow_estimator)
 
 
 class RecordedData(ClipDataModule):
@@ -296,17 +294,13 @@ class RecordedData(ClipDataModule):
         label_space: classes of the labels; the source's usual ones if not given.
         target_size: height and width of the target's frames; its usual ones if not given.
         source_size: likewise of the source's.
-        flow: "estimated" (OpenCV DIS at training size, kept in `<root>/<set>/flow_dis`) or "files" (of published work,
+        flow: "estimated" (at training size, kept in `<root>/<set>/flow_<estimator>`) or "files" (of published work,
             e.g. in `<root>/Estimated_optical_flow_…` or where TPS keeps them).
         cache: read frames and estimated flow from the memory map that `stpl data cache` makes; made if absent.
         source_list: frame list of the source.
         target_train_list: frame list of the target's train split, for a copy without labels of it.
         target_val_list: frame list of the target's val split.
-        domain: see `ClipDataModule`.
-        loading: see `ClipDataModule`.
-        augmentation: see `ClipDataModule`.
-        sampling_seed: see `ClipDataModule`.
-        class_statistics: see `ClipDataModule`.
+        shared: see `ClipDataModule`.
     """
 
     def __init__(
@@ -322,13 +316,9 @@ class RecordedData(ClipDataModule):
         source_list: Path | None = None,
         target_train_list: Path | None = None,
         target_val_list: Path | None = None,
-        domain: Domain = "target",
-        loading: Loading | None = None,
-        augmentation: CrossFrameAugmentation | None = None,
-        sampling_seed: int = 0,
-        class_statistics: Path = Path("data/class_statistics"),
+        **shared: Any,  # jsonargparse finds its names, types and defaults in the base's constructor
     ) -> None:
-        super().__init__(domain, loading, augmentation, sampling_seed, class_statistics)
+        super().__init__(**shared)
         self.root, self.flow, self.cache = root, flow, cache
         self.sets, self.evaluated = {"source": source, "target": target}, target
         self.space_name = label_space or data_set(source).space
@@ -339,13 +329,14 @@ class RecordedData(ClipDataModule):
         """The source's train split, or a split of the target."""
         part: Domain = "source" if (domain, split) == ("source", "train") else "target"
         files = open_set(self.root, self.sets[part], split, frame_list=self._lists[part][split], size=self._sizes[part])
-        clips = SequenceClips(
+        estimator = self.flow_estimator if self.flow == "estimated" else None
+        return SequenceClips(
             files,
             label_space(str(self.space_name)),
-            flow=find_flow(files) if self.flow == "files" else FlowCache(files.folder / "flow_dis"),
+            flow=find_flow(files) if estimator is None else FlowCache(files.folder, estimator),
             label_size="input" if split == "train" else "native",
+            cache=open_cache(files, estimator) if self.cache else None,
         )
-        return CachedClips(clips, open_cache(files, flow=self.flow == "estimated")) if self.cache else clips
 
 
 class VideoData(ClipDataModule):
@@ -359,11 +350,7 @@ class VideoData(ClipDataModule):
         cuts: look for changes of the scene, which no clip crosses.
         evaluation_clips: at most so many clips are evaluated, in short runs that are spread evenly.
         flow_cache: folder of estimated flow.
-        domain: see `ClipDataModule`; only "target".
-        loading: see `ClipDataModule`.
-        augmentation: see `ClipDataModule`.
-        sampling_seed: see `ClipDataModule`.
-        class_statistics: see `ClipDataModule`.
+        shared: see `ClipDataModule`; its domain can only be "target".
     """
 
     labelled = False
@@ -377,16 +364,13 @@ class VideoData(ClipDataModule):
         cuts: bool = True,
         evaluation_clips: int = 200,
         flow_cache: Path = FLOW_CACHE,
-        domain: Domain = "target",
-        loading: Loading | None = None,
-        augmentation: CrossFrameAugmentation | None = None,
-        sampling_seed: int = 0,
-        class_statistics: Path = Path("data/class_statistics"),
+        **shared: Any,  # jsonargparse finds its names, types and defaults in the base's constructor
     ) -> None:
-        super().__init__(domain, loading, augmentation, sampling_seed, class_statistics)
+        super().__init__(**shared)
         check_range("data.evaluation_clips", evaluation_clips, 1)
         self.paths = path if isinstance(path, list) else [path]
-        self.size, self.flow_cache, self.evaluation_clips = size, FlowCache(flow_cache), evaluation_clips
+        self.size, self.evaluation_clips = size, evaluation_clips
+        self.flow_cache = FlowCache(flow_cache, self.flow_estimator)
         self.pace = {"stride": stride, "rate": rate, "cuts": cuts}
 
     def open(self, domain: Domain, split: Split) -> ClipReader:

@@ -30,7 +30,7 @@ from stpl.files import write_atomically, writing
 Size = tuple[int, int]
 
 
-class Scene(Protocol):
+class FakeScene(Protocol):
     """A drive to be written as files."""
 
     def frame(self, time: int) -> NDArray[np.uint8]:
@@ -42,7 +42,7 @@ class Scene(Protocol):
         ...
 
 
-SceneSource = Callable[[str, int], Scene]
+SceneSource = Callable[[str, int], FakeScene]
 """Makes the scene of a name, e.g. "train/aachen/0", with that many frames."""
 
 
@@ -133,13 +133,13 @@ class FakeDrive:
     bonnet: int | None
 
     def frame(self, time: int) -> NDArray[np.uint8]:
-        """See `Scene`."""
+        """See `FakeScene`."""
         frame = np.ascontiguousarray(self.frames[time].transpose(1, 2, 0))
         shade = np.linspace(60, 24, frame.shape[0], dtype=np.uint8)[:, None, None]
         return frame if self.bonnet is None else np.where(self._own_car[..., None], shade, frame)
 
     def label(self, time: int) -> NDArray[np.uint8]:
-        """See `Scene`."""
+        """See `FakeScene`."""
         return self.ids[time] if self.bonnet is None else np.where(self._own_car, np.uint8(self.bonnet), self.ids[time])
 
     @cached_property

@@ -1,7 +1,4 @@
-"""Are labels what they should be, even where every id is one that the data set knows?
-
-Ids of another scheme lie in the allowed range, so a reader cannot refuse them; over a whole split they show.
-"""
+"""Faults of labels that no single file shows: ids of another scheme are in range, but over a split they show."""
 
 from __future__ import annotations
 
@@ -27,15 +24,15 @@ class LabelCounts(NamedTuple):
     pixels: NDArray[np.int64]
 
 
-class Judgement(NamedTuple):
-    """What is wrong for certain, and what only looks so."""
+class LabelFindings(NamedTuple):
+    """What is wrong for certain, and what only looks wrong."""
 
     problems: list[str]
     warnings: list[str]
 
 
-def judge_labels(labels: Sequence[LabelCounts], known: DataSet, space: LabelSpace) -> Judgement:
-    """What the ids of a split say of its labels.
+def find_label_faults(labels: Sequence[LabelCounts], known: DataSet, space: LabelSpace) -> LabelFindings:
+    """What is wrong with the labels of a split.
 
     Args:
         labels: every label of the split.
@@ -43,29 +40,29 @@ def judge_labels(labels: Sequence[LabelCounts], known: DataSet, space: LabelSpac
         space: the classes that the ids become.
     """
     if not labels:
-        return Judgement([], [])
+        return LabelFindings([], [])
     train_ids = _hold_train_ids(labels, known, space)
     pixels = np.sum([label.pixels for label in labels], axis=0)
-    return Judgement(train_ids.problems, [*train_ids.warnings, *_shares(pixels, known, space), *_constant(labels)])
+    return LabelFindings(train_ids.problems, [*train_ids.warnings, *_shares(pixels, known, space), *_constant(labels)])
 
 
-def _hold_train_ids(labels: Sequence[LabelCounts], known: DataSet, space: LabelSpace) -> Judgement:
+def _hold_train_ids(labels: Sequence[LabelCounts], known: DataSet, space: LabelSpace) -> LabelFindings:
     """Label ids go higher than train ids do: where no id is above the highest train id, the labels hold these."""
     highest = space.num_classes - 1 if known.labels.train_ids is None else known.labels.train_ids
     table, ids = known.table(space), known.labels.classes
     beyond = {value: space.classes[table[value]] for value in ids if value > highest and table[value] != IGNORE}
     low = [label for label in labels if not label.pixels[highest + 1 : IGNORE].any()]
     if len(beyond) < _LEAST_BEYOND or not low:
-        return Judgement([], [])
+        return LabelFindings([], [])
     names = ", ".join(f"{name} {value}" for value, name in list(beyond.items())[:_NAMES_SHOWN])
-    told = (
+    message = (
         f"{low[0].path}: {len(low)} of {len(labels)} labels hold no id above {highest} but {IGNORE}; {known.name}'s "
         f"label ids go on ({names}, …), so these look like train ids: give the original label ids"
     )
     certain = any(name in _EVERYWHERE for name in beyond.values())  # else there may just be no cars and persons
     if len(low) == len(labels):
-        return Judgement([told], []) if certain else Judgement([], [told])
-    return Judgement([], [told] if certain else [])
+        return LabelFindings([message], []) if certain else LabelFindings([], [message])
+    return LabelFindings([], [message] if certain else [])
 
 
 def _shares(pixels: NDArray[np.int64], known: DataSet, space: LabelSpace) -> list[str]:
@@ -82,8 +79,8 @@ def _shares(pixels: NDArray[np.int64], known: DataSet, space: LabelSpace) -> lis
         )
     if ignored > _MOST:
         ids = np.argsort(np.where(train_ids == IGNORE, pixels, 0))[::-1][:_NAMES_SHOWN]
-        told = ", ".join(f"{value}: {100 * pixels[value] / pixels.sum():.1f} %" for value in ids if pixels[value])
-        found.append(f"{ignored:.1f} % of the pixels are ignored (by id, {told}): are the ids of another scheme?")
+        shares = ", ".join(f"{value}: {100 * pixels[value] / pixels.sum():.1f} %" for value in ids if pixels[value])
+        found.append(f"{ignored:.1f} % of the pixels are ignored (by id, {shares}): are the ids of another scheme?")
     return found
 
 

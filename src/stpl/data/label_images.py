@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from stpl.data.image import image_mode, read_rgb
-from stpl.data.video_file import note_once
+from stpl.data.videos.decoder import note_once
 from stpl.errors import DataError
 
 _FRAME_WORD = r"leftimg8bit|image|img|rgb|frame|photo|camera|cam|raw|input"

@@ -132,7 +132,7 @@ def own_classes(names: Sequence[str], colours: Sequence[Sequence[int]] = (), whe
         raise ConfigError(what, where=f"{where}palette", mend=mend)
     if len(names) == 1:
         mend = "name two or more; a network of one class gives logits of background and class"
-        what = f"one class ('{names[0]}') leaves nothing to tell apart"
+        what = f"one class ('{names[0]}') leaves nothing to distinguish"
         raise ConfigError(what, where=f"{where}classes", mend=mend)
     return LabelSpace("own", tuple(names), colours=tuple((int(r), int(g), int(b)) for r, g, b in colours))
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import cv2
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from stpl.data.clip import Batch
+from stpl.data.clip import Batch, Clip
 from stpl.data.rare_classes import RareClasses
 from stpl.errors import ConfigError
 from stpl.machine import cores
@@ -107,9 +106,10 @@ def check_shared_memory(loader: DataLoader[Any], processes: int = 1) -> None:
     places = next(iter(loader.batch_sampler), None)
     if places is None or loader.collate_fn is None:
         return
-    alone = loader.collate_fn([loader.dataset[places[0]]])
+    alone: Batch | Clip = loader.collate_fn([loader.dataset[places[0]]])
+    size = sum(tensor.numel() * tensor.element_size() for tensor in alone.tensors().values())
     ahead = loader.num_workers * (loader.prefetch_factor or 2) + 1  # those that wait, and the one in use
-    need, free = processes * ahead * len(places) * _bytes(alone), shutil.disk_usage(_SHARED).free
+    need, free = processes * ahead * len(places) * size, shutil.disk_usage(_SHARED).free
     if need <= free:
         return
     raise ConfigError(
@@ -118,12 +118,3 @@ def check_shared_memory(loader: DataLoader[Any], processes: int = 1) -> None:
         where="data.loading.num_workers",
         mend="set data.loading.num_workers=0, or give more shared memory (docker run --shm-size=…)",
     )
-
-
-def _bytes(batch: Any) -> int:
-    """Of all tensors in a clip or a batch of clips."""
-    if isinstance(batch, Tensor):
-        return batch.numel() * batch.element_size()
-    if is_dataclass(batch):
-        return sum(_bytes(getattr(batch, field.name)) for field in fields(batch))
-    return sum(map(_bytes, batch)) if isinstance(batch, list | tuple) else 0

@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stpl.data.clip import ClipReader, clip_seed
 from stpl.data.parallel import each
-from stpl.data.sampling import StepSampler, Ticket
+from stpl.data.sampling import Steps, StepSampler, Ticket
 from stpl.errors import DataError, check_range, note
 from stpl.files import locked, whole_file
 
@@ -85,33 +86,14 @@ class RareClassSampler(StepSampler):
         counts: from `class_pixels`.
         pixels: of one label.
         options: how strongly rare classes are preferred.
-        seed: see `StepSampler`, and so are the others.
-        start: first step.
-        steps: number of steps of the whole run.
-        batch_size: clips per rank and step.
-        rank: of this process.
-        world_size: number of processes.
+        steps: see `Steps`.
 
     Raises:
         DataError: no clip shows enough of any class.
     """
 
-    def __init__(
-        self,
-        counts: NDArray[np.int64],
-        pixels: int,
-        options: RareClasses,
-        *,
-        seed: int,
-        start: int,
-        steps: int,
-        batch_size: int,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        super().__init__(
-            len(counts), seed=seed, start=start, steps=steps, batch_size=batch_size, rank=rank, world_size=world_size
-        )
+    def __init__(self, counts: NDArray[np.int64], pixels: int, options: RareClasses, **steps: Unpack[Steps]) -> None:
+        super().__init__(len(counts), **steps)
         shown = counts > options.least_share * pixels
         totals = np.where(shown.any(0), counts.sum(0), 0)
         if not totals.any():

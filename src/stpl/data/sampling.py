@@ -7,15 +7,13 @@ would have seen, with any number of workers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, NotRequired, TypedDict, Unpack
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset, Sampler
 
 from stpl.data.augment import CrossFrameAugmentation
-from stpl.data.clip import Clip, ClipReader, Wants, clip_seed, read_clip
+from stpl.data.clip import Clip, ClipReader, Wants, clip_seed
 from stpl.errors import ConfigError, DataError
 
 _ORDER = -1  # no clip stands at this position, so the order of an epoch shares its seed with no augmentation
@@ -36,6 +34,26 @@ def ticket(seed: int, step: int, position: int, batch_size: int, length: int) ->
     return Ticket(int(order[place]), step, position)
 
 
+class Steps(TypedDict):
+    """Which steps a sampler yields, and for whom.
+
+    Attributes:
+        seed: of the run.
+        start: first step.
+        steps: number of steps of the whole run.
+        batch_size: clips per rank and step.
+        rank: of this process.
+        world_size: number of processes.
+    """
+
+    seed: int
+    start: int
+    steps: int
+    batch_size: int
+    rank: NotRequired[int]
+    world_size: NotRequired[int]
+
+
 class StepSampler(Sampler[list[Ticket]]):
     """Yields the batches of steps `start`..`steps`-1, for one rank of `world_size`.
 
@@ -43,24 +61,18 @@ class StepSampler(Sampler[list[Ticket]]):
 
     Args:
         length: number of clips.
-        seed: of the run.
-        start: first step.
-        steps: number of steps of the whole run.
-        batch_size: clips per rank and step.
-        rank: of this process.
-        world_size: number of processes.
+        steps: see `Steps`.
 
     Raises:
         DataError: there is no clip.
     """
 
-    def __init__(
-        self, length: int, *, seed: int, start: int, steps: int, batch_size: int, rank: int = 0, world_size: int = 1
-    ) -> None:
+    def __init__(self, length: int, **steps: Unpack[Steps]) -> None:
         if length < 1:
             raise DataError("there is no clip to train on", mend="check the data set, its split and its lists")
-        self.length, self.seed, self.start, self.steps = length, seed, start, steps
-        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        self.length, self.seed, self.start, self.steps = length, steps["seed"], steps["start"], steps["steps"]
+        self.batch_size, self.rank = steps["batch_size"], steps.get("rank", 0)
+        self.world_size = steps.get("world_size", 1)
 
     def __len__(self) -> int:
         return self.steps
@@ -155,11 +167,9 @@ class TrainingClips(Dataset[Clip]):
         self.reader, self.wants, self.augmentation, self.seed = reader, wants, augmentation, seed
 
     def __getitem__(self, place: Ticket) -> Clip:
-        clip = read_clip(self.reader, place.clip, self.wants)
-        if not self.wants.augmented:
-            return clip
-        augmented = self.augmentation(clip.frames[-2:].numpy(), clip_seed(self.seed, place.step, place.position))
-        return replace(clip, augmented=torch.from_numpy(augmented))
+        seed = clip_seed(self.seed, place.step, place.position)
+        augment = (lambda frames: self.augmentation(frames, seed)) if self.wants.augmented else None
+        return self.reader.read(place.clip, self.wants, augment)
 
 
 class StreamClips(Dataset[tuple[str, Clip]]):
@@ -192,4 +202,4 @@ class EvaluationClips(Dataset[Clip]):
         return len(self.reader)
 
     def __getitem__(self, index: int) -> Clip:
-        return read_clip(self.reader, index, self.wants)
+        return self.reader.read(index, self.wants)

@@ -7,33 +7,36 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from stpl.data import flow as optical_flow
-from stpl.data.clip import Clip, Wants, stack_frames
+from stpl.data.clip import BACKWARD, ClipReader, Frame, Pair, Wants
+from stpl.data.flow.flow_cache import FlowCache
+from stpl.data.flow.flow_formats import SUFFIXES, Flow, read
+from stpl.data.flow.vectors import resize
 from stpl.data.label_space import LabelSpace
-from stpl.data.sequence_set import ClipFiles, LabelSize, SequenceSet
+from stpl.data.recent import Recent
+from stpl.data.sequence_cache import SequenceCache
+from stpl.data.sequence_set import LabelSize, SequenceSet
 from stpl.errors import ConfigError, DataError
 
-FLOW_SUFFIXES = (".npy", ".flo", ".png")
-"""Formats of flow files, in the order they are looked for."""
 _ASPECT_TOLERANCE = 0.02  # the lineage's SYNTHIA files are 341×683 for 640×1280: sides are rounded to whole pixels
+_MEMORY = 2**25  # bytes of decoded frames that are kept: flow is estimated from those that were just read
 
 
-class SequenceClips:
-    """The clips (previous frame, current frame) of one split; a `ClipReader`.
+class SequenceClips(ClipReader):
+    """The clips of one split.
 
     Args:
         files: from `open_set`.
         space: classes to map the label ids to.
-        flow: a `FlowCache`; or a folder of flow files under the lineage's names, which are resized to the frames; or
-            `None` to estimate at every read.
+        flow: estimates flow; or a folder of flow files under the lineage's names, which are resized to the frames. Of
+            flow to a later frame there are no files: it is estimated.
         label_size: `native` keeps the label as stored (evaluation), `input` resizes it like the frames (training).
+        cache: holds frames, and flow if it keeps any; of the same files.
 
     Raises:
         ConfigError: an option is out of range, or `space` has no id map for this data set.
-        DataError: a flow file is missing.
+        DataError: a file of the backward flow is missing.
     """
 
     def __init__(
@@ -41,82 +44,81 @@ class SequenceClips:
         files: SequenceSet,
         space: LabelSpace,
         *,
-        flow: optical_flow.FlowCache | Path | None = None,
+        flow: FlowCache | Path = FlowCache(),  # noqa: B008 (it does not change)
         label_size: LabelSize = "native",
+        cache: SequenceCache | None = None,
     ) -> None:
         if label_size not in ("native", "input"):
             where = f"data set {files.name}"
             raise ConfigError(f"label_size '{label_size}' is unknown", where=where, mend="choose 'native' or 'input'")
         self.files, self._label_size, self._table = files, label_size, files.data_set.table(space)
-        self._space, self._flow_source = space, flow
-        self._flow = flow_files(files, flow) if isinstance(flow, Path) else flow
-        self._neighbours: dict[tuple[int, int], SequenceClips] = {}
+        self._space, self._cache, self._recent = space, cache, Recent[Path](_MEMORY)
+        self.estimates = FlowCache(files.folder) if isinstance(flow, Path) else flow
+        self.flow_folder = flow if isinstance(flow, Path) else None
+        self._flow_files: dict[Pair, list[Path]] = {}
+        if self.flow_folder is not None:
+            self._flow_files[BACKWARD] = flow_files(files, self.flow_folder)
 
     def __len__(self) -> int:
-        return len(self.files.clips)
-
-    def read(self, index: int, wants: Wants) -> Clip:
-        """The clip at `index`; see `ClipReader.read`. Without `wants.label` no label file is opened.
-
-        Raises:
-            DataError: a file is missing or torn, or a label holds an id that the data set does not know.
-        """
-        frames = [self.files.read_frame(path) for path in self.files.clips[index].frames]
-        return Clip(
-            frames=stack_frames(frames),
-            flow=self.flow(index, *frames) if wants.flow else None,
-            label=self.label(index) if wants.label else None,
-            key=self.files.clips[index].key,
-        )
-
-    def neighbours(self, by: int, previous: int = 1) -> SequenceClips:
-        """See `ClipReader.neighbours`. Flow to a later frame, of which there are no files, is estimated."""
-        if (by, previous) not in self._neighbours:
-            flow = self._flow_source
-            if previous < 0 and isinstance(flow, Path):
-                flow = optical_flow.FlowCache(self.files.folder / "flow_dis")
-            self._neighbours[by, previous] = SequenceClips(
-                self.files.neighbours(by, previous), self._space, flow=flow, label_size=self._label_size
-            )
-        return self._neighbours[by, previous]
-
-    def flow(self, index: int, earlier: NDArray[np.uint8], later: NDArray[np.uint8]) -> Tensor:
-        """Backward flow float32 `[1,2,H,W]` of the clip at `index`, whose frames are uint8 `[H,W,3]`."""
-        if isinstance(self._flow, list):
-            flow = read_scaled(self._flow[index], self.files.size)
-        elif self._flow is None:
-            flow = optical_flow.estimate(later, earlier)
-        else:
-            flow = self._flow.get(self._flow_key(index), later, earlier)
-        return torch.from_numpy(flow).unsqueeze(0)
-
-    def label(self, index: int, before: int = 0) -> Tensor:
-        """Label int64 `[H,W]` of train ids of the clip at `index`; see `ClipReader.label`."""
-        clip = self.files.clips[index]
-        if before:
-            path = self.files.label_path(index, -before)
-            if path is None:
-                where = self.files.labels.missing(clip.current.before(before))
-                mend = "unpack the labels of all frames, or take a method that needs those of the current ones alone"
-                raise DataError("there is no label of this frame", where=where, mend=mend)
-            label = self.files.read_label(path, self._table, self._label_size)
-            return torch.from_numpy(label.astype(np.int64))
-        if clip.label is None:
-            mend = "unpack the labels of this split, or take a method that needs none"
-            raise DataError("there is no label of this frame", where=clip.frames[-1], mend=mend)
-        label = self.files.read_label(clip.label, self._table, self._label_size)
-        return torch.from_numpy(label.astype(np.int64))
+        return len(self.files)
 
     @property
     def name(self) -> str:
         """The set, split, size and classes, and a hash of which frames they are of."""
-        keys = hashlib.blake2b("\n".join(clip.key for clip in self.files.clips).encode(), digest_size=6).hexdigest()
+        digest = hashlib.blake2b("\n".join(self.files.keys()).encode(), digest_size=6).hexdigest()
         height, width = self.files.size
-        return f"{self.files.name}-{self.files.split}-{self._space.name}-{self._label_size}-{height}x{width}-{keys}"
+        return f"{self.files.name}-{self.files.split}-{self._space.name}-{self._label_size}-{height}x{width}-{digest}"
 
-    def _flow_key(self, index: int) -> str:
-        files, (height, width) = self.files, self.files.size
-        return f"{files.name}/{files.split}/{files.clips[index].key}_{files.previous}_{height}x{width}"
+    def key(self, index: int) -> str:
+        """See `SequenceSet.key`."""
+        return self.files.key(index)
+
+    def frame(self, index: int, offset: int = 0) -> Frame:
+        """See `ClipReader.frame`; raises `DataError` if the file is missing or torn."""
+        if self._cache is not None:
+            return self._cache.frame(index, offset)
+        path = self.files.frame_path(index, offset)
+        return self._recent.get(path, lambda: self.files.read_frame(path))
+
+    def flow(self, index: int, of: int = 0, to: int = -1) -> Tensor:
+        """See `ClipReader.flow`."""
+        if self.flow_folder is not None and to < of:
+            return torch.from_numpy(read_scaled(self._files_of((of, to))[index], self.files.size))
+        if self._cache is not None and self._cache.estimator is not None:
+            return torch.from_numpy(self._cache.flow(index, of, to))
+        height, width = self.files.size
+        key = f"{self.files.name}/{self.files.split}/{self.key(index)}_{of}_{to}_{height}x{width}"
+        pair = self.estimates.find(key, self.files.size, lambda: (self.frame(index, of), self.frame(index, to)))
+        return torch.from_numpy(pair)
+
+    def label(self, index: int, offset: int = 0) -> Tensor:
+        """See `ClipReader.label`; raises `DataError` if an id is none of this data set."""
+        path = self.files.label_path(index, offset)
+        if path is None:
+            where = self.files.frame_path(index, offset)
+            mend = "unpack the labels of this split, or take a method that needs none"
+            if offset:
+                mend = "unpack the labels of all frames, or take a method that needs those of the current ones alone"
+                where = self.files.labels.missing(self.files.current[index].before(-offset))
+            raise DataError("there is no label of this frame", where=where, mend=mend)
+        return torch.from_numpy(self.files.read_label(path, self._table, self._label_size).astype(np.int64))
+
+    def require(self, wants: Wants) -> None:
+        """Look for all frames, all files of flow and the first labels."""
+        self.files.require(wants.offsets())
+        for pair in wants.flows:
+            if self.flow_folder is not None and pair[1] < pair[0]:
+                self._files_of(pair)
+        if self._cache is not None:
+            self._cache.require(wants.frames, wants.flows)
+        super().require(wants)
+
+    def _files_of(self, pair: Pair) -> list[Path]:
+        """The file of every clip's flow from one frame to an earlier one."""
+        if pair not in self._flow_files:
+            assert self.flow_folder is not None
+            self._flow_files[pair] = flow_files(self.files, self.flow_folder, pair)
+        return self._flow_files[pair]
 
 
 def find_flow(files: SequenceSet) -> Path:
@@ -128,19 +130,21 @@ def find_flow(files: SequenceSet) -> Path:
     return found
 
 
-def flow_files(files: SequenceSet, folder: Path) -> list[Path]:
+def flow_files(files: SequenceSet, folder: Path, pair: Pair = BACKWARD) -> list[Path]:
     """The flow file of every clip, in `folder`, under the lineage's names; .npy wins over .flo and .png.
 
     Raises:
         DataError: a file is missing; says how to make it.
     """
     there = {path.name for path in folder.glob("*")}
-    found = [_flow_file(there, folder, clip) for clip in files.clips]
-    missing = [folder / clip.flow_name for clip, path in zip(files.clips, found, strict=True) if path is None]
+    names = [files.flow_name(index, *pair) for index in range(len(files))]
+    stems = [name.removesuffix(".npy") for name in names]
+    found = [next((stem + suffix for suffix in SUFFIXES if stem + suffix in there), None) for stem in stems]
+    missing = [folder / name for name, one in zip(names, found, strict=True) if one is None]
     if missing:
         count = f"{len(missing)} of {len(found)} are missing"
         raise DataError(f"there is no such flow file ({count})", where=missing[0], mend=_make_flow(files))
-    return [path for path in found if path is not None]
+    return [folder / name for name in found if name is not None]
 
 
 def _make_flow(files: SequenceSet) -> str:
@@ -148,19 +152,14 @@ def _make_flow(files: SequenceSet) -> str:
     return f"make it: stpl data flow {files.name} --root={root} --split={split}; or let a run estimate the flow"
 
 
-def _flow_file(there: set[str], folder: Path, clip: ClipFiles) -> Path | None:
-    names = (f"{clip.flow_name.removesuffix('.npy')}{suffix}" for suffix in FLOW_SUFFIXES)
-    return next((folder / name for name in names if name in there), None)
-
-
-def read_scaled(path: Path, size: tuple[int, int]) -> optical_flow.Flow:
+def read_scaled(path: Path, size: tuple[int, int]) -> Flow:
     """The flow of a file at `size` = (height, width), its vectors scaled along.
 
     Raises:
         DataError: the file is missing or torn, or its height and width are in another ratio than those of `size`, so
             that it was made for frames of another shape.
     """
-    flow = optical_flow.read(path)
+    flow = read(path)
     height, width = flow.shape[1:]
     if abs(height * size[1] / (width * size[0]) - 1) > _ASPECT_TOLERANCE:
         raise DataError(
@@ -168,4 +167,4 @@ def read_scaled(path: Path, size: tuple[int, int]) -> optical_flow.Flow:
             where=path,
             mend="give the flow of these frames, at any scale",
         )
-    return optical_flow.resize(flow, size)
+    return resize(flow, size)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -22,17 +21,6 @@ LabelSize = Literal["native", "input"]
 
 
 @dataclass(frozen=True)
-class ClipFiles:
-    """One clip on disk: its key, its frames (oldest first), label, flow file's name and current frame."""
-
-    key: str
-    frames: tuple[Path, ...]
-    label: Path | None
-    flow_name: str
-    current: FrameId
-
-
-@dataclass(frozen=True)
 class SequenceSet:
     """One split of one data set.
 
@@ -44,7 +32,6 @@ class SequenceSet:
         frames: all frames.
         labels: all labels.
         current: the current frame of each clip, in order.
-        previous: distance of the frame before, in frames.
     """
 
     data_set: DataSet
@@ -54,31 +41,9 @@ class SequenceSet:
     frames: FrameFiles
     labels: FrameFiles
     current: tuple[FrameId, ...]
-    previous: int = 1
-    shift: int = 0
 
     def __len__(self) -> int:
         return len(self.current)
-
-    def neighbours(self, by: int, previous: int) -> SequenceSet:
-        """The set whose current frames lie `by` frames earlier, each with the one `previous` frames before it."""
-        self.require((-by, -by - previous))
-        current = tuple(self._frames_at(-by))
-        return replace(self, current=current, previous=previous, shift=self.shift + by)
-
-    @cached_property
-    def clips(self) -> tuple[ClipFiles, ...]:
-        """The clips, in order."""
-        return tuple(
-            ClipFiles(
-                self.key(index),
-                (self.frame_path(index, -self.previous), self.frame_path(index)),
-                self.label_path(index),
-                self.flow_name(index, 0, -self.previous),
-                frame,
-            )
-            for index, frame in enumerate(self.current)
-        )
 
     @property
     def name(self) -> str:
@@ -89,6 +54,10 @@ class SequenceSet:
         """Stable name of a clip, e.g. "frankfurt_000000_000294", "001_00010" or "000001"."""
         return self.data_set.key.format(**self.frames.fields(self.current[index]))
 
+    def keys(self) -> list[str]:
+        """All names, in order."""
+        return [self.key(index) for index in range(len(self))]
+
     def frame_path(self, index: int, offset: int = 0) -> Path:
         """The file of the frame `offset` frames after the current one; raises `DataError` if there is none."""
         frame = self.current[index].before(-offset)
@@ -96,15 +65,27 @@ class SequenceSet:
             raise self._no_frame([frame], offset)
         return self.frames.path(frame)
 
+    def frame_pair(self, index: int) -> tuple[Path, Path]:
+        """The files of the frame before the current one, and of this one."""
+        return self.frame_path(index, -1), self.frame_path(index)
+
     def label_path(self, index: int, offset: int = 0) -> Path | None:
         """The file of its label; `None` if there is none."""
         frame = self.current[index].before(-offset)
         return self.labels.path(frame) if frame in self.labels else None
 
     def flow_name(self, index: int, of: int = 0, to: int = -1) -> str:
-        """Name of a file of flow from one frame to an earlier one, e.g. "001_0001000009_int16_x10.npy"."""
-        fields = self.frames.fields(self.current[index].before(-of))
-        return self.data_set.flow_name.format(**fields, before=self.current[index].number + to)
+        """Name of a file of flow from one frame to an earlier one, e.g. "001_0001000009_int16_x10.npy".
+
+        Raises:
+            ConfigError: the data set's files of flow are named by one frame, and lead to the one before it.
+        """
+        template, fields = self.data_set.flow_name, self.frames.fields(self.current[index].before(-of))
+        if to != of - 1 and "{before" not in template:
+            what = f"files of flow of {self.name} lead to the frame before, not from t{of:+d} to t{to:+d}"
+            raise ConfigError(what, where="data.flow", mend="let the run estimate the flow: data.flow=estimated")
+        key = self.data_set.key.format(**fields)
+        return template.format(**fields, key=key, before=self.current[index].number + to)
 
     def require(self, offsets: Iterable[int]) -> None:
         """Look for the frames at these offsets from every current one; raises `DataError` naming the first missing."""
@@ -178,7 +159,6 @@ def open_set(
     *,
     frame_list: Path | None = None,
     size: tuple[int, int] | None = None,
-    previous: int = 1,
 ) -> SequenceSet:
     """What one split holds. Every frame that will be needed is looked for now, and not hours into a training run.
 
@@ -189,36 +169,35 @@ def open_set(
         frame_list: text file with one current frame a line, as its path below the folder of frames; if not given, the
             data set chooses them.
         size: (height, width) of frames and training labels; the set's usual one if not given.
-        previous: distance of the two frames of a clip, in frames.
 
     Raises:
         ConfigError: there is no such set or split, or an option is out of range.
         DataError: a folder, frame or line of the list is missing or malformed.
     """
     known = data_set(name)
-    _check_options(known, split, size or known.size, previous)
+    _check_options(known, split, size or known.size)
     folder = Path(root) / known.folder
     frames, labels = known.scan(folder, split)
-    files = SequenceSet(known, split, folder, size or known.size, frames, labels, (), previous)
+    files = SequenceSet(known, split, folder, size or known.size, frames, labels, ())
     if not frames.paths:
         raise files.absent("there are no frames of this data set here", frames.folder)
     if known.labelled and not labels.paths:
         raise files.absent("there are no labels of this data set here", labels.folder)
-    current = _listed(frame_list, files) if frame_list else known.current(frames, labels, previous)
+    current = _listed(frame_list, files) if frame_list else known.current(frames, labels)
     files = replace(files, current=tuple(current))
-    files.require((0, -previous))
-    assert files.clips is not None  # made once, here
+    files.require((0, -1))
+    if len(set(files.keys())) < len(set(current)):
+        mend = f"let its key '{known.key}' name each frame differently"
+        raise ConfigError("different clips have one name", where=f"data set {known.name}", mend=mend)
     return files
 
 
-def _check_options(known: DataSet, split: str, size: tuple[int, int], previous: int) -> None:
+def _check_options(known: DataSet, split: str, size: tuple[int, int]) -> None:
     where = f"data set {known.name}"
     if split not in known.splits:
         raise ConfigError(f"there is no split '{split}'", where=where, mend=f"choose one of: {', '.join(known.splits)}")
-    if min(size) < 1 or previous < 1:
-        raise ConfigError(
-            f"size {size} and previous {previous} must be positive", where=where, mend="give size as height, width"
-        )
+    if min(size) < 1:
+        raise ConfigError(f"size {size} must be positive", where=where, mend="give size as height, width")
 
 
 def _listed(path: Path, files: SequenceSet) -> list[FrameId]:

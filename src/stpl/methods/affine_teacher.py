@@ -40,7 +40,7 @@ class AffineTeacher(MeanTeacher):
         clip = batch.target
         assert clip.augmented is not None  # wanted
         with torch.no_grad():
-            prediction = self.teacher.network.segment(clip.frames[:, -1]).logits
+            prediction = self.teacher.network.segment(clip.frame()).logits
         # Of an input that takes a gradient: PyTorch's group norm crashes on CPUs where its parameters alone take one.
         logits = self.network.segment(clip.augmented[:, -1].float().requires_grad_()).logits
         return {"affine_teacher": self.self_training(logits, prediction, clip)}

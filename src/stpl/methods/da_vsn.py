@@ -13,7 +13,7 @@ from stpl.losses.consistency import certain_consistency
 from stpl.losses.entropy import probabilities
 from stpl.nn.accel import FrameScores, clip_flow
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
-from stpl.nn.segmenter import grid_of, upsample
+from stpl.nn.segmenter import upsample
 from stpl.nn.warp import inside, warp
 from stpl.training.base import Method, check_settings
 from stpl.training.supervision import LABELLED, adversarial_losses, supervision
@@ -101,7 +101,7 @@ class DAVSN(Method):
 
 def _maps(pair: tuple[Tensor, Tensor], clip: Clip) -> dict[str, Tensor]:
     """The discriminators' input, at the frames' size: a softmax over the channels `[B,2K,H,W]` of both frames."""
-    now, before = (upsample(logits, grid_of(clip.frames)) for logits in pair)
+    now, before = (upsample(logits, clip.size) for logits in pair)
     return {"sequence": softmax(torch.cat([now, before], 1), 1), "image": softmax(torch.cat([now, now], 1), 1)}
 
 

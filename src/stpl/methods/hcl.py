@@ -63,9 +63,9 @@ class HCL(OnlinePseudoLabels):
         """The category level, and the instance level with its weight."""
         clip, then = batch.target, self.history.network
         with torch.no_grad():
-            before, earlier = (model.segment(clip.frames[:, -2]).logits for model in (self.network, then))
-            past = then.segment(clip.frames[:, -1])
-        now = self.network.segment(clip.frames[:, -1])
+            before, earlier = (model.segment(clip.frame(-1)).logits for model in (self.network, then))
+            past = then.segment(clip.frame())
+        now = self.network.segment(clip.frame())
         flow = clip_flow(clip, grid_of(now.logits))
         fused = self.network.fuse(now.logits, before, flow)
         with torch.no_grad():

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stpl.data.clip import Batch, Wants
+from stpl.data.clip import BACKWARD, Batch, Wants
 from stpl.nn.accel import Accel
 from stpl.nn.teacher import Teacher, TeacherOptions
 from stpl.training.online_pseudo_labels import OnlinePseudoLabels
@@ -24,7 +24,7 @@ class MeanTeacher(OnlinePseudoLabels):
         teacher: how the teacher follows the student.
     """
 
-    wants = Wants(flow=True, augmented=True)
+    wants = Wants(flows=(BACKWARD,), augmented=True)
     recordable = True
 
     def __init__(self, *, teacher: TeacherOptions | None = None, **shared: Any) -> None:

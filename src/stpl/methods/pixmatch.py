@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stpl.data.clip import Batch, Clip, Wants
+from stpl.data.clip import BACKWARD, Batch, Clip, Wants
 from stpl.nn.accel import Accel
 from stpl.nn.mixing import box_mask, cutmix_box, paste, resized
-from stpl.nn.segmenter import grid_of, upsample
+from stpl.nn.segmenter import upsample
 from stpl.nn.teacher import Teacher, TeacherOptions
 from stpl.training.base import Method, check_settings
 from stpl.training.supervision import LABELLED, beside, supervision, transferred
@@ -52,7 +52,7 @@ class PixMatch(Method):
         check_settings(**{f"{name}_weight": value for name, value in self.weights.items()})
         check_settings(0, 0.5, beta=beta)
         super().__init__(**shared)
-        self.wants = Wants(flow=True, augmented=augmentation_weight > 0)
+        self.wants = Wants(flows=(BACKWARD,), augmented=augmentation_weight > 0)
         self.beta = beta
         self.average = Teacher(self.network, teacher)
 
@@ -66,7 +66,7 @@ class PixMatch(Method):
         source, target = batch.source, batch.target
         assert source is not None  # wanted
         found = supervision(self.network, source)
-        clean = replace(target, label=self._labels(target))
+        clean = replace(target, labels={0: self._labels(target)})
         for name, perturbed in self._perturbed(clean, source).items():
             losses = supervision(self.network, perturbed)
             found |= {f"{name}, {of}": self.weights[name] * loss for of, loss in losses.items()}
@@ -75,7 +75,7 @@ class PixMatch(Method):
     @torch.no_grad()
     def _labels(self, clip: Clip) -> Tensor:
         """The fused prediction's class of every pixel, int64 `[B,H,W]`."""
-        return upsample(self.network(clip), grid_of(clip.frames)).argmax(1)
+        return upsample(self.network(clip), clip.size).argmax(1)
 
     def _perturbed(self, clean: Clip, source: Clip) -> dict[str, Clip]:
         found = {}
@@ -90,7 +90,7 @@ class PixMatch(Method):
 
     def _mixed(self, clean: Clip, source: Clip) -> Clip:
         """Each clip with a box of a source clip in it or, as often, the other way round."""
-        size = grid_of(clean.frames)
+        size = clean.size
         count = len(clean.frames)
         other = resized(source.map(lambda x: beside(x, count)), size)
         boxes, swapped = [], []

@@ -111,10 +111,10 @@ class RDA(Method):
             assert batch.before is not None  # wanted
             noise = [self.generator(place, _NOISE).gumbel(size=(BANDS * _CHANNELS, 2)) for place in range(len(frames))]
             drawn = torch.from_numpy(np.stack(noise).astype(np.float32))
-            frames, changed = self.attacker(target.frames, batch.before.frames[:, -1], self.to_device(drawn))
+            frames, changed = self.attacker(target.frames, batch.before.frame(), self.to_device(drawn))
             found["structure"] = -self.structure_weight * changed
         scale = self.generator(None, _SCALE).uniform(*self.scales)
-        return rescaled(Clip(frames, target.flow, key=target.key), scale), found
+        return rescaled(Clip(frames, target.flows, key=target.key), scale), found
 
     def _adversarial(self, of: str, logits: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """The adversarial losses of a classifier's entropy maps; its discriminator learns from the clean ones."""

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from stpl.data.clip import IGNORE, Batch, Clip, Wants
+from stpl.data.clip import BACKWARD, IGNORE, Batch, Clip, Wants
 from stpl.errors import ConfigError
 from stpl.losses.pixel_contrast import Denominator, EngineName, choose_engine, pixel_contrast
 from stpl.nn.accel import Accel, clip_flow
@@ -92,7 +92,7 @@ class STPL(OnlinePseudoLabels):
         self.key_scope = key_scope
         self.previous_gradient = previous_gradient
         names = {name for pair in self.contrasts for name in (pair.query, pair.key)}
-        self.wants = Wants(flow=True, augmented=any("augmented" in name for name in names))
+        self.wants = Wants(flows=(BACKWARD,), augmented=any("augmented" in name for name in names))
         fused = {name for name in names if "fused" in name}
         if fused and fused != names:
             raise ConfigError(
@@ -189,13 +189,13 @@ class _Views:
     @cached_property
     def now(self) -> Segmentation:
         """What the network makes of the current frame."""
-        return self.network.segment(self.clip.frames[:, -1])
+        return self.network.segment(self.clip.frame())
 
     @cached_property
     def before(self) -> Segmentation:
         """What it makes of the previous frame, on its own grid."""
         with torch.set_grad_enabled(self.previous_gradient):
-            return self.network.segment(self.clip.frames[:, -2])
+            return self.network.segment(self.clip.frame(-1))
 
     @property
     def current(self) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stpl.data.clip import Batch, Wants
+from stpl.data.clip import BACKWARD, Batch, Wants
 from stpl.training.base import Method, check_settings
 from stpl.training.supervision import AUXILIARY_WEIGHT, supervision
 
@@ -21,7 +21,7 @@ class Supervised(Method):
         auxiliary_weight: of the auxiliary classifier's loss; 0.1 is that of AdaptSegNet, ADVENT, DA-VSN and TPS.
     """
 
-    wants = Wants(flow=True, label=True)
+    wants = Wants(flows=(BACKWARD,), labels=(0,))
     trains_classifiers = True
     leaves_idle = False
     recordable = True

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stpl.data.augment_device import augment
-from stpl.data.clip import Batch, Clip, Wants, clip_seed
+from stpl.data.clip import BACKWARD, Batch, Clip, Wants, clip_seed
 from stpl.losses.cross_entropy import cross_entropy
 from stpl.losses.entropy import probabilities
 from stpl.nn.histogram import match_histogram
@@ -71,7 +71,11 @@ class TPS(Method):
         check_settings(smallest_scale, 4, largest_scale=largest_scale)
         super().__init__(**shared)
         self.source_wants = None if source_free else LABELLED
-        self.wants = Wants(frames=distance + 2, flow=True, augmented=strong_view == "clean")
+        self.wants = Wants(
+            frames=tuple(range(-distance - 1, 1)),
+            flows=tuple((-back, -back - 1) for back in range(distance + 1)),
+            augmented=strong_view == "clean",
+        )
         self.weight, self.distance, self.match_colours = weight, distance, match_colours
         self.mirror_probability, self.grey_probability = mirror_probability, grey_probability
         self.scales = (smallest_scale, largest_scale)
@@ -91,15 +95,14 @@ class TPS(Method):
         """Source clips, both of whose frames have the colours of the current frame of the target clip beside them."""
         if not self.match_colours:
             return source
-        reference = beside(target.frames[:, -1], len(source.frames))
+        reference = beside(target.frame(), len(source.frames))
         return replace(source, frames=torch.stack([match_histogram(x, reference) for x in source.frames.unbind(1)], 1))
 
     @torch.no_grad()
     def labels(self, clip: Clip) -> list[Tensor]:
         """Each classifier's classes of the frame η before, on the current frame's grid, int64 `[B,h,w]`."""
-        assert clip.flow is not None  # wanted
-        earlier = slice(-self.distance - 2, -self.distance)
-        weak = Clip(clip.frames[:, earlier], clip.flow[:, -self.distance - 1 : -self.distance])
+        back = -self.distance
+        weak = Clip(torch.stack([clip.frame(back - 1), clip.frame(back)], 1), {BACKWARD: clip.flows[back, back - 1]})
         chosen = self._drawn(clip, _MIRROR, self.mirror_probability)
         scores = self.network.fused_scores(mirrored(weak, chosen))
         found = []
@@ -107,16 +110,17 @@ class TPS(Method):
             probability = probabilities(logits)
             probability = pick(chosen, probability.flip(-1), probability)
             for step in range(self.distance, 0, -1):
-                flow = resize_flow(clip.flow[:, -step], grid_of(logits))
+                flow = resize_flow(clip.flows[1 - step, -step], grid_of(logits))
                 probability = warp(probability, flow)
             found.append(probability.argmax(1))
         return found
 
     def _strong(self, clip: Clip) -> Clip:
         """The last two frames, augmented and at another size."""
-        assert clip.flow is not None  # wanted
         frames = self._augmented(clip, self._drawn(clip, _GREY, self.grey_probability))
-        return rescaled(Clip(frames, clip.flow[:, -1:]), self.generator(None, _SCALE).uniform(*self.scales))
+        return rescaled(
+            Clip(frames, {BACKWARD: clip.flows[BACKWARD]}), self.generator(None, _SCALE).uniform(*self.scales)
+        )
 
     def _drawn(self, clip: Clip, purpose: int, probability: float) -> list[bool]:
         """For each clip whether something happens."""

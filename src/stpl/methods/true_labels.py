@@ -25,13 +25,12 @@ class _TrueLabels(OnlinePseudoLabels):
 
     def __init__(self, **shared: Any) -> None:
         super().__init__(**shared)
-        self.wants = replace(self.wants, label=True)
+        self.wants = replace(self.wants, labels=(0,))
 
     def pseudo_labels(self, logits: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
         """The true classes of the confident pixels; those of unknown class do not take part."""
         labels, confident = super().pseudo_labels(logits, clip)
-        assert clip.label is not None  # wants.label
-        truth = nearest(clip.label, grid_of(labels))
+        truth = nearest(clip.labels[0], grid_of(labels))
         known = truth != IGNORE
         return torch.where(known, truth, labels), confident & known
 

@@ -62,8 +62,8 @@ class UR(CBST):
         """Cross-entropy with the round's labels, entropy, and disagreement of the auxiliary classifiers."""
         clip = batch.target
         with torch.no_grad():
-            before = self.network.segment(clip.frames[:, -2]).logits
-        features, now = self.network.segment(clip.frames[:, -1])
+            before = self.network.segment(clip.frame(-1)).logits
+        features, now = self.network.segment(clip.frame())
         fused = self.network.fuse(now, before, clip_flow(clip, grid_of(now)))
         return self.self_training(fused, batch) | {
             "entropy": self.entropy_weight * entropy_map(fused).mean(),

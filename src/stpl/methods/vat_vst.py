@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from stpl.data.clip import IGNORE, Batch, Clip, Wants
+from stpl.data.clip import BACKWARD, IGNORE, Batch, Clip, Wants
 from stpl.losses.adversarial import Kind
 from stpl.losses.tube import tube_matching
 from stpl.metrics.temporal import photometric_occlusion
@@ -61,7 +61,7 @@ class VAT(Method):
     ) -> None:
         check_settings(tube_weight=tube_weight, adversarial_weight=adversarial_weight)
         super().__init__(**shared)
-        self.source_wants: Wants | None = replace(LABELLED, previous_label=True)
+        self.source_wants: Wants | None = replace(LABELLED, labels=(-1, 0))
         self.tube_weight, self.adversarial_weight, self.kind = tube_weight, adversarial_weight, kind
         self.previous_gradient = previous_gradient
         # A 3-D convolution of temporal stride 2 over two frames is a 2-D one over the channels of both.
@@ -75,13 +75,11 @@ class VAT(Method):
         ours = self.network.frame_scores(target, self.previous_gradient)
         found = supervision(self.network, source, scores=theirs)
         tubes = {"source": self._tube(theirs, source), "target": self._tube(ours, target)}
-        assert source.label is not None
-        assert source.previous_label is not None  # wanted
-        labels = torch.stack([source.previous_label, source.label], 1)
+        labels = torch.stack([source.labels[-1], source.labels[0]], 1)
         found["tube"] = self.tube_weight * tube_matching(tubes["source"], labels)
         if self.previous_gradient:
-            logits = upsample(theirs[0][1], grid_of(source.previous_label))
-            found["previous cross_entropy"] = pseudo_label_loss(logits, source.previous_label)
+            logits = upsample(theirs[0][1], grid_of(labels))
+            found["previous cross_entropy"] = pseudo_label_loss(logits, source.labels[-1])
         maps = {domain: tube.flatten(1, 2) for domain, tube in tubes.items()}
         loss, own = adversarial_losses(self.discriminator, maps["source"], maps["target"], self.kind)
         return found | {"adversarial": self.adversarial_weight * loss, "discriminator": own}
@@ -89,7 +87,7 @@ class VAT(Method):
     def _tube(self, scores: FrameScores, clip: Clip) -> Tensor:
         """Probabilities of both frames at their size, oldest first, `[B,2,K,H,W]`."""
         fused = self.network.fuse_scores(scores[:1], clip)[0]
-        size = grid_of(clip.frames)
+        size = clip.size
         return torch.stack([upsample(logits, size).softmax(1) for logits in (scores[0][1], fused)], 1)
 
 
@@ -111,7 +109,7 @@ class VST(OfflinePseudoLabels):
         smoothing_weight: of the distance to equal probabilities of pixels with one (0.1).
     """
 
-    labelling_wants = Wants(flow=True, following=True)
+    labelling_wants = Wants(frames=(-1, 0, 1), flows=(BACKWARD, (0, 1)))
     recordable = True
 
     def __init__(
@@ -137,8 +135,7 @@ class VST(OfflinePseudoLabels):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy with the round's labels; entropy where there is none, smoothing where there is one."""
-        labels = batch.target.pseudo_label
-        assert labels is not None  # `prepare`
+        labels = batch.prepared["labels"]
         logits = self.network(batch.target)
         log_p = logits.float().log_softmax(1)
         without = torch.where(labels == IGNORE, 0, IGNORE)
@@ -155,15 +152,12 @@ class VST(OfflinePseudoLabels):
         observed = self.evaluated.observe(clip)
         check_output(observed.logits, clip)
         size = grid_of(observed.logits)
-        assert clip.flow is not None
-        assert clip.following is not None
-        assert clip.following_flow is not None  # wanted
-        after = self.evaluated.segment(clip.following).logits
+        after = self.evaluated.segment(clip.frame(1)).logits
         brought = [
-            _brought(logits, frames, flow, clip.frames[:, -1], size)
+            _brought(logits, frames, flow, clip.frame(), size)
             for logits, frames, flow in (
-                (observed.previous, clip.frames[:, -2], clip.flow[:, -1]),
-                (after, clip.following, clip.following_flow),
+                (observed.previous, clip.frame(-1), clip.flows[BACKWARD]),
+                (after, clip.frame(1), clip.flows[0, 1]),
             )
         ]
         (previous, visible, within) = brought[0]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stpl.data.clip import Clip
+from stpl.data.clip import BACKWARD, Clip
 from stpl.nn.segmenter import Segmentation, Segmenter
 from stpl.nn.warp import resize_flow, warp
 
@@ -65,8 +65,8 @@ class Accel(nn.Module):
     def forward(self, clip: Clip) -> Tensor:
         """Fused logits `[B,K,h,w]` of the current frame of a batch of clips (T ≥ 2, with flow)."""
         with torch.no_grad():
-            previous = self.segment(clip.frames[:, -2]).logits
-        current = self.segment(clip.frames[:, -1]).logits
+            previous = self.segment(clip.frame(-1)).logits
+        current = self.segment(clip.frame()).logits
         return self.fuse(current, previous, clip_flow(clip, (current.shape[-2], current.shape[-1])))
 
     @torch.no_grad()
@@ -76,7 +76,7 @@ class Accel(nn.Module):
         A frame that one clip of the batch ends with and the next begins with is encoded once. While BatchNorm uses the
         batch's statistics that would not be the same.
         """
-        before, now = clip.frames[:, -2], clip.frames[:, -1]
+        before, now = clip.frame(-1), clip.frame()
         batch = len(now)
         if batch == 1:
             others, rows = before, torch.ones(1, dtype=torch.int64, device=now.device)
@@ -100,8 +100,8 @@ class Accel(nn.Module):
     def frame_scores(self, clip: Clip, previous_gradient: bool = False) -> FrameScores:
         """Logits of both frames by themselves, of the classifier that predicts and of any that only training uses."""
         with torch.set_grad_enabled(previous_gradient and torch.is_grad_enabled()):
-            previous = self.segmenter.score(clip.frames[:, -2])
-        return list(zip(self.segmenter.score(clip.frames[:, -1]), previous, strict=True))
+            previous = self.segmenter.score(clip.frame(-1))
+        return list(zip(self.segmenter.score(clip.frame()), previous, strict=True))
 
     def fuse_scores(self, pairs: FrameScores, clip: Clip) -> tuple[Tensor, ...]:
         """Fused logits of what `frame_scores` gave, with one score fusion for all classifiers."""
@@ -121,6 +121,6 @@ def clip_flow(clip: Clip, size: tuple[int, int]) -> Tensor:
     Raises:
         ValueError: if the clip carries no flow (its method's `wants` must ask for it).
     """
-    if clip.flow is None:
-        raise ValueError("this network needs clips with flow; set Wants(flow=True)")
-    return resize_flow(clip.flow[:, -1], size)
+    if BACKWARD not in clip.flows:
+        raise ValueError("this network needs clips with flow; set Wants(flows=(BACKWARD,))")
+    return resize_flow(clip.flows[BACKWARD], size)

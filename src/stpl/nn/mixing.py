@@ -45,28 +45,29 @@ def paste(base: Clip, patch: Clip, mask: Tensor) -> Clip:
     All of one size (see `resized`); fields that either lacks are left out.
     """
     frames = torch.where(mask[:, None, None], patch.frames, base.frames)
-    flow = label = None
-    if base.flow is not None and patch.flow is not None:
-        flow = torch.where(mask[:, None, None], patch.flow, base.flow)
-    if base.label is not None and patch.label is not None:
-        label = torch.where(mask, patch.label, base.label)
-    return Clip(frames, flow=flow, label=label, key=base.key)
+    flows = {
+        pair: torch.where(mask[:, None], patch.flows[pair], base.flows[pair])
+        for pair in base.flows
+        if pair in patch.flows
+    }
+    labels = {at: torch.where(mask, patch.labels[at], label) for at, label in base.labels.items() if at in patch.labels}
+    return Clip(frames, flows, labels, key=base.key)
 
 
 def resized(clip: Clip, size: tuple[int, int]) -> Clip:
     """Clips at another size: frames bilinear, flow with its vectors scaled along, labels by the nearest pixel."""
-    if (clip.frames.shape[-2], clip.frames.shape[-1]) == size:
+    if clip.size == size:
         return clip
     frames = F.interpolate(clip.frames.flatten(0, 1).float(), size=size, mode="bilinear", align_corners=True)
     if not clip.frames.is_floating_point():
         frames = frames.round().to(clip.frames.dtype)
     frames = frames.view(*clip.frames.shape[:3], *size)
-    flow, label = clip.flow, clip.label
-    if flow is not None:
-        flow = resize_flow(flow.flatten(0, 1), size).view(*flow.shape[:3], *size)
-    if label is not None:
-        label = F.interpolate(label[:, None].float(), size=size, mode="nearest-exact")[:, 0].long()
-    return replace(clip, frames=frames, flow=flow, label=label)
+    flows = {pair: resize_flow(flow, size) for pair, flow in clip.flows.items()}
+    labels = {
+        offset: F.interpolate(label[:, None].float(), size=size, mode="nearest-exact")[:, 0].long()
+        for offset, label in clip.labels.items()
+    }
+    return replace(clip, frames=frames, flows=flows, labels=labels)
 
 
 def rescaled(clip: Clip, scale: float) -> Clip:
@@ -77,10 +78,10 @@ def rescaled(clip: Clip, scale: float) -> Clip:
 
 def mirrored(clip: Clip, chosen: Sequence[bool]) -> Clip:
     """Frames and flow of clips, the chosen ones mirrored left-right; dx changes its sign."""
-    assert clip.flow is not None
-    turned = clip.flow.flip(-1)
-    turned = torch.cat([-turned[:, :, :1], turned[:, :, 1:]], 2)
-    return Clip(pick(chosen, clip.frames.flip(-1), clip.frames), pick(chosen, turned, clip.flow))
+    turned = {pair: flow.flip(-1) for pair, flow in clip.flows.items()}
+    turned = {pair: torch.cat([-flow[:, :1], flow[:, 1:]], 1) for pair, flow in turned.items()}
+    flows = {pair: pick(chosen, turned[pair], flow) for pair, flow in clip.flows.items()}
+    return Clip(pick(chosen, clip.frames.flip(-1), clip.frames), flows)
 
 
 def pick(chosen: Sequence[bool], changed: Tensor, plain: Tensor) -> Tensor:

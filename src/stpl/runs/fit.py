@@ -108,7 +108,7 @@ def settle_precision(cli: SuiteCLI) -> None:
     if trainer.world_size > 1:
         right = not has_grouped_convolutions(model.network)
     else:
-        frame = cli.datamodule.reader("train").read(0, Wants()).frames[-1]
+        frame = cli.datamodule.reader("train").read(0, Wants(frames=(0,))).frames[0]
         frames = torch.stack([frame, frame.flip(-1)][: cli.datamodule.loading.batch_size])
         right = computes_right(model.network, frames, trainer.precision_plugin.train_step_context)
     if right:

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from stpl.data.content import content_id
+from stpl.data.videos.content import content_id
 from stpl.errors import CheckpointError, ConfigError, StplError
 from stpl.files import write_atomically
 from stpl.nn.checkpoint_files import located

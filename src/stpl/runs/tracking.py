@@ -9,7 +9,7 @@ import itertools
 import os
 import secrets
 import tempfile
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,16 +191,15 @@ class Tracking(Callback):
         with torch.no_grad():
             prediction = method.predict_step(clip, 0)
         names = dict(enumerate(method.options.space.classes)) | {IGNORE: "ignored"}
-        layers = {"prediction": prediction} | ({} if clip.label is None else {"label": clip.label})
+        layers = {"prediction": prediction} | ({"label": clip.labels[0]} if 0 in clip.labels else {})
         masks = [
             {layer: {"mask_data": ids[place].cpu().numpy(), "class_labels": names} for layer, ids in layers.items()}
             for place in range(len(clip.frames))
         ]
-        frames = [frame.permute(1, 2, 0).cpu().numpy() for frame in clip.frames[:, -1]]
+        frames = [frame.permute(1, 2, 0).cpu().numpy() for frame in clip.frame()]
         self.logger.log_image(PICTURES, frames, step, masks=masks, caption=list(clip.key))
 
 
 def _first(clip: Clip) -> Clip:
     """The first clips of a batch."""
-    values = {field.name: getattr(clip, field.name) for field in fields(clip)}
-    return replace(clip, **{name: value[:SHOWN] for name, value in values.items() if value is not None})
+    return replace(clip.map(lambda tensor: tensor[:SHOWN]), key=clip.key[:SHOWN])

@@ -126,7 +126,7 @@ class _Watch:
     def check_batch(self, method: Method, batch: Batch) -> None:
         """What the method gets is what it asked for, and what it may."""
         self.steps += 1
-        self.wants_source, self.wants_labels = method.source_wants is not None, method.wants.label
+        self.wants_source, self.wants_labels = method.source_wants is not None, bool(method.wants.labels)
         assert self.source or not self.wants_source, "it wants source clips; say source=True if it is to have them"
         assert self.labels or not self.wants_labels, "it wants labels of the target; say labels=True if it may"
         assert (batch.source is not None) == self.wants_source, "source clips came without being wanted, or did not"
@@ -134,10 +134,11 @@ class _Watch:
         for stream, clip in batch.clips().items():
             wants = given[stream]
             assert wants is not None, f"clips of the stream {stream} came without being wanted"
-            assert clip.frames.shape[1] == wants.frames, f"{wants.frames} frames were wanted"
-            for name in ("flow", "label", "previous_label", "following", "augmented"):
-                there = getattr(clip, name) is not None
+            assert clip.offsets == wants.frames, f"frames {wants.frames} were wanted"
+            for name in ("flows", "labels"):
+                there = tuple(getattr(clip, name))
                 assert there == getattr(wants, name), f"{name}: wanted and absent, or there and not wanted"
+            assert (clip.augmented is not None) == wants.augmented, "augmented: wanted or there, not both"
 
     def check_losses(self, output: dict[str, Tensor] | None) -> None:
         """Named, finite scalars; their sum has a gradient."""

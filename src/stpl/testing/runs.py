@@ -88,7 +88,7 @@ def exactly() -> Iterator[None]:
     def double(self: Clip, *args: Any, **options: Any) -> Clip:
         """`Clip.to`, with its flow in float64."""
         clip = to(self, *args, **options)
-        return clip if clip.flow is None else replace(clip, flow=clip.flow.double())
+        return replace(clip, flows={pair: flow.double() for pair, flow in clip.flows.items()})
 
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(STAM, "train", lambda self, mode=True: train(self, False)))

@@ -14,7 +14,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from stpl.data.clip import Batch, Clip, Wants, clip_seed
+from stpl.data.clip import BACKWARD, Batch, Clip, Wants, clip_seed
 from stpl.errors import ConfigError, DivergedError, check_range
 from stpl.nn import weights
 from stpl.nn.accel import Accel
@@ -30,7 +30,6 @@ from stpl.nn.batchnorm import (
 from stpl.nn.discriminator import Discriminator
 from stpl.nn.finite import LossWatch
 from stpl.nn.network import NetworkOptions, build_network
-from stpl.nn.segmenter import grid_of
 from stpl.nn.teacher import Teacher
 from stpl.training.cuda_graph import Losses, RecordedLosses
 from stpl.training.evaluation import Evaluator, predicted
@@ -57,7 +56,7 @@ class Method(LightningModule, ABC):
         batchnorm: what training may do to BatchNorm.
     """
 
-    wants: Wants = Wants(flow=True)
+    wants: Wants = Wants(flows=(BACKWARD,))
     """What clips of the target carry."""
 
     source_wants: Wants | None = None
@@ -298,7 +297,7 @@ class Method(LightningModule, ABC):
 
     def validation_step(self, clip: Clip, batch_idx: int) -> None:
         """Accumulate the metrics of a batch."""
-        self.frame_size = grid_of(clip.frames)
+        self.frame_size = clip.size
         observed = self.evaluated.observe(clip)
         check_output(observed.logits, clip)
         self.evaluator.update(clip, observed)

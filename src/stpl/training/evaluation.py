@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from stpl.data.clip import IGNORE, Clip
+from stpl.data.clip import BACKWARD, IGNORE, Clip
 from stpl.data.label_space import LabelSpace
 from stpl.metrics.feature_space import FeatureSpace
 from stpl.metrics.sampling import PixelSample
@@ -90,25 +90,25 @@ class Evaluator(nn.Module):
         prediction = predicted(observed.logits, clip)
         for validator in self._validators().values():
             validator.update(observed.logits)
-        known = observed.logits.argmax(1) if clip.label is None else clip.label
+        label = clip.labels.get(0)
+        known = observed.logits.argmax(1) if label is None else label
         self.feature_space.update(observed.features, nearest(known, grid_of(observed.features)))
-        if clip.label is not None:
-            self.segmentation.update(prediction, clip.label)
-            self.quality.update(prediction, clip.label, keys)
+        if label is not None:
+            self.segmentation.update(prediction, label)
+            self.quality.update(prediction, label, keys)
         self._compare_frames(clip, observed, prediction)
-        self.samples.update(keys, clip.frames[:, -1], prediction, clip.label)
+        self.samples.update(keys, clip.frame(), prediction, label)
 
     def _compare_frames(self, clip: Clip, observed: Observation, prediction: Tensor) -> None:
-        size, label = grid_of(clip.frames), clip.label
+        size, label = clip.size, clip.labels.get(0)
         if grid_of(prediction) != size:
             prediction = upsample(observed.logits, size).argmax(1)
             label = None if label is None else nearest(label, size)
-        assert clip.flow is not None  # ACCEL cannot do without
-        flow = clip.flow[:, -1]
-        if clip.visible is None:
-            occluded = photometric_occlusion(clip.frames[:, -1], warp(clip.frames[:, -2].float(), flow))
+        flow, visible = clip.flows[BACKWARD], clip.visible.get(0)
+        if visible is None:
+            occluded = photometric_occlusion(clip.frame(), warp(clip.frame(-1).float(), flow))
         else:
-            occluded = ~clip.visible[:, -1]
+            occluded = ~visible
         self.consistency.update(prediction, upsample(observed.previous, size).argmax(1), flow, occluded, label)
 
     def numbers(self) -> dict[str, Any]:
@@ -276,7 +276,7 @@ def predicted(logits: Tensor, clip: Clip) -> Tensor:
     Returns:
         Train ids int64 `[B,H,W]`; at the frames' size where there are no labels.
     """
-    return upsample(logits, grid_of(clip.frames if clip.label is None else clip.label)).argmax(1)
+    return upsample(logits, grid_of(clip.labels.get(0, clip.frames))).argmax(1)
 
 
 def nearest(labels: Tensor, size: tuple[int, int]) -> Tensor:

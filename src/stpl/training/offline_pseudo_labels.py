@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stpl.data.clip import IGNORE, Batch, Clip, Wants
+from stpl.data.clip import BACKWARD, IGNORE, Batch, Clip, Wants
 from stpl.data.pseudo_labels import PseudoLabels, finished, growing
 from stpl.errors import ConfigError
 from stpl.files import whole_file
@@ -100,7 +100,7 @@ class OfflinePseudoLabels(Method):
         labels: finished labels to train on instead, such as those of another run's last round; there is one round then.
     """
 
-    labelling_wants = Wants(flow=True)
+    labelling_wants = Wants(flows=(BACKWARD,))
     """What clips carry that are to be labelled."""
 
     def __init__(self, *, rounds: int = 3, labels: Path | None = None, **shared: Any) -> None:
@@ -154,16 +154,14 @@ class OfflinePseudoLabels(Method):
         super().on_train_batch_start(batch, batch_idx)
 
     def prepare(self, batch: Batch) -> Batch:
-        """Add the round's labels to the target's clips."""
+        """Add the round's labels of the target's clips."""
         assert self._store is not None  # made before the step
         assert isinstance(batch.target.key, tuple)
-        label, doubt = (self.to_device(values) for values in self._store.of(batch.target.key))
-        return replace(batch, target=replace(batch.target, pseudo_label=label, doubt=doubt))
+        return replace(batch, prepared={"labels": self.to_device(self._store.of(batch.target.key)[0])})
 
     def self_training(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of logits `[B,K,h,w]` of the target with the round's labels."""
-        assert batch.target.pseudo_label is not None  # `prepare`
-        return {"self_training": pseudo_label_loss(logits, batch.target.pseudo_label)}
+        return {"self_training": pseudo_label_loss(logits, batch.prepared["labels"])}
 
     def _labels_of(self, round_: int, begins: bool) -> PseudoLabels:
         if self.labels is not None:

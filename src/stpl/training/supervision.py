@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from stpl.data.clip import Clip, Wants
+from stpl.data.clip import BACKWARD, Clip, Wants
 from stpl.losses.adversarial import Kind, domain_loss
 from stpl.losses.cross_entropy import cross_entropy
 from stpl.nn.accel import Accel, FrameScores
@@ -16,7 +16,7 @@ from stpl.nn.fourier import Window, transfer_amplitude
 from stpl.nn.segmenter import grid_of, upsample
 from stpl.training.ranks import pixel_weight
 
-LABELLED = Wants(flow=True, label=True)
+LABELLED = Wants(flows=(BACKWARD,), labels=(0,))
 """What such methods want of the source."""
 
 AUXILIARY_WEIGHT = 0.1
@@ -34,8 +34,7 @@ def supervision(
         auxiliary_weight: of the auxiliary classifier.
         scores: `network.frame_scores` of the clips, if they were computed before.
     """
-    label = clip.label
-    assert label is not None  # wanted
+    label = clip.labels[0]
     known = pixel_weight(label)
     fused = network.fused_scores(clip) if scores is None else network.fuse_scores(scores, clip)
     weights = {"cross_entropy": 1.0, "auxiliary": auxiliary_weight}
@@ -77,6 +76,6 @@ def transferred(clip: Clip, style: Clip, beta: float, window: Window = "paper") 
     Both frames of a clip take the style of one frame, the current one of the clip beside it: a transform of images must
     be the same for both. Where there are fewer other clips, they come again.
     """
-    reference = beside(style.frames[:, -1], len(clip.frames))
+    reference = beside(style.frame(), len(clip.frames))
     frames = [transfer_amplitude(frame, reference, beta, window) for frame in clip.frames.unbind(1)]
     return replace(clip, frames=torch.stack(frames, 1))

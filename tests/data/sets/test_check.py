@@ -17,8 +17,8 @@ from stpl.cli import main
 from stpl.data import flow as fl
 from stpl.data.check import inspect
 from stpl.data.fake import fake
-from stpl.data.flow_check import ALTERNATIVES, GIVEN, STILL, judge, warp_errors
-from stpl.data.flow_files import flow
+from stpl.data.flow.flow_check import ALTERNATIVES, GIVEN, STILL, flow_verdict, warp_errors
+from stpl.data.flow.flow_files import flow
 from stpl.data.label_space import VIPER_15, LabelSpace
 from stpl.data.sequence_set import open_set
 from stpl.data.sets import data_set
@@ -278,10 +278,10 @@ def test_a_flow_made_by_the_opposite_call_is_seen_to_be_reversed(root: Path) -> 
     """The usual mistake is not a sign but an estimate from t-1 to t, whose vectors lie on the other frame's grid."""
     files = open_set(root, "viper", "train", size=SIZE)
     errors = []
-    for clip in files.clips:
-        earlier, later = (files.read_frame(path) for path in clip.frames)
+    for index in range(len(files)):
+        earlier, later = (files.read_frame(path) for path in files.frame_pair(index))
         errors.append(warp_errors(later, earlier, fl.estimate(earlier, later)))
-    verdict = judge(errors)
+    verdict = flow_verdict(errors)
     assert not verdict.right
     assert "reversed: it points from t-1 to t" in verdict.words
 
@@ -300,7 +300,7 @@ def test_an_unlabelled_split_is_checked_too(tmp_path: Path, capsys: pytest.Captu
 
 def test_frames_that_hardly_move_allow_no_verdict() -> None:
     frame = MovingShapes(3, SIZE).frame(0)
-    verdict = judge([warp_errors(frame, frame, np.zeros((2, *SIZE), np.float32))])
+    verdict = flow_verdict([warp_errors(frame, frame, np.zeros((2, *SIZE), np.float32))])
     assert verdict.right
     assert "cannot be judged" in verdict.words
 

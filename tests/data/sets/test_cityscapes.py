@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fakes import write_cityscapes
-from stpl.data import flow as fl
-from stpl.data.clip import IGNORE, ClipReader, Wants, collate
+from stpl.data.clip import BACKWARD, IGNORE, ClipReader, Wants, collate
 from stpl.data.flow import FlowCache
 from stpl.data.label_space import SYNTHIA_12, VIPER_15, LabelSpace
 from stpl.data.sequence import SequenceClips
@@ -45,10 +44,9 @@ def reader(
     space: LabelSpace = VIPER_15,
     size: tuple[int, int] = SIZE,
     frame_list: Path | None = None,
-    previous: int = 1,
     **options: Any,
 ) -> SequenceClips:
-    files = open_set(root, "cityscapes", "val", size=size, frame_list=frame_list, previous=previous)
+    files = open_set(root, "cityscapes", "val", size=size, frame_list=frame_list)
     return SequenceClips(files, space, **options)
 
 
@@ -80,13 +78,13 @@ def test_frames_are_previous_then_current_in_rgb(root: Path) -> None:
     for frame, number in zip(clip.frames.numpy(), ("000293", "000294"), strict=True):
         wanted = pixels(root / FRAMES / "ulm" / f"ulm_000000_{number}_leftImg8bit.png")
         np.testing.assert_array_equal(frame.transpose(1, 2, 0), wanted)
-    assert clip.flow is None
-    assert clip.label is None
+    assert not clip.flows
+    assert not clip.labels
     assert clip.augmented is None
 
 
 def test_previous_is_counted_in_frames(root: Path) -> None:
-    near, far = reader(root).read(0, Wants()), reader(root, previous=3).read(0, Wants())
+    near, far = (reader(root).read(0, Wants(frames=(offset, 0))) for offset in (-1, -3))
     name = root / FRAMES / "aachen" / "aachen_000000_000016_leftImg8bit.png"
     wanted = np.asarray(Image.open(name).resize((64, 32), Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(far.frames[0].permute(1, 2, 0).numpy(), wanted)
@@ -96,8 +94,7 @@ def test_previous_is_counted_in_frames(root: Path) -> None:
 
 @pytest.mark.parametrize("space", [VIPER_15, SYNTHIA_12], ids=lambda space: str(space.name))
 def test_label_is_native_and_mapped(root: Path, space: Any) -> None:
-    label = reader(root, space=space).read(0, Wants(label=True)).label
-    assert label is not None
+    label = reader(root, space=space).read(0, Wants(labels=(0,))).labels[0]
     ids = np.asarray(Image.open(root / LABELS / "aachen" / "aachen_000000_000019_gtFine_labelIds.png"))
     names = {7: "road", 8: "sidewalk", 11: "building", 23: "sky", 24: "person", 26: "car"}
     remap = {value: space.classes.index(name) for value, name in names.items()}
@@ -107,10 +104,8 @@ def test_label_is_native_and_mapped(root: Path, space: Any) -> None:
 
 
 def test_label_at_input_size_holds_no_new_value(root: Path) -> None:
-    native = reader(root).read(1, Wants(label=True)).label
-    small = reader(root, label_size="input").read(1, Wants(label=True)).label
-    assert native is not None
-    assert small is not None
+    native = reader(root).read(1, Wants(labels=(0,))).labels[0]
+    small = reader(root, label_size="input").read(1, Wants(labels=(0,))).labels[0]
     assert small.shape == SIZE
     assert small.dtype == native.dtype
     assert np.isin(small.numpy(), native.numpy()).all()
@@ -119,34 +114,30 @@ def test_label_at_input_size_holds_no_new_value(root: Path) -> None:
 
 
 def test_flow_points_from_the_current_to_the_previous_frame(root: Path) -> None:
-    clip = reader(root, size=(64, 128)).read(0, Wants(flow=True, label=True))
-    assert clip.flow is not None
-    assert clip.label is not None
-    assert clip.flow.shape == (1, 2, 64, 128)
-    building = clip.flow[0][:, clip.label == 2]
+    clip = reader(root, size=(64, 128)).read(0, Wants(flows=(BACKWARD,), labels=(0,)))
+    assert clip.flows[BACKWARD].shape == (2, 64, 128)
+    building = clip.flows[BACKWARD][:, clip.labels[0] == 2]
     np.testing.assert_allclose(building.median(dim=1).values.numpy(), [1, 0], atol=0.2)
 
 
 def test_flow_cache_is_filled_once_and_keyed_by_size_and_distance(root: Path, tmp_path: Path) -> None:
     cache = FlowCache(tmp_path / "flow")
-    first = reader(root, flow=cache).read(2, Wants(flow=True)).flow
-    second = reader(root, flow=cache).read(2, Wants(flow=True)).flow
-    assert first is not None
-    assert second is not None
+    first = reader(root, flow=cache).read(2, Wants(flows=(BACKWARD,))).flows[BACKWARD]
+    second = reader(root, flow=cache).read(2, Wants(flows=(BACKWARD,))).flows[BACKWARD]
     assert first.equal(second)
-    reader(root, flow=cache, previous=2).read(2, Wants(flow=True))
-    reader(root, size=(64, 128), flow=cache).read(2, Wants(flow=True))
-    names = sorted(path.name for path in cache.root.rglob("*.npy"))
+    reader(root, flow=cache).flow(2, 0, -2)
+    reader(root, size=(64, 128), flow=cache).read(2, Wants(flows=(BACKWARD,)))
+    names = sorted(path.name for path in (tmp_path / "flow").rglob("*.npy"))
     assert names == [
-        "ulm_000000_000294_1_32x64.npy",
-        "ulm_000000_000294_1_64x128.npy",
-        "ulm_000000_000294_2_32x64.npy",
+        "ulm_000000_000294_0_-1_32x64.npy",
+        "ulm_000000_000294_0_-1_64x128.npy",
+        "ulm_000000_000294_0_-2_32x64.npy",
     ]
 
 
 def test_clips_collate(root: Path) -> None:
     dataset = reader(root)
-    batch = collate([dataset.read(i, Wants(flow=True, label=True)) for i in range(3)])
+    batch = collate([dataset.read(i, Wants(flows=(BACKWARD,), labels=(0,))) for i in range(3)])
     assert batch.frames.shape == (3, 2, 3, *SIZE)
     assert batch.key == tuple(ALL_KEYS[:3])
 
@@ -154,10 +145,10 @@ def test_clips_collate(root: Path) -> None:
 def test_no_label_is_opened_unless_wanted(root: Path, opened: list[str]) -> None:
     dataset = reader(root)
     for index in range(len(dataset)):
-        dataset.read(index, Wants(flow=True))
+        dataset.read(index, Wants(flows=(BACKWARD,)))
     assert sum(name.endswith("_leftImg8bit.png") for name in opened) == 8
     assert not [name for name in opened if "gtFine" in name]
-    dataset.read(0, Wants(label=True))
+    dataset.read(0, Wants(labels=(0,)))
     assert [name for name in opened if "gtFine" in name]
 
 
@@ -165,14 +156,14 @@ def test_no_flow_is_estimated_unless_wanted(root: Path, monkeypatch: pytest.Monk
     def never(*_: Any) -> None:
         raise AssertionError("estimated")
 
-    monkeypatch.setattr(fl, "estimate", never)
-    reader(root).read(0, Wants(label=True))
+    monkeypatch.setattr("stpl.data.flow.dis.estimate", never)
+    reader(root).read(0, Wants(labels=(0,)))
 
 
 def test_unlabelled_frames_are_the_twentieth_of_each_snippet(unlabelled: Path) -> None:
     assert keys(reader(unlabelled)) == ALL_KEYS
     with pytest.raises(DataError, match=r"000019_leftImg8bit\.png: there is no label of this frame[\s\S]*→ unpack"):
-        reader(unlabelled).read(0, Wants(label=True))
+        reader(unlabelled).read(0, Wants(labels=(0,)))
 
 
 def test_adjoining_snippets_are_cut_every_thirty_frames(tmp_path: Path) -> None:
@@ -180,7 +171,7 @@ def test_adjoining_snippets_are_cut_every_thirty_frames(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     for number in (*range(100, 160), *range(300, 330)):
         (folder / f"bochum_000000_{number:06d}_leftImg8bit.png").touch()
-    found = [clip.key for clip in open_set(tmp_path, "cityscapes", "val").clips]
+    found = open_set(tmp_path, "cityscapes", "val").keys()
     assert found == ["bochum_000000_000119", "bochum_000000_000149", "bochum_000000_000319"]
 
 
@@ -277,23 +268,22 @@ def test_unknown_label_id_is_named(dtype: type, root: Path) -> None:
     label[3, 4], label[5, 6] = 34, 255
     overwrite_label(root, label)
     with pytest.raises(DataError, match=r"000019_gtFine_labelIds\.png: ids \[34\] are no label ids[\s\S]*→ use the"):
-        reader(root).read(0, Wants(label=True))
+        reader(root).read(0, Wants(labels=(0,)))
 
 
 def test_licence_plate_is_ignored(root: Path) -> None:
     overwrite_label(root, np.full((64, 128), 255, np.uint8))
-    label = reader(root).read(0, Wants(label=True)).label
-    assert label is not None
+    label = reader(root).read(0, Wants(labels=(0,))).labels[0]
     assert (label == IGNORE).all()
 
 
 def test_coloured_label_is_refused(root: Path) -> None:
     overwrite_label(root, np.zeros((64, 128, 3), np.uint8))
     with pytest.raises(DataError, match=r"labelIds\.png: a label must have one channel[\s\S]*→ give the id image"):
-        reader(root).read(0, Wants(label=True))
+        reader(root).read(0, Wants(labels=(0,)))
 
 
-@pytest.mark.parametrize("option", [{"previous": 0}, {"size": (0, 64)}, {"label_size": "tiny"}])
+@pytest.mark.parametrize("option", [{"size": (0, 64)}, {"label_size": "tiny"}])
 def test_unfit_option_is_told(option: dict[str, Any], root: Path) -> None:
     with pytest.raises(ConfigError, match=r"data set cityscapes: [\s\S]*→"):
         reader(root, **option)

@@ -45,10 +45,9 @@ def test_the_reader_takes_the_fake_for_the_true_set(dataset: str, root: Path) ->
     assert len(reader) == {"viper": 4, "synthia": 6, "cityscapes": 2}[dataset]
     seen: set[int] = set()
     for index in range(len(reader)):
-        clip = reader.read(index, Wants(label=True))
+        clip = reader.read(index, Wants(labels=(0,)))
         assert clip.frames.shape == (2, 3, *SIZES[dataset])
-        assert clip.label is not None
-        seen |= set(np.unique(clip.label.numpy()).tolist())
+        seen |= set(np.unique(clip.labels[0].numpy()).tolist())
     assert len(seen - {IGNORE}) >= 8
     assert 0 in seen  # road
 
@@ -69,7 +68,7 @@ def test_viper_is_laid_out_as_the_lineage_lists_it(root: Path) -> None:
     frames = [f"train/img/{s}/{s}_{n:05d}.jpg" for s in ("001", "002") for n in range(9, 21)]
     labels = [f"train/cls/{s}/{s}_{n:05d}.png" for s in ("001", "002") for n in (9, 10, 19, 20)]
     assert found == sorted(frames + labels)
-    assert [clip.key for clip in open_set(root, "viper", "train").clips] == [
+    assert open_set(root, "viper", "train").keys() == [
         "001_00010", "001_00020", "002_00010", "002_00020"
     ]  # fmt: skip
 
@@ -78,7 +77,7 @@ def test_viper_shows_the_players_car_which_the_reader_takes_out(root: Path) -> N
     ids = np.asarray(Image.open(root / "Viper/train/cls/001/001_00010.png"))
     assert ids.max() <= 31
     assert ids[-1, 64] == 24
-    label = clips(root, "viper").read(0, Wants(label=True)).label
+    label = clips(root, "viper").read(0, Wants(labels=(0,))).labels[0]
     assert label is not None
     assert label[-1, 64] == IGNORE
     assert (label == IGNORE).sum() > 100
@@ -103,11 +102,9 @@ def test_synthia_as_its_archive_unpacks(root: Path, tmp_path: Path) -> None:
     view = "Stereo_Left/Omni_F"
     frames = [f"SEQS-04-DAWN/{kind}/{view}/{n:06d}.png" for kind in ("RGB", "GT/LABELS") for n in range(7)]
     assert names(tmp_path / "SynthiaSeq") == sorted(frames)
-    ours, renamed = (clips(r, "synthia").read(2, Wants(label=True)) for r in (tmp_path, root))
+    ours, renamed = (clips(r, "synthia").read(2, Wants(labels=(0,))) for r in (tmp_path, root))
     assert ours.frames.equal(renamed.frames)
-    assert ours.label is not None
-    assert renamed.label is not None
-    assert ours.label.equal(renamed.label)
+    assert ours.labels[0].equal(renamed.labels[0])
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -115,7 +112,7 @@ def test_cityscapes_has_snippets_of_both_kinds_of_numbers(split: str, root: Path
     folder = root / "Cityscapes/leftImg8bit_sequence" / split
     stems = {"aachen": [f"000000_{n:06d}" for n in range(30)], "ulm": [f"000000_{n:06d}" for n in range(275, 305)]}
     assert names(folder) == [f"{city}/{city}_{s}_leftImg8bit.png" for city, all_ in stems.items() for s in all_]
-    keys = [clip.key for clip in open_set(root, "cityscapes", split).clips]
+    keys = open_set(root, "cityscapes", split).keys()
     assert keys == ["aachen_000000_000019", "ulm_000000_000294"]
 
 
@@ -144,7 +141,7 @@ def test_the_fake_is_a_function_of_its_arguments(tmp_path: Path) -> None:
 
 def test_clips_fill_both_sequences_evenly(tmp_path: Path) -> None:
     fake("viper", tmp_path, (32, 64), clips=3)
-    assert len(open_set(tmp_path, "viper", "train").clips) == 4
+    assert len(open_set(tmp_path, "viper", "train")) == 4
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def reader(root: Path, *, frame_list: Path | None = None, **options: Any) -> Seq
 
 
 def keys(dataset: SequenceClips) -> list[str]:
-    return [clip.key for clip in dataset.files.clips]
+    return [dataset.key(index) for index in range(len(dataset))]
 
 
 def train_ids(ids: NDArray[Any]) -> NDArray[np.int64]:
@@ -75,12 +75,11 @@ def train_ids(ids: NDArray[Any]) -> NDArray[np.int64]:
 def test_both_layouts_give_the_same_clips(places: tuple[str, str], tmp_path: Path) -> None:
     dataset = reader(write(tmp_path, places))
     assert keys(dataset) == ["000001", "000002", "000003"]  # 000000 is only a previous frame
-    clip = dataset.read(1, Wants(label=True))
+    clip = dataset.read(1, Wants(labels=(0,)))
     for frame, number in zip(clip.frames.numpy(), (1, 2), strict=True):
         noise = np.random.default_rng(number).integers(0, 200, (*NATIVE, 3), dtype=np.uint8)
         np.testing.assert_array_equal(frame.transpose(1, 2, 0), noise[:64])
-    assert clip.label is not None
-    np.testing.assert_array_equal(clip.label.numpy(), train_ids(some_ids(2)[:64]))
+    np.testing.assert_array_equal(clip.labels[0].numpy(), train_ids(some_ids(2)[:64]))
 
 
 def test_the_renamed_layout_wins(tmp_path: Path) -> None:
@@ -93,20 +92,19 @@ def test_the_renamed_layout_wins(tmp_path: Path) -> None:
 
 def test_the_crop_follows_the_resize(tmp_path: Path) -> None:
     files = open_set(write(tmp_path), "synthia", "train", size=(32, 64))
-    clip = SequenceClips(files, SYNTHIA_12, label_size="input").read(0, Wants(label=True))
+    clip = SequenceClips(files, SYNTHIA_12, label_size="input").read(0, Wants(labels=(0,)))
     image = Image.open(tmp_path / FOLDER / "rgb" / "000001.png")
     wanted = np.asarray(image.resize((64, 38), Image.Resampling.BICUBIC))[:32]
     np.testing.assert_array_equal(clip.frames[1].permute(1, 2, 0).numpy(), wanted)
-    assert clip.label is not None
     ids = np.asarray(Image.fromarray(some_ids(1)).resize((64, 38), Image.Resampling.NEAREST))[:32]
-    np.testing.assert_array_equal(clip.label.numpy(), train_ids(ids))
+    np.testing.assert_array_equal(clip.labels[0].numpy(), train_ids(ids))
 
 
 def test_the_true_sizes(tmp_path: Path) -> None:
     files = open_set(write(tmp_path), "synthia", "train")
-    assert files.read_frame(files.clips[0].frames[0]).shape == (640, 1280, 3)
+    assert files.read_frame(files.frame_path(0, -1)).shape == (640, 1280, 3)
     assert files._resized == (760, 1280)
-    assert files.clips[0].flow_name == "000001_int16_x10.npy"
+    assert files.flow_name(0) == "000001_int16_x10.npy"
     assert files.flow_folder == "Estimated_optical_flow_SynthiaSeq_train"
 
 

@@ -50,7 +50,7 @@ def reader(root: Path, *, frame_list: Path | None = None, **options: Any) -> Seq
 
 
 def keys(dataset: SequenceClips) -> list[str]:
-    return [clip.key for clip in dataset.files.clips]
+    return [dataset.key(index) for index in range(len(dataset))]
 
 
 def frame_list(folder: Path, *lines: str) -> Path:
@@ -67,7 +67,7 @@ def test_names_are_the_lineages(root: Path) -> None:
     files = open_set(root, "viper", "train")
     assert files.size == (720, 1280)
     assert files.flow_folder == "Estimated_optical_flow_Viper_train"
-    assert files.clips[0].flow_name == "001_0001000009_int16_x10.npy"
+    assert files.flow_name(0) == "001_0001000009_int16_x10.npy"
 
 
 def test_frames_are_resized_as_pillow_does_it(root: Path) -> None:
@@ -176,7 +176,7 @@ def test_torn_files_are_named(keep: int, root: Path) -> None:
     frame, label = root / FRAMES / "001" / "001_00009.jpg", root / LABELS / "001" / "001_00010.png"
     label.write_bytes(label.read_bytes()[:keep])
     with pytest.raises(DataError, match=r"001_00010\.png: the image cannot be decoded[\s\S]*→ delete the file"):
-        reader(root).read(0, Wants(label=True))
+        reader(root).read(0, Wants(labels=(0,)))
     frame.write_bytes(frame.read_bytes()[:keep])
     with pytest.raises(DataError, match=r"001_00009\.jpg: the image cannot be decoded[\s\S]*→ delete the file"):
         reader(root).read(0, Wants())

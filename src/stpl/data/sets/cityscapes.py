@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from stpl.data.data_set import DataSet, Fake, FakeVideo, LabelFormat, Layout
+from stpl.data.data_set import DataSet, Fake, FakeVideo, FileLayout, LabelFormat
 from stpl.data.patterns import FilePattern, FrameFiles, FrameId
 from stpl.errors import DataError
 
@@ -17,7 +17,7 @@ _LENGTH, _LABELLED = 30, 19  # frames of a snippet, and the place (counted from 
 _FIRST_RUNNING, _RUNNING_STEP = 275, 131  # frankfurt_000000_000294 is the first label that is no 20th frame by number
 
 
-def labelled_or_twentieth(frames: FrameFiles, labels: FrameFiles, previous: int) -> list[FrameId]:
+def labelled_or_twentieth(frames: FrameFiles, labels: FrameFiles) -> list[FrameId]:
     """The labelled frames; without any, the 20th of each snippet: of 30 frames with consecutive numbers."""
     return list(labels) or list(_twentieth(frames))
 
@@ -70,7 +70,7 @@ SET = DataSet(
     folder="Cityscapes",
     splits=("train", "val", "test"),
     layouts={
-        "archive": Layout(
+        "archive": FileLayout(
             FilePattern("leftImg8bit_sequence/{split}", rf"{_STEM}_leftImg8bit\.png",
                         "{city}/{sequence}_{number:06d}_leftImg8bit.png"),
             FilePattern("gtFine/{split}", rf"{_STEM}_gtFine_labelIds\.png",

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from stpl.data.data_set import DataSet, Fake, FakeVideo, Ids, LabelFormat, Layout
+from stpl.data.data_set import DataSet, Fake, FakeVideo, FileLayout, Ids, LabelFormat
 from stpl.data.image import checked_bytes, read_ids
 from stpl.data.patterns import FilePattern
 from stpl.errors import DataError
@@ -75,8 +75,8 @@ SET = DataSet(
     folder="SynthiaSeq",
     splits=("train",),
     layouts={
-        "renamed": Layout(_files("rgb"), _files("label")),
-        "archive": Layout(_files(f"RGB/{_VIEW}"), _files(f"GT/LABELS/{_VIEW}")),
+        "renamed": FileLayout(_files("rgb"), _files("label")),
+        "archive": FileLayout(_files(f"RGB/{_VIEW}"), _files(f"GT/LABELS/{_VIEW}")),
     },
     labels=LabelFormat(
         {3: "road", 4: "sidewalk", 2: "building", 5: "fence", 7: "pole", 15: "light", 9: "sign", 6: "vegetation",

@@ -2,7 +2,7 @@
 
 As unpacked from the JPG images of all frames and the semantic class labels of frames *0, with ids 0..31. Frames are
 resized to 720×1280 as all released code of the lineage does (the STPL paper's text says 760×1280, which is SYNTHIA's
-height). The player's own car is taken out of the labels: see `without_own_car`.
+height). The player's own car is removed from the labels: see `without_own_car`.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stpl.data.data_set import DataSet, Fake, FakeVideo, LabelFormat, Layout, with_predecessor
+from stpl.data.data_set import DataSet, Fake, FakeVideo, FileLayout, LabelFormat, with_predecessor
 from stpl.data.patterns import FilePattern, FrameFiles, FrameId
 
 _CAR, _UNLABELLED, _INFRASTRUCTURE = 24, 0, 10
 _STEP = 10
 
 
-def every_tenth(frames: FrameFiles, labels: FrameFiles, previous: int) -> list[FrameId]:
+def every_tenth(frames: FrameFiles, labels: FrameFiles) -> list[FrameId]:
     """The labelled frames whose number ends in 0, which is what the lineage's list holds (13,367 frames).
 
     VIPER labels every frame, but consecutive ones are near copies of each other. The first frame of a video, which has
     no predecessor, is left out.
     """
-    return with_predecessor((frame for frame in labels if frame.number % _STEP == 0), frames, previous)
+    return with_predecessor((frame for frame in labels if frame.number % _STEP == 0), frames)
 
 
 def without_own_car(ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -58,7 +58,7 @@ SET = DataSet(
     folder="Viper",
     splits=("train", "val"),
     layouts={
-        "archive": Layout(
+        "archive": FileLayout(
             FilePattern("{split}/img", rf"{_STEM}\.jpg", "{sequence}/{sequence}_{number:05d}.jpg"),
             FilePattern("{split}/cls", rf"{_STEM}\.png", "{sequence}/{sequence}_{number:05d}.png"),
         )

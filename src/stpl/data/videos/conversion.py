@@ -88,7 +88,7 @@ def _log(path: Path, _: int, number: int) -> str:
     """What FFmpeg says is wrong while a frame and those after it are converted; nothing if it cannot be asked."""
     if not sys.executable:
         return ""
-    code = f"from stpl.data.conversion import convert; convert({str(path)!r}, {number})"
+    code = f"from stpl.data.videos.conversion import convert; convert({str(path)!r}, {number})"
     places = os.pathsep.join(place or os.curdir for place in sys.path)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENCV_")}
     try:

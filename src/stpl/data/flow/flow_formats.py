@@ -1,4 +1,4 @@
-"""The formats of flow files: how one is probed, read and written, as `stpl.data.flow` tells.
+"""Flow files: how each format is probed, read and written.
 
 Each reader gives the flow and which of its pixels the file knows. Files have several ways to say «unknown»: KITTI has a
 mark, Middlebury writes values beyond 1e9, and programs leave NaN or infinity where they found no match.
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from stpl.data.image import checked_bytes
 from stpl.errors import DataError
+from stpl.files import write_atomically
 
 Flow = NDArray[np.float32]
 """Backward flow float32 `[2,H,W]` in pixels."""
@@ -148,6 +149,10 @@ _FORMATS = {
 }
 
 
+SUFFIXES = tuple(_FORMATS)
+"""Of flow files, in the order they are looked for."""
+
+
 def format_of(path: Path) -> Format:
     """The format that the suffix of a path names; raises `DataError` for another suffix."""
     suffix = path.suffix.lower()
@@ -206,3 +211,77 @@ def npy_bytes(array: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()
+
+
+def read(path: Path, expected_size: tuple[int, int] | None = None) -> Flow:
+    """Read a flow file.
+
+    Args:
+        path: `.npy`, int16 `[H,W,2]` in tenths of a pixel (what DA-VSN, TPS and CMOM load); `.flo` (Middlebury); or
+            `.png` (KITTI: 16-bit RGB, R = 64·dx + 2^15, G = 64·dy + 2^15, B = valid). Pixels whose flow is unknown
+            (KITTI's that are not valid, Middlebury's beyond 1e9, NaN and infinity) get zero flow, so that they are
+            compared with themselves: every user of a flow needs a number there.
+        expected_size: (height, width) the file must have; `None` accepts any.
+
+    Raises:
+        DataError: the file is missing, torn, of another format or of another size, or knows no pixel's flow.
+    """
+    flow, known = format_of(path).read(path)
+    if not known.any():
+        what = "no pixel of this flow is known: none is marked valid, or none is finite and below 1e9"
+        raise DataError(what, where=path, mend="make or download the file again")
+    if not known.all():
+        flow[:, ~known] = 0
+    if expected_size is not None and flow.shape[1:] != tuple(expected_size):
+        raise DataError(
+            f"the flow is {sides(flow.shape[1:])}, expected {sides(expected_size)} (height×width)",
+            where=path,
+            mend="give the flow made for this frame size, or resize it (stpl.data.flow.resize scales the vectors too)",
+        )
+    return flow
+
+
+def probe(path: Path) -> tuple[int, int]:
+    """The (height, width) of a flow file, from its header, its length and (PNG) its end alone.
+
+    Quick enough to ask of thousands of files; finds a file that is missing, cut short or of another format, but not
+    one with flipped bits.
+
+    Raises:
+        DataError: as `read`.
+    """
+    return format_of(path).probe(path)
+
+
+def unknown_pixels(path: Path) -> int:
+    """How many pixels of a flow file get zero flow because theirs is unknown; reads no file that cannot say so.
+
+    Raises:
+        DataError: as `read`.
+    """
+    kind = format_of(path)
+    return int((~kind.read(path)[1]).sum()) if kind.has_unknown else 0
+
+
+def write(path: Path, flow: Flow) -> None:
+    """Write a flow file, whole or not at all; the suffix chooses the format as in `read`.
+
+    `.flo` is exact. `.npy` keeps tenths of a pixel, **truncated towards zero** as the lineage's generator does, so a
+    component loses less than 0.1 px. `.png` keeps 64ths of a pixel, rounded, every pixel marked valid. Reading and
+    writing a `.npy` or `.png` again changes nothing.
+
+    Raises:
+        DataError: the suffix is unknown, a value is not finite or beyond 1e9, or |flow| exceeds 3276.7 px (`.npy`) or
+            511.9 (`.png`).
+    """
+    encode = format_of(path).encode
+    if flow.ndim != 3 or flow.shape[0] != 2 or not (np.abs(flow) <= UNKNOWN).all():
+        raise DataError(
+            f"a flow must be finite and [2,H,W], got {flow.shape}", where=path, mend="check how the flow was made"
+        )
+    write_atomically(path, encode(flow.transpose(1, 2, 0), path), kind=DataError, sync=False)
+
+
+def sides(size: tuple[int, ...]) -> str:
+    """A size in words: «54×128»."""
+    return "×".join(str(length) for length in size)

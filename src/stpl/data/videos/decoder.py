@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stpl.data.container import read_container
-from stpl.data.conversion import Repeats
+from stpl.data.videos.container import read_container
+from stpl.data.videos.conversion import Repeats
 from stpl.errors import DataError, note
 
 Frame = NDArray[np.uint8]

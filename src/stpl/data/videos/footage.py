@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from stpl.data.clip import Clip, ClipReader, Wants
-from stpl.data.folder import VideoFrames
+from stpl.data.clip import ClipReader, Frame, Wants
+from stpl.data.videos.video_clips import VideoFrames
 from stpl.errors import DataError
 
 
@@ -44,8 +44,8 @@ def open_footage(paths: Sequence[Path], size: tuple[int, int] | None, **options:
     return footage
 
 
-class Footage:
-    """Clips of several readers one after the other; a `ClipReader`.
+class Footage(ClipReader):
+    """Clips of several readers one after the other.
 
     Args:
         parts: the readers, of frames of one size.
@@ -63,66 +63,66 @@ class Footage:
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def read(self, index: int, wants: Wants) -> Clip:
-        """See `ClipReader.read`."""
-        part, inner = self._place(index)
-        return part.read(inner, wants)
-
-    def label(self, index: int, before: int = 0) -> Tensor:
-        """See `ClipReader.label`."""
-        part, inner = self._place(index)
-        return part.label(inner, before)
-
-    def neighbours(self, by: int, previous: int = 1) -> ClipReader:
-        """See `ClipReader.neighbours`: each within its own video."""
-        return Footage([part.neighbours(by, previous) for part in self.parts])
-
     @property
     def name(self) -> str:
         """The names of the parts."""
         return "+".join(part.name for part in self.parts)
 
-    def _place(self, index: int) -> tuple[ClipReader, int]:
+    def key(self, index: int) -> str:
+        """See `ClipReader.key`; and so are the others."""
+        part, inner = self._at(index)
+        return part.key(inner)
+
+    def frame(self, index: int, offset: int = 0) -> Frame:  # noqa: D102
+        part, inner = self._at(index)
+        return part.frame(inner, offset)
+
+    def flow(self, index: int, of: int = 0, to: int = -1) -> Tensor:  # noqa: D102
+        part, inner = self._at(index)
+        return part.flow(inner, of, to)
+
+    def label(self, index: int, offset: int = 0) -> Tensor:  # noqa: D102
+        part, inner = self._at(index)
+        return part.label(inner, offset)
+
+    def visible(self, index: int, offset: int = 0) -> Tensor | None:  # noqa: D102
+        part, inner = self._at(index)
+        return part.visible(inner, offset)
+
+    def require(self, wants: Wants) -> None:  # noqa: D102
+        for part in self.parts:
+            part.require(wants)
+
+    def _at(self, index: int) -> tuple[ClipReader, int]:
         """The reader that clip `index` is of, and its number there."""
         index = range(len(self))[index]
         number = bisect_right(self._ends, index)
         return self.parts[number], index - (self._ends[number - 1] if number else 0)
 
 
-class Spread:
-    """Some clips of a reader: short runs of successive ones, spread evenly; a `ClipReader`.
+class Spread(Footage):
+    """Some clips of a reader: short runs of successive ones, spread evenly.
 
     Args:
-        clips: of which some are taken.
+        clips: of which some are chosen.
         count: at most so many.
         together: clips of a run, so that what changes over time can be seen.
     """
 
     def __init__(self, clips: ClipReader, count: int, together: int = 4) -> None:
-        self.clips = clips
+        super().__init__([clips])
         self.places = list(spread_places(len(clips), count, together))
 
     def __len__(self) -> int:
         return len(self.places)
 
-    def read(self, index: int, wants: Wants) -> Clip:
-        """See `ClipReader.read`."""
-        return self.clips.read(self.places[index], wants)
-
-    def label(self, index: int, before: int = 0) -> Tensor:
-        """See `ClipReader.label`."""
-        return self.clips.label(self.places[index], before)
-
-    def neighbours(self, by: int, previous: int = 1) -> ClipReader:
-        """See `ClipReader.neighbours`."""
-        near = Spread(self.clips.neighbours(by, previous), len(self.clips))
-        near.places = self.places
-        return near
-
     @property
     def name(self) -> str:
-        """Of the reader, and how many clips are taken."""
-        return f"{self.clips.name}-{len(self)}"
+        """Of the reader, and how many clips are chosen."""
+        return f"{self.parts[0].name}-{len(self)}"
+
+    def _at(self, index: int) -> tuple[ClipReader, int]:
+        return self.parts[0], self.places[index]
 
 
 def spread_places(total: int, count: int, together: int = 1) -> Iterator[int]:

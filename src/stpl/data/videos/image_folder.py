@@ -15,7 +15,7 @@ from PIL import Image
 
 from stpl.data.image import image_count
 from stpl.data.label_images import without_labels
-from stpl.data.video_file import note_once
+from stpl.data.videos.decoder import note_once
 from stpl.errors import DataError
 
 _STILLS = frozenset(
@@ -52,7 +52,7 @@ def list_frames(folder: Path) -> list[Path]:
     """The frames in a folder, in natural order: img2 before img10. What is left out is counted in one line.
 
     Raises:
-        DataError: the folder cannot be read or holds no image; or frames cannot be told from labels.
+        DataError: the folder cannot be read or holds no image; or it is not clear which of them are labels.
     """
     try:
         state = folder.stat().st_mtime_ns

@@ -20,9 +20,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stpl.data.conversion import Repeats
-from stpl.data.scene_cuts import THUMBNAIL, thumbnail
-from stpl.data.video_file import Frame, codec_of, decoded, file_state, fingerprint, open_video
+from stpl.data.videos.conversion import Repeats
+from stpl.data.videos.decoder import Frame, codec_of, decoded, file_state, fingerprint, open_video
+from stpl.data.videos.scene_cuts import THUMBNAIL, thumbnail
 from stpl.errors import DataError, note
 from stpl.files import write_atomically
 from stpl.progress import Progress

@@ -1,4 +1,4 @@
-"""Is a flow what it should be? The frames themselves tell: warped by the right flow, the earlier one is the later one.
+"""Whether a flow is right, by the frames themselves: warped by the right flow, the earlier one is the later one.
 
 The flow as it is given competes with the flows that the common mistakes would need: reversed, axes swapped, vectors in
 other units. What explains the frames best, over several pairs, is what the file holds.
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stpl.data.flow import Flow
+from stpl.data.flow.flow_formats import Flow
 
 GIVEN, STILL = "as given", "not warped"
 _ANEW = "estimate it anew (stpl data flow)"
@@ -54,15 +54,15 @@ ALTERNATIVES = {
 
 _GAIN = 0.9  # a flow that explains motion leaves at most this part of the error that doing nothing leaves
 _NEAR = 1.05  # within 5 % of the best reading, the given one passes
-_LEAST_ERROR = 0.5  # grey levels; below it there is no motion to judge by
+_LEAST_ERROR = 0.5  # grey levels; below it there is no motion to see it by
 
 
 @dataclass(frozen=True)
-class Verdict:
+class FlowVerdict:
     """What the frames say about a flow.
 
     Attributes:
-        right: whether the flow may be used; also true where the frames hardly move, for then nothing can be told.
+        right: whether the flow may be used; also true where the frames hardly move, which shows nothing.
         words: the verdict in one sentence.
         errors: mean photometric error in grey levels of each reading.
         pairs: number of pairs of frames it rests on.
@@ -98,7 +98,7 @@ def _warp(image: NDArray[np.float32], flow: Flow) -> NDArray[np.float32]:
     )
 
 
-def judge(errors: Sequence[dict[str, float]]) -> Verdict:
+def flow_verdict(errors: Sequence[dict[str, float]]) -> FlowVerdict:
     """The verdict on a set's flow from `warp_errors` of some of its pairs (at least one)."""
     mean = {name: float(np.mean([pair[name] for pair in errors])) for name in errors[0]}
     best = min(mean, key=lambda name: mean[name])
@@ -112,7 +112,7 @@ def judge(errors: Sequence[dict[str, float]]) -> Verdict:
         right, words = False, _complaint(STILL, numbers)
     else:
         right, words = False, _complaint(best, f"{numbers} and {mean[best]:.1f} {best}")
-    return Verdict(right, words, mean, len(errors))
+    return FlowVerdict(right, words, mean, len(errors))
 
 
 def _complaint(name: str, numbers: str) -> str:

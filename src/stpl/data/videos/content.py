@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from stpl.data.image_folder import list_frames
+from stpl.data.videos.image_folder import list_frames
 from stpl.errors import DataError
 
 _MOST = 2**32

@@ -4,48 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
-from stpl.data.frames import FrameStream, check_pace
+from stpl.data.videos.stream import FrameStream, Pace, check_pace
 from stpl.errors import ConfigError
 
-__all__ = ["check_footage", "one_size", "streams"]
 
-
-def check_footage(
-    paths: Sequence[Path | str], *, stride: int = 1, rate: float | None = None, limit: int | None = None
-) -> None:
+def check_footage(paths: Sequence[Path | str], **pace: Unpack[Pace]) -> list[FrameStream]:
     """Refuse footage that cannot be used, by the names, headers and first frames of its files.
 
     Args:
         paths: video files and folders of images.
-        stride: take every stride-th frame.
-        rate: in place of a stride: frames a second to take.
-        limit: take at most this many frames of each.
+        pace: see `Pace`.
+
+    Returns:
+        The frames of each, at the size of its first.
 
     Raises:
         ConfigError: no video is named, or an option is out of range.
         DataError: a path is no footage, holds fewer than two frames, or no decoder is there for it.
     """
-    streams(paths, stride=stride, rate=rate, limit=limit)
-
-
-def streams(
-    paths: Sequence[Path | str], *, stride: int = 1, rate: float | None = None, limit: int | None = None
-) -> list[FrameStream]:
-    """The frames of footage, checked as by `check_footage`; frames of one source have the size of its first.
-
-    Args:
-        paths: see `check_footage`.
-        stride: see `check_footage`.
-        rate: see `check_footage`.
-        limit: see `check_footage`.
-    """
-    check_pace(None, stride, limit, None, rate, where=None)
+    check_pace(where=None, **pace)
     if not paths:
         raise ConfigError("no video was named", where="--video", mend="name a file or a folder of images")
     if not all(map(str, paths)):
         raise ConfigError("the name of the video is empty", where="--video", mend="name a file or a folder of images")
-    return [FrameStream(Path(path), stride=stride, rate=rate, limit=limit, as_first=True) for path in paths]
+    return [FrameStream(Path(path), as_first=True, **pace) for path in paths]
 
 
 def one_size(sources: Sequence[FrameStream], what: str, mend: str) -> None:

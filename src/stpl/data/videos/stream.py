@@ -1,4 +1,4 @@
-"""Any video file, or any folder of images, as a stream of frames. Imports no torch; clips are made in `folder`."""
+"""Any video file, or any folder of images, as a stream of frames. Imports no torch; clips are made in `video_clips`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stpl.data.conversion import Repeats
 from stpl.data.image import image_size, read_rgb, resize_rgb
-from stpl.data.image_folder import image_endings, list_frames
 from stpl.data.paths import check_path
-from stpl.data.video_file import (
+from stpl.data.videos.conversion import Repeats
+from stpl.data.videos.decoder import (
     check_video,
     codec_of,
     file_state,
@@ -27,6 +27,7 @@ from stpl.data.video_file import (
     retrieved,
     video_fps,
 )
+from stpl.data.videos.image_folder import image_endings, list_frames
 from stpl.errors import ConfigError, DataError
 
 FOLDER_FPS = 25.0
@@ -34,6 +35,25 @@ _JUMP = 0.5  # seconds: time that falls back by more begins anew, by less it is 
 _LOOKED = 8  # steps of so many frames are decoded to see whether there are two, whatever the header promises
 
 Size = tuple[int, int]
+Frame = NDArray[np.uint8]
+
+
+class Pace(TypedDict, total=False):
+    """Which frames of a video are kept, and how fast they follow each other.
+
+    Attributes:
+        stride: keep every n-th frame.
+        rate: in place of a stride: frames a second to keep, by the time at which each is shown, so that a variable
+            frame rate becomes an even one.
+        limit: keep at most this many frames.
+        fps: frames a second of the source, for a folder or a file that states it wrongly; `None` asks the file and
+            takes 25 for a folder.
+    """
+
+    stride: int
+    rate: float | None
+    limit: int | None
+    fps: float | None
 
 
 class FrameStream:
@@ -44,13 +64,8 @@ class FrameStream:
     Args:
         path: a video file that FFmpeg decodes, or a folder of images (natural order: img2 before img10).
         size: (height, width) to resize to; `None` keeps the size of the first frame, which all must have.
-        stride: keep every n-th frame.
-        limit: keep at most this many frames.
-        fps: frames a second of the source, for a folder or a file that states it wrongly; `None` asks the file and
-            takes 25 for a folder.
         as_first: where no size is given, resize frames to the first one's size instead of refusing others.
-        rate: in place of a stride: frames a second to keep, by the time at which each is shown, so that a variable
-            frame rate becomes an even one.
+        pace: see `Pace`.
 
     Raises:
         ConfigError: an option is out of range.
@@ -58,30 +73,21 @@ class FrameStream:
             images differ in size.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        size: Size | None = None,
-        *,
-        stride: int = 1,
-        limit: int | None = None,
-        fps: float | None = None,
-        as_first: bool = False,
-        rate: float | None = None,
-    ) -> None:
-        check_pace(size, stride, limit, fps, rate)
-        self.path, self.stride, self.limit, self.rate = Path(path), stride, limit, rate
+    def __init__(self, path: Path, size: Size | None = None, *, as_first: bool = False, **pace: Unpack[Pace]) -> None:
+        check_pace(size, **pace)
+        self.path, self.stride, self.rate = Path(path), pace.get("stride", 1), pace.get("rate")
+        self.limit = pace.get("limit")
         check_path(self.path)
         self._images = list_frames(self.path) if self.path.is_dir() else None
         self._state = None if self._images is not None else file_state(self.path)
-        self._source_fps = fps or (video_fps(self.path) if self._images is None else FOLDER_FPS)
+        self._source_fps = pace.get("fps") or (video_fps(self.path) if self._images is None else FOLDER_FPS)
         self._asked_size = size
         first = self._first_size()
         self.size: Size = size or first
         if as_first:
             self._asked_size = self.size
         elif size is None and self._images is not None:
-            check_sizes(self._images[::stride][:limit])
+            check_sizes(self._images[:: self.stride][: self.limit])
 
     def _first_size(self) -> Size:
         """Height and width of the first frame; raises `DataError` if it cannot be decoded, or if no other follows."""
@@ -114,15 +120,24 @@ class FrameStream:
         """Frames a second of the kept frames: the source's, divided by the stride, or the rate."""
         return min(self.rate, self._source_fps) if self.rate else self._source_fps / self.stride
 
-    def frames(self) -> Iterator[NDArray[np.uint8]]:
+    def frames(self) -> Iterator[Frame]:
         """All kept frames in order, uint8 `[H,W,3]` RGB, decoded anew at each call.
 
         Raises:
             DataError: a frame cannot be used; or the video changed since it was opened.
         """
+        return (self._fit(frame, where) for _, frame, where in self._decoded())
+
+    def views(self, size: Size) -> Iterator[tuple[int, Frame, Frame]]:
+        """The number of each kept frame, the frame, and the same as a network of this size sees it."""
+        for number, frame, where in self._decoded():
+            yield number, self._fit(frame, where), resize_rgb(frame, size)
+
+    def _decoded(self) -> Iterator[tuple[int, Frame, Path]]:
+        """Number, frame as it is stored, and file of all kept frames."""
         if self._images is not None:
             for number in islice(self._kept_of(self._image_times()), self.limit):
-                yield self._fit(read_rgb(self._images[number]), self._images[number])
+                yield number, read_rgb(self._images[number]), self._images[number]
             return
         capture = open_video(self.path)
         try:
@@ -133,7 +148,7 @@ class FrameStream:
                 if frame is None:
                     break
                 repeats.see(number, fingerprint(frame))
-                yield self._fit(frame, self.path)
+                yield number, frame, self.path
             if found.ended:
                 self._check_unchanged()
                 note_missing(self.path, found.count, found.last)
@@ -177,7 +192,7 @@ class FrameStream:
             last = max(last, seconds + offset)
             yield last
 
-    def _fit(self, frame: NDArray[np.uint8], where: Path) -> NDArray[np.uint8]:
+    def _fit(self, frame: Frame, where: Path) -> Frame:
         if self._asked_size is not None:
             return resize_rgb(frame, self._asked_size)
         size = getattr(self, "size", frame.shape[:2])
@@ -203,38 +218,27 @@ def other_size(where: Path, size: tuple[int, ...], first: tuple[int, ...], more:
     )
 
 
-def check_pace(
-    size: Size | None = None,
-    stride: int = 1,
-    limit: int | None = None,
-    fps: float | None = None,
-    rate: float | None = None,
-    *,
-    where: str | None = "video",
-) -> None:
+def check_pace(size: Size | None = None, *, where: str | None = "video", **pace: Unpack[Pace]) -> None:
     """Raise `ConfigError` for an option of `FrameStream` that is out of range.
 
     Args:
         size: see `FrameStream`.
-        stride: see `FrameStream`.
-        limit: see `FrameStream`.
-        fps: see `FrameStream`.
-        rate: see `FrameStream`.
         where: what messages begin with; the option as the command line has it if not given.
+        pace: see `Pace`.
     """
 
     def refused(name: str, what: str) -> ConfigError:
         """The error for option `name`."""
         return ConfigError(what, where=where or f"--{name}", mend=f"correct {name}")
 
-    numbers = {"size": min(size or (1, 1)), "stride": stride, "limit": 1 if limit is None else limit}
-    for name, value in numbers.items():
+    stride, limit = pace.get("stride", 1), pace.get("limit")
+    for name, value in {"size": min(size or (1, 1)), "stride": stride, "limit": 1 if limit is None else limit}.items():
         if value < 1:
             raise refused(name, f"{name} must be at least 1, got {value}")
-    for name, pace in {"fps": fps, "rate": rate}.items():
-        if pace is not None and not 0 < pace < 1000:
-            raise refused(name, f"{name} must lie between 0 and 1000, got {pace}")
-    if rate is not None and stride != 1:
+    for name, found in {"fps": pace.get("fps"), "rate": pace.get("rate")}.items():
+        if found is not None and not 0 < found < 1000:
+            raise refused(name, f"{name} must lie between 0 and 1000, got {found}")
+    if pace.get("rate") is not None and stride != 1:
         raise refused("rate", "a stride and a rate exclude each other")
 
 

@@ -1,0 +1,185 @@
+"""`stpl data cache`: frames and estimated flow at training size, memory-mapped, so that training decodes no image.
+
+    ROOT/Viper/cache_720x1280/train/   frames/frames.npy flow_dis/flow.npy: see `stpl.rows`
+
+A frame is decoded and resized once, even though it is current in one clip and previous in another; frames and flow
+further from the current frame come into arrays of their own when a method wants them. Labels are never
+kept here: a source-free method reads this folder and must not be able to see one.
+
+Frames are uint8 and flow is float16 (half the size of float32, exact to 1/2048 of its value): the very numbers that
+`SequenceClips` with a `FlowCache` yields, so a run gives the same result with and without the cache. Cityscapes at
+512×1024 takes 3.1 MB of frames and 2.1 MB of flow a clip (train: 16 GB), VIPER at 720×1280 5.5 and 3.7 MB (123 GB).
+
+An array is complete or absent, a call that was stopped goes on, and every row has a checksum that is compared at every
+reading.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpl.data.clip import BACKWARD, Frame, Pair
+from stpl.data.flow.estimators import estimator_class, shared_estimator
+from stpl.data.flow.flow_formats import Flow
+from stpl.data.parallel import each
+from stpl.data.sequence_set import SequenceSet, open_set
+from stpl.errors import DataError, note
+from stpl.files import locked, writing
+from stpl.rows import Rows
+
+_VERSION = 2
+_TYPES = {"frames": ("uint8", 3), "flow": ("float16", 2)}  # and channels of a row
+_THEN = "call again: it goes on where it stopped; or set data.cache=false"
+
+
+def cache(
+    dataset: str,
+    root: Path = Path("data"),
+    split: str = "train",
+    size: tuple[int, int] | None = None,
+    frame_list: Path | None = None,
+    flow: bool = True,
+    estimator: str = "dis",
+    workers: int = 0,
+) -> None:
+    """Keep frames and estimated flow of one split at training size.
+
+    A run with `data.init_args.cache: true` reads them (and makes what is missing). Call again to go on after a stop.
+
+    Args:
+        dataset: viper, synthia or cityscapes.
+        root: folder that holds Viper, SynthiaSeq and Cityscapes.
+        split: train or val.
+        size: height and width; the data set's training size if not given.
+        frame_list: text file that names the current frames, for a run that uses one.
+        flow: keep estimated flow, too.
+        estimator: of the flow, as `data.flow_estimator` of a run: dis, raft, raft_small, or package.module.Class.
+        workers: threads; 0 for one a core.
+    """
+    files = open_set(root, dataset, split, frame_list=frame_list, size=size)
+    open_cache(files, estimator if flow else None, workers)
+    print(f"{len(files)} clips are kept in {cache_folder(files)}")
+
+
+def cache_folder(files: SequenceSet) -> Path:
+    """Where a split is kept."""
+    return files.folder / f"cache_{files.size[0]}x{files.size[1]}" / files.split
+
+
+class SequenceCache:
+    """The kept arrays of one split; what is not there is made when it is first asked for.
+
+    Args:
+        files: the split, at its training size.
+        estimator: of the flow; `None` keeps none.
+        workers: threads that make an array; 0 for one a core.
+    """
+
+    def __init__(self, files: SequenceSet, estimator: str | None, workers: int = 0) -> None:
+        self.files, self.estimator, self._workers = files, estimator, workers
+        self._rows: dict[Path, tuple[Rows, int]] = {}
+        self._flows: dict[Pair, Rows] = {}
+
+    def frame(self, index: int, offset: int = 0) -> Frame:
+        """A frame uint8 `[H,W,3]` RGB."""
+        path = self.files.frame_path(index, offset)
+        if path not in self._rows:
+            self.keep_frames((offset,))
+        rows, row = self._rows[path]
+        frame: Frame = rows.row("frames", row).transpose(1, 2, 0)
+        return frame
+
+    def flow(self, index: int, of: int = 0, to: int = -1) -> Flow:
+        """Flow float32 `[2,H,W]` from one frame to another, by the estimator."""
+        if (of, to) not in self._flows:
+            self.keep_flow((of, to))
+        return self._flows[of, to].row("flow", index).astype(np.float32)
+
+    def require(self, offsets: Iterable[int], pairs: Iterable[Pair] = ()) -> None:
+        """Have what lacks of the frames at some offsets and the flow of some pairs."""
+        for offset in offsets:
+            if any(self.files.frame_path(index, offset) not in self._rows for index in range(len(self.files))):
+                self.keep_frames((offset,))
+        for pair in pairs:
+            if self.estimator is not None and pair not in self._flows:
+                self.keep_flow(pair)
+
+    def keep_frames(self, offsets: tuple[int, ...] = BACKWARD[::-1]) -> None:
+        """Have the frames at some offsets of all clips, each once; those of -1 and 0 share an array."""
+        wanted = dict.fromkeys(self.files.frame_path(index, at) for index in range(len(self.files)) for at in offsets)
+        paths = [path for path in wanted if path not in self._rows]
+        names = [path.relative_to(self.files.folder).as_posix() for path in paths]
+        kind = "frames" + ("" if offsets == BACKWARD[::-1] else "_" + "_".join(map(str, offsets)))
+        found = self._kept(kind, names, lambda row: self.files.read_frame(paths[row]).transpose(2, 0, 1))
+        self._rows |= {path: (found, row) for row, path in enumerate(paths)}
+
+    def keep_flow(self, pair: Pair = BACKWARD) -> None:
+        """Have the flow of a pair of offsets in all clips, from the frames that are kept."""
+        assert self.estimator is not None
+        estimator = self.estimator
+        self.require(pair)
+
+        def flow_of(index: int) -> NDArray[np.float16]:
+            """The flow of a clip, pixels."""
+            of, to = (np.ascontiguousarray(self.frame(index, offset)) for offset in pair)
+            return shared_estimator(estimator)([(of, to)])[0].astype(np.float16)
+
+        names = [" ".join(self._name(index, offset) for offset in sorted(pair)) for index in range(len(self.files))]
+        kind = f"flow_{estimator_class(estimator).name}" + ("" if pair == BACKWARD else f"_{pair[0]}_{pair[1]}")
+        self._flows[pair] = self._kept(kind, names, flow_of)
+
+    def _name(self, index: int, offset: int) -> str:
+        return self.files.frame_path(index, offset).relative_to(self.files.folder).as_posix()
+
+    def _kept(self, kind: str, sources: Sequence[str], make: Callable[[int], NDArray[Any]]) -> Rows:
+        """An array, made by one process if it is absent; a whole one may lie on a read-only disk.
+
+        Args:
+            kind: its name, which begins with a key of `_TYPES`.
+            sources: the files that each row comes from; an array made from others is refused.
+            make: makes a row; called in several threads at once.
+        """
+        digest, folder = hashlib.sha256("\n".join(sources).encode()).hexdigest(), cache_folder(self.files)
+        array, (dtype, channels) = next((name, found) for name, found in _TYPES.items() if kind.startswith(name))
+        about = {"version": _VERSION, "sources": digest}
+        rows = Rows(folder / kind, {array: (dtype, (channels, *self.files.size))}, len(sources), about)
+        if not rows.finished:
+            on_busy = partial(note, f"another process makes the cache {folder}: waiting")
+            lock = locked(folder / ".lock", on_busy, kind=DataError, then=_THEN)
+            with writing(folder, kind=DataError, then=_THEN), lock:
+                self._complete(rows, lambda row: rows.write(row, {array: make(row)}))
+        rows.check()
+        return rows
+
+    def _complete(self, rows: Rows, write: Callable[[int], None]) -> None:
+        """Write the rows that are not there, unless another process has done so."""
+        if not rows.finished:
+            title = f"{self.files.name} {self.files.split}: keeping {rows.folder.name}"
+            for _ in each(write, rows.begin(), workers=self._workers, title=title):
+                pass
+            rows.finish()
+
+
+def open_cache(files: SequenceSet, estimator: str | None = "dis", workers: int = 0) -> SequenceCache:
+    """Open the cache of a split with the frames -1 and 0 and the backward flow; what is not there is made first.
+
+    Args:
+        files: the split, at its training size.
+        estimator: of the flow; `None` keeps none.
+        workers: threads that make it; 0 for one a core.
+
+    Raises:
+        DataError: the cache is torn or was made for other frames, the disk is full, or a frame cannot be read.
+    """
+    cache = SequenceCache(files, estimator, workers)
+    cache.keep_frames()
+    if estimator is not None:
+        cache.keep_flow()
+    return cache

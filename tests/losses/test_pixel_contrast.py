@@ -20,7 +20,7 @@ from stpl.data.clip import IGNORE
 from stpl.losses import pixel_contrast as module
 from stpl.losses import pixel_contrast_masked, pixel_contrast_sorted
 from stpl.losses.pixel_contrast import Denominator, pixel_contrast
-from stpl.losses.pixels import Pixels
+from stpl.losses.pixel_sets import Pixels
 
 FORMS: tuple[Denominator, ...] = ("negatives", "supcon", "positive+negatives")
 LN2 = math.log(2)

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 
 from stpl.data.clip import IGNORE
 from stpl.losses import pixel_contrast_sorted
-from stpl.losses.pixels import Pixels
+from stpl.losses.pixel_sets import Pixels
 
 
 def sample(n: int, m: int, dtype: torch.dtype, dim: int = 24) -> tuple[Tensor, Tensor, Tensor, Tensor]:

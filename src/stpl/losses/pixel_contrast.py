@@ -34,7 +34,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from stpl.losses.pixels import Pixels
+from stpl.losses.pixel_sets import Pixels
 from stpl.losses.value_and_gradient import value_with_gradient
 
 Denominator = Literal["negatives", "supcon", "positive+negatives"]

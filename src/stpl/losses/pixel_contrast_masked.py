@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stpl.data.clip import IGNORE
-from stpl.losses.pixels import Pixels, Positives
+from stpl.losses.pixel_sets import Pixels, Positives
 
 _BLOCK_ELEMENTS = 2**22  # similarities alive at a time: 16 MB in float32
 

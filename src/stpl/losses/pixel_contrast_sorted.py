@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stpl.data.clip import IGNORE
-from stpl.losses.pixels import Pixels
+from stpl.losses.pixel_sets import Pixels
 
 _BLOCK_ELEMENTS = 2**20  # similarities alive at a time: 4 MB, which stay in the cache between the passes over them
 _LN2 = math.log(2)

@@ -4,7 +4,7 @@
 al., NeurIPS 2022): a running maximum and sum give log Σ exp, and the weighted sum of keys is the queries' gradient.
 `_pulls` adds what `positive+negatives` needs; `_columns` walks over all queries for a block of keys. No atomics: the
 result is the same in every run. What concerns the positives alone goes through class sums, as in
-`stpl.losses.pixels`.
+`stpl.losses.pixel_sets`.
 
 Precision. Every number is kept as the sum of two bfloat16 numbers, 16 bits of mantissa, and a product is three products
 of such halves on the tensor cores, summed in float32 (the fourth, of the small halves, is below the rest's rounding).
@@ -25,7 +25,7 @@ import triton.language as tl
 from torch import Tensor
 
 from stpl.data.clip import IGNORE
-from stpl.losses.pixels import Pixels, Positives
+from stpl.losses.pixel_sets import Pixels, Positives
 
 _IGNORE = tl.constexpr(IGNORE)
 _FAR = tl.constexpr(-1e30)  # stands for -∞, without which 0·∞ could arise

@@ -19,10 +19,10 @@ from stpl.data.clip import BACKWARD, Clip, Wants, collate
 from stpl.data.fake import fake
 from stpl.data.label_space import VIPER_15
 from stpl.data.loading import begin_process
-from stpl.data.sampling import StepSampler, TrainingClips
 from stpl.data.sequence import SequenceClips
 from stpl.data.sequence_cache import open_cache
 from stpl.data.sequence_set import open_set
+from stpl.data.steps import StepSampler, TrainingClips
 from stpl.machine import cores
 
 _SEED = 0

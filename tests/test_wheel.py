@@ -118,7 +118,7 @@ def test_a_video_is_adapted_to_in_an_empty_folder(stpl: Stpl, tmp_path: Path, ti
     from stpl.data.image import write_png
 
     (frames,) = tiny_streets.glob("camera-train-*/frames.npy")
-    for index, frame in enumerate(np.load(frames)[0]):
+    for index, frame in enumerate(np.load(frames)[: TINY.frames]):
         write_png(tmp_path / f"drive/{index:02d}.png", frame.transpose(1, 2, 0))
     size = f"--size={TINY.height},{TINY.width}"
     said = stpl("adapt", "--network=streets", "--video=drive", "--steps=1", "--batch-size=1", size)

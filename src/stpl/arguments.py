@@ -1,314 +1,302 @@
-"""Command-line options of a plain function, read from its signature and docstring by jsonargparse."""
+"""The command line of a verb: its options are the parameters of a function, their help is its docstring.
+
+A parameter before `*` takes words without a dash, and a dataclass gives an option for each of its fields. `*settings`
+takes every other word as it stands. What a text means depends on the type of its option alone: argparse with one reader
+a type, because jsonargparse reads each text as YAML first, in which `0001`, `1e3` and `[a]` are no names. This module
+imports no torch.
+"""
 
 from __future__ import annotations
 
+import argparse
 import inspect
-import json
-import os
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from importlib import import_module
+from dataclasses import dataclass, is_dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-import yaml
-from docstring_parser import parse
-from jsonargparse import ArgumentError, ArgumentParser
-
-from stpl.errors import AtLeast, ConfigError, check_range, did_you_mean
-from stpl.yaml_files import parse_yaml
-
-_WORDS = {"true": True, "false": False, "null": None}
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
-
-
-def call(
-    function: Callable[..., Any], args: Sequence[str], *, prog: str, usage: str, positional: str | None = None
-) -> Any:
-    """Call `function` with the options in `args`.
-
-    Args:
-        function: typed, with a Google docstring; every parameter becomes an option.
-        args: the command line after the verb.
-        prog: what help calls the command.
-        usage: what follows `prog` in help.
-        positional: the parameter that takes the words without a dash: all of them if it is a list, else one.
-
-    Raises:
-        ConfigError: for an unknown option (with «did you mean»), one that is given twice and takes one value, an empty
-            value, or a value that its type does not take; and for an integer below 1 or a real number below 0, unless
-            the option's default is 0 or its annotation says `AtLeast`.
-    """
-    parser = ArgumentParser(prog=prog, usage=f"{prog} {usage}", exit_on_error=False)
-    groups = _groups(function)
-    parser.add_function_arguments(function, skip=set(groups))
-    for name, group in groups.items():
-        parser.add_class_arguments(group.kind, skip={name} if group.several else set())
-        if group.several:
-            parser.add_argument(f"--{name}", type=list[str], help=group.help)
-    if "-h" in args or "--help" in args:
-        parser.print_help()
-        return None
-    hints = {name: hint for name, hint in get_type_hints(function).items() if name not in groups}
-    for name, group in groups.items():
-        hints |= get_type_hints(group.kind) | ({name: list[str] | None} if group.several else {})
-    options, words = _options(args, hints, prog)
-    values, untouched = _values(options, hints)
-    named = _positional(hints, positional, words, prog)
-    for name in named.keys() & values.keys():
-        raise ConfigError("is given twice, as a word and as an option", where=f"--{name}", mend="give it once")
-    values |= named
-    try:
-        given = parser.instantiate(parser.parse_object(values)).as_dict()
-    except ArgumentError as error:
-        raise ConfigError(explain(error), mend=f"see `{prog} --help`") from error
-    _check_ranges(function, given)
-    given |= untouched
-    grouped = {name: group.made(name, given) for name, group in groups.items()}
-    return function(**given, **grouped)
+from stpl.errors import ConfigError, did_you_mean
+from stpl.option_types import items, listed, members, read
 
 
 @dataclass(frozen=True)
-class _Group:
-    """A parameter whose dataclass has a field of the parameter's own name: its fields are options without a prefix.
+class Short:
+    """Fields of a dataclass that `--help` shows; `--help-all` shows all: `Annotated[Origin, Short("network", "size")]`.
+
+    Args:
+        names: of the fields.
+    """
+
+    names: tuple[str, ...]
+
+    def __init__(self, *names: str) -> None:
+        object.__setattr__(self, "names", names)
+
+
+HELP = {"-h", "--help", "--help-all"}
+_METAVARS = {int: "N", float: "X", bool: "{true,false}", Path: "PATH", str: "NAME", dict: "JSON"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a command.
 
     Attributes:
-        kind: the dataclass.
-        several: whether the parameter takes a list of them, one for each value of that field.
-        help: of that field.
+        name: without dashes.
+        hint: its type, with annotations.
+        default: `inspect.Parameter.empty` if it must be given.
+        about: what it means.
+        group: parameter whose dataclass it is a field of.
+        hidden: only `--help-all` shows it.
     """
 
-    kind: type[Any]
-    several: bool
-    help: str
+    name: str
+    hint: Any
+    default: Any
+    about: str
+    group: str | None = None
+    hidden: bool = False
 
-    def made(self, name: str, given: dict[str, Any]) -> Any:
-        """The parameter's value; takes its fields out of `given`."""
-        values = {field.name: given.pop(field.name, None) for field in fields(self.kind)}
-        if not self.several:
-            return self.kind(**values)
-        return [self.kind(**{**values, name: value}) for value in values[name] or ()]
+    @property
+    def kinds(self) -> list[Any]:
+        """Types of its values, without `None` and annotations."""
+        return members(self.hint)
+
+    def takes(self, kind: type) -> bool:
+        """Whether values may be of a type; `list` for lists of anything."""
+        return any(kind in (member, get_origin(member)) for member in self.kinds)
+
+    @property
+    def required(self) -> bool:
+        """Whether it must be given."""
+        return self.default is inspect.Parameter.empty
+
+    @property
+    def metavar(self) -> str:
+        """What stands for its value in help."""
+        return "|".join(dict.fromkeys(map(_metavar, self.kinds)))
+
+    @property
+    def help(self) -> str:
+        """Its line of help, for argparse."""
+        shown = str(self.default).lower() if isinstance(self.default, bool) else self.default
+        more = " (required)" if self.required else "" if shown is None else f" (default: {shown})"
+        return f"{self.about.rstrip('.')}{more}".replace("%", "%%")
+
+    def read(self, text: str) -> Any:
+        """The value that a text means; a list of names where the option takes a list.
+
+        Raises:
+            ConfigError: the type does not take it, or it lies below the least value that is annotated.
+        """
+        where = f"--{self.name}"
+        if not text.strip():
+            raise ConfigError("has no value", where=where, mend=f"write {where}=VALUE, or leave the option out")
+        if text == "null" and NoneType in get_args(self.hint):
+            return None
+        if self.takes(list):
+            return [read(name, items(self.hint), where) for name in listed(text, where)]
+        return read(text, self.hint, where)
 
 
-def _groups(function: Callable[..., Any]) -> dict[str, _Group]:
-    """The parameters of a function whose fields are options without a prefix."""
-    found = {}
-    for name, hint in get_type_hints(function).items():
-        for member in _members(hint):
-            several = get_origin(member) is list
-            kind = get_args(member)[0] if several else member
-            if is_dataclass(kind) and isinstance(kind, type) and name in {field.name for field in fields(kind)}:
-                text = next((x.description for x in parse(function.__doc__ or "").params if x.arg_name == name), "")
-                found[name] = _Group(kind, several, text or "")
-    return found
+class Command:
+    """A verb's function as a program.
 
-
-def _check_ranges(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` for a number that counts or measures nothing."""
-    hints = get_type_hints(function, include_extras=True)
-    for name, parameter in inspect.signature(function).parameters.items():
-        if name not in given:  # of a group, which checks its values itself
-            continue
-        value, least = given[name], 0 if parameter.default == 0 else 1
-        known = next((x.least for x in getattr(hints[name], "__metadata__", ()) if isinstance(x, AtLeast)), least)
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, float) and not isinstance(value, tuple):
-                check_range(f"--{name}", number)
-            elif isinstance(number, int) and not isinstance(number, bool):
-                check_range(f"--{name}", number, known)
-
-
-def _options(args: Sequence[str], hints: Mapping[str, Any], prog: str) -> tuple[dict[str, list[str]], list[str]]:
-    """The values of the options among `args`, unknown ones refused, and the words that belong to none.
-
-    A bare switch is true.
+    Args:
+        function: typed, with a Google docstring.
+        prog: what help calls it: `stpl data check`.
     """
-    options: dict[str, list[str]] = {}
-    words, rest = [], list(args)
-    while rest:
-        arg = rest.pop(0)
-        if not arg.startswith("-"):
-            words.append(arg)
-            continue
-        name, equals, value = arg.removeprefix("--").partition("=")
-        name = name.replace("-", "_")  # `--dry-run` is `--dry_run`
-        hint = hints.get(name.split(".")[0]) if name.split(".")[0] != "return" else None
-        if hint is None:
-            raise unknown_option(name, [known for known in hints if known != "return"], prog)
-        if not equals:
-            takes = bool(rest) and not rest[0].startswith("-")
-            if hint is bool:
-                value = rest.pop(0) if takes and rest[0] in ("true", "false") else "true"
+
+    def __init__(self, function: Callable[..., Any], prog: str) -> None:
+        self.function, self.prog = function, prog
+        kinds = {parameter.kind: name for name, parameter in inspect.signature(function).parameters.items()}
+        self.word = kinds.get(inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        self.settings = kinds.get(inspect.Parameter.VAR_POSITIONAL)
+
+    @cached_property
+    def options(self) -> dict[str, Option]:
+        """By name, in the order of the signature."""
+        return {option.name: option for option in _options(self.function) if option.name != self.settings}
+
+    def run(self, args: Sequence[str]) -> Any:
+        """Call the function with the command line after the verb, or print its help.
+
+        Raises:
+            ConfigError: for an unknown option (with «did you mean»), one that is given twice and takes one value, one
+                that is missing, and what `Option.read` refuses.
+        """
+        if self.options and (HELP & set(args) or (self.settings and not args)):
+            print(self.parser(everything="--help-all" in args).format_help(), end="")
+            return None
+        given, rest = self._parse(args)
+        missing = [name for name, option in self.options.items() if option.required and name not in given]
+        if missing:
+            mend = f"give it; see `{self.prog} --help`"
+            raise ConfigError(
+                "is missing", where=missing[0].upper() if missing[0] == self.word else f"--{missing[0]}", mend=mend
+            )
+        for name, value in given.items():
+            if isinstance(value, list) and len(value) == 1 and self.options[name].takes(Path):
+                given[name] = value[0]
+        return self.function(*rest, **self._grouped(given))
+
+    def _grouped(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The function's arguments: options that are fields of a dataclass as one object, or one for each of a list."""
+        hints = get_type_hints(self.function)
+        for group in {option.group for option in self.options.values() if option.group}:
+            fields = [name for name, option in self.options.items() if option.group == group and name in given]
+            kind, several = _dataclass(hints[group])
+            values = {name: given.pop(name) for name in fields}
+            if not several:
+                given[group] = kind(**values)
+            elif values:
+                given[group] = [kind(**{**values, group: name}) for name in values.get(group, ())]
+        return given
+
+    def _parse(self, args: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+        """The values of the options that are given, and further settings."""
+        found, rest = self._parser().parse_known_args(list(self._switched(args)))
+        given = vars(found)
+        if self.settings:
+            return given, rest
+        option, name = self.options.get(self.word or ""), next((word for word in rest if word.startswith("-")), None)
+        if name is not None:
+            raise unknown_option(name, self.options, self.prog)
+        if rest and (option is None or (len(rest) > 1 and not option.takes(list))):
+            mend = f"write options as --name=value; see `{self.prog} --help`"
+            raise ConfigError(f"'{rest[-1]}' is not an option", mend=mend)
+        if rest and option is not None:
+            if option.name in given:
+                where = f"--{option.name}"
+                raise ConfigError("is given twice, as a word and as an option", where=where, mend="give it once")
+            words = [read(word, items(option.hint), option.name) for word in rest]
+            given[option.name] = words if option.takes(list) else words[0]
+        return given, []
+
+    def _switched(self, args: Sequence[str]) -> Iterator[str]:
+        """The words, with `--dry-run` as `--dry_run` and a bare switch as `--switch=true`."""
+        for place, word in enumerate(args):
+            name, equals, value = word.partition("=")
+            option = self.options.get(name.removeprefix("--").replace("-", "_")) if name.startswith("--") else None
+            if option is None:
+                yield word
+            elif not equals and option.takes(bool) and [*args, ""][place + 1] not in ("true", "false"):
+                yield f"--{option.name}=true"
             else:
-                value = rest.pop(0) if takes else ""
-        if not value.strip():
-            raise ConfigError("has no value", where=f"--{name}", mend=f"write --{name}=VALUE, or leave the option out")
-        if name in options and not _has(hint, list):
-            raise ConfigError("is given twice and takes one value", where=f"--{name}", mend="give it once")
-        options.setdefault(name, []).append(value)
-    return options, words
+                yield f"--{option.name}{equals}{value}"
+
+    def parser(self, *, everything: bool = True) -> argparse.ArgumentParser:
+        """Its options for help and completion.
+
+        Args:
+            everything: show those of `--help-all` as well.
+        """
+        parser = self._parser(everything)
+        if self.word is not None:
+            option = self.options[self.word]
+            parser.add_argument(self.word, nargs="*", help=option.help, metavar=option.name.upper())
+        hidden = [f"--{option.name}" for option in self.options.values() if option.hidden and not everything]
+        if hidden:
+            parser.epilog = textwrap.fill(f"--help-all shows more: {', '.join(hidden)}", 79)
+        parser.usage, parser.description = self._usage(), _description(self.function)
+        return parser
+
+    def _parser(self, everything: bool = True) -> argparse.ArgumentParser:
+        parser = argparse.ArgumentParser(self.prog, add_help=False, allow_abbrev=False, formatter_class=_Formatter)
+        for option in self.options.values():
+            shown = option.name != self.word and (everything or not option.hidden)
+            parser.add_argument(
+                f"--{option.name}",
+                type=option.read,
+                action=_Store,
+                nargs="?",
+                const="",  # which its reader refuses
+                default=argparse.SUPPRESS,
+                help=option.help if shown else argparse.SUPPRESS,
+                metavar=option.metavar,
+            )
+        return parser
+
+    def _usage(self) -> str:
+        word = self.options.get(self.word or "")
+        text = "" if word is None else f"{word.name.upper()}{' …' if word.takes(list) else ''}"
+        named = [text if word.required else f"[{text}]"] if word else []
+        needed = [f"--{o.name}={o.metavar}" for o in self.options.values() if o.required and o is not word]
+        return " ".join([self.prog, *named, *needed, "[--option=VALUE …]"])
 
 
-def _positional(hints: Mapping[str, Any], name: str | None, words: Sequence[str], prog: str) -> dict[str, Any]:
-    """The words without a dash, as the parameter that takes them; raises `ConfigError` if it takes fewer."""
-    if not words:
-        return {}
-    if name is None or (len(words) > 1 and not _has(hints[name], list)):
-        raise ConfigError(f"'{words[-1]}' is not an option", mend=f"write options as --name=value; see `{prog} --help`")
-    found = [_named(word, hints[name]) for word in words]
-    return {name: found if _has(hints[name], list) else found[0]}
+class _Store(argparse.Action):
+    """Keeps a value that is given once, and lists as one list."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        before = getattr(namespace, self.dest, None)
+        if hasattr(namespace, self.dest) and not isinstance(values, list):
+            raise ConfigError("is given twice and takes one value", where=option_string, mend="give it once")
+        setattr(namespace, self.dest, [*before, *values] if before else values)
 
 
-def _values(options: Mapping[str, Sequence[str]], hints: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the options' texts mean: values for jsonargparse to check, and those that it must not interpret again."""
-    values: dict[str, Any] = {}
-    untouched: dict[str, Any] = {}
-    for name, texts in options.items():
-        option, *parts = name.split(".")
-        hint, text = hints[option], texts[0]
-        if parts:  # of a group of options
-            place = values.setdefault(option, {})
-            for part in parts[:-1]:
-                place = place.setdefault(part, {})
-            place[parts[-1]] = parse_yaml(text, f"--{name}")
-        elif texts == ["null"] and type(None) in get_args(hint):
-            values[option] = None
-        elif _has(hint, dict):
-            untouched[option] = _mapping(f"--{name}", text)
-        elif _has(hint, list):
-            found = [word for one in texts for word in _listed(f"--{name}", one)]
-            words: Any = [_named(word, hint) for word in found]
-            values[option] = untouched[option] = words[0] if len(found) == 1 and _has(hint, Path) else words
-        elif _has(hint, tuple):
-            values[option] = _numbers(f"--{name}", text)
-        elif _has(hint, Path) or _has(hint, str):
-            values[option] = untouched[option] = _named(text, hint)
-        else:
-            values[option] = _scalar(f"--{name}", text, hint)
-    return values, untouched
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help in 80 columns."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=24, width=79)
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        return str(action.metavar or default_metavar)
 
 
-def _members(hint: Any) -> Iterator[Any]:
-    """The types of a union, without `None`; of another type, that type."""
-    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    yield from (kind for kind in kinds if kind is not type(None))
+def unknown_option(word: str, names: Mapping[str, Any], prog: str) -> ConfigError:
+    """The error for an option that is none of `names`, with «did you mean».
 
-
-def _has(hint: Any, kind: type) -> bool:
-    return any(get_origin(member) is kind or member is kind for member in _members(hint))
-
-
-def _named(text: str, hint: Any) -> Path | str:
-    """A name as it stands: a path where the type takes paths, alone or in a list."""
-    return (
-        Path(text) if Path in (*_members(hint), *(kind for one in _members(hint) for kind in get_args(one))) else text
-    )
-
-
-def _listed(where: str, text: str) -> list[str]:
-    """The names in a text: `[a, b]`, or one name, which may be that of a file with brackets in it."""
-    if not (text.startswith("[") and text.endswith("]")) or os.path.lexists(text):
-        return [text]
-    try:
-        found = yaml.load(text, Loader=yaml.BaseLoader)  # names such as 0001 stay names
-    except yaml.YAMLError:
-        found = None
-    if not isinstance(found, list) or not all(isinstance(name, str) and name.strip() for name in found):
-        raise ConfigError(f"'{text}' is no list of names", where=where, mend="""write it as JSON: '["a", "b"]'""")
-    return found
-
-
-def _numbers(where: str, text: str) -> list[Any]:
-    """The numbers in `128,256`, `[128, 256]` or `(128, 256)`."""
-    inner = text.strip()
-    if inner[:1] + inner[-1:] in ("[]", "()"):
-        inner = inner[1:-1]
-    return [_scalar(where, part.strip(), float) for part in inner.split(",")]
-
-
-def _mapping(where: str, text: str) -> dict[str, Any]:
-    """A mapping in JSON, whose values stay what they are, or in YAML."""
-    try:
-        found = json.loads(text, object_pairs_hook=_once, parse_constant=lambda name: _no_constant(name, where))
-    except ValueError:
-        found = parse_yaml(text, where)
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-        raise ConfigError(f"'{text}' is no mapping", where=where, mend="write it as JSON: '{\"name\": value}'")
-    return found
-
-
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """A mapping in JSON; raises `ValueError` for a key that is given twice, as the YAML door then says."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key is given twice")
-    return found
-
-
-def _no_constant(name: str, where: str) -> Any:
-    raise ConfigError(f"{name} is no number of JSON", where=where, mend="give a finite number")
-
-
-def _scalar(where: str, text: str, hint: Any) -> Any:
-    """A number, a truth value or one of some words; raises `ConfigError` for other text where the type takes none."""
-    if text.lower() in _WORDS:
-        return _WORDS[text.lower()]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    if all(member in (int, float, bool) for member in _members(hint)):
-        raise ConfigError(f"'{text}' is not {_KINDS[next(_members(hint))]}", where=where, mend="write it in digits")
-    return text
-
-
-def unknown_option(name: str, names: Sequence[str], prog: str) -> ConfigError:
-    """The error for an option that is none of `names`."""
+    Args:
+        word: as it was written.
+        names: of the options that there are.
+        prog: which program it was given to.
+    """
+    name = word.lstrip("-").partition("=")[0]
     return ConfigError(f"unknown option --{name}", mend=f"{did_you_mean(name, names, '--{}')}see `{prog} --help`")
 
 
-_KEY = re.compile(r'Parser key "([^"]+)":')
-_CLASS = re.compile(r"Problem with given class_path '([^']+)'")
-_REFUSED = re.compile(r"Option '([^']+)' is not accepted")
-_FRAME = (
-    "Parser key",
-    "Problem with",
-    "Given value",
-    "Subtypes:",
-    "Errors:",
-    "Does not validate",
-    "Expected a <class 'None",
-)
+def _options(function: Callable[..., Any]) -> Iterator[Option]:
+    """The options of a function or dataclass, those of a parameter that is a dataclass in its place."""
+    from docstring_parser import parse
+
+    hints = get_type_hints(function if inspect.isfunction(function) else function.__init__, include_extras=True)
+    about = {item.arg_name: " ".join((item.description or "").split()) for item in parse(function.__doc__ or "").params}
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind, *notes = get_args(hints[name]) if get_origin(hints[name]) is Annotated else (hints[name],)
+        group, several = _dataclass(kind)
+        if group is not None:
+            short = next((note.names for note in notes if isinstance(note, Short)), None)
+            for field in _options(group):
+                hint = list[field.kinds[0]] if several and field.name == name else field.hint  # type: ignore[name-defined]
+                yield replace(field, hint=hint, group=name, hidden=short is not None and field.name not in short)
+        else:
+            yield Option(name, hints[name], parameter.default, about.get(name, ""))
 
 
-def explain(error: Exception) -> str:
-    """A parser's message in one line: the setting it is about, and the innermost of its reasons."""
-    text = str(error)
-    if text.startswith("unrecognized arguments:"):
-        return text.splitlines()[0].replace("unrecognized arguments:", "unknown setting")
-    lines = [line for line in text.splitlines() if not line.strip(" -").startswith(_FRAME) and line.strip()]
-    reason = max(lines, key=lambda line: len(line) - len(line.lstrip()), default=text).strip(" -")
-    keys = _KEY.findall(text)
-    refused = _REFUSED.search(reason)
-    if refused:
-        reason = f"unknown setting '{refused.group(1)}'{_hint(refused.group(1), _CLASS.findall(text))}"
-    return f"{'.'.join(keys)}: {reason}" if keys else reason
+def _dataclass(hint: Any) -> tuple[Any, bool]:
+    """The dataclass that a parameter takes, and whether it takes a list of them; no dataclass for other types."""
+    kind = next(iter(members(hint)), None)
+    several = get_origin(kind) is list
+    kind = get_args(kind)[0] if several else kind
+    return (kind if is_dataclass(kind) else None), several
 
 
-def refused_key(error: Exception) -> str | None:
-    """The name of the setting that a parser's message is about, without what it belongs to; `None` if unclear."""
-    refused, keys = _REFUSED.search(str(error)), _KEY.findall(str(error))
-    return refused.group(1) if refused else keys[-1].split(".")[-1] if keys else None
+def _description(function: Callable[..., Any]) -> str:
+    """A docstring without its sections, in lines that fit a terminal."""
+    about = re.split(r"\n\n(?:Args|Raises|Returns):\n", inspect.cleandoc(function.__doc__ or ""))[0]
+    return "\n\n".join(textwrap.fill(" ".join(part.split()), 79) for part in about.split("\n\n"))
 
 
-def _hint(name: str, class_paths: Sequence[str]) -> str:
-    """«did you mean» from the parameters of the innermost class."""
-    if not class_paths:
-        return ""
-    module, _, attribute = class_paths[-1].rpartition(".")
-    owner = getattr(import_module(module), attribute)
-    hint = did_you_mean(name, inspect.signature(owner).parameters).rstrip()
-    return f", {hint}" if hint else f" of {attribute}"
+def _metavar(kind: Any) -> str:
+    inner = get_args(kind)
+    if get_origin(kind) is Literal:
+        return f"{{{','.join(map(str, inner))}}}"
+    if get_origin(kind) is tuple:
+        return "HEIGHT,WIDTH" if len(inner) == 2 else ",".join("X" for _ in inner)
+    return _METAVARS.get(items(kind) if inner and get_origin(kind) is list else get_origin(kind) or kind, "VALUE")

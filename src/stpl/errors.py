@@ -13,7 +13,6 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -184,20 +183,6 @@ def unknown(kind: str, name: str, known: Iterable[str], where: str | Path | None
     names = sorted(known)
     mend = f"{did_you_mean(name, names)}known: {', '.join(names) or 'none'}"
     return ConfigError(f"unknown {kind} '{name}'", where=where, mend=mend)
-
-
-@dataclass(frozen=True)
-class AtLeast:
-    """The least value of a numeric option: `steps: Annotated[int, AtLeast(0)]`.
-
-    Attributes:
-        least: the value.
-    """
-
-    least: float
-
-    def __repr__(self) -> str:
-        return f"≥ {self.least:g}"
 
 
 def check_range(where: str, value: float, low: float = 0.0, high: float = math.inf) -> None:

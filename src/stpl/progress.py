@@ -1,4 +1,8 @@
-"""How far a long piece of work is, on stderr."""
+"""How far a long piece of work is, on stderr.
+
+Not by `rich`: its live display hides the cursor until it is stopped, which every caller would have to see to, whatever
+ends it; and where stderr is no terminal it prints nothing before the end.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ import own_networks
 import stpl
 from fakes import MovingShapes
 from repository import REPOSITORY
-from stpl.apply import adapt, adaptation, library, resources
+from stpl.apply import adaptation, resources
 from stpl.apply.guard import Candidate, Scored, Seen, agreement, choose, judged, see
 from stpl.apply.memory import check_size
 from stpl.apply.model import Model, open_model
@@ -350,8 +350,10 @@ def test_the_examples_of_the_documentation_run(drive: Path, tmp_path: Path, monk
     net = "import own_networks\n\n\ndef build():\n    return own_networks.Dictionary(num_classes=15)\n"
     (tmp_path / "my_networks.py").write_text(net)
     monkeypatch.syspath_prepend(tmp_path)
-    for module in (library, adapt):
-        monkeypatch.setattr(module, "Settings", lambda *told: replace(Settings(*told), steps=2, batch_size=1))
+    for module in ("library", "settings"):
+        monkeypatch.setattr(
+            f"stpl.apply.{module}.Settings", lambda *told: replace(Settings(*told), steps=2, batch_size=1)
+        )
     examples = blocks("Adapt, and be safe", "python")
     assert len(examples) == 2
     for example in examples:

@@ -17,12 +17,12 @@ from PIL import Image
 
 from fakes import MovingShapes
 from repository import SUPPORT
-from stpl.apply import export as verb
 from stpl.apply import exporting as export_module
 from stpl.apply.branches import values_read
 from stpl.apply.model import open_model
 from stpl.apply.origin import NetworkOrigin
 from stpl.cli import main
+from stpl.commands import export as verb
 from stpl.data.videos.video_clips import VideoFrames
 from stpl.errors import StplError
 

@@ -11,6 +11,7 @@ import torch
 
 from stpl.apply import guard_quality
 from stpl.cli import main
+from stpl.commands.adapt_guard import adapt_guard
 from stpl.data.clip import BACKWARD, Clip
 from stpl.errors import RecordError
 
@@ -23,7 +24,7 @@ def test_how_well_the_guard_chooses(
 ) -> None:
     """Of a recorded run that kept its checkpoints: what would be chosen, beside what labels say of all candidates."""
     with pytest.raises(RecordError, match="sweep recommended"):
-        guard_quality.guard_quality(runs=tmp_path / "none")
+        adapt_guard(runs=tmp_path / "none")
     kept = ["--run.keep_all=true", "--trainer.val_check_interval=1"]
     assert main(["fit", *tiny_run("batchnorm_augmented", "--start_from=null", steps=2)]) == 0
     assert main(["fit", *tiny_run("affine_teacher", "--start_from=null", *kept, steps=2)]) == 0

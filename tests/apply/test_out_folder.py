@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from stpl.apply.labelling import label_video
 from stpl.apply.origin import NetworkOrigin
 from stpl.apply.out_folder import check_out, filled
 from stpl.cli import main
+from stpl.commands.predict import predict
 from stpl.errors import ConfigError, StplError, Terminated
 
 
@@ -81,9 +81,9 @@ def test_videos_of_two_sizes_are_refused_before_a_network_is_looked_for(
         writer.release()
     videos = [Path("a.avi"), Path("b.avi")]
     with pytest.raises(ConfigError, match=r"b\.avi: its frames are \(32, 32\), .*overlay.*\n.*--overlay=false"):
-        label_video(videos, Path("out"), NetworkOrigin("streets"))
+        predict(video=videos, out=Path("out"), network=NetworkOrigin("streets"))
     with pytest.raises(StplError, match="No module named"):
-        label_video(videos, Path("out"), NetworkOrigin("no.such:network", size=(32, 32)), overlay=False)
+        predict(video=videos, out=Path("out"), network=NetworkOrigin("no.such:network", size=(32, 32)), overlay=False)
     assert {path.name for path in tmp_path.iterdir()} == {"a.avi", "b.avi"}
 
 

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, Literal
 
 import pytest
 
-from stpl.arguments import call
-from stpl.errors import AtLeast, ConfigError
+from stpl.arguments import Command
+from stpl.errors import ConfigError
+from stpl.option_types import Amount, Count, Natural, Size
 
 
 def verb(
     words: list[Path] | None = None,
+    *,
     video: Path | list[Path] | None = None,
     only: list[str] | None = None,
     output: Path | None = None,
     name: str | None = None,
-    size: tuple[int, int] | None = None,
+    size: Size | None = None,
     mean: tuple[float, float, float] | None = None,
     arguments: dict[str, Any] | None = None,
-    steps: Annotated[int, AtLeast(0)] = 80,
-    stride: int = 1,
-    seed: int = 0,
-    batch_size: int | None = None,
-    lr: float | None = None,
+    steps: Natural = 80,
+    stride: Count = 1,
+    seed: Natural = 0,
+    batch_size: Count | None = None,
+    lr: Amount | None = None,
     ids: bool = True,
+    kind: Literal["dis", "raft"] | None = None,
 ) -> dict[str, Any]:
     """Take options.
 
@@ -44,12 +47,13 @@ def verb(
         batch_size: text.
         lr: text.
         ids: text.
+        kind: text.
     """
     return {name: value for name, value in locals().items() if value is not None}
 
 
 def given(*args: str) -> dict[str, Any]:
-    found: dict[str, Any] = call(verb, args, prog="stpl verb", usage="", positional="words")
+    found: dict[str, Any] = Command(verb, "stpl verb").run(args)
     usual = {"steps": 80, "stride": 1, "seed": 0, "ids": True}
     return {name: value for name, value in found.items() if usual.get(name) != value}
 
@@ -81,6 +85,9 @@ def given(*args: str) -> dict[str, Any]:
         (["--steps=010"], {"steps": 10}),
         (["--size=null", "--arguments=null", "--video=null"], {}),
         (["--ids=false"], {"ids": False}),
+        (["--ids=false", "a", "--stride=2", "b"], {"ids": False, "stride": 2, "words": [Path("a"), Path("b")]}),
+        (["--batch-size=2", "--kind=raft"], {"batch_size": 2, "kind": "raft"}),
+        (["--mean=-1,0,2"], {"mean": (-1, 0, 2)}),
     ],
 )
 def test_a_text_is_what_its_option_takes(args: list[str], expected: dict[str, Any]) -> None:
@@ -108,6 +115,7 @@ def test_a_text_is_what_its_option_takes(args: list[str], expected: dict[str, An
         (["--lr=-1"], "--lr: -1 is not 0 or more"),
         (["--lr=inf"], "--lr: inf is not finite"),
         (["--sead=1"], "did you mean --seed?"),
+        (["--kind=rafd"], "--kind: unknown value 'rafd'\n  → did you mean 'raft'?"),
         (["--steps=1:30"], "steps"),
         (["--steps=2024-13-45"], "steps"),
         ([f"--steps={'[' * 5000}"], "steps"),

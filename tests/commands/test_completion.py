@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 
-from stpl.cli import VERBS, main
+from stpl.cli import main
+from stpl.commands import VERBS
 
 
 def completed(script: str, *words: str) -> set[str]:

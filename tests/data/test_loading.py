@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import pytest
 
-from stpl.cli import VERBS, main
+from stpl.cli import main
 from stpl.data import loading
 from stpl.errors import ConfigError, lacking
 
@@ -67,7 +67,7 @@ def test_a_process_that_died_is_told_with_what_mends_it(
     def fail(*_: object) -> None:
         raise RuntimeError(text)
 
-    monkeypatch.setattr(type(VERBS["report"]), "run", fail)
+    monkeypatch.setattr("stpl.arguments.Command.run", fail)
     assert main(["report"]) == 2
     said = capsys.readouterr().err
     assert "data.loading.num_workers: a loader process died (DataLoader worker" in said

@@ -8,7 +8,7 @@ import torch
 
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.clip import BACKWARD, ClipReader, Frame, Wants, collate
-from stpl.data.sampling import EvaluationClips, StepSampler, TrainingClips, ticket
+from stpl.data.steps import EvaluationClips, StepSampler, TrainingClips, ticket
 
 
 class Counting(ClipReader):

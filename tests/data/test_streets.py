@@ -288,9 +288,10 @@ def test_full_disk_is_told_and_leaves_no_split(tmp_path: Path, monkeypatch: pyte
 
 
 def test_worker_that_cannot_write_is_told(tmp_path: Path) -> None:
-    from stpl.data.streets.worker import DISK_FAILED, command
+    from stpl.data.streets.worker import DISK_FAILED, SplitPlan, command
 
-    done = subprocess.run(command(tmp_path / "missing", "studio", "val", TINY, 0, 1), capture_output=True, text=True)
+    words = command(tmp_path / "missing", SplitPlan("studio", "val", TINY), 0, 1)
+    done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == DISK_FAILED
     assert "No such file" in done.stderr
 
@@ -300,7 +301,7 @@ def test_a_worker_of_a_sweep_draws_with_the_cores_of_all(tmp_path: Path, monkeyp
     before = os.sched_getaffinity(0)
     monkeypatch.setenv("STPL_SWEEP_CORES", ",".join(map(str, before)))
     shares: list[int] = []
-    monkeypatch.setattr(cache, "_run_workers", lambda *given: shares.append(given[4]))
+    monkeypatch.setattr(cache, "_run_workers", lambda *given: shares.append(given[2]))
     monkeypatch.setattr(Rows, "finish", lambda rows: rows.folder.mkdir())
     os.sched_setaffinity(0, {min(before)})
     try:

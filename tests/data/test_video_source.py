@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fakes import MovingShapes
-from stpl.data.sampling import StepSampler
+from stpl.data.steps import StepSampler
 from stpl.data.videos import content, decoder
 from stpl.data.videos.container import read_container
 from stpl.data.videos.content import content_id

@@ -20,12 +20,13 @@ from foreign import (
     torchvision_features,
 )
 from stpl.cli import main
+from stpl.commands.weights_convert import weights_convert as convert
 from stpl.data.clip import BACKWARD, Clip
 from stpl.errors import CheckpointError, ConfigError
 from stpl.methods import SelfTraining, Supervised
 from stpl.nn import weights
 from stpl.nn.accel import Accel
-from stpl.nn.convert import convert, understand
+from stpl.nn.convert import understand
 from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.training import OptimizerOptions
@@ -40,7 +41,7 @@ def save(state: State, path: Path) -> Path:
 
 def converted(state: State, folder: Path, **options: object) -> Accel:
     """The state_dict, through `stpl weights convert` and `weights.load`, as a network of ours."""
-    convert(save(state, folder / "theirs.pth"), folder / "ours.ckpt", **options)  # type: ignore[arg-type]
+    convert(save(state, folder / "theirs.pth"), out=folder / "ours.ckpt", **options)  # type: ignore[arg-type]
     made_for = weights.describe(folder / "ours.ckpt")
     network = build_network(made_for)
     weights.load(folder / "ours.ckpt", network, options=made_for, backbone_suffices=True)

@@ -18,8 +18,8 @@ import pytest
 from browser import Page, chromium, needs_chromium
 from repository import REPOSITORY
 from stpl.cli import main
+from stpl.commands.report import report
 from stpl.errors import ConfigError
-from stpl.report import report
 from stpl.report.live import LivePage, server
 from stpl.runs.experiments import load_catalogue
 from suite_writer import CLASSES, ERRORS, scene, write_run, write_suite

@@ -9,9 +9,9 @@ import pytest
 
 from fake_trial import record_of
 from stpl.cli import main
+from stpl.commands.report import report as report_all
 from stpl.errors import ConfigError, RecordError
 from stpl.report import print_table
-from stpl.report import report as report_all
 from stpl.runs.record import RunKey, write_record
 
 report = partial(report_all, page=False)
@@ -185,8 +185,8 @@ def test_an_unknown_table_is_refused_before_anything_is_computed(
     def nothing(*_: object) -> None:
         pytest.fail("something was computed")
 
-    for name in ("Suite", "tables"):
-        monkeypatch.setattr(f"stpl.report.command.{name}", nothing)
+    for name in ("report.suite.Suite", "report.rows.tables"):
+        monkeypatch.setattr(f"stpl.{name}", nothing)
     with pytest.raises(ConfigError, match=r"--only: unknown table 'tabel3'\n.*did you mean 'table3'"):
         report(bench="streets", runs=runs, experiments=experiments, only=["costs", "tabel3"])
 
@@ -231,7 +231,7 @@ def test_a_bare_switch_is_on(runs: Path, experiments: Path) -> None:
 def test_a_missing_extra_leaves_the_tables(
     runs: Path, experiments: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("stpl.report.command.EXTRA", ("no_such_package",))
+    monkeypatch.setattr("stpl.commands.report.EXTRA", ("no_such_package",))
     report_all(runs=runs, experiments=experiments)
     assert "pip install 'stpl[report]'" in capsys.readouterr().out
     assert (runs / "streets/tables/table3.csv").exists()

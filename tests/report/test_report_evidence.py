@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from repository import REPOSITORY
+from stpl.commands.report import report as report_all
 from stpl.errors import ConfigError, RecordError
-from stpl.report import report as report_all
 from stpl.report.sheet import tex
 from stpl.runs.record import RunKey, read_record, read_records
 from suite_writer import CLASSES, ERRORS, KEYS, scene, write_run, write_suite

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from crash import crash_at
 from stpl.cli import main
+from stpl.commands.weights_statistics import weights_statistics
 from stpl.data.clip import BACKWARD, Batch, Clip
 from stpl.data.datamodule import StreetsData
 from stpl.data.loading import Loading
@@ -25,7 +26,6 @@ from stpl.nn.network import NetworkOptions, build_network
 from stpl.runs.build import build
 from stpl.runs.fit import fit
 from stpl.runs.record import read_metrics, read_record
-from stpl.runs.weights_statistics import weights_statistics
 from stpl.testing import TINY
 from stpl.training import OptimizerOptions
 

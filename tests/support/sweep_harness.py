@@ -27,7 +27,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 from stpl.errors import StplError
-from stpl.sweeps import sweep
+from stpl.commands.sweep import sweep
 try:
     sweep([Path("sweep.yaml")], **eval(sys.argv[1]))
 except StplError as error:

@@ -20,7 +20,7 @@ import pytest
 
 import fake_trial
 from repository import REPOSITORY
-from stpl.report import report
+from stpl.commands.report import report
 from stpl.runs.folder import lock_run
 from stpl.sweeps.grid import cells, command_line, narrow
 from stpl.sweeps.queues import GridQueue

@@ -14,10 +14,10 @@ from rich.console import Console
 
 from fake_trial import record_of
 from repository import REPOSITORY
+from stpl.commands.sweep import sweep
 from stpl.errors import ConfigError, RecordError
 from stpl.runs.experiments import load_catalogue
 from stpl.runs.record import RunKey, read_records, write_record
-from stpl.sweeps import sweep
 from stpl.sweeps.display import Display
 from stpl.sweeps.grid import cells, command_line, narrow
 from stpl.sweeps.queues import GridQueue

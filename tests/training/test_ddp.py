@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from repository import REPOSITORY, SUPPORT
-from stpl.data.sampling import EvaluationShare
+from stpl.data.steps import EvaluationShare
 from stpl.data.streets import StreetsOptions, open_split
 from stpl.errors import ConfigError
 from stpl.nn import weights

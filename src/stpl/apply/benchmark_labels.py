@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from stpl.apply.out_folder import filled
@@ -20,6 +18,7 @@ from stpl.data.image import write_png
 from stpl.data.label_space import LabelSpace
 from stpl.data.sets import data_set
 from stpl.errors import ConfigError, refusals
+from stpl.progress import Progress
 from stpl.runs.fit import build_evaluation
 from stpl.runs.request import Request
 from stpl.runs.trainer import signals_raised
@@ -63,12 +62,11 @@ class LabelImages(Callback):
         self.folder, self.colors = folder, colors
         self.ids, self.palette = label_ids(space, known), space.palette
         self.written = 0
-        self._progress = Progress(console=Console(stderr=True))
+        self._progress: Progress | None = None
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show progress."""
-        self._progress.start()
-        self._progress.add_task("predicting", total=sum(map(int, trainer.num_predict_batches)))
+        self._progress = Progress("predicting", sum(map(int, trainer.num_predict_batches)))
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Clip, batch_idx: int, _: int = 0
@@ -81,15 +79,8 @@ class LabelImages(Callback):
             if self.colors:
                 write_png(self.folder / "colors" / f"color_{name}.png", self.palette[label])
             self.written += 1
-        self._progress.advance(self._progress.task_ids[0])
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End the line."""
-        self._progress.stop()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the terminal back."""
-        self._progress.stop()
+        if self._progress is not None:
+            self._progress.add()
 
 
 def label_ids(space: LabelSpace, known: DataSet) -> NDArray[np.uint8]:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from stpl import __version__
 from stpl.apply.branches import values_read
-from stpl.apply.export import Format, Output
 from stpl.apply.model import Model
 from stpl.apply.resources import check_prediction
+from stpl.apply.settings import Format, Output
 from stpl.errors import StplError, first_line, note
 from stpl.files import whole_file
 from stpl.nn.accel import Accel, no_fusion

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stpl.apply.model import Model
 from stpl.apply.network import predict
-from stpl.apply.video import Codec
+from stpl.apply.settings import Codec
 from stpl.data.flow.flow_cache import FlowCache
 from stpl.data.image import resize_ids, resize_rgb
 from stpl.data.videos.stream import FrameStream

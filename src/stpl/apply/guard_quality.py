@@ -13,7 +13,6 @@ from rich.table import Table
 from stpl.apply.adaptation import STATISTICS, spread
 from stpl.apply.guard import LOOKED, Candidate, choose, judged, see
 from stpl.apply.network import load_network
-from stpl.apply.settings import RECOMMENDED
 from stpl.data.datamodule import StreetsData
 from stpl.data.streets import StreetsOptions
 from stpl.errors import RecordError
@@ -48,24 +47,9 @@ class Case:
     title: str
 
 
-def guard_quality(
-    experiment: str = RECOMMENDED, runs: Path = Path("runs"), clips: int = LOOKED, json: Path | None = None
-) -> None:
-    """Have the guard choose among the networks that recorded runs on streets kept, and compare its choices by labels.
-
-    The guard sees frames of the training drives, without labels, as many as in `stpl adapt`; mIoU is that of the
-    evaluation drives. Record the runs with `stpl sweep recommended`.
-
-    Args:
-        experiment: whose runs, with `run.keep_all`.
-        runs: folder of all runs.
-        clips: how many the guard looks at.
-        json: file for the figures.
-
-    Raises:
-        RecordError: there are no such runs.
-    """
-    cases = list(_cases(experiment, runs / "streets", clips))
+def show_choices(experiment: str, runs: Path, clips: int | None = None, json: Path | None = None) -> None:
+    """Have the guard choose among networks of recorded runs, and print its choices; see `stpl adapt guard`."""
+    cases = list(_cases(experiment, runs / "streets", clips or LOOKED))
     if not cases:
         mend = "record them: stpl sweep recommended"
         raise RecordError(f"no run of {experiment} kept its checkpoints", where=runs / "streets", mend=mend)

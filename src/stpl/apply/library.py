@@ -39,6 +39,7 @@ class OriginFields(TypedDict, total=False):
     std: tuple[float, float, float]
     channels: str
     size: tuple[int, int]
+    flow_estimator: str
 
 
 def load(network: File | nn.Module, **fields: Unpack[OriginFields]) -> Model:

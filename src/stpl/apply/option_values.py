@@ -1,4 +1,7 @@
-"""Whether a value that a user gave, in a file or from Python, is what an option takes. This module imports no torch."""
+"""Whether a value that a user gave, in a file or from Python, is what an option takes. This module imports no torch.
+
+Each check takes the value and `where`, the name of its option, and raises `ConfigError` if it is none.
+"""
 
 from __future__ import annotations
 
@@ -40,15 +43,9 @@ def is_whole(value: object) -> bool:
 
 
 def text(value: Any, where: str, what: str) -> str:
-    """A text that is not empty; whole numbers are one, for a layer or an output may be called by its place.
+    """A text that is not empty, and `what` it is; whole numbers are one, for a layer may be called by its place.
 
-    Args:
-        value: what was given.
-        where: name of the option.
-        what: the option takes, for the message.
-
-    Raises:
-        ConfigError: it is anything else. A number with a point is, because 1.10 would become 1.1.
+    A number with a point is none, because 1.10 would become 1.1.
     """
     if is_whole(value):
         return str(value)
@@ -62,7 +59,7 @@ def text(value: Any, where: str, what: str) -> str:
 
 
 def path(value: Any, where: str, what: str) -> Path:
-    """The path of a file or folder; raises `ConfigError` for what is none."""
+    """The path of a file or folder, and `what` lies there."""
     if isinstance(value, str | os.PathLike) and isinstance(os.fspath(value), str) and os.fspath(value):
         return Path(os.fspath(value))
     found = "is empty" if value == "" else f"{shown(value)} is no path"
@@ -70,7 +67,7 @@ def path(value: Any, where: str, what: str) -> Path:
 
 
 def whole(value: Any, where: str, least: int = 0, most: int | None = None) -> int:
-    """A whole number from `least` to `most`; raises `ConfigError` for what is none."""
+    """A whole number from `least` to `most`."""
     if is_whole(value) and least <= value and (most is None or value <= most):
         return int(value)
     bounds = f"of {least} or more" if most is None else f"from {least} to {most}"
@@ -78,7 +75,7 @@ def whole(value: Any, where: str, least: int = 0, most: int | None = None) -> in
 
 
 def number(value: Any, where: str, least: float = 0.0) -> float:
-    """A finite number of `least` or more; raises `ConfigError` for what is none."""
+    """A finite number of `least` or more."""
     if is_number(value) and value >= least:
         return float(value)
     raise ConfigError(
@@ -87,22 +84,14 @@ def number(value: Any, where: str, least: float = 0.0) -> float:
 
 
 def function(value: Any, where: str) -> Any:
-    """What can be called, or `None`; raises `ConfigError` for anything else."""
+    """What can be called, or `None`."""
     if value is None or callable(value):
         return value
     raise ConfigError(f"{shown(value)} cannot be called", where=where, mend="give a function, or leave it out")
 
 
 def size(value: Any, where: str) -> tuple[int, int]:
-    """Height and width: two whole numbers above 0.
-
-    Args:
-        value: a tuple, a list or an array of two.
-        where: name of the option.
-
-    Raises:
-        ConfigError: it is anything else, or no memory holds a frame of that size.
-    """
+    """Height and width: a tuple, a list or an array of two whole numbers above 0, of a frame that memory can hold."""
     found = value.tolist() if hasattr(value, "tolist") else value
     mend = "give height and width in pixels, such as 256,512"
     if not isinstance(found, list | tuple) or len(found) != 2:
@@ -116,15 +105,7 @@ def size(value: Any, where: str) -> tuple[int, int]:
 
 
 def plain_arguments(value: Any, where: str) -> dict[str, Any]:
-    """Arguments of a callable as a checkpoint keeps them: what JSON holds, of the type that it was given with.
-
-    Args:
-        value: a mapping.
-        where: name of the option.
-
-    Raises:
-        ConfigError: it is no mapping of names to such values.
-    """
+    """Arguments of a callable, as a checkpoint keeps them: a mapping of names to what JSON holds."""
     if not isinstance(value, Mapping):
         mend = "give names and values: {num_classes: 19}, in JSON '{\"num_classes\": 19}'"
         raise ConfigError(f"{shown(value)} is no mapping of names to values", where=where, mend=mend)

@@ -8,15 +8,18 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from stpl.apply import option_values as values
-from stpl.data.label_space import SPACES, LabelSpace, own_classes
 from stpl.errors import CheckpointError, ConfigError, unknown
 from stpl.nn import normalization
 from stpl.nn.builder import check_found, is_name, no_name
 from stpl.nn.checkpoint_files import existing, located
+from stpl.option_types import Size
 from stpl.yaml_files import load_yaml
+
+if TYPE_CHECKING:
+    from stpl.data.label_space import LabelSpace
 
 HUGGING_FACE = "hf:"
 _YAML = (".yaml", ".yml")
@@ -83,7 +86,7 @@ class NetworkOrigin:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     channels: str | None = None
-    size: tuple[int, int] | None = None
+    size: Size | None = None
     flow_estimator: str | None = None
 
     def __post_init__(self) -> None:
@@ -227,6 +230,8 @@ def _channels(value: Any, where: str) -> str:
 
 def _classes(value: Any, where: str) -> str:
     if not isinstance(value, str | os.PathLike):
+        from stpl.data.label_space import SPACES
+
         mend = f"give one of {', '.join(SPACES)}, or a YAML file: 'classes: [road, …]'"
         raise ConfigError(f"{values.shown(value)} is no label space", where=where, mend=mend)
     return values.text(os.fspath(value), where, "a label space, or a YAML file")
@@ -285,6 +290,8 @@ def read_classes(name: str, where: str = "--classes") -> LabelSpace:
     Raises:
         ConfigError: there is no such name or file, or it lists no classes.
     """
+    from stpl.data.label_space import SPACES, own_classes  # imports NumPy, which help of a verb needs not
+
     path = Path(name)
     if path.suffix not in _YAML:
         if name not in SPACES:

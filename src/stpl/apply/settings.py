@@ -6,12 +6,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from stpl.apply import option_values as values
 from stpl.errors import ConfigError, unknown
 from stpl.files import check_file
 from stpl.runs.experiments import overlays
 from stpl.runs.request import PRECISIONS
+
+Format = Literal["onnx", "torchscript"]
+Output = Literal["logits", "ids"]
+Codec = Literal["vp8", "vp9"]
 
 RECOMMENDED = "affine_teacher"
 """The experiment that runs unless another is named: see docs/methods/affine_teacher.md."""

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json as json_format
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from textwrap import fill
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stpl.data import flow as optical_flow
-from stpl.data import label_space as spaces
 from stpl.data.data_set import DataSet
 from stpl.data.flow.flow_check import FlowVerdict, flow_verdict, warp_errors
 from stpl.data.flow.flow_formats import SUFFIXES
@@ -23,8 +22,8 @@ from stpl.data.label_check import LabelCounts, find_label_faults
 from stpl.data.label_space import LabelSpace
 from stpl.data.parallel import each
 from stpl.data.sequence import read_scaled
-from stpl.data.sequence_set import SequenceSet, open_set
-from stpl.errors import AtLeast, ConfigError, DataError, check_range
+from stpl.data.sequence_set import SequenceSet
+from stpl.errors import ConfigError, DataError, check_range
 from stpl.files import write_atomically
 
 Size = tuple[int, int]
@@ -32,57 +31,6 @@ Value = TypeVar("Value")
 _Sized = tuple[Path, tuple[int, ...]]
 
 _SHOWN = 5  # problems that the message lists; the JSON file has all
-
-
-def check(
-    dataset: str,
-    root: Path = Path("data"),
-    split: str = "train",
-    flow: str = "auto",
-    sample: Annotated[int, AtLeast(0)] = 20,
-    size: Size | None = None,
-    label_space: str | None = None,
-    frame_list: Path | None = None,
-    json: Path | None = None,
-    workers: int = 0,
-) -> None:
-    """Check every frame, label and flow file of one split, and print a report.
-
-    Whether the flow has the right direction, sign, scale and order of axes shows in the frames themselves: it must
-    take the earlier one of a pair onto the later one, better than the flow reversed, swapped or scaled does. What is
-    wrong for certain is a problem (exit code 2); what only looks wrong is a warning.
-
-    Args:
-        dataset: name of the data set, or of a module of your own that declares one; a wrong name lists all.
-        root: folder that holds the data sets' own folders.
-        split: one of the data set's splits, e.g. train or val.
-        flow: folder of flow files; auto for the lineage's, where there is one; none to leave flow out.
-        sample: pairs of frames by which the flow is judged.
-        size: height and width of training, at which the flow is judged; the data set's usual one if not given.
-        label_space: classes that labels are counted in; the data set's usual ones if not given.
-        frame_list: text file with the current frames, as the lineage has them.
-        json: file to write the report to, too.
-        workers: threads; 0 for one a core.
-
-    Raises:
-        DataError: something is missing or wrong; the message lists the first few problems.
-    """
-    files = open_set(root, dataset, split, frame_list=frame_list, size=size)
-    space = spaces.label_space(label_space or files.data_set.space)
-    report = inspect(files, space, _flow_folder(files, flow), sample, workers)
-    print(report.text())
-    if json is not None:
-        text = json_format.dumps(asdict(report), indent=1, ensure_ascii=False)
-        write_atomically(json, text + "\n", kind=DataError)
-    if report.problems:
-        count = len(report.problems)
-        shown = "\n  ".join(report.problems[:_SHOWN])
-        more = f"\n  … and {count - _SHOWN} more" if count > _SHOWN else ""
-        raise DataError(
-            f"{_count(count, 'problem')}:\n  {shown}{more}",
-            where=f"{files.name} {split}",
-            mend="mend these files, then check again" + (" (--json=FILE lists all)" if more else ""),
-        )
 
 
 @dataclass
@@ -148,6 +96,22 @@ class Report:
         end = ", ".join(_count(len(found), kind) for kind, found in kinds.items() if found) or "all is well"
         return "\n".join([*lines, f"  {end}"])
 
+    def write(self, path: Path) -> None:
+        """Write the report as JSON."""
+        write_atomically(path, (json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n").encode())
+
+    def refuse_problems(self) -> None:
+        """Raise `DataError` with the first few problems, if there are any."""
+        if self.problems:
+            count = len(self.problems)
+            shown = "\n  ".join(self.problems[:_SHOWN])
+            more = f"\n  … and {count - _SHOWN} more" if count > _SHOWN else ""
+            raise DataError(
+                f"{_count(count, 'problem')}:\n  {shown}{more}",
+                where=f"{self.dataset} {self.split}",
+                mend="mend these files, then check again" + (" (--json=FILE lists all)" if more else ""),
+            )
+
 
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'s' * (number != 1)}"
@@ -158,7 +122,8 @@ def _shares(title: str, shares: dict[Any, float]) -> str:
     return fill(text, 100, initial_indent="  ", subsequent_indent="    ").replace("\0", " ")  # no break inside a pair
 
 
-def _flow_folder(files: SequenceSet, flow: str) -> Path | None:
+def flow_folder(files: SequenceSet, flow: str) -> Path | None:
+    """The folder of flow files that `flow` names: auto for the usual one, where there is one, none for none."""
     if flow == "none":
         return None
     if flow == "auto":

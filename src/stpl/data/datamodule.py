@@ -27,7 +27,11 @@ from stpl.data.flow.flow_cache import FlowCache
 from stpl.data.label_space import VIPER_15, label_space
 from stpl.data.loading import Loader, Loading, StepLoader, begin_process, check_shared_memory
 from stpl.data.rare_classes import RareClassSampler, class_pixels
-from stpl.data.sampling import (
+from stpl.data.sequence import SequenceClips, find_flow
+from stpl.data.sequence_cache import open_cache
+from stpl.data.sequence_set import open_set
+from stpl.data.sets import data_set
+from stpl.data.steps import (
     EvaluationClips,
     EvaluationShare,
     StepBefore,
@@ -37,10 +41,6 @@ from stpl.data.sampling import (
     StreamSampler,
     TrainingClips,
 )
-from stpl.data.sequence import SequenceClips, find_flow
-from stpl.data.sequence_cache import open_cache
-from stpl.data.sequence_set import open_set
-from stpl.data.sets import data_set
 from stpl.data.streets import StreetsClips, StreetsOptions, open_split
 from stpl.data.videos.footage import Spread, open_footage
 from stpl.errors import ConfigError, check_range

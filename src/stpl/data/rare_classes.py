@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stpl.data.clip import ClipReader, clip_seed
 from stpl.data.parallel import each
-from stpl.data.sampling import Steps, StepSampler, Ticket
+from stpl.data.steps import Steps, StepSampler, Ticket
 from stpl.errors import DataError, check_range, note
 from stpl.files import locked, whole_file
 

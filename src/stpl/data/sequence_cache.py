@@ -29,7 +29,7 @@ from stpl.data.clip import BACKWARD, Frame, Pair
 from stpl.data.flow.estimators import estimator_class, shared_estimator
 from stpl.data.flow.flow_formats import Flow
 from stpl.data.parallel import each
-from stpl.data.sequence_set import SequenceSet, open_set
+from stpl.data.sequence_set import SequenceSet
 from stpl.errors import DataError, note
 from stpl.files import locked, writing
 from stpl.rows import Rows
@@ -37,35 +37,6 @@ from stpl.rows import Rows
 _VERSION = 2
 _TYPES = {"frames": ("uint8", 3), "flow": ("float16", 2)}  # and channels of a row
 _THEN = "call again: it goes on where it stopped; or set data.cache=false"
-
-
-def cache(
-    dataset: str,
-    root: Path = Path("data"),
-    split: str = "train",
-    size: tuple[int, int] | None = None,
-    frame_list: Path | None = None,
-    flow: bool = True,
-    estimator: str = "dis",
-    workers: int = 0,
-) -> None:
-    """Keep frames and estimated flow of one split at training size.
-
-    A run with `data.init_args.cache: true` reads them (and makes what is missing). Call again to go on after a stop.
-
-    Args:
-        dataset: viper, synthia or cityscapes.
-        root: folder that holds Viper, SynthiaSeq and Cityscapes.
-        split: train or val.
-        size: height and width; the data set's training size if not given.
-        frame_list: text file that names the current frames, for a run that uses one.
-        flow: keep estimated flow, too.
-        estimator: of the flow, as `data.flow_estimator` of a run: dis, raft, raft_small, or package.module.Class.
-        workers: threads; 0 for one a core.
-    """
-    files = open_set(root, dataset, split, frame_list=frame_list, size=size)
-    open_cache(files, estimator if flow else None, workers)
-    print(f"{len(files)} clips are kept in {cache_folder(files)}")
 
 
 def cache_folder(files: SequenceSet) -> Path:

@@ -234,22 +234,12 @@ def _float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def inspect(checkpoint: Path, layout: LayoutName | Literal["auto"] = "auto", key: str | None = None) -> None:
-    """Say what a checkpoint is: layout, network, classes, normalisation, and what is missing or unknown in it.
-
-    Args:
-        checkpoint: the file, foreign or one of ours.
-        layout: its layout, where the keys leave a choice.
-        key: which state_dict, where the file holds several: such as model, or ema.model for one inside another; the one
-            called state_dict if not given, or else the only one.
-    """
+def describe(checkpoint: Path, layout: LayoutName | Literal["auto"] = "auto", key: str | None = None) -> dict[str, str]:
+    """What a checkpoint is, foreign or one of ours: property → its value in words; see `understand`."""
     content = weights.read(checkpoint)
     if "stpl" in content:
-        findings = _described(weights.entry(checkpoint))
-    else:
-        findings = _findings(understand(checkpoint, layout, key)) | {"state_dict": _choice(content, key)}
-    for name, value in findings.items():
-        print(f"{name:<15}{value}")
+        return _described(weights.entry(checkpoint))
+    return _findings(understand(checkpoint, layout, key)) | {"state_dict": _choice(content, key)}
 
 
 def _choice(content: Mapping[str, Any], key: str | None) -> str:
@@ -324,26 +314,19 @@ def _names(names: Sequence[str]) -> str:
 
 
 def convert(
-    checkpoint: Path,
-    out: Path,
-    layout: LayoutName | Literal["auto"] = "auto",
-    label_space: str = "viper15",
-    backbone_only: bool = False,
-    key: str | None = None,
-) -> None:
-    """Make a foreign checkpoint one of ours, for `--model.checkpoint`; it carries the description of its network.
+    foreign: Foreign, checkpoint: Path, out: Path, label_space: str = "viper15", *, backbone_only: bool = False
+) -> tuple[weights.Holds, dict[str, Any]]:
+    """Write a foreign checkpoint as one of ours; what it holds, and the settings of a network that takes it.
 
     Args:
-        checkpoint: the foreign file.
+        foreign: from `understand`.
+        checkpoint: the file it came from.
         out: the checkpoint to write; it must not exist.
-        layout: the file's layout, where its keys leave a choice.
         label_space: the classes that it predicts, in their order.
-        backbone_only: leave its classifiers out, for example because they are for other classes.
-        key: which state_dict, where the file holds several.
+        backbone_only: leave its classifiers out.
     """
     if out.exists():
         raise ConfigError("this file exists already", where=out, mend="delete it, or give another --out")
-    foreign = understand(checkpoint, layout, key)
     holds: weights.Holds = "backbone" if backbone_only or foreign.num_classes is None else "network"
     options = foreign.options(label_space)
     if holds == "network" and foreign.num_classes != options.space.num_classes:
@@ -359,6 +342,4 @@ def convert(
     formats.write(out, {"state_dict": {f"network.{key}": value for key, value in state.items()}, "stpl": description})
     given = options.architecture.to_dict()["init_args"]
     settings = {f"architecture.{n}": value for n, value in given.items() if holds == "network" or n in _OF_BACKBONE}
-    settings |= {"label_space": label_space} if holds == "network" else {}
-    print(f"wrote {out}: {'the whole network' if holds == 'network' else 'only the backbone'}, for")
-    print("  " + " ".join(f"--network.{name}={value}".replace(" ", "") for name, value in settings.items()))
+    return holds, settings | ({"label_space": label_space} if holds == "network" else {})

@@ -4,7 +4,7 @@
 |---|---|---|
 | `torch.save` since torch 1.6, a zip archive | yes | every member's CRC-32 is compared; `torch.load` does not do that |
 | `torch.save` before, pickles in a row | yes | only where they cannot be unpickled any more |
-| safetensors | yes, here | only its header and its length |
+| safetensors | yes, by its own library | only its header and its length |
 | anything else | no: it is named, with the way to a file that is read | |
 
 Nothing but tensors and plain types is ever unpickled (`weights_only=True`).
@@ -13,19 +13,20 @@ Nothing but tensors and plain types is ever unpickled (`weights_only=True`).
 from __future__ import annotations
 
 import json
-import math
 import pickle
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor
 
-from stpl.errors import CheckpointError
-from stpl.files import whole_file
+from stpl.errors import CheckpointError, first_line, lacking
+from stpl.files import whole_file, write_atomically
 
 _HEAD = 4096  # bytes by which a format is recognised
 _TORCH_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # the number with which torch began its files before 1.6
@@ -43,12 +44,6 @@ _KNOWN = {
 }  # fmt: skip
 _COMPRESSED = ("gzip", "bzip2", "xz", "zstd", "7z", "rar")
 
-_DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U64": torch.uint64, "U32": torch.uint32,
-    "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2, "C64": torch.complex64,
-}  # fmt: skip
 _DESCRIPTION = "stpl"  # key of the metadata of our safetensors files
 _MOST_HEADER = 100 * 2**20  # bytes; the format's own limit
 
@@ -184,16 +179,6 @@ def _as_text(head: bytes) -> str | None:
     return None
 
 
-class _Entry(NamedTuple):
-    """Where a tensor of a safetensors file lies in its data, in bytes, and what it is."""
-
-    start: int
-    end: int
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    name: str
-
-
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
     """Write tensors and what they are, in plain types, as a safetensors file; raises `CheckpointError`, never half.
 
@@ -202,60 +187,24 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], description: Ma
         tensors: by name.
         description: the entry `stpl` of `weights.description`, and more.
     """
-    names = {dtype: name for name, dtype in _DTYPES.items()}
-    header: dict[str, Any] = {"__metadata__": {_DESCRIPTION: json.dumps(description)}}
-    parts, place = [], 0
-    for name, tensor in tensors.items():
-        data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        offsets = [place, place + len(data)]
-        header[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
-        parts.append(data)
-        place += len(data)
-    text = json.dumps(header).encode()
-    with whole_file(path, kind=CheckpointError) as file:
-        for part in (len(text).to_bytes(8, "little"), text, *parts):
-            file.write(part)
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    content = safetensors.torch.save(copies, {_DESCRIPTION: json.dumps(description)})
+    write_atomically(path, content, kind=CheckpointError)
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    """A length (8 bytes, little-endian), a JSON header, then the numbers of all tensors without a gap."""
-    data = bytearray(path.read_bytes())
-    begin = 8 + int.from_bytes(data[:8], "little")
     try:
-        header: Any = json.loads(data[8:begin].decode("utf-8")) if begin <= len(data) else None
-        entries = sorted(_entry(name, tensor) for name, tensor in header.items() if name != "__metadata__")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _torn(path, f"its safetensors header cannot be read: {error or type(error).__name__}") from error
-    place = 0
-    for entry in entries:
-        if entry.start != place or entry.end - entry.start != entry.dtype.itemsize * math.prod(entry.shape):
-            raise _torn(path, f"its safetensors header does not fit the data of {entry.name}")
-        place = entry.end
-    if begin + place != len(data):
-        raise _torn(path, f"{len(data)} bytes, its safetensors header asks for {begin + place}")
-    found = {entry.name: _tensor(data, begin, entry) for entry in entries}
-    metadata = header.get("__metadata__")
-    if not isinstance(metadata, dict) or _DESCRIPTION not in metadata:
+        with safetensors.safe_open(path, "pt") as file:
+            names: list[str] = file.keys()
+            found = {name: file.get_tensor(name).clone() for name in names}
+            description = (file.metadata() or {}).get(_DESCRIPTION)
+    except Exception as error:  # its own kinds of error, and those of torch for a shape that cannot be
+        if lacking(error) is not None:
+            raise
+        raise _torn(path, f"its safetensors header cannot be read: {first_line(error)}") from error
+    if description is None:
         return found
     try:
-        return {"state_dict": found, _DESCRIPTION: json.loads(metadata[_DESCRIPTION])}
-    except (ValueError, TypeError) as error:
+        return {"state_dict": found, _DESCRIPTION: json.loads(description)}
+    except ValueError as error:
         raise _torn(path, f"its description cannot be read: {error}") from error
-
-
-def _entry(name: str, tensor: dict[str, Any]) -> _Entry:
-    """One entry of the header; raises `ValueError`, `KeyError` or `TypeError` for what is none."""
-    numbers = [*tensor["data_offsets"], *tensor["shape"]]
-    if tensor["dtype"] not in _DTYPES or len(tensor["data_offsets"]) != 2:
-        raise ValueError(f"{name} has dtype {tensor['dtype']} and offsets {tensor['data_offsets']}")
-    if any(type(number) is not int or number < 0 for number in numbers):
-        raise ValueError(f"{name} has offsets and shape {numbers}")
-    return _Entry(numbers[0], numbers[1], _DTYPES[tensor["dtype"]], tuple(numbers[2:]), name)
-
-
-def _tensor(data: bytearray, begin: int, entry: _Entry) -> Tensor:
-    if entry.start == entry.end:
-        return torch.empty(entry.shape, dtype=entry.dtype)
-    # By way of bytes and a copy: the format does not promise that a tensor begins where its type may begin.
-    raw = torch.frombuffer(data, dtype=torch.uint8, count=entry.end - entry.start, offset=begin + entry.start)
-    return raw.clone().view(entry.dtype).reshape(entry.shape)

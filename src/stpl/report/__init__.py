@@ -1,9 +1,8 @@
 """From run records to tables, figures and a page. Imports no torch.
 
-Begin with `command` (the verb), `suite` (what is recorded) and `rows` (a table's lines).
+Begin with `suite` (what is recorded), `rows` (a table's lines) and `tables`.
 """
 
-from stpl.report.command import report
 from stpl.report.tables import print_table
 
-__all__ = ["print_table", "report"]
+__all__ = ["print_table"]

@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from socketserver import ThreadingMixIn
-from typing import Annotated, Any
+from typing import Any
 from wsgiref.simple_server import WSGIServer, make_server
 
 from stpl.data.label_space import label_space
-from stpl.errors import AtLeast, ConfigError
-from stpl.files import write_atomically
+from stpl.errors import ConfigError
 from stpl.runs.charts import CONFUSION, FEATURES, IOU, PICTURES, PURITY, VIDEO, Chart
 from stpl.runs.experiments import check_bench, experiment_folders, find_overlay
 from stpl.runs.record import runs_root
@@ -29,18 +28,8 @@ _STEP = "trainer/global_step"  # the axis that Lightning's logger gives every me
 _LOSSES = "train/([^l]|l[^r]).*"  # all but the learning rate; W&B's expressions know no lookahead
 
 
-def optuna(bench: str = "streets", storage: str | None = None, port: Annotated[int, AtLeast(0)] = 8080) -> None:
-    """Show the sweeps of a benchmark in Optuna's dashboard, on this machine alone, until interrupted.
-
-    Args:
-        bench: benchmark whose sweeps to show.
-        storage: URL of the sweeps' database; the SQLite file beside the runs if not given.
-        port: of 127.0.0.1 to listen on.
-
-    Raises:
-        StplError: if optuna-dashboard is not installed, no sweep has been started, the database cannot be opened, or
-            the port is taken.
-    """
+def show_sweeps(bench: str, storage: str | None, port: int) -> None:
+    """Show the sweeps of a benchmark in Optuna's dashboard until interrupted; see `stpl dashboard optuna`."""
     from stpl.sweeps.storage import default_url, opened
 
     dashboard = _imported("optuna_dashboard", "cluster")
@@ -69,39 +58,6 @@ def _serve(application: Any, port: int) -> None:
         server.serve_forever()
 
 
-def wandb(
-    bench: str = "streets",
-    project: str = "stpl",
-    entity: str | None = None,
-    out: Path | None = None,
-    experiments: Path | None = None,
-) -> None:
-    """Save a W&B workspace that shows a benchmark's runs: mIoU, IoU per class, feature space, time, pictures.
-
-    Every call saves a new view; delete those that are no longer wanted in W&B.
-
-    Args:
-        bench: benchmark whose runs to show.
-        project: W&B project that the runs are in.
-        entity: user or team that owns the project; the account's default if not given.
-        out: write the definition to this JSON file instead; needs no account and sends nothing.
-        experiments: folder of your own overlays, beside the shipped ones; ./experiments if not given.
-
-    Raises:
-        ConfigError: for an unknown benchmark, if wandb-workspaces is not installed, without an account (nobody is ever
-            asked for one), or if W&B refuses the view.
-    """
-    check_bench(bench, experiment_folders(experiments))
-    overlay = find_overlay(f"bench/{bench}", experiment_folders(experiments))
-    space = label_space(Section(load_yaml(overlay), str(overlay)).section("network").text("label_space"))
-    view = _workspace(bench, space.classes, project, entity or "")
-    if out is None:
-        _save(view)
-    else:
-        write_atomically(out, json.dumps(_definition(view), indent=1) + "\n")
-        print(f"definition: {out}")
-
-
 def _imported(module: str, extra: str) -> Any:
     """An optional package."""
     try:
@@ -113,7 +69,7 @@ def _imported(module: str, extra: str) -> Any:
         raise ConfigError(f"{name} is not installed", mend=f"pip install 'stpl[{extra}]'") from error
 
 
-def _definition(view: Any) -> dict[str, Any]:
+def definition(view: Any) -> dict[str, Any]:
     """The view as W&B's `upsertView` takes it, the specification not yet a text."""
     model = view._to_model()
     spec = model.spec.model_dump_json(by_alias=True, exclude_none=True)
@@ -122,7 +78,8 @@ def _definition(view: Any) -> dict[str, Any]:
     return {**names, "spec": json.loads(spec)}
 
 
-def _save(view: Any) -> None:
+def save(view: Any) -> None:
+    """Save a view in the user's W&B account; raises `ConfigError` without one, or if W&B refuses it."""
     import wandb as client
 
     try:
@@ -141,13 +98,23 @@ def _save(view: Any) -> None:
         ) from error
 
 
-def _workspace(bench: str, classes: Sequence[str], project: str, entity: str) -> Any:
-    """The view: runs of one benchmark, those of one experiment as one curve with its spread over seeds."""
+def workspace(bench: str, project: str, entity: str, experiments: Path | None = None) -> Any:
+    """The view: runs of one benchmark, those of one experiment as one curve with its spread over seeds.
+
+    Args:
+        bench: the benchmark.
+        project: W&B project that the runs are in.
+        entity: user or team that owns it; the account's default if empty.
+        experiments: the user's own overlays, see `experiment_folders`.
+    """
+    check_bench(bench, experiment_folders(experiments))
+    overlay = find_overlay(f"bench/{bench}", experiment_folders(experiments))
+    space = label_space(Section(load_yaml(overlay), str(overlay)).section("network").text("label_space"))
     workspaces, expressions = (_imported(f"wandb_workspaces.{name}", "wandb") for name in ("workspaces", "expr"))
     panels = _Panels(bench)
     sections = {
         "mIoU": panels.overview(),
-        "IoU per class": panels.classes(classes),
+        "IoU per class": panels.classes(space.classes),
         "Feature space": panels.feature_space(),
         "Temporal consistency": panels.temporal(),
         "Predictions": panels.pictures(),

@@ -227,6 +227,11 @@ def parse(args: Sequence[str]) -> None:
     build_request(Request.parse(args), _Parser)
 
 
+def print_settings() -> None:
+    """Print all settings that there are, with their help, and end the program."""
+    SuiteCLI(Method, ClipDataModule, **CLI_OPTIONS, args=["--help"])
+
+
 def _find_own_methods() -> None:
     """Make all methods known: the package's, other packages' (entry points), and modules of the working directory."""
     import_module("stpl.methods")

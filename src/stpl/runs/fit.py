@@ -13,11 +13,10 @@ import torch
 from lightning.pytorch.plugins.precision import Precision
 
 from stpl.data.clip import Wants
-from stpl.data.datamodule import ClipDataModule
 from stpl.data.label_space import label_space
 from stpl.errors import ConfigError, note, refusals
 from stpl.nn import weights
-from stpl.runs.build import CLI_OPTIONS, SuiteCLI, build, build_request
+from stpl.runs.build import SuiteCLI, build, build_request
 from stpl.runs.folder import run_folder
 from stpl.runs.identity import check_mark, keep_settings, mark_of
 from stpl.runs.precision import computes_right, has_grouped_convolutions
@@ -32,19 +31,6 @@ from stpl.runs.trainer import (
     records_steps,
     signals_raised,
 )
-from stpl.training import Method
-
-
-def fit_command(args: Sequence[str]) -> None:
-    """`stpl fit`: `fit`, or all settings.
-
-    Args:
-        args: the command line after `stpl fit`.
-    """
-    if "--help-all" in args:
-        SuiteCLI(Method, ClipDataModule, **CLI_OPTIONS, args=["--help"])
-    else:
-        fit(args)
 
 
 def fit(args: Sequence[str]) -> Path:

@@ -6,22 +6,35 @@ again at the end of the chain of causes.
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib import import_module
 
 from jsonargparse import ArgumentError
 from jsonargparse._paths import PathError
 
-from stpl.arguments import explain, refused_key
-from stpl.errors import ConfigError, StplError
+from stpl.errors import ConfigError, StplError, did_you_mean
 from stpl.runs.request import Request
 from stpl.training import Method
 
 _FRAMEWORK = {"stpl", "jsonargparse", "lightning", "torch", "torchmetrics", "yaml", "numpy", *sys.stdlib_module_names}
 _NO_CLASS = re.compile(r"Not a valid subclass of (\w+)")
 _NO_MODEL = "the following arguments are required: model"
+_KEY = re.compile(r'Parser key "([^"]+)":')
+_CLASS = re.compile(r"Problem with given class_path '([^']+)'")
+_REFUSED = re.compile(r"Option '([^']+)' is not accepted")
+_FRAME = (
+    "Parser key",
+    "Problem with",
+    "Given value",
+    "Subtypes:",
+    "Errors:",
+    "Does not validate",
+    "Expected a <class 'None",
+)
 
 
 def explained(error: BaseException, request: Request) -> BaseException:
@@ -42,8 +55,8 @@ def explained(error: BaseException, request: Request) -> BaseException:
     if _NO_CLASS.search(text) or text.startswith(_NO_MODEL):
         return _no_class(text, request)
     if isinstance(error, ArgumentError) or (isinstance(error, ValueError) and "Option '" in text):
-        where = request.file_with(refused_key(error))
-        return ConfigError(explain(error), where=where, mend="mend the setting, or see `stpl fit --help`")
+        where = request.file_with(_refused_key(error))
+        return ConfigError(_explain(error), where=where, mend="mend the setting, or see `stpl fit --help`")
     return error
 
 
@@ -101,3 +114,33 @@ def _methods(kind: type[Method] = Method) -> list[str]:
     """Names of the package's methods: all classes below `kind`."""
     found = {name for below in kind.__subclasses__() for name in (below.__name__, *_methods(below))}
     return sorted(name for name in found if not name.startswith("_"))
+
+
+def _explain(error: Exception) -> str:
+    """A parser's message in one line: the setting it is about, and the innermost of its reasons."""
+    text = str(error)
+    if text.startswith("unrecognized arguments:"):
+        return text.splitlines()[0].replace("unrecognized arguments:", "unknown setting")
+    lines = [line for line in text.splitlines() if not line.strip(" -").startswith(_FRAME) and line.strip()]
+    reason = max(lines, key=lambda line: len(line) - len(line.lstrip()), default=text).strip(" -")
+    keys = _KEY.findall(text)
+    refused = _REFUSED.search(reason)
+    if refused:
+        reason = f"unknown setting '{refused.group(1)}'{_hint(refused.group(1), _CLASS.findall(text))}"
+    return f"{'.'.join(keys)}: {reason}" if keys else reason
+
+
+def _refused_key(error: Exception) -> str | None:
+    """The name of the setting that a parser's message is about, without what it belongs to; `None` if unclear."""
+    refused, keys = _REFUSED.search(str(error)), _KEY.findall(str(error))
+    return refused.group(1) if refused else keys[-1].split(".")[-1] if keys else None
+
+
+def _hint(name: str, class_paths: Sequence[str]) -> str:
+    """«did you mean» from the parameters of the innermost class."""
+    if not class_paths:
+        return ""
+    module, _, attribute = class_paths[-1].rpartition(".")
+    owner = getattr(import_module(module), attribute)
+    hint = did_you_mean(name, inspect.signature(owner).parameters).rstrip()
+    return f", {hint}" if hint else f" of {attribute}"

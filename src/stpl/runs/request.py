@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 import yaml
 
 from stpl.errors import ConfigError
-from stpl.runs.experiments import benches, experiment_folders, load_catalogue, overlays
+from stpl.runs.experiments import experiment_folders, overlays
 from stpl.runs.record import experiment_name
 from stpl.yaml_files import check_named_files, is_file, load_yaml, parse_yaml, read_yaml
 
@@ -29,52 +28,6 @@ PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
 _GROUPS = ("trainer", "model", "data", "run", "network", "optimizer", "batchnorm")
 _SETTINGS = (".yaml", ".yml", ".json")
-_HELP = """\
-usage: stpl fit --bench=B --experiment=E [--seed_everything=N] [-c FILE …] [--key=value …]
-
-Runs an experiment and records it in runs/B/E/seedN. It is made of overlays, then your -c files in order, then your
-settings; -c files and overridden settings become part of the experiment's name. Overlays and tables.yaml of your own
-are looked for in experiments/, or in --experiments=DIR, and the shipped ones beside them.
-
-  experiments  {experiments}
-  benchmarks   {benches}
-
-settings you may want (all: stpl fit --help-all)
-  --model.confident_proportion=0.7   k, the share of pixels that take part
-  --model.temperature=0.07           τ of Eq. 3
-  --model.denominator=negatives      or supcon, positive+negatives
-  --model.head=mlp                   or linear, none: the projection head
-  --batchnorm.policy=statistics      or frozen, train
-  --batchnorm.views=all              or original: which frames move the statistics
-  --batchnorm.evaluation=running     or renewed: which statistics the network is evaluated with
-  --optimizer.lr=2.5e-6  --trainer.max_steps=20000  --trainer.val_check_interval=1000
-  --data.loading.batch_size=1  --data.loading.num_workers=2
-  --trainer.precision=32-true        chosen from the hardware if not given
-  --run.wandb=offline                also log to W&B
-
-A run that is called again goes on from its last checkpoint, and is left alone once it is recorded."""
-
-_TEST_HELP = """\
-usage: stpl test --bench=B --network=FILE [--data.domain=source] [--key=value …]
-
-Evaluates a checkpoint on the labelled split of a benchmark and prints IoU per class in percent; records nothing. The
-network is built as the checkpoint describes it."""
-_PREDICT_HELP = """\
-usage: stpl predict --video=FILE --network=FILE --out=DIR [--option=value …]
-       stpl predict --bench=B --network=FILE --out=DIR [--colors=true] [--key=value …]
-
-Of a video file or folder of images: writes DIR/ids/*.png (class ids), DIR/colors/*.png (the same as palette images),
-DIR/overlay.webm and DIR/classes.json; options:
-  --network=NAME                   a checkpoint, package.module:callable, hf:FOLDER, or a YAML file that says more;
-                                   with --builder, --weights, --classes, --mean, --std … as `stpl adapt --help` says
-  --size=HEIGHT,WIDTH              what the network sees; as it was trained if not given
-  --stride=N  --rate=F             every N-th frame; F frames a second
-  --ids=false --colors=false --overlay=false
-
-Of a benchmark: writes what a checkpoint predicts for each evaluation frame, at the size of its label, as a PNG of
-Cityscapes label ids: DIR/{city}_{sequence}_{frame}_pred_labelIds.png, which CITYSCAPES_RESULTS=DIR csEvalPixelLevel-
-SemanticLabeling finds. With --colors=true also DIR/colors/color_*.png, which it does not find. DIR must be empty or
-absent; it appears when all is written."""
 
 
 def as_text(key: str, value: Path | str) -> dict[str, str]:
@@ -134,27 +87,6 @@ def _check_value(key: str, value: str) -> None:
     elif key in _GROUPS and is_file(Path(value)):
         read_yaml(Path(value))
     check_named_files(value, Path())
-
-
-def fit_help(args: Sequence[str] = ()) -> str:
-    """What `stpl fit --help` says; of the arguments it regards `--experiments`."""
-    folders = experiment_folders(Request.parse([word for word in args if "=" in word]).folder)
-    names = load_catalogue(folders).experiments
-    return _HELP.format(experiments="\n               ".join(_lines(names)), benches=", ".join(benches(folders)))
-
-
-def evaluation_help(args: Sequence[str] = ()) -> str:
-    """What `stpl test --help` says."""
-    return _TEST_HELP
-
-
-def predict_help(args: Sequence[str] = ()) -> str:
-    """What `stpl predict --help` says."""
-    return _PREDICT_HELP
-
-
-def _lines(names: Iterable[str]) -> list[str]:
-    return textwrap.wrap(", ".join(names), 100)
 
 
 @dataclass

@@ -15,19 +15,8 @@ from stpl.runs.request import Request
 from stpl.runs.shipped import BENCH, EXPERIMENT, fingerprint
 
 
-def ship(*, runs: Path = Path("runs"), seeds: int = 5) -> None:
-    """Make the shipped source models of `streets` from recorded runs.
-
-    Weights are kept in half precision, statistics in single. What such a model reaches on the studio's evaluation
-    drives is measured and kept in its file.
-
-    Args:
-        runs: folder of all runs; `source` of the seeds 0 to `seeds` - 1 must be recorded there.
-        seeds: how many.
-
-    Raises:
-        StplError: a run is missing or torn.
-    """
+def ship(runs: Path, seeds: int) -> None:
+    """Make the shipped source models of `streets` from recorded runs; see `stpl weights ship`."""
     keys = [RunKey(BENCH, EXPERIMENT, seed) for seed in range(seeds)]
     found = [(key, key.read(runs)) for key in keys]
     for key, record in found:

@@ -26,22 +26,8 @@ from stpl.runs.trainer import callbacks_of, signals_raised
 from stpl.training import Method
 
 
-def weights_statistics(*, bench: str = "streets", runs: Path = Path("runs")) -> None:
-    """Evaluate the last weights of recorded runs with renewed statistics, for the table weights × statistics.
-
-    Writes `statistics.json` into each run's folder that has none: mIoU in percent with the statistics that came about
-    in training ("running"), and with those renewed for the last weights from original frames alone ("original") and
-    from original and augmented ones ("all"). It takes seconds a run. Runs that train on the source domain, and runs
-    without a checkpoint, are left out. `stpl report --only=statistics` prints the table.
-
-    Args:
-        bench: benchmark whose runs to evaluate.
-        runs: folder of all runs.
-
-    Raises:
-        StplError: for a benchmark without runs, a torn record or configuration, or missing data; once all other runs
-            are evaluated, for one whose checkpoint is torn or that of another run.
-    """
+def evaluate_weights(bench: str, runs: Path) -> None:
+    """Evaluate the last weights of recorded runs with renewed statistics; see `stpl weights statistics`."""
     check_runs(runs / bench)
     refused = []
     found = [path.parent for path in sorted((runs / bench).glob(f"*/seed*/{RECORD}"))]

@@ -48,10 +48,8 @@ def narrow(
     A constant `seed_everything: {value: k}` stays: it marks what is trained once and shared.
 
     Raises:
-        ConfigError: if `seeds` is not positive, or more than a grid may have cells.
+        ConfigError: if `seeds` is more than a grid may have cells.
     """
-    if seeds is not None and seeds < 1:
-        raise ConfigError(f"{seeds} seeds are none", where="seeds", mend="ask for 1 or more")
     if seeds is not None and seeds > LARGEST_GRID:
         raise ConfigError(f"{seeds:,} seeds are too many", where="seeds", mend=f"ask for at most {LARGEST_GRID:,}")
     given: dict[str, str | None] = {

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stpl.errors import ConfigError, RecordError, StplError, note
+from stpl.errors import RecordError, StplError, note
 from stpl.runs.record import METRICS, read_steps
 from stpl.sweeps.claims import Failure, name_of
 from stpl.sweeps.display import clock
@@ -63,26 +63,6 @@ class Status:
     running: tuple[Running, ...]
     failed: dict[str, Failure]
     eta: float | None
-
-
-def status(*, bench: str | None = None, runs: Path = Path("runs"), storage: str | None = None) -> None:
-    """Show what sweeps are doing: what runs where, what failed and why, and the time left.
-
-    Args:
-        bench: show only this benchmark's sweeps.
-        runs: folder of all runs.
-        storage: URL of the database; the SQLite files beside the runs if not given.
-
-    Raises:
-        StplError: if there is no sweep, or its database cannot be read.
-    """
-    console = Console(highlight=False)
-    urls = [storage] if storage else [f"sqlite:///{path.absolute()}" for path in sorted(runs.glob("*/sweeps.sqlite3"))]
-    found = [item for url in urls for item in read_status(url, runs) if bench in (None, item.study.partition("/")[0])]
-    if not found:
-        raise ConfigError("no sweep has been started", where=storage or runs, mend="start one: stpl sweep FILE…")
-    for item in found:
-        _show(item, console)
 
 
 def read_status(url: str, runs: Path) -> list[Status]:
@@ -199,7 +179,8 @@ def _duration(trial: FrozenTrial) -> timedelta:
     return trial.duration or timedelta(0)  # what was recorded before the sweep began has none
 
 
-def _show(item: Status, console: Console) -> None:
+def show(item: Status, console: Console) -> None:
+    """Print a sweep's status."""
     eta = "" if item.eta is None else f", ETA {clock(item.eta)}"
     early = f", {item.early} ended early" if item.early else ""
     line = f"{item.done} of {item.total} recorded{early}, {len(item.running)} running, {item.waiting} waiting"

@@ -7,14 +7,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
 
 import optuna
 from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage, run_grpc_proxy_server
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
-from stpl.errors import AtLeast, ConfigError, StplError, first_line
+from stpl.errors import ConfigError, StplError, first_line
 
 _OPENINGS = 5
 _DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
@@ -128,22 +127,11 @@ def _failed(url: str, error: BaseException) -> StplError:
     )
 
 
-def serve(*, storage: str, host: str = "localhost", port: Annotated[int, AtLeast(0)] = GRPC_PORT) -> None:
-    """Let workers share a database through one process, Optuna's gRPC proxy: `--storage=grpc://host:port`.
-
-    For SQLite over several machines, and for more workers than a database takes connections.
-
-    Args:
-        storage: URL of the database.
-        host: name or address to listen on; `0.0.0.0` for all. There is no password: use it within one network.
-        port: to listen on.
-
-    Raises:
-        ConfigError: if the database cannot be opened.
-    """
-    opened = open_storage(storage)
+def serve(url: str, host: str, port: int) -> None:
+    """Serve a database by Optuna's gRPC proxy until interrupted; raises `ConfigError` if it cannot be opened."""
+    storage = open_storage(url)
     print(f"workers: stpl sweep FILE… --storage=grpc://{host}:{port}", flush=True)
     try:
-        run_grpc_proxy_server(opened, host=host, port=port)
+        run_grpc_proxy_server(storage, host=host, port=port)
     except ImportError as error:
         raise _cannot_be_opened(f"grpc://{host}:{port}", error) from error

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from stpl.errors import StplError
+from stpl.files import writing
 from stpl.runs.folder import LOG
 from stpl.sweeps.interrupts import waiting
 from stpl.sweeps.launcher import Launched, Launcher
@@ -45,13 +45,11 @@ def run_trial(
             or at a second interrupt.
     """
     start = time.monotonic()
-    try:
+    with writing(directory / LOG):
         directory.mkdir(parents=True, exist_ok=True)
         with (directory / LOG).open("ab", buffering=0) as log:
             log.write(f"\n=== {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC $ {shlex.join(command)}\n".encode())
             offset = log.tell()
-    except OSError as error:
-        raise StplError(f"cannot be written: {error.strerror}", where=directory / LOG, mend="free the disk") from error
     environment = {**os.environ, "STPL_RUNS": str(runs.absolute()), "PYTHONUNBUFFERED": "1"}
     code = _wait(launcher.start(command, directory / LOG, environment), on_tick)
     return EndedTrial(code, time.monotonic() - start, _tail(directory / LOG, offset))

@@ -14,11 +14,11 @@ from PIL import Image
 
 from fakes import MovingShapes, write_cityscapes
 from stpl.cli import main
+from stpl.commands.data_flow import data_flow as flow
 from stpl.data import flow as fl
 from stpl.data.check import inspect
 from stpl.data.fake import fake
 from stpl.data.flow.flow_check import ALTERNATIVES, GIVEN, STILL, flow_verdict, warp_errors
-from stpl.data.flow.flow_files import flow
 from stpl.data.label_space import VIPER_15, LabelSpace
 from stpl.data.sequence_set import open_set
 from stpl.data.sets import data_set
@@ -34,7 +34,7 @@ FRAME = "Viper/train/img/001/001_00010.jpg"
 def master(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("viper")
     fake("viper", root, SIZE)
-    flow("viper", root, size=SIZE)
+    flow("viper", root=root, size=SIZE)
     return root
 
 

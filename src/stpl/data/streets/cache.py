@@ -22,7 +22,7 @@ from typing import IO, Any
 from numpy.typing import NDArray
 
 from stpl.data.streets.drive import StreetsOptions, renderer_version
-from stpl.data.streets.worker import DISK_FAILED, command, draw_share, rows_of
+from stpl.data.streets.worker import DISK_FAILED, SplitPlan, command, draw_share, rows_of
 from stpl.errors import DataError, note
 from stpl.files import locked, writing
 from stpl.machine import sweep_cores
@@ -82,51 +82,48 @@ def open_split(
         DataError: a file is torn, or the disk is full or not writable.
         ConfigError: there is no such domain or split.
     """
-    options = options or StreetsOptions()
+    plan = SplitPlan(domain, split, options or StreetsOptions())
     content = {
         "layout": _LAYOUT,
         "renderer": renderer_version(),
-        "split": f"{domain}-{split}",
-        **options.content(domain, split),
+        "split": plan.name,
+        **plan.options.content(domain, split),
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-    folder = Path(root) / f"{domain}-{split}-{digest}"
-    shape = (options.drives(domain, split), options.frames, options.height, options.width)
-    rows = rows_of(folder, shape, content)
+    folder = Path(root) / f"{plan.name}-{digest}"
+    rows = rows_of(folder, plan.shape, content)
     if not rows.finished:
         on_busy = partial(note, f"streets: another process draws {folder.name}: waiting")
         lock = locked(folder.with_name(f".{folder.name}.lock"), on_busy, kind=DataError)
         with writing(folder, kind=DataError, then="run again: it goes on where it stopped"), lock:
             if not rows.finished:  # another process may have drawn it while this one waited
-                _draw(rows, domain, split, options, workers or len(sweep_cores()))
+                _draw(rows, plan, workers or len(sweep_cores()))
     rows.check()
-    return StreetsSplit(folder, f"{domain}-{split}", shape)
+    return StreetsSplit(folder, plan.name, plan.shape)
 
 
-def _draw(rows: Rows, domain: str, split: str, options: StreetsOptions, workers: int) -> None:
-    total, missing = options.drives(domain, split), {row // options.frames for row in rows.begin()}
-    progress = Progress(f"streets: drawing {domain}-{split}", total, total - len(missing))
+def _draw(rows: Rows, plan: SplitPlan, workers: int) -> None:
+    total, missing = plan.shape[0], {row // plan.options.frames for row in rows.begin()}
+    progress = Progress(f"streets: drawing {plan.name}", total, total - len(missing))
     if min(workers, len(missing)) <= 1:
-        for _ in draw_share(rows, domain, split, options, 0, 1):
+        for _ in draw_share(rows, plan, 0, 1):
             progress.add()
     else:
-        _run_workers(rows, domain, split, options, min(workers, total), progress)
+        _run_workers(rows, plan, min(workers, total), progress)
         progress.add(total - progress.done)
     rows.finish()
 
 
-def _run_workers(
-    rows: Rows, domain: str, split: str, options: StreetsOptions, workers: int, progress: Progress
-) -> None:
+def _run_workers(rows: Rows, plan: SplitPlan, workers: int, progress: Progress) -> None:
     with tempfile.TemporaryFile("w+") as log:
         running = [
-            subprocess.Popen(command(rows.folder, domain, split, options, share, workers), stdout=log, stderr=log)
+            subprocess.Popen(command(rows.folder, plan, share, workers), stdout=log, stderr=log)
             for share in range(workers)
         ]
         try:
             while any(process.poll() is None for process in running) and not any(p.returncode for p in running):
                 time.sleep(0.1)
-                progress.add(len(rows.written()) // options.frames - progress.done)
+                progress.add(len(rows.written()) // plan.options.frames - progress.done)
         finally:
             for process in running:
                 process.kill()  # nothing to do unless another worker failed or the user interrupts

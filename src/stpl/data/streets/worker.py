@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 
@@ -25,10 +25,29 @@ DISK_FAILED = 3
 """Exit code when a drive could not be written; number and reason are the last line on stderr."""
 
 
-def command(folder: Path, domain: str, split: str, options: StreetsOptions, share: int, of: int) -> list[str]:
+class SplitPlan(NamedTuple):
+    """Which split is drawn, and how."""
+
+    domain: str
+    split: str
+    options: StreetsOptions
+
+    @property
+    def name(self) -> str:
+        """Domain and split, e.g. "camera-train"."""
+        return f"{self.domain}-{self.split}"
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Drives D, frames per drive T, height H, width W."""
+        options = self.options
+        return options.drives(self.domain, self.split), options.frames, options.height, options.width
+
+
+def command(folder: Path, plan: SplitPlan, share: int, of: int) -> list[str]:
     """The command line of one worker."""
-    values = json.dumps(asdict(options))
-    arguments = [str(folder), domain, split, values, str(share), str(of), str(os.getpid())]
+    values = json.dumps(asdict(plan.options))
+    arguments = [str(folder), plan.domain, plan.split, values, str(share), str(of), str(os.getpid())]
     return [sys.executable, "-m", "stpl.data.streets.worker", *arguments]
 
 
@@ -44,13 +63,13 @@ def rows_of(folder: Path, shape: tuple[int, int, int, int], about: Mapping[str, 
     return Rows(folder, arrays, drives * frames, about or {}, "the drawn split")
 
 
-def draw_share(rows: Rows, domain: str, split: str, options: StreetsOptions, share: int, of: int) -> Iterator[int]:
+def draw_share(rows: Rows, plan: SplitPlan, share: int, of: int) -> Iterator[int]:
     """Draw every `of`-th drive from `share` on, unless it is there already; yields after each that was drawn."""
-    done = rows.written()
-    for index in range(share, options.drives(domain, split), of):
-        places = range(index * options.frames, (index + 1) * options.frames)
+    done, (drives, frames, _, _) = rows.written(), plan.shape
+    for index in range(share, drives, of):
+        places = range(index * frames, (index + 1) * frames)
         if not done.keys() >= set(places):
-            drive = draw_drive(options, domain, split, index)
+            drive = draw_drive(plan.options, plan.domain, plan.split, index)
             for frame, place in enumerate(places):
                 rows.write(place, {name: getattr(drive, name)[frame] for name in rows.arrays})
             yield index
@@ -63,10 +82,9 @@ def main(arguments: list[str]) -> int:
     if hasattr(os, "sched_setaffinity"):  # a sweep's worker has a share of them, while the others wait for this
         with suppress(OSError):
             os.sched_setaffinity(0, sweep_cores())
-    options = StreetsOptions(**json.loads(values))
-    shape = (options.drives(domain, split), options.frames, options.height, options.width)
+    plan = SplitPlan(domain, split, StreetsOptions(**json.loads(values)))
     try:
-        for _ in draw_share(rows_of(Path(folder), shape), domain, split, options, int(share), int(of)):
+        for _ in draw_share(rows_of(Path(folder), plan.shape), plan, int(share), int(of)):
             if os.name == "posix" and os.getppid() != int(parent):
                 return 1
     except OSError as error:

@@ -2,7 +2,8 @@
 
 Seeking in video files is not to be trusted: containers without an index, variable frame rates and open groups of
 pictures make a decoder land elsewhere. So every frame has a fingerprint in the index, a frame that was sought is known
-by its fingerprint, and from wherever the decoder landed before it, it decodes on.
+by its fingerprint, and from wherever the decoder landed before it, it decodes on. OpenCV's own index does not do that;
+PyAV seeks to key frames by their times, so it would need this index too, and brings a second FFmpeg.
 """
 
 from __future__ import annotations

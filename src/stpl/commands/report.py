@@ -6,17 +6,16 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.text import Text
+from stpl.errors import ConfigError, unknown
+from stpl.option_types import Natural
 
-from stpl.errors import AtLeast, ConfigError, unknown
-from stpl.report.rows import TableLines, tables
-from stpl.report.sheet import show
-from stpl.report.suite import Suite
-from stpl.report.tables import FURTHER_IDS, main_sheet, sheets
-from stpl.runs.experiments import check_bench, check_runs, experiment_folders, load_catalogue
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from stpl.report.rows import TableLines
+    from stpl.report.suite import Suite
 
 EXTRA = ("matplotlib", "sklearn")
 """What the page needs and the extra `stpl[report]` brings."""
@@ -33,7 +32,7 @@ def report(
     chosen: str = "stpl",
     figures: Path | None = None,
     live: bool = False,
-    port: Annotated[int, AtLeast(0)] = 8008,
+    port: Natural = 8008,
 ) -> None:
     """Write and print every table of the catalogue from the records on disk, and write the page.
 
@@ -55,11 +54,15 @@ def report(
         figures: folder to write every figure to, as SVG, PNG and PDF.
         live: serve the page on this machine alone (127.0.0.1), and follow a running sweep, until interrupted.
         port: of the served page; 0 takes a free one.
-
-    Raises:
-        StplError: for an unknown benchmark or experiment, a broken catalogue, a torn record or artifact (named), a
-            missing package, a port in use, or a full disk.
     """
+    from rich.console import Console
+    from rich.text import Text
+
+    from stpl.report.rows import tables
+    from stpl.report.suite import Suite
+    from stpl.report.tables import FURTHER_IDS
+    from stpl.runs.experiments import check_bench, check_runs, experiment_folders, load_catalogue
+
     only = None if only is None else [name for entry in only for name in entry.split(",")]
     check_bench(bench, experiment_folders(experiments))
     check_runs(runs)
@@ -97,6 +100,8 @@ class _Folders:
 
 def _draw(suite: Suite, found: list[TableLines], chosen: str, folders: _Folders, console: Console) -> None:
     """Draw the figures; export them and write the page if these have a folder."""
+    from rich.text import Text
+
     from stpl.report.gallery import gallery
     from stpl.report.report_page import Contents, write_page
     from stpl.report.theme import export
@@ -118,6 +123,11 @@ def _has_extra() -> bool:
 def _write_tables(
     suite: Suite, found: list[TableLines], folder: Path, console: Console, printed: Sequence[str]
 ) -> None:
+    from rich.text import Text
+
+    from stpl.report.sheet import show
+    from stpl.report.tables import main_sheet, sheets
+
     written = [*(main_sheet(lines, suite) for lines in found), *sheets(suite, found)]
     known = {sheet.id for sheet in written}
     for name in printed:

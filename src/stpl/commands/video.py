@@ -7,25 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 from stpl.apply.origin import NetworkOrigin
+from stpl.apply.settings import Codec
+from stpl.arguments import Short
 from stpl.errors import ConfigError
-from stpl.runs.experiments import check_bench, check_runs, experiment_folders, load_catalogue
-from stpl.runs.record import RunKey
-
-Codec = Literal["vp8", "vp9"]
+from stpl.option_types import Amount, Count, Natural
 
 
 def video(
     rows: list[str] | None = None,
+    *,
     bench: str = "streets",
-    seed: int = 0,
+    seed: Natural = 0,
     video: Path | list[Path] | None = None,
-    network: list[NetworkOrigin] | None = None,
+    network: Annotated[list[NetworkOrigin] | None, Short("network", "size")] = None,
     output: Path | None = None,
-    fps: float | None = None,
-    stride: int = 1,
+    fps: Amount | None = None,
+    stride: Count = 1,
     codec: Codec = "vp9",
     runs: Path = Path("runs"),
     experiments: Path | None = None,
@@ -47,9 +47,6 @@ def video(
         codec: vp9 is smaller, vp8 is written four times faster.
         runs: folder of all runs.
         experiments: folder of your own overlays and tables.yaml, beside the shipped ones; ./experiments if not given.
-
-    Raises:
-        StplError: for an unknown name, a run without samples, runs on different clips, or a file that cannot be used.
     """
     if (video is None) != (not network) or (video is not None and rows):
         raise ConfigError(
@@ -60,6 +57,9 @@ def video(
         videos = video if isinstance(video, list) else [video]
         written = _film(videos, network, output, stride, fps, codec)
     else:
+        from stpl.runs.experiments import check_bench, check_runs, experiment_folders, load_catalogue
+        from stpl.runs.record import RunKey
+
         folders = experiment_folders(experiments)
         check_bench(bench, folders)
         check_runs(runs)

@@ -5,26 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from stpl.apply.memory import check_size
 from stpl.apply.origin import NetworkOrigin
-from stpl.apply.settings import BENCH, RECOMMENDED, Settings, check_outputs, run_name
-from stpl.data.videos.video_source import check_footage
-from stpl.errors import AtLeast
-from stpl.runs.folder import is_fresh
-from stpl.runs.record import RunKey, runs_root
+from stpl.apply.settings import RECOMMENDED
+from stpl.arguments import Short
+from stpl.option_types import Amount, Count, Natural
 
 
-# Not `adapt`: jsonargparse would look for it as `stpl.adapt`, which imports torch.
-def adapt_to_video(
+def adapt(
+    *,
     video: Path | list[Path],
-    network: NetworkOrigin,
+    network: Annotated[NetworkOrigin, Short("network", "builder", "classes", "size")],
     output: Path | None = None,
     experiment: str = RECOMMENDED,
-    steps: Annotated[int, AtLeast(0)] = 80,
-    lr: float | None = None,
-    batch_size: int | None = None,
-    stride: int = 1,
-    seed: int = 0,
+    steps: Natural = 80,
+    lr: Amount | None = None,
+    batch_size: Count | None = None,
+    stride: Count = 1,
+    seed: Natural = 0,
     precision: str | None = None,
 ) -> None:
     """Adapt a network to unlabelled video, without source data and without labels.
@@ -47,6 +44,12 @@ def adapt_to_video(
         seed: decides the order of clips and their augmentation.
         precision: of training, 32-true, bf16-mixed or 16-mixed; chosen from the hardware if not given.
     """
+    from stpl.apply.memory import check_size
+    from stpl.apply.settings import BENCH, Settings, check_outputs, run_name
+    from stpl.data.videos.video_source import check_footage
+    from stpl.runs.folder import is_fresh
+    from stpl.runs.record import RunKey, runs_root
+
     videos = video if isinstance(video, list) else [video]
     settings = Settings(experiment, steps, lr, batch_size, stride, seed, precision)
     folder = output or RunKey(BENCH, run_name(videos), seed).directory(runs_root())

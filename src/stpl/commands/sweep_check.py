@@ -9,17 +9,21 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stpl.errors import ConfigError, StplError
-from stpl.sweeps.grid import Cell, cells, command_line, examples, narrow
-from stpl.sweeps.schema import Sweep, read_sweep
+from stpl.option_types import Count
+
+if TYPE_CHECKING:
+    from stpl.sweeps.grid import Cell
+    from stpl.sweeps.schema import Sweep
 
 
-def check(
+def sweep_check(
     files: list[Path],
     *,
     bench: str | None = None,
-    seeds: int | None = None,
+    seeds: Count | None = None,
     data: Path | None = None,
     experiments: Path | None = None,
     runs: Path = Path("runs"),
@@ -36,10 +40,10 @@ def check(
         data: as for `stpl sweep`.
         experiments: as for `stpl sweep`.
         runs: as for `stpl sweep`.
-
-    Raises:
-        StplError: naming the file and the parameter that is wrong.
     """
+    from stpl.sweeps.grid import cells, command_line, examples, narrow
+    from stpl.sweeps.schema import read_sweep
+
     plans = [narrow(read_sweep(path), bench, seeds, data, experiments) for path in files]
     for plan in plans:
         checked = [_check_options(plan, cell, runs) for cell in examples(plan)]
@@ -56,6 +60,8 @@ def _summary(plan: Sweep, commands: int, checked: bool) -> str:
 
 def _check_options(plan: Sweep, cell: Cell, runs: Path) -> bool:
     """Parse the options of a cell; whether its command is one that can be."""
+    from stpl.sweeps.grid import command_line
+
     arguments = _fit_arguments(command_line(plan, cell, runs))
     if arguments is None:
         return False

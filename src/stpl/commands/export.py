@@ -5,22 +5,22 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 from stpl.apply.origin import NetworkOrigin
+from stpl.apply.settings import Format, Output
+from stpl.arguments import Short
 from stpl.errors import ConfigError
-from stpl.files import check_file
-
-Format = Literal["onnx", "torchscript"]
-Output = Literal["logits", "ids"]
+from stpl.option_types import Count
 
 
 def export(
+    *,
     out: Path,
-    network: NetworkOrigin,
+    network: Annotated[NetworkOrigin, Short("network", "builder", "classes", "size")],
     format: Format | None = None,  # noqa: A002 -- the name of the option
     output: Output = "logits",
-    frames: int | None = None,
+    frames: Count | None = None,
 ) -> None:
     """Write a network as ONNX or TorchScript: frames RGB uint8 `[B,3,H,W]` in, logits `[B,K,H,W]` or ids out.
 
@@ -37,6 +37,8 @@ def export(
         frames: 1: the network by itself; 2: with the frame before it and the flow (`previous`, `flow`), which it uses
             if it was trained with ACCEL; by that if not given.
     """
+    from stpl.files import check_file
+
     kind = format or _by_ending(out)
     if frames not in (None, 1, 2):
         raise ConfigError(f"{frames} frames", where="--frames", mend="choose 1 or 2")

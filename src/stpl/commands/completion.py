@@ -1,0 +1,83 @@
+"""`stpl completion`: scripts that complete verbs, options and names in a shell, made by shtab."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from typing import Any, Literal, get_args, get_origin
+
+from stpl.arguments import Command, Option
+from stpl.commands import VERBS, function
+
+_OF_SETTINGS = ("bench", "experiment", "experiments", "network", "seed_everything", "start_from", "config", "out")
+"""Options of the verbs that take any setting."""
+_FILES = ("checkpoint", "network", "config", "out", "experiments")
+
+
+def completion(shell: Literal["bash", "zsh"] = "bash") -> None:
+    """Print a script that completes `stpl` in a shell: verbs, options, benchmarks, experiments, files.
+
+    For bash: `stpl completion bash > ~/.local/share/bash-completion/completions/stpl`. For zsh:
+    `stpl completion zsh > _stpl` in a folder of `$fpath`.
+
+    Args:
+        shell: bash or zsh.
+    """
+    import shtab
+
+    print(shtab.complete(_parser(), shell=shell))
+
+
+def _parser() -> argparse.ArgumentParser:
+    """All verbs as one parser."""
+    parser = argparse.ArgumentParser(prog="stpl")
+    parser.add_argument("--version", action="store_true", help="print the version")
+    verbs = parser.add_subparsers()
+    groups: dict[str, Any] = {}
+    for verb in VERBS:
+        group, _, member = verb.partition(" ")
+        if not member:
+            _add(verbs, verb, verb)
+        elif group not in VERBS:  # `sweep check` is among the words that `sweep` takes
+            if group not in groups:
+                groups[group] = verbs.add_parser(group, help=f"{group} …").add_subparsers()
+            _add(groups[group], member, verb)
+    return parser
+
+
+def _add(parsers: Any, name: str, verb: str) -> None:
+    """Add a verb's parser, whose options know the words and files that they take."""
+    import shtab
+
+    command = Command(function(verb), f"stpl {verb}")
+    known = command.options or {name: Option(name, str, None, "") for name in _OF_SETTINGS}
+    parser = command.parser()
+    for option in () if command.options else known.values():
+        parser.add_argument(f"--{option.name}")
+    for action in parser._actions:
+        option = known[action.dest]
+        if found := list(_words(option)):
+            action.choices = found
+        elif "PATH" in option.metavar or option.name in _FILES:
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+    members = [other.removeprefix(f"{verb} ") for other in VERBS if other.startswith(f"{verb} ")]
+    if members:
+        words = next((action for action in parser._actions if not action.option_strings), None)
+        words = words or parser.add_argument("member", nargs="?")
+        words.choices = [*members, *(words.choices or ())]
+    parsers.add_parser(name, help=VERBS[verb], parents=[parser])
+
+
+def _words(option: Option) -> Iterable[str]:
+    """The words that an option takes, where there are few."""
+    from stpl.runs.experiments import SWEEPS, benches, load_catalogue
+
+    if option.name == "files":
+        return sorted(path.stem for path in SWEEPS.glob("*.yaml"))
+    if option.name == "bench":
+        return benches()
+    if option.name in ("experiment", "chosen", "rows", "start_from"):
+        return load_catalogue().experiments
+    if option.takes(bool):
+        return ["true", "false"]
+    return [str(word) for kind in option.kinds if get_origin(kind) is Literal for word in get_args(kind)]

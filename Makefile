@@ -19,7 +19,7 @@ SWEEP = $(BIN)/stpl sweep --bench=$(BENCH) --seeds=$(SEEDS) $(if $(DATA),--data=
 # Folders of wheels that pip is configured to use (a CPU build of torch, say); uv does not read pip's configuration.
 LINKS = $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || true)
 
-.PHONY: help setup ablation table1 table2 report dashboard notebooks sensitivity source pictures bench gpu test lint docs lowest format lock clean
+.PHONY: help setup ablation table1 table2 report dashboard notebooks sensitivity source pictures bench gpu test check lint docs lowest format lock clean
 
 help: ## this list
 	@echo "usage: make RECIPE [BENCH=streets] [SEEDS=1] [DATA=folder of data sets] [WORKERS=0: one per GPU or core]"; echo
@@ -96,10 +96,13 @@ bench: $(DEV) ## speed and memory as ratios; figures go to build/bench/ (leave t
 	@for part in $(PART); do echo; $(BIN)/python -m benchmarks.$$part --json=build/bench/$$part.json; done
 
 gpu: ## what only a GPU tells: right results, speed, memory; build/gpu/; installs nothing; PLAN=1 shows the plan
-	@PYTHONPATH=src $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu $(if $(PLAN),--dry-run)
+	@PYTHONPATH=src $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu $(if $(PLAN),--dry_run=true)
 
 test: $(DEV) ## all tests, on at most four cores
 	@$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
+
+check: lint ## lint, and the tests without the slow ones: minutes less, before every commit
+	@$(BIN)/python -m pytest -q -m "not slow" --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 lint: $(DEV) ## ruff and mypy, as strict as they come
 	@$(BIN)/ruff check .

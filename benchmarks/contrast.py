@@ -1,14 +1,12 @@
 """The contrast, forward and backward, against the ways it could be computed otherwise.
 
-On a GPU see `benchmarks.contrast_cuda`. On the CPU:
-
+* stpl: Eq. 3 as a step runs it; on a GPU replayed from a recorded graph, and without the graph («asked for by Python»).
 * matrix products: four plain N×N×D products into memory that is there already. Value and gradients of the dense form
-  need that many at least, so this is the floor of any form that keeps the similarities.
-* dense: Eq. 3 written with autograd.
-* pytorch-metric-learning: its SupCon on the same tensors (a development dependency; left out where it is missing).
-* split products: the three products of one pass, as sums of bfloat16 products with float32's accuracy, against the
-  same three in float32. It tells whether a split-precision engine would pay on this CPU; above 0.67× it could not
-  bring the contrast the 1.5× that would justify one.
+  need that many at least, so this is the floor of any form that keeps the similarities. On a GPU also in the kernels'
+  precision, three bfloat16 products each.
+* dense: Eq. 3 written with autograd; on a GPU also through `torch.compile`. Left out where it does not fit there.
+* pytorch-metric-learning: its SupCon on the same tensors, on the CPU (a development dependency; left out where it is
+  missing).
 """
 
 from __future__ import annotations
@@ -21,20 +19,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.measure import Action, Figures, interleaved, peak_mb, run, times_table
+from benchmarks import cuda
+from benchmarks.measure import Action, Figures, in_processes, interleaved, report, run
 from stpl.losses.pixel_contrast import pixel_contrast
 
 TEMPERATURE = 0.07
+LIBRARY = "pytorch-metric-learning"
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+Inputs = tuple[Tensor, Tensor, Tensor]
+_DENSE_COPIES = 7  # N×N float32 tensors; at its peak the dense form was seen to hold 5.3 of them
 
 
 def contrast(
-    n: int = 5869,
-    d: int = 128,
-    classes: int = 15,
-    repeats: int = 7,
-    memory: bool = True,
-    device: str = "cpu",
+    n: int = 5869, d: int = 128, classes: int = 15, repeats: int = 7, memory: bool = True, device: str = "cpu"
 ) -> Figures:
     """Time and memory of the contrast against its dense form, its bare matrix products and SupCon of a known library.
 
@@ -43,53 +40,43 @@ def contrast(
         d: their dimension.
         classes: number of classes, drawn uniformly.
         repeats: rounds that are measured; all contestants take part in each.
-        memory: measure peak memory too; on the CPU each form in a fresh process.
+        memory: measure peak memory too; on the CPU each form in a fresh process, beyond its inputs and gradients.
         device: cpu, or cuda: there the dense form compiled and products in the kernels' precision take part, too.
     """
-    if device != "cpu":
-        from benchmarks.contrast_cuda import contrast as on_a_gpu
-
-        return on_a_gpu(n, d, classes, repeats, device)
-    inputs = sample(n, d, classes)
-    losses = _losses()
-    actions = {name: partial(step, loss, *inputs) for name, loss in losses.items()}
-    timings = interleaved({**actions, "matrix products": _products(*inputs[:2])}, repeats)
-    plain, split = interleaved(_one_pass(*inputs[:2]), repeats).values()
-    extra = {name: _extra_mb(name, n, d, classes) for name in losses} if memory else {}
-    error = gradient_error(*inputs)
-    title = f"contrast, forward and backward: N={n} D={d} {classes} classes, {torch.get_num_threads()} threads"
-    print(times_table(title, timings, "stpl", extra))
+    place = cuda.check_device(device)
+    inputs = on(place, sample(n, d, classes))
+    if place.type == "cpu":
+        losses = _losses()
+        actions: dict[str, Action] = {name: partial(step, loss, inputs) for name, loss in losses.items()}
+        actions["matrix products"] = _products(inputs)
+        peaks = _extra_mb(list(losses), n, d, classes) if memory else {}
+    else:
+        actions, peaks = _on_gpu(inputs)
+    timings = interleaved(actions, repeats, warm=1 if place.type == "cpu" else 2)
+    title = f"contrast, forward and backward: N={n} D={d} {classes} classes, {cuda.name(place)}"
+    measured = report(title, timings, "stpl", peaks)
+    error = gradient_error(on(place, sample(min(n, 5869), d, classes)))  # a float64 of N×N fits then
     print(f"\ngradients against float64 dense: {error:.1e} relative")
-    print(f"one pass's products split into bfloat16: {split.median / plain.median:.2f}× the time of float32's")
-    return {
-        "n": n,
-        "d": d,
-        "classes": classes,
-        "threads": torch.get_num_threads(),
-        "seconds": timings["stpl"].median,
-        "seconds_matmul": timings["matrix products"].median,
-        "seconds_dense": timings["dense"].median,
-        "seconds_library": timings[LIBRARY].median if LIBRARY in timings else None,
-        "extra_mb": extra.get("stpl"),
-        "extra_mb_dense": extra.get("dense"),
-        "extra_mb_library": extra.get(LIBRARY),
-        "split_products": split.median / plain.median,
-        "gradient_error": error,
-        "spread": {name: timing.spread for name, timing in timings.items()},
-    }
+    return {"n": n, "d": d, "classes": classes, "device": cuda.name(place), **measured, "gradient_error": error}
 
 
-def sample(n: int, d: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+def sample(n: int, d: int, classes: int) -> Inputs:
     """Unit vectors `[n,d]` twice and labels `[n]`, always the same."""
     generator = torch.Generator().manual_seed(0)
     queries, keys = (F.normalize(torch.randn(n, d, generator=generator), dim=1) for _ in range(2))
     return queries, keys, torch.randint(0, classes, (n,), generator=generator)
 
 
-def step(loss: Loss, queries: Tensor, keys: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """One forward and backward pass: the gradients."""
-    queries, keys = queries.detach().requires_grad_(), keys.detach().requires_grad_()
-    loss(queries, keys, labels).backward()  # type: ignore[no-untyped-call]
+def on(device: torch.device, inputs: Inputs) -> Inputs:
+    """The same on a device."""
+    queries, keys, labels = inputs
+    return queries.to(device), keys.to(device), labels.to(device)
+
+
+def step(loss: Loss, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """One forward and backward pass: the gradients of queries and keys."""
+    queries, keys = (vectors.detach().requires_grad_() for vectors in inputs[:2])
+    loss(queries, keys, inputs[2]).backward()  # type: ignore[no-untyped-call]
     assert queries.grad is not None
     assert keys.grad is not None
     return queries.grad, keys.grad
@@ -120,7 +107,6 @@ def library(queries: Tensor, keys: Tensor, labels: Tensor) -> Tensor:
     return loss
 
 
-LIBRARY = "pytorch-metric-learning"
 _LOSSES: dict[str, Loss] = {"stpl": ours, "dense": dense, LIBRARY: library}
 
 
@@ -132,12 +118,31 @@ def _losses() -> dict[str, Loss]:
     return {name: loss for name, loss in _LOSSES.items() if name != LIBRARY}
 
 
-def _products(queries: Tensor, keys: Tensor) -> Action:
-    """Four N×N×D products into memory that is there already."""
+def _on_gpu(inputs: Inputs) -> tuple[dict[str, Action], dict[str, float | None]]:
+    """What fits the GPU, and peaks of memory."""
+    plain = partial(step, ours, inputs)
+    actions: dict[str, Action] = {"stpl": cuda.replayed(plain), "stpl, asked for by Python": plain}
+    memory: dict[str, float | None] = {"stpl": cuda.peak_mb(plain)}
+    square = len(inputs[0]) ** 2 * 4e-6  # MB of the similarities
+    if square * 2 < cuda.free_mb():
+        actions |= {
+            "matrix products, float32": _products(inputs),
+            "matrix products, bfloat16 pairs": _products_of_pairs(inputs),
+        }
+    if square * _DENSE_COPIES < cuda.free_mb():
+        for name, loss in (("dense", dense), ("dense, compiled", torch.compile(dense, dynamic=False))):
+            actions[name] = partial(step, loss, inputs)
+            memory[name] = cuda.peak_mb(actions[name])
+    return actions, memory
+
+
+def _products(inputs: Inputs) -> Action:
+    """The four products of value and gradients, into one N×N matrix."""
+    queries, keys, _ = inputs
     similarities, gradient = queries.new_empty(len(queries), len(keys)), torch.empty_like(queries)
 
     def products() -> None:
-        """The four products, forward's and backward's."""
+        """Forward's and backward's."""
         for _ in range(2):
             torch.mm(queries, keys.T, out=similarities)
         torch.mm(similarities, keys, out=gradient)
@@ -146,62 +151,42 @@ def _products(queries: Tensor, keys: Tensor) -> Action:
     return products
 
 
-def _one_pass(queries: Tensor, keys: Tensor) -> dict[str, Action]:
-    """Its three products for a block of queries, in float32 and as bfloat16 products that add up to float32's accuracy.
+def _products_of_pairs(inputs: Inputs) -> Action:
+    """Four times three products, of the large halves and of each large with a small one."""
+    (q, q_rest), (k, k_rest) = ((x.bfloat16(), (x - x.bfloat16()).bfloat16()) for x in inputs[:2])
+    weights = q.new_empty(len(q), len(k))  # stands for both halves of the softmax: the time hangs on its size alone
+    gradient = torch.empty_like(q)
 
-    A float32 number is the sum of two bfloat16 numbers up to 2^-17; the product of the two small parts is left out.
-    oneDNN takes float32 tensors that hold bfloat16 numbers and sums in float32.
-    """
-    queries = queries[:256]
-    weights = queries.new_empty(len(queries), len(keys)).uniform_()
-    high, low = torch.empty_like(weights), torch.empty_like(weights)
-    left, right = _halves(queries), _halves(keys)
+    def products() -> None:
+        """Forward's and backward's."""
+        for a, b in ((q, k), (q, k_rest), (q_rest, k)):
+            for _ in range(2):
+                torch.mm(a, b.T, out=weights)
+        for k_half, q_half in ((k, q), (k_rest, q_rest), (k, q)):
+            torch.mm(weights, k_half, out=gradient)
+            torch.mm(weights.T, q_half, out=gradient)
 
-    def plain() -> None:
-        """The three products in float32."""
-        torch.mm(queries, keys.T)
-        torch.mm(weights, keys)
-        torch.mm(weights.T, queries)
-
-    def split() -> None:
-        """The same three from bfloat16 halves."""
-        matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-        before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
-        torch.mm(torch.cat([left[0], left[0], left[1]], 1), torch.cat([right[0], right[1], right[0]], 1).T)
-        high.copy_(weights.bfloat16())
-        torch.sub(weights, high, out=low)
-        for rows, columns in ((high, low), (high.T, low.T)):
-            halves = right if rows is high else left
-            torch.mm(rows, torch.cat(halves, 1))
-            torch.mm(columns, halves[0])
-        matmul.fp32_precision = before
-
-    return {"float32": plain, "split": split}
-
-
-def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Two tensors of bfloat16 numbers, kept in float32, that add up to `x`."""
-    high = x.bfloat16().float()
-    return high, (x - high).bfloat16().float()
+    return products
 
 
 def prepare(form: str, n: int, d: int, classes: int) -> Action:
     """The step whose memory is measured, its kernels loaded by a small one before."""
-    step(_LOSSES[form], *sample(64, d, classes))
-    return partial(step, _LOSSES[form], *sample(n, d, classes))
+    step(_LOSSES[form], sample(64, d, classes))
+    return partial(step, _LOSSES[form], sample(n, d, classes))
 
 
-def _extra_mb(form: str, n: int, d: int, classes: int) -> float | None:
+def _extra_mb(forms: list[str], n: int, d: int, classes: int) -> dict[str, float | None]:
     """Peak memory of a step beyond its inputs and the two gradients that it returns."""
-    peak = peak_mb("benchmarks.contrast:prepare", form=form, n=n, d=d, classes=classes)
-    return None if peak is None else peak - 2 * n * d * 4e-6
+    cases = {form: {"form": form, "n": n, "d": d, "classes": classes} for form in forms}
+    _, peaks = in_processes("benchmarks.contrast:prepare", cases, trim=True)
+    return {form: None if peak is None else peak - 2 * n * d * 4e-6 for form, peak in peaks.items()}
 
 
-def gradient_error(queries: Tensor, keys: Tensor, labels: Tensor) -> float:
+def gradient_error(inputs: Inputs) -> float:
     """Largest relative distance of our gradients from the dense form's in float64, each as a whole."""
-    found = step(ours, queries, keys, labels)
-    expected = step(dense, queries.double(), keys.double(), labels)
-    return max(float((f - e).norm() / e.norm()) for f, e in zip(found, expected, strict=True))
+    queries, keys, labels = inputs
+    expected = step(dense, (queries.double(), keys.double(), labels))
+    return max(float((f - e).norm() / e.norm()) for f, e in zip(step(ours, inputs), expected, strict=True))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
-"""Measuring on a GPU: times by events, actions replayed as graphs, memory, and the rate of its matrix units.
-
-The host asks for work and goes on, so its clock tells nothing; events are stamped by the GPU itself.
-"""
+"""Measuring on a GPU: actions replayed as graphs, memory, and the rate of its matrix units."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.benchmark import Timer
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Action
 from stpl.errors import ConfigError
@@ -22,21 +20,14 @@ def check_device(device: str) -> torch.device:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"'{device}' cannot be used: {reason}", where="--device", mend="choose cpu or cuda"
-        ) from error
+        what = f"'{device}' cannot be used: {str(error).splitlines()[0]}"
+        raise ConfigError(what, where="--device", mend="choose cpu or cuda") from error
     return found
 
 
-def seconds(action: Action) -> float:
-    """Seconds from the start of an action on the GPU to its end."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    start.record()
-    action()
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end)) / 1000
+def name(device: torch.device) -> str:
+    """The GPU's, or how many threads the CPU has."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
 
 
 def replayed(action: Action) -> Action:
@@ -66,14 +57,8 @@ def free_mb() -> float:
 def bfloat16_rate(size: int = 8192) -> float:
     """Operations a second of a large bfloat16 product of random numbers: what the matrix units reach here."""
     a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    out = torch.empty_like(a)
-
-    def product() -> None:
-        """One product."""
-        torch.mm(a, b, out=out)
-
-    times = sorted(seconds(product) for _ in range(13))
-    return 2 * size**3 / times[len(times) // 2]
+    product = Timer("torch.mm(a, b, out=out)", globals={"torch": torch, "a": a, "b": b, "out": torch.empty_like(a)})
+    return 2 * size**3 / product.timeit(13).median
 
 
 def largest_parts(action: Callable[[], object], count: int = 5) -> dict[str, float]:
@@ -86,19 +71,12 @@ def largest_parts(action: Callable[[], object], count: int = 5) -> dict[str, flo
     whole = sum(event.self_device_time_total for event in events if event.device_type.name == "CUDA")
     rows = [(e.key, e.self_device_time_total) for e in events if e.device_type.name == "CPU" and "::" in e.key]
     largest = sorted(rows, key=lambda row: -row[1])[:count]
-    return {name.removeprefix("aten::"): time / max(whole, 1e-9) for name, time in largest}
+    return {operator.removeprefix("aten::"): time / max(whole, 1e-9) for operator, time in largest}
 
 
 def operations(action: Callable[[], object]) -> int:
     """Floating-point operations of the convolutions and matrix products of an action (Triton's kernels not counted)."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     counter = FlopCounterMode(display=False)
     with counter:
         action()
     return int(counter.get_total_flops())
-
-
-def on(device: torch.device, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors on the device."""
-    return tuple(tensor.to(device) for tensor in tensors)

@@ -13,10 +13,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from benchmarks.measure import Action, Figures, interleaved, run, table
+from benchmarks.measure import Action, Figures, interleaved, report, run
 from stpl.data import flow as optical_flow
 from stpl.data.augment import CrossFrameAugmentation
-from stpl.data.clip import BACKWARD, Clip, Wants, collate
+from stpl.data.clip import BACKWARD, Wants, collate
 from stpl.data.fake import fake
 from stpl.data.image import read_rgb, resize_rgb
 from stpl.data.label_space import label_space
@@ -53,18 +53,8 @@ def data(
                 fake(dataset, root, size=data_set(dataset).native, clips=clips)
         files = _linked(open_set(root, dataset, "train", size=size), Path(folder) / "linked", clips)
         timings = interleaved(_stages(files), repeats * len(files), warm=len(files))
-    whole = timings["whole clip"].median
-    rows = [
-        [name, f"{1 / t.median:.1f}", f"±{t.spread / 2:.0%}", f"{t.median / whole:.1%}"] for name, t in timings.items()
-    ]
     title = f"reading clips of {dataset} at {files.size[0]}×{files.size[1]}, one thread of one process"
-    print(table(title, ["", "clips/s", "spread", "time of «whole clip»"], rows))
-    return {
-        "dataset": dataset,
-        "size": list(files.size),
-        "clips_per_second": {name: 1 / timing.median for name, timing in timings.items()},
-        "spread": {name: timing.spread for name, timing in timings.items()},
-    }
+    return {"dataset": dataset, "size": list(files.size), **report(title, timings, "whole clip")}
 
 
 def _linked(files: SequenceSet, folder: Path, count: int) -> SequenceSet:
@@ -95,7 +85,7 @@ def _stages(files: SequenceSet) -> dict[str, Action]:
         "resize": lambda i: [resize_rgb(frame, files.size) for frame in raw[i]],
         "flow": lambda i: optical_flow.estimate(frames[i][-1], frames[i][-2]),
         "augment": lambda i: augmentation(stacked[i], i),
-        "collate": lambda i: _collate(clips[i]),
+        "collate": lambda i: collate([clips[i]]),
         "whole clip": lambda i: estimating.read(i, _WANTS),
         "whole clip, flow kept": lambda i: keeping.read(i, _WANTS),
         "whole clip, frames and flow kept": lambda i: cached.read(i, _WANTS),
@@ -105,10 +95,6 @@ def _stages(files: SequenceSet) -> dict[str, Action]:
 
 def _next(stage: Callable[[int], object], turns: cycle[int]) -> None:
     stage(next(turns))
-
-
-def _collate(clip: Clip) -> Clip:
-    return collate([clip])
 
 
 if __name__ == "__main__":

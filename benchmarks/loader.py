@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import sys
-import time
 from contextlib import redirect_stdout
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from torch.utils.benchmark import Timer, timer
 from torch.utils.data import DataLoader
 
-from benchmarks.cuda import check_device, seconds
+from benchmarks import cuda
 from benchmarks.measure import Figures, run, table
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.augment_device import augment
-from stpl.data.clip import BACKWARD, Clip, Wants, collate
+from stpl.data.clip import BACKWARD, Wants, collate
 from stpl.data.fake import fake
 from stpl.data.label_space import VIPER_15
 from stpl.data.loading import begin_process
@@ -46,7 +47,7 @@ def loader(
         clips: how many are drawn where there is no root.
         device: cpu or cuda: where batches go, and where the second view is made in the second column.
     """
-    place = check_device(device)
+    place = cuda.check_device(device)
     with TemporaryDirectory() as folder:
         if root is None:
             root = Path(folder)
@@ -54,14 +55,14 @@ def loader(
                 fake("cityscapes", root, clips=clips)  # small: the cache is made at the size below, and read
         files = open_set(root, "cityscapes", "train", size=size)
         reader = SequenceClips(files, VIPER_15, cache=open_cache(files))
-        counts = [count for count in workers if count <= len(cores())]
+        counts = [number for number in workers if number <= len(cores())]
         views = {"workers": Wants(flows=(BACKWARD,), augmented=True), "device": Wants(flows=(BACKWARD,))}
         paces = {
-            on: {str(count): _pace(reader, wants, count, steps, place) for count in counts}
+            on: {str(number): _pace(reader, wants, number, steps, place) for number in counts}
             for on, wants in views.items()
         }
-        view = _view_seconds(reader.read(0, Wants()), place)
-    rows = [[count, *(f"{paces[on][count]:.1f}" for on in paces)] for count in paces["workers"]]
+        view = _view_seconds(reader.read(0, Wants()).frames.to(place))
+    rows = [[number, *(f"{paces[on][number]:.1f}" for on in paces)] for number in paces["workers"]]
     height, width = files.size
     header = ["processes", "clips/s, second view by them", "clips/s, second view on the device"]
     print(table(f"loading clips of Cityscapes at {height}×{width} from the cache", header, rows))
@@ -83,23 +84,15 @@ def _pace(reader: SequenceClips, wants: Wants, workers: int, steps: int, place: 
     start = 0.0
     for number, batch in enumerate(batches):
         if number == warm:
-            start = time.perf_counter()
+            start = timer()
         batch.to(place)
-    return (steps - 1) / (time.perf_counter() - start)
+    return (steps - 1) / (timer() - start)
 
 
-def _view_seconds(clip: Clip, place: torch.device) -> float:
-    """Median seconds of the second view on the device, over many draws."""
-    frames, augmentation = clip.frames.to(place), CrossFrameAugmentation()
-    taken = []
-    for seed in range(24):
-        start = time.perf_counter()
-        if place.type == "cuda":
-            taken.append(seconds(lambda by=seed: augment(augmentation, frames, by)))  # type: ignore[misc]
-        else:
-            augment(augmentation, frames, seed)
-            taken.append(time.perf_counter() - start)
-    return sorted(taken[4:])[10]
+def _view_seconds(frames: torch.Tensor) -> float:
+    """Seconds of the second view on the frames' device, on the mean over many draws."""
+    names = {"augment": augment, "by": CrossFrameAugmentation(), "frames": frames, "seeds": count()}
+    return Timer("augment(by, frames, next(seeds))", globals=names).timeit(24).median
 
 
 if __name__ == "__main__":

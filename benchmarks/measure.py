@@ -1,4 +1,7 @@
-"""Measuring: seconds of several actions in turn, peak memory in a fresh process, and how both are told.
+"""Measuring: seconds of several actions in turn, peak memory in a fresh process, and a table of both.
+
+Times are `torch.utils.benchmark.Measurement`s, by its clock, which waits for a GPU. Its `Timer` measures one action
+after the other and warms each up twice a call; here they take turns, so that all meet the same machine.
 
 Memory is the process's peak resident set (`VmHWM` of /proc, reset just before the action) beyond what was resident
 then.
@@ -11,157 +14,91 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 from jsonargparse import ArgumentParser
+from torch.utils.benchmark import Measurement, TaskSpec, timer
 
-from stpl.errors import ConfigError, StplError
+from stpl.errors import StplError, check_range
 from stpl.files import write_atomically
 
-_STATUS = Path("/proc/self/status")
-_HERE = Path(__file__).parent.parent
 Action = Callable[[], object]
 Figures = Mapping[str, object]
+Memory = Mapping[str, float | None]
+"""Megabytes (10⁶ bytes) by name; `None` on a system without /proc, where a peak cannot be reset."""
+_STATUS = Path("/proc/self/status")
+_ROOT = Path(__file__).parent.parent
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of one action, measured several times.
-
-    Attributes:
-        seconds: every measurement.
-    """
-
-    seconds: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """The middle one."""
-        return median(self.seconds)
-
-    @property
-    def spread(self) -> float:
-        """Distance between the quartiles, as a share of the median."""
-        if len(self.seconds) < 2:
-            return 0.0
-        low, _, high = quantiles(self.seconds, n=4, method="inclusive")
-        return (high - low) / self.median
-
-
-def on_the_host(action: Action) -> float:
-    """Seconds of an action by the host's clock."""
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
-
-
-def interleaved(
-    actions: Mapping[str, Action], repeats: int, *, warm: int = 1, clock: Callable[[Action], float] = on_the_host
-) -> dict[str, Timing]:
-    """Measure the actions in turn, `repeats` rounds after `warm` unmeasured ones, so that all meet the same machine.
-
-    Args:
-        actions: by name.
-        repeats: measured rounds.
-        warm: rounds before them.
-        clock: runs an action and tells its seconds; `benchmarks.cuda.seconds` for a GPU.
+def interleaved(actions: Mapping[str, Action], repeats: int, *, warm: int = 1) -> dict[str, Measurement]:
+    """Measure the actions in turn, `repeats` rounds after `warm` unmeasured ones.
 
     Raises:
-        ConfigError: for less than one round.
+        StplError: for less than one round.
     """
-    _check(repeats)
+    check_range("--repeats", repeats, 1)
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for turn in range(warm + repeats):
         for name, action in actions.items():
-            _tell(f"round {turn + 1}/{warm + repeats}: {name}")
-            taken = clock(action)
-            if turn >= warm:
-                seconds[name].append(taken)
-    _tell("")
-    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+            _show(f"round {turn + 1}/{warm + repeats}: {name}")
+            start = timer()
+            action()
+            seconds[name].append(timer() - start)
+    _show("")
+    return {name: _measurement(values[warm:]) for name, values in seconds.items()}
 
 
-def _check(repeats: int) -> None:
-    if repeats < 1:
-        raise ConfigError(f"{repeats} rounds measure nothing", where="--repeats", mend="choose 1 or more")
+def _measurement(seconds: list[float]) -> Measurement:
+    return Measurement(1, seconds, TaskSpec("", ""))
 
 
-def _tell(line: str) -> None:
-    """Say on a terminal what is being measured; a round at full size takes a minute."""
+def _show(line: str) -> None:
+    """On a terminal, what is being measured; a round at full size takes a minute."""
     if sys.stderr.isatty():
         print(f"\r{line}\033[K", end="", file=sys.stderr, flush=True)
 
 
 def in_processes(
-    target: str, cases: Mapping[str, Mapping[str, Any]], repeats: int
-) -> tuple[dict[str, Timing], dict[str, float | None]]:
-    """Measure actions in turn, each in a fresh process at every round, under the allocator that it chooses itself.
+    target: str, cases: Mapping[str, Mapping[str, Any]], repeats: int = 1, *, trim: bool = False
+) -> tuple[dict[str, Measurement], dict[str, float | None]]:
+    """Measure actions in turn, each in a fresh process at every round.
 
     Args:
         target: "module:function"; the function prepares and returns the action. It is run once before it is timed.
         cases: arguments of that function for each action; plain types.
         repeats: rounds.
+        trim: have the allocator give large blocks back at once, so that what was freed earlier hides no peak.
 
     Returns:
-        Times, and median peaks of memory as `peak_mb` defines them.
+        Times, and median peaks of memory.
 
     Raises:
-        ConfigError: for less than one round.
+        StplError: for less than one round.
     """
-    _check(repeats)
-    found: dict[str, list[dict[str, float | None]]] = {name: [] for name in cases}
+    check_range("--repeats", repeats, 1)
+    limits = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"} if trim else {}
+    found: dict[str, list[tuple[float, float | None]]] = {name: [] for name in cases}
     for turn in range(repeats):
         for name, arguments in cases.items():
-            _tell(f"round {turn + 1}/{repeats}: {name}")
-            found[name].append(_in_process(target, arguments))
-    _tell("")
-    timings, peaks = {}, {}
-    for name, measured in found.items():
-        timings[name] = Timing(tuple(value["seconds"] or 0.0 for value in measured))
-        known = [peak for value in measured if (peak := value["peak_mb"]) is not None]
-        peaks[name] = median(known) if known else None
-    return timings, peaks
+            _show(f"round {turn + 1}/{repeats}: {name}")
+            command = [sys.executable, "-m", "benchmarks.measure", target, json.dumps(arguments)]
+            variables = {**os.environ, **limits}
+            done = subprocess.run(command, capture_output=True, text=True, env=variables, check=False, cwd=_ROOT)
+            if done.returncode:
+                raise RuntimeError(f"measuring {target} failed:\n{done.stderr}")
+            found[name].append(json.loads(done.stdout.splitlines()[-1]))
+    _show("")
+    timings = {name: _measurement([seconds for seconds, _ in values]) for name, values in found.items()}
+    peaks = {name: [peak for _, peak in values if peak is not None] for name, values in found.items()}
+    return timings, {name: median(values) if values else None for name, values in peaks.items()}
 
 
-def peak_mb(target: str, **arguments: Any) -> float | None:
-    """Peak memory of an action beyond what is resident before it, in MB (10⁶ bytes), in a fresh process.
-
-    The allocator is told to give large blocks back at once, so that what was freed earlier hides nothing.
-
-    Args:
-        target: "module:function"; the function prepares and returns the action to measure.
-        arguments: of that function; plain types.
-
-    Returns:
-        The peak; `None` on a system without /proc, where it cannot be reset.
-    """
-    if not _STATUS.exists():
-        return None
-    _tell(f"memory of {arguments.get('form', target)}")
-    measured = _in_process(target, arguments, MALLOC_MMAP_THRESHOLD_="262144", MALLOC_TRIM_THRESHOLD_="262144")
-    _tell("")
-    return measured["peak_mb"]
-
-
-def _in_process(target: str, arguments: Mapping[str, Any], **environment: str) -> dict[str, float | None]:
-    command = [sys.executable, "-m", "benchmarks.measure", target, json.dumps(arguments)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, **environment}, check=False, cwd=_HERE
-    )
-    if done.returncode:
-        raise RuntimeError(f"measuring {target} failed:\n{done.stderr}")
-    measured: dict[str, float | None] = json.loads(done.stdout.splitlines()[-1])
-    return measured
-
-
-def _measure_here(target: str, arguments: str) -> dict[str, float | None]:
-    """What `_in_process` runs in the fresh process: the action twice, the second time against the clock."""
+def _measure_here(target: str, arguments: str) -> tuple[float, float | None]:
+    """What `in_processes` runs in the fresh process: the action twice; seconds of the second, and the peak of both."""
     module, name = target.split(":")
     action: Action = getattr(import_module(module), name)(**json.loads(arguments))
     known = _STATUS.exists()
@@ -169,12 +106,12 @@ def _measure_here(target: str, arguments: str) -> dict[str, float | None]:
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before = _resident_mb("VmRSS") if known else 0.0
     action()
-    start = time.perf_counter()
+    start = timer()
     kept = action()
-    seconds = time.perf_counter() - start
+    seconds = timer() - start
     peak = _resident_mb("VmHWM") - before if known else None
     del kept
-    return {"seconds": seconds, "peak_mb": peak}
+    return seconds, peak
 
 
 def _resident_mb(field: str) -> float:
@@ -186,25 +123,31 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> s
     """A table of text: a title, a header, rows; the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [
-        "  ".join(f"{cell:<{width}}" if i == 0 else f"{cell:>{width}}" for i, (cell, width) in enumerate(cells))
+        "  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(cells)).rstrip()
         for cells in (list(zip(row, widths, strict=True)) for row in (header, *rows))
     ]
-    return "\n".join([title, "", lines[0].rstrip(), "-" * len(lines[0]), *(line.rstrip() for line in lines[1:])])
+    return "\n".join([title, "", lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]])
 
 
-def times_table(title: str, timings: Mapping[str, Timing], base: str, memory: Mapping[str, float | None]) -> str:
-    """Median, spread, time as a multiple of `base`'s, and the peak memory where it was measured."""
-    rows = [
-        [
-            name,
-            f"{timing.median:.4g} s",
-            f"±{timing.spread / 2:.0%}",
-            f"{timing.median / timings[base].median:.2f}×",
-            "" if memory.get(name) is None else f"{memory[name]:.0f} MB",
-        ]
-        for name, timing in timings.items()
-    ]
-    return table(title, ["", "median", "spread", f"of «{base}»", "peak memory"], rows)
+def report(
+    title: str, timings: Mapping[str, Measurement], base: str, memory: Memory | None = None
+) -> dict[str, object]:
+    """Print median, spread, time as a multiple of `base`'s, and the peak memory where it was measured.
+
+    Returns:
+        The same as figures: `seconds`, `spread` (half the distance of the quartiles, as a share of the median) and
+        `peak_mb`, each by name.
+    """
+    memory = memory or {}
+    seconds = {name: found.median for name, found in timings.items()}
+    spread = {name: found.iqr / 2 / found.median for name, found in timings.items()}
+    rows = []
+    for name, value in seconds.items():
+        peak = memory.get(name)
+        relative, megabytes = f"{value / seconds[base]:.2f}×", "" if peak is None else f"{peak:.0f} MB"
+        rows.append([name, f"{value:.4g} s", f"±{spread[name]:.0%}", relative, megabytes])
+    print(table(title, ["", "median", "spread", f"of «{base}»", "peak memory"], rows))
+    return {"seconds": seconds, "spread": spread, "peak_mb": dict(memory)}
 
 
 def parser(part: Callable[..., Figures]) -> ArgumentParser:

@@ -10,10 +10,9 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.measure import Figures, interleaved, run, times_table
+from benchmarks.measure import Action, Figures, interleaved, report, run
 from stpl.sweeps.launcher import Launcher
 
-_STEP = "first step of a run"
 _UNTIL_FIRST_STEP = """
 import os, sys
 from stpl.training import Method
@@ -22,7 +21,6 @@ Method.training_step = lambda *_: os._exit(0)
 fit(sys.argv[1:])
 raise RuntimeError("the run took no step")
 """
-_TRIAL = "a sweep's trial of no step"
 _TINY = {"height": 48, "width": 96, "frames": 3, "train_drives": 4, "val_drives": 2, "camera_val_drives": 2}
 
 
@@ -38,25 +36,16 @@ def startup(repeats: int = 3) -> Figures:
     """
     with TemporaryDirectory() as name, Launcher(prepared=True) as launcher:
         folder = Path(name)
+        environment = {**os.environ, "STPL_RUNS": f"{folder}/runs"}
         commands = {
             "stpl --help": ["-m", "stpl", "--help"],
-            _STEP: ["-c", _UNTIL_FIRST_STEP, *_arguments(folder, steps=1)],
+            "first step of a run": ["-c", _UNTIL_FIRST_STEP, *_arguments(folder, steps=1)],
             "python": ["-c", "pass"],
             "import torch, lightning": ["-c", "import torch, lightning"],
         }
-        environment = {**os.environ, "STPL_RUNS": f"{folder}/runs"}
-        actions = {name: partial(_run, [sys.executable, *words], environment) for name, words in commands.items()}
-        actions[_TRIAL] = partial(_run_trial, launcher, folder, environment)
-        timings = interleaved(actions, repeats)
-    print(times_table("start-up", timings, "import torch, lightning", {}))
-    return {
-        "seconds_help": timings["stpl --help"].median,
-        "seconds_first_step": timings[_STEP].median,
-        "seconds_trial": timings[_TRIAL].median,
-        "seconds_python": timings["python"].median,
-        "seconds_imports": timings["import torch, lightning"].median,
-        "spread": {name: timing.spread for name, timing in timings.items()},
-    }
+        actions: dict[str, Action] = {name: partial(_run, words, environment) for name, words in commands.items()}
+        actions["a sweep's trial of no step"] = partial(_run_trial, launcher, folder, environment)
+        return report("start-up", interleaved(actions, repeats), "import torch, lightning")
 
 
 def _arguments(folder: Path, steps: int) -> list[str]:
@@ -73,10 +62,8 @@ def _arguments(folder: Path, steps: int) -> list[str]:
     return [f"--{name}={value}" for name, value in settings.items()]
 
 
-def _run(command: list[str], environment: dict[str, str]) -> None:
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+def _run(words: list[str], environment: dict[str, str]) -> None:
+    subprocess.run([sys.executable, *words], env=environment, stdout=subprocess.DEVNULL, check=True)
 
 
 def _run_trial(launcher: Launcher, folder: Path, environment: dict[str, str]) -> None:

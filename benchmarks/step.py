@@ -1,14 +1,16 @@
-"""One training step of STPL against the same step as published code of the field is written.
+"""One training step of STPL against the same step as published code of the field is written, or another row's.
 
-On a GPU see `benchmarks.step_cuda`. On the CPU:
-
-* stpl: the method as it runs, in the hardware's precision.
+* stpl: the method as it runs, in the hardware's precision; on a GPU recorded once and replayed.
+* stpl, asked for by Python: the same without the recording, on a GPU.
 * stpl, float32: the same in float32; what is left where the hardware has no units for bfloat16.
 * plain: float32, tensors in the default memory format, one forward for each view, the contrast in its dense form.
 
-All three start from the same weights, take the same clip and evaluate the same four views: current, previous, augmented
-current, augmented previous; the previous frames take no gradient. Each form has processes of its own: the first two set
-the C library's allocator as `stpl fit` does, the third leaves it as it is.
+All start from the same weights, take the same clip and evaluate the same four views: current, previous, augmented
+current, augmented previous; the previous frames take no gradient. Then they take a step of the optimiser. On the CPU
+each form has processes of its own: all but the plain one set the C library's allocator as `stpl fit` does.
+
+Methods are built as the overlays for VIPER say, from random weights. Frames are random, source clips as much larger as
+VIPER's are, labels of an earlier stage drawn. Reading is no part of a step.
 """
 
 from __future__ import annotations
@@ -20,16 +22,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import contrast
-from benchmarks.measure import Action, Figures, in_processes, run, times_table
-from stpl.data.clip import BACKWARD, Batch, Clip
+from benchmarks import cuda
+from benchmarks.contrast import dense
+from benchmarks.measure import Action, Figures, in_processes, interleaved, report, run, table
+from stpl.data.clip import Batch, Clip, Wants
 from stpl.methods import STPL
 from stpl.nn.deeplab import DeepLabV2
-from stpl.nn.network import NetworkOptions
+from stpl.nn.teacher import Teacher
+from stpl.runs.build import build
+from stpl.runs.precision import hardware_precision
 from stpl.runs.trainer import keep_freed_memory
-from stpl.training import OptimizerOptions
+from stpl.training import Method
 
 FORMS = ("stpl", "stpl, float32", "plain")
+_EAGER = "stpl, asked for by Python"
+_SOURCE = (720 / 512, 1280 / 1024)  # of VIPER's frames to Cityscapes'
 
 
 def step(
@@ -43,94 +50,142 @@ def step(
     """Time and memory of a training step of STPL against the same step written plainly, or of another row against it.
 
     Args:
-        height: of the frames.
-        width: of the frames.
+        height: of the target's frames.
+        width: of the target's frames.
         network: the network; ResNet-101 if not given.
-        repeats: rounds; in each, every form takes an unmeasured and a measured step in a process of its own.
+        repeats: rounds; on the CPU every form takes an unmeasured and a measured step in a process of its own in each.
         device: cpu or cuda.
         experiment: a row to hold against STPL instead, on the CPU: a name in experiments/tables.yaml.
     """
-    if experiment is not None:
-        from benchmarks.row import row
-
-        return row(experiment, height, width, network or DeepLabV2(), repeats)
-    if device != "cpu":
-        from benchmarks.step_cuda import step as on_a_gpu
-
-        return on_a_gpu(height, width, network or DeepLabV2(), repeats, device)
-    options = (network or DeepLabV2()).to_dict()["init_args"]
-    settings: dict[str, Any] = {"height": height, "width": width, "network": options}
-    cases = {form: {"form": form, **settings} for form in FORMS}
+    place, options = cuda.check_device(device), network or DeepLabV2()
+    title = f"one step at {height}×{width}, ResNet-{options.depth} of width {options.width}, {cuda.name(place)}"
+    settings = {"height": height, "width": width, "network": options.to_dict()["init_args"]}
+    given = {**settings, "device": cuda.name(place), "precision": hardware_precision(place.type)}
+    if place.type == "cuda":
+        return given | _on_gpu(title, {**settings, "device": device}, repeats)
+    names = FORMS if experiment is None else dict.fromkeys(("stpl", experiment))
+    cases = {name: {"name": name, **settings} for name in names}
     timings, peaks = in_processes("benchmarks.step:prepare", cases, repeats)
-    title = (
-        f"one STPL step at {height}×{width}, ResNet-{options['depth']} of width {options['width']},"
-        f" {torch.get_num_threads()} threads, {_precision()}"
-    )
-    print(times_table(title, timings, "stpl", peaks))
-    return {
-        "height": height,
-        "width": width,
-        "network": options,
-        "threads": torch.get_num_threads(),
-        "precision": _precision(),
-        "seconds": {form: timing.median for form, timing in timings.items()},
-        "spread": {form: timing.spread for form, timing in timings.items()},
-        "peak_mb": peaks,
-    }
+    measured = report(f"{title}, {given['precision']}", timings, "stpl", peaks)
+    if experiment is not None:
+        method = make(experiment, options)
+        needs = f"one clip of {len(method.wants.frames)} frames of the target"
+        needs += "" if method.source_wants is None else ", one of the source"
+        needs += "" if method.before_wants is None else ", the one of the step before"
+        print(f"{experiment}: {needs}")
+    return given | measured
 
 
-def prepare(form: str, height: int, width: int, network: dict[str, Any]) -> Action:
-    """The step in one of the `FORMS`, its network built and its clip drawn."""
+def _on_gpu(title: str, settings: dict[str, Any], repeats: int) -> dict[str, object]:
+    """All forms in this process, where the time goes, and how near it comes to what the matrix units reach."""
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True)  # as every run does
+    rate = cuda.bfloat16_rate()
+    actions: dict[str, Action] = {}
+    memory: dict[str, float | None] = {}
+    for name in ("stpl", _EAGER, "stpl, float32", "plain"):
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_reserved()
+        actions[name] = prepare(name, **settings)
+        actions[name]()
+        memory[name] = (torch.cuda.memory_reserved() - before) / 1e6  # a recording's memory is reserved, not allocated
+    timings = interleaved(actions, repeats, warm=2)
+    measured = report(title, timings, "stpl", memory)
+    parts, work = cuda.largest_parts(actions[_EAGER]), cuda.operations(actions[_EAGER])
+    pace = 1 / timings["stpl"].median
+    share = work * pace / rate
+    print(f"\n{pace:.1f} steps a second; {work / 1e12:.2f} TFLOP a step, {share:.0%} of what a large bfloat16", end="")
+    print(f" product reaches here ({rate / 1e12:.0f} TFLOP/s)")
+    print("\n" + table("where the GPU's time goes", ["", "share"], [[n, f"{s:.0%}"] for n, s in parts.items()]))
+    found = {"steps_per_second": pace, "operations": work, "bfloat16_rate": rate, "share_of_rate": share}
+    return {**measured, **found, "parts": parts}
+
+
+def make(experiment: str, network: DeepLabV2) -> Method:
+    """The method of an experiment on VIPER, from random weights, attached to a trainer that does not run."""
+    options = [f"--network.architecture.{name}={value}" for name, value in network.to_dict()["init_args"].items()]
+    fresh = ["--start_from=null", "--model.init_args.checkpoint=null", "--trainer.accelerator=cpu"]
+    cli, _ = build(["--bench=viper", f"--experiment={experiment}", *fresh, *options])
+    method: Method = cli.model
+    method.trainer = cli.trainer
+    return method
+
+
+def prepare(name: str, height: int, width: int, network: dict[str, Any], device: str = "cpu") -> Action:
+    """The step of a form of STPL or of an experiment, its network built and its clips drawn."""
     torch.manual_seed(0)
-    if form != "plain":
+    if name != "plain":
         keep_freed_memory()
-    kind = Plain if form == "plain" else STPL
-    method = kind(network=NetworkOptions(DeepLabV2(**network)), optimizer=OptimizerOptions()).train()
-    optimizer = torch.optim.SGD(method.parameter_groups(), momentum=0.9)
-    precision = torch.bfloat16 if form == "stpl" and _precision() == "bf16-mixed" else None
-    return partial(_run, method, optimizer, draw_clip(height, width), precision)
+    method = make("stpl" if name in (*FORMS, _EAGER) else name, DeepLabV2(**network)).train()
+    method.prepare = lambda batch: batch  # type: ignore[method-assign]  # labels of a stage are in the batch
+    if name == "plain":
+        _write_plainly(method)
+    place = torch.device(device)
+    batch = _draw_batch(method, height, width).map(lambda tensor: tensor.to(place))
+    method.to(place)
+    if place.type == "cuda" and name in ("stpl", "stpl, float32"):
+        method.record_step()
+    optimizer: torch.optim.Optimizer = method.configure_optimizers()["optimizer"]
+    half = name not in ("stpl, float32", "plain") and hardware_precision(place.type) == "bf16-mixed"
+    return partial(_run, method, optimizer, batch, torch.autocast(place.type, torch.bfloat16, enabled=half))
 
 
-def draw_clip(height: int, width: int) -> Clip:
-    """A clip of two random frames, their augmentation and a small flow."""
+def _write_plainly(method: Method) -> None:
+    """Bring tensors into the default memory format, and the contrast into its dense form, clip by clip."""
+
+    def contrast(queries: Tensor, keys: Tensor, classes: Tensor) -> Tensor:
+        return torch.stack([dense(*clip) for clip in zip(queries, keys, classes, strict=True)]).mean()
+
+    def contiguous(normalize: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda frames: normalize(frames).contiguous()
+
+    assert isinstance(method, STPL)
+    method._contrast = contrast  # type: ignore[method-assign]
+    method.network.to(memory_format=torch.contiguous_format)
+    segmenter = method.network.segmenter
+    segmenter.normalize = contiguous(segmenter.normalize)
+
+
+def _draw_batch(method: Method, height: int, width: int) -> Batch:
     generator = torch.Generator().manual_seed(0)
-    shape = (2, 1, 2, 3, height // 8, width // 8)
-    frames, augmented = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).repeat(1, 1, 1, 1, 8, 8)
-    return Clip(frames, {BACKWARD: torch.randn(1, 2, height, width, generator=generator)}, augmented=augmented)
+    target = draw(height, width, method.wants, generator)
+    with torch.no_grad():
+        grid = method.network(target).shape[-2:]
+    labels = torch.randint(0, method.network.num_classes, (1, *grid), generator=generator)
+    source = None
+    if method.source_wants is not None:
+        source = draw(round(height * _SOURCE[0]), round(width * _SOURCE[1]), method.source_wants, generator)
+    before = None if method.before_wants is None else draw(height, width, method.before_wants, generator)
+    return Batch(target, source, before, {"labels": labels})
 
 
-def _run(method: STPL, optimizer: torch.optim.Optimizer, clip: Clip, precision: torch.dtype | None) -> float:
+def draw(height: int, width: int, wants: Wants, generator: torch.Generator) -> Clip:
+    """A batch of one clip of random frames with what is wanted."""
+    frames, augmented = (
+        torch.randint(0, 256, (1, count, 3, height, width), dtype=torch.uint8, generator=generator)
+        for count in (len(wants.frames), 2)
+    )
+    return Clip(
+        frames,
+        {pair: torch.randn(1, 2, height, width, generator=generator) for pair in wants.flows},
+        {offset: torch.randint(0, 15, (1, height, width), generator=generator) for offset in wants.labels},
+        augmented=augmented if wants.augmented else None,
+        offsets=wants.frames,
+        key=("drawn",),
+    )
+
+
+def _run(method: Method, optimizer: torch.optim.Optimizer, batch: Batch, context: torch.autocast) -> Tensor:
+    for teacher in (module for module in method.modules() if isinstance(module, Teacher)):
+        teacher.follow(method.network, 1)
     optimizer.zero_grad()
-    with torch.autocast("cpu", precision or torch.bfloat16, enabled=precision is not None):
-        output = method.training_step(Batch(clip), 0)
-    assert output is not None
-    output["loss"].backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return float(output["loss"].detach())
-
-
-def _precision() -> str:
-    from stpl.runs.precision import hardware_precision
-
-    return hardware_precision("cpu")
-
-
-class Plain(STPL):
-    """STPL with its tensors in the default memory format and the contrast in its dense form."""
-
-    def __init__(self, **shared: Any) -> None:
-        super().__init__(**shared)
-        self.network.to(memory_format=torch.contiguous_format)
-        segmenter = self.network.segmenter
-        segmenter.normalize = _contiguous(segmenter.normalize)
-
-    def _contrast(self, queries: Tensor, keys: Tensor, classes: Tensor) -> Tensor:
-        """Clip by clip."""
-        return torch.stack([contrast.dense(*clip) for clip in zip(queries, keys, classes, strict=True)]).mean()
-
-
-def _contiguous(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    return lambda frames: function(frames).contiguous()
+    with context:
+        output = method.training_step(batch, 0)
+    loss: Tensor = torch.zeros(()) if output is None else output["loss"]
+    if loss.requires_grad:
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return loss.detach()
 
 
 if __name__ == "__main__":

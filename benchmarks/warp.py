@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.measure import Figures, interleaved, run, times_table
+from benchmarks.measure import Figures, interleaved, report, run
 from stpl.nn.warp import warp as warp_by_flow
 
 
@@ -23,24 +23,15 @@ def warp(height: int = 65, width: int = 129, channels: int = 128, repeats: int =
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(1, channels, height, width, generator=generator).to(memory_format=torch.channels_last)
     flow = 3 * torch.randn(1, 2, height, width, generator=generator)
-    timings = interleaved(
-        {"stpl": partial(warp_by_flow, features, flow), "loop": partial(loop, features, flow)}, repeats
-    )
-    distance = _distance(features, flow)
-    distance_integral = _distance(features, flow.round())
+    actions = {"stpl": partial(warp_by_flow, features, flow), "loop": partial(loop, features, flow)}
     title = f"warp at {height}×{width}, {channels} channels, {torch.get_num_threads()} threads"
-    print(times_table(title, timings, "stpl", {}))
-    print(f"\nlargest difference: {distance:.1e}; where the flow is integral: {distance_integral:.1e}")
-    return {
-        "height": height,
-        "width": width,
-        "channels": channels,
-        "seconds": timings["stpl"].median,
-        "seconds_loop": timings["loop"].median,
-        "spread": {name: timing.spread for name, timing in timings.items()},
-        "difference": distance,
-        "difference_integral": distance_integral,
-    }
+    measured = report(title, interleaved(actions, repeats), "stpl")
+    difference, integral = (
+        float((warp_by_flow(features, by) - loop(features, by)).abs().max()) for by in (flow, flow.round())
+    )
+    print(f"\nlargest difference: {difference:.1e}; where the flow is integral: {integral:.1e}")
+    sizes = {"height": height, "width": width, "channels": channels}
+    return {**sizes, **measured, "difference": difference, "difference_integral": integral}
 
 
 def loop(features: Tensor, flow: Tensor) -> Tensor:
@@ -57,10 +48,6 @@ def loop(features: Tensor, flow: Tensor) -> Tensor:
                 lower = image[:, bottom, left] * (1 - a) + image[:, bottom, right] * a
                 out[i, :, y, x] = upper * (1 - b) + lower * b
     return out
-
-
-def _distance(features: Tensor, flow: Tensor) -> float:
-    return float((warp_by_flow(features, flow) - loop(features, flow)).abs().max())
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -15,9 +16,9 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent
 SOURCE = REPOSITORY / "src" / "stpl"
 PROGRAM = [*SOURCE.rglob("*.py"), *(REPOSITORY / "benchmarks").glob("*.py")]
-MOST_LINES = 36_000
-MOST_IGNORED_TYPES = 90
-MOST_LONG_SIGNATURES = 81
+MOST_LINES = 35_400
+MOST_IGNORED_TYPES = 72
+MOST_LONG_SIGNATURES = 66
 """Functions with more than five arguments (ruff's PLR0913). These three only fall: who makes it less, lowers it."""
 FOUNDATION = {"errors", "files", "machine", "progress", "rows", "signals", "yaml_files"}
 TENSORS = {"errors", "files", "data.clip", "data.label_space"}
@@ -55,9 +56,9 @@ LIGHT = [
 ]  # fmt: skip
 """What must answer at once, so that importing it, with all that it imports, must not import torch: all verbs' files."""
 NO_TRAINER = ("nn", "losses", "metrics")
-IN_CIRCLES = {("apply.exporting", "apply.export"), ("apply.film", "apply.video"), ("nn.own", "nn.weights")}
+IN_CIRCLES: set[tuple[str, str]] = set()
 """Imports that close a circle of files, each to go."""
-SHARED_MODULES = {"check", "folder", "network"}
+SHARED_MODULES = {"fit", "network", "rows", "weights_statistics"}
 """Names that modules of two rooms have."""
 SHARED_CLASSES: set[str] = set()
 """Names that public classes of two modules have, each to go."""
@@ -68,8 +69,13 @@ def files(package: str) -> list[Path]:
     return [single] if single.exists() else sorted((SOURCE / package).rglob("*.py"))
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -98,11 +104,18 @@ def test_torch_code_knows_no_lightning(package: str) -> None:
         assert not any(name.split(".")[0] in ("lightning", "wandb") for name in imports(path)), path
 
 
-@pytest.mark.parametrize("name", ["", *LIGHT])
-def test_light_modules_import_no_torch(name: str) -> None:
-    module = f"stpl.{name}".rstrip(".")
-    code = f"import sys, {module}\nprint(sorted({{'torch', 'lightning'}} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+def test_light_modules_import_no_torch() -> None:
+    """All in one process, which names the first that does."""
+    names = ["stpl", *(f"stpl.{name}" for name in LIGHT)]
+    code = f"""
+import importlib, sys
+for name in {names}:
+    importlib.import_module(name)
+    if found := {{"torch", "lightning"}} & set(sys.modules):
+        sys.exit(f"{{name}} imports {{found}}")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def modules() -> dict[str, ast.Module]:
@@ -164,7 +177,7 @@ def test_the_program_gets_no_longer() -> None:
 
 def test_every_room_says_what_lives_there() -> None:
     for path in SOURCE.glob("*/__init__.py"):
-        said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        said = ast.get_docstring(parsed(path)) or ""
         assert "Begin with" in said, path
 
 
@@ -172,7 +185,7 @@ def test_files_and_functions_stay_short() -> None:
     for path in SOURCE.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert len(text.splitlines()) <= 400, path
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
                 length = node.end_lineno - node.body[0].lineno + 1  # without signature
                 if ast.get_docstring(node):

@@ -40,6 +40,8 @@ from stpl.testing import TINY
 from stpl.training import Method, OptimizerOptions, cuda_graph
 from stpl.training.evaluation import Evaluator
 
+pytestmark = pytest.mark.slow
+
 Arguments = Callable[..., list[str]]
 CUDA = pytest.param(
     "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")], id="gpu"

@@ -14,6 +14,8 @@ from repository import REPOSITORY
 from stpl.cli import main
 from waiting import PATIENCE
 
+pytestmark = pytest.mark.slow
+
 Outputs = list[dict[str, Any]]
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 

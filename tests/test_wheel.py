@@ -16,6 +16,8 @@ from repository import REPOSITORY
 from stpl.testing import TINY
 from stpl.testing.runs import tiny_arguments
 
+pytestmark = pytest.mark.slow
+
 Stpl = Callable[..., str]
 
 METHOD = '''

@@ -21,17 +21,19 @@ from fakes import MovingShapes
 from repository import REPOSITORY
 from stpl.apply import adaptation, resources
 from stpl.apply.guard import Candidate, Scored, Seen, agreement, choose, judged, see
+from stpl.apply.loaded import LoadedNetwork, open_network
 from stpl.apply.memory import check_size
-from stpl.apply.model import Model, open_model
 from stpl.apply.network import load_network
 from stpl.apply.origin import NetworkOrigin
-from stpl.apply.settings import Settings
+from stpl.apply.settings import AdaptationSettings
 from stpl.cli import main
 from stpl.data.clip import BACKWARD, Wants, collate
 from stpl.data.videos.video_clips import VideoFrames
 from stpl.errors import ConfigError
 from stpl.metrics.selection import InformationMaximization
 from stpl.nn.own import IN_MEMORY
+
+pytestmark = pytest.mark.slow
 
 SIZE = (64, 96)
 
@@ -71,9 +73,7 @@ def test_the_guard_takes_the_last_that_it_trusts(
     verdict = choose(scored(*rows))
     assert verdict.chosen.candidate.title == chosen
     assert verdict.adapted == (chosen != "start")
-    expected = {"start": "as it was", "statistics": "Renewed statistics alone"}.get(
-        chosen, f"({chosen}) is handed back"
-    )
+    expected = {"start": "as it was", "statistics": "Renewed statistics alone"}.get(chosen, f"({chosen}) is returned")
     assert expected in verdict.reason
     assert verdict.reference is verdict.scored[reference]
     assert ("agrees with the start" in verdict.reason) == (chosen.isdecimal() and reference == 0)
@@ -85,7 +85,7 @@ def test_the_guard_takes_the_last_that_it_trusts(
 
 
 def test_what_the_guard_sees(drive: Path) -> None:
-    model = open_model(NetworkOrigin(network="streets", size=SIZE))
+    model = open_network(NetworkOrigin(network="streets", size=SIZE))
     reader = VideoFrames(drive)
     clips = [
         collate([reader.read(place, Wants(flows=(BACKWARD,))) for place in places]) for places in ((0, 1), (2, 3, 4))
@@ -144,7 +144,7 @@ def test_a_network_of_one_s_own_from_python(drive: Path, tmp_path: Path, monkeyp
     assert [one.candidate.title for one in result.verdict.scored] == ["start", "step 1", "step 2"]
     assert isinstance(result.module, own_networks.WithoutBatchNorm)
     assert "agrees with start" in (result.folder / "index.html").read_text()
-    weights = result.outcome.weights
+    weights = result.weights
     assert weights is not None
     own_networks.WithoutBatchNorm().load_state_dict(torch.load(weights, weights_only=True))
 
@@ -162,11 +162,11 @@ def test_a_network_that_python_holds(drive: Path, tmp_path: Path, monkeypatch: p
     assert mine.training
     assert all(torch.equal(value, before[name]) for name, value in mine.state_dict().items())
     assert not any(layer._forward_hooks for layer in nn.Module.modules(mine))
-    assert result.outcome.weights is not None
-    mine.load_state_dict(torch.load(result.outcome.weights, weights_only=True))
+    assert result.weights is not None
+    mine.load_state_dict(torch.load(result.weights, weights_only=True))
     assert "PoolingIndices" in (result.folder / "index.html").read_text()
     with pytest.raises(ConfigError, match="held by a Python program"):
-        load_network(result.outcome.checkpoint, IN_MEMORY)
+        load_network(result.checkpoint, IN_MEMORY)
     again = stpl.adapt(net, drive, "out", steps=2, batch_size=2)
     assert again.verdict == result.verdict
 
@@ -203,13 +203,13 @@ def test_a_sitting_goes_on_with_the_batch_it_began_with(
     """Though memory is short by now; nine steps are evaluated three times, eleven once."""
     monkeypatch.chdir(tmp_path)
     net = stpl.load("streets", size=SIZE)
-    settings = Settings(steps=9, batch_size=2)
+    settings = AdaptationSettings(steps=9, batch_size=2)
     with monkeypatch.context() as patch:
-        patch.setattr(adaptation, "_renewed", interrupt)
+        patch.setattr(adaptation._Runs, "renew", interrupt)
         with pytest.raises(KeyboardInterrupt):
             adaptation.adapt_to(net, [drive], tmp_path / "out", settings)
     result = stpl.adapt(net, drive, "out", steps=9)
-    assert result.outcome.estimate.batch_size == 2
+    assert result.estimate.batch_size == 2
     assert [one.candidate.step for one in result.verdict.scored] == [0, 0, 3, 6, 9]
     command = ["adapt", "--network=streets", f"--video={drive}", "--steps=11", "--size=64,96", "--output=other"]
     assert main(command) == 0
@@ -222,7 +222,7 @@ def test_only_what_normalises_has_moved(drive: Path, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     stpl.adapt("streets", drive, "out", steps=2, batch_size=1)
     before, after = (
-        open_model(NetworkOrigin(network=str(path), size=SIZE)).accel
+        open_network(NetworkOrigin(network=str(path), size=SIZE)).accel
         for path in ("streets", "out/checkpoints/step2.ckpt")
     )
     affine = {id(p) for layer in before.modules() if isinstance(layer, nn.BatchNorm2d) for p in layer.parameters()}
@@ -249,7 +249,7 @@ def test_a_file_that_describes_no_network(content: str, said: str, tmp_path: Pat
 
 
 def test_memory_is_estimated_and_the_batch_made_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = open_model(NetworkOrigin(network="streets")).accel.segmenter
+    network = open_network(NetworkOrigin(network="streets")).accel.segmenter
     small, large = (resources.estimate(network, size, 4) for size in ((64, 128), (128, 256)))
     wide = resources.estimate(network, (512, 1024), 4)
     assert small.memory < large.memory < wide.memory
@@ -329,7 +329,7 @@ def test_several_videos_from_the_command_line(
 
 def test_a_model_is_one(drive: Path) -> None:
     net = stpl.load("streets:1", size=SIZE)
-    assert isinstance(net, Model)
+    assert isinstance(net, LoadedNetwork)
     assert net.name == "source-1"
     assert net.classes[0] == "road"
     with pytest.raises(AttributeError, match="nothing"):
@@ -352,7 +352,8 @@ def test_the_examples_of_the_documentation_run(drive: Path, tmp_path: Path, monk
     monkeypatch.syspath_prepend(tmp_path)
     for module in ("library", "settings"):
         monkeypatch.setattr(
-            f"stpl.apply.{module}.Settings", lambda *told: replace(Settings(*told), steps=2, batch_size=1)
+            f"stpl.apply.{module}.AdaptationSettings",
+            lambda *given: replace(AdaptationSettings(*given), steps=2, batch_size=1),
         )
     examples = blocks("Adapt, and be safe", "python")
     assert len(examples) == 2

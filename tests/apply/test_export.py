@@ -19,12 +19,14 @@ from fakes import MovingShapes
 from repository import SUPPORT
 from stpl.apply import exporting as export_module
 from stpl.apply.branches import values_read
-from stpl.apply.model import open_model
+from stpl.apply.loaded import open_network
 from stpl.apply.origin import NetworkOrigin
 from stpl.cli import main
 from stpl.commands import export as verb
 from stpl.data.videos.video_clips import VideoFrames
 from stpl.errors import StplError
+
+pytestmark = pytest.mark.slow
 
 SIZE = (64, 96)
 OWN = ("Dictionary", "PoolingIndices", "WithoutBatchNorm")
@@ -81,7 +83,7 @@ def test_the_whole_of_accel_is_exported_and_ids_instead_of_logits(
     said = capsys.readouterr().err
     assert "not all that the network predicts with" in said
     assert "frames → logits" in said
-    inputs = export_module.examples(open_model(NetworkOrigin(network="streets", size=SIZE)), 1, 3)
+    inputs = export_module.examples(open_network(NetworkOrigin(network="streets", size=SIZE)), 1, 3)
     assert export_module._load_onnx(folder / "one.onnx")(*inputs).shape == (3, 15, *SIZE)
 
 
@@ -124,7 +126,7 @@ def test_a_network_that_reads_values_is_exported_right_or_not_at_all(
         return
     assert code == 0, said
     network, loaded = (
-        open_model(NetworkOrigin(network="Night.yaml")),
+        open_network(NetworkOrigin(network="Night.yaml")),
         export_module._load_torchscript(folder / "net.pt"),
     )
     own = export_module.OneFrame(network.accel).eval()
@@ -143,16 +145,17 @@ def _state(path: Path) -> dict[str, torch.Tensor]:
 
 
 def test_checks_shapes_and_weights_are_no_values_of_the_frame() -> None:
-    network = open_model(NetworkOrigin(network="Checked.yaml"))
+    network = open_network(NetworkOrigin(network="Checked.yaml"))
     assert values_read(export_module.OneFrame(network.accel), export_module.examples(network, 1, 2)) is None
     assert main(["export", "--network=Checked.yaml", "--out=net.pt"]) == 0
 
 
 def test_a_difference_on_dark_frames_alone_is_found(folder: Path) -> None:
-    network = open_model(NetworkOrigin(network="Night.yaml"))
+    network = open_network(NetworkOrigin(network="Night.yaml"))
     net = export_module.OneFrame(network.accel).eval()
+    export = export_module.Export(net, network, folder / "net.pt", "torchscript", 1, None)
     with pytest.raises(StplError, match="on dark frames by"):
-        export_module._kept(net, net, network, folder / "net.pt", "torchscript", 1, None)
+        export_module._kept(export, net)
     assert not list(folder.glob("*net*"))
 
 
@@ -179,7 +182,7 @@ def test_a_module_that_torch_cannot_name_is_told(
 def test_an_output_that_cannot_be_is_refused_before_a_network_is_loaded(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stpl.apply.model.open_model", pytest.fail)
+    monkeypatch.setattr("stpl.apply.loaded.open_network", pytest.fail)
     (folder / "dir.pt").mkdir()
     (folder / "file").touch()
     for out, said in {
@@ -224,7 +227,7 @@ def test_footage_is_labelled(drive: Path, folder: Path, capsys: pytest.CaptureFi
     """Ids are what the network predicts, the palette's images hold the same, and nothing is half written."""
     assert main(["predict", f"--video={drive}", "--network=streets", "--out=found"]) == 0
     assert "wrote 4 frames to found" in capsys.readouterr().err
-    model = open_model(NetworkOrigin(network="streets"))
+    model = open_network(NetworkOrigin(network="streets"))
     expected = list(model.predict(VideoFrames(drive).frames()))
     for number, labels in enumerate(expected):
         name = f"{number:06d}.png"

@@ -18,6 +18,8 @@ from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions, build_network
 from suite_writer import SIZE, write_suite
 
+pytestmark = pytest.mark.slow
+
 EXPERIMENTS = f"--experiments={REPOSITORY / 'experiments'}"
 
 

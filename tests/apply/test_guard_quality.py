@@ -15,6 +15,8 @@ from stpl.commands.adapt_guard import adapt_guard
 from stpl.data.clip import BACKWARD, Clip
 from stpl.errors import RecordError
 
+pytestmark = pytest.mark.slow
+
 
 def test_how_well_the_guard_chooses(
     tiny_run: Callable[..., list[str]],

@@ -52,6 +52,7 @@ def test_natural_types_from_python(tmp_path: Path) -> None:
     assert "hold no numbers" in refused(lambda: stpl.load(own_networks.Dictionary().to("meta"), size=SIZE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "option"),
     [

@@ -15,7 +15,7 @@ from torch import nn
 
 import own_networks
 from refusals import refused
-from stpl.apply.model import open_model
+from stpl.apply.loaded import open_network
 from stpl.apply.origin import NetworkOrigin, read_classes, read_network
 from stpl.cli import main
 from stpl.errors import StplError
@@ -178,7 +178,7 @@ def test_what_is_no_three_numbers(name: str, value: Any) -> None:
 def test_frames_as_they_are_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "c.yaml").write_text("classes: [a, b, c, d, e]\n")
     origin = NetworkOrigin(**OWN, classes=str(tmp_path / "c.yaml"), mean=(0, 0, 0), std=(1, 1, 1))
-    own = open_model(origin).options.architecture
+    own = open_network(origin).options.architecture
     assert isinstance(own, OwnNetwork)
     assert (own.mean, own.std) == normalization.AS_THEY_ARE
     assert "note: --std: frames in 0…255 go into the network as they are" in capsys.readouterr().err
@@ -251,6 +251,7 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     assert "give a network" in refused(NetworkOrigin)
 
 
+@pytest.mark.slow
 def test_a_refusal_imports_no_torch(written: Callable[..., Path]) -> None:
     file = written("network: streets", "size: [1]")
     code = (f"import sys\nfrom stpl.apply.origin import NetworkOrigin\ntry:\n  NetworkOrigin(network={str(file)!r})\n"

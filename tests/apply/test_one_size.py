@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -15,10 +16,10 @@ from stpl.apply import exporting, film, page
 from stpl.apply.adaptation import FLOW
 from stpl.apply.guard import see
 from stpl.apply.label_files import write_labels
-from stpl.apply.model import open_model
+from stpl.apply.loaded import open_network
 from stpl.apply.network import predict
 from stpl.apply.origin import NetworkOrigin
-from stpl.apply.settings import Settings
+from stpl.apply.settings import AdaptationSettings
 from stpl.data.clip import BACKWARD, Wants, collate
 from stpl.data.datamodule import VideoData
 from stpl.data.flow import FlowCache
@@ -28,6 +29,8 @@ from stpl.data.videos.video_clips import clips_in_order
 from stpl.nn import weights
 from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions, build_network
+
+pytestmark = pytest.mark.slow
 
 NATIVE, SIZE, COUNT = (540, 960), (256, 512), 5
 
@@ -56,7 +59,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_same_labels_everywhere(
     video: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = open_model(NetworkOrigin(network=str(checkpoint)))
+    model = open_network(NetworkOrigin(network=str(checkpoint)))
     labels: dict[str, list[Any]] = {"film": [], "page": []}
     for module, name in ((film, "film"), (page, "page")):
 
@@ -78,13 +81,8 @@ def test_the_same_labels_everywhere(
     for ids, expected in zip(labels["film"], predicted[1:], strict=True):
         assert np.array_equal(ids, resize_ids(expected.astype(np.uint8), panel))
 
-    class Done:
-        start = checkpoint
-        folder = tmp_path
-
-    done: Any = Done()
-    done.checkpoint = checkpoint
-    page.look(model, done, [video], Settings())
+    done: Any = SimpleNamespace(before=model, network=model, folder=tmp_path)
+    page.look(done, [video], AdaptationSettings())
     assert len(labels["page"]) == 2 * (COUNT - 1)
     for ids, expected in zip(labels["page"][::2], predicted[1:], strict=True):
         assert np.array_equal(ids, expected)
@@ -125,8 +123,8 @@ def test_the_estimator_of_a_run_is_that_of_all(video: Path, checkpoint: Path, tm
     assert {path.parts[-4] for path in tmp_path.rglob("*.npy")} == {"flow_sideways"}
     _, clip = list(clips_in_order(FrameStream(video), SIZE, FlowCache(tmp_path, own)))[2]
     assert (clip.flows[BACKWARD] == 2).all()
-    model = open_model(NetworkOrigin(network=str(checkpoint), flow_estimator=own))
+    model = open_network(NetworkOrigin(network=str(checkpoint), flow_estimator=own))
     assert model.flow_estimator == own
-    usual = open_model(NetworkOrigin(network=str(checkpoint)))
+    usual = open_network(NetworkOrigin(network=str(checkpoint)))
     frames = list(FrameStream(video).frames())
     assert not np.array_equal(list(model.predict(frames)), list(usual.predict(frames)))

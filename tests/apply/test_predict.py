@@ -23,6 +23,8 @@ from stpl.nn.network import NetworkOptions, build_network
 from stpl.runs.fit import build_evaluation
 from stpl.runs.request import Request
 
+pytestmark = pytest.mark.slow
+
 CITYSCAPES = data_set("cityscapes")
 SHARED = tuple(int(i) for i in np.flatnonzero(CITYSCAPES.table(VIPER_15) < 15))
 """Ids that the official evaluation and ours both count; it also counts wall (12), pole (17) and train (31)."""

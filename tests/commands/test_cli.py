@@ -34,6 +34,7 @@ LIGHT = [
 ]
 
 
+@pytest.mark.slow
 def test_help_is_short_and_loads_no_torch() -> None:
     code = "import sys; from stpl.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -43,6 +44,7 @@ def test_help_is_short_and_loads_no_torch() -> None:
     assert sorted(names) == sorted({verb.split()[0] for verb in VERBS})  # each once, and apart from what it says
 
 
+@pytest.mark.slow
 def test_help_of_every_verb_loads_nothing_heavy() -> None:
     """Of all in one process, which imports less than any one may: torch alone takes longer than all of them."""
     code = f"""
@@ -113,6 +115,7 @@ def test_mistakes_get_one_short_message(
     assert not list(tmp_path.rglob("result.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
 @pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["report", "--help"], ["report", "--page=false"]])
 def test_a_pipe_that_is_closed_ends_the_program_quietly(arguments: list[str]) -> None:
@@ -131,6 +134,7 @@ def test_a_pipe_that_is_closed_ends_the_program_quietly(arguments: list[str]) ->
         assert done.returncode in (0, 1, 128 + 13)  # argparse does not care, rich says 1; Python's own would be 120
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
 def test_a_terminal_of_any_encoding_shows_readable_text(encoding: str) -> None:
     call = [sys.executable, "-m", "stpl"]
@@ -159,6 +163,7 @@ def test_runs_that_are_not_there(
     assert not (tmp_path / "mien").exists()
 
 
+@pytest.mark.slow
 def test_unknown_key_in_a_yaml_names_the_file(
     tmp_path: Path, tiny_run: Arguments, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,6 +175,7 @@ def test_unknown_key_in_a_yaml_names_the_file(
     assert "did you mean 'temperature'?" in said
 
 
+@pytest.mark.slow
 def test_checkpoint_of_other_classes_or_torn_or_missing(
     tmp_path: Path, tiny_run: Arguments, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,11 +195,13 @@ def test_checkpoint_of_other_classes_or_torn_or_missing(
         assert "→" in said
 
 
+@pytest.mark.slow
 def test_a_network_of_other_classes_than_the_data(tiny_run: Arguments, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", *tiny_run("stpl", "--start_from=null", "--network.label_space=synthia12")]) == 2
     assert "predicts synthia12, the data set has labels of viper15" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_holds_code_is_never_run(
     tmp_path: Path, tiny_run: Arguments, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,6 +211,7 @@ def test_a_checkpoint_that_holds_code_is_never_run(
     assert "never unpickled" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_no_record(
     tiny_run: Arguments, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -235,6 +244,7 @@ def transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., l
 STEPS = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--run.experiment=tiny"]
 
 
+@pytest.mark.slow
 def test_stpl_on_cityscapes_from_the_command_line(transfer: Arguments) -> None:
     record = read_record(fit([*transfer("viper", "stpl"), *STEPS]))
     assert record is not None
@@ -242,6 +252,7 @@ def test_stpl_on_cityscapes_from_the_command_line(transfer: Arguments) -> None:
     assert len(record["classes"]) == 15
 
 
+@pytest.mark.slow
 def test_source_training_on_viper_from_the_command_line(transfer: Arguments, tmp_path: Path) -> None:
     """Frames and flow come from the cache, which the run makes itself."""
     fake("viper", tmp_path / "data", size=(64, 128), clips=2)
@@ -251,6 +262,7 @@ def test_source_training_on_viper_from_the_command_line(transfer: Arguments, tmp
     assert (tmp_path / "data" / "Viper" / "cache_32x64" / "train" / "flow_dis").is_dir()
 
 
+@pytest.mark.slow
 def test_torn_frame_is_named(transfer: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frames = tmp_path / "data" / "Cityscapes" / "leftImg8bit_sequence" / "val"
     frame = sorted(frames.rglob("*_000019_leftImg8bit.png"))[0]
@@ -262,6 +274,7 @@ def test_torn_frame_is_named(transfer: Arguments, tmp_path: Path, capsys: pytest
     assert not list(tmp_path.rglob("result.json"))
 
 
+@pytest.mark.slow
 def test_adapt_to_a_video(tiny_run: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A folder of frames in; an adapted checkpoint and a side-by-side video out; then the checkpoint evaluates."""
     source = fit(tiny_run("source")) / "checkpoints" / "last.ckpt"
@@ -290,6 +303,7 @@ def test_adapt_to_a_video(tiny_run: Arguments, tmp_path: Path, capsys: pytest.Ca
     assert "other settings" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_evaluate_agrees_with_the_record(tiny_run: Arguments, capsys: pytest.CaptureFixture[str]) -> None:
     directory = fit(tiny_run("source"))
     record = read_record(directory)

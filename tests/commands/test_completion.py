@@ -20,6 +20,7 @@ def completed(script: str, *words: str) -> set[str]:
     return set(subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 def test_bash_completes_verbs_options_and_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", "bash"]) == 0

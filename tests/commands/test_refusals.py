@@ -25,6 +25,7 @@ from stpl.sweeps.storage import open_storage
 Arguments = Callable[..., list[str]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
@@ -74,6 +75,7 @@ def test_a_setting_that_is_refused(
     assert not list(tmp_path.rglob("result.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["null", "[1, 2]", "3"])
 @pytest.mark.parametrize("group", ["optimizer", "trainer", "run", "model"])
 def test_a_group_of_settings_that_is_none(
@@ -225,6 +227,7 @@ def test_another_process_is_still_another_process(tmp_path: Path, monkeypatch: p
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inside", ["", "deeper/still"])
 def test_a_file_where_the_run_s_folder_should_be(
     inside: str, tiny_run: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]

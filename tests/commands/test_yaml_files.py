@@ -46,10 +46,10 @@ MERGED = "\n".join(f"m{i}: &m{i} {{<<: [*m{i - 1}, *m{i - 1}]}}" for i in range(
 def test_what_nobody_could_read_is_refused_at_once(tmp_path: Path, text: str, fault: str) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(text)
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(ConfigError) as caught:
         load_yaml(path)
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
     assert fault in str(caught.value)
     assert str(caught.value).startswith(str(path))
     assert str(caught.value).count("\n") == 1

@@ -144,6 +144,7 @@ def test_a_journal_without_its_array_is_not_believed(root: Path, decoded: Decode
     assert equal(cached(root).read(0, ALL), plain(root).read(0, ALL))
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_make_it_twice(root: Path, decoded: Decoded) -> None:
     threads = [threading.Thread(target=open_cache, args=(files(root),), kwargs={"workers": 1}) for _ in range(3)]
     for thread in threads:

@@ -67,6 +67,7 @@ def test_estimated_flow_takes_the_earlier_frame_onto_the_later() -> None:
     assert error(warped) < 0.5 < 5 < error(earlier)
 
 
+@pytest.mark.slow
 def test_estimate_is_the_same_in_every_thread_and_at_every_call() -> None:
     later, earlier = shifted_pair(2, 1)
     wanted = fl.estimate(later, earlier)

@@ -34,6 +34,7 @@ def test_cache_estimates_once_and_returns_the_same_values_warm_and_cold(
     assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")] == ["flow_dis/val/ulm/a.npy"]
 
 
+@pytest.mark.slow
 def test_cache_is_shared_by_concurrent_writers(tmp_path: Path) -> None:
     later, earlier = shifted_pair(3, 3)
     cache, results = FlowCache(tmp_path), []

@@ -19,6 +19,7 @@ from stpl.errors import ConfigError, lacking
 Arguments = Callable[..., list[str]]
 
 
+@pytest.mark.slow
 def test_processes_that_shared_memory_cannot_hold_are_refused(
     tiny_run: Arguments,
     tmp_path: Path,

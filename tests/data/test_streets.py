@@ -287,6 +287,7 @@ def test_full_disk_is_told_and_leaves_no_split(tmp_path: Path, monkeypatch: pyte
     assert not [path for path in tmp_path.glob("*/") if path.suffix != ".partial"]
 
 
+@pytest.mark.slow
 def test_worker_that_cannot_write_is_told(tmp_path: Path) -> None:
     from stpl.data.streets.worker import DISK_FAILED, SplitPlan, command
 
@@ -348,6 +349,7 @@ def test_changed_byte_is_found_when_it_is_read(tmp_path: Path) -> None:
         split.entry("frames", *(count - 1 for count in split.shape[:2]))
 
 
+@pytest.mark.slow
 def test_second_process_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     probe = open_split(tmp_path, "studio", "val", TINY, workers=1)
     shutil.move(probe.folder, tmp_path / "elsewhere")
@@ -370,6 +372,7 @@ def test_tall_pictures_are_covered() -> None:
     assert drive.frames.min(axis=1).max(axis=(1, 2)).min() > 0
 
 
+@pytest.mark.slow
 def test_drawing_imports_no_torch() -> None:
     code = "import sys, stpl.data.streets.worker; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -119,6 +119,7 @@ def test_footage_must_be_named() -> None:
         check_footage(["a.mp4"], rate=0.0)
 
 
+@pytest.mark.slow
 def test_a_refusal_comes_before_torch(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "cam.mp4")
     code = (

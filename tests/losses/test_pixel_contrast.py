@@ -204,7 +204,7 @@ def test_engines_agree(denominator: Denominator, sizes: tuple[int, int]) -> None
 
 def test_gradients_equal_the_dense_form_in_float64() -> None:
     """At float32, as a whole, within 1e-5; the dense form is Eq. 3 by autograd."""
-    assert bench.gradient_error(*bench.sample(700, 128, 15)) < 1e-5
+    assert bench.gradient_error(bench.sample(700, 128, 15)) < 1e-5
 
 
 def test_a_sharp_temperature_stays_finite() -> None:
@@ -226,11 +226,12 @@ def test_supcon_is_that_of_a_known_library() -> None:
     def supcon(q: Tensor, k: Tensor, y: Tensor) -> Tensor:
         return pixel_contrast(normalize(q, dim=1), normalize(k, dim=1), y, y, denominator="supcon")
 
-    found = bench.step(supcon, *inputs)
-    for a, b in zip(found, bench.step(bench.library, *inputs), strict=True):
+    found = bench.step(supcon, inputs)
+    for a, b in zip(found, bench.step(bench.library, inputs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 @pytest.mark.parametrize("mode", ["interpret", "compile"])
 def test_the_kernels_of_cuda_without_a_gpu(mode: str) -> None:

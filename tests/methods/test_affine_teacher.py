@@ -28,6 +28,7 @@ def affine_teacher() -> AffineTeacher:
     )
 
 
+@pytest.mark.slow
 def test_conforms(tiny_streets: Path, tmp_path: Path) -> None:
     """That two processes train as one is shown in tests/methods/test_baselines.py."""
     check_method(

@@ -99,6 +99,7 @@ def test_domains_of_another_size_and_number_train_together() -> None:
     assert all(loss.isfinite() for loss in losses.values())
 
 
+@pytest.mark.slow
 def test_an_ensemble_conforms(tiny_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STPL_RUNS", str(tmp_path / "members"))
     fresh = ("--start_from=null", "--trainer.limit_val_batches=1", "--optimizer.lr=6.0e-4")  # whatever a search finds

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from stpl.testing import check_method
+
+pytestmark = pytest.mark.slow
 
 
 def test_mean_teacher_conforms(tiny_streets: Path, tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", RECORDED)
 def test_golden_loss_curve(experiment: str, with_source: Arguments) -> None:
     """Four steps give the losses that were recorded when the method was last changed on purpose.
@@ -104,6 +105,7 @@ def _source_directory() -> Path:
     return RunKey("streets", "source", 0).directory(runs_root())
 
 
+@pytest.mark.slow
 def test_source_only_evaluates_and_records(with_source: Arguments) -> None:
     directory = fit(with_source("source_only"))
     record = read_record(directory)
@@ -113,6 +115,7 @@ def test_source_only_evaluates_and_records(with_source: Arguments) -> None:
     assert same(network(state(directory)), network(state(_source_directory())))
 
 
+@pytest.mark.slow
 def test_batchnorm_statistics_moves_statistics_and_nothing_else(with_source: Arguments) -> None:
     adapted, source = state(fit(with_source("batchnorm_statistics"))), state(_source_directory())
     moved = {key for key in source if not torch.equal(source[key], adapted[key])}
@@ -120,6 +123,7 @@ def test_batchnorm_statistics_moves_statistics_and_nothing_else(with_source: Arg
     assert all(key.endswith(("running_mean", "running_var", "num_batches_tracked")) for key in moved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["batchnorm_statistics", "self_training", "naive", "stpl"])
 def test_adaptation_touches_no_label(
     experiment: str, with_source: Arguments, tiny_streets: Path, tmp_path: Path
@@ -143,6 +147,7 @@ def with_garbage_labels(streets: Path, root: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_method_with_labels_notices_garbage(with_source: Arguments, tiny_streets: Path, tmp_path: Path) -> None:
     """The counter-check of the test above, and a label outside its space is told with its file."""
     garbage = with_garbage_labels(tiny_streets, tmp_path / "garbage")
@@ -150,6 +155,7 @@ def test_a_method_with_labels_notices_garbage(with_source: Arguments, tiny_stree
         fit(with_source("oracle", f"--data.init_args.root={garbage}"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("experiment", "step"), [("stpl", 3), ("stpl", 5), ("batchnorm_statistics", 4)])
 def test_resumed_run_ends_with_the_same_weights(experiment: str, step: int, with_source: Arguments) -> None:
     """Killed in any step and called again, with another number of workers: bit-identical weights, curves, record.
@@ -168,6 +174,7 @@ def test_resumed_run_ends_with_the_same_weights(experiment: str, step: int, with
     assert [first[k] for k in ("last", "selected", "best")] == [second[k] for k in ("last", "selected", "best")]
 
 
+@pytest.mark.slow
 def test_the_backbone_is_compiled_where_asked(with_source: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
     """What would be compiled; the same weights come out, because the stand-in changes nothing."""
     compiled: list[torch.nn.Module] = []
@@ -204,6 +211,7 @@ def compiled_losses(counter: CompileCounter | None) -> tuple[list[float], list[i
     return losses, graphs
 
 
+@pytest.mark.slow
 def test_a_recorded_run_is_left_alone(with_source: Arguments, capsys: pytest.CaptureFixture[str]) -> None:
     directory = fit(with_source("self_training"))
     before = (directory / "result.json").stat().st_mtime_ns

@@ -20,7 +20,7 @@ from fakes import MovingShapes
 from own_networks import CLASSES, Dictionary, PoolingIndices, WithoutBatchNorm
 from stpl.apply import adaptation
 from stpl.apply.guard import Verdict
-from stpl.apply.model import open_model, own_state
+from stpl.apply.loaded import open_network
 from stpl.apply.origin import NetworkOrigin, read_classes
 from stpl.cli import main
 from stpl.data.clip import BACKWARD, Clip
@@ -89,7 +89,11 @@ def test_adapted_weights_come_back_as_they_went(
     assert adapted.keys() == net.state_dict().keys()
     moved = [key for key, value in net.state_dict().items() if not torch.equal(value, adapted[key])]
     assert any("weight" in key for key in moved)
-    start = own_state(out / "start.ckpt")
+    start = {
+        name.removeprefix("segmenter.net."): value
+        for name, value in weights.of_file(out / "start.ckpt").items()
+        if name.startswith("segmenter.net.")
+    }
     assert all(torch.equal(start[key], value) for key, value in net.state_dict().items())
     assert (out / "side_by_side.webm").stat().st_size > 0
     # What ACCEL says of the adapted network is what the network says by itself.
@@ -118,7 +122,7 @@ def test_a_layer_is_proposed() -> None:
 
 
 def test_logits_are_found_where_they_stand(classes: Path) -> None:
-    model = open_model(NetworkOrigin(network="own_networks:pair", size=SIZE, logits="1", classes=str(classes)))
+    model = open_network(NetworkOrigin(network="own_networks:pair", size=SIZE, logits="1", classes=str(classes)))
     assert model.network is not None
     assert model.network.segmenter(torch.zeros(1, 3, *SIZE)).logits.shape == (1, CLASSES, *SIZE)
     tensor = torch.zeros(1, 2, 3, 4)
@@ -128,7 +132,7 @@ def test_logits_are_found_where_they_stand(classes: Path) -> None:
 
 
 def opened(build: str, size: tuple[int, int] | None = SIZE, **settings: object) -> None:
-    open_model(NetworkOrigin(network=build, size=size, **settings))  # type: ignore[arg-type]
+    open_network(NetworkOrigin(network=build, size=size, **settings))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -189,6 +193,7 @@ def test_what_shows_only_in_training(
     assert not (out / "adapted.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_what_needs_two_clips_a_step(drive: Path, classes: Path, tmp_path: Path) -> None:
     net = stpl.load("own_networks:Pooled", size=SIZE, classes=str(classes))
     with pytest.raises(ConfigError, match="--batch_size=2"):
@@ -196,18 +201,19 @@ def test_what_needs_two_clips_a_step(drive: Path, classes: Path, tmp_path: Path)
     assert len(stpl.adapt(net, drive, tmp_path / "two", steps=2, batch_size=2).verdict.scored) == 4
 
 
+@pytest.mark.slow
 def test_half_precision_and_frozen_parameters(drive: Path, tmp_path: Path, classes: Path) -> None:
     """Neither is in the way; what the network's own code froze may learn here."""
     mine = Dictionary().half().requires_grad_(False)
     net = stpl.load(mine, size=SIZE, classes=str(classes))
     result = stpl.adapt(net, drive, tmp_path / "out", steps=1, batch_size=1)
-    assert result.outcome.weights is not None
-    mine.load_state_dict(torch.load(result.outcome.weights, weights_only=True))
+    assert result.weights is not None
+    mine.load_state_dict(torch.load(result.weights, weights_only=True))
     assert next(mine.parameters()).dtype == torch.float16
 
 
 def test_no_file_has_a_function_called(tmp_path: Path, classes: Path) -> None:
-    model = open_model(NetworkOrigin(network="own_networks:Dictionary", size=SIZE, classes=str(classes)))
+    model = open_network(NetworkOrigin(network="own_networks:Dictionary", size=SIZE, classes=str(classes)))
     model.save(tmp_path / "mine.ckpt")
     with pytest.raises(CheckpointError, match=r"nothing that a file names is called(.|\n)*--builder=own_networks"):
         weights.describe(tmp_path / "mine.ckpt")
@@ -317,6 +323,7 @@ def test_a_segformer_comes_back_as_one(tmp_path: Path, drive: Path) -> None:
         assert main(command) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trusting")
 def test_a_segformer_from_python(tmp_path: Path, drive: Path) -> None:
     """By its folder, and as it is held: its classes are those of its configuration."""
@@ -333,8 +340,8 @@ def test_a_segformer_from_python(tmp_path: Path, drive: Path) -> None:
         frames = np.zeros((2, 30, 50, 3), np.uint8)
         assert [labels.shape for labels in result.network.predict(iter(frames))] == [(30, 50)] * 2
         result.module.save_pretrained(tmp_path / f"again{place}")
-        assert result.outcome.weights is not None
-        assert (result.outcome.weights.suffix == ".pt") == (place == 1)
+        assert result.weights is not None
+        assert (result.weights.suffix == ".pt") == (place == 1)
 
 
 def test_masks_become_semantic_logits() -> None:

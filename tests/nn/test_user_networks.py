@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import stpl
-from stpl.apply.model import Model
+from stpl.apply.loaded import LoadedNetwork
 from stpl.data.clip import BACKWARD, Batch, Clip
 from stpl.data.image import write_png
 from stpl.errors import CheckpointError, ConfigError, DataError, StplError
@@ -24,7 +24,7 @@ from stpl.methods.ur import UR
 from stpl.nn import weights
 from stpl.nn.batchnorm import Renewal, batchnorm_layers
 from stpl.nn.network import build_network
-from stpl.nn.own import OwnSegmenter, lending
+from stpl.nn.own import OwnSegmenter, holding
 from stpl.nn.state import of_network
 from stpl.nn.weights import own_weights
 from stpl.nn.wrappers import plain, wrapped_as
@@ -75,7 +75,7 @@ def segmenter(net: nn.Module, classes: str, **settings: Any) -> OwnSegmenter:
     return held(stpl.load(net, size=SIZE, classes=classes, **settings))
 
 
-def held(model: Model) -> OwnSegmenter:
+def held(model: LoadedNetwork) -> OwnSegmenter:
     found = model.accel.segmenter
     assert isinstance(found, OwnSegmenter)
     return found
@@ -134,6 +134,7 @@ def test_what_cannot_be_settled_names_the_option(five: str) -> None:
         segmenter(Two(), five, logits="seg")
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_train_still_predicts(five: str, tmp_path: Path) -> None:
     def how(net: Two, x: Tensor) -> Any:
         if net.training:
@@ -268,7 +269,7 @@ def test_extra_state_goes_with_the_weights(five: str, tmp_path: Path) -> None:
     model = stpl.load(net, size=SIZE, classes=five)
     model.save(tmp_path / "start.ckpt")
     assert model.is_in(tmp_path / "start.ckpt")
-    with lending(Extra()):
+    with holding(Extra()):
         again = build_network(model.options)
     weights.load(tmp_path / "start.ckpt", again)
     assert again.segmenter.net.kept == {"a": 2}  # type: ignore[union-attr]
@@ -281,7 +282,7 @@ def test_a_checkpoint_of_a_network_with_a_part_called_module(five: str, tmp_path
     model = stpl.load(Named(), size=SIZE, classes=five)
     model.save(tmp_path / "start.ckpt")
     assert model.is_in(tmp_path / "start.ckpt")
-    with model.at_hand():
+    with model.buildable():
         network = build_network(model.options)
     weights.load(tmp_path / "start.ckpt", network, options=model.options)
     bare = Named()
@@ -351,9 +352,10 @@ def test_frames_that_are_none_are_refused(frame: Any, five: str) -> None:
         list(model.predict(None))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_logits_finer_than_features_in_uncertainty_reduction(five: str) -> None:
     model = stpl.load(Two(lambda s, x: up(s.heads(x)[1], x)), size=SIZE, classes=five, features="body")
-    with model.at_hand():
+    with model.buildable():
         method = UR(network=model.options, optimizer=OptimizerOptions())
     frames = torch.randint(0, 256, (1, 2, 3, *SIZE), dtype=torch.uint8)
     labels = torch.zeros(1, *SIZE, dtype=torch.int64)

@@ -185,6 +185,7 @@ def test_unfit_options_are_told(name: str, fps: float, titles: list[str], tmp_pa
         SideBySide(tmp_path / name, fps, titles)
 
 
+@pytest.mark.slow
 def test_nothing_is_printed_while_writing(tmp_path: Path) -> None:
     program = (
         "import numpy as np, pathlib, sys; from stpl.pictures.side_by_side import SideBySide\n"

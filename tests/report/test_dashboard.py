@@ -115,6 +115,7 @@ def test_workspace_is_of_one_benchmark_and_always_the_same(no_account: Path) -> 
     assert set(found) == {f"val/iou/{name}" for name in SYNTHIA_12.classes}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_workspace_is_saved_through_the_real_client(no_account: Path) -> None:
     workspaces()
@@ -220,6 +221,7 @@ def served(request: pytest.FixtureRequest, sweep_database: str) -> Iterator[tupl
     process.communicate()
 
 
+@pytest.mark.slow
 def test_dashboard_shows_the_sweep_on_this_machine_alone_until_interrupted(
     served: tuple[subprocess.Popen[str], int],
 ) -> None:

@@ -25,6 +25,8 @@ from stpl.runs.experiments import load_catalogue
 from suite_writer import CLASSES, ERRORS, scene, write_run, write_suite
 from waiting import PATIENCE
 
+pytestmark = pytest.mark.slow
+
 EXPERIMENTS = REPOSITORY / "experiments"
 
 

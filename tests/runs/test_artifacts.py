@@ -69,6 +69,7 @@ def record(directory: Path) -> RunRecord:
     return found
 
 
+@pytest.mark.slow
 def test_every_evaluation_has_its_groups(finished: Path) -> None:
     found = record(finished)
     for evaluation in (found["last"], found["selected"], found["best"], *found["selections"].values()):
@@ -85,6 +86,7 @@ def test_every_evaluation_has_its_groups(finished: Path) -> None:
         assert all(0 <= value <= 100 for value in evaluation["feature_space"]["purity"].values())
 
 
+@pytest.mark.slow
 def test_each_score_selects_its_own_evaluation(finished: Path) -> None:
     """Against the curves in metrics.csv, read independently."""
     with (finished / "metrics.csv").open(newline="") as file:
@@ -100,6 +102,7 @@ def test_each_score_selects_its_own_evaluation(finished: Path) -> None:
     assert {"sigma_intra", "purity@10", "mtc", "vpq@2", "negative_entropy", "iou/road", "miou"} <= set(last)
 
 
+@pytest.mark.slow
 def test_arrays_of_the_last_step(finished: Path) -> None:
     found, said = load(finished), record(finished)
     assert set(found) == {"evaluation", "features", "samples"}
@@ -118,6 +121,7 @@ def test_arrays_of_the_last_step(finished: Path) -> None:
     assert not [path for path in finished.iterdir() if path.name.endswith((".tmp", ".partial"))]
 
 
+@pytest.mark.slow
 def test_samples_are_whole_clips_of_the_evaluation(finished: Path, tiny_streets: Path) -> None:
     samples = load(finished)["samples"]
     assert samples["keys"].tolist() == [f"camera-val/000{drive}/0{frame}" for drive in (0, 1) for frame in (1, 2)]

@@ -195,12 +195,14 @@ def test_tables_1_and_2_are_those_of_their_benchmarks() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_what_only_reads_results_imports_no_torch() -> None:
     modules = "stpl.runs.record, stpl.runs.experiments, stpl.report, stpl.sweeps, stpl.sweeps.claims"
     code = f"import sys, {modules}\nprint(sorted({{'torch', 'lightning'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_listing_recorded_cells_does_not_import_optuna() -> None:
     code = "import sys, stpl.sweeps, stpl.report\nprint('optuna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -9,6 +9,8 @@ import pytest
 
 from stpl.cli import main
 
+pytestmark = pytest.mark.slow
+
 Arguments = Callable[..., list[str]]
 
 METHOD = """

@@ -17,6 +17,8 @@ from stpl.cli import main
 from stpl.runs.experiments import load_catalogue
 from stpl.runs.record import RunKey
 
+pytestmark = pytest.mark.slow
+
 LIGHT: dict[str, dict[str, Any]] = {
     "network": {"architecture": {"init_args": {"depth": 18, "width": 8, "dilations": [1, 2], "auxiliary": True}}},
     "data": {"init_args": {"target_size": [64, 128], "source_size": [64, 128], "loading": {"num_workers": 0}}},

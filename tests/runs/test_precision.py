@@ -103,6 +103,7 @@ def _hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stpl.runs.build.hardware_precision", lambda _: "bf16-mixed")
 
 
+@pytest.mark.slow
 def test_a_run_falls_back_once_and_keeps_it(
     tiny_run: Arguments, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,6 +122,7 @@ def test_a_run_falls_back_once_and_keeps_it(
     assert all(torch.equal(value, same[name]) for name, value in weights.items())
 
 
+@pytest.mark.slow
 def test_a_network_that_passes_is_trained_as_if_nobody_had_looked(
     tiny_run: Arguments, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -195,6 +195,7 @@ def test_a_damaged_line_of_the_metrics_costs_itself_alone(tmp_path: Path) -> Non
     assert list(read_metrics(path)) == [*found[:3], (5, "val/miou", 32.0)]
 
 
+@pytest.mark.slow
 def test_lock_keeps_other_processes_out_and_names_the_holder(tmp_path: Path) -> None:
     lines = "from pathlib import Path", "from stpl.runs.folder import lock_run"
     code = "\n".join([*lines, f"with lock_run(Path({str(tmp_path)!r})): print('in')"])
@@ -205,6 +206,7 @@ def test_lock_keeps_other_processes_out_and_names_the_holder(tmp_path: Path) -> 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "in\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="forks")
 def test_lock_ends_with_its_process_though_a_forked_worker_lives(tmp_path: Path) -> None:
     code = (

@@ -137,6 +137,7 @@ def run(tiny_run: Arguments, experiment: str, *extra: str, steps: int = 4) -> Pa
 RENEWED = ("--batchnorm.evaluation=renewed", "--batchnorm.renewal_batches=3", "--optimizer.lr=0.01")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_the_statistics_it_was_evaluated_with(
     tiny_run: Arguments, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,6 +150,7 @@ def test_a_checkpoint_holds_the_statistics_it_was_evaluated_with(
     assert f"{record['last']['miou']:.2f}" in capsys.readouterr().out.split("mIoU")[1]
 
 
+@pytest.mark.slow
 def test_renewed_statistics_are_of_the_last_weights_and_fixed_clips(tiny_run: Arguments) -> None:
     """Hand-made from the checkpoint's weights; the running ones are kept beside them, to go on with."""
     options = tiny_run("stpl", "--start_from=null", *RENEWED)
@@ -176,6 +178,7 @@ def test_renewed_statistics_are_of_the_last_weights_and_fixed_clips(tiny_run: Ar
     assert not any(torch.equal(running[name], content["state_dict"][name]) for name in running)
 
 
+@pytest.mark.slow
 def test_evaluation_does_not_change_what_is_trained(tiny_run: Arguments) -> None:
     """Renewed or not, evaluated often or seldom: the same weights and the same running statistics."""
     often = run(tiny_run, "stpl", *RENEWED, "--trainer.val_check_interval=1")
@@ -187,6 +190,7 @@ def test_evaluation_does_not_change_what_is_trained(tiny_run: Arguments) -> None
         assert all(torch.equal(trained[0][name], other[name]) for name in other)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_its_running_statistics(tiny_run: Arguments) -> None:
     whole = run(tiny_run, "stpl", *RENEWED)
     again = tiny_run("stpl", "--start_from=null", *RENEWED, "--run.experiment=killed", "--run.checkpoint_every=1")
@@ -196,6 +200,7 @@ def test_a_killed_run_goes_on_with_its_running_statistics(tiny_run: Arguments) -
         assert all(torch.equal(contents[0][name][key], contents[1][name][key]) for key in contents[0][name])
 
 
+@pytest.mark.slow
 def test_the_start_is_evaluated_as_it_is(tiny_run: Arguments) -> None:
     """Its weights have not moved: the statistics it came with belong to it."""
     scores = []
@@ -206,6 +211,7 @@ def test_the_start_is_evaluated_as_it_is(tiny_run: Arguments) -> None:
     assert scores[0][4, "val/score"] != scores[1][4, "val/score"]
 
 
+@pytest.mark.slow
 def test_how_far_the_encoder_moved(tiny_run: Arguments, tmp_path: Path) -> None:
     """In percent of the norm of its weights, statistics left out; nothing where there is no start."""
     source = run(tiny_run, "source", steps=2)
@@ -229,6 +235,7 @@ def test_how_far_the_encoder_moved(tiny_run: Arguments, tmp_path: Path) -> None:
     assert "weights" not in record["last"]
 
 
+@pytest.mark.slow
 def test_weights_by_statistics(tiny_run: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The run's own kind is that of its record; the others differ; what is measured is not measured again."""
     renewed = run(tiny_run, "stpl", *RENEWED)

@@ -29,6 +29,8 @@ from stpl.runs.record import RunKey, read_metrics, read_record
 from stpl.runs.trainer import SessionTimer
 from stpl.yaml_files import load_yaml
 
+pytestmark = pytest.mark.slow
+
 Arguments = Callable[..., list[str]]
 OPTIONS = NetworkOptions(DeepLabV2(18, 8, (1, 3)))
 

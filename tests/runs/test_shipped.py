@@ -132,6 +132,7 @@ class Drawn(ClipReader):
         return torch.from_numpy(drive.labels[number].astype(np.int64))
 
 
+@pytest.mark.slow
 def test_the_recipe_starts_as_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten steps of source training give the loss that stands in the file."""
     monkeypatch.setenv("STPL_RUNS", str(tmp_path))
@@ -227,6 +228,7 @@ def test_names_of_shipped_models(shelf: Path, tmp_path: Path, monkeypatch: pytes
     assert checkpoint_files.located(Path("streets")) == Path("streets")  # what is there wins
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_its_own_source_model_or_the_shipped_one(
     shelf: Path, tiny_run: Arguments, tmp_path: Path
 ) -> None:
@@ -241,6 +243,7 @@ def test_a_run_starts_from_its_own_source_model_or_the_shipped_one(
     assert starting_point(RunKey("viper", "source", 0)).parts[-4:] == ("source", "seed0", "checkpoints", "last.ckpt")
 
 
+@pytest.mark.slow
 def test_the_seed_of_the_source_model_can_be_chosen(shelf: Path, tiny_run: Arguments) -> None:
     with pytest.raises(ConfigError, match="no source model of seed 3") as refused:
         fit(tiny_run("spatial", "--seed_everything=3"))
@@ -249,6 +252,7 @@ def test_the_seed_of_the_source_model_can_be_chosen(shelf: Path, tiny_run: Argum
     assert "checkpoint: streets:0" in (adapted / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_from_a_shipped_model_goes_on_from_another_folder(
     shelf: Path, tiny_run: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +271,7 @@ def test_a_run_from_a_shipped_model_goes_on_from_another_folder(
     assert (fit(moved) / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_a_stale_model_is_not_taken(shelf: Path, tiny_run: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipped, "fingerprint", lambda seed: "another")
     with pytest.raises(ConfigError, match="trained with another renderer, recipe or network") as refused:
@@ -274,6 +279,7 @@ def test_a_stale_model_is_not_taken(shelf: Path, tiny_run: Arguments, monkeypatc
     assert "make source" in str(refused.value)
 
 
+@pytest.mark.slow
 def test_shipping_recorded_runs(tiny_run: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half the bytes, statistics as they were, and the numbers of the file are those of what is in it."""
     monkeypatch.setattr(checkpoint_files, "SHIPPED", tmp_path / "models")

@@ -25,6 +25,8 @@ from sweep_harness import FAKE, ledger, prepare
 from waiting import PATIENCE
 from wandb_stub import WandbStub
 
+pytestmark = pytest.mark.slow
+
 KEY = RunKey("streets", "stpl", 0)
 
 

@@ -132,6 +132,7 @@ def test_cells_of_another_call_are_left_alone(queue: GridQueue) -> None:
     assert states(queue) == ["FAIL"]
 
 
+@pytest.mark.slow
 def test_claim_of_a_dead_process_is_freed_at_once(queue: GridQueue, tmp_path: Path, url: str) -> None:
     dying = (
         "import os, sys\nfrom pathlib import Path\nfrom stpl.sweeps.queues import GridQueue\n"

@@ -33,7 +33,10 @@ KILLS = ["worker"] * 4 + ["all"] + ["worker"] * 3
 """Ten workers die: seven alone, and three with the call that supervises them."""
 TEXT = SWEEP.replace("[a, b]", "[source_only, self_training, duplicate, temporal]")
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a process to its parent")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a process to its parent"),
+]
 
 
 @pytest.fixture

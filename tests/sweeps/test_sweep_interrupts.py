@@ -56,6 +56,7 @@ def test_handlers_are_put_back_and_ignored_signals_stay_ignored() -> None:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.slow
 def test_other_threads_are_left_alone() -> None:
     found = []
 

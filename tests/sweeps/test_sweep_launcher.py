@@ -19,6 +19,8 @@ from stpl.sweeps.schema import read_sweep
 from sweep_harness import children
 from waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 PYTHON = ["/usr/bin/env", sys.executable]
 
 

@@ -27,6 +27,8 @@ from stpl.sweeps.supervisor import places
 from sweep_harness import COMMAND, FAKE, SWEEP, children, finish, ledger, mentions, prepare, start, starts, wait_for
 from waiting import PATIENCE
 
+pytestmark = pytest.mark.slow
+
 SEARCH = f"""
 program: stpl
 method: random

@@ -14,6 +14,8 @@ from stpl.data.clip import Batch
 from stpl.methods import STPL, BatchNormStatistics, SelfTraining
 from stpl.testing import ReadBackError, check_method
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("experiment", ["self_training", "stpl", "naive"])
 def test_methods_conform(experiment: str, tiny_streets: Path, tmp_path: Path) -> None:

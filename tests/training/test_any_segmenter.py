@@ -51,6 +51,7 @@ class UNet(Architecture):
         return UNetSegmenter(num_classes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("momentum", ["0.1", "null"])
 @pytest.mark.parametrize(
     "experiment", ["batchnorm_augmented", "self_training", "stpl", "naive", "oracle", "ur", "da_vsn"]
@@ -64,6 +65,7 @@ def test_runs_end_and_are_recorded(experiment: str, momentum: str, tiny_run: Cal
     assert record["last"]["feature_space"]
 
 
+@pytest.mark.slow
 def test_features_of_another_level(tiny_run: Callable[..., list[str]]) -> None:
     """What the contrast sees is another stage's output; the checkpoint of a run with the usual one still fits."""
     source: Path = fit(tiny_run("source", steps=2))
@@ -84,6 +86,7 @@ def test_logits_move_to_another_grid_only_if_they_must() -> None:
     assert torch.equal(on_grid(logits, (9, 13)), upsample(logits, (9, 13)))
 
 
+@pytest.mark.slow
 def test_a_transformer_is_one_file_and_one_overlay(tiny_run: Callable[..., list[str]], tmp_path: Path) -> None:
     """Its groups, its score fusion and its options go all the way from the overlay to the checkpoint and back."""
     overlay = tmp_path / "toy.yaml"

@@ -83,10 +83,12 @@ def test_the_share_grows() -> None:
     assert found == pytest.approx([0.99, 0.97, 0.95], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_cbst_conforms(tiny_streets: Path, tmp_path: Path) -> None:
     check_method("cbst", tmp_path, "--model.rounds=2", ranks=False, streets=tiny_streets)
 
 
+@pytest.mark.slow
 def test_labels_are_kept_and_found(tiny_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STPL_RUNS", str(tmp_path))
     run = fit(tiny_arguments("cbst", tiny_streets, NULL, "--model.rounds=2"))
@@ -102,6 +104,7 @@ def test_labels_are_kept_and_found(tiny_streets: Path, tmp_path: Path, monkeypat
         stores[0].of(["camera-train/9999/01"])
 
 
+@pytest.mark.slow
 def test_a_kill_while_labelling_loses_little(
     tiny_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +137,7 @@ def test_a_kill_while_labelling_loses_little(
     assert np.array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_labels_that_are_gone_are_told(tiny_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STPL_RUNS", str(tmp_path))
     args = tiny_arguments("cbst", tiny_streets, NULL, "--model.rounds=1", "--run.checkpoint_every=1")
@@ -147,6 +151,7 @@ def test_labels_that_are_gone_are_told(tiny_streets: Path, tmp_path: Path, monke
     fit(args)
 
 
+@pytest.mark.slow
 def test_an_experiment_may_train_on_another_ones_labels(
     tiny_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,15 +42,18 @@ def experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_an_adversarial_method_conforms(experiments: Path, tiny_streets: Path, tmp_path: Path) -> None:
     check_method("adversarial", tmp_path / "here", source=True, streets=tiny_streets, experiments=experiments)
 
 
+@pytest.mark.slow
 def test_source_clips_need_leave(experiments: Path, tiny_streets: Path, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="source=True"):
         check_method("adversarial", tmp_path / "here", ranks=False, streets=tiny_streets, experiments=experiments)
 
 
+@pytest.mark.slow
 def test_the_source_has_batches_of_its_own(experiments: Path, tiny_streets: Path) -> None:
     """Other numbers of clips, an order of their own, and rare classes; the same after a kill, with worker processes."""
     own = (
@@ -69,6 +72,7 @@ def test_the_source_has_batches_of_its_own(experiments: Path, tiny_streets: Path
     assert len(list((experiments / "statistics").glob("studio-train-*.npy"))) == 1
 
 
+@pytest.mark.slow
 def test_the_source_model_has_no_other_source(experiments: Path, tiny_streets: Path) -> None:
     with pytest.raises(ConfigError, match="adapts from source to target"):
         fit(tiny_arguments("adversarial", tiny_streets, "--start_from=null", "--data.domain=source"))
@@ -269,6 +273,7 @@ def test_weighted_entropy_by_hand() -> None:
     assert sure.flatten().tolist() == [0, 0, 0, 0]  # and no NaN
 
 
+@pytest.mark.slow
 def test_a_recorded_run_of_two_sides(experiments: Path, tiny_streets: Path) -> None:
     run = fit(tiny_arguments("adversarial", tiny_streets, "--start_from=null"))
     record = read_record(run)
@@ -279,6 +284,7 @@ def test_a_recorded_run_of_two_sides(experiments: Path, tiny_streets: Path) -> N
     assert any(name.startswith("discriminator.") for name in content["state_dict"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", ["--trainer.precision=bf16-mixed", "--trainer.gradient_clip_val=1.0"])
 def test_half_precision_and_clipping_work_on_both_sides(
     extra: str, experiments: Path, tiny_streets: Path, tmp_path: Path

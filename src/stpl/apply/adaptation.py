@@ -9,39 +9,41 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
+from torch import nn
 
 from stpl.apply.guard import LOOKED, Candidate, Seen, Verdict, choose, judged, see
-from stpl.apply.model import Model, own_state
+from stpl.apply.loaded import LoadedNetwork
 from stpl.apply.network import load_network
 from stpl.apply.out_folder import signals_raise
 from stpl.apply.resources import Estimate, estimate, fitting
-from stpl.apply.settings import ADAPTED, VERDICT, Settings, check_outputs, run_name
+from stpl.apply.settings import ADAPTED, BENCH, VERDICT, AdaptationSettings, check_outputs, run_name
 from stpl.data.clip import BACKWARD, Clip, Wants, collate
 from stpl.data.datamodule import ClipDataModule
 from stpl.data.videos.video_source import check_footage
 from stpl.errors import CheckpointError, ConfigError
 from stpl.files import whole_file, write_atomically
 from stpl.nn import weights
+from stpl.nn.accel import Accel
 from stpl.nn.batchnorm import batchnorm_layers
-from stpl.runs.build import SuiteCLI, build
+from stpl.runs.build import SuiteCLI, build_request
 from stpl.runs.fit import begin, run
 from stpl.runs.folder import START, run_folder
 from stpl.runs.identity import check_mark, flat_settings, kept_settings
-from stpl.runs.request import as_text
+from stpl.runs.request import Request
 
 STATISTICS = "batchnorm_augmented"
 """The experiment whose result trained networks are compared with: the start with renewed statistics."""
 
-_EVALUATIONS = (4, 5, 3, 6, 2)  # networks on the way that can be handed back: the first that divides the steps
+_EVALUATIONS = (4, 5, 3, 6, 2)  # intermediate networks that can be chosen: the first that divides the steps
 
 FLOW = "flow"
 """Folder of estimated flow and of indices of videos, in that of an adaptation."""
@@ -56,7 +58,7 @@ class Stage:
     Attributes:
         name: what is being done.
         done: steps of it that are done.
-        total: of so many.
+        total: number of its steps.
     """
 
     name: str
@@ -64,78 +66,84 @@ class Stage:
     total: int
 
 
-Tell = Callable[[Stage], None]
-"""Is told how far an adaptation is, after every step."""
+OnStage = Callable[[Stage], None]
+"""A callback that gets, after every step, how far an adaptation is."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What an adaptation found.
+class Adaptation:
+    """The result of an adaptation.
 
     Attributes:
+        network: the network to use: adapted, or as it was if nothing was better.
+        before: the network that it began with.
         folder: where everything lies.
-        checkpoint: the network to use, `adapted.ckpt`; the start again if nothing was better.
+        checkpoint: the network to use as a checkpoint, `adapted.ckpt`.
         weights: of a network of your own, the same in the form in which it came; else `None`.
-        start: the checkpoint that it began with.
         verdict: what the guard chose, from what, and why.
         estimate: of memory and time.
     """
 
+    network: LoadedNetwork = field(repr=False, compare=False)
+    before: LoadedNetwork = field(repr=False, compare=False)
     folder: Path
     checkpoint: Path
     weights: Path | None
-    start: Path
     verdict: Verdict
     estimate: Estimate
 
+    @property
+    def module(self) -> nn.Module:
+        """The network itself, adapted: of a network of your own, what its callable builds."""
+        return self.network.module
+
 
 def adapt_to(
-    model: Model,
+    network: LoadedNetwork,
     videos: Sequence[Path],
     folder: Path,
-    settings: Settings,
-    tell: Tell | None = None,
-    taken: Estimate | None = None,
-) -> Outcome:
+    settings: AdaptationSettings,
+    on_stage: OnStage | None = None,
+) -> Adaptation:
     """Adapt a network to videos without labels and write the best candidate as `adapted.ckpt`.
 
     Two adaptations in two threads run one after the other; two into one folder are refused.
 
     Args:
-        model: what to adapt (`open_model`).
+        network: what to adapt (`open_network`).
         videos: video files and folders of images.
         folder: to write into.
-        settings: how.
-        tell: is told after every step.
-        taken: what `affordable` found; it is asked if not given.
+        settings: how; its batch size may come from `affordable`.
+        on_stage: called after every step.
 
     Raises:
         StplError: for a network, a video or a setting that cannot be used, or a full disk.
     """
     videos, folder = [video.absolute() for video in videos], folder.absolute()
-    with signals_raise(), run_folder(folder), _TURN, _as_before():
+    with signals_raise(), run_folder(folder), _TURN, _process_state_kept(), network.buildable():
         check_footage(videos, stride=settings.stride)
         check_outputs(folder)
-        taken = taken or affordable(model, settings, folder)
-        start = _start(model, folder)
+        needed = affordable(network, settings, folder)
+        start = _start(network, folder)
         begun = kept_settings(folder, folder / "checkpoints" / "last.ckpt")
         name = begun["run"]["experiment"] if begun else run_name(videos)  # the video may be called otherwise by now
-        command = _Command(model, start, videos, folder, settings, taken.batch_size, name)
-        candidates, cli = _trained(command, tell)
-        if batchnorm_layers(model.accel):
-            candidates.insert(1, _renewed(command, str(cli.config.trainer.precision), tell))
-        seen = list(_seen(candidates, spread(cli.datamodule, LOOKED), model.build, tell))
+        settings = replace(settings, batch_size=needed.batch_size)
+        runs = _Runs(network, start, videos, folder, settings, name, on_stage)
+        with weights.read_once(start):
+            candidates, cli = runs.train()
+            if batchnorm_layers(network.accel):
+                candidates.insert(1, runs.renew(str(cli.config.trainer.precision)))
+        seen = list(_seen(network, candidates, spread(cli.datamodule, LOOKED), on_stage))
         verdict = choose(judged(candidates, seen))
-        adapted = folder / ADAPTED
-        _copy(verdict.chosen.candidate.checkpoint, adapted)
-        weights = model.hand_back(own_state(adapted), folder) if model.network is not None else None
-        outcome = Outcome(folder, adapted, weights, start, verdict, taken)
-        write_atomically(folder / VERDICT, json.dumps(_verdict(outcome, settings), indent=2) + "\n")
-    return outcome
+        _copy(verdict.chosen.candidate.checkpoint, folder / ADAPTED)
+        adapted = network.adapted(folder / ADAPTED)
+        found = Adaptation(adapted, network, folder, folder / ADAPTED, adapted.write_weights(folder), verdict, needed)
+        write_atomically(folder / VERDICT, json.dumps(_summary(verdict, settings), indent=2) + "\n")
+    return found
 
 
 @contextmanager
-def _as_before() -> Iterator[None]:
+def _process_state_kept() -> Iterator[None]:
     """Leave generators of random numbers and the switch of determinism as they were: runs set both."""
     enabled, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     with isolate_rng():
@@ -145,18 +153,18 @@ def _as_before() -> Iterator[None]:
             torch.use_deterministic_algorithms(enabled, warn_only=warns)
 
 
-def affordable(model: Model, settings: Settings, folder: Path) -> Estimate:
-    """What it takes with the batch size that was asked for, or that an earlier session had, or that fits.
+def affordable(network: LoadedNetwork, settings: AdaptationSettings, folder: Path) -> Estimate:
+    """What it takes with the batch size of the settings, or of the run in `folder` so far, or the largest that fits.
 
     Raises:
         ConfigError: it does not fit.
     """
     begun = kept_settings(folder, folder / "checkpoints" / "last.ckpt")
-    asked = settings.batch_size or (begun and begun["data"]["init_args"]["loading"]["batch_size"])
-    network = model.accel.segmenter
-    network.check_trainable()
-    sizes = [asked] if asked else [4, 2, 1]
-    return fitting(estimate(network, model.frame_size, size, settings.steps) for size in sizes)
+    given = settings.batch_size or (begun and begun["data"]["init_args"]["loading"]["batch_size"])
+    segmenter = network.accel.segmenter
+    segmenter.check_trainable()
+    sizes = [given] if given else [4, 2, 1]
+    return fitting(estimate(segmenter, network.frame_size, size, settings.steps) for size in sizes)
 
 
 def spread(data: ClipDataModule, count: int) -> list[Clip]:
@@ -170,67 +178,82 @@ def spread(data: ClipDataModule, count: int) -> list[Clip]:
 
 
 def _seen(
-    candidates: Sequence[Candidate], clips: Sequence[Clip], build: str | None, tell: Tell | None
+    start: LoadedNetwork, candidates: Sequence[Candidate], clips: Sequence[Clip], on_stage: OnStage | None
 ) -> Iterator[Seen]:
-    """What each candidate makes of the clips."""
+    """What each candidate, of which the first is the start, predicts for the clips."""
     for place, candidate in enumerate(candidates, 1):
-        yield see(load_network(candidate.checkpoint, build), clips)
-        if tell is not None:
-            tell(Stage("comparing", place, len(candidates)))
+        accel: Accel = start.accel if place == 1 else load_network(candidate.checkpoint, start.builder)
+        yield see(accel, clips)
+        if on_stage is not None:
+            on_stage(Stage("comparing", place, len(candidates)))
 
 
 @dataclass(frozen=True)
-class _Command:
-    """What `stpl fit` would be told for a run on these videos."""
+class _Runs:
+    """The runs of one adaptation: what they share."""
 
-    model: Model
+    network: LoadedNetwork
     start: Path
     videos: Sequence[Path]
     folder: Path
-    settings: Settings
-    batch_size: int
+    settings: AdaptationSettings
     name: str
+    on_stage: OnStage | None
 
-    def words(self, experiment: str, folder: Path, steps: int, more: Mapping[str, object]) -> list[str]:
-        """The command line of a run of `experiment` into `folder`."""
-        settings, model = self.settings, self.model
-        given: dict[str, object] = {
-            "run.experiment": self.name,
-            "run.base": experiment,
-            "run.keep_all": "true",
-            "seed_everything": settings.seed,
-            "data.init_args.stride": settings.stride,
-            "data.init_args.evaluation_clips": LOOKED,
-            "data.init_args.loading.batch_size": self.batch_size,
-            "data.init_args.loading.eval_batch_size": self.batch_size,
-            "trainer.max_steps": steps,
-            **more,
-            **as_text("run.directory", folder),
-            **as_text("model.init_args.checkpoint", self.start),
-            **as_text("data.init_args.flow_cache", self.folder / FLOW),
-            "data.init_args.path": json.dumps([str(video) for video in self.videos]),
-            "data.init_args.size": list(model.frame_size),
-            "data.init_args.flow_estimator": model.flow_estimator,
-            **{f"network.{name}": _plain(value) for name, value in model.options.to_dict().items()},
-        }
+    def train(self) -> tuple[list[Candidate], SuiteCLI]:
+        """Run the method: the start, and the network at every evaluation; and the run."""
+        settings = self.settings
+        count = next((count for count in _EVALUATIONS if settings.steps % count == 0), 1)
+        every = max(1, settings.steps // count)
+        more: dict[str, Any] = {} if settings.lr is None else {"optimizer": {"lr": settings.lr}}
+        trainer: dict[str, Any] = {"max_steps": settings.steps, "val_check_interval": every}
         if settings.precision is not None:
-            given["trainer.precision"] = settings.precision
-        if model.network is not None:
-            given["trainer.deterministic"] = "warn"  # some have operations of which there is no deterministic form
-        return ["--bench=video", f"--experiment={experiment}", *(f"--{name}={value}" for name, value in given.items())]
+            trainer["precision"] = settings.precision
+        cli = self._run(settings.experiment, self.folder, {"trainer": trainer, **more}, settings.experiment)
+        found = [_candidate(f"step {step}", cli, step) for step in range(every, settings.steps + 1, every)]
+        return [Candidate("start", self.start), *found], cli
 
+    def renew(self, precision: str) -> Candidate:
+        """The start with renewed statistics: a run of one step, which is evaluated with those of its clips."""
+        settings = {"trainer": {"max_steps": 1, "val_check_interval": 1, "precision": precision}}
+        cli = self._run(STATISTICS, self.folder / STATISTICS, settings, "renewing statistics")
+        return replace(_candidate("renewed statistics", cli, 1), step=0)
 
-def _trained(command: _Command, tell: Tell | None) -> tuple[list[Candidate], SuiteCLI]:
-    """The start, and the network at every evaluation of the training; and the run."""
-    settings = command.settings
-    count = next((count for count in _EVALUATIONS if settings.steps % count == 0), 1)
-    more: dict[str, object] = {"trainer.val_check_interval": max(1, settings.steps // count)}
-    if settings.lr is not None:
-        more["optimizer.lr"] = settings.lr
-    cli = _ran(command.words(settings.experiment, command.folder, settings.steps, more), settings.experiment, tell)
-    every = int(more["trainer.val_check_interval"])  # type: ignore[call-overload]
-    found = [_candidate(f"step {step}", cli, step) for step in range(every, settings.steps + 1, every)]
-    return [Candidate("start", command.start), *found], cli
+    def _run(self, experiment: str, folder: Path, more: dict[str, Any], stage: str) -> SuiteCLI:
+        """Run an experiment into a folder, or go on with it."""
+        shared = self._shared(experiment, folder)
+        trainer = {**shared["trainer"], **more["trainer"]}
+        cli = build_request(
+            Request(bench=BENCH, experiment=experiment, settings={**shared, **more, "trainer": trainer})
+        )
+        if self.on_stage is not None:
+            cli.trainer.callbacks.insert(0, _Progress(stage, self.on_stage))  # type: ignore[attr-defined]
+        begin(cli)
+        run(cli)
+        return cli
+
+    def _shared(self, experiment: str, folder: Path) -> dict[str, Any]:
+        """The settings of a run, nested, in plain types."""
+        size = self.settings.batch_size
+        return {
+            "seed_everything": self.settings.seed,
+            "run": {"experiment": self.name, "base": experiment, "keep_all": True, "directory": str(folder)},
+            "network": self.network.options.to_dict(),
+            "model": {"init_args": {"checkpoint": str(self.start)}},
+            "data": {
+                "init_args": {
+                    "path": [str(video) for video in self.videos],
+                    "size": list(self.network.frame_size),
+                    "stride": self.settings.stride,
+                    "flow_cache": str(self.folder / FLOW),
+                    "flow_estimator": self.network.flow_estimator,
+                    "evaluation_clips": LOOKED,
+                    "loading": {"batch_size": size, "eval_batch_size": size},
+                }
+            },
+            # Some networks have operations of which there is no deterministic form.
+            "trainer": {"deterministic": "warn"} if self.network.is_own else {},
+        }
 
 
 def _candidate(title: str, cli: SuiteCLI, step: int) -> Candidate:
@@ -247,65 +270,46 @@ def _candidate(title: str, cli: SuiteCLI, step: int) -> Candidate:
     return Candidate(title, path, step)
 
 
-def _renewed(command: _Command, precision: str, tell: Tell | None) -> Candidate:
-    """The start with renewed statistics: a run of one step, which is evaluated with those of its clips."""
-    words = command.words(
-        STATISTICS, command.folder / STATISTICS, 1, {"trainer.val_check_interval": 1, "trainer.precision": precision}
-    )
-    return replace(_candidate("renewed statistics", _ran(words, "renewing statistics", tell), 1), step=0)
+class _Progress(Callback):
+    """Calls back after every step."""
 
-
-def _ran(words: Sequence[str], name: str, tell: Tell | None) -> SuiteCLI:
-    """Run, or go on with, what a command line describes."""
-    cli, _ = build(words)
-    if tell is not None:
-        cli.trainer.callbacks.insert(0, _Told(name, tell))  # type: ignore[attr-defined]
-    begin(cli)
-    run(cli)
-    return cli
-
-
-class _Told(Callback):
-    """Tells of every step."""
-
-    def __init__(self, name: str, tell: Tell) -> None:
-        self.name, self.tell = name, tell
+    def __init__(self, name: str, on_stage: OnStage) -> None:
+        self.name, self.on_stage = name, on_stage
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Tell."""
-        self.tell(Stage(self.name, trainer.global_step, int(trainer.max_steps)))
+        """Call back."""
+        self.on_stage(Stage(self.name, trainer.global_step, int(trainer.max_steps)))
 
 
-def _start(model: Model, folder: Path) -> Path:
+def _start(network: LoadedNetwork, folder: Path) -> Path:
     """The checkpoint to start from; a network of your own is written as one.
 
     Raises:
         ConfigError: a run that is to go on began with another network.
     """
-    if model.checkpoint is not None:
-        model.check_unchanged()
-        return model.checkpoint
+    if network.checkpoint is not None:
+        network.check_unchanged()
+        return network.checkpoint
     place = folder / START
-    begun = (folder / "checkpoints" / "last.ckpt").is_file()
-    if begun:
-        before, now = (flat_settings(one) for one in (weights.entry(place)["network"], model.options.to_dict()))
+    if not (folder / "checkpoints" / "last.ckpt").is_file():
+        network.save(place)
+        return place
+    with weights.read_once(place):
+        before, now = (flat_settings(one) for one in (weights.entry(place)["network"], network.options.to_dict()))
         differing = [name for name in sorted(before | now) if before.get(name) != now.get(name)]
         mend = "give the same network again, or another --output"
         if differing:
             what = f"the run here began with other settings of the network: {', '.join(differing)}"
             raise ConfigError(what, where=folder, mend=mend)
-        if not model.is_in(place):
+        if not network.is_in(place):
             raise ConfigError("the run here began with other weights", where=folder, mend=mend)
-    if not begun:
-        model.save(place)
     return place
 
 
-def _verdict(outcome: Outcome, settings: Settings) -> dict[str, Any]:
+def _summary(verdict: Verdict, settings: AdaptationSettings) -> dict[str, Any]:
     """What `adaptation.json` says."""
-    verdict = outcome.verdict
     return {
         "chosen": verdict.chosen.candidate.title,
         "adapted": verdict.adapted,
@@ -316,11 +320,6 @@ def _verdict(outcome: Outcome, settings: Settings) -> dict[str, Any]:
             for one in verdict.scored
         ],
     }
-
-
-def _plain(value: object) -> object:
-    """A group of settings in JSON."""
-    return json.dumps(value) if isinstance(value, dict) else value
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
+from dataclasses import dataclass
 from importlib import import_module
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from stpl import __version__
 from stpl.apply.branches import values_read
-from stpl.apply.model import Model
+from stpl.apply.loaded import LoadedNetwork
 from stpl.apply.resources import check_prediction
 from stpl.apply.settings import Format, Output
 from stpl.errors import StplError, first_line, note
@@ -96,7 +97,7 @@ class Classes(nn.Module):
         return logits.argmax(1).to(torch.uint8)
 
 
-def write(network: Model, out: Path, kind: Format, output: Output, frames: int | None) -> str:
+def write(network: LoadedNetwork, out: Path, kind: Format, output: Output, frames: int | None) -> str:
     """Write a network as one file, whole or not at all; what it takes and gives and how near it is, in words.
 
     Args:
@@ -118,41 +119,59 @@ def write(network: Model, out: Path, kind: Format, output: Output, frames: int |
     net: Any = OneFrame(accel) if count == 1 else TwoFrames(accel)
     exported = (net if output == "logits" else Classes(net)).eval()
     read = values_read(exported, examples(network, count, _BATCHES[count][0]))
-    if kind == "onnx":
-        near = _kept(exported, exported, network, out, kind, count, read)
-    else:
-        near = _traced_or_scripted(exported, network, out, count, read)
+    export = Export(exported, network, out, kind, count, read)
+    near = _traced_or_scripted(export) if kind == "torchscript" else _kept(export, exported)
     return f"{', '.join(exported.inputs)} → {output}; {near}"
 
 
-def _traced_or_scripted(exported: nn.Module, network: Model, out: Path, count: int, read: str | None) -> str:
+@dataclass(frozen=True)
+class Export:
+    """An export under way.
+
+    Attributes:
+        original: the network with the inputs and the output of the file.
+        network: the same as it was loaded.
+        out: the file.
+        kind: its format.
+        frames: 1 or 2.
+        read: where the network reads values of a frame, if it does.
+    """
+
+    original: nn.Module
+    network: LoadedNetwork
+    out: Path
+    kind: Format
+    frames: int
+    read: str | None
+
+
+def _traced_or_scripted(export: Export) -> str:
     """Write TorchScript from a trace; where that would not be the network, from the source of a network of your own."""
-    failed = None if read is None else _decides("torchscript", read)
+    failed = None if export.read is None else _decides("torchscript", export.read)
     if failed is None:
         try:
-            return _kept(exported, exported, network, out, "torchscript", count, read)
+            return _kept(export, export.original)
         except StplError as error:
             failed = error
     try:
-        with _one_line("torchscript", read):
-            program = _scripted(exported)
-        return _kept(program, exported, network, out, "torchscript", count, read)
+        with _one_line(export):
+            program = _scripted(export.original)
+        return _kept(export, program)
     except StplError:  # the trace is what most networks need, so its failure is the one to tell
         raise failed from None
 
 
-def _kept(
-    written: nn.Module, original: nn.Module, network: Model, out: Path, kind: Format, count: int, read: str | None
-) -> str:
+def _kept(export: Export, written: nn.Module) -> str:
     """Write a network, read it back and compare it with the original; the file appears if it is near enough."""
-    with _one_line(kind, read):
-        content = _WRITERS[kind](written, examples(network, count, _BATCHES[count][0]), _told(network))
-    with whole_file(out) as file:
+    with _one_line(export):
+        inputs = examples(export.network, export.frames, _BATCHES[export.frames][0])
+        content = _WRITERS[export.kind](written, inputs, _metadata(export.network))
+    with whole_file(export.out) as file:
         file.write(content)
         file.flush()
-        with _one_line(kind, read), _names_told(written):
-            loaded = _LOADERS[kind](Path(file.name))
-        return compare(original, loaded, network, count, kind)
+        with _one_line(export), _odd_names(written):
+            loaded = _LOADERS[export.kind](Path(file.name))
+        return compare(export, loaded)
 
 
 class _Program(nn.Module):
@@ -185,7 +204,7 @@ def _scripted(exported: nn.Module) -> nn.Module:
     return found
 
 
-def examples(network: Model, frames: int, batch: int, values: tuple[int, int] = _RANDOM) -> tuple[Tensor, ...]:
+def examples(network: LoadedNetwork, frames: int, batch: int, values: tuple[int, int] = _RANDOM) -> tuple[Tensor, ...]:
     """Random inputs of a batch, of values in a range: frames, and for two of them the frame before and flow."""
     generator, size = torch.Generator().manual_seed(batch), network.frame_size
     images = torch.randint(*values, (2, batch, 3, *size), dtype=torch.uint8, generator=generator)
@@ -193,12 +212,13 @@ def examples(network: Model, frames: int, batch: int, values: tuple[int, int] = 
     return (images[0],) if frames == 1 else (images[0], images[1], flow)
 
 
-def compare(original: nn.Module, loaded: Callable[..., Tensor], network: Model, frames: int, form: Format) -> str:
+def compare(export: Export, loaded: Callable[..., Tensor]) -> str:
     """How near a loaded file is to the network, in words.
 
     Raises:
         StplError: not near enough.
     """
+    original, network, frames, form = export.original, export.network, export.frames, export.kind
     apart, same = 0.0, 1.0
     cases = [("random", batch) for batch in _BATCHES[frames]] + [(kind, 1) for kind in _FRAMES if kind != "random"]
     for kind, batch in cases:
@@ -263,7 +283,7 @@ def _reason(error: Exception) -> str:
     return (lines[-1] if lines and lines[0].startswith("The following operation failed") else first_line(cause))[:200]
 
 
-def _told(network: Model) -> dict[str, str]:
+def _metadata(network: LoadedNetwork) -> dict[str, str]:
     """What the file says of itself."""
     space = network.options.space
     return {
@@ -275,13 +295,8 @@ def _told(network: Model) -> dict[str, str]:
 
 
 @contextmanager
-def _one_line(kind: Format, read: str | None) -> Iterator[None]:
-    """Have an exporter speak in one line: none if it works, the reason if it fails.
-
-    Args:
-        kind: what it writes.
-        read: where the network reads values, if it does, which is the reason then.
-    """
+def _one_line(export: Export) -> Iterator[None]:
+    """Have an exporter print one line: none if it works, the reason if it fails."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
@@ -290,14 +305,14 @@ def _one_line(kind: Format, read: str | None) -> Iterator[None]:
     except (OSError, StplError):
         raise
     except Exception as error:  # an exporter raises whatever it comes across in a network
-        if read is not None:
-            raise _decides(kind, read) from error
-        what = f"the network cannot be exported as {kind}: {_reason(error)}"
-        raise StplError(what, mend=_other(kind)) from error
+        if export.read is not None:
+            raise _decides(export.kind, export.read) from error
+        what = f"the network cannot be exported as {export.kind}: {_reason(error)}"
+        raise StplError(what, mend=_other(export.kind)) from error
 
 
 @contextmanager
-def _names_told(net: nn.Module) -> Iterator[None]:
+def _odd_names(net: nn.Module) -> Iterator[None]:
     """Name the module of a class that torch.jit writes and cannot read again: its names are those of Python alone."""
     try:
         yield
@@ -309,18 +324,18 @@ def _names_told(net: nn.Module) -> Iterator[None]:
         raise
 
 
-def _write_torchscript(net: nn.Module, inputs: tuple[Tensor, ...], told: dict[str, str]) -> bytes:
+def _write_torchscript(net: nn.Module, inputs: tuple[Tensor, ...], metadata: dict[str, str]) -> bytes:
     trace: Any = torch.jit.trace
     try:
         traced = trace(net, inputs, check_trace=False)
     except (RuntimeError, TypeError):  # checks of shapes that tracing makes tensors of; a program has none left
         traced = trace(torch.export.export(net, inputs).module(), inputs, check_trace=False)
     content = BytesIO()
-    torch.jit.save(traced, content, _extra_files={"stpl.json": json.dumps(told)})
+    torch.jit.save(traced, content, _extra_files={"stpl.json": json.dumps(metadata)})
     return content.getvalue()
 
 
-def _write_onnx(net: nn.Module, inputs: tuple[Tensor, ...], told: dict[str, str]) -> bytes:
+def _write_onnx(net: nn.Module, inputs: tuple[Tensor, ...], metadata: dict[str, str]) -> bytes:
     names = list(net.inputs)  # type: ignore[arg-type]
     batch = torch.export.Dim("batch", min=1, max=1024)
     shapes: Any = ({0: batch},) if len(names) == 1 else None
@@ -336,7 +351,7 @@ def _write_onnx(net: nn.Module, inputs: tuple[Tensor, ...], told: dict[str, str]
         dynamic_shapes=shapes,
         verbose=False,
     )
-    program.model.metadata_props.update(told)
+    program.model.metadata_props.update(metadata)
     content: bytes = program.model_proto.SerializeToString()
     return content
 

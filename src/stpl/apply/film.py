@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from stpl.apply.model import Model
+from stpl.apply.loaded import LoadedNetwork
 from stpl.apply.network import predict
 from stpl.apply.settings import Codec
 from stpl.data.flow.flow_cache import FlowCache
@@ -82,7 +82,7 @@ def _sample(run: RunKey, runs: Path) -> tuple[VideoSample, list[str]]:
 
 
 def film(
-    networks: Mapping[str, Model],
+    networks: Mapping[str, LoadedNetwork],
     video: Path | Sequence[Path],
     output: Path,
     *,

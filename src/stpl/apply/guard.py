@@ -1,4 +1,4 @@
-"""Which of several networks to hand back, without a label: the guard of `stpl adapt`.
+"""Which of several networks to return, without a label: the guard of `stpl adapt`.
 
 Two numbers decide, both of frames that nobody labelled. The score is the mutual information between pixel and predicted
 class: it is low for a network that a new camera has made blind, and falls when training goes wrong. It need not rise
@@ -33,7 +33,7 @@ KEPT = 98.5
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network that could be handed back.
+    """A network that could be returned.
 
     Attributes:
         title: what it is, in words.
@@ -66,7 +66,7 @@ class Verdict:
     """What the guard decided.
 
     Attributes:
-        chosen: what is handed back.
+        chosen: what is returned.
         scored: all that it chose from; the start comes first, the reference second if there is one.
         reason: why, in a sentence.
         doubted: trained networks that cannot be trusted.
@@ -145,10 +145,10 @@ def _reason(best: Scored, start: Scored, base: Scored, doubted: int) -> str:
     left = f" {doubted} trained network(s) could not be trusted." if doubted else ""
     gain = f"score {start.score:.3f} before, {best.score:.3f} after"
     if best is start:
-        return f"Nothing is better than the start by any score without labels: it is handed back as it was.{left}"
+        return f"Nothing is better than the start by any score without labels: it is returned as it was.{left}"
     if best is base:
-        return f"Renewed statistics alone are handed back ({gain}): training made nothing better of them.{left}"
+        return f"Renewed statistics alone are returned ({gain}): training made nothing better of them.{left}"
     return (
-        f"The adapted network ({best.candidate.title}) is handed back: {gain}; it agrees with "
+        f"The adapted network ({best.candidate.title}) is returned: {gain}; it agrees with "
         f"{'the start' if base is start else 'renewed statistics'} on {best.agreement:.0f} % of the pixels.{left}"
     )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from stpl.apply.model import Model
+from stpl.apply.loaded import LoadedNetwork
 from stpl.apply.network import Frame, predict
 from stpl.data.flow.flow_cache import FlowCache
 from stpl.data.videos.stream import FrameStream
@@ -25,7 +25,7 @@ _EVERY = 5.0  # seconds between two lines of progress
 
 
 def write_labels(
-    network: Model, sources: Sequence[FrameStream], folder: Path, *, ids: bool, colors: bool, film: bool
+    network: LoadedNetwork, sources: Sequence[FrameStream], folder: Path, *, ids: bool, colors: bool, film: bool
 ) -> int:
     """Write what a network makes of every frame, and how fast; the number of frames.
 
@@ -62,7 +62,7 @@ def write_labels(
     return done
 
 
-def _labelled(network: Model, sources: Sequence[FrameStream]) -> Iterator[tuple[Frame, Frame]]:
+def _labelled(network: LoadedNetwork, sources: Sequence[FrameStream]) -> Iterator[tuple[Frame, Frame]]:
     """Frames with their labels, at the frames' size; the first frame of a video comes after itself."""
     accel = network.accel
     for source in sources:
@@ -79,7 +79,7 @@ def palette_image(labels: Frame, palette: NDArray[np.uint8]) -> Image.Image:
     return image
 
 
-def _classes(network: Model) -> str:
+def _classes(network: LoadedNetwork) -> str:
     space = network.options.space
     rows = [
         {"id": number, "name": name, "color": rgb}

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from torch import nn
 
 from stpl.apply import option_values as values
-from stpl.apply.adaptation import Outcome, Stage, Tell, adapt_to
+from stpl.apply.adaptation import Adaptation, OnStage, Stage, adapt_to
 from stpl.apply.guard import Verdict
-from stpl.apply.model import Model, open_model
+from stpl.apply.loaded import LoadedNetwork, open_network
 from stpl.apply.origin import NetworkOrigin
 from stpl.apply.page import write_page
-from stpl.apply.settings import BENCH, RECOMMENDED, Settings, run_name
+from stpl.apply.settings import BENCH, RECOMMENDED, AdaptationSettings, run_name
 from stpl.errors import ConfigError
 from stpl.runs.record import RunKey, runs_root
 
@@ -42,7 +41,7 @@ class OriginFields(TypedDict, total=False):
     flow_estimator: str
 
 
-def load(network: File | nn.Module, **fields: Unpack[OriginFields]) -> Model:
+def load(network: File | nn.Module, **fields: Unpack[OriginFields]) -> LoadedNetwork:
     """A network to predict with or to adapt.
 
     Args:
@@ -55,39 +54,11 @@ def load(network: File | nn.Module, **fields: Unpack[OriginFields]) -> Model:
         StplError: the network cannot be used; the message says what would mend it.
     """
     given: dict[str, Any] = {"network": network, **fields}
-    return open_model(NetworkOrigin(**given))
-
-
-@dataclass(frozen=True)
-class Adaptation:
-    """What came of an adaptation.
-
-    Attributes:
-        network: the network to use: adapted, or as it was if nothing was better.
-        outcome: what was tried, where it lies, and what was chosen.
-    """
-
-    network: Model
-    outcome: Outcome
-
-    @property
-    def verdict(self) -> Verdict:
-        """What the guard chose, from what, and why."""
-        return self.outcome.verdict
-
-    @property
-    def folder(self) -> Path:
-        """Where checkpoint, weights and page lie."""
-        return self.outcome.folder
-
-    @property
-    def module(self) -> nn.Module:
-        """The network itself, adapted: of a network of your own, what its callable builds."""
-        return self.network.module
+    return open_network(NetworkOrigin(**given))
 
 
 def adapt(
-    network: Model | File,
+    network: LoadedNetwork | File,
     video: File | Sequence[File],
     output: File | None = None,
     *,
@@ -98,7 +69,7 @@ def adapt(
     stride: int = 1,
     seed: int = 0,
     precision: str | None = None,
-    progress: Tell | None = None,
+    progress: OnStage | None = None,
 ) -> Adaptation:
     """Adapt a network to unlabelled video, without source data and without labels.
 
@@ -123,15 +94,14 @@ def adapt(
         StplError: for a network, a video or a setting that cannot be used.
     """
     videos, on_stage = _paths(video), values.function(progress, "progress")
-    settings = Settings(experiment, steps, lr, batch_size, stride, seed, precision)
+    settings = AdaptationSettings(experiment, steps, lr, batch_size, stride, seed, precision)
     written = RunKey(BENCH, run_name(videos), seed).directory(runs_root()) if output is None else output
     folder = values.path(written, "output", "a folder to write into").absolute()
     videos = [one.absolute() for one in videos]  # the program may change its working directory meanwhile
-    model = network if isinstance(network, Model) else load(network)
-    with model.at_hand():
-        outcome = adapt_to(model, videos, folder, settings, on_stage)
-        write_page(model, outcome, videos, settings)
-    return Adaptation(model.adapted(outcome.checkpoint), outcome)
+    loaded = network if isinstance(network, LoadedNetwork) else load(network)
+    found = adapt_to(loaded, videos, folder, settings, on_stage)
+    write_page(found, videos, settings)
+    return found
 
 
 def _paths(video: File | Sequence[File]) -> list[Path]:

@@ -20,13 +20,19 @@ from stpl.nn.segmenter import upsample
 Frame = NDArray[np.uint8]
 
 
-def load_network(checkpoint: Path, build: str | None = None) -> Accel:
-    """The network a checkpoint describes, with its weights, ready to predict; `build` as for `weights.describe`."""
-    options = weights.describe(checkpoint, build)
-    with isolate_rng():  # fresh weights, which the checkpoint's replace, are drawn
-        network = build_network(options)
-    weights.load(checkpoint, network, options=options)
-    return network.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+def load_network(checkpoint: Path, builder: str | None = None) -> Accel:
+    """The network a checkpoint describes, with its weights, ready to predict; `builder` as for `weights.describe`."""
+    with weights.read_once(checkpoint):
+        options = weights.describe(checkpoint, builder)
+        with isolate_rng():  # fresh weights, which the checkpoint's replace, are drawn
+            network = build_network(options)
+        weights.load(checkpoint, network, options=options)
+    return network.eval().to(device())
+
+
+def device() -> str:
+    """Where networks predict."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def checked(frames: Iterable[Frame]) -> Iterator[Frame]:

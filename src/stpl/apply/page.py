@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stpl.apply.adaptation import FLOW, Outcome
+from stpl.apply.adaptation import FLOW, Adaptation
 from stpl.apply.guard import LOOKED
-from stpl.apply.model import Model
-from stpl.apply.network import Frame, load_network, predict
-from stpl.apply.settings import PAGE, Settings
+from stpl.apply.loaded import LoadedNetwork
+from stpl.apply.network import Frame, predict
+from stpl.apply.settings import PAGE, AdaptationSettings
 from stpl.data.clip import BACKWARD, Wants
 from stpl.data.flow.flow_cache import FlowCache
 from stpl.data.videos.footage import spread_places
@@ -48,20 +48,19 @@ class Change:
 
 
 def write_page(
-    model: Model, outcome: Outcome, videos: Sequence[Path], settings: Settings, film: Path | None = None
+    found: Adaptation, videos: Sequence[Path], settings: AdaptationSettings, film: Path | None = None
 ) -> Path:
     """Write `index.html` into the folder of an adaptation.
 
     Args:
-        model: what was adapted.
-        outcome: what came of it.
+        found: the result of the adaptation.
         videos: what it was adapted to.
         settings: how.
         film: a video of the change that lies beside the page, if there is one.
     """
-    change = look(model, outcome, videos, settings)
-    space, verdict = model.options.space, outcome.verdict
-    lines = list(read_metrics(outcome.folder / METRICS))
+    change = look(found, videos, settings)
+    space, verdict = found.before.options.space, found.verdict
+    lines = list(read_metrics(found.folder / METRICS))
     losses = {name.removeprefix("train/"): _curve(lines, name) for name in _losses(lines)}
     filled = render_page(
         _ASSETS,
@@ -69,26 +68,27 @@ def write_page(
         verdict=verdict.reason,
         film="" if film is None else film.name,
         kind="good" if verdict.adapted else "kept",
-        facts=_facts(model, outcome, videos, settings, change),
-        candidates=_candidates(outcome),
+        facts=_facts(found, videos, settings, change),
+        candidates=_candidates(found),
         reference=verdict.reference.candidate.title,
         curves=[_plot(name, points) for name, points in losses.items() if len(points) > 1],
         shares=_shares(space.classes, space.palette, change),
         largest=max(float(change.shares.max()), 1e-9),
         frames=[_row(frames) for frames in change.shown],
     )
-    path = outcome.folder / PAGE
+    path = found.folder / PAGE
     write_atomically(path, filled)
     return path
 
 
-def look(model: Model, outcome: Outcome, videos: Sequence[Path], settings: Settings) -> Change:
+def look(found: Adaptation, videos: Sequence[Path], settings: AdaptationSettings) -> Change:
     """What the network makes of frames that are spread evenly over the videos, before and after."""
-    networks = [load_network(path, model.build) for path in (outcome.start, outcome.checkpoint)]
-    palette, count = model.options.space.palette, len(model.options.space.classes)
+    networks = [found.before.accel, found.network.accel]
+    space = found.before.options.space
+    palette, count = space.palette, space.num_classes
     pixels, changed, total = np.zeros((count, 2)), 0, 0
     shown: list[tuple[Frame, Frame, Frame]] = []
-    chosen = list(_chosen(videos, settings, outcome.folder, model))
+    chosen = list(_chosen(videos, settings, found.folder, found.before))
     often = max(1, len(chosen) // _SHOWN)
     for place, (clips, shown_at, number) in enumerate(chosen):
         frame = shown_at.frame(number)
@@ -102,15 +102,15 @@ def look(model: Model, outcome: Outcome, videos: Sequence[Path], settings: Setti
 
 
 def _chosen(
-    videos: Sequence[Path], settings: Settings, folder: Path, model: Model
+    videos: Sequence[Path], settings: AdaptationSettings, folder: Path, network: LoadedNetwork
 ) -> Iterator[tuple[VideoFrames, VideoFrames, int]]:
     """Clips that are spread evenly over the videos: as the network sees them, as they are shown, and their number."""
-    kept = FlowCache(folder / FLOW, model.flow_estimator)  # where index and flow of the training lie
+    kept = FlowCache(folder / FLOW, network.flow_estimator)  # where index and flow of the training lie
     count = max(1, LOOKED // len(videos))
     for video in videos:
         clips, shown = (
             VideoFrames(video, size, stride=settings.stride, as_first=True, flow=kept)
-            for size in (model.frame_size, None)
+            for size in (network.frame_size, None)
         )
         yield from ((clips, shown, place) for place in spread_places(len(clips), count))
 
@@ -124,24 +124,22 @@ def _curve(lines: Iterable[tuple[int, str, float]], name: str) -> list[tuple[int
     return [(step, value) for step, found, value in lines if found == name]
 
 
-def _facts(
-    model: Model, outcome: Outcome, videos: Sequence[Path], settings: Settings, change: Change
-) -> dict[str, str]:
-    height, width = model.frame_size
+def _facts(found: Adaptation, videos: Sequence[Path], settings: AdaptationSettings, change: Change) -> dict[str, str]:
+    height, width = found.before.frame_size
     return {
-        "network": model.name,
+        "network": found.before.name,
         "video": ", ".join(video.name for video in videos),
-        "method": f"{settings.experiment}, {settings.steps} steps of {outcome.estimate.batch_size} clips",
+        "method": f"{settings.experiment}, {settings.steps} steps of {found.estimate.batch_size} clips",
         "frames the network sees": f"{height}×{width}, every {settings.stride}. frame".replace("every 1. frame", "all"),
         "pixels whose class changed": f"{change.changed:.1f} %",
-        "estimated need": str(outcome.estimate),
-        "returned": outcome.verdict.chosen.candidate.title,
-        "files": ", ".join(path.name for path in (outcome.checkpoint, outcome.weights) if path is not None),
+        "estimated need": str(found.estimate),
+        "returned": found.verdict.chosen.candidate.title,
+        "files": ", ".join(path.name for path in (found.checkpoint, found.weights) if path is not None),
     }
 
 
-def _candidates(outcome: Outcome) -> list[dict[str, Any]]:
-    verdict = outcome.verdict
+def _candidates(found: Adaptation) -> list[dict[str, Any]]:
+    verdict = found.verdict
     return [
         {
             "title": one.candidate.title,

@@ -93,15 +93,15 @@ def _measured(network: nn.Module, size: tuple[int, int], device: torch.device) -
     """Of a frame of that size: bytes that autograd keeps, classes, seconds forth and back."""
     probed, scale = _probed(size)
     try:
-        asked = torch.zeros(1, 3, *probed, dtype=torch.uint8, device=device)
-        _pass(network, asked)  # the first one prepares kernels
+        frames = torch.zeros(1, 3, *probed, dtype=torch.uint8, device=device)
+        _pass(network, frames)  # the first one prepares kernels
     except ConfigError:  # perhaps it takes frames of its own size alone
         if scale == 1:
             raise
-        scale, asked = 1.0, torch.zeros(1, 3, *size, dtype=torch.uint8, device=device)
-        _pass(network, asked)
+        scale, frames = 1.0, torch.zeros(1, 3, *size, dtype=torch.uint8, device=device)
+        _pass(network, frames)
     start = time.monotonic()
-    kept, classes = _pass(network, asked)
+    kept, classes = _pass(network, frames)
     return kept * scale, classes, (time.monotonic() - start) * scale
 
 

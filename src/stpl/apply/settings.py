@@ -38,7 +38,7 @@ _MOST_LETTERS = 100  # of a video's name in that of its run
 
 
 @dataclass(frozen=True)
-class Settings:
+class AdaptationSettings:
     """How to adapt.
 
     Attributes:

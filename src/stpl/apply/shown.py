@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from stpl.apply.adaptation import FLOW, Outcome, Stage, adapt_to, affordable
+from stpl.apply.adaptation import FLOW, Stage, adapt_to, affordable
 from stpl.apply.film import film
-from stpl.apply.model import Model, open_model
+from stpl.apply.loaded import LoadedNetwork, open_network
 from stpl.apply.origin import NetworkOrigin
 from stpl.apply.page import write_page
-from stpl.apply.settings import SIDE_BY_SIDE, Settings
+from stpl.apply.settings import SIDE_BY_SIDE, AdaptationSettings
 from stpl.data.flow.flow_cache import FlowCache
+from stpl.nn import weights
+from stpl.nn.checkpoint_files import located
 from stpl.progress import Progress
 
 _FILMED = 200  # frames of each video that are shown side by side
 
 
-def adapt_and_show(origin: NetworkOrigin, videos: Sequence[Path], folder: Path, settings: Settings) -> None:
+def adapt_and_show(origin: NetworkOrigin, videos: Sequence[Path], folder: Path, settings: AdaptationSettings) -> None:
     """Adapt a network, with progress on stderr, and write the page and the video of the change.
 
     Args:
@@ -27,25 +30,28 @@ def adapt_and_show(origin: NetworkOrigin, videos: Sequence[Path], folder: Path, 
         folder: to write into.
         settings: how.
     """
-    model = open_model(origin)
-    estimate = affordable(model, settings, folder)
+    if origin.checkpoint is None:
+        _adapt_and_show(open_network(origin), videos, folder, settings)
+        return
+    with weights.read_once(located(origin.checkpoint).absolute()):
+        _adapt_and_show(open_network(origin), videos, folder, settings)
+
+
+def _adapt_and_show(network: LoadedNetwork, videos: Sequence[Path], folder: Path, settings: AdaptationSettings) -> None:
+    estimate = affordable(network, settings, folder)
     print(f"estimate: {estimate}, {estimate.batch_size} clips a step", file=sys.stderr)
-    outcome = adapt_to(model, videos, folder, settings, _Lines(), estimate)
-    _show(model, outcome, videos, settings)
-
-
-def _show(model: Model, outcome: Outcome, videos: Sequence[Path], settings: Settings) -> None:
-    """Write the page and the video, and say what came of it."""
-    print(f"verdict: {outcome.verdict.reason}", file=sys.stderr)
-    print(f"adapted: {outcome.checkpoint}", file=sys.stderr)
-    if outcome.weights is not None:
-        print(f"weights: {outcome.weights}", file=sys.stderr)
-    networks = {f"before: {model.name}": model.adapted(outcome.start), "after": model.adapted(outcome.checkpoint)}
-    written = outcome.folder / SIDE_BY_SIDE
-    flow = FlowCache(outcome.folder / FLOW, model.flow_estimator)
+    settings = replace(settings, batch_size=estimate.batch_size)
+    found = adapt_to(network, videos, folder, settings, _Lines())
+    print(f"verdict: {found.verdict.reason}", file=sys.stderr)
+    print(f"adapted: {found.checkpoint}", file=sys.stderr)
+    if found.weights is not None:
+        print(f"weights: {found.weights}", file=sys.stderr)
+    networks = {f"before: {network.name}": network, "after": found.network}
+    written = found.folder / SIDE_BY_SIDE
+    flow = FlowCache(found.folder / FLOW, network.flow_estimator)
     film(networks, videos, written, stride=settings.stride, limit=_FILMED, flow=flow)
     print(f"video:   {written}", file=sys.stderr)
-    print(f"page:    {write_page(model, outcome, videos, settings, written)}", file=sys.stderr)
+    print(f"page:    {write_page(found, videos, settings, written)}", file=sys.stderr)
 
 
 class _Lines:

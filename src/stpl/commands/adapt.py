@@ -45,13 +45,13 @@ def adapt(
         precision: of training, 32-true, bf16-mixed or 16-mixed; chosen from the hardware if not given.
     """
     from stpl.apply.memory import check_size
-    from stpl.apply.settings import BENCH, Settings, check_outputs, run_name
+    from stpl.apply.settings import BENCH, AdaptationSettings, check_outputs, run_name
     from stpl.data.videos.video_source import check_footage
     from stpl.runs.folder import is_fresh
     from stpl.runs.record import RunKey, runs_root
 
     videos = video if isinstance(video, list) else [video]
-    settings = Settings(experiment, steps, lr, batch_size, stride, seed, precision)
+    settings = AdaptationSettings(experiment, steps, lr, batch_size, stride, seed, precision)
     folder = output or RunKey(BENCH, run_name(videos), seed).directory(runs_root())
     check_size(network.size, settings.batch_size)
     check_footage(videos, stride=stride)

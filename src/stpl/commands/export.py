@@ -46,9 +46,9 @@ def export(
     if kind == "onnx":
         _check_packages()
     from stpl.apply.exporting import write
-    from stpl.apply.model import open_model
+    from stpl.apply.loaded import open_network
 
-    written = write(open_model(network), out, kind, output, frames)
+    written = write(open_network(network), out, kind, output, frames)
     print(f"wrote {out}: {written}", file=sys.stderr)
 
 

@@ -68,10 +68,10 @@ def predict(
         one_size(sources, "the overlay", "label them one by one, or leave the overlay out: --overlay=false")
 
     from stpl.apply.label_files import write_labels
-    from stpl.apply.model import open_model
+    from stpl.apply.loaded import open_network
     from stpl.apply.resources import check_prediction
 
-    model = open_model(network)
+    model = open_network(network)
     check_prediction(model.options.space.num_classes, model.frame_size)
     with filled(out) as folder:
         written = write_labels(model, sources, folder, ids=ids, colors=colors is not False, film=overlay)

@@ -95,10 +95,10 @@ def _film(
     check_footage(videos, stride=stride)
 
     from stpl.apply.film import film
-    from stpl.apply.model import open_model
+    from stpl.apply.loaded import open_network
 
     written = output or videos[0].parent / "side_by_side.webm"
-    opened = dict(zip(_titles(networks), map(open_model, networks), strict=True))
+    opened = dict(zip(_titles(networks), map(open_network, networks), strict=True))
     one_size = networks[0].size is None
     film(opened, videos, written, stride=stride, fps=fps, codec=codec, one_size=one_size)
     return written

@@ -166,7 +166,7 @@ def statistics_kept(module: nn.Module) -> Iterator[None]:
     """Have forward passes leave the running statistics of `module` alone; what normalises is the same as otherwise."""
     layers = [layer for layer in batchnorm_layers(module) if _moves(layer)]
     for layer in layers:
-        layer.track_running_stats = False  # with it, a layer in training mode is handed no running statistics
+        layer.track_running_stats = False  # with it, a layer in training mode gets no running statistics
     try:
         yield
     finally:

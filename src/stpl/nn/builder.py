@@ -103,7 +103,7 @@ def imported(build: str, where: str) -> Any:
         except AttributeError as error:
             mend = did_you_mean(part, dir(found)).rstrip() or "check the name"
             raise ConfigError(f"{module_name} has no '{name}'", where=where, mend=mend) from error
-        except Exception as error:  # of a property, or of a module that makes its names when they are asked for
+        except Exception as error:  # of a property, or of a module that makes its names on access
             raise ConfigError(f"{build} {_fault(error)}", where=_place(error) or where, mend="check it") from error
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(found, torch.nn.Module):

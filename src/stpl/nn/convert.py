@@ -5,7 +5,7 @@
 | torchvision | torchvision's ResNet-18 to -101 | plain ResNet keys |
 | caffe | `DeepLab_resnet_pretrained_*.pth`, with which AdaptSegNet and its heirs start | `Scale.` before each key |
 | advent | ADVENT and others that sum all four dilations | `layer5`, `layer6` |
-| adaptsegnet | AdaptSegNet, whose code returns after two of its four dilations | cannot be told from `advent` |
+| adaptsegnet | AdaptSegNet, whose code returns after two of its four dilations | has the same keys as `advent` |
 | accel | DA-VSN, TPS, CMOM | `layer5`, `layer6`, `sf_layer` |
 
 In the last three, `layer6` classifies layer4's output and `layer5` is the auxiliary classifier of layer3's; only
@@ -163,15 +163,15 @@ def _recognise(state: Mapping[str, Tensor], path: Path) -> LayoutName:
     return "advent" if _starting(state, ("layer5.conv2d_list.", "layer6.conv2d_list.")) else "torchvision"
 
 
-def _choose(found: LayoutName, asked: LayoutName | Literal["auto"], path: Path) -> LayoutName:
+def _choose(found: LayoutName, given: LayoutName | Literal["auto"], path: Path) -> LayoutName:
     possible = (found, *_MAY_ALSO_BE.get(found, ()))
-    if asked == "auto":
+    if given == "auto":
         return found
-    if asked not in possible:
+    if given not in possible:
         raise CheckpointError(
-            f"its keys are not of layout {asked}", where=path, mend=f"give --layout={' or '.join(possible)}"
+            f"its keys are not of layout {given}", where=path, mend=f"give --layout={' or '.join(possible)}"
         )
-    return asked
+    return given
 
 
 def _left_out(state: Mapping[str, Tensor], name: LayoutName) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ def _never(layer: nn.Module) -> bool:
     return False
 
 
-def asked(net: nn.Module, frames: Tensor, training: Callable[[nn.Module], bool] = _never) -> Any:
+def output_of(net: nn.Module, frames: Tensor, training: Callable[[nn.Module], bool] = _never) -> Any:
     """What a network returns, without learning; operations without a deterministic form will do.
 
     Args:

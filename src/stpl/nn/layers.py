@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stpl.errors import ConfigError, did_you_mean
-from stpl.nn.foreign import asked
+from stpl.nn.foreign import output_of
 
 _SHOWN = 8
 _LEAST_CHANNELS = 8  # of features
@@ -58,7 +58,7 @@ def candidates(net: nn.Module, frame_size: tuple[int, int]) -> list[FeatureLayer
         if name
     ]
     try:
-        asked(net, torch.zeros(1, 3, *frame_size))
+        output_of(net, torch.zeros(1, 3, *frame_size))
     finally:
         for hook in hooks:
             hook.remove()

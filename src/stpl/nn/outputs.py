@@ -1,7 +1,7 @@
 """What networks of somebody else's return, and which part of it the logits are: in evaluation, and in training.
 
 Many return an auxiliary classifier beside the one that predicts, but only while they train, and some return it first.
-So it is not enough to look where the logits stand in evaluation. Both are asked of the same frames, with nothing that
+So it is not enough to look where the logits stand in evaluation. Both get the same frames, with nothing that
 draws numbers or takes the batch's statistics, and what training returns is compared with the logits of evaluation.
 
 Shape legend: B images, K classes, h×w the logits' grid.
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from stpl.errors import ConfigError, StplError
-from stpl.nn.foreign import asked
+from stpl.nn.foreign import output_of
 
 _LOGITS = ("out", "logits")  # what networks call them that return more
 _SHOWN, _DEPTH = 8, 4
@@ -92,7 +92,7 @@ def in_training(net: nn.Module, path: str, frame_size: tuple[int, int]) -> tuple
             mend = "look for a division by zero, a logarithm of zero or an overflow in its forward pass"
             raise ConfigError("the network's output is not finite", where="network.architecture", mend=mend)
         try:
-            trained = asked(net, frames, _learns)
+            trained = output_of(net, frames, _learns)
         except ConfigError as error:
             mend = f"let it take one tensor {list(frames.shape)} in training, too, or only predict with it"
             return path, ConfigError(f"in training {error.what}", where=error.where, mend=mend)
@@ -160,10 +160,10 @@ def _evaluated(net: nn.Module, size: tuple[int, int]) -> tuple[Tensor, Any]:
     generator = torch.Generator().manual_seed(0)
     frames = torch.randn(2, 3, height, width, generator=generator)
     try:
-        return frames, asked(net, frames)
+        return frames, output_of(net, frames)
     except ConfigError:  # perhaps it takes frames of its own size alone
         frames = torch.randn(2, 3, *size, generator=generator)
-        return frames, asked(net, frames)
+        return frames, output_of(net, frames)
 
 
 def _learns(layer: nn.Module) -> bool:

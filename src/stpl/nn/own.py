@@ -1,4 +1,4 @@
-"""Any network as a segmenter: a module that somebody else built, asked for its logits, its features caught on the way.
+"""Any network as a segmenter: a module that somebody else built; a hook catches its features.
 
 Shape legend: B images, K classes, D feature channels, H×W pixels, h×w features.
 """
@@ -20,18 +20,18 @@ from torch.nn.parameter import is_lazy
 from stpl.errors import ConfigError, StplError
 from stpl.nn import builder, normalization
 from stpl.nn.batchnorm import without_synchronization
-from stpl.nn.foreign import asked, copied, line, refused
+from stpl.nn.foreign import copied, line, output_of, refused
 from stpl.nn.layers import candidates, no_such_layer
 from stpl.nn.outputs import check_batch, in_training, logits_in
 from stpl.nn.segmenter import Architecture, Normalization, Segmentation, Segmenter
 from stpl.nn.state import EXTRA
 from stpl.nn.wrappers import plain
 
-IN_MEMORY = "stpl.nn.own:lent"
+IN_MEMORY = "stpl.nn.own:held_module"
 """What `OwnNetwork.builder` is for a network that Python code holds, and that nothing by name builds."""
 
 _WHERE = "network.architecture"
-_LENT: ContextVar[nn.Module] = ContextVar("lent")
+_HELD: ContextVar[nn.Module] = ContextVar("held")
 
 _Leaf = str | bool | int | float | None
 _Inner = _Leaf | list[_Leaf] | dict[str, _Leaf]
@@ -100,10 +100,10 @@ def build_module(own: OwnNetwork) -> nn.Module:
         what = type(module).__name__
         mend = "name what builds the network in Python"
         raise ConfigError(f"{own.builder} gives a {what}, no nn.Module of Python", where=f"{_WHERE}.builder", mend=mend)
-    return _at_hand(module)
+    return _on_cpu(module)
 
 
-def _at_hand(module: nn.Module) -> nn.Module:
+def _on_cpu(module: nn.Module) -> nn.Module:
     """The network in single precision on the CPU: where it runs, and in which precision, is decided elsewhere."""
     tensors = {**dict(nn.Module.named_parameters(module)), **dict(nn.Module.named_buffers(module))}
     empty = [name for name, tensor in tensors.items() if not is_lazy(tensor) and tensor.is_meta]
@@ -121,18 +121,18 @@ def _at_hand(module: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def lending(module: nn.Module) -> Iterator[None]:
+def holding(module: nn.Module) -> Iterator[None]:
     """Within it, `IN_MEMORY` builds copies of `module`."""
-    token = _LENT.set(module)
+    token = _HELD.set(module)
     try:
         yield
     finally:
-        _LENT.reset(token)
+        _HELD.reset(token)
 
 
-def lent() -> nn.Module:
-    """A copy of the network that Python code lends, without wrappers; raises `ConfigError` where none does."""
-    module = _LENT.get(None)
+def held_module() -> nn.Module:
+    """A copy of the network that Python code holds, without wrappers; raises `ConfigError` where none does."""
+    module = _HELD.get(None)
     if module is None:
         mend = "load adapted.pt into it, or write a function that builds it (--network=package.module:callable)"
         raise ConfigError("this network was held by a Python program", where=f"{_WHERE}.builder", mend=mend)
@@ -144,7 +144,7 @@ class OwnSegmenter(Segmenter):
 
     Args:
         net: takes normalised frames `[B,3,H,W]`.
-        own: how it is asked.
+        own: how it is built, and what it returns.
         num_classes: channels that its logits must have.
 
     Raises:
@@ -164,7 +164,7 @@ class OwnSegmenter(Segmenter):
             raise no_such_layer(own.features, candidates(net, frame_size), layers)
         layers[own.features].register_forward_hook(self._catch)
         self.training_path = own.logits
-        seen = asked(self, torch.zeros(1, 3, *frame_size))
+        seen = output_of(self, torch.zeros(1, 3, *frame_size))
         _check_logits(seen.logits, num_classes)
         self.training_path, untrainable = in_training(net, own.logits, frame_size)
         self._untrainable = untrainable or _unwritable(net)

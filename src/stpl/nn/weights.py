@@ -3,12 +3,14 @@
 A checkpoint of this suite is a Lightning checkpoint whose entry `stpl` says, in plain types, what the network is:
 `{"schema": 2, "network": {…NetworkOptions…}, "classes": [names], "frame_size": [H, W], "step": int, "holds": …}`, where
 `holds` is "network", or "backbone" where the classifiers are absent (a converted ImageNet checkpoint). What else a file
-may be, and how damage is noticed, is told in `stpl.nn.formats`.
+may be, and how damage is noticed: see `stpl.nn.formats`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +35,8 @@ BACKBONE = "segmenter.backbone."
 """What the backbone's keys begin with."""
 
 _NAMES_SHOWN = 5
+_Content = tuple[tuple[int, ...], dict[str, Any]]
+_KEPT: ContextVar[dict[Path, _Content | None]] = ContextVar("kept", default={})  # noqa: B039 -- never changed
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -45,12 +49,41 @@ def read(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing, damaged, no checkpoint, or not made of tensors and plain types.
     """
     path = existing(path)
+    kept, state = _KEPT.get(), _state(path)
+    if path in kept and (found := kept[path]) is not None and found[0] == state:
+        return found[1]
     content = formats.read(path)
     if not isinstance(content, dict):
         raise CheckpointError(
             f"holds a {type(content).__name__}, not a state_dict", where=path, mend="save the network's state_dict"
         )
+    if path in kept:
+        kept[path] = (state, content)
     return content
+
+
+@contextmanager
+def read_once(path: Path) -> Iterator[None]:
+    """Within it, a checkpoint is read from the disk once, unless its file changes.
+
+    Args:
+        path: as for `read`.
+    """
+    path, outer = existing(path), _KEPT.get()
+    if path in outer:
+        yield
+        return
+    token = _KEPT.set({path: None, **outer})
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Recognises a file that was replaced; size and time alone can be copied."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
 def describe(path: Path, builder: str | None = None) -> NetworkOptions:
@@ -138,7 +171,7 @@ def load(
             a file that holds one state_dict under another key. What stands before the network's names is taken off,
             and what stands beside it is left out; see `stpl.nn.state`.
         module: takes the weights.
-        options: what the module was built from, compared with the checkpoint's own if it tells them: classes, image
+        options: what the module was built from, compared with the checkpoint's own if it has them: classes, image
             normalisation, dilations and strides change no tensor's shape, and would load in silence.
         backbone_suffices: take a checkpoint that declares to hold only a backbone; the rest of `module` stays as it is.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,6 +99,7 @@ class Request:
         folder: the user's own overlays; see `experiment_folders`.
         configs: configuration files, in the order of merging.
         overrides: every other `--key=value`.
+        settings: typed settings, nested, which win over the configuration files; with `run.experiment`, the run's name.
     """
 
     bench: str | None = None
@@ -106,6 +107,7 @@ class Request:
     folder: Path | None = None
     configs: list[str] = field(default_factory=list)
     overrides: dict[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, args: Sequence[str]) -> Request:
@@ -139,7 +141,7 @@ class Request:
         """The same for LightningCLI: overlays by their files, the experiment's name spelled out."""
         files = [*self._overlays(), *(Path(file) for file in self.configs)]
         settings = dict(self.overrides)
-        if self.experiment is not None:
+        if self.experiment is not None and "experiment" not in self.settings.get("run", {}):
             named = {k: v for k, v in settings.items() if k != "seed_everything"}
             named |= {f"config{place}": Path(file).stem for place, file in enumerate(self.configs)}
             settings.setdefault("run.base", self.experiment)
@@ -152,6 +154,8 @@ class Request:
             if is_file(Path(settings[key])):
                 settings[key] = _text_of(Path(settings[key]))
         configs = [f"--config={_text_of(file)}" for file in files]
+        if self.settings:
+            configs.append(f"--config={json.dumps(self.settings, ensure_ascii=False)}")
         return [*configs, *(_written(key, value) for key, value in settings.items())]
 
     def file_with(self, key: str | None) -> Path | None:

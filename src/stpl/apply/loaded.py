@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
-from stpl.apply.network import Frame, checked, load_network, predict
+from stpl.apply.network import Frame, checked, device, load_network, predict
 from stpl.apply.origin import HUGGING_FACE, NetworkOrigin, read_classes
 from stpl.apply.settings import STATE
 from stpl.data.flow.estimators import estimator_class
@@ -28,62 +30,62 @@ from stpl.nn.finite import fault
 from stpl.nn.layers import candidates, proposed
 from stpl.nn.network import NetworkOptions, around
 from stpl.nn.normalization import AS_THEY_ARE
-from stpl.nn.own import IN_MEMORY, OwnNetwork, OwnSegmenter, build_module, lending
+from stpl.nn.own import IN_MEMORY, OwnNetwork, OwnSegmenter, build_module, holding
 from stpl.nn.state import same
 from stpl.nn.wrappers import plain, wrapped_as
 
 
 @dataclass(frozen=True)
-class Model:
-    """A network to adapt.
+class LoadedNetwork:
+    """A network with its weights, to predict with or to adapt.
 
     Attributes:
-        options: what it is, for checkpoints and command lines.
+        options: what it is, for checkpoints and configurations.
         frame_size: height and width of the frames it is to see.
-        checkpoint: its weights, if a checkpoint of the suite holds them.
-        network: the network itself, if it is of your own.
-        loaded: the same of a checkpoint of the suite: what becomes of the file later does not matter.
-        content: of the checkpoint's file as it was read.
-        origin: the network it is a copy of, if Python code holds that.
+        network: the network in its ACCEL; what becomes of its file later does not matter.
+        checkpoint: of a network of the suite's own architectures, the file it was read from.
+        content: the identity of that file's content as it was read.
+        held: the network that Python code holds, if this is a copy of it.
         flow_estimator: of the flow it uses; see `stpl.data.flow.estimators`.
     """
 
     options: NetworkOptions
     frame_size: tuple[int, int]
+    network: Accel
     checkpoint: Path | None = None
-    network: Accel | None = None
-    loaded: Accel | None = None
     content: str = ""
-    origin: nn.Module | None = None
+    held: nn.Module | None = None
     flow_estimator: str = "dis"
 
-    def at_hand(self) -> AbstractContextManager[None]:
+    def buildable(self) -> AbstractContextManager[None]:
         """Within it, checkpoints of the network can be loaded even if only Python code holds it."""
-        return nullcontext() if self.origin is None else lending(self.origin)
+        return nullcontext() if self.held is None else holding(self.held)
 
     @property
-    def build(self) -> str | None:
-        """What builds a network of your own."""
-        own = self.options.architecture
-        return own.builder if isinstance(own, OwnNetwork) else None
+    def is_own(self) -> bool:
+        """Whether it is a network of your own, which the suite neither builds nor knows by name."""
+        return isinstance(self.options.architecture, OwnNetwork)
+
+    @property
+    def builder(self) -> str | None:
+        """What builds a network, or an architecture, of your own."""
+        architecture = self.options.architecture
+        return architecture.builder if isinstance(architecture, OwnNetwork) else None
 
     @property
     def name(self) -> str:
         """What to call it: what builds it, the run that trained it, or its file."""
-        if self.origin is not None:
-            return type(plain(self.origin)).__name__
-        if self.build is not None or self.checkpoint is None:
-            return str(self.build)
+        if self.held is not None:
+            return type(plain(self.held)).__name__
+        if self.builder is not None or self.checkpoint is None:
+            return str(self.builder)
         inside = self.checkpoint.parent.name == "checkpoints"
         return self.checkpoint.parents[2].name if inside else self.checkpoint.stem
 
     @property
     def accel(self) -> Accel:
         """The network in its ACCEL, in evaluation mode."""
-        if self.network is not None:
-            return self.network.eval()
-        assert self.loaded is not None
-        return self.loaded.eval()
+        return self.network.eval()
 
     def check_unchanged(self) -> None:
         """Raise `CheckpointError` if the checkpoint's file holds something else than when it was read."""
@@ -99,7 +101,7 @@ class Model:
         segmenter = self.accel.segmenter
         if not isinstance(segmenter, OwnSegmenter):
             return segmenter
-        return segmenter.net if self.origin is None else wrapped_as(self.origin, segmenter.net)
+        return segmenter.net if self.held is None else wrapped_as(self.held, segmenter.net)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -121,56 +123,49 @@ class Model:
             yield predict([self.accel], clip, frame.shape)[0]
             before = seen
 
-    def adapted(self, checkpoint: Path) -> Model:
+    def adapted(self, checkpoint: Path) -> LoadedNetwork:
         """The same with the weights of a checkpoint that an adaptation of it wrote."""
-        if self.network is None:
-            loaded, content = load_network(checkpoint), content_id(checkpoint)
-            return replace(self, checkpoint=checkpoint, loaded=loaded, content=content)
-        with self.at_hand():
-            return replace(self, network=load_network(checkpoint, self.build))
+        with self.buildable():
+            network = load_network(checkpoint, self.builder)
+        if self.checkpoint is None:
+            return replace(self, network=network)
+        return replace(self, network=network, checkpoint=checkpoint, content=content_id(checkpoint))
 
     def is_in(self, path: Path) -> bool:
         """Whether a checkpoint holds the very weights of the network."""
-        assert self.network is not None
-        kept, mine = weights.tensors(weights.read(path), path), self.network.state_dict()
+        kept, mine = weights.tensors(weights.read(path), path), _on_host(self.network.state_dict())
         return kept.keys() == mine.keys() and all(same(kept[name], value) for name, value in mine.items())
 
-    def hand_back(self, state: Mapping[str, torch.Tensor], folder: Path) -> Path:
-        """Write weights of a network of your own in the form in which it came.
+    def write_weights(self, folder: Path) -> Path | None:
+        """Write the weights of a network of your own in the form in which it came.
 
         Args:
-            state: under the network's own names (`own_state`).
             folder: to write into.
 
         Returns:
-            `adapted.pt`, the state dict; or the folder `adapted`, which `from_pretrained` reads.
+            `adapted.pt`, the state dict under the network's own names; or the folder `adapted`, which `from_pretrained`
+            reads; `None` for a network of the suite's own architectures.
         """
-        assert self.network is not None
         own, segmenter = self.options.architecture, self.network.segmenter
-        assert isinstance(own, OwnNetwork)
-        assert isinstance(segmenter, OwnSegmenter)
+        if not (isinstance(own, OwnNetwork) and isinstance(segmenter, OwnSegmenter)):
+            return None
         if own.builder != huggingface.BUILD:
-            formats.write(folder / STATE, state)
+            formats.write(folder / STATE, _on_host(segmenter.net.state_dict()))
             return folder / STATE
-        segmenter.net.load_state_dict(dict(state))
         huggingface.save(segmenter.net, str(own.arguments["name"]), folder / "adapted")
         return folder / "adapted"
 
     def save(self, path: Path) -> None:
-        """Write a network of your own as a checkpoint of the suite, whole or not at all."""
-        assert self.network is not None
+        """Write the network as a checkpoint of the suite, whole or not at all."""
         described = weights.description(self.options, self.frame_size, 0)
-        formats.write(path, {"stpl": described, "state_dict": self.network.state_dict()})
+        formats.write(path, {"stpl": described, "state_dict": _on_host(self.network.state_dict())})
 
 
-def own_state(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The state dict of a network of your own, under its own names, from a checkpoint of the suite."""
-    before = "segmenter.net."
-    state = weights.tensors(weights.read(checkpoint), checkpoint)
-    return {name.removeprefix(before): value for name, value in state.items() if name.startswith(before)}
+def _on_host(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
 
 
-def open_model(origin: NetworkOrigin) -> Model:
+def open_network(origin: NetworkOrigin) -> LoadedNetwork:
     """The network that `origin` describes; generators of random numbers are left as they were.
 
     Raises:
@@ -183,14 +178,26 @@ def open_model(origin: NetworkOrigin) -> Model:
     return replace(model, flow_estimator=estimator)
 
 
-def _own(origin: NetworkOrigin) -> Model:
+@contextmanager
+def as_checkpoint(origin: NetworkOrigin) -> Iterator[list[str]]:
+    """A network as options of a run on a benchmark: its checkpoint, or one that exists meanwhile, and its builder."""
+    if origin.checkpoint is not None:
+        yield [f"--network={origin.network}", *([] if origin.builder is None else [f"--builder={origin.builder}"])]
+        return
+    network = open_network(origin)
+    with TemporaryDirectory() as folder:
+        network.save(Path(folder) / "network.ckpt")
+        yield [f"--network={folder}/network.ckpt", f"--builder={network.builder}"]
+
+
+def _own(origin: NetworkOrigin) -> LoadedNetwork:
     """A network of your own."""
     assert origin.size is not None
     own, space = _asked(origin, origin.size)
     if (own.mean, own.std) == AS_THEY_ARE and origin.mean is not None:
         note("frames in 0…255 go into the network as they are; for one that takes 0…1 give std 255,255,255", "--std")
     held: nn.Module | None = origin.module
-    with nullcontext() if held is None else lending(held):
+    with nullcontext() if held is None else holding(held):
         module = build_module(own)
     if origin.weights is not None:
         weights.own_weights(module, weights.of_file(origin.weights, origin.key), origin.weights)
@@ -200,22 +207,24 @@ def _own(origin: NetworkOrigin) -> Model:
     network = around(OwnSegmenter(module, own, space.num_classes), options)
     if (bad := fault(module.state_dict())) is not None:
         raise ConfigError(f"its weights are of no use: {bad}", where="--network", mend="give it other weights")
-    return Model(options, origin.size, network=network, origin=held)
+    return LoadedNetwork(options, origin.size, network.to(device()), held=held)
 
 
-def _described(origin: NetworkOrigin, checkpoint: Path) -> Model:
-    """What a checkpoint of the suite holds; a network of your own is loaded at once."""
-    build = origin.builder
-    options = weights.describe(checkpoint, build)
-    size = weights.frame_size(checkpoint) if origin.size is None else origin.size
-    if isinstance(options.architecture, OwnNetwork):
-        return Model(options, size, network=load_network(checkpoint, build))
-    kind = type(options.architecture)
-    if build not in (None, f"{kind.__module__}:{kind.__qualname__}"):
-        why = f"the checkpoint is of {options.architecture.title}, which the suite builds itself"
-        raise ConfigError(f"this does nothing here: {why}", where="--builder", mend="leave it out")
+def _described(origin: NetworkOrigin, checkpoint: Path) -> LoadedNetwork:
+    """What a checkpoint of the suite holds."""
     checkpoint = checkpoint.absolute()
-    return Model(options, size, checkpoint, loaded=load_network(checkpoint), content=content_id(checkpoint))
+    with weights.read_once(checkpoint):
+        options = weights.describe(checkpoint, origin.builder)
+        architecture, size = options.architecture, origin.size or weights.frame_size(checkpoint)
+        kind = type(architecture)
+        needed = isinstance(architecture, OwnNetwork) or f"{kind.__module__}:{kind.__qualname__}" == origin.builder
+        if origin.builder is not None and not needed:
+            why = f"the checkpoint is of {architecture.title}, which the suite builds itself"
+            raise ConfigError(f"this does nothing here: {why}", where="--builder", mend="leave it out")
+        network = load_network(checkpoint, origin.builder)
+    if isinstance(architecture, OwnNetwork):
+        return LoadedNetwork(options, size, network)
+    return LoadedNetwork(options, size, network, checkpoint, content_id(checkpoint))
 
 
 def _asked(origin: NetworkOrigin, size: tuple[int, int]) -> tuple[OwnNetwork, LabelSpace]:

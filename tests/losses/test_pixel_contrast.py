@@ -20,6 +20,7 @@ from stpl.data.clip import IGNORE
 from stpl.losses import pixel_contrast as module
 from stpl.losses import pixel_contrast_masked, pixel_contrast_sorted
 from stpl.losses.pixel_contrast import Denominator, pixel_contrast
+from stpl.losses.pixel_sets import Pixels
 
 FORMS: tuple[Denominator, ...] = ("negatives", "supcon", "positive+negatives")
 LN2 = math.log(2)
@@ -65,10 +66,10 @@ def test_blocks_do_not_show(denominator: Denominator, monkeypatch: pytest.Monkey
     """Blocks of three rows, or of one where even that is too many, give what one block gives."""
     queries, keys, query_labels, key_labels = sample(61, 47)
     for engine in (pixel_contrast_sorted, pixel_contrast_masked):
-        whole = engine.contrast(queries, keys, query_labels, key_labels, 1 / 0.07, denominator)
+        whole = engine.contrast(Pixels(queries, query_labels), Pixels(keys, key_labels), 1 / 0.07, denominator)
         for elements in (3 * 47, 1):
             monkeypatch.setattr(engine, "_BLOCK_ELEMENTS", elements)
-            parts = engine.contrast(queries, keys, query_labels, key_labels, 1 / 0.07, denominator)
+            parts = engine.contrast(Pixels(queries, query_labels), Pixels(keys, key_labels), 1 / 0.07, denominator)
             for found, expected in zip(parts, whole, strict=True):
                 torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-15)
 
@@ -194,9 +195,9 @@ def test_ignored_pixels_take_no_part(denominator: Denominator) -> None:
 @pytest.mark.parametrize("sizes", [(61, 47), (5, 90), (1, 1)])
 def test_engines_agree(denominator: Denominator, sizes: tuple[int, int]) -> None:
     """Value and gradients of the CPU's engine and of the one for any device, with ignored pixels and lonely classes."""
-    inputs = contrast_kernels.sample(*sizes, torch.float64)
-    found = pixel_contrast_sorted.contrast(*inputs, 1 / 0.07, denominator)
-    expected = pixel_contrast_masked.contrast(*inputs, 1 / 0.07, denominator)
+    queries, keys, query_labels, key_labels = contrast_kernels.sample(*sizes, torch.float64)
+    inputs = (Pixels(queries, query_labels), Pixels(keys, key_labels), 1 / 0.07, denominator)
+    found, expected = (engine.contrast(*inputs) for engine in (pixel_contrast_sorted, pixel_contrast_masked))
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-14)
 
@@ -211,7 +212,7 @@ def test_a_sharp_temperature_stays_finite() -> None:
     queries, keys, query_labels, key_labels = sample(61, 47, dtype=torch.float32)
     exact = pixel_contrast(queries.double(), keys.double(), query_labels, key_labels, temperature=0.002)
     for engine in (pixel_contrast_sorted, pixel_contrast_masked):
-        found = engine.contrast(queries, keys, query_labels, key_labels, 1 / 0.002, "negatives")
+        found = engine.contrast(Pixels(queries, query_labels), Pixels(keys, key_labels), 1 / 0.002, "negatives")
         assert found[0].item() == pytest.approx(exact.item(), rel=1e-4)
         assert all(x.isfinite().all() for x in found)
 

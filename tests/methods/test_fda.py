@@ -1,4 +1,4 @@
-"""FDA: the transfer of style, robust entropy, and the committee; the row's own run is in test_baselines."""
+"""FDA: the transfer of style, robust entropy, and the ensemble; the row's own run is in test_baselines."""
 
 from __future__ import annotations
 
@@ -100,23 +100,23 @@ def test_domains_of_another_size_and_number_train_together() -> None:
 
 
 @pytest.mark.slow
-def test_a_committee_conforms(tiny_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ensemble_conforms(tiny_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STPL_RUNS", str(tmp_path / "members"))
     fresh = ("--start_from=null", "--trainer.limit_val_batches=1", "--optimizer.lr=6.0e-4")  # whatever a search finds
     members = [
         fit(tiny_arguments("fda", tiny_streets, *fresh, f"--seed_everything={seed}", steps=2)) / "checkpoints/last.ckpt"
         for seed in (1, 2)
     ]
-    committee = f"--model.committee=[{members[0]},{members[1]}]"
+    ensemble = f"--model.ensemble=[{members[0]},{members[1]}]"
     here: Any = {"source": True, "ranks": False, "streets": tiny_streets}
     golden = [5.60967, 5.42276, 5.4038, 5.26308]
-    check_method("fda_committee", tmp_path / "committee", "--committee_from=null", committee, golden=golden, **here)
-    args = tiny_arguments("fda_committee", tiny_streets, "--start_from=null", "--committee_from=[fda,fda_09]")
-    with pytest.raises(ConfigError, match="a member of the committee is not there"):
+    check_method("fda_ensemble", tmp_path / "ensemble", "--ensemble_from=null", ensemble, golden=golden, **here)
+    args = tiny_arguments("fda_ensemble", tiny_streets, "--start_from=null", "--ensemble_from=[fda,fda_09]")
+    with pytest.raises(ConfigError, match="a member of the ensemble is not there"):
         build(args)
 
 
-def test_the_committee_means_and_its_labels() -> None:
+def test_the_ensemble_means_and_its_labels() -> None:
     method = FDASelfTraining(network=SMALL, optimizer=OptimizerOptions(), labels=Path("given"), share=0.5, sure=0.9)
     confidences = torch.tensor([0.99, 0.97, 0.95, 0.8, 0.7])
     p = torch.cat([confidences[:, None], ((1 - confidences) / 14)[:, None].expand(5, 14)], 1)

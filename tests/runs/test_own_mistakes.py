@@ -97,7 +97,7 @@ def test_a_model_without_a_class(refused: Callable[..., str], overlay: str, told
 
 
 @pytest.mark.parametrize(
-    ("option", "name"), [("committee_from: [source]", "committee"), ("start_from: source", "checkpoint")]
+    ("option", "name"), [("ensemble_from: [source]", "ensemble"), ("start_from: source", "checkpoint")]
 )
 def test_a_beginning_that_the_method_does_not_take(refused: Callable[..., str], option: str, name: str) -> None:
     body = "class Mine(SelfTraining):\n    def __init__(self, network=None):\n        super().__init__(network)\n"

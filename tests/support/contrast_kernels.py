@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 
 from stpl.data.clip import IGNORE
 from stpl.losses import pixel_contrast_sorted
+from stpl.losses.pixel_sets import Pixels
 
 
 def sample(n: int, m: int, dtype: torch.dtype, dim: int = 24) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -38,9 +39,9 @@ def interpret() -> dict[str, float]:
     errors = {}
     for n, m, dim in ((137, 101, 24), (20, 70, 130), (1, 1, 8)):
         for form in ("negatives", "supcon", "positive+negatives"):
-            inputs = sample(n, m, torch.float32, dim)
-            expected = pixel_contrast_sorted.contrast(*inputs, 1 / 0.07, form)
-            found = pixel_contrast_triton.contrast(*inputs, 1 / 0.07, form)
+            queries, keys, query_labels, key_labels = sample(n, m, torch.float32, dim)
+            inputs = (Pixels(queries, query_labels), Pixels(keys, key_labels), 1 / 0.07, form)
+            expected, found = (engine.contrast(*inputs) for engine in (pixel_contrast_sorted, pixel_contrast_triton))
             distances = [(f - e).norm() / e.norm().clamp(min=1e-6) for f, e in zip(found, expected, strict=True)]
             errors[f"{form} {n}x{m}x{dim}"] = float(max(distances))
     return errors

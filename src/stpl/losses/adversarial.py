@@ -17,14 +17,14 @@ Kind = Literal["bce", "lsgan"]
 
 
 def domain_loss(scores: Tensor, domain: Domain, kind: Kind = "bce") -> Tensor:
-    """How far a discriminator's scores are from saying `domain`, mean over all of them.
+    """Loss of a discriminator's scores for the label of `domain`, mean over all of them.
 
-    A network that is to be taken for the source minimises it for `source` on its maps of the target; the discriminator
+    A network that is to look like the source minimises it for `source` on its maps of the target; the discriminator
     minimises it for the true domain of each.
 
     Args:
         scores: of any shape, unbounded.
-        domain: what they should say.
+        domain: whose label they should have.
         kind: which loss.
     """
     label = torch.full_like(scores, 1.0 if domain == "target" else 0.0, dtype=torch.float32)

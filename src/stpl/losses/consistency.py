@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from stpl.losses.entropy import entropy_map, weighted_entropy
+from stpl.losses.entropy import entropy_map, probabilities, weighted_entropy
 
 
 def certain_consistency(logits: Tensor, previous: Tensor, inside: Tensor) -> Tensor:
@@ -22,12 +22,11 @@ def certain_consistency(logits: Tensor, previous: Tensor, inside: Tensor) -> Ten
         A scalar in [0, 2/K].
     """
     previous = previous.detach()
-    probability = logits.softmax(1) if logits.dtype.itemsize >= 4 else logits.float().softmax(1)
     surer = entropy_of(previous) < entropy_map(logits.detach())
-    return ((surer & inside)[:, None] * (probability - previous).abs()).mean()
+    return ((surer & inside)[:, None] * (probabilities(logits) - previous).abs()).mean()
 
 
-def entropy_of(probabilities: Tensor) -> Tensor:
+def entropy_of(probability: Tensor) -> Tensor:
     """Entropy `[B,h,w]` in [0, 1] of probabilities `[B,K,h,w]`."""
     # log p are logits of p
-    return weighted_entropy(probabilities.clamp(min=1e-30).log()).sum(1)
+    return weighted_entropy(probability.clamp(min=1e-30).log()).sum(1)

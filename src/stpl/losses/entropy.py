@@ -8,13 +8,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+def probabilities(logits: Tensor) -> Tensor:
+    """Softmax over the classes of logits `[B,K,h,w]`, in float32 or wider."""
+    return _wide(logits).softmax(1)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype.itemsize >= 4 else logits.float()
+
+
 def weighted_entropy(logits: Tensor) -> Tensor:
     """Weighted self-information -p·log p / log K of each class (Vu et al., ADVENT, CVPR 2019, Eq. 7), `[B,K,h,w]`.
 
     Its sum over classes lies in [0, 1]. By `log_softmax` in float32 or wider, so that no constant keeps the logarithm
     from 0.
     """
-    log_p = F.log_softmax(logits if logits.dtype.itemsize >= 4 else logits.float(), dim=1)
+    log_p = F.log_softmax(_wide(logits), dim=1)
     return -log_p.exp() * log_p / math.log(logits.shape[1])
 
 

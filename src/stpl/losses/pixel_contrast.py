@@ -13,7 +13,7 @@ How it is computed. The first two forms need the positives only through their me
 the negatives' sum is formed from the negatives alone, never as a difference. Rows are processed in blocks; a block's
 similarities are used for the value *and* for the gradients, then dropped: memory is linear in the number of pixels,
 three matrix products serve both passes, and the backward pass only multiplies by the incoming gradient. Everything is
-computed in float32 or wider, whatever autocast says: exp(1/0.07) does not fit half precision.
+computed in float32 or wider, also under autocast: exp(1/0.07) does not fit half precision.
 
 Three engines do the same mathematics, chosen by device: `sorted` (CPU: classes are slices, which reads their bounds),
 `triton` (GPUs with matrix units for bfloat16), `masked` (everything else); each is a module `pixel_contrast_…`. Only
@@ -29,16 +29,18 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from stpl.losses.pixel_sets import Pixels
+from stpl.losses.value_and_gradient import value_with_gradient
 
 Denominator = Literal["negatives", "supcon", "positive+negatives"]
 EngineName = Literal["auto", "sorted", "masked", "triton"]
-Engine = Callable[[Tensor, Tensor, Tensor, Tensor, float, str], tuple[Tensor, Tensor, Tensor]]
-"""`(queries, keys, query_labels, key_labels, 1/τ, denominator) → (loss, its gradient by queries, by keys)`."""
+Engine = Callable[[Pixels, Pixels, float, str], tuple[Tensor, Tensor, Tensor]]
+"""`(queries, keys, 1/τ, denominator) → (loss, its gradient by queries, by keys)`."""
 
 
 def pixel_contrast(
@@ -78,39 +80,13 @@ def pixel_contrast(
         shapes = [tuple(t.shape) for t in (queries, keys, query_labels, key_labels)]
         raise ValueError(f"queries, keys, query_labels, key_labels of shapes {shapes} do not fit")
     dtype = torch.promote_types(queries.dtype, torch.float32)
+    contrast = choose_engine(queries.to(dtype), engine)
+
+    def compute(queries: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
+        return contrast(Pixels(queries, query_labels), Pixels(keys, key_labels), 1.0 / temperature, denominator)
+
     with torch.autocast(queries.device.type, enabled=False):
-        loss: Tensor = _PixelContrast.apply(  # type: ignore[no-untyped-call]
-            queries.to(dtype), keys.to(dtype), query_labels, key_labels, 1.0 / temperature, denominator, engine
-        )
-    return loss
-
-
-class _PixelContrast(torch.autograd.Function):
-    """Value and gradients in one pass; the gradients wait for the incoming one in O((N+M)·D) memory."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,  # torch passes its own context object
-        queries: Tensor,
-        keys: Tensor,
-        query_labels: Tensor,
-        key_labels: Tensor,
-        scale: float,
-        denominator: Denominator,
-        engine: EngineName,
-    ) -> Tensor:
-        """The loss; keeps the gradients of `queries` `[N,D]` and `keys` `[M,D]` for an incoming gradient of 1."""
-        compute = choose_engine(queries, engine)
-        loss, grad_queries, grad_keys = compute(queries, keys, query_labels, key_labels, scale, denominator)
-        ctx.save_for_backward(grad_queries, grad_keys)
-        return loss
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Those gradients times the incoming one, a scalar."""
-        grad_queries, grad_keys = ctx.saved_tensors
-        return grad * grad_queries, grad * grad_keys, None, None, None, None, None
+        return value_with_gradient(compute, queries.to(dtype), keys.to(dtype))
 
 
 def choose_engine(queries: Tensor, name: EngineName = "auto") -> Engine:
@@ -135,7 +111,7 @@ def _best(queries: Tensor) -> EngineName:
     if _obstacle(queries):
         return "masked"
     if missing := _missing():
-        _tell_once(f"{missing}; the contrast runs without its own kernels, several times slower")
+        _warn_once(f"{missing}; the contrast runs without its own kernels, several times slower")
         return "masked"
     return "triton"
 
@@ -163,5 +139,5 @@ def _missing() -> str | None:
 
 
 @cache
-def _tell_once(message: str) -> None:
+def _warn_once(message: str) -> None:
     warnings.warn(message, stacklevel=2)

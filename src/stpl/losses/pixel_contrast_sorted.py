@@ -16,33 +16,30 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stpl.data.clip import IGNORE
+from stpl.losses.pixel_sets import Pixels
 
 _BLOCK_ELEMENTS = 2**20  # similarities alive at a time: 4 MB, which stay in the cache between the passes over them
 _LN2 = math.log(2)
 
 
-def contrast(
-    queries: Tensor, keys: Tensor, query_labels: Tensor, key_labels: Tensor, scale: float, denominator: str
-) -> tuple[Tensor, Tensor, Tensor]:
+def contrast(queries: Pixels, keys: Pixels, scale: float, denominator: str) -> tuple[Tensor, Tensor, Tensor]:
     """Value and gradients; see `stpl.losses.pixel_contrast`.
 
     Args:
-        queries: `[N,D]`, float32 or wider.
-        keys: `[M,D]`, of the same dtype.
-        query_labels: integer `[N]`.
-        key_labels: integer `[M]`.
+        queries: N pixels, float32 or wider.
+        keys: M pixels, of the same dtype.
         scale: 1/τ.
         denominator: one of `stpl.losses.pixel_contrast.Denominator`.
 
     Returns:
         The loss, its gradient by `queries` `[N,D]` and by `keys` `[M,D]`.
     """
-    query_order, key_order = _order(query_labels), _order(key_labels)
-    keys_by_class = keys[key_order]
-    sides = _Sides(queries[query_order] * (scale / _LN2), torch.cat([keys_by_class, keys_by_class]))
-    total, used, count = queries.new_zeros(()), 0, len(key_order)
+    query_order, key_order = _order(queries.labels), _order(keys.labels)
+    keys_by_class = keys.vectors[key_order]
+    sides = _Sides(queries.vectors[query_order] * (scale / _LN2), torch.cat([keys_by_class, keys_by_class]))
+    total, used, count = queries.vectors.new_zeros(()), 0, len(key_order)
     rows_of = _one_positive if denominator == "positive+negatives" else _fraction
-    for group in _groups(query_labels[query_order], key_labels[key_order]):
+    for group in _groups(queries.labels[query_order], keys.labels[key_order]):
         positives = slice(group.key_start, group.key_stop)
         start = group.key_start if denominator == "supcon" else group.key_stop
         others = slice(start, group.key_start + count)
@@ -53,8 +50,8 @@ def contrast(
     factor = 1 / max(used, 1)
     return (
         total * (_LN2 * factor),
-        torch.zeros_like(queries).index_copy_(0, query_order, sides.grad_queries.mul_(scale * factor)),
-        torch.zeros_like(keys).index_copy_(0, key_order, by_class.mul_(_LN2 * factor)),
+        torch.zeros_like(queries.vectors).index_copy_(0, query_order, sides.grad_queries.mul_(scale * factor)),
+        torch.zeros_like(keys.vectors).index_copy_(0, key_order, by_class.mul_(_LN2 * factor)),
     )
 
 

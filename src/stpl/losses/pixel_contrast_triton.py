@@ -4,7 +4,7 @@
 al., NeurIPS 2022): a running maximum and sum give log Σ exp, and the weighted sum of keys is the queries' gradient.
 `_pulls` adds what `positive+negatives` needs; `_columns` walks over all queries for a block of keys. No atomics: the
 result is the same in every run. What concerns the positives alone goes through class sums, as in
-`stpl.losses.pixel_contrast_masked`.
+`stpl.losses.pixel_sets`.
 
 Precision. Every number is kept as the sum of two bfloat16 numbers, 16 bits of mantissa, and a product is three products
 of such halves on the tensor cores, summed in float32 (the fourth, of the small halves, is below the rest's rounding).
@@ -25,7 +25,7 @@ import triton.language as tl
 from torch import Tensor
 
 from stpl.data.clip import IGNORE
-from stpl.losses.pixel_contrast_masked import Positives
+from stpl.losses.pixel_sets import Pixels, Positives
 
 _IGNORE = tl.constexpr(IGNORE)
 _FAR = tl.constexpr(-1e30)  # stands for -∞, without which 0·∞ could arise
@@ -33,13 +33,10 @@ _LN2 = math.log(2)
 _LARGE = (9, 10)  # major compute capabilities of H100, H200, B200; on an A100 their tiles spill registers
 
 
-def contrast(
-    queries: Tensor, keys: Tensor, query_labels: Tensor, key_labels: Tensor, scale: float, denominator: str
-) -> tuple[Tensor, Tensor, Tensor]:
+def contrast(queries: Pixels, keys: Pixels, scale: float, denominator: str) -> tuple[Tensor, Tensor, Tensor]:
     """Value and gradients of float32 tensors; see `stpl.losses.pixel_contrast_sorted.contrast`."""
-    queries = queries * (scale / _LN2)
-    side = Positives.of(queries, keys, query_labels, key_labels)
-    kernels = _Kernels(queries, keys, query_labels, key_labels, denominator)
+    queries = queries._replace(vectors=queries.vectors * (scale / _LN2))
+    side, kernels = Positives.of(queries, keys), _Kernels(queries, keys, denominator)
     log_sum, grad_queries = kernels.rows()
     if denominator == "positive+negatives":
         share = side.used / side.number
@@ -47,10 +44,10 @@ def contrast(
         grad_queries = grad_queries * pull - pulled
         grad_keys = kernels.columns(log_sum, pull, share)
     else:
-        total = (log_sum - (queries * side.mean).sum(1, keepdim=True)) * side.used
+        total = (log_sum - (queries.vectors * side.mean).sum(1, keepdim=True)) * side.used
         grad_queries = (grad_queries - side.mean) * side.used
         grad_keys = kernels.columns(log_sum, side.used, None)
-        grad_keys -= side.pull_on_keys(queries, query_labels, key_labels)
+        grad_keys -= side.pull_on_keys(queries, keys)
     return (
         total.sum() * (_LN2 / side.queries),
         grad_queries * (scale / side.queries),
@@ -74,13 +71,14 @@ class _Halves(NamedTuple):
 class _Kernels:
     """The kernels on one pair of inputs."""
 
-    def __init__(self, queries: Tensor, keys: Tensor, query_labels: Tensor, key_labels: Tensor, form: str) -> None:
-        self.queries, self.keys = queries, keys
-        self.sizes = (len(queries), len(keys))
-        labels = (query_labels.int(), key_labels.int())
-        self.inputs = (*_Halves.of(queries), *_Halves.of(keys), *labels, *self.sizes)
-        small = queries.is_cuda and torch.cuda.get_device_capability(queries.device)[0] not in _LARGE
-        self.options = launch_options(queries.shape[1], supcon=form == "supcon", small=small)
+    def __init__(self, queries: Pixels, keys: Pixels, denominator: str) -> None:
+        self.queries, self.keys = queries.vectors, keys.vectors
+        self.sizes = (len(self.queries), len(self.keys))
+        labels = (queries.labels.int(), keys.labels.int())
+        self.inputs = (*_Halves.of(self.queries), *_Halves.of(self.keys), *labels, *self.sizes)
+        device = self.queries.device
+        small = self.queries.is_cuda and torch.cuda.get_device_capability(device)[0] not in _LARGE
+        self.options = launch_options(self.queries.shape[1], supcon=denominator == "supcon", small=small)
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """Log Σ exp `[N,1]` over the keys under the fraction, and the softmax-weighted sum of those keys `[N,D]`."""

@@ -1,6 +1,6 @@
 """Every method is one file here, one YAML in `experiments/method/` and one page of `docs/methods/`.
 
-Begin with `self_training`: a method says what it minimises, `stpl.training` does the rest. Methods of other packages
+Begin with `self_training`: a method defines its losses, `stpl.training` does the rest. Methods of other packages
 are found by the entry point `stpl.methods`, or named by their import path.
 """
 

@@ -10,6 +10,7 @@ from torch.nn.functional import cosine_similarity, softmax
 
 from stpl.data.clip import Batch, Clip
 from stpl.losses.consistency import certain_consistency
+from stpl.losses.entropy import probabilities
 from stpl.nn.accel import FrameScores, clip_flow
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
 from stpl.nn.segmenter import upsample
@@ -93,13 +94,9 @@ class DAVSN(Method):
         flow = clip_flow(clip, (scores[0][0].shape[-2], scores[0][0].shape[-1]))
         there = inside(flow)
         return {
-            name: self.weight * certain_consistency(now, warp(_probability(before), flow), there)
+            name: self.weight * certain_consistency(now, warp(probabilities(before), flow), there)
             for name, (now, before) in zip(("consistency", "auxiliary consistency"), scores, strict=False)
         }
-
-
-def _probability(logits: Tensor) -> Tensor:
-    return (logits if logits.dtype.itemsize >= 4 else logits.float()).softmax(1)
 
 
 def _maps(pair: tuple[Tensor, Tensor], clip: Clip) -> dict[str, Tensor]:

@@ -70,7 +70,7 @@ class FDASelfTraining(FDA, OfflinePseudoLabels):
 
     Args:
         labels: see `OfflinePseudoLabels`.
-        committee: checkpoints of the ensemble's members; `--committee_from` names experiments instead.
+        ensemble: checkpoints of the ensemble's members; `--ensemble_from` names experiments instead.
         share: of each class's pixels, in (0, 1] (0.66; the released code means that and keeps 0.34).
         sure: probability above which a pixel has a label in any case (0.9).
     """
@@ -79,20 +79,20 @@ class FDASelfTraining(FDA, OfflinePseudoLabels):
         self,
         *,
         labels: Path | None = None,
-        committee: list[Path] | None = None,
+        ensemble: list[Path] | None = None,
         share: float = 0.66,
         sure: float = 0.9,
         **shared: Any,
     ) -> None:
         check_settings(0, 1, share=share, sure=sure)
-        if not committee and labels is None:
-            mend = "give checkpoints, or experiments as --committee_from"
-            raise ConfigError("there is no committee", where="model.committee", mend=mend)
+        if not ensemble and labels is None:
+            mend = "give checkpoints, or experiments as --ensemble_from"
+            raise ConfigError("there is no ensemble", where="model.ensemble", mend=mend)
         super().__init__(rounds=1, labels=labels, **shared)
-        self.committee, self.share, self.sure = [Path(path) for path in committee or []], share, sure
-        for path in self.committee:
+        self.ensemble, self.share, self.sure = [Path(path) for path in ensemble or []], share, sure
+        for path in self.ensemble:
             if not path.is_file():
-                raise ConfigError("a member of the committee is not there", where=path, mend="train it first")
+                raise ConfigError("a member of the ensemble is not there", where=path, mend="train it first")
         self._members: list[Accel] = []
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -110,7 +110,7 @@ class FDASelfTraining(FDA, OfflinePseudoLabels):
     def labelling_networks(self) -> list[Accel]:
         """The ensemble, read when it is first needed."""
         if not self._members:
-            for path in self.committee:
+            for path in self.ensemble:
                 member: Accel = copy.deepcopy(self.network)
                 weights.load(path, member, options=self.options)
                 self._members.append(member.eval())

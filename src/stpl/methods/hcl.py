@@ -10,9 +10,9 @@ from torch.nn.functional import cross_entropy, normalize
 
 from stpl.data.clip import IGNORE, Batch
 from stpl.losses.entropy import entropy_map
-from stpl.losses.instance_contrast import Positives, instance_contrast
+from stpl.losses.instance_contrast import PositiveKind, instance_contrast
 from stpl.nn.accel import clip_flow
-from stpl.nn.segmenter import Segmentation, on_grid
+from stpl.nn.segmenter import Segmentation, grid_of, on_grid
 from stpl.nn.teacher import Teacher, TeacherOptions
 from stpl.training.base import check_settings
 from stpl.training.evaluation import nearest
@@ -45,7 +45,7 @@ class HCL(OnlinePseudoLabels):
         self,
         *,
         history: TeacherOptions = _HISTORY,
-        positives: Positives = "instance",
+        positives: PositiveKind = "instance",
         agreement: Agreement = "distance",
         contrast_weight: float = 0.5,
         temperature: float = 0.07,
@@ -66,7 +66,7 @@ class HCL(OnlinePseudoLabels):
             before, earlier = (model.segment(clip.frame(-1)).logits for model in (self.network, then))
             past = then.segment(clip.frame())
         now = self.network.segment(clip.frame())
-        flow = clip_flow(clip, (now.logits.shape[-2], now.logits.shape[-1]))
+        flow = clip_flow(clip, grid_of(now.logits))
         fused = self.network.fuse(now.logits, before, flow)
         with torch.no_grad():
             remembered = then.fuse(past.logits, earlier, flow)
@@ -84,7 +84,7 @@ class HCL(OnlinePseudoLabels):
 
     def _contrast(self, now: Segmentation, past: Segmentation, remembered: Tensor, labels: Tensor) -> Tensor:
         """Mean over clips."""
-        size = (now.features.shape[-2], now.features.shape[-1])
+        size = grid_of(now.features)
         reliability = (1.1 - entropy_map(on_grid(remembered, size))).clamp(0.9, 1.1).flatten(1)
         queries, keys = (normalize(features.float().flatten(2).mT, dim=2) for features in (now.features, past.features))
         by_class = self.positives == "class"

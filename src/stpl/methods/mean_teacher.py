@@ -17,7 +17,7 @@ from stpl.training.online_pseudo_labels import OnlinePseudoLabels
 class MeanTeacher(OnlinePseudoLabels):
     """Cross-entropy on augmented clips with the teacher's confident pseudo-labels on the clean ones.
 
-    The teacher is evaluated. Tarvainen and Valpola ask for equal probabilities; hard labels of the confident pixels are
+    The teacher is evaluated. Tarvainen and Valpola demand equal probabilities; hard labels of the confident pixels are
     what domain adaptation took up (DACS, DAFormer), and what the rows of self-training here have, too.
 
     Args:

@@ -75,8 +75,7 @@ class PixMatch(Method):
     @torch.no_grad()
     def _labels(self, clip: Clip) -> Tensor:
         """The fused prediction's class of every pixel, int64 `[B,H,W]`."""
-        size = clip.size
-        return upsample(self.network(clip), size).argmax(1)
+        return upsample(self.network(clip), clip.size).argmax(1)
 
     def _perturbed(self, clean: Clip, source: Clip) -> dict[str, Clip]:
         found = {}

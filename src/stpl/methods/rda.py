@@ -14,7 +14,7 @@ from stpl.losses.entropy import weighted_entropy
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
 from stpl.nn.fourier import Spectrum, band_means, ring_bands
 from stpl.nn.mixing import rescaled
-from stpl.nn.segmenter import on_grid, upsample
+from stpl.nn.segmenter import grid_of, on_grid, upsample
 from stpl.training.base import Method, check_choice, check_settings
 from stpl.training.supervision import LABELLED, adversarial_losses, supervision
 
@@ -121,9 +121,8 @@ class RDA(Method):
         discriminator = self.discriminators[of]
         assert isinstance(discriminator, Discriminator)
         assert batch.source is not None
-        sizes = {"source": batch.source.frames.shape[-2:], "clean": batch.target.frames.shape[-2:]}
-        sizes["attacked"] = sizes["clean"]
-        maps = {name: weighted_entropy(upsample(logits[name], (at[0], at[1]))) for name, at in sizes.items()}
+        clips = {"source": batch.source, "clean": batch.target, "attacked": batch.target}
+        maps = {name: weighted_entropy(upsample(logits[name], grid_of(clip.frames))) for name, clip in clips.items()}
         loss, own = adversarial_losses(discriminator, maps["source"], maps["clean"])
         weight = self.adversarial_weights[of]
         return {
@@ -135,8 +134,7 @@ class RDA(Method):
 
 def _difference(attacked: Tensor, clean: Tensor) -> Tensor:
     """Mean |p' - p| over pixels and classes, on the grid of the clean logits, which take no gradient."""
-    size = (clean.shape[-2], clean.shape[-1])
-    return (on_grid(attacked, size).float().softmax(1) - clean.detach().float().softmax(1)).abs().mean()
+    return (on_grid(attacked, grid_of(clean)).float().softmax(1) - clean.detach().float().softmax(1)).abs().mean()
 
 
 class Attacker(nn.Module):
@@ -146,7 +144,7 @@ class Attacker(nn.Module):
     network makes better. The choice is hard, and gradients pass as if it were the probability.
 
     Args:
-        portion: share of the components that is taken.
+        portion: share of the components that is exchanged.
     """
 
     def __init__(self, portion: float) -> None:
@@ -168,22 +166,22 @@ class Attacker(nn.Module):
             The frames, float32 `[B,T,3,H,W]`, and how much the structure's components of the last one changed: mean
             over their maps.
         """
-        size = (frames.shape[-2], frames.shape[-1])
+        size = grid_of(frames)
         bands = ring_bands(size, BANDS, frames.device)
         spectra = [Spectrum.of(frame) for frame in frames.unbind(1)]
         other = Spectrum.of(reference).amplitude
-        seen = band_means(spectra[-1].amplitude, bands, BANDS, size[1]).to(self.mix.weight.dtype)
-        gates = reversed_gradient(self.gates(seen, noise)).float()
+        means = band_means(spectra[-1].amplitude, bands, BANDS, size[1]).to(self.mix.weight.dtype)
+        gates = reversed_gradient(self.gates(means, noise)).float()
         spread = gates[:, :, bands]
         amplitudes = [spectrum.amplitude + spread * (other - spectrum.amplitude) for spectrum in spectra]
         changed = band_means((amplitudes[-1] - spectra[-1].amplitude).abs(), bands, BANDS, size[1])
         images = [spectrum.image(amplitude) for spectrum, amplitude in zip(spectra, amplitudes, strict=True)]
         return torch.stack(images, 1), changed[:, :, _STRUCTURE].mean()
 
-    def gates(self, seen: Tensor, noise: Tensor) -> Tensor:
+    def gates(self, means: Tensor, noise: Tensor) -> Tensor:
         """0 or 1 for each component, `[B,3,32]`, from the means `[B,3,32]`; `count` of a clip are 1."""
         # Component n·3 + c is channel c of ring n.
-        scores = self.score(self.mix(seen.mT.flatten(1)).relu()[..., None])[..., 0]
+        scores = self.score(self.mix(means.mT.flatten(1)).relu()[..., None])[..., 0]
         likely = (scores.unflatten(1, (-1, 2)) + noise).softmax(2)[..., 1]
         hard = torch.zeros_like(likely).scatter(1, likely.topk(self.count, dim=1).indices, 1.0)
         chosen: Tensor = hard + likely - likely.detach()

@@ -29,7 +29,7 @@ from stpl.nn.batchnorm import Views, statistics_kept
 from stpl.nn.fusion import FUSIONS, Fusion, FusionName
 from stpl.nn.pixels import take
 from stpl.nn.projection import HeadName, ProjectionHead
-from stpl.nn.segmenter import Segmentation, on_grid
+from stpl.nn.segmenter import Segmentation, grid_of, on_grid
 from stpl.nn.warp import warp
 from stpl.training.base import check_settings
 from stpl.training.online_pseudo_labels import OnlinePseudoLabels
@@ -84,7 +84,7 @@ class STPL(OnlinePseudoLabels):
     ) -> None:
         if temperature <= 0:
             raise ConfigError(f"{temperature} is not above 0", where="model.temperature", mend="choose one like 0.07")
-        check_settings(1e-4, temperature=temperature)  # below, float32 tells no two similarities apart
+        check_settings(1e-4, temperature=temperature)  # below, float32 cannot distinguish two similarities
         check_settings(1, embedding_dim=embedding_dim)
         super().__init__(**shared)
         self.contrasts = contrasts or [Contrast("fused", "augmented fused")]
@@ -131,7 +131,7 @@ class STPL(OnlinePseudoLabels):
     def _kept(self, labels: Tensor, confident: Tensor) -> tuple[Tensor, Tensor]:
         """Places of the confident pixels of `[B,h·w]` and their classes, both `[B,n]`.
 
-        n is known beforehand, so that no device is asked how many there are: per-class quotas are rounded, by at most
+        n is known beforehand, so that nothing is read back from the device: per-class quotas are rounded, by at most
         one pixel a class, and places beyond them are labelled `IGNORE`.
         """
         count, spare = labels.shape[1], 0 if self.confident_scope == "global" else self.network.num_classes
@@ -142,7 +142,7 @@ class STPL(OnlinePseudoLabels):
     def _embed(self, features: Tensor, places: Tensor) -> Tensor:
         """Embeddings `[B,n,D]` of the pixels at `places` `[B,n]` of features `[B,C,h,w]`.
 
-        The head sees each pixel alone, so those that take no part need not go through it.
+        The head maps each pixel alone, so those that take no part need not go through it.
         """
         embedding: Tensor = self.projection(take(features.permute(0, 2, 3, 1), places))
         return embedding
@@ -164,7 +164,7 @@ class STPL(OnlinePseudoLabels):
 
 
 class _Views:
-    """The named views of a batch, each made at most once and only if asked for; shapes `[B,C,h,w]`."""
+    """The named views of a batch, each computed at most once and only if it is used; shapes `[B,C,h,w]`."""
 
     def __init__(
         self, network: Accel, clip: Clip, fusion: Fusion | None, previous_gradient: bool, statistics: Views
@@ -225,14 +225,14 @@ class _Views:
 
     @cached_property
     def logits(self) -> Tensor:
-        """Fused prediction of the original clip on the features' grid, without gradient; it gives the pseudo-labels."""
+        """Fused prediction of the original clip on the features' grid, without gradient, for the pseudo-labels."""
         current, previous = self.now.logits.detach(), self.before.logits.detach()
         with torch.no_grad():
             fused = self.network.fuse(current, previous, self._flow(current))
-            return on_grid(fused, (self.current.shape[-2], self.current.shape[-1]))
+            return on_grid(fused, grid_of(self.current))
 
     def _flow(self, maps: Tensor) -> Tensor:
-        return clip_flow(self.clip, (maps.shape[-2], maps.shape[-1]))
+        return clip_flow(self.clip, grid_of(maps))
 
     def _encode_augmented(self, place: int) -> Tensor:
         assert self.clip.augmented is not None  # wants.augmented

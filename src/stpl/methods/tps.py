@@ -12,17 +12,18 @@ from torch import Tensor
 from stpl.data.augment_device import augment
 from stpl.data.clip import BACKWARD, Batch, Clip, Wants, clip_seed
 from stpl.losses.cross_entropy import cross_entropy
+from stpl.losses.entropy import probabilities
 from stpl.nn.histogram import match_histogram
 from stpl.nn.mixing import mirrored, pick, rescaled
-from stpl.nn.segmenter import on_grid
+from stpl.nn.segmenter import grid_of, on_grid
 from stpl.nn.warp import resize_flow, warp
 from stpl.training.base import Method, check_choice, check_settings
 from stpl.training.supervision import AUXILIARY_WEIGHT, LABELLED, beside, supervision
 
 StrongView = Literal["clean", "wrapped"]
 """How the strong view is made. `clean`: of the frames. `wrapped`: as the released code does, which gives frames less
-their mean to a conversion for numbers in 0..1: they are multiplied by 255 and cut off to 8 bits, and what the network
-sees is that wrapped picture, in 0..1 where it expects ±128."""
+their mean to a conversion for numbers in 0..1: they are multiplied by 255 and cut off to 8 bits, and the network's
+input is that wrapped picture, in 0..1 where it expects ±128."""
 
 _MIRROR, _GREY, _SCALE, _WRAP = range(4)  # purposes of the numbers that are drawn
 
@@ -87,8 +88,7 @@ class TPS(Method):
         scores = self.network.fused_scores(self._strong(batch.target))
         weights = {"temporal": self.weight, "auxiliary temporal": self.weight * AUXILIARY_WEIGHT}
         for (name, weight), logits, label in zip(weights.items(), scores, labels, strict=False):
-            size = (label.shape[-2], label.shape[-1])
-            found[name] = weight * cross_entropy(on_grid(logits, size), label)
+            found[name] = weight * cross_entropy(on_grid(logits, grid_of(label)), label)
         return found
 
     def _matched(self, source: Clip, target: Clip) -> Clip:
@@ -107,10 +107,10 @@ class TPS(Method):
         scores = self.network.fused_scores(mirrored(weak, chosen))
         found = []
         for logits in scores:
-            probability = (logits if logits.dtype.itemsize >= 4 else logits.float()).softmax(1)
+            probability = probabilities(logits)
             probability = pick(chosen, probability.flip(-1), probability)
             for step in range(self.distance, 0, -1):
-                flow = resize_flow(clip.flows[1 - step, -step], (logits.shape[-2], logits.shape[-1]))
+                flow = resize_flow(clip.flows[1 - step, -step], grid_of(logits))
                 probability = warp(probability, flow)
             found.append(probability.argmax(1))
         return found
@@ -128,7 +128,7 @@ class TPS(Method):
 
     def _wrapped(self, clip: Clip, grey: Sequence[bool]) -> Tensor:
         """The input of the released code, as frames that become it when they are normalised; float32 `[B,2,3,H,W]`."""
-        options = self.trainer.datamodule.augmentation  # type: ignore[attr-defined]
+        options = self._data.augmentation
         normalization = self.network.normalization
         views = []
         for place, frames in enumerate(clip.frames[:, -2:]):

@@ -15,6 +15,7 @@ from torch import Tensor
 from stpl.data.clip import IGNORE, Clip
 from stpl.methods.self_training import SelfTraining
 from stpl.methods.stpl import STPL
+from stpl.nn.segmenter import grid_of
 from stpl.training.evaluation import nearest
 from stpl.training.online_pseudo_labels import OnlinePseudoLabels
 
@@ -29,7 +30,7 @@ class _TrueLabels(OnlinePseudoLabels):
     def pseudo_labels(self, logits: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
         """The true classes of the confident pixels; those of unknown class do not take part."""
         labels, confident = super().pseudo_labels(logits, clip)
-        truth = nearest(clip.labels[0], (labels.shape[-2], labels.shape[-1]))
+        truth = nearest(clip.labels[0], grid_of(labels))
         known = truth != IGNORE
         return torch.where(known, truth, labels), confident & known
 

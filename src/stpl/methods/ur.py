@@ -12,7 +12,7 @@ from stpl.data.clip import Batch
 from stpl.losses.entropy import entropy_map
 from stpl.methods.cbst import CBST
 from stpl.nn.accel import clip_flow
-from stpl.nn.segmenter import on_grid
+from stpl.nn.segmenter import grid_of, on_grid
 from stpl.training.base import check_settings
 
 
@@ -28,7 +28,7 @@ class UR(CBST):
         uncertainty_weight: of the squared difference of probabilities, summed over the classifiers (0.1).
         decoders: number of auxiliary classifiers (4).
         dropout: share of the features' channels that is dropped (0.5).
-        freeze_classifier: keep the source model's classifier and score fusion as they are, as the paper says. The
+        freeze_classifier: keep the source model's classifier and score fusion as they are, as in the paper. The
             released code means to and does not.
     """
 
@@ -64,7 +64,7 @@ class UR(CBST):
         with torch.no_grad():
             before = self.network.segment(clip.frame(-1)).logits
         features, now = self.network.segment(clip.frame())
-        fused = self.network.fuse(now, before, clip_flow(clip, (now.shape[-2], now.shape[-1])))
+        fused = self.network.fuse(now, before, clip_flow(clip, grid_of(now)))
         return self.self_training(fused, batch) | {
             "entropy": self.entropy_weight * entropy_map(fused).mean(),
             "uncertainty": self.uncertainty_weight * self._disagreement(features, now),
@@ -75,6 +75,6 @@ class UR(CBST):
 
         It is of the features' grid, on which these classifiers predict.
         """
-        aim = on_grid(logits.detach().float(), (features.shape[-2], features.shape[-1])).softmax(1)
+        aim = on_grid(logits.detach().float(), grid_of(features)).softmax(1)
         dropped = (decoder(dropout2d(features, self.dropout)) for decoder in self.decoders)
         return torch.stack([(found.float().softmax(1) - aim).square().mean() for found in dropped]).sum()

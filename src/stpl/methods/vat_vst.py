@@ -18,7 +18,7 @@ from stpl.losses.tube import tube_matching
 from stpl.metrics.temporal import photometric_occlusion
 from stpl.nn.accel import FrameScores
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
-from stpl.nn.segmenter import upsample
+from stpl.nn.segmenter import grid_of, upsample
 from stpl.nn.warp import inside, resize_flow, warp
 from stpl.training.base import Method, check_choice, check_output, check_settings
 from stpl.training.evaluation import nearest
@@ -78,8 +78,7 @@ class VAT(Method):
         labels = torch.stack([source.labels[-1], source.labels[0]], 1)
         found["tube"] = self.tube_weight * tube_matching(tubes["source"], labels)
         if self.previous_gradient:
-            size = (labels.shape[-2], labels.shape[-1])
-            logits = upsample(theirs[0][1], size)
+            logits = upsample(theirs[0][1], grid_of(labels))
             found["previous cross_entropy"] = pseudo_label_loss(logits, source.labels[-1])
         maps = {domain: tube.flatten(1, 2) for domain, tube in tubes.items()}
         loss, own = adversarial_losses(self.discriminator, maps["source"], maps["target"], self.kind)
@@ -150,19 +149,19 @@ class VST(OfflinePseudoLabels):
 
     def predictions(self, clip: Clip) -> Predictions:
         """The fused prediction, aggregated with those of the neighbours by themselves."""
-        seen = self.evaluated.observe(clip)
-        check_output(seen.logits, clip)
-        size = (seen.logits.shape[-2], seen.logits.shape[-1])
+        observed = self.evaluated.observe(clip)
+        check_output(observed.logits, clip)
+        size = grid_of(observed.logits)
         after = self.evaluated.segment(clip.frame(1)).logits
         brought = [
             _brought(logits, frames, flow, clip.frame(), size)
             for logits, frames, flow in (
-                (seen.previous, clip.frame(-1), clip.flows[BACKWARD]),
+                (observed.previous, clip.frame(-1), clip.flows[BACKWARD]),
                 (after, clip.frame(1), clip.flows[0, 1]),
             )
         ]
         (previous, visible, within) = brought[0]
-        mean = seen.logits.double().softmax(1)
+        mean = observed.logits.double().softmax(1)
         if self.aggregate:
             mean = aggregated(mean, [probability for probability, _, _ in brought], [shown for _, shown, _ in brought])
         known = torch.where(within[:, None], previous, 0.0)  # beyond the image nothing is sure

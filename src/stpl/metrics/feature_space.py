@@ -1,4 +1,4 @@
-"""How well a feature space tells the classes apart (paper §4.4, Figures 6 and 7).
+"""How well a feature space separates the classes (paper §4.4, Figures 6 and 7).
 
 All numbers are computed on a balanced sample of pixels. Shape legend: M pixels, D feature channels, K classes.
 """
@@ -72,8 +72,8 @@ def neighbour_purity(
         squared[torch.arange(len(rows), device=rows.device), rows] = torch.inf
         nearest = squared.topk(most, dim=1, largest=False).indices
         counts += (classes[nearest] == classes[rows, None]).sum(0)
-    asked = len(queries)
-    return torch.tensor([100 * int(counts[:k].sum()) / (k * asked) if k <= most else torch.nan for k in neighbours])
+    number = len(queries)
+    return torch.tensor([100 * int(counts[:k].sum()) / (k * number) if k <= most else torch.nan for k in neighbours])
 
 
 def silhouette(features: Tensor, classes: Tensor, queries: Tensor | None = None) -> Tensor:
@@ -128,7 +128,7 @@ class FeatureSpace(PixelSample):
 
     Args:
         per_class: pixels to keep per class; 500 in the paper.
-        queries_per_class: of them, how many are asked for their neighbours; all if not given.
+        queries_per_class: of them, how many have their neighbours inspected; all if not given.
         seed: of the sample.
     """
 

@@ -1,6 +1,6 @@
-"""How much a simple classifier that is refitted gets out of features: asked about clips it was not fitted on.
+"""Accuracy of simple classifiers that are fitted to features, on clips they were not fitted on.
 
-What a frozen classifier makes of features depends on where they lie; these tell whether the classes can be told apart
+What a frozen classifier makes of features depends on where they lie; these show whether the classes can be separated
 at all. Clips come in two folds, the earlier and the later half, so that a drive stands in one (but for one at the
 border).
 
@@ -19,11 +19,11 @@ _RIDGE = 1e-3
 """Weight of the penalty, relative to the mean variance of the standardised features: the number 1."""
 
 Classifier = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""Features `[M,D]` and classes `[M]` to fit on, features `[N,D]` to ask about, K; gives scores `[N,K]`."""
+"""Features `[M,D]` and classes `[M]` to fit on, features `[N,D]` to classify, K; gives scores `[N,K]`."""
 
 
 def linear_probe(features: Tensor, classes: Tensor, clips: Tensor, count: int | None = None) -> Tensor:
-    """Mean class accuracy of a linear classifier fitted on one fold and asked about the other (Alain and Bengio, 2016).
+    """Mean class accuracy of a linear classifier fitted on one fold and tested on the other (Alain and Bengio, 2016).
 
     Regularised least squares onto one-hot targets (Rifkin, Yeo and Poggio, 2003), all classes of the same weight, on
     features standardised by the fold that is fitted. It has a closed form, hence one value.
@@ -41,17 +41,7 @@ def linear_probe(features: Tensor, classes: Tensor, clips: Tensor, count: int | 
 
 
 def nearest_mean(features: Tensor, classes: Tensor, clips: Tensor, count: int | None = None) -> Tensor:
-    """Mean class accuracy of the nearest class mean (Mensink et al., 2013), by the protocol of `linear_probe`.
-
-    Args:
-        features: float `[M,D]`.
-        classes: integers `[M]`.
-        clips: number of the clip that each pixel is from, integers `[M]`.
-        count: clips in all, those without a pixel here as well: what is halved. The largest number + 1 if not given.
-
-    Returns:
-        Percent, a scalar; NaN if fewer than two classes occur in both folds.
-    """
+    """Mean class accuracy of the nearest class mean (Mensink et al., 2013); all else as for `linear_probe`."""
     return _cross_validated(features, classes, clips, count, _means)
 
 
@@ -65,9 +55,9 @@ def _cross_validated(
     common = (counts > 0).all(0).nonzero()[:, 0]
     if len(common) < 2:
         return torch.tensor(torch.nan)
-    taken = torch.isin(classes, common)
-    numbers = torch.searchsorted(common, classes[taken])
-    features, later = features[taken].float(), later[taken]
+    chosen = torch.isin(classes, common)
+    numbers = torch.searchsorted(common, classes[chosen])
+    features, later = features[chosen].float(), later[chosen]
     right = torch.zeros(len(common), dtype=torch.float64, device=features.device)
     for fold in (later, ~later):
         scores = classifier(features[fold], numbers[fold], features[~fold], len(common))
@@ -75,14 +65,14 @@ def _cross_validated(
     return 100 * (right / numbers.bincount(minlength=len(common))).mean()
 
 
-def _least_squares(features: Tensor, classes: Tensor, asked: Tensor, count: int) -> Tensor:
+def _least_squares(features: Tensor, classes: Tensor, tested: Tensor, count: int) -> Tensor:
     """Scores of the weighted ridge regression onto one-hot targets, in float64.
 
     With more channels than pixels the system of the pixels is the smaller one; both have the same solution. Either is
     positive definite by its penalty.
     """
     weights = (1 / classes.bincount(minlength=count).double() / count)[classes]  # sum to 1, each class to 1/K
-    x, z = features.double(), asked.double()
+    x, z = features.double(), tested.double()
     mean = weights @ x
     spread = (weights @ (x - mean).square()).sqrt().clamp(min=1e-12)
     root = weights.sqrt()[:, None]
@@ -100,6 +90,6 @@ def _solved(system: Tensor, right: Tensor) -> Tensor:
     return torch.cholesky_solve(right, torch.linalg.cholesky(system))
 
 
-def _means(features: Tensor, classes: Tensor, asked: Tensor, count: int) -> Tensor:
+def _means(features: Tensor, classes: Tensor, tested: Tensor, count: int) -> Tensor:
     means = torch.stack([features[classes == c].mean(0) for c in range(count)])
-    return -torch.cdist(asked, means)
+    return -torch.cdist(tested, means)

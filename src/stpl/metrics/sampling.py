@@ -36,7 +36,7 @@ class PixelSample(Metric):
         seed: of the priorities.
 
     Attributes:
-        first_clip: number of the first clip that this process sees, where several processes share the clips.
+        first_clip: number of the first clip of this process, where several processes share the clips.
     """
 
     full_state_update = False

@@ -8,7 +8,6 @@ The field scores these benchmarks in two ways, which are not comparable; a label
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -18,29 +17,17 @@ from torchmetrics import Metric
 from stpl.data.clip import IGNORE
 from stpl.data.label_space import LabelSpace
 
-
-@dataclass(frozen=True)
-class Protocol:
-    """A way to score predictions.
-
-    Attributes:
-        drops_predictions: leave out every pixel whose truth *or prediction* is a class that is not reported. Errors
-            into such classes are then free, so the numbers come out higher.
-    """
-
-    drops_predictions: bool
-
-
 PROTOCOLS = {
     # DA-VSN, TPS, CMOM, STPL: eval_video_UDA.py. Rider counts as person on VIPER; on SYNTHIA fence is left out of the
     # mean alone.
-    "lineage": Protocol(drops_predictions=False),
+    "lineage": False,
     # UnifiedVideoDA: mmseg/core/evaluation/metrics.py, `intersect_and_union`. Rider is ignored on VIPER (the label
     # space's id map); fence is ignored on SYNTHIA, in truth and prediction. Its networks predict all 19 classes of
     # Cityscapes and gain by each one ignored; ours predict no other class, so only fence can be dropped by prediction.
-    "unified": Protocol(drops_predictions=True),
+    "unified": True,
 }
-"""By the name that `LabelSpace.protocol` gives."""
+"""By the name in `LabelSpace.protocol`: whether every pixel is left out whose truth *or prediction* is a class that is
+not reported. Errors into such classes are then free, so the numbers come out higher."""
 
 
 def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int = IGNORE) -> Tensor:
@@ -106,7 +93,7 @@ class SegmentationMetrics(Metric):
     def of(cls, space: LabelSpace) -> Self:
         """The metric of a label space, by the protocol that it names."""
         unreported = sorted(set(range(space.num_classes)) - set(space.reported))
-        dropped = unreported if PROTOCOLS[space.protocol].drops_predictions else []
+        dropped = unreported if PROTOCOLS[space.protocol] else []
         return cls(space.num_classes, reported=space.reported, dropped=dropped)
 
     def update(self, prediction: Tensor, label: Tensor) -> None:

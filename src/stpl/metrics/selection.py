@@ -42,14 +42,14 @@ class InformationMaximization(Metric):
         self.batches.append(torch.cat([probability.sum((0, 2, 3)).double(), entropy[None], pixels[None]])[None])
 
     def means(self) -> tuple[Tensor, Tensor]:
-        """Mean probability of each class, float64 `[K]`, and mean entropy in nats; 0 if nothing was seen."""
+        """Mean probability of each class, float64 `[K]`, and mean entropy in nats; 0 before any update."""
         if not self.batches:
             return torch.zeros(self.num_classes, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         totals = dim_zero_cat(self.batches).sum(0)
         return totals[:-2] / totals[-1], totals[-2] / totals[-1]
 
     def compute(self) -> Tensor:
-        """The score, scalar float64; 0 if nothing was seen."""
+        """The score, scalar float64; 0 before any update."""
         probability, entropy = self.means()
         score: Tensor = -torch.special.xlogy(probability, probability).sum() - entropy
         return score
@@ -58,7 +58,7 @@ class InformationMaximization(Metric):
 class NegativeEntropy(InformationMaximization):
     """How sure the predictions are, one by one: -mean H(p), in nats, in [-ln K, 0].
 
-    The classic criterion (Morerio et al., ICLR 2018). It cannot tell a network that is right from one that has
+    The classic criterion (Morerio et al., ICLR 2018). It cannot distinguish a network that is right from one that has
     collapsed onto a single class; `InformationMaximization` can.
 
     Args:
@@ -66,7 +66,7 @@ class NegativeEntropy(InformationMaximization):
     """
 
     def compute(self) -> Tensor:
-        """The score, scalar float64; 0 if nothing was seen."""
+        """The score, scalar float64; 0 before any update."""
         return -self.means()[1]
 
 
@@ -89,7 +89,7 @@ def soft_neighborhood_density(vectors: Tensor, temperature: float = 0.05) -> Ten
 class SoftNeighborhoodDensity(PixelSample):
     """Soft neighbourhood density of predictions (Saito et al., "Tune it the Right Way", ICCV 2021), in nats.
 
-    As the authors do, neighbourhoods are those of softmax outputs, not of features. They are taken within an even
+    As the authors do, neighbourhoods are those of softmax outputs, not of features. They are formed within an even
     sample of all pixels, which is drawn without any label; its size is part of the number.
 
     Args:

@@ -160,9 +160,14 @@ class Architecture(ABC):
         return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": options}
 
 
+def grid_of(maps: Tensor) -> tuple[int, int]:
+    """Height and width of maps, images or labels `[…,h,w]`."""
+    return maps.shape[-2], maps.shape[-1]
+
+
 def on_grid(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Logits `[B,K,h,w]` on a grid of `size`: as they are if it is theirs, else as `upsample` makes them."""
-    return logits if (logits.shape[-2], logits.shape[-1]) == size else upsample(logits, size)
+    return logits if grid_of(logits) == size else upsample(logits, size)
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:

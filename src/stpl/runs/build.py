@@ -75,11 +75,11 @@ class SuiteCLI(LightningCLI):
             " model.labels wins.",
         )
         parser.add_argument(
-            "--committee_from",
+            "--ensemble_from",
             type=list[str] | None,
             default=None,
             help="Experiments of the same benchmark and seed whose last checkpoints label the target together;"
-            " model.committee wins.",
+            " model.ensemble wins.",
         )
         parser.add_class_arguments(RunOptions, "run")
         parser.add_class_arguments(NetworkOptions, "network")
@@ -102,12 +102,12 @@ class SuiteCLI(LightningCLI):
         if source is not None and model.get("checkpoint") is None:
             seed = self.config.seed_everything if self.config.start_seed is None else self.config.start_seed
             self._begin("start_from", "checkpoint", starting_point(RunKey(self.config.run.bench, source, int(seed))))
-        if self.config.committee_from is not None and not model.get("committee"):
+        if self.config.ensemble_from is not None and not model.get("ensemble"):
             runs = [
                 RunKey(self.config.run.bench, name, int(self.config.seed_everything))
-                for name in self.config.committee_from
+                for name in self.config.ensemble_from
             ]
-            self._begin("committee_from", "committee", [starting_point(run) for run in runs])
+            self._begin("ensemble_from", "ensemble", [starting_point(run) for run in runs])
         if self.config.labels_from is not None and model.get("labels") is None:
             run = RunKey(self.config.run.bench, self.config.labels_from, int(self.config.seed_everything))
             self._begin("labels_from", "labels", last_labels(run))

@@ -27,7 +27,7 @@ from stpl.yaml_files import load_yaml
 MARK = "run"
 """Entry of a checkpoint that says which run wrote it: `{"bench", "experiment", "seed", "settings"}`."""
 
-_INPUTS = ("checkpoint", "committee", "path", "source_list", "target_train_list", "target_val_list")
+_INPUTS = ("checkpoint", "ensemble", "path", "source_list", "target_train_list", "target_val_list")
 """Last names of the settings that name a file or folder whose content decides a run's numbers."""
 
 

@@ -1,6 +1,6 @@
 """What methods share: optimiser, schedule, evaluation, checkpoints, pseudo-labels of a whole split.
 
-Begin with `base`: a method says what it minimises, everything else is written there.
+Begin with `base`: a method defines its losses, everything else is written there.
 """
 
 from stpl.training.base import Method

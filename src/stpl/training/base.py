@@ -1,4 +1,4 @@
-"""What every method shares: network, optimiser, schedule, evaluation. A method itself only says what it minimises."""
+"""What every method shares: network, optimiser, schedule, evaluation. A method itself only defines its losses."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ _DRAWN = -16  # no clip stands at this position or below: seeds of numbers drawn
 
 
 class Method(LightningModule, ABC):
-    """A way to train the network: sub-classes implement `losses` and say in `wants` what a clip must carry.
+    """A way to train the network: sub-classes implement `losses` and list in `wants` what a clip must carry.
 
     A `Teacher` or a `Discriminator` that is a sub-module of a method is looked after here: it is saved and resumed, the
     one follows the network at every step, the other has an optimiser of its own.
 
-    The constructor of a sub-class takes its own settings and `**shared`, which it hands on: the parser follows it here.
+    The constructor of a sub-class takes its own settings and passes `**shared` on: the parser follows it here.
 
     Args:
         network: the network to build.
@@ -111,7 +111,7 @@ class Method(LightningModule, ABC):
         """
 
     def prepare(self, batch: Batch) -> Batch:
-        """The batch as `losses` sees it: a method may add what it keeps of the clips, such as pseudo-labels."""
+        """The input of `losses`: a method may add to the batch what it keeps of the clips, such as pseudo-labels."""
         return batch
 
     @property
@@ -123,7 +123,7 @@ class Method(LightningModule, ABC):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Optimiser groups with their `lr`: backbone, score fusion, classifiers, projection head, other new modules.
 
-        Names and order of the first three are the lineage's; `learning_rates` tells them apart by `name`.
+        Names and order of the first three are the lineage's; `learning_rates` distinguishes them by `name`.
         """
         options = self.optimizer_options
         factor = options.new_module_factor if options.projection_factor is None else options.projection_factor
@@ -154,7 +154,7 @@ class Method(LightningModule, ABC):
         ]
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of all modules, then what the BatchNorm policy says."""
+        """Set the mode of all modules, then apply the BatchNorm policy."""
         super().train(mode)
         if mode:
             apply_batchnorm(self.network, self.batchnorm)
@@ -196,7 +196,7 @@ class Method(LightningModule, ABC):
 
         Args:
             place: of the clip in this process's batch; `None` for numbers that all clips of the step share.
-            purpose: tells one kind of numbers from another.
+            purpose: distinguishes one kind of numbers from another.
         """
         position = -1 if place is None else self._first_place + place
         return np.random.default_rng(clip_seed(self._step_seed, purpose + 1, position))
@@ -231,7 +231,7 @@ class Method(LightningModule, ABC):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip what `trainer.gradient_clip_val` says or, by `optimizer.clip`, each discriminator and the rest apart."""
+        """Clip to `trainer.gradient_clip_val` or, by `optimizer.clip`, each discriminator and the rest apart."""
         limit = self.optimizer_options.clip
         if limit is None:
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -243,7 +243,7 @@ class Method(LightningModule, ABC):
             torch.nn.utils.clip_grad_norm_(parameters, limit)
 
     def on_validation_start(self) -> None:
-        """Tell the evaluator which of all clips this process begins with; renew the statistics if they are to be."""
+        """Set the evaluator's first clip, of all processes' clips; renew the statistics if the policy wants it."""
         loader: Any = self.trainer.val_dataloaders
         self.evaluator.begin(getattr(loader.sampler, "first", 0))
         if self.renews_statistics and self.global_step > 0:
@@ -267,7 +267,7 @@ class Method(LightningModule, ABC):
         Previous and current frames are passes of their own, as in training, and so are augmented ones.
 
         Args:
-            augmented: whether augmented frames take part; as `batchnorm` says if not given.
+            augmented: whether augmented frames take part; by `batchnorm.views` if not given.
         """
         augmented = self.batchnorm.views == "all" and self.wants.augmented if augmented is None else augmented
         clips: list[Clip] = self._data.renewal_clips(self.batchnorm.renewal_batches, augmented=augmented)
@@ -292,15 +292,15 @@ class Method(LightningModule, ABC):
         return 100 * float((change / torch.stack([start.square().sum() for _, start in pairs]).sum()).sqrt())
 
     def on_validation_epoch_end(self) -> None:
-        """Bring together what all processes found."""
+        """Join the metrics of all processes."""
         self.evaluator.gather()
 
     def validation_step(self, clip: Clip, batch_idx: int) -> None:
         """Accumulate the metrics of a batch."""
         self.frame_size = clip.size
-        seen = self.evaluated.observe(clip)
-        check_output(seen.logits, clip)
-        self.evaluator.update(clip, seen)
+        observed = self.evaluated.observe(clip)
+        check_output(observed.logits, clip)
+        self.evaluator.update(clip, observed)
 
     def predict_step(self, clip: Clip, batch_idx: int) -> Tensor:
         """Predicted train ids int64 `[B,H,W]`: what `validation_step` scores, or at the frames' size without labels."""
@@ -309,7 +309,7 @@ class Method(LightningModule, ABC):
         return predicted(logits, clip)
 
     def evaluation(self) -> dict[str, Any]:
-        """What the validation that just ended found, as plain numbers; resets the metrics.
+        """The metrics of the validation that just ended, as plain numbers; resets them.
 
         They are those of `Evaluator.numbers`, and in the group `weights` how far the encoder has `moved`.
         All processes get the numbers of the first, so that all decide alike what to keep.
@@ -328,7 +328,7 @@ class Method(LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Know the size of the frames before the next evaluation tells it; go on with running statistics."""
+        """Restore the size of the frames, which no evaluation has set yet, and the running statistics."""
         height, width = checkpoint["stpl"]["frame_size"]
         self.frame_size = (height, width)
         checkpoint["state_dict"].update(checkpoint.get("running_statistics", {}))

@@ -1,10 +1,10 @@
 """A step's losses and gradients as CUDA graphs: recorded once, replayed at every step.
 
-A step of a ResNet-101 is some 5000 small launches. Python needs longer to ask for them than the GPU to do them (117 ms
+A step of a ResNet-101 is some 5000 small launches. Python needs longer to launch them than the GPU to run them (117 ms
 against 48 on one H100 at 512×1024), so the GPU waits for the host. A graph is launched at once.
 
 What is recorded is all that `Method.losses` does on the device, running statistics of BatchNorm included, and its
-backward pass. That is right for every method whose `losses` asks the host for nothing but the shapes of its batch: one
+backward pass. That is right for every method whose `losses` reads nothing on the host but the shapes of its batch: one
 that draws numbers or counts steps in Python would repeat those of the recording.
 """
 
@@ -42,7 +42,7 @@ class RecordedLosses:
         self._recordings: dict[Signature, _Recording] = {}
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses of a batch, as `Method.losses` gives them.
+        """The losses of a batch, as `Method.losses` returns them.
 
         Raises:
             ConfigError: if they cannot be recorded.
@@ -89,8 +89,8 @@ class _Recording:
         mine = self._batch.tensors()
         for name, tensor in batch.tensors().items():
             mine[name].copy_(tensor)
-        values: Tensor = _Replay.apply(self._anchor, self)  # type: ignore[no-untyped-call]
-        return dict(zip(self._names, values.unbind(), strict=True))
+        apply: Callable[..., Tensor] = _Replay.apply
+        return dict(zip(self._names, apply(self._anchor, self).unbind(), strict=True))
 
     def _once(self) -> None:
         self.incoming = torch.ones_like(self._go_forward())

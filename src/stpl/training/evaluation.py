@@ -1,4 +1,4 @@
-"""What every evaluation measures, whatever the method: in one pass over the clips, from one forward pass of each.
+"""The metrics of every evaluation, whatever the method: one pass over the clips, one forward pass of each.
 
 Shape legend: B clips in a batch, K classes, D feature channels, H×W pixels, h×w features.
 """
@@ -24,11 +24,10 @@ from stpl.metrics.segmentation import SegmentationMetrics
 from stpl.metrics.selection import validators
 from stpl.metrics.temporal import TemporalConsistency, VideoQuality, continues, photometric_occlusion, stretches
 from stpl.nn.accel import Observation
-from stpl.nn.segmenter import upsample
+from stpl.nn.segmenter import grid_of, upsample
 from stpl.nn.warp import warp
 from stpl.training.ranks import to_first
 
-Size = tuple[int, int]
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -37,7 +36,7 @@ class Evaluator(nn.Module):
 
     Temporal metrics compare with the prediction of the previous frame that ACCEL makes anyway, the one before fusion:
     it exists for every clip of every data set. They live on the grid of the frames, where flow is known. Occlusions are
-    exact where clips carry `visible`, and seen by the change of colour elsewhere.
+    exact where clips carry `visible`, and found by the change of colour elsewhere.
 
     Where several processes share the clips, each a stretch of them, `gather` joins what they found in the order of the
     clips. Counts are exact, and every sum of reals is formed from the same parts in the same order as in one process,
@@ -60,7 +59,7 @@ class Evaluator(nn.Module):
             metric.distributed_available_fn = _never  # they are joined once, by `gather`
 
     def begin(self, first_clip: int) -> None:
-        """Say how many clips come before those that this process is going to see."""
+        """Set how many clips come before those of this process."""
         for metric in self._metrics():
             if isinstance(metric, PixelSample):
                 metric.first_clip = first_clip
@@ -85,35 +84,35 @@ class Evaluator(nn.Module):
         return [module for module in self.modules() if isinstance(module, Metric)]
 
     @torch.no_grad()
-    def update(self, clip: Clip, seen: Observation) -> None:
-        """Take a batch of clips, with labels or without, and what the network made of it."""
+    def update(self, clip: Clip, observed: Observation) -> None:
+        """Add a batch of clips, with labels or without, and what the network predicts for it."""
         keys = (clip.key,) if isinstance(clip.key, str) else clip.key
-        prediction = predicted(seen.logits, clip)
+        prediction = predicted(observed.logits, clip)
         for validator in self._validators().values():
-            validator.update(seen.logits)
+            validator.update(observed.logits)
         label = clip.labels.get(0)
-        known = seen.logits.argmax(1) if label is None else label
-        self.feature_space.update(seen.features, nearest(known, _size(seen.features)))
+        known = observed.logits.argmax(1) if label is None else label
+        self.feature_space.update(observed.features, nearest(known, grid_of(observed.features)))
         if label is not None:
             self.segmentation.update(prediction, label)
             self.quality.update(prediction, label, keys)
-        self._compare_frames(clip, seen, prediction)
+        self._compare_frames(clip, observed, prediction)
         self.samples.update(keys, clip.frame(), prediction, label)
 
-    def _compare_frames(self, clip: Clip, seen: Observation, prediction: Tensor) -> None:
+    def _compare_frames(self, clip: Clip, observed: Observation, prediction: Tensor) -> None:
         size, label = clip.size, clip.labels.get(0)
-        if _size(prediction) != size:
-            prediction = upsample(seen.logits, size).argmax(1)
+        if grid_of(prediction) != size:
+            prediction = upsample(observed.logits, size).argmax(1)
             label = None if label is None else nearest(label, size)
         flow, visible = clip.flows[BACKWARD], clip.visible.get(0)
         if visible is None:
             occluded = photometric_occlusion(clip.frame(), warp(clip.frame(-1).float(), flow))
         else:
             occluded = ~visible
-        self.consistency.update(prediction, upsample(seen.previous, size).argmax(1), flow, occluded, label)
+        self.consistency.update(prediction, upsample(observed.previous, size).argmax(1), flow, occluded, label)
 
     def numbers(self) -> dict[str, Any]:
-        """What was found, as plain numbers; a group or number that could not be computed is missing.
+        """The metrics as plain numbers; a group or number that could not be computed is missing.
 
         `score` is the label-free score that selects a checkpoint (`None` if the network yields no numbers), and
         `scores` has it and its alternatives by name.
@@ -181,7 +180,7 @@ class ClipSamples:
 
     Which videos is chosen by a hash of the name of their first clip. While the clips stream by, those of the videos
     that come first so far are kept, and those of the very first: where processes share the clips, it may have begun in
-    another one, and only all names together tell.
+    another one, and only all names together decide it.
 
     Args:
         count: clips in all.
@@ -277,19 +276,15 @@ def predicted(logits: Tensor, clip: Clip) -> Tensor:
     Returns:
         Train ids int64 `[B,H,W]`; at the frames' size where there are no labels.
     """
-    return upsample(logits, _size(clip.labels.get(0, clip.frames))).argmax(1)
+    return upsample(logits, grid_of(clip.labels.get(0, clip.frames))).argmax(1)
 
 
-def nearest(labels: Tensor, size: Size) -> Tensor:
+def nearest(labels: Tensor, size: tuple[int, int]) -> Tensor:
     """Labels `[B,H,W]` at `size`: at each new place the nearest old one, corners aligned as for logits and features."""
     (height, width), (new_height, new_width) = labels.shape[-2:], size
     ys = torch.linspace(0, height - 1, new_height, device=labels.device).round().long()
     xs = torch.linspace(0, width - 1, new_width, device=labels.device).round().long()
     return labels[:, ys[:, None], xs]
-
-
-def _size(image: Tensor) -> Size:
-    return image.shape[-2], image.shape[-1]
 
 
 def _plain(values: dict[Any, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from stpl.data.pseudo_labels import PseudoLabels, finished, growing
 from stpl.errors import ConfigError
 from stpl.files import whole_file
 from stpl.nn.accel import Accel
+from stpl.nn.segmenter import grid_of
 from stpl.progress import Progress
 from stpl.rows import Rows
 from stpl.training.base import Method, check_output, check_settings
@@ -92,7 +93,7 @@ class _Stretch:
 
 
 class OfflinePseudoLabels(Method):
-    """Base of methods that label the whole split before they train on it; sub-classes say which pixels get a label.
+    """Base of methods that label the whole split before they train on it; sub-classes choose the labelled pixels.
 
     Args:
         rounds: how often the split is labelled; rounds are equally long.
@@ -262,7 +263,7 @@ class OfflinePseudoLabels(Method):
 
     def _grid(self) -> tuple[int, int]:
         doubts = next(self._predicted(range(1)))[1].doubts
-        return doubts.shape[-2], doubts.shape[-1]
+        return grid_of(doubts)
 
     def _survey(self, stretch: _Stretch) -> list[Labelled] | None:
         """Keep the histograms of a stretch of the split, of each group the numbers that are not 0.
@@ -344,7 +345,7 @@ def _sparse(group: str, histogram: Tensor) -> NDArray[Any]:
 def doubts_of(logits: Tensor) -> Tensor:
     """One minus the probability of each class, float64 `[B,K,h,w]`, rounded to half precision, from logits.
 
-    Near certainty, where the choice is made, half precision tells doubts apart and probabilities not at all.
+    Near certainty, where the choice is made, half precision distinguishes doubts, but no probabilities.
     """
     return (1 - logits.double().softmax(1)).half().double()
 

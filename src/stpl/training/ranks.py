@@ -1,9 +1,9 @@
-"""What the processes of a distributed run tell each other. Outside such a run there is one process, the first."""
+"""Communication of the processes of a distributed run. Outside such a run there is one process, the first."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed
@@ -20,7 +20,7 @@ def to_first(item: T) -> list[T]:
         return [item]
     parts: list[T | None] | None = [None] * distributed.get_world_size() if distributed.get_rank() == 0 else None
     distributed.gather_object(item, parts)
-    return [item] if parts is None else parts  # type: ignore[return-value]
+    return [item] if parts is None else cast(list[T], parts)
 
 
 def from_first(make: Callable[[], T]) -> T:
@@ -29,7 +29,7 @@ def from_first(make: Callable[[], T]) -> T:
         return make()
     made = [make() if distributed.get_rank() == 0 else None]
     distributed.broadcast_object_list(made)
-    return made[0]  # type: ignore[return-value]
+    return cast(T, made[0])
 
 
 def wait_for_all() -> None:
@@ -73,8 +73,8 @@ def gather_ranks(local: Tensor) -> Tensor:
     """
     if not _several():
         return local
-    gathered: Tensor = _Gather.apply(local)  # type: ignore[no-untyped-call]
-    return gathered
+    gather: Callable[[Tensor], Tensor] = _Gather.apply
+    return gather(local)
 
 
 class _Gather(torch.autograd.Function):

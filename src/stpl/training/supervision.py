@@ -13,7 +13,7 @@ from stpl.losses.cross_entropy import cross_entropy
 from stpl.nn.accel import Accel, FrameScores
 from stpl.nn.discriminator import Discriminator
 from stpl.nn.fourier import Window, transfer_amplitude
-from stpl.nn.segmenter import upsample
+from stpl.nn.segmenter import grid_of, upsample
 from stpl.training.ranks import pixel_weight
 
 LABELLED = Wants(flows=(BACKWARD,), labels=(0,))
@@ -32,15 +32,14 @@ def supervision(
         network: that learns.
         clip: labelled clips.
         auxiliary_weight: of the auxiliary classifier.
-        scores: what `network.frame_scores` gave for the clips, if that was asked for already.
+        scores: `network.frame_scores` of the clips, if they were computed before.
     """
     label = clip.labels[0]
     known = pixel_weight(label)
-    size = (label.shape[-2], label.shape[-1])
     fused = network.fused_scores(clip) if scores is None else network.fuse_scores(scores, clip)
     weights = {"cross_entropy": 1.0, "auxiliary": auxiliary_weight}
     return {
-        name: known * weight * cross_entropy(upsample(logits, size), label)
+        name: known * weight * cross_entropy(upsample(logits, grid_of(label)), label)
         for (name, weight), logits in zip(weights.items(), fused, strict=False)
     }
 

@@ -1,0 +1,57 @@
+"""Pixels that are contrasted, and their positives through class sums."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stpl.data.clip import IGNORE
+
+
+class Pixels(NamedTuple):
+    """Vectors `[N,D]` and their classes, integer `[N]`; a pixel of label 255 takes no part."""
+
+    vectors: Tensor
+    labels: Tensor
+
+
+class Positives(NamedTuple):
+    """What each query has as positives; no mask of N×M and no read-back is needed for it.
+
+    Attributes:
+        mean: mean μ of its positives `[N,D]`; 0 where there are none.
+        number: |P| `[N,1]`, at least 1.
+        used: 1 for queries with a positive and a negative, else 0 `[N,1]`.
+        queries: number of used queries, at least 1, a scalar tensor.
+    """
+
+    mean: Tensor
+    number: Tensor
+    used: Tensor
+    queries: Tensor
+
+    @classmethod
+    def of(cls, queries: Pixels, keys: Pixels) -> Positives:
+        """Through sums over each class of keys."""
+        members, own = _members(keys), queries.labels.long()
+        numbers = members.sum(0)[own, None]
+        mean = (members.T @ keys.vectors)[own] / numbers.clamp(min=1)
+        used = ((numbers > 0) & (numbers < members.sum())).to(queries.vectors.dtype)
+        return cls(mean, numbers.clamp(min=1), used, used.sum().clamp(min=1))
+
+    def rows(self, rows: slice) -> Positives:
+        """The same for a range of queries."""
+        return Positives(self.mean[rows], self.number[rows], self.used[rows], self.queries)
+
+    def pull_on_keys(self, queries: Pixels, keys: Pixels) -> Tensor:
+        """Σ q/|P| over the used queries of each key's class `[M,D]`; 0 for keys that take no part."""
+        pulls = _members(queries).T @ (queries.vectors * (self.used / self.number))
+        return pulls[keys.labels.long()]
+
+
+def _members(pixels: Pixels) -> Tensor:
+    """One-hot labels `[N,256]`; the column of `IGNORE` is empty. `F.one_hot` would read the labels' range back."""
+    classes = torch.arange(IGNORE + 1, device=pixels.labels.device)
+    return ((pixels.labels[:, None] == classes) & (classes != IGNORE)).to(pixels.vectors.dtype)

@@ -35,7 +35,7 @@ def data(
     clips: int = 4,
     repeats: int = 5,
 ) -> Figures:
-    """Clips per second of each stage of reading a clip, and of whole clips with and without the caches.
+    """Seconds a clip of each stage of reading it, and of whole clips with and without the caches.
 
     Nothing is written to the data set: its first clips are linked into a temporary folder, where the caches are made.
 
@@ -76,7 +76,7 @@ def _stages(files: SequenceSet) -> dict[str, Action]:
     frames = [[files.read_frame(path) for path in pair] for pair in pairs]
     stacked = [np.stack(pair) for pair in frames]
     estimating = SequenceClips(files, space)
-    keeping = SequenceClips(files, space, flow=optical_flow.FlowCache(files.folder))
+    kept = optical_flow.FlowCache(files.folder)
     cached = SequenceClips(files, space, cache=open_cache(files))
     augmentation = CrossFrameAugmentation()
     clips = [estimating.read(index, _WANTS) for index in range(len(files))]
@@ -86,8 +86,8 @@ def _stages(files: SequenceSet) -> dict[str, Action]:
         "flow": lambda i: optical_flow.estimate(frames[i][-1], frames[i][-2]),
         "augment": lambda i: augmentation(stacked[i], i),
         "collate": lambda i: collate([clips[i]]),
-        "whole clip": lambda i: estimating.read(i, _WANTS),
-        "whole clip, flow kept": lambda i: keeping.read(i, _WANTS),
+        "whole clip": lambda i: SequenceClips(files, space).read(i, _WANTS),
+        "whole clip, flow kept": lambda i: SequenceClips(files, space, flow=kept).read(i, _WANTS),
         "whole clip, frames and flow kept": lambda i: cached.read(i, _WANTS),
     }
     return {name: partial(_next, stage, cycle(range(len(files)))) for name, stage in stages.items()}

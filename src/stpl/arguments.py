@@ -153,6 +153,8 @@ class Command:
             values = {name: given.pop(name) for name in fields}
             if not several:
                 given[group] = kind(**values)
+            elif values and group not in values:
+                raise ConfigError("is missing", where=f"--{group}", mend=f"give it, or leave --{fields[0]} out")
             elif values:
                 given[group] = [kind(**{**values, group: name}) for name in values.get(group, ())]
         return given

@@ -124,7 +124,7 @@ def _translated(verb: str, args: Sequence[str]) -> list[str]:
         return list(args)
     given = {word.partition("=")[0] for word in args}
     names = dict.fromkeys(("--checkpoint", "--checkpoints"), "--network")
-    if verb != "test":  # where --model is the LightningModule
+    if verb != "test" and "--bench" not in given:  # where --model is the LightningModule
         names["--model"] = "--builder" if given & names.keys() else "--network"
     found = {former: present for former, present in names.items() if former in given}
     if found:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
+
+
+def find_own_modules() -> None:
+    """Let Python find modules of the working directory, after all that is installed: a file there hides nothing."""
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    importlib.invalidate_caches()
 
 
 def cores() -> list[int]:

@@ -25,6 +25,8 @@ class Progress:
 
     def add(self, count: int = 1) -> None:
         """Count more as done; prints if the last line is old enough, and always at the end."""
+        if not count:
+            return
         self.done += count
         now = time.monotonic()
         if self.done == self.total or now - self.shown >= (0.3 if sys.stderr.isatty() else 5.0):

@@ -137,7 +137,7 @@ def constant(dx: float, dy: float, size: tuple[int, int]) -> NDArray[np.float32]
 def test_flow_files_are_scaled_to_the_frames(suffix: str, root: Path, tmp_path: Path) -> None:
     files = open_set(root, "cityscapes", "train", size=SIZE)
     flow_file(files, tmp_path, constant(4.5, -2.0, (16, 32)), suffix)
-    flow = SequenceClips(files, VIPER_15, flow=tmp_path).read(0, Wants(flows=(BACKWARD,))).flows[BACKWARD]
+    flow = SequenceClips(files, VIPER_15, flow_folder=tmp_path).read(0, Wants(flows=(BACKWARD,))).flows[BACKWARD]
     np.testing.assert_allclose(flow[0], 9.0)
     np.testing.assert_allclose(flow[1], -4.0)
 
@@ -155,7 +155,7 @@ def test_flow_of_another_shape_is_refused(root: Path, tmp_path: Path) -> None:
     files = open_set(root, "cityscapes", "train", size=SIZE)
     flow_file(files, tmp_path, constant(1, 1, (64, 64)))
     with pytest.raises(DataError, match=r"int16_x10\.npy: the flow is 64×64, frames are 32×64[\s\S]*→ give the flow"):
-        SequenceClips(files, VIPER_15, flow=tmp_path).read(0, Wants(flows=(BACKWARD,)))
+        SequenceClips(files, VIPER_15, flow_folder=tmp_path).read(0, Wants(flows=(BACKWARD,)))
 
 
 def test_a_missing_flow_file_names_the_command(root: Path, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_missing_flow_file_names_the_command(root: Path, tmp_path: Path) -> No
     (tmp_path / "001_0002000019_int16_x10.npy").unlink()
     with pytest.raises(DataError, match=r"0002000019_int16_x10\.npy: there is no such flow file \(1 of 2[\s\S]*→ make "
                        r"it: stpl data flow viper --root=\S+ --split=train"):  # fmt: skip
-        SequenceClips(files, VIPER_15, flow=tmp_path)
+        SequenceClips(files, VIPER_15, flow_folder=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def _kept(export: Export, written: nn.Module) -> str:
     """Write a network, read it back and compare it with the original; the file appears if it is near enough."""
     with _one_line(export):
         inputs = examples(export.network, export.frames, _BATCHES[export.frames][0])
-        content = _WRITERS[export.kind](written, inputs, _metadata(export.network))
+        content = _WRITERS[export.kind](written, inputs, _metadata(export.network, export.frames))
     with whole_file(export.out) as file:
         file.write(content)
         file.flush()
@@ -283,14 +283,15 @@ def _reason(error: Exception) -> str:
     return (lines[-1] if lines and lines[0].startswith("The following operation failed") else first_line(cause))[:200]
 
 
-def _metadata(network: LoadedNetwork) -> dict[str, str]:
-    """What the file says of itself."""
+def _metadata(network: LoadedNetwork, frames: int) -> dict[str, str]:
+    """What the file says of itself; of two frames, also which estimator's flow it takes."""
     space = network.options.space
     return {
         "stpl": __version__,
         "classes": json.dumps(list(space.classes)),
         "palette": json.dumps(space.palette.tolist()),
         "size": json.dumps(list(network.frame_size)),
+        **({"flow_estimator": network.flow_estimator} if frames == 2 else {}),
     }
 
 

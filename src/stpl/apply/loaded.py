@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from stpl.apply.network import Frame, checked, device, load_network, predict
-from stpl.apply.origin import HUGGING_FACE, NetworkOrigin, read_classes
+from stpl.apply.origin import HUGGING_FACE, NetworkOrigin, read_classes, title_of
 from stpl.apply.settings import STATE
 from stpl.data.flow.estimators import estimator_class
 from stpl.data.flow.flow_cache import FlowCache
@@ -68,7 +68,7 @@ class LoadedNetwork:
 
     @property
     def builder(self) -> str | None:
-        """What builds a network, or an architecture, of your own."""
+        """What builds a network of your own; `None` for an architecture."""
         architecture = self.options.architecture
         return architecture.builder if isinstance(architecture, OwnNetwork) else None
 
@@ -79,8 +79,7 @@ class LoadedNetwork:
             return type(plain(self.held)).__name__
         if self.builder is not None or self.checkpoint is None:
             return str(self.builder)
-        inside = self.checkpoint.parent.name == "checkpoints"
-        return self.checkpoint.parents[2].name if inside else self.checkpoint.stem
+        return title_of(self.checkpoint)
 
     @property
     def accel(self) -> Accel:
@@ -180,14 +179,16 @@ def open_network(origin: NetworkOrigin) -> LoadedNetwork:
 
 @contextmanager
 def as_checkpoint(origin: NetworkOrigin) -> Iterator[list[str]]:
-    """A network as options of a run on a benchmark: its checkpoint, or one that exists meanwhile, and its builder."""
+    """A network as options of a run on a benchmark: its checkpoint, or one that exists meanwhile, builder and flow."""
+    flow = [] if origin.flow_estimator is None else [f"--data.flow_estimator={origin.flow_estimator}"]
     if origin.checkpoint is not None:
-        yield [f"--network={origin.network}", *([] if origin.builder is None else [f"--builder={origin.builder}"])]
+        built = [] if origin.builder is None else [f"--builder={origin.builder}"]
+        yield [f"--network={origin.network}", *built, *flow]
         return
     network = open_network(origin)
     with TemporaryDirectory() as folder:
         network.save(Path(folder) / "network.ckpt")
-        yield [f"--network={folder}/network.ckpt", f"--builder={network.builder}"]
+        yield [f"--network={folder}/network.ckpt", f"--builder={network.builder}", *flow]
 
 
 def _own(origin: NetworkOrigin) -> LoadedNetwork:
@@ -216,11 +217,6 @@ def _described(origin: NetworkOrigin, checkpoint: Path) -> LoadedNetwork:
     with weights.read_once(checkpoint):
         options = weights.describe(checkpoint, origin.builder)
         architecture, size = options.architecture, origin.size or weights.frame_size(checkpoint)
-        kind = type(architecture)
-        needed = isinstance(architecture, OwnNetwork) or f"{kind.__module__}:{kind.__qualname__}" == origin.builder
-        if origin.builder is not None and not needed:
-            why = f"the checkpoint is of {architecture.title}, which the suite builds itself"
-            raise ConfigError(f"this does nothing here: {why}", where="--builder", mend="leave it out")
         network = load_network(checkpoint, origin.builder)
     if isinstance(architecture, OwnNetwork):
         return LoadedNetwork(options, size, network)

@@ -176,6 +176,12 @@ def _check_builder(name: str, where: str, nameless: bool = False) -> None:
         raise ConfigError(f"there is no folder {place}", where=where, mend="check the path")
 
 
+def title_of(checkpoint: Path) -> str:
+    """What to call a checkpoint: the experiment's name where a run wrote it, else the file's."""
+    inside = checkpoint.parent.name == "checkpoints"
+    return checkpoint.absolute().parents[2].name if inside else checkpoint.stem
+
+
 def _with_files(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """All that is given directly and by YAML files, each value checked, and the place of each."""
     found = {name: _CHECKS[name](value, f"--{name}") for name, value in given.items()}

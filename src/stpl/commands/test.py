@@ -1,34 +1,31 @@
-"""`stpl test`: evaluate a checkpoint on a benchmark, with LightningCLI's settings."""
+"""`stpl test`: evaluate a network on a benchmark, with LightningCLI's settings."""
 
 from __future__ import annotations
 
-from stpl.arguments import HELP
+from typing import Annotated
 
-_HELP = """\
-usage: stpl test --bench=B --network=FILE [--builder=NAME] [--key=value …]
-
-Evaluates a checkpoint on the labelled split of a benchmark, and prints the IoU
-of each class in percent; records nothing. The network is built as the
-checkpoint describes it.
-
-  --bench=B             benchmark (stpl fit --help lists them)
-  --network=FILE        a checkpoint of stpl fit or stpl adapt; streets or
-                        streets:3 is one that the package ships
-  --builder=NAME        package.module:callable that builds the network, where
-                        the checkpoint is of one of your own
-  --data.domain=source  evaluate on the labelled source of streets
-  --key=value           any setting of stpl fit"""
+from stpl.apply.origin import NetworkOrigin
+from stpl.arguments import Short
 
 
-def test(*settings: str) -> None:
-    """Evaluate a checkpoint on a benchmark.
+def test(
+    *settings: str,
+    bench: str,
+    network: Annotated[NetworkOrigin, Short("network", "builder", "classes", "size")],
+) -> None:
+    """Evaluate a network on a benchmark.
+
+    Prints the IoU of each class on the labelled split, in percent, and records nothing. Other words are settings of
+    `stpl fit`, such as `--data.domain=source` (the labelled source of streets). The network is built as its checkpoint
+    describes it.
 
     Args:
-        settings: `--bench`, `--network` and LightningCLI's settings, as they stand.
+        settings: of the benchmark's run.
+        bench: benchmark (`stpl fit --help` lists them).
+        network: the network to evaluate, on frames of the benchmark's size.
     """
-    if not settings or HELP & set(settings):
-        print(_HELP)
-        return
+    from stpl.apply.loaded import as_checkpoint
     from stpl.runs.fit import evaluate
 
-    evaluate(settings)
+    with as_checkpoint(network) as named:
+        evaluate([f"--bench={bench}", *settings, *named])

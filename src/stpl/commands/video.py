@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from stpl.apply.origin import NetworkOrigin
+from stpl.apply.origin import NetworkOrigin, title_of
 from stpl.apply.settings import Codec
 from stpl.arguments import Short
 from stpl.errors import ConfigError
@@ -107,5 +107,5 @@ def _film(
 def _titles(networks: Sequence[NetworkOrigin]) -> list[str]:
     """A title for each: the experiment's name where a run wrote it, else the file's; its path where these are equal."""
     paths = [Path(str(one.network)) for one in networks]
-    titles = [path.parents[2].name if path.parent.name == "checkpoints" else path.stem for path in paths]
+    titles = [title_of(path) for path in paths]
     return [title if titles.count(title) == 1 else str(path) for title, path in zip(titles, paths, strict=True)]

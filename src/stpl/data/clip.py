@@ -108,7 +108,7 @@ class Clip:
 
 def stack_frames(frames: Sequence[Frame]) -> Tensor:
     """Frames uint8 `[H,W,3]`, oldest first, as the tensor uint8 `[T,3,H,W]` of a `Clip`: one copy."""
-    return torch.from_numpy(np.stack([frame.transpose(2, 0, 1) for frame in frames]))
+    return torch.from_numpy(np.ascontiguousarray(np.stack([frame.transpose(2, 0, 1) for frame in frames])))
 
 
 def collate(clips: Sequence[Clip]) -> Clip:
@@ -264,7 +264,7 @@ class ClipReader(ABC):
 
     def require(self, wants: Wants) -> None:
         """Look for what all clips need, now and not hours into a run; raises `DataError` for what is missing."""
-        for offset in wants.labels:
+        for offset in wants.labels if len(self) else ():
             self.label(0, offset)
 
     def read(self, index: int, wants: Wants, augment: Callable[[Frame], Frame] | None = None) -> Clip:
@@ -277,7 +277,7 @@ class ClipReader(ABC):
         """
         images = {offset: self.frame(index, offset) for offset in wants.frames}
         visible = {offset: self.visible(index, offset) for offset in wants.visible}
-        view = None if augment is None else augment(np.stack([images[-1], images[0]]))
+        view = None if augment is None else augment(np.ascontiguousarray(np.stack([images[-1], images[0]])))
         return Clip(
             stack_frames(list(images.values())),
             {(of, to): self.flow(index, of, to) for of, to in wants.flows},

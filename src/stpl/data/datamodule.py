@@ -333,7 +333,8 @@ class RecordedData(ClipDataModule):
         return SequenceClips(
             files,
             label_space(str(self.space_name)),
-            flow=find_flow(files) if estimator is None else FlowCache(files.folder, estimator),
+            flow=FlowCache(files.folder, self.flow_estimator),
+            flow_folder=find_flow(files) if estimator is None else None,
             label_size="input" if split == "train" else "native",
             cache=open_cache(files, estimator) if self.cache else None,
         )

@@ -29,8 +29,9 @@ class SequenceClips(ClipReader):
     Args:
         files: from `open_set`.
         space: classes to map the label ids to.
-        flow: estimates flow; or a folder of flow files under the lineage's names, which are resized to the frames. Of
-            flow to a later frame there are no files: it is estimated.
+        flow: estimates flow.
+        flow_folder: flow files under the lineage's names, which are resized to the frames; of flow to a later frame
+            there are none, it is estimated.
         label_size: `native` keeps the label as stored (evaluation), `input` resizes it like the frames (training).
         cache: holds frames, and flow if it keeps any; of the same files.
 
@@ -44,7 +45,8 @@ class SequenceClips(ClipReader):
         files: SequenceSet,
         space: LabelSpace,
         *,
-        flow: FlowCache | Path = FlowCache(),  # noqa: B008 (it does not change)
+        flow: FlowCache = FlowCache(),  # noqa: B008 (it does not change)
+        flow_folder: Path | None = None,
         label_size: LabelSize = "native",
         cache: SequenceCache | None = None,
     ) -> None:
@@ -53,8 +55,7 @@ class SequenceClips(ClipReader):
             raise ConfigError(f"label_size '{label_size}' is unknown", where=where, mend="choose 'native' or 'input'")
         self.files, self._label_size, self._table = files, label_size, files.data_set.table(space)
         self._space, self._cache, self._recent = space, cache, Recent[Path](_MEMORY)
-        self.estimates = FlowCache(files.folder) if isinstance(flow, Path) else flow
-        self.flow_folder = flow if isinstance(flow, Path) else None
+        self.estimates, self.flow_folder = flow, flow_folder
         self._flow_files: dict[Pair, list[Path]] = {}
         if self.flow_folder is not None:
             self._flow_files[BACKWARD] = flow_files(files, self.flow_folder)

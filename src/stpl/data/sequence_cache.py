@@ -84,12 +84,17 @@ class SequenceCache:
 
     def keep_frames(self, offsets: tuple[int, ...] = BACKWARD[::-1]) -> None:
         """Have the frames at some offsets of all clips, each once; those of -1 and 0 share an array."""
-        wanted = dict.fromkeys(self.files.frame_path(index, at) for index in range(len(self.files)) for at in offsets)
-        paths = [path for path in wanted if path not in self._rows]
+        base = offsets == BACKWARD[::-1]
+        elsewhere = set() if base else self._paths(BACKWARD).keys()  # whatever else was kept before this call
+        paths = [path for path in self._paths(offsets) if path not in elsewhere]
         names = [path.relative_to(self.files.folder).as_posix() for path in paths]
-        kind = "frames" + ("" if offsets == BACKWARD[::-1] else "_" + "_".join(map(str, offsets)))
+        kind = "frames" + ("" if base else "_" + "_".join(map(str, offsets)))
         found = self._kept(kind, names, lambda row: self.files.read_frame(paths[row]).transpose(2, 0, 1))
         self._rows |= {path: (found, row) for row, path in enumerate(paths)}
+
+    def _paths(self, offsets: tuple[int, ...]) -> dict[Path, None]:
+        """The files of frames at some offsets of all clips, in order, each once."""
+        return dict.fromkeys(self.files.frame_path(index, at) for index in range(len(self.files)) for at in offsets)
 
     def keep_flow(self, pair: Pair = BACKWARD) -> None:
         """Have the flow of a pair of offsets in all clips, from the frames that are kept."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stpl.errors import ConfigError, StplError, did_you_mean, first_line
+from stpl.machine import find_own_modules
 
 _NAME = re.compile(r"\w+(\.\w+)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _WRITE = "write package.module:callable, such as my_networks:build"
@@ -47,7 +48,7 @@ def check_found(build: str, where: str) -> None:
     package = build.partition(":")[0].partition(".")[0]
     if package in sys.modules:
         return
-    _look_into_working_directory()
+    find_own_modules()
     try:
         found = importlib.util.find_spec(package)
     except (ImportError, ValueError):
@@ -84,7 +85,7 @@ def call(build: str, arguments: Mapping[str, Any], where: str) -> Any:
 def imported(build: str, where: str) -> Any:
     """What `package.module:callable` names, imported; raises `ConfigError` if its author's code fails."""
     module_name, _, name = build.partition(":")
-    _look_into_working_directory()
+    find_own_modules()
     try:
         found: Any = importlib.import_module(module_name)
     except (StplError, KeyboardInterrupt):
@@ -113,12 +114,6 @@ def imported(build: str, where: str) -> Any:
         what = f"{build} is of the type {type(found).__name__}, which cannot be called"
         raise ConfigError(what, where=where, mend="name a function or a class that gives the network")
     return found
-
-
-def _look_into_working_directory() -> None:
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # last, so that a file in it hides nothing that is installed
-    importlib.invalidate_caches()
 
 
 def _fault(error: BaseException) -> str:

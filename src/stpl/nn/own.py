@@ -90,7 +90,7 @@ class OwnNetwork(Architecture):
 
 
 def build_module(own: OwnNetwork) -> nn.Module:
-    """The network that `own.build` names, as its callable gives it.
+    """The network that `own.builder` names, as its callable gives it.
 
     Raises:
         ConfigError: there is no such module or callable, it fails, or it returns no network.

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from stpl.errors import CheckpointError, did_you_mean
+from stpl.errors import CheckpointError, ConfigError, did_you_mean
 from stpl.nn import formats, huggingface
 from stpl.nn.builder import imported
 from stpl.nn.checkpoint_files import existing
@@ -107,8 +107,12 @@ def describe(path: Path, builder: str | None = None) -> NetworkOptions:
     options = NetworkOptions.from_dict(network)
     own = options.architecture
     named = huggingface.BUILD if (builder or "").startswith("hf:") else builder
-    if isinstance(own, OwnNetwork) and own.builder != named:
-        raise _not_trusted(own.builder, path)
+    if isinstance(own, OwnNetwork):
+        if own.builder != named:
+            raise _not_trusted(own.builder, path)
+    elif builder is not None and builder.replace(":", ".") != kind:
+        why = f"the checkpoint is of {own.title}, which the suite builds itself"
+        raise ConfigError(f"this does nothing here: {why}", where="--builder", mend="leave it out")
     return options
 
 
@@ -190,6 +194,7 @@ def load(
             mend="train a source model from it (--experiment=source --model.checkpoint=…), and start from that",
         )
     if options is not None and meta:
+        meta = entry(path)
         _check_options(meta, options, path, backbone_only)
     wanted = module.state_dict()
     if backbone_only:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import logging
-import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,6 +24,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from stpl.data.datamodule import ClipDataModule
 from stpl.data.pseudo_labels import finished
 from stpl.errors import ConfigError, refusals
+from stpl.machine import find_own_modules
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
@@ -235,8 +235,7 @@ def print_settings() -> None:
 def _find_own_methods() -> None:
     """Make all methods known: the package's, other packages' (entry points), and modules of the working directory."""
     import_module("stpl.methods")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # last, so that a file in it hides nothing that is installed
+    find_own_modules()
     for point in importlib.metadata.entry_points(group="stpl.methods"):
         with refusals(f"entry point {point.name}", mend=f"mend or uninstall {point.value}"):
             point.load()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lightning.pytorch.callbacks import LambdaCallback
 
-from stpl.errors import CheckpointError, refusals
+from stpl.errors import StplError, refusals
 from stpl.files import write_atomically
 from stpl.nn import weights
 from stpl.nn.batchnorm import Views
@@ -29,13 +29,13 @@ from stpl.training import Method
 def evaluate_weights(bench: str, runs: Path) -> None:
     """Evaluate the last weights of recorded runs with renewed statistics; see `stpl weights statistics`."""
     check_runs(runs / bench)
-    refused = []
+    refused: list[StplError] = []
     found = [path.parent for path in sorted((runs / bench).glob(f"*/seed*/{RECORD}"))]
     missing = [folder for folder in found if not _is_measured(folder)]
     for number, folder in enumerate(missing, 1):
         try:
             _measure(folder, f"statistics [{number}/{len(missing)}]")
-        except CheckpointError as error:
+        except StplError as error:
             refused.append(error)
     for other in refused[1:]:
         print(other, file=sys.stderr)

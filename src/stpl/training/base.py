@@ -33,10 +33,9 @@ from stpl.nn.network import NetworkOptions, build_network
 from stpl.nn.teacher import Teacher
 from stpl.training.cuda_graph import Losses, RecordedLosses
 from stpl.training.evaluation import Evaluator, predicted
-from stpl.training.optimization import OptimizerOptions, build_optimizer, learning_rates
+from stpl.training.optimization import WITHOUT_DECAY, OptimizerOptions, build_optimizer, learning_rates
 from stpl.training.ranks import from_first
 
-_WITHOUT_DECAY = " without decay"  # how the name of a group ends to which no weight decay applies
 _DRAWN = -16  # no clip stands at this position or below: seeds of numbers drawn in a step
 
 
@@ -129,16 +128,16 @@ class Method(LightningModule, ABC):
         factor = options.new_module_factor if options.projection_factor is None else options.projection_factor
         rates = {
             "backbone": options.lr,
-            f"backbone{_WITHOUT_DECAY}": options.lr,
+            f"backbone{WITHOUT_DECAY}": options.lr,
             "score_fusion": options.lr,
             "classifiers": options.lr * options.head_factor,
-            f"classifiers{_WITHOUT_DECAY}": options.lr * options.head_factor,
+            f"classifiers{WITHOUT_DECAY}": options.lr * options.head_factor,
             "projection": options.lr * factor,
             "new": options.lr * options.new_module_factor,
         }
         members: dict[str, list[torch.nn.Parameter]] = {name: [] for name in rates}
         placed = {
-            id(parameter): group.name if group.decays else f"{group.name}{_WITHOUT_DECAY}"
+            id(parameter): group.name if group.decays else f"{group.name}{WITHOUT_DECAY}"
             for group in self.network.segmenter.parameter_groups()
             for parameter in group.parameters
         }
@@ -148,7 +147,7 @@ class Method(LightningModule, ABC):
                 members[placed.get(id(parameter)) or _group(name)].append(parameter)
         return [
             {"name": name, "params": members[name], "lr": lr}
-            | ({"weight_decay": 0.0} if name.endswith(_WITHOUT_DECAY) else {})
+            | ({"weight_decay": 0.0} if name.endswith(WITHOUT_DECAY) else {})
             for name, lr in rates.items()
             if members[name]
         ]

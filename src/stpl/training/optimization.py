@@ -14,6 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, PolynomialLR
 from stpl.errors import ConfigError, check_range
 from stpl.nn.discriminator import Discriminator
 
+WITHOUT_DECAY = " without decay"
+"""How the name of a group ends to which no weight decay applies."""
 _LEARN_AT_ONCE = ("projection", "new", "discriminator")
 
 
@@ -193,6 +195,7 @@ def learning_rates(optimizer: torch.optim.Optimizer, options: OptimizerOptions, 
         """Share of a group's initial rate at a step."""
         if step < options.warmup and name not in _LEARN_AT_ONCE:
             return 0.0
-        return errors[name](step) if options.schedule == "advent" and name in errors else decayed(step)
+        wrong = errors.get(name.removesuffix(WITHOUT_DECAY)) if options.schedule == "advent" else None
+        return decayed(step) if wrong is None else wrong(step)
 
     return LambdaLR(optimizer, [partial(share, group["name"]) for group in optimizer.param_groups])

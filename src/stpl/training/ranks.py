@@ -86,7 +86,7 @@ class _Gather(torch.autograd.Function):
         parts = [
             torch.empty_like(local, memory_format=torch.contiguous_format) for _ in range(distributed.get_world_size())
         ]
-        distributed.all_gather(parts, local)
+        distributed.all_gather(parts, local.contiguous())
         return torch.cat(parts)
 
     @staticmethod

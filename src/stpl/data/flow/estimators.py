@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from stpl.data.flow.flow_formats import Flow
 from stpl.errors import ConfigError
+from stpl.machine import find_own_modules
 
 Frame = NDArray[np.uint8]
 """A frame `[H,W,3]` RGB."""
@@ -54,11 +56,13 @@ def estimator_class(setting: str) -> type[FlowEstimator]:
     mend = f"choose one of {', '.join(KNOWN)}, or give package.module.Class"
     if not module:
         raise ConfigError(f"there is no flow estimator '{setting}'", where="flow_estimator", mend=mend)
+    find_own_modules()
     try:
         found: type[FlowEstimator] = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever its author's code raises
         raise ConfigError(f"'{setting}' cannot be imported ({error})", where="flow_estimator", mend=mend) from error
-    if not callable(found) or not isinstance(getattr(found, "name", None), str) or "/" in found.name:
+    title, batch = getattr(found, "name", None), getattr(found, "batch", None)
+    if not callable(found) or not isinstance(title, str) or "/" in title or not isinstance(batch, int):
         what = f"'{setting}' is no flow estimator: it needs a name and a batch, and a __call__ of pairs of frames"
         raise ConfigError(what, where="flow_estimator", mend=mend)
     return found
@@ -76,7 +80,11 @@ def open_estimator(setting: str) -> FlowEstimator:
 
 def shared_estimator(setting: str) -> FlowEstimator:
     """The same, opened once a process: a device cannot be used after a fork."""
-    return _shared(setting, os.getpid())
+    with _OPENING:
+        return _shared(setting, os.getpid())
+
+
+_OPENING = threading.Lock()
 
 
 @cache

@@ -5,13 +5,12 @@ A new data set is one new file here whose `SET` is a `DataSet`, or such a file o
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from pathlib import Path
 from pkgutil import iter_modules
 
 from stpl.data.data_set import DataSet
 from stpl.errors import ConfigError
+from stpl.machine import find_own_modules
 
 
 def names() -> list[str]:
@@ -26,8 +25,7 @@ def data_set(name: str) -> DataSet:
         ConfigError: there is none, or its module cannot be imported.
     """
     module, _, attribute = name.partition(":")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # last, so that a file in it hides nothing that is installed
+    find_own_modules()
     place = f"{__name__}.{name}" if name in names() else module
     try:
         found = getattr(import_module(place), attribute or "SET", None)

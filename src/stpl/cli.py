@@ -11,9 +11,10 @@ from io import TextIOWrapper
 
 from stpl.arguments import Command
 from stpl.commands import VERBS, function
-from stpl.errors import ConfigError, StplError, Terminated, did_you_mean, file_mend, lacking
+from stpl.errors import ConfigError, StplError, Terminated, did_you_mean, file_mend, lacking, note
 
 USAGE_ERROR = 2
+_OF_A_NETWORK = ("test", "adapt", "predict", "export", "video")
 INTERRUPTED = 130
 CLOSED_PIPE = 141  # as a shell reports a program that SIGPIPE ended
 _PLAIN = {
@@ -113,8 +114,23 @@ def _run(name: str, *args: str) -> int:
         hint = did_you_mean(name, group or VERBS).rstrip()
         print(f"stpl: no verb '{name}'{hint and f', {hint}'}\n\n{_help(group)}", file=sys.stderr)
         return USAGE_ERROR
-    result = Command(function(name), f"stpl {name}").run(args)
+    result = Command(function(name), f"stpl {name}").run(_translated(name, args))
     return result if isinstance(result, int) else 0
+
+
+def _translated(verb: str, args: Sequence[str]) -> list[str]:
+    """The words of a verb that takes a network, with its former options by their present names; a note names them."""
+    if verb not in _OF_A_NETWORK:
+        return list(args)
+    given = {word.partition("=")[0] for word in args}
+    names = dict.fromkeys(("--checkpoint", "--checkpoints"), "--network")
+    if verb != "test":  # where --model is the LightningModule
+        names["--model"] = "--builder" if given & names.keys() else "--network"
+    found = {former: present for former, present in names.items() if former in given}
+    if found:
+        note(", ".join(f"{former} is now {present}" for former, present in found.items()), f"stpl {verb}")
+    words = (word.partition("=") for word in args)
+    return [f"{found.get(name, name)}{equals}{value}" for name, equals, value in words]
 
 
 def _help(names: Sequence[str] = ()) -> str:

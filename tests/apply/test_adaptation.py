@@ -19,7 +19,8 @@ import own_networks
 import stpl
 from fakes import MovingShapes
 from repository import REPOSITORY
-from stpl.apply import adaptation, resources
+from stpl.apply import adapt as adaptation
+from stpl.apply import resources
 from stpl.apply.guard import Candidate, Scored, Seen, agreement, choose, judged, see
 from stpl.apply.loaded import LoadedNetwork, open_network
 from stpl.apply.memory import check_size

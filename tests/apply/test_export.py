@@ -17,7 +17,7 @@ from PIL import Image
 
 from fakes import MovingShapes
 from repository import SUPPORT
-from stpl.apply import exporting as export_module
+from stpl.apply import export as export_module
 from stpl.apply.branches import values_read
 from stpl.apply.loaded import open_network
 from stpl.apply.origin import NetworkOrigin

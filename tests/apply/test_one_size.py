@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from fakes import MovingShapes
-from stpl.apply import exporting, film, page
-from stpl.apply.adaptation import FLOW
+from stpl.apply import export, film, page
+from stpl.apply.adapt import FLOW
 from stpl.apply.guard import see
-from stpl.apply.label_files import write_labels
+from stpl.apply.labelling import write_labels
 from stpl.apply.loaded import open_network
 from stpl.apply.network import predict
 from stpl.apply.origin import NetworkOrigin
@@ -92,7 +92,7 @@ def test_the_same_labels_everywhere(
     clips = [collate([reader.read(place, Wants(flows=(BACKWARD,)))]) for place in range(len(reader))]
     guarded = see(model.accel, clips).labels.numpy()
     streamed = [clip for _, clip in clips_in_order(FrameStream(video), SIZE, FlowCache())][1:]
-    exported = exporting.Classes(exporting.TwoFrames(model.accel)).eval()
+    exported = export.Classes(export.TwoFrames(model.accel)).eval()
     frames = [resize_rgb(frame, SIZE) for frame in FrameStream(video).frames()]
     pictures = [torch.from_numpy(frame).permute(2, 0, 1)[None] for frame in frames]
     for place, (clip, own) in enumerate(zip(clips, streamed, strict=True)):

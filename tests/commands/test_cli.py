@@ -321,3 +321,20 @@ def test_the_makefile_s_sweep_is_understood(tmp_path: Path, monkeypatch: pytest.
     """0 workers: one for each GPU or core."""
     monkeypatch.chdir(tmp_path)
     assert main(["sweep", "sweeps/ablation.yaml", "--bench=streets", "--seeds=1", "--workers=0", "--dry_run"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("former", "present"),
+    [
+        (["--checkpoint=none.ckpt"], "--checkpoint is now --network"),
+        (["--model=no_module:build", "--size=8,8"], "--model is now --network"),
+        (["--checkpoint=none.ckpt", "--model=a:b"], "--checkpoint is now --network, --model is now --builder"),
+    ],
+)
+def test_former_names_of_the_network_s_options_are_understood(
+    former: list[str], present: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["adapt", *former, "--video=none.mp4"]) == 2
+    said = capsys.readouterr().err
+    assert f"note: stpl adapt: {present}\n" in said
+    assert "no such checkpoint" in said or "No module named 'no_module'" in said

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from fakes import MovingShapes
-from stpl.apply import adaptation
+from stpl.apply import adapt as adaptation
 from stpl.cli import main
 from stpl.data.clip import BACKWARD, Clip, Wants, collate
 from stpl.data.flow import FlowCache

@@ -18,7 +18,7 @@ import own_networks
 import stpl
 from fakes import MovingShapes
 from own_networks import CLASSES, Dictionary, PoolingIndices, WithoutBatchNorm
-from stpl.apply import adaptation
+from stpl.apply import adapt as adaptation
 from stpl.apply.guard import Verdict
 from stpl.apply.loaded import open_network
 from stpl.apply.origin import NetworkOrigin, read_classes

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from stpl.apply.adaptation import STATISTICS, spread
+from stpl.apply.adapt import STATISTICS, spread
 from stpl.apply.guard import LOOKED, Candidate, choose, judged, see
 from stpl.apply.network import load_network
 from stpl.data.datamodule import StreetsData

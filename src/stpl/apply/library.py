@@ -10,7 +10,7 @@ from typing import Any, TypedDict, Unpack
 from torch import nn
 
 from stpl.apply import option_values as values
-from stpl.apply.adaptation import Adaptation, OnStage, Stage, adapt_to
+from stpl.apply.adapt import Adaptation, OnStage, Stage, adapt_to
 from stpl.apply.guard import Verdict
 from stpl.apply.loaded import LoadedNetwork, open_network
 from stpl.apply.origin import NetworkOrigin

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stpl.apply.adaptation import FLOW, Adaptation
+from stpl.apply.adapt import FLOW, Adaptation
 from stpl.apply.guard import LOOKED
 from stpl.apply.loaded import LoadedNetwork
 from stpl.apply.network import Frame, predict

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from stpl.apply.adaptation import FLOW, Stage, adapt_to, affordable
+from stpl.apply.adapt import FLOW, Stage, adapt_to, affordable
 from stpl.apply.film import film
 from stpl.apply.loaded import LoadedNetwork, open_network
 from stpl.apply.origin import NetworkOrigin

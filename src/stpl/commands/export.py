@@ -45,7 +45,7 @@ def export(
     check_file(out)
     if kind == "onnx":
         _check_packages()
-    from stpl.apply.exporting import write
+    from stpl.apply.export import write
     from stpl.apply.loaded import open_network
 
     written = write(open_network(network), out, kind, output, frames)

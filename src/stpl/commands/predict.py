@@ -67,7 +67,7 @@ def predict(
     if overlay:
         one_size(sources, "the overlay", "label them one by one, or leave the overlay out: --overlay=false")
 
-    from stpl.apply.label_files import write_labels
+    from stpl.apply.labelling import write_labels
     from stpl.apply.loaded import open_network
     from stpl.apply.resources import check_prediction
 

@@ -15,7 +15,7 @@ from torch import nn
 
 import own_networks
 from refusals import refused
-from stpl.apply.loaded import open_network
+from stpl.apply.loaded import as_checkpoint, open_network
 from stpl.apply.origin import NetworkOrigin, read_classes, read_network
 from stpl.cli import main
 from stpl.errors import StplError
@@ -348,3 +348,13 @@ def test_classes_and_partials_are_called(here: Path) -> None:
                                    "build = partial(nn.Conv2d, 3, 2, 1)\n")  # fmt: skip
     assert isinstance(build_module(OwnNetwork("parts:build")), nn.Conv2d)
     assert isinstance(build_module(OwnNetwork("own_networks:Dictionary")), own_networks.Dictionary)
+
+
+def test_networks_options_without_a_network_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["video", "--size=8,8"]) == 2
+    assert "--network: is missing\n  → give it, or leave --size out" in capsys.readouterr().err
+
+
+def test_a_benchmark_is_given_the_flow_estimator() -> None:
+    with as_checkpoint(NetworkOrigin("streets", flow_estimator="raft")) as named:
+        assert named == ["--network=streets", "--data.flow_estimator=raft"]

@@ -4,6 +4,7 @@ import pickle
 import shutil
 import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -272,3 +273,13 @@ def test_command_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
     assert main([*arguments, "--split=val"]) == 2
     assert "there is no split 'val'" in capsys.readouterr().err
+
+
+def test_what_an_array_holds_does_not_depend_on_what_was_wanted_before(root: Path) -> None:
+    whole = files(root)
+    inner = replace(whole, current=whole.current[1:-1:3])
+    first = open_cache(inner, None)
+    first.require((-2, -1, 0, 1))
+    again = open_cache(inner, None)
+    again.require((-1, 0, 1))
+    assert again.frame(0, 1).tobytes() == first.frame(0, 1).tobytes()

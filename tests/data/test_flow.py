@@ -1,6 +1,9 @@
 import struct
+import sys
 import threading
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stpl.data import flow as fl
-from stpl.errors import DataError
+from stpl.data.flow import estimators
+from stpl.data.flow.estimators import estimator_class, shared_estimator
+from stpl.errors import ConfigError, DataError
 
 Image8 = NDArray[np.uint8]
 
@@ -362,3 +367,32 @@ def test_write_refuses_what_the_format_cannot_hold(
     with pytest.raises(DataError, match=message):
         fl.write(tmp_path / f"f.{suffix}", flow)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_estimator_of_one_s_own_lies_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "class Still:\n    name, batch = 'still', 1\n\n    def __call__(self, pairs):\n        return []\n"
+    (tmp_path / "own_still.py").write_text(f"{text}\n\nclass Endless(Still):\n    batch = None\n")
+    (tmp_path / "own_broken.py").write_text("class Broken(:\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert estimator_class("own_still.Still").name == "still"
+    with pytest.raises(ConfigError, match="it needs a name and a batch"):
+        estimator_class("own_still.Endless")
+    with pytest.raises(ConfigError, match="Broken' cannot be imported"):
+        estimator_class("own_broken.Broken")
+
+
+def test_threads_share_one_estimator(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def slow(setting: str) -> object:
+        time.sleep(0.05)
+        opened.append(setting)
+        return object()
+
+    monkeypatch.setattr(estimators, "open_estimator", slow)
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(shared_estimator, ["a setting of this test"] * 4))
+    assert len(found) == len(opened) == 1

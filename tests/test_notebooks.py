@@ -88,5 +88,5 @@ def test_notebooks_run_on_recorded_runs(tiny_runs: Path, tmp_path: Path, monkeyp
     assert "Table 3. Objective functions" in said(quickstart)
     assert kinds(features).count("image/png") == 4
     assert (output / "adapted.ckpt").stat().st_size > 0
-    assert "handed back" in said(adapted)
+    assert "returned" in said(adapted)
     assert kinds(adapted).count("image/png") == 1

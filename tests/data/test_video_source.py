@@ -124,7 +124,7 @@ def test_a_refusal_comes_before_torch(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "cam.mp4")
     code = (
         "import sys; from stpl.cli import main; path = sys.argv[1]\n"
-        "for words in (['predict', '--network=streets', '--out=o'], ['video', '--network=[a.ckpt]']):\n"
+        "for words in (['predict', '--network=streets', '--out=o'], ['video', '--network=[streets]']):\n"
         "    assert main([*words, f'--video={path}']) == 2\n"
         "assert 'torch' not in sys.modules"
     )

@@ -44,12 +44,12 @@ def test_a_safetensors_file_is_what_the_format_says(tmp_path: Path) -> None:
     length = int.from_bytes(data[:8], "little")
     assert json.loads(data[8 : 8 + length]) == {
         "__metadata__": {"stpl": '{"step": 3}'},
-        "a": {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 8]},
-        "b": {"dtype": "I64", "shape": [], "data_offsets": [8, 16]},
+        "b": {"dtype": "I64", "shape": [], "data_offsets": [0, 8]},
+        "a": {"dtype": "F32", "shape": [1, 2], "data_offsets": [8, 16]},
         "c": {"dtype": "F16", "shape": [1], "data_offsets": [16, 18]},
     }
-    numbers = np.array([1.5, -2.0], "<f4").tobytes() + np.array(7, "<i8").tobytes() + np.array(0.5, "<f2").tobytes()
-    assert data[8 + length :] == numbers
+    numbers = np.array(7, "<i8").tobytes() + np.array([1.5, -2.0], "<f4").tobytes() + np.array(0.5, "<f2").tobytes()
+    assert data[8 + length :] == numbers  # the largest types first, as the library aligns them
     content = formats.read(tmp_path / "x.safetensors")
     assert content["stpl"] == {"step": 3}
     assert all(torch.equal(content["state_dict"][name], tensors[name]) for name in tensors)

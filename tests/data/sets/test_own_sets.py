@@ -23,7 +23,12 @@ FIRST = {
     "bdd": "0000f77c-6257be58-0000307",
     "orchard": "2024-05-03-left-10",
 }
-LIGHT = ["--network.depth=18", "--network.width=8", "--trainer.precision=32-true", "--data.loading.num_workers=0"]
+LIGHT = [
+    "--network.architecture.depth=18",
+    "--network.architecture.width=8",
+    "--trainer.precision=32-true",
+    "--data.loading.num_workers=0",
+]
 
 
 @pytest.fixture(scope="module")

@@ -181,7 +181,7 @@ def test_checkpoint_of_other_classes_or_torn_or_missing(
 ) -> None:
     checkpoint = tmp_path / "synthia.ckpt"
     options = NetworkOptions(DeepLabV2(18, 8, (1, 3)), label_space="synthia12")
-    meta = {"schema": 1, "network": options.to_dict(), "classes": list(options.space.classes)}
+    meta = {"schema": 2, "network": options.to_dict(), "classes": list(options.space.classes)}
     torch.save({"state_dict": build_network(options).state_dict(), "stpl": meta}, checkpoint)
     torn = tmp_path / "torn.ckpt"
     torn.write_bytes(checkpoint.read_bytes()[:1000])

@@ -193,8 +193,9 @@ def load(
             where=path,
             mend="train a source model from it (--experiment=source --model.checkpoint=…), and start from that",
         )
+    if meta.get("schema", SCHEMA) != SCHEMA:
+        entry(path)  # which refuses it
     if options is not None and meta:
-        meta = entry(path)
         _check_options(meta, options, path, backbone_only)
     wanted = module.state_dict()
     if backbone_only:

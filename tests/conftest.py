@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import torch
 
+from fakes import MovingShapes
 from repository import REPOSITORY
 from stpl.testing.runs import draw_tiny, tiny_arguments
 from sweep_harness import end_started
@@ -83,3 +85,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Path:
+    """A folder of six frames of 64×96 in motion."""
+    folder = tmp_path / "drive"
+    folder.mkdir()
+    scene = MovingShapes(6, (64, 96))
+    for time in range(6):
+        cv2.imwrite(str(folder / f"{time}.png"), scene.frame(time))
+    return folder

@@ -39,16 +39,6 @@ pytestmark = pytest.mark.slow
 SIZE = (64, 96)
 
 
-@pytest.fixture
-def drive(tmp_path: Path) -> Path:
-    folder = tmp_path / "drive"
-    folder.mkdir()
-    scene = MovingShapes(6, SIZE)
-    for time in range(6):
-        cv2.imwrite(str(folder / f"{time}.png"), scene.frame(time))
-    return folder
-
-
 def scored(*rows: tuple[str, float, float]) -> list[Scored]:
     steps = {title: int(title) for title, _, _ in rows if title.isdecimal()}
     return [Scored(Candidate(title, Path(title), steps.get(title, 0)), score, agrees) for title, score, agrees in rows]

@@ -10,8 +10,13 @@ import torch
 
 from fakes import MovingShapes
 from repository import REPOSITORY
+from stpl.apply import film
+from stpl.apply.loaded import open_network
+from stpl.apply.origin import NetworkOrigin
 from stpl.cli import main
+from stpl.data.flow import FlowCache
 from stpl.data.image import write_png
+from stpl.data.videos.stream import FrameStream
 from stpl.data.videos.video_clips import VideoFrames
 from stpl.nn import weights
 from stpl.nn.deeplab import DeepLabV2
@@ -118,3 +123,14 @@ def test_networks_of_different_classes_are_refused(
     named = ",".join(map(str, checkpoints[1:]))
     assert main(["video", f"--video={frames}", f"--network=[{named}]", f"--output={tmp_path / 'v.webm'}"]) == 2
     assert "viper15, synthia12" in capsys.readouterr().err
+
+
+def test_each_network_sees_its_own_size_and_flow(drive: Path) -> None:
+    origins = [NetworkOrigin("streets", size=(32, 64)), NetworkOrigin("streets:1", size=(64, 96))]
+    networks = [open_network(origin) for origin in (*origins, origins[0])]
+    stream = FrameStream(drive)
+    shown = [labels for _, labels in film._labels(networks, stream, FlowCache())]
+    alone = [list(network.predict(stream.frames()))[1:] for network in networks]
+    assert len(shown) == len(alone[0]) == 5
+    for labels, expected in zip(shown, zip(*alone, strict=True), strict=True):
+        assert all(np.array_equal(one, other) for one, other in zip(labels, expected, strict=True))

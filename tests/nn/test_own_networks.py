@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,7 +15,6 @@ from torch import nn
 
 import own_networks
 import stpl
-from fakes import MovingShapes
 from own_networks import CLASSES, Dictionary, PoolingIndices, WithoutBatchNorm
 from stpl.apply import adapt as adaptation
 from stpl.apply.guard import Verdict
@@ -35,16 +33,6 @@ from stpl.nn.own import OwnNetwork
 
 SIZE = (64, 96)
 NAMES = "classes: [road, car, tree, sky, other]\n"
-
-
-@pytest.fixture
-def drive(tmp_path: Path) -> Path:
-    folder = tmp_path / "drive"
-    folder.mkdir()
-    scene = MovingShapes(6, SIZE)
-    for time in range(6):
-        cv2.imwrite(str(folder / f"{time}.png"), scene.frame(time))
-    return folder
 
 
 @pytest.fixture

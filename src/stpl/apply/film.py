@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from stpl.apply.loaded import LoadedNetwork
-from stpl.apply.network import predict
+from stpl.apply.network import Frame, predict
 from stpl.apply.settings import Codec
 from stpl.data.flow.flow_cache import FlowCache
 from stpl.data.image import resize_ids, resize_rgb
@@ -40,7 +40,7 @@ def film_runs(
     Args:
         rows: experiments, from left to right.
         key: of a run of the benchmark and seed to show.
-        catalogue: tells the rows' titles.
+        catalogue: has the rows' titles.
         runs: folder of all runs.
         output: the `.webm` to write.
         fps: frames a second.
@@ -104,7 +104,7 @@ def film(
         codec: of the video.
         limit: frames of each video; all if not given.
         one_size: whether frames of several sizes are refused; otherwise they are shown at the first one's.
-        flow: estimates flow, and keeps it; by the estimator of the first network, kept nowhere, if not given.
+        flow: where flow is kept; nowhere if not given. Each network has its own frame size and flow estimator.
 
     Raises:
         StplError: for a network, video or output that cannot be used.
@@ -115,21 +115,35 @@ def film(
             f"the networks predict {', '.join(space.name for space in spaces)}",
             mend="compare networks of one label space",
         )
-    first = next(iter(networks.values()))
-    size, flow = first.frame_size, flow or FlowCache(estimator=first.flow_estimator)
     paths_of = [video] if isinstance(video, Path) else video
     sources = [FrameStream(path, stride=stride, limit=limit, as_first=not one_size) for path in paths_of]
-    space, accels = spaces[0], [network.accel for network in networks.values()]
+    space = spaces[0]
     legend = (space.classes, space.palette)
     with SideBySide(
         output, sources[0].fps if fps is None else fps, ["input", *networks], legend=legend, style=VideoStyle(codec)
     ) as writer:
         panel = _panel(sources[0].size)
         for source in sources:
-            for frame, clip in islice(clips_in_order(source, size, flow), 1, None):
-                labels = predict(accels, clip, frame.shape)
+            for frame, labels in _labels(list(networks.values()), source, flow or FlowCache()):
                 shown = resize_rgb(frame, panel)
                 writer.write([shown, *(overlay(shown, resize_ids(one, panel), space.palette) for one in labels)])
+
+
+def _labels(
+    networks: Sequence[LoadedNetwork], source: FrameStream, flow: FlowCache
+) -> Iterator[tuple[Frame, list[Frame]]]:
+    """Every frame but the first, with what each network predicts; those that see the same clips share them."""
+    kinds: dict[tuple[tuple[int, int], str], list[int]] = {}
+    for place, network in enumerate(networks):
+        kinds.setdefault((network.frame_size, network.flow_estimator), []).append(place)
+    streams = [clips_in_order(source, size, replace(flow, estimator=name)) for size, name in kinds]
+    for seen in islice(zip(*streams, strict=True), 1, None):
+        frame = seen[0][0]
+        labels: dict[int, Frame] = {}
+        for places, (_, clip) in zip(kinds.values(), seen, strict=True):
+            found = predict([networks[place].accel for place in places], clip, frame.shape)
+            labels |= dict(zip(places, found, strict=True))
+        yield frame, [labels[place] for place in range(len(networks))]
 
 
 def _panel(size: tuple[int, int]) -> tuple[int, int]:

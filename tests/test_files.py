@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
 from stpl.errors import CheckpointError, StplError, cannot_write, file_mend
-from stpl.files import whole_file, write_atomically
+from stpl.files import locked, whole_file, write_atomically
 
 
 @pytest.mark.parametrize(
@@ -84,3 +86,20 @@ def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None
     path = tmp_path / ("x" * 255)
     write_atomically(path, "text")
     assert path.read_text() == "text"
+
+
+def test_threads_exclude_each_other_without_locks_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STPL_LOCKS", "off")
+    inside, most, waited = 0, 0, []
+
+    def work(_: int) -> None:
+        nonlocal inside, most
+        with locked(tmp_path / ".lock", lambda: waited.append(1)):
+            inside += 1
+            most = max(most, inside)
+            time.sleep(0.05)
+            inside -= 1
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, range(2)))
+    assert (most, waited) == (1, [1])

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 _LOCKS = "STPL_LOCKS"
+_OF_THREADS: dict[Path, threading.Lock] = {}
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -95,8 +97,8 @@ def locked(
 ) -> Iterator[None]:
     """Hold the lock of the file `path`, which is made, with its folder, and stays.
 
-    The system releases it when the process ends in whatever way; forked processes do not inherit it. Nothing is locked
-    where the variable `STPL_LOCKS` is `off`, for file systems that keep no locks.
+    The system releases it when the process ends in whatever way; forked processes do not inherit it. Where
+    the variable `STPL_LOCKS` is `off`, for file systems that keep no locks, only threads of this process are excluded.
 
     Args:
         path: the file; only its content is the caller's.
@@ -112,13 +114,26 @@ def locked(
     if os.environ.get(_LOCKS) == "off":
         with writing(path, kind=kind, then=then):
             path.parent.mkdir(parents=True, exist_ok=True)
-        yield
+        with _kept_from_threads(path, on_busy):
+            yield
         return
     import filelock  # takes a twentieth of a second, and `--help` locks nothing
 
     lock = filelock.FileLock(path, fallback_to_soft=False)
     with writing(path, kind=kind, then=then):
         _acquire(lock, path, on_busy)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _kept_from_threads(path: Path, on_busy: Callable[[], None]) -> Iterator[None]:
+    lock = _OF_THREADS.setdefault(path.absolute(), threading.Lock())
+    if not lock.acquire(blocking=False):
+        on_busy()
+        lock.acquire()
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
 """The contrast, forward and backward, against the ways it could be computed otherwise.
 
-* stpl: Eq. 3 as a step runs it; on a GPU replayed from a recorded graph, and without the graph («asked for by Python»).
+* stpl: Eq. 3 as a step runs it; on a GPU replayed from a recorded graph, and without the graph («launched by Python»).
 * matrix products: four plain N×N×D products into memory that is there already. Value and gradients of the dense form
   need that many at least, so this is the floor of any form that keeps the similarities. On a GPU also in the kernels'
   precision, three bfloat16 products each.
@@ -121,7 +121,7 @@ def _losses() -> dict[str, Loss]:
 def _on_gpu(inputs: Inputs) -> tuple[dict[str, Action], dict[str, float | None]]:
     """What fits the GPU, and peaks of memory."""
     plain = partial(step, ours, inputs)
-    actions: dict[str, Action] = {"stpl": cuda.replayed(plain), "stpl, asked for by Python": plain}
+    actions: dict[str, Action] = {"stpl": cuda.replayed(plain), "stpl, launched by Python": plain}
     memory: dict[str, float | None] = {"stpl": cuda.peak_mb(plain)}
     square = len(inputs[0]) ** 2 * 4e-6  # MB of the similarities
     if square * 2 < cuda.free_mb():

@@ -1,4 +1,4 @@
-"""All that only a GPU can tell, most valuable first, in one call of minutes: `make gpu`.
+"""All that only a GPU can show, most valuable first, in one call of minutes: `make gpu`.
 
 Every part is a process of its own with a limit of its own: one that fails or hangs takes nothing from the others. What
 they print and find goes to one folder, and into one table. Imports no torch: without a GPU it says so and ends well.
@@ -33,8 +33,8 @@ class Part:
 
     Attributes:
         name: of its files.
-        about: what it tells.
-        seconds: about so long it takes on one H100.
+        about: what it measures.
+        seconds: estimate, on one H100.
         commands: arguments of Python, run one after the other.
     """
 
@@ -48,6 +48,7 @@ def plan(out: Path) -> list[Part]:
     """All parts, most valuable first; their figures go to `<out>/<name>.json`."""
 
     def measured(name: str, about: str, seconds: int, module: str, *options: str) -> Part:
+        """A part that is one benchmark."""
         command = ("-m", f"benchmarks.{module}", *options, "--device=cuda", f"--json={out / name}.json")
         return Part(name, about, seconds, (command,))
 
@@ -86,7 +87,7 @@ def gpu(out: Path = Path("build/gpu"), only: list[str] | None = None, dry_run: b
     if dry_run:
         whole = sum(part.seconds for part in parts) / 60
         print(f"{len(parts)} parts, about {whole:.1f} minutes on one H100; each may take {_LIMIT:.0f} times as long\n")
-        print(_table(["part", "tells", "seconds"], [[part.name, part.about, str(part.seconds)] for part in parts]))
+        print(_table(["part", "measures", "seconds"], [[part.name, part.about, str(part.seconds)] for part in parts]))
         return 0
     if not visible_gpus():
         print("make gpu: no GPU is here (nvidia-smi lists none), skipped; `make gpu PLAN=1` shows what would run")

@@ -1,7 +1,7 @@
 """One training step of STPL against the same step as published code of the field is written, or another row's.
 
 * stpl: the method as it runs, in the hardware's precision; on a GPU recorded once and replayed.
-* stpl, asked for by Python: the same without the recording, on a GPU.
+* stpl, launched by Python: the same without the recording, on a GPU.
 * stpl, float32: the same in float32; what is left where the hardware has no units for bfloat16.
 * plain: float32, tensors in the default memory format, one forward for each view, the contrast in its dense form.
 
@@ -35,7 +35,7 @@ from stpl.runs.trainer import keep_freed_memory
 from stpl.training import Method
 
 FORMS = ("stpl", "stpl, float32", "plain")
-_EAGER = "stpl, asked for by Python"
+_EAGER = "stpl, launched by Python"
 _SOURCE = (720 / 512, 1280 / 1024)  # of VIPER's frames to Cityscapes'
 
 
@@ -134,9 +134,11 @@ def _write_plainly(method: Method) -> None:
     """Bring tensors into the default memory format, and the contrast into its dense form, clip by clip."""
 
     def contrast(queries: Tensor, keys: Tensor, classes: Tensor) -> Tensor:
+        """Eq. 3 and 4 by full matrices, the mean of the clips."""
         return torch.stack([dense(*clip) for clip in zip(queries, keys, classes, strict=True)]).mean()
 
     def contiguous(normalize: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """The same normalisation in torch's default memory format."""
         return lambda frames: normalize(frames).contiguous()
 
     assert isinstance(method, STPL)

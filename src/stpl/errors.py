@@ -1,4 +1,4 @@
-"""The errors a user can cause, and how they are told.
+"""The errors a user can cause, and how they are reported.
 
 Every message names what was wrong, where, the value found, and what to do next. The command line prints the message
 alone (no traceback) and exits with the error's code, 2 for nearly all; anything else is a defect of this program.

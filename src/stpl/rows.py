@@ -147,7 +147,7 @@ class Rows:
         self.partial.rename(self.folder)
 
     def check(self) -> None:
-        """Raise `DataError` if the finished rows are torn, as far as sizes tell, or were made with something else."""
+        """Raise `DataError` if the finished rows are torn, as far as sizes show, or were made with something else."""
         held, wanted = self._manifest["arrays"], self._description["arrays"]
         if (held, self._manifest["about"]) != (wanted, self._description["about"]):
             raise DataError(

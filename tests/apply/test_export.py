@@ -203,7 +203,7 @@ def test_an_output_that_cannot_be_is_refused_before_a_network_is_loaded(
         (["--network=streets", "--out=net.pt", "--frames=0"], "choose 1 or more"),
         (["--network=streets", "--out=net.pt", "--size=999999999,999999999"], "GiB at the least"),
         (["--network=streets", "--out=net.pt", "--size=0,64"], "0 is not 1 or more"),
-        (["--network=Dictionary.yaml", "--out=net.bin"], "tells no format"),
+        (["--network=Dictionary.yaml", "--out=net.bin"], "names no format"),
         (["--out=net.pt"], "give a network"),
         (["--network=Dictionary.yaml", "--out=net.pt", "--frames=3"], "choose 1 or 2"),
         (["--network=none.ckpt", "--out=net.pt"], "no such checkpoint"),

@@ -179,10 +179,10 @@ def test_a_run_never_goes_on_from_such_a_checkpoint(
 
 def test_the_watch_finds_the_first_of_all() -> None:
     watch, cpu = LossWatch(), torch.device("cpu")
-    assert watch.told(watch.first(cpu)) is None
+    assert watch.described(watch.first(cpu)) is None
     for step, losses in enumerate(([1, 2], [1, float("inf")], [float("nan"), 1], [1, 1]), 1):
         watch.see(step, ["a", "b"], torch.tensor(losses, dtype=torch.float32))
-    assert watch.told(watch.first(cpu)) == (2, "b")
+    assert watch.described(watch.first(cpu)) == (2, "b")
 
 
 def test_faults_are_named() -> None:

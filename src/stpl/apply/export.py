@@ -157,7 +157,7 @@ def _traced_or_scripted(export: Export) -> str:
         with _one_line(export):
             program = _scripted(export.original)
         return _kept(export, program)
-    except StplError:  # the trace is what most networks need, so its failure is the one to tell
+    except StplError:  # the trace is what most networks need, so its failure is the one to report
         raise failed from None
 
 

@@ -55,7 +55,7 @@ def export(
 def _by_ending(out: Path) -> Format:
     kinds: dict[str, Format] = {".onnx": "onnx", ".pt": "torchscript", ".ts": "torchscript"}
     if out.suffix not in kinds:
-        raise ConfigError(f"'{out.suffix}' tells no format", where="--out", mend="name it *.onnx or *.pt, or --format")
+        raise ConfigError(f"'{out.suffix}' names no format", where="--out", mend="name it *.onnx or *.pt, or --format")
     return kinds[out.suffix]
 
 

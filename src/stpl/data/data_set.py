@@ -96,7 +96,7 @@ class Fake:
     """How a tiny data set in the true layout is drawn.
 
     Attributes:
-        videos: what is drawn for so many labelled frames a split.
+        videos: what is drawn, from the number of labelled frames a split.
         clips: labelled frames a split, if no number is given.
         domain: of the street renderer: its clean studio for rendered sets, its camera for recorded ones.
         bonnet: the id of the camera's own car, at the bottom centre.
@@ -145,7 +145,7 @@ class DataSet:
         flow_name: template of the name of a file of flow, from these fields, `key` and `before`, the number of the
             earlier frame.
         flow_folder: template of the folder of such files, beside the data sets or in this one.
-        current: chooses the current frames from frames, labels and the distance of the frame before.
+        current: chooses the current frames from all frames and labels of a split.
         labelled: whether a split without any label is refused.
         height_kept: share of the height that is used; the rows below it are cut off after the resize.
         published: clips of each split in published work.

@@ -65,7 +65,7 @@ class Loading:
 
 
 class StepLoader(DataLoader[Batch]):
-    """A loader that tells Lightning it can be resumed: its sampler starts at the trainer's step, so it has no state."""
+    """A loader that Lightning may resume: its sampler starts at the trainer's step, so it has no state."""
 
     def state_dict(self) -> dict[str, int]:
         """Nothing to keep."""

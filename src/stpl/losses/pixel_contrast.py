@@ -83,6 +83,7 @@ def pixel_contrast(
     contrast = choose_engine(queries.to(dtype), engine)
 
     def compute(queries: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
+        """Loss and gradients by the engine, of the labels given."""
         return contrast(Pixels(queries, query_labels), Pixels(keys, key_labels), 1.0 / temperature, denominator)
 
     with torch.autocast(queries.device.type, enabled=False):

@@ -61,10 +61,10 @@ class LossWatch:
         self._first = first if self._first is None else torch.minimum(self._first, first)
 
     def first(self, device: torch.device) -> Tensor:
-        """Where the first was, for `told`, on `device`. Of several processes, the least is what counts."""
+        """Where the first was, for `described`, on `device`. Of several processes, the least is what counts."""
         return torch.full((), _NEVER, device=device) if self._first is None else self._first
 
-    def told(self, first: Tensor) -> tuple[int, str] | None:
-        """Step and name of the loss that `first` stands for, `None` if all were finite; asks the device."""
+    def described(self, first: Tensor) -> tuple[int, str] | None:
+        """Step and name of the loss that `first` stands for, `None` if all were finite; waits for the device."""
         place = int(first)
         return None if place == _NEVER else (place // len(self._names), self._names[place % len(self._names)])

@@ -1,4 +1,4 @@
-"""What a checkpoint file is, told by its content and not by its name, and the content of those that can be read.
+"""What a checkpoint file is, known by its content and not by its name, and the content of those that can be read.
 
 | format | is it read? | how damage inside it is noticed |
 |---|---|---|

@@ -144,6 +144,7 @@ class _Panels:
         self._bench, self._kinds = bench, _imported("wandb_workspaces.reports.v2", "wandb")
 
     def overview(self) -> list[Any]:
+        """MIoU by selection, label-free score, pixel accuracy."""
         moments = ["val/miou", "selected/miou", "best/miou"]
         return [
             self._line("mIoU (%)", "val/miou"),
@@ -153,12 +154,14 @@ class _Panels:
         ]
 
     def classes(self, classes: Sequence[str]) -> list[Any]:
+        """IoU of each class, over the steps and at the end."""
         names = {name: f"val/iou/{name}" for name in classes}
         table = self._new("WeavePanelSummaryTable", None, table_name=IOU)
         bars = self._new("BarPlot", "IoU (%) at the end", metrics=list(names.values()), max_bars_to_show=len(names))
         return [bars, table, *(self._line(f"IoU of {name} (%)", metric) for name, metric in names.items())]
 
     def feature_space(self) -> list[Any]:
+        """Spread, purity and separability of the features."""
         return [
             self._line("σ intra-class", "val/sigma_intra"),
             self._line("σ inter-class", "val/sigma_inter"),
@@ -171,6 +174,7 @@ class _Panels:
         ]
 
     def temporal(self) -> list[Any]:
+        """Consistency along the flow, and VPQ."""
         return [
             self._line("mTC (%)", "val/mtc"),
             self._line("PL-PredConsis (%)", "val/pl_predconsis"),
@@ -180,6 +184,7 @@ class _Panels:
         ]
 
     def pictures(self) -> list[Any]:
+        """Predictions, a video, the confusion matrix."""
         return [
             self._new("MediaBrowser", "Predictions", media_keys=[PICTURES], num_columns=2),
             self._new("MediaBrowser", "Video", media_keys=[VIDEO], num_columns=1),
@@ -187,6 +192,7 @@ class _Panels:
         ]
 
     def training(self) -> list[Any]:
+        """Losses, learning rate, change of the weights."""
         moved = self._line("Change of the encoder's weights (%)", "val/moved")
         return [self._lines("Losses", _LOSSES), self._line("Learning rate", "train/lr"), moved]
 

@@ -91,7 +91,7 @@ class SuiteCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.init_args.sampling_seed")
 
     def before_instantiate_classes(self) -> None:
-        """Settle what depends on the machine or on other runs, so that config.yaml tells it."""
+        """Settle what depends on the machine or on other runs, so that config.yaml has it."""
         trainer = self.config.trainer
         if trainer.accelerator == "auto" and not torch.cuda.is_available():
             trainer.accelerator = "cpu"  # Apple's GPU has no float64, which the metrics need
@@ -141,7 +141,7 @@ class SuiteCLI(LightningCLI):
         """The precision that the run began with, if it goes on: that of this machine may be another."""
         run = self.config.run
         directory = Path(run.directory or self._key(run).directory(runs_root()))
-        with suppress(ConfigError):  # it is told when the run goes on; one that is recorded needs none
+        with suppress(ConfigError):  # it is reported when the run goes on; one that is recorded needs none
             before = kept_settings(directory, directory / "checkpoints" / "last.ckpt")
             return None if before is None else before.get("trainer", {}).get("precision")
         return None
@@ -216,7 +216,7 @@ class _Parser(SuiteCLI):
 
 
 def parse(args: Sequence[str]) -> None:
-    """Check names and types of all settings of a command line, but not what only building tells, such as ranges.
+    """Check names and types of all settings of a command line, but not what only building shows, such as ranges.
 
     Args:
         args: the command line after `stpl fit`.

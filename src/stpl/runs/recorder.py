@@ -233,7 +233,7 @@ class Recorder(Callback):
         """Raise `DivergedError` if any loss so far was not finite in any process."""
         assert isinstance(method, Method)
         watch = method.loss_watch
-        found = watch.told(trainer.strategy.reduce(watch.first(method.device), reduce_op="min"))
+        found = watch.described(trainer.strategy.reduce(watch.first(method.device), reduce_op="min"))
         if found is not None:
             raise self._diverged(f"the loss '{found[1]}' is not finite at step {found[0]}")
 

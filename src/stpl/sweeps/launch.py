@@ -59,7 +59,7 @@ def serve(*, prepared: bool) -> None:
 
 def _prepare() -> None:
     """Import this program, and what it imports on the way to a first step."""
-    with contextlib.suppress(Exception):  # the trial will meet it too, and its log tell
+    with contextlib.suppress(Exception):  # the trial will meet it too, and its log says why
         importlib.import_module("stpl.runs.fit")
         importlib.import_module("stpl.data.augment").import_albumentations()
     gc.freeze()  # trials share the imported objects, and their collector need not look at them

@@ -142,6 +142,7 @@ class Queue(Claims, ABC):
         """Claim the next trial and `run` it, once it is noted which folder its runs go to."""
 
         def noted(trial: Trial) -> float:
+            """Run a trial once its folder of runs is noted."""
             trial.set_user_attr("runs", self._folder)
             return run(trial)
 

@@ -40,7 +40,7 @@ def check_method(
 ) -> None:
     """Check that a method keeps what the suite relies on; takes ten seconds, most of them for two processes.
 
-    Losses are named, finite scalars, and the same as ever where `golden` tells them. Gradients reach what learns and
+    Losses are named, finite scalars, and the same as ever where `golden` has them. Gradients reach what learns and
     nothing else: no teacher, no frozen parameter. The step asks the device for no value. Labels of the target are not
     opened, nor anything of the source, unless the method is said to want them; what it gets is what it asked for. A run
     that is killed and called again ends with the same bits, optimiser included. Two processes with half of each batch

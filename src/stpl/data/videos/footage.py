@@ -69,27 +69,32 @@ class Footage(ClipReader):
         return "+".join(part.name for part in self.parts)
 
     def key(self, index: int) -> str:
-        """See `ClipReader.key`; and so are the others."""
+        """See `ClipReader.key`."""
         part, inner = self._at(index)
         return part.key(inner)
 
-    def frame(self, index: int, offset: int = 0) -> Frame:  # noqa: D102
+    def frame(self, index: int, offset: int = 0) -> Frame:
+        """See `ClipReader.frame`."""
         part, inner = self._at(index)
         return part.frame(inner, offset)
 
-    def flow(self, index: int, of: int = 0, to: int = -1) -> Tensor:  # noqa: D102
+    def flow(self, index: int, of: int = 0, to: int = -1) -> Tensor:
+        """See `ClipReader.flow`."""
         part, inner = self._at(index)
         return part.flow(inner, of, to)
 
-    def label(self, index: int, offset: int = 0) -> Tensor:  # noqa: D102
+    def label(self, index: int, offset: int = 0) -> Tensor:
+        """See `ClipReader.label`."""
         part, inner = self._at(index)
         return part.label(inner, offset)
 
-    def visible(self, index: int, offset: int = 0) -> Tensor | None:  # noqa: D102
+    def visible(self, index: int, offset: int = 0) -> Tensor | None:
+        """See `ClipReader.visible`."""
         part, inner = self._at(index)
         return part.visible(inner, offset)
 
-    def require(self, wants: Wants) -> None:  # noqa: D102
+    def require(self, wants: Wants) -> None:
+        """See `ClipReader.require`."""
         for part in self.parts:
             part.require(wants)
 

@@ -14,7 +14,7 @@ THUMBNAIL = (18, 32)
 
 _FAR = 0.5  # structural distance, in [0, 2], above which two frames may be of two scenes
 _TIMES = 3.0  # so many times the distance of the pairs around it
-_AROUND = 8  # pairs on either side that tell how much this video moves
+_AROUND = 8  # pairs on either side that show how much this video moves
 _FLAT = 2.0  # grey levels; less contrast than this has no structure
 
 

@@ -177,7 +177,7 @@ class RandomAccess:
         return frame
 
     def _seek(self, target: int, number: int) -> bool:
-        """Have the decoder stand before `target`, or somewhere before `number` that the fingerprint tells."""
+        """Have the decoder stand before `target`, or somewhere before `number` that the fingerprint shows."""
         if self._capture is None:
             self._reopen()
         assert self._capture is not None

@@ -95,7 +95,7 @@ PART ?= startup warp contrast data step
 bench: $(DEV) ## speed and memory as ratios; figures go to build/bench/ (leave the machine alone meanwhile); PART=step
 	@for part in $(PART); do echo; $(BIN)/python -m benchmarks.$$part --json=build/bench/$$part.json; done
 
-gpu: ## what only a GPU tells: right results, speed, memory; build/gpu/; installs nothing; PLAN=1 shows the plan
+gpu: ## what only a GPU shows: right results, speed, memory; build/gpu/; installs nothing; PLAN=1 shows the plan
 	@PYTHONPATH=src $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu $(if $(PLAN),--dry_run=true)
 
 test: $(DEV) ## all tests, on at most four cores

@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from random_clips import clips
 from stpl.data.clip import BACKWARD, Batch, Clip
-from stpl.losses.consistency import certain_consistency
+from stpl.losses.entropy import certain_consistency
 from stpl.losses.instance_contrast import instance_contrast
 from stpl.methods.da_vsn import DAVSN, _similarity
 from stpl.methods.hcl import HCL, agreement_of

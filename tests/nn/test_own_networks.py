@@ -26,9 +26,8 @@ from stpl.errors import CheckpointError, ConfigError
 from stpl.nn import weights
 from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.huggingface import SemanticMaps
-from stpl.nn.layers import candidates, proposed
 from stpl.nn.network import NetworkOptions, build_network
-from stpl.nn.outputs import logits_in
+from stpl.nn.outputs import candidates, logits_in, proposed
 from stpl.nn.own import OwnNetwork
 
 SIZE = (64, 96)

@@ -23,11 +23,11 @@ from stpl.errors import CheckpointError, ConfigError, DataError, StplError
 from stpl.methods.ur import UR
 from stpl.nn import weights
 from stpl.nn.batchnorm import Renewal, batchnorm_layers
+from stpl.nn.foreign import plain, wrapped_as
 from stpl.nn.network import build_network
 from stpl.nn.own import OwnSegmenter, holding
 from stpl.nn.state import of_network
 from stpl.nn.weights import own_weights
-from stpl.nn.wrappers import plain, wrapped_as
 from stpl.training.optimization import OptimizerOptions
 
 SIZE = (64, 96)

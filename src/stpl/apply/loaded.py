@@ -27,12 +27,12 @@ from stpl.nn import formats, huggingface, weights
 from stpl.nn.accel import Accel
 from stpl.nn.checkpoint_files import located
 from stpl.nn.finite import fault
-from stpl.nn.layers import candidates, proposed
+from stpl.nn.foreign import plain, wrapped_as
 from stpl.nn.network import NetworkOptions, around
 from stpl.nn.normalization import AS_THEY_ARE
+from stpl.nn.outputs import candidates, proposed
 from stpl.nn.own import IN_MEMORY, OwnNetwork, OwnSegmenter, build_module, holding
-from stpl.nn.state import same
-from stpl.nn.wrappers import plain, wrapped_as
+from stpl.nn.state import equal
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,7 @@ class LoadedNetwork:
 
     def is_in(self, path: Path) -> bool:
         """Whether a checkpoint holds the very weights of the network."""
-        kept, mine = weights.tensors(weights.read(path), path), _on_host(self.network.state_dict())
-        return kept.keys() == mine.keys() and all(same(kept[name], value) for name, value in mine.items())
+        return equal(_on_host(self.network.state_dict()), weights.tensors(weights.read(path), path))
 
     def write_weights(self, folder: Path) -> Path | None:
         """Write the weights of a network of your own in the form in which it came.

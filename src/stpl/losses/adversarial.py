@@ -20,12 +20,7 @@ def domain_loss(scores: Tensor, domain: Domain, kind: Kind = "bce") -> Tensor:
     """Loss of a discriminator's scores for the label of `domain`, mean over all of them.
 
     A network that is to look like the source minimises it for `source` on its maps of the target; the discriminator
-    minimises it for the true domain of each.
-
-    Args:
-        scores: of any shape, unbounded.
-        domain: whose label they should have.
-        kind: which loss.
+    minimises it for the true domain of each. Scores may have any shape and value.
     """
     label = torch.full_like(scores, 1.0 if domain == "target" else 0.0, dtype=torch.float32)
     if kind == "bce":

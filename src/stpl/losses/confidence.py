@@ -26,7 +26,7 @@ def confident_pixels(logits: Tensor, proportion: float, scope: Scope = "global")
         Pseudo-labels int64 `[B,h,w]`, and bool `[B,h,w]`, True where the pixel is kept.
 
     Raises:
-        ValueError: if `proportion` is outside (0, 1] or `scope` is unknown.
+        ValueError: for another proportion or scope.
     """
     if not 0 < proportion <= 1:
         raise ValueError(f"the confident proportion must lie in (0, 1], got {proportion}")

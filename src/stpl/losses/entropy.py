@@ -1,4 +1,4 @@
-"""Entropy of predictions, relative to that of ignorance."""
+"""Losses on the entropy of predictions, which is relative to that of ignorance."""
 
 from __future__ import annotations
 
@@ -37,10 +37,25 @@ def robust_entropy(logits: Tensor, eta: float = 2.0) -> Tensor:
 
     Pixels that are nearly sure get next to no gradient. H is the pixel's entropy in [0, 1], as in the released code,
     where the paper sums over classes what is not normalised.
-
-    Args:
-        logits: `[B,K,h,w]`.
-        eta: η.
     """
     penalty: Tensor = (entropy_map(logits).square() + 1e-6) ** eta
     return penalty.mean()
+
+
+def certain_consistency(logits: Tensor, previous: Tensor, inside: Tensor) -> Tensor:
+    """Draw a frame's prediction to the propagated one of the frame before, where that one is surer.
+
+    Guan et al., DA-VSN, ICCV 2021: mean over pixels and classes of w·|p_t - p̂_{t-1}|, with w = 1 where p̂ is known and
+    its entropy is the lower one.
+
+    Args:
+        logits: of the frame, `[B,K,h,w]`.
+        previous: probabilities of the frame before on the same grid, `[B,K,h,w]`; they take no gradient.
+        inside: bool `[B,h,w]`, where the frame before shows the pixel at all.
+
+    Returns:
+        A scalar in [0, 2/K].
+    """
+    previous = previous.detach()
+    surer = entropy_map(previous.clamp(min=1e-30).log()) < entropy_map(logits.detach())  # log p are logits of p
+    return ((surer & inside)[:, None] * (probabilities(logits) - previous).abs()).mean()

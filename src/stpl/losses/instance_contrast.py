@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stpl.losses.value_and_gradient import value_with_gradient
+from stpl.losses.pixel_contrast import value_with_gradient
 
 PositiveKind = Literal["instance", "class"]
 """`instance`: the pixel's own place (paper). `class`: every other pixel of its class (released code)."""

@@ -29,13 +29,13 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from stpl.losses.pixel_sets import Pixels
-from stpl.losses.value_and_gradient import value_with_gradient
 
 Denominator = Literal["negatives", "supcon", "positive+negatives"]
 EngineName = Literal["auto", "sorted", "masked", "triton"]
@@ -83,11 +83,35 @@ def pixel_contrast(
     contrast = choose_engine(queries.to(dtype), engine)
 
     def compute(queries: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
-        """Loss and gradients by the engine, of the labels given."""
+        """The loss and its gradients."""
         return contrast(Pixels(queries, query_labels), Pixels(keys, key_labels), 1.0 / temperature, denominator)
 
     with torch.autocast(queries.device.type, enabled=False):
         return value_with_gradient(compute, queries.to(dtype), keys.to(dtype))
+
+
+def value_with_gradient(compute: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> Tensor:
+    """The scalar that `compute` returns first, with the gradients by `inputs` that it returns after it.
+
+    For losses that are computed block by block, where autograd would keep every block.
+    """
+    apply: Callable[..., Tensor] = _Computed.apply
+    return apply(compute, *inputs)
+
+
+class _Computed(torch.autograd.Function):
+    """Keeps the gradients for an incoming gradient of 1 until that comes."""
+
+    @staticmethod
+    def forward(ctx: Any, compute: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> Tensor:
+        value, *gradients = compute(*inputs)
+        ctx.save_for_backward(*gradients)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *(grad * gradient for gradient in ctx.saved_tensors)
 
 
 def choose_engine(queries: Tensor, name: EngineName = "auto") -> Engine:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,13 +38,12 @@ def contrast(queries: Pixels, keys: Pixels, scale: float, denominator: str) -> t
     sides = _Sides(queries.vectors[query_order] * (scale / _LN2), torch.cat([keys_by_class, keys_by_class]))
     total, used, count = queries.vectors.new_zeros(()), 0, len(key_order)
     rows_of = _one_positive if denominator == "positive+negatives" else _fraction
-    for group in _groups(queries.labels[query_order], keys.labels[key_order]):
-        positives = slice(group.key_start, group.key_stop)
-        start = group.key_start if denominator == "supcon" else group.key_stop
-        others = slice(start, group.key_start + count)
-        for rows in _blocks(group, others.stop - others.start):
+    for of_class, positives in _classes(queries.labels[query_order], keys.labels[key_order]):
+        start = positives.start if denominator == "supcon" else positives.stop
+        others = slice(start, positives.start + count)
+        for rows in _blocks(of_class, others.stop - others.start):
             total += rows_of(sides, rows, positives, others)
-        used += group.query_stop - group.query_start
+        used += of_class.stop - of_class.start
     by_class = sides.grad_keys[:count] + sides.grad_keys[count:]
     factor = 1 / max(used, 1)
     return (
@@ -63,39 +61,29 @@ class _Sides:
         self.grad_queries, self.grad_keys = torch.zeros_like(queries), torch.zeros_like(keys)
 
 
-class _Group(NamedTuple):
-    """One class: its queries and its keys as ranges of the sorted order."""
-
-    query_start: int
-    query_stop: int
-    key_start: int
-    key_stop: int
-
-
 def _order(labels: Tensor) -> Tensor:
     """Indices of the pixels that take part, class by class."""
     order = labels.argsort(stable=True)
     return order[labels[order] != IGNORE]
 
 
-def _groups(query_labels: Tensor, key_labels: Tensor) -> Iterator[_Group]:
-    """Classes that have queries, positives and negatives, as ranges of the sorted labels."""
+def _classes(query_labels: Tensor, key_labels: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Ranges of queries and keys, in the sorted labels, of each class that has queries, positives and negatives."""
     classes = torch.unique_consecutive(query_labels)
     sides = (False, True)
     bounds = [torch.searchsorted(x, classes, right=side) for x in (query_labels, key_labels) for side in sides]
-    for row in torch.stack(bounds, dim=1).tolist():
-        group = _Group(*row)
-        if 0 < group.key_stop - group.key_start < len(key_labels):
-            yield group
+    for query_start, query_stop, key_start, key_stop in torch.stack(bounds, dim=1).tolist():
+        if 0 < key_stop - key_start < len(key_labels):
+            yield slice(query_start, query_stop), slice(key_start, key_stop)
 
 
-def _blocks(group: _Group, width: int) -> Iterator[slice]:
+def _blocks(queries: slice, width: int) -> Iterator[slice]:
     """Ranges of queries whose similarities with `width` keys fit the buffer; of nearly equal length."""
-    count = group.query_stop - group.query_start
+    count = queries.stop - queries.start
     blocks = math.ceil(count * width / _BLOCK_ELEMENTS)
     step = math.ceil(count / blocks)
-    for start in range(group.query_start, group.query_stop, step):
-        yield slice(start, min(start + step, group.query_stop))
+    for start in range(queries.start, queries.stop, step):
+        yield slice(start, min(start + step, queries.stop))
 
 
 def _softmax(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -63,7 +63,6 @@ class _Halves(NamedTuple):
 
     @classmethod
     def of(cls, vectors: Tensor) -> _Halves:
-        """Of float32 vectors, contiguous."""
         high = vectors.to(torch.bfloat16, memory_format=torch.contiguous_format)
         return cls(high, (vectors - high).to(torch.bfloat16, memory_format=torch.contiguous_format))
 
@@ -124,8 +123,8 @@ def launch_options(dim: int, *, supcon: bool, small: bool) -> dict[str, Any]:
     return {**constants, "num_warps": 4, "num_stages": 2}
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _load(high, low, labels, index, number, D: tl.constexpr, DIM: tl.constexpr) -> tuple[Any, Any, Any]:  # type: ignore[no-untyped-def]
+@triton.jit
+def _load(high, low, labels, index, number, D: tl.constexpr, DIM: tl.constexpr) -> tuple[Any, Any, Any]:
     """Both halves of vectors `[index,DIM]` and labels `[index]`; beyond the end zeros and `IGNORE`."""
     dims = tl.arange(0, DIM)
     inside = index[:, None] < number
@@ -139,24 +138,24 @@ def _load(high, low, labels, index, number, D: tl.constexpr, DIM: tl.constexpr) 
     )
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _store(vectors, tile, index, number, D: tl.constexpr, DIM: tl.constexpr) -> None:  # type: ignore[no-untyped-def]
+@triton.jit
+def _store(vectors, tile, index, number, D: tl.constexpr, DIM: tl.constexpr) -> None:
     """Write the tile's rows to vectors `[index,D]` but for those beyond the end."""
     dims = tl.arange(0, DIM)
     inside = (index[:, None] < number) & (dims[None, :] < D)
     tl.store(vectors + index[:, None] * D + dims[None, :], tile, mask=inside)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _similar(high, low, other_high, other_low) -> Any:  # type: ignore[no-untyped-def]
+@triton.jit
+def _similar(high, low, other_high, other_low) -> Any:
     """Products of the rows of two tiles `[TILE,STEP]`, in float32; the smallest terms first."""
     products = tl.dot(low, tl.trans(other_high))
     products = tl.dot(high, tl.trans(other_low), products)
     return tl.dot(high, tl.trans(other_high), products)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _weighted(weights, high, low, sums) -> Any:  # type: ignore[no-untyped-def]
+@triton.jit
+def _weighted(weights, high, low, sums) -> Any:
     """`sums` `[TILE,DIM]` plus the rows of a tile `[STEP,DIM]` weighted by `[TILE,STEP]`."""
     rounded = weights.to(tl.bfloat16)
     rest = (weights - rounded.to(tl.float32)).to(tl.bfloat16)
@@ -165,8 +164,8 @@ def _weighted(weights, high, low, sums) -> Any:  # type: ignore[no-untyped-def]
     return tl.dot(rounded, high, sums)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _rows(  # type: ignore[no-untyped-def]
+@triton.jit
+def _rows(
     q_high, q_low, k_high, k_low, query_labels, key_labels, n, m, log_sums, weighted,
     SUPCON: tl.constexpr, D: tl.constexpr, DIM: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -191,8 +190,8 @@ def _rows(  # type: ignore[no-untyped-def]
     _store(weighted, sums / total[:, None], rows, n, D, DIM)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _pulls(  # type: ignore[no-untyped-def]
+@triton.jit
+def _pulls(
     q_high, q_low, k_high, k_low, query_labels, key_labels, n, m, log_sums, shares, totals, pulls, pulled,
     SUPCON: tl.constexpr, D: tl.constexpr, DIM: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -218,8 +217,8 @@ def _pulls(  # type: ignore[no-untyped-def]
     _store(pulled, sums, rows, n, D, DIM)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _columns(  # type: ignore[no-untyped-def]
+@triton.jit
+def _columns(
     q_high, q_low, k_high, k_low, query_labels, key_labels, n, m, log_sums, pushes, pulls, gradient,
     SUPCON: tl.constexpr, PULLS: tl.constexpr, D: tl.constexpr, DIM: tl.constexpr, TILE: tl.constexpr,
     STEP: tl.constexpr,

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, softmax
 
 from stpl.data.clip import Batch, Clip
-from stpl.losses.consistency import certain_consistency
-from stpl.losses.entropy import probabilities
+from stpl.losses.entropy import certain_consistency, probabilities
 from stpl.nn.accel import FrameScores, clip_flow
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
 from stpl.nn.segmenter import upsample

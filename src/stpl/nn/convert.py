@@ -16,9 +16,8 @@ predicts the same: its score fusion is [I|0]. The classifiers of the first two a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,7 +29,7 @@ from stpl.nn.accel import no_fusion
 from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.nn.resnet import BLOCKS, StrideIn
-from stpl.nn.state import TOP, candidates, find
+from stpl.nn.state import COUNTER, TOP, candidates, find
 
 LayoutName = Literal["torchvision", "caffe", "advent", "adaptsegnet", "accel"]
 FRAME_SIZE = (512, 1024)
@@ -41,14 +40,12 @@ _OURS = (
     ("score_fusion.", "sf_layer."),
 )  # fmt: skip
 _HEADS = ("layer5.", "layer6.", "sf_layer.")
-_MAY_ALSO_BE: dict[LayoutName, tuple[LayoutName, ...]] = {"torchvision": ("caffe",), "advent": ("adaptsegnet",)}
 _DILATIONS = {4: (6, 12, 18, 24), 2: (6, 12)}
 _OF_BACKBONE = ("depth", "width", "normalization", "stride_in")
 _NAMES_SHOWN = 6
 
 
-@dataclass(frozen=True)
-class ForeignLayout:
+class ForeignLayout(NamedTuple):
     """What a layout implies for the network that its weights need.
 
     Attributes:
@@ -56,55 +53,42 @@ class ForeignLayout:
         normalization: how it was fed.
         stride_in: where its bottlenecks have their stride.
         classifies: whether it brings classifiers for the label space.
+        alike: another layout that has the same keys.
     """
 
     title: str
     normalization: Literal["imagenet", "caffe"]
     stride_in: StrideIn
     classifies: bool
+    alike: LayoutName | None = None
 
 
 LAYOUTS: dict[LayoutName, ForeignLayout] = {
-    "torchvision": ForeignLayout("torchvision's ResNet", "imagenet", "second", False),
+    "torchvision": ForeignLayout("torchvision's ResNet", "imagenet", "second", False, "caffe"),
     "caffe": ForeignLayout("Caffe's ResNet as DeepLabV2 takes it", "caffe", "first", False),
-    "advent": ForeignLayout("ADVENT's DeepLabV2", "caffe", "first", True),
+    "advent": ForeignLayout("ADVENT's DeepLabV2", "caffe", "first", True, "adaptsegnet"),
     "adaptsegnet": ForeignLayout("AdaptSegNet's DeepLabV2: the first two dilations only", "caffe", "first", True),
     "accel": ForeignLayout("ACCEL of DA-VSN, TPS and CMOM", "caffe", "first", True),
 }
 """By name."""
 
 
-@dataclass(frozen=True)
-class Foreign:
+class Foreign(NamedTuple):
     """A checkpoint of another program, understood.
 
     Attributes:
         layout: a key of `LAYOUTS`.
         tensors: what can be converted, by the names of `accel`.
         left_out: keys in the file that belong to its layout and are not converted.
-        depth: of the ResNet.
-        width: of the ResNet's first stage.
+        architecture: the image network of ours that takes the weights.
         num_classes: that its classifier predicts; `None` without one.
-        dilations: of its classifiers; those of DeepLabV2 without one.
-        auxiliary: whether it has the classifier of layer3's output.
     """
 
     layout: LayoutName
     tensors: dict[str, Tensor]
     left_out: tuple[str, ...]
-    depth: int
-    width: int
+    architecture: DeepLabV2
     num_classes: int | None
-    dilations: tuple[int, ...]
-    auxiliary: bool
-
-    def options(self, label_space: str) -> NetworkOptions:
-        """The network of ours that takes the weights."""
-        layout = LAYOUTS[self.layout]
-        architecture = DeepLabV2(
-            self.depth, self.width, self.dilations, layout.normalization, layout.stride_in, self.auxiliary
-        )
-        return NetworkOptions(architecture, label_space)
 
 
 def understand(path: Path, layout: LayoutName | Literal["auto"] = "auto", key: str | None = None) -> Foreign:
@@ -122,86 +106,70 @@ def understand(path: Path, layout: LayoutName | Literal["auto"] = "auto", key: s
     if "stpl" in content:
         raise CheckpointError("this checkpoint is one of ours already", where=path, mend="use it as it is")
     state = weights.tensors(content, path, key)
-    name = _choose(_recognise(state, path), layout, path)
+    name = _recognised(state, layout, path)
+    made = LAYOUTS[name]
     state = {key.removeprefix("Scale."): value for key, value in state.items()}
-    if LAYOUTS[name].classifies and not _starting(state, "layer6."):
+    if made.classifies and not _starting(state, "layer6."):
         state = {key.replace("layer5.", "layer6."): value for key, value in state.items()}
-    left_out = _left_out(state, name)
+    unused: tuple[str, ...] = () if made.classifies else ("fc.", "layer5.")
+    if name == "adaptsegnet":
+        unused = tuple(f"{head}conv2d_list.{i}." for head in ("layer5.", "layer6.") for i in (2, 3))
+    left_out = tuple(_starting(state, unused))
     kept = {key: value for key, value in state.items() if key not in left_out}
     classifier = _starting(kept, "layer6.conv2d_list.")
     branches = len({key.split(".")[2] for key in classifier})
     if branches and branches not in _DILATIONS:
         raise CheckpointError(f"its classifier has {branches} dilations, 2 or 4 are known", where=path)
-    return Foreign(
-        layout=name,
-        tensors=kept,
-        left_out=left_out,
-        depth=_depth(kept, path),
+    architecture = DeepLabV2(
+        _depth(kept, path),
         width=len(kept["conv1.weight"]),
-        num_classes=len(kept[classifier[0]]) if classifier else None,
         dilations=_DILATIONS[branches or 4],
+        normalization=made.normalization,
+        stride_in=made.stride_in,
         auxiliary=bool(_starting(kept, "layer5.")),
     )
+    return Foreign(name, kept, left_out, architecture, len(kept[classifier[0]]) if classifier else None)
 
 
 def _starting(state: Mapping[str, Tensor], prefix: str | tuple[str, ...]) -> list[str]:
     return [key for key in state if key.startswith(prefix)]
 
 
-def _recognise(state: Mapping[str, Tensor], path: Path) -> LayoutName:
+def _recognised(state: Mapping[str, Tensor], given: LayoutName | Literal["auto"], path: Path) -> LayoutName:
+    """The layout that keys show, or the given one where they leave that choice."""
+    found: LayoutName = "torchvision"
     if "Scale.conv1.weight" in state:
-        return "caffe"
-    if "conv1.weight" not in state or not _starting(state, "layer4."):
-        shown = ", ".join(list(state)[:_NAMES_SHOWN])
-        raise CheckpointError(
-            f"its layout is not known; keys such as {shown or 'none at all'}",
-            where=path,
-            mend=f"give a checkpoint of one of: {', '.join(LAYOUTS)}",
-        )
-    if "sf_layer.weight" in state:
-        return "accel"
-    return "advent" if _starting(state, ("layer5.conv2d_list.", "layer6.conv2d_list.")) else "torchvision"
-
-
-def _choose(found: LayoutName, given: LayoutName | Literal["auto"], path: Path) -> LayoutName:
-    possible = (found, *_MAY_ALSO_BE.get(found, ()))
+        found = "caffe"
+    elif "conv1.weight" not in state or not _starting(state, "layer4."):
+        shown = ", ".join(list(state)[:_NAMES_SHOWN]) or "none at all"
+        mend = f"give a checkpoint of one of: {', '.join(LAYOUTS)}"
+        raise CheckpointError(f"its layout is not known; keys such as {shown}", where=path, mend=mend)
+    elif "sf_layer.weight" in state:
+        found = "accel"
+    elif _starting(state, ("layer5.conv2d_list.", "layer6.conv2d_list.")):
+        found = "advent"
     if given == "auto":
         return found
+    possible = [name for name in (found, LAYOUTS[found].alike) if name is not None]
     if given not in possible:
-        raise CheckpointError(
-            f"its keys are not of layout {given}", where=path, mend=f"give --layout={' or '.join(possible)}"
-        )
+        mend = f"give --layout={' or '.join(possible)}"
+        raise CheckpointError(f"its keys are not of layout {given}", where=path, mend=mend)
     return given
-
-
-def _left_out(state: Mapping[str, Tensor], name: LayoutName) -> tuple[str, ...]:
-    if name == "adaptsegnet":
-        unused = tuple(f"{head}conv2d_list.{i}." for head in ("layer5.", "layer6.") for i in (2, 3))
-        return tuple(_starting(state, unused))
-    return () if LAYOUTS[name].classifies else tuple(_starting(state, ("fc.", "layer5.")))
 
 
 def _depth(state: Mapping[str, Tensor], path: Path) -> int:
     blocks = tuple(len({key.split(".")[1] for key in _starting(state, f"layer{i}.")}) for i in range(1, 5))
     bottleneck = "layer1.0.conv3.weight" in state
-    depths = [depth for depth, known in BLOCKS.items() if known == blocks and (depth >= 50) == bottleneck]
-    if not depths:
-        raise CheckpointError(
-            f"a ResNet with {', '.join(map(str, blocks))} {'bottlenecks' if bottleneck else 'blocks'} a stage",
-            where=path,
-            mend=f"only depths {', '.join(map(str, BLOCKS))} are known",
-        )
-    return depths[0]
+    for depth, known in BLOCKS.items():
+        if known == blocks and (depth >= 50) == bottleneck:
+            return depth
+    kind = "bottlenecks" if bottleneck else "blocks"
+    what = f"a ResNet with {', '.join(map(str, blocks))} {kind} a stage"
+    raise CheckpointError(what, where=path, mend=f"only depths {', '.join(map(str, BLOCKS))} are known")
 
 
-def translate(foreign: Foreign, options: NetworkOptions, holds: weights.Holds, path: Path) -> dict[str, Tensor]:
+def _translated(foreign: Foreign, options: NetworkOptions, holds: weights.Holds, path: Path) -> dict[str, Tensor]:
     """The weights by our names, complete: BatchNorm's counters may be absent, and the score fusion of an image network.
-
-    Args:
-        foreign: what `understand` found.
-        options: the network that takes them.
-        holds: the whole network, or only its backbone.
-        path: the file, for messages.
 
     Raises:
         CheckpointError: keys are missing or unexpected, or a tensor has another shape; by the file's names.
@@ -209,7 +177,7 @@ def translate(foreign: Foreign, options: NetworkOptions, holds: weights.Holds, p
     given, wanted = foreign.tensors, _blueprint(options, holds)
     if holds == "backbone":
         given = {key: value for key, value in given.items() if not key.startswith(_HEADS)}
-    fill = {key: torch.zeros((), dtype=torch.int64) for key in wanted if key.endswith("num_batches_tracked")}
+    fill = {key: torch.zeros((), dtype=torch.int64) for key in wanted if key.endswith(COUNTER)}
     if holds == "network" and foreign.layout != "accel":
         fill["score_fusion.weight"] = no_fusion(options.space.num_classes)
     names = {key: _their_name(key) for key in wanted}
@@ -260,17 +228,20 @@ def _described(ours: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _findings(foreign: Foreign) -> dict[str, str]:
-    layout, options = LAYOUTS[foreign.layout], foreign.options(next(iter(SPACES)))
+    layout, made = LAYOUTS[foreign.layout], foreign.architecture
+    alike = ""
+    if layout.alike is not None:
+        alike = f" (by its keys it may also be --layout={layout.alike}: {LAYOUTS[layout.alike].title})"
+    options = NetworkOptions(made, next(iter(SPACES)))
     known = {_their_name(key) for key in _blueprint(options, "network" if foreign.num_classes else "backbone")}
-    known_absent = {key for key in known if key.endswith("num_batches_tracked")} | {"sf_layer.weight"}
+    known_absent = {key for key in known if key.endswith(COUNTER)} | {"sf_layer.weight"}
     channels = "BGR, mean only" if layout.normalization == "caffe" else "RGB, mean and standard deviation"
     where = {"first": "1×1 convolution, as in Caffe", "second": "3×3 convolution, as in torchvision"}[layout.stride_in]
+    stride = f"a bottleneck's is in its {where}" if made.depth >= 50 else "in the first of two 3×3 convolutions"
     return {
-        "layout": f"{foreign.layout}: {layout.title}{_alternatives(foreign.layout)}",
-        "network": f"ResNet-{foreign.depth}, width {foreign.width}",
-        "stride": f"a bottleneck's is in its {where}"
-        if foreign.depth >= 50
-        else "in the first of two 3×3 convolutions",
+        "layout": f"{foreign.layout}: {layout.title}{alike}",
+        "network": f"ResNet-{made.depth}, width {made.width}",
+        "stride": stride,
         "normalisation": f"{layout.normalization}: {channels}",
         "classes": _classes(foreign),
         "classifiers": _classifiers(foreign),
@@ -279,11 +250,6 @@ def _findings(foreign: Foreign) -> dict[str, str]:
         "missing": _names(sorted(known - known_absent - foreign.tensors.keys())),
         "unknown": _names(sorted(foreign.tensors.keys() - known)),
     }
-
-
-def _alternatives(name: LayoutName) -> str:
-    others = _MAY_ALSO_BE.get(name, ())
-    return f" (by its keys it may also be --layout={others[0]}: {LAYOUTS[others[0]].title})" if others else ""
 
 
 def _classes(foreign: Foreign) -> str:
@@ -297,9 +263,9 @@ def _classes(foreign: Foreign) -> str:
 def _classifiers(foreign: Foreign) -> str:
     if foreign.num_classes is None:
         return "none"
-    levels = "of layer4 and layer3 (multi-level)" if foreign.auxiliary else "of layer4 (single-level)"
+    levels = "of layer4 and layer3 (multi-level)" if foreign.architecture.auxiliary else "of layer4 (single-level)"
     fusion = "score fusion" if "sf_layer.weight" in foreign.tensors else "no score fusion: an image network"
-    return f"{levels}, {len(foreign.dilations)} dilations each, {fusion}"
+    return f"{levels}, {len(foreign.architecture.dilations)} dilations each, {fusion}"
 
 
 def _counts(tensors: Mapping[str, Tensor]) -> str:
@@ -328,14 +294,14 @@ def convert(
     if out.exists():
         raise ConfigError("this file exists already", where=out, mend="delete it, or give another --out")
     holds: weights.Holds = "backbone" if backbone_only or foreign.num_classes is None else "network"
-    options = foreign.options(label_space)
+    options = NetworkOptions(foreign.architecture, label_space)
     if holds == "network" and foreign.num_classes != options.space.num_classes:
         raise CheckpointError(
             f"predicts {foreign.num_classes} classes, '{label_space}' has {options.space.num_classes}",
             where=checkpoint,
             mend="give the --label_space it was trained for, or --backbone_only=true",
         )
-    state = translate(foreign, options, holds, checkpoint)
+    state = _translated(foreign, options, holds, checkpoint)
     weights.check_finite(state, checkpoint)
     origin = f"{checkpoint.name}, layout {foreign.layout}"
     description = weights.description(options, FRAME_SIZE, step=0, holds=holds, origin=origin)

@@ -1,32 +1,103 @@
-"""What networks of somebody else's return, and which part of it the logits are: in evaluation, and in training.
+"""What networks of somebody else's and their layers give: where the logits are, and what the features may be.
 
-Many return an auxiliary classifier beside the one that predicts, but only while they train, and some return it first.
-So it is not enough to look where the logits stand in evaluation. Both get the same frames, with nothing that
-draws numbers or takes the batch's statistics, and what training returns is compared with the logits of evaluation.
-
-Shape legend: B images, K classes, h×w the logits' grid.
+Shape legend: B images, K classes, D feature channels, h×w the grid of logits or features.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from stpl.errors import ConfigError, StplError
+from stpl.errors import ConfigError, StplError, did_you_mean
 from stpl.nn.foreign import output_of
 
 _LOGITS = ("out", "logits")  # what networks call them that return more
 _SHOWN, _DEPTH = 8, 4
+_LEAST_CHANNELS, _FINEST = 8, 4  # of a layer that is proposed for features: channels, pixels a feature
 _WHERE = "network.architecture.logits"
 _SAY = "say where the logits stand: a key, an attribute or a place (--logits)"
 _PROBED = (128, 256)  # the largest frames that a network is compared with itself on
 _EQUAL, _NEAR = 1e-3, 0.5  # difference of logits relative to their spread: the same, and the same but for dropout
 _STIR = 0.02
+
+
+class FeatureLayer(NamedTuple):
+    """A layer whose output may be features.
+
+    Attributes:
+        name: as `named_modules` has it.
+        channels: D.
+        stride: pixels a feature.
+    """
+
+    name: str
+    channels: int
+    stride: int
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.channels} channels, 1/{self.stride})"
+
+
+def candidates(net: nn.Module, frame_size: tuple[int, int]) -> list[FeatureLayer]:
+    """Layers of a network whose output may be features, in the order in which they are called.
+
+    Args:
+        net: takes normalised frames `[B,3,H,W]`.
+        frame_size: height and width of frames it can take.
+    """
+    found: dict[str, FeatureLayer] = {}
+
+    def catch(name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
+        """Note a layer whose output may be features."""
+        grid = grid_in(output)
+        if not isinstance(grid, Tensor) or grid.ndim != 4 or grid.shape[1] < _LEAST_CHANNELS:
+            return
+        height, width = grid.shape[-2:]
+        if height < frame_size[0] and min(height, width) > 1:
+            found.pop(name, None)
+            found[name] = FeatureLayer(name, grid.shape[1], max(1, round(frame_size[0] / height)))
+
+    layers = [(name, layer) for name, layer in nn.Module.named_modules(net) if name]
+    hooks = [layer.register_forward_hook(partial(catch, name)) for name, layer in layers]
+    try:
+        output_of(net, torch.zeros(1, 3, *frame_size))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return list(found.values())
+
+
+def grid_in(output: Any) -> Any:
+    """What a layer returned, or the first of several things; of features it is `[B,D,h,w]`."""
+    return output[0] if isinstance(output, tuple | list) and output else output
+
+
+def proposed(found: Sequence[FeatureLayer], num_classes: int) -> FeatureLayer | None:
+    """The layer to take where none is named: what the classifier reads, if it is not too fine a grid.
+
+    That is the last one called whose output is no logits, of those at 1/4 of the frames or coarser; where all are
+    finer, the last one of the coarsest.
+    """
+    fit = [layer for layer in found if layer.channels != num_classes]
+    stride = min(_FINEST, max((layer.stride for layer in fit), default=1))
+    return next((layer for layer in reversed(fit) if layer.stride >= stride), None)
+
+
+def no_such_layer(name: str, found: Sequence[FeatureLayer], layers: Mapping[str, Any]) -> ConfigError:
+    """The error for a layer that is not there, or is not named, with those that could be meant."""
+    best = sorted(found, key=lambda layer: -layer.channels)[:_SHOWN]
+    shown = ", ".join(map(str, best)) or "(none gives a grid of features)"
+    return ConfigError(
+        f"the network has no layer '{name}'" if name else "no layer is named whose output the features are",
+        where="network.architecture.features",
+        mend=f"{did_you_mean(name, layers)}name one such as {shown}",
+    )
 
 
 def logits_in(output: Any, path: str) -> Tensor:
@@ -43,20 +114,26 @@ def logits_in(output: Any, path: str) -> Tensor:
     found = output
     for part in filter(None, () if isinstance(output, Tensor) else (path or _usual(output)).split(".")):
         found = _part(found, part)
-    if not isinstance(found, Tensor):
-        what = type(found).__name__
-    elif found.ndim != 4:
-        what = f"{list(found.shape)}"
-    elif not found.is_floating_point():
-        what = f"{found.dtype}".removeprefix("torch.")
-    else:
+    if _is_grid(found):
         return found
     ids = isinstance(found, Tensor) and not found.is_floating_point()
     raise ConfigError(
-        f"logits are [B,K,h,w], '{path}' of what the network returns is {what}; it has {_listed(_names(output))}",
+        f"logits are [B,K,h,w], '{path}' of what the network returns is {kind_of(found)}; "
+        f"it has {_listed(_names(output))}",
         where=_WHERE,
         mend="leave out its argmax: class ids are no logits" if ids else _SAY,
     )
+
+
+def _is_grid(value: Any) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point()
+
+
+def kind_of(value: Any) -> str:
+    """What stands where a grid of floating-point numbers should: its type, its shape or the type of its numbers."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return str(list(value.shape)) if value.ndim != 4 else str(value.dtype).removeprefix("torch.")
 
 
 def _usual(output: Any) -> str:
@@ -69,6 +146,10 @@ def _usual(output: Any) -> str:
 
 def in_training(net: nn.Module, path: str, frame_size: tuple[int, int]) -> tuple[str, StplError | None]:
     """Where the logits stand in what a network returns while it trains; it is left as it was.
+
+    Many return an auxiliary classifier beside the one that predicts, but only while they train, and some return it
+    first. So what training returns is compared with the logits of evaluation, on the same frames, with nothing that
+    draws numbers or takes the batch's statistics.
 
     Args:
         net: takes normalised frames `[B,3,H,W]`.
@@ -112,11 +193,9 @@ def check_batch(logits: Tensor, frames: Tensor) -> Tensor:
     """The logits; raises `ConfigError` if they are not of as many images as were given."""
     if len(logits) == len(frames):
         return logits
-    raise ConfigError(
-        f"the network returns logits of {len(logits)} image(s) for {len(frames)} frames",
-        where="network.architecture",
-        mend="let it return logits [B,K,h,w] for frames [B,3,H,W]",
-    )
+    what = f"the network returns logits of {len(logits)} image(s) for {len(frames)} frames"
+    mend = "let it return logits [B,K,h,w] for frames [B,3,H,W]"
+    raise ConfigError(what, where="network.architecture", mend=mend)
 
 
 def _settled(logits: Tensor, path: str, evaluated: Any, trained: Any) -> str:
@@ -193,9 +272,9 @@ def _stirred(net: nn.Module) -> Iterator[None]:
 
 def _grids(output: Any, place: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """All that may be logits in what a network returns, by path."""
-    if isinstance(output, Tensor):
-        return {".".join(place): output} if output.ndim == 4 and output.is_floating_point() else {}
-    if len(place) == _DEPTH:
+    if _is_grid(output):
+        return {".".join(place): output}
+    if isinstance(output, Tensor) or len(place) == _DEPTH:
         return {}
     found: dict[str, Tensor] = {}
     for name in _names(output):
@@ -212,9 +291,8 @@ def _part(found: Any, part: str) -> Any:
             return found[int(part)]
         return getattr(found, part)
     except (KeyError, IndexError, AttributeError):
-        raise ConfigError(
-            f"what the network returns has no '{part}', but {_listed(_names(found))}", where=_WHERE, mend=_SAY
-        ) from None
+        what = f"what the network returns has no '{part}', but {_listed(_names(found))}"
+        raise ConfigError(what, where=_WHERE, mend=_SAY) from None
 
 
 def _names(found: Any) -> list[str]:

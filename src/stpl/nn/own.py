@@ -17,15 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from stpl.errors import ConfigError, StplError
+from stpl.errors import ConfigError, StplError, first_line
 from stpl.nn import builder, normalization
 from stpl.nn.batchnorm import without_synchronization
-from stpl.nn.foreign import copied, line, output_of, refused
-from stpl.nn.layers import candidates, no_such_layer
-from stpl.nn.outputs import check_batch, in_training, logits_in
+from stpl.nn.foreign import copied, output_of, plain, refused
+from stpl.nn.outputs import candidates, check_batch, grid_in, in_training, kind_of, logits_in, no_such_layer
 from stpl.nn.segmenter import Architecture, Normalization, Segmentation, Segmenter
 from stpl.nn.state import EXTRA
-from stpl.nn.wrappers import plain
 
 IN_MEMORY = "stpl.nn.own:held_module"
 """What `OwnNetwork.builder` is for a network that Python code holds, and that nothing by name builds."""
@@ -113,11 +111,8 @@ def _on_cpu(module: nn.Module) -> nn.Module:
     try:
         return module.float().cpu()
     except Exception as error:  # whatever its author's code raises
-        raise ConfigError(
-            f"it cannot be moved to the CPU in single precision: {line(error)}",
-            where=_WHERE,
-            mend="see that .float().cpu() works",
-        ) from error
+        what = f"it cannot be moved to the CPU in single precision: {first_line(error)}"
+        raise ConfigError(what, where=_WHERE, mend="see that .float().cpu() works") from error
 
 
 @contextmanager
@@ -174,10 +169,9 @@ class OwnSegmenter(Segmenter):
     def _catch(self, layer: nn.Module, inputs: Any, output: Any) -> None:
         thread = _thread()
         if thread in self._caught:  # otherwise somebody calls the network by itself
-            self._caught[thread] = output[0] if isinstance(output, tuple | list) and output else output
+            self._caught[thread] = grid_in(output)
 
     def _asked(self, frames: Tensor) -> Any:
-        """What the network returns."""
         if _traced():
             return self.net(frames)  # what fails there is an operation that has no form in a file
         try:
@@ -209,19 +203,15 @@ class OwnSegmenter(Segmenter):
             mend = "take torch.no_grad() and detach() out of its forward pass"
             raise ConfigError("its logits take no gradient, so nothing can learn", where=_WHERE, mend=mend)
         if not isinstance(features, Tensor) or features.ndim != 4:
-            shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise ConfigError(
-                f"the layer {self.level} gives {shape}, not features [B,D,h,w]",
-                where=f"{_WHERE}.features",
-                mend="name a layer that gives a grid of features",
-            )
+            what = f"the layer {self.level} gives {kind_of(features)}, not features [B,D,h,w]"
+            mend = "name a layer that gives a grid of features"
+            raise ConfigError(what, where=f"{_WHERE}.features", mend=mend)
         return Segmentation(_float32(features), _float32(logits))
 
 
 def _traced() -> bool:
     """Whether a program is being made of the network, for a file or for a compiler."""
-    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return tracing or torch.compiler.is_compiling()
+    return torch.compiler.is_compiling() or torch._C._is_tracing()
 
 
 def _thread() -> int:

@@ -82,8 +82,7 @@ def candidates(content: Mapping[Any, Any]) -> dict[str, State]:
     """
     found = dict(_walk(content, ()))
     dotted = {name: state for name, state in found.items() if any("." in key for key in state)}
-    top = {name: state for name, state in found.items() if name == TOP}
-    return dotted or top or found
+    return dotted or ({TOP: found[TOP]} if TOP in found else found)
 
 
 def _walk(content: Mapping[Any, Any], place: tuple[str, ...]) -> Iterator[tuple[str, State]]:
@@ -98,16 +97,11 @@ def _walk(content: Mapping[Any, Any], place: tuple[str, ...]) -> Iterator[tuple[
 
 
 def of_ours(state: State, evaluated: str | None = None) -> State:
-    """The network in a state_dict of this suite's checkpoints: what stands under its place in the training module.
+    """The network in a state_dict of this suite's checkpoints: what stands under `evaluated`, or else `network`.
 
     Nothing else is taken off: a network may call a part of its own `module`.
-
-    Args:
-        state: as it is stored.
-        evaluated: the network's place, where it is not `network`.
     """
-    start = _NETWORK if evaluated is None else f"{evaluated}."
-    return _under(state, start) or state
+    return _under(state, _NETWORK if evaluated is None else f"{evaluated}.") or state
 
 
 def unwrapped(state: State, path: Path | None = None) -> State:
@@ -152,7 +146,7 @@ def of_network(state: State, wanted: Mapping[str, Any], path: Path | None = None
 
 
 def fits(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether names are those of a network. Those that it can do without may be missing (`is_optional`)."""
+    """Whether names are those of a network, as `missing` and `unexpected` have it."""
     return not missing(state, wanted) and not unexpected(state, wanted)
 
 
@@ -166,12 +160,14 @@ def unexpected(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]
     return sorted(name for name in state if name not in wanted and not name.endswith(COUNTER))
 
 
-def other_shapes(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
-    """Names of tensors that have another shape in the network."""
-    for name, value in state.items():
-        mine = wanted.get(name)
-        if isinstance(value, Tensor) and isinstance(mine, Tensor) and value.shape != mine.shape:
-            yield name
+def other_shapes(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Names of tensors that have another shape in the network, sorted."""
+    pairs = {name: (value, wanted[name]) for name, value in state.items() if name in wanted}
+    return sorted(
+        name
+        for name, (value, mine) in pairs.items()
+        if isinstance(value, Tensor) and isinstance(mine, Tensor) and value.shape != mine.shape
+    )
 
 
 def _placed(state: State, wanted: Mapping[str, Any], path: Path | None) -> State:
@@ -183,14 +179,16 @@ def _placed(state: State, wanted: Mapping[str, Any], path: Path | None) -> State
     places = {start: found for start, found in places.items() if fits(found, wanted)}
     if "" in places:
         return state
-    places = {start: found for start, found in places.items() if _same_shapes(found, wanted)} or places
-    first = next(iter(places.values()), None)
-    if first is not None and any(not _equal(found, first) for found in places.values()):
+    places = {start: found for start, found in places.items() if not other_shapes(found, wanted)} or places
+    if not places:
+        return _under(state, nearest)
+    first, *others = places.values()
+    if not all(equal(found, first) for found in others):  # some programs list one network twice
         names = [start.rstrip(".") for start in places]
         what = f"holds {len(names)} networks that fit: {', '.join(names)}"
         mend = f"save the one you mean alone, or choose it where there is that option: --key={names[0]}"
         raise CheckpointError(what, where=path, mend=mend)
-    return _under(state, nearest) if first is None else first
+    return first
 
 
 def _starts(name: str) -> Iterator[str]:
@@ -203,18 +201,13 @@ def _under(state: State, start: str) -> State:
     return {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
 
 
-def _same_shapes(state: State, wanted: Mapping[str, Any]) -> bool:
-    return not any(True for _ in other_shapes(state, wanted))
-
-
-def _equal(one: State, other: State) -> bool:
-    """Whether two state_dicts hold the same tensors: some programs list one network twice."""
-    return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two entries of a state_dict are equal; extra state, which may be anything, is not looked at."""
-    return not isinstance(one, Tensor) or (isinstance(other, Tensor) and torch.equal(one, other))
+def equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two state_dicts hold the same tensors; extra state, which may be anything, is not looked at."""
+    return one.keys() == other.keys() and all(
+        isinstance(other[name], Tensor) and torch.equal(value, other[name])
+        for name, value in one.items()
+        if isinstance(value, Tensor)
+    )
 
 
 def _renamed(state: State, path: Path | None) -> State:

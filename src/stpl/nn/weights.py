@@ -17,12 +17,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from stpl.errors import CheckpointError, ConfigError, did_you_mean
+from stpl.errors import CheckpointError, ConfigError, did_you_mean, first_line
 from stpl.nn import formats, huggingface
 from stpl.nn.builder import imported
 from stpl.nn.checkpoint_files import existing
 from stpl.nn.finite import fault
-from stpl.nn.foreign import line
 from stpl.nn.network import NetworkOptions, architectures
 from stpl.nn.own import OwnNetwork
 from stpl.nn.state import find, fits, missing, of_network, of_ours, other_shapes, unexpected, unwrapped
@@ -54,9 +53,8 @@ def read(path: Path) -> dict[str, Any]:
         return found[1]
     content = formats.read(path)
     if not isinstance(content, dict):
-        raise CheckpointError(
-            f"holds a {type(content).__name__}, not a state_dict", where=path, mend="save the network's state_dict"
-        )
+        what = f"holds a {type(content).__name__}, not a state_dict"
+        raise CheckpointError(what, where=path, mend="save the network's state_dict")
     if path in kept:
         kept[path] = (state, content)
     return content
@@ -64,11 +62,7 @@ def read(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def read_once(path: Path) -> Iterator[None]:
-    """Within it, a checkpoint is read from the disk once, unless its file changes.
-
-    Args:
-        path: as for `read`.
-    """
+    """Within it, a checkpoint (`path` as for `read`) is read from the disk once, unless its file changes."""
     path, outer = existing(path), _KEPT.get()
     if path in outer:
         yield
@@ -117,11 +111,8 @@ def describe(path: Path, builder: str | None = None) -> NetworkOptions:
 
 
 def _not_trusted(builder: str, path: Path) -> CheckpointError:
-    return CheckpointError(
-        f"is of a network that {builder} builds, and nothing that a file names is called",
-        where=path,
-        mend=f"if you trust it, name it: --builder={builder}",
-    )
+    what = f"is of a network that {builder} builds, and nothing that a file names is called"
+    return CheckpointError(what, where=path, mend=f"if you trust it, name it: --builder={builder}")
 
 
 def frame_size(path: Path) -> tuple[int, int]:
@@ -157,11 +148,9 @@ def entry(path: Path) -> dict[str, Any]:
     """What `description` wrote into a checkpoint; raises `CheckpointError` if there is nothing of the kind."""
     found = read(path).get("stpl")
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
-        raise CheckpointError(
-            f"does not describe its network (schema {SCHEMA} expected)",
-            where=path,
-            mend="use a checkpoint that this version of stpl wrote, or `stpl weights convert` a foreign one",
-        )
+        what = f"does not describe its network (schema {SCHEMA} expected)"
+        mend = "use a checkpoint that this version of stpl wrote, or `stpl weights convert` a foreign one"
+        raise CheckpointError(what, where=path, mend=mend)
     return found
 
 
@@ -188,11 +177,8 @@ def load(
     meta = meta if isinstance(meta, dict) else {}
     backbone_only = meta.get("holds", "network") == "backbone"
     if backbone_only and not backbone_suffices:
-        raise CheckpointError(
-            "holds only a backbone, no classifier",
-            where=path,
-            mend="train a source model from it (--experiment=source --model.checkpoint=…), and start from that",
-        )
+        mend = "train a source model from it (--experiment=source --model.checkpoint=…), and start from that"
+        raise CheckpointError("holds only a backbone, no classifier", where=path, mend=mend)
     if meta.get("schema", SCHEMA) != SCHEMA:
         entry(path)  # which refuses it
     if options is not None and meta:
@@ -217,11 +203,8 @@ def _check_options(meta: Mapping[str, Any], options: NetworkOptions, path: Path,
     kind, asked = str(meta["network"]["architecture"]["class_path"]), options.architecture
     made = NetworkOptions.from_dict(meta["network"]).architecture if kind in architectures() else None
     if made is None or made.title != asked.title:
-        raise CheckpointError(
-            f"is of the network {kind if made is None else made.title}, not of {asked.title}",
-            where=path,
-            mend="give a checkpoint of this network",
-        )
+        what = f"is of the network {kind if made is None else made.title}, not of {asked.title}"
+        raise CheckpointError(what, where=path, mend="give a checkpoint of this network")
     made_for, classes = tuple(meta["classes"]), options.space.classes
     if made_for != classes and not backbone_only:
         raise CheckpointError(
@@ -241,12 +224,10 @@ def _check_options(meta: Mapping[str, Any], options: NetworkOptions, path: Path,
 
 
 def own_weights(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Put a state dict into a network of your own; raises `CheckpointError` if it does not fit.
+    """Put a state dict as it is stored in `path` (`of_file`) into a network of your own, as its callable gives it.
 
-    Args:
-        module: the network, as its callable gives it.
-        state: as it is stored (`of_file`).
-        path: its file, for messages.
+    Raises:
+        CheckpointError: it does not fit.
     """
     wanted = module.state_dict()
     state, mend = of_network(dict(state), wanted, path), "give the weights of this network, and its arguments"
@@ -259,34 +240,20 @@ def own_weights(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> N
             module.load_state_dict(dict(state))  # it may know names that an older version of it had
     except Exception as error:  # loading runs its author's code
         check_fit(state, wanted, path, mend)
-        raise CheckpointError(line(error), where=path, mend=mend) from error
+        raise CheckpointError(first_line(error), where=path, mend=mend) from error
 
 
 def tensors(content: Mapping[str, Any], path: Path | None = None, key: str | None = None) -> dict[str, Tensor]:
     """The network's tensors in what `read` gave, under the names of a checkpoint of ours or of a known layout.
 
-    Args:
-        content: from `read`.
-        path: the file, for messages.
-        key: which state_dict, where the file holds several.
-
-    Raises:
-        CheckpointError: there is none, or several and no key.
+    Arguments and errors are those of `stpl.nn.state.find`.
     """
     meta, state = content.get("stpl"), find(content, key, path)[1]
     return of_ours(state, meta.get("evaluated")) if isinstance(meta, dict) else unwrapped(state, path)
 
 
 def of_file(path: Path, key: str | None = None) -> dict[str, Tensor]:
-    """The state dict in a file as it is stored, of a checkpoint of ours the network's; see `stpl.nn.state`.
-
-    Args:
-        path: the file.
-        key: which state dict, where the file holds several.
-
-    Raises:
-        CheckpointError: the file cannot be read, or there is none, or several and no key.
-    """
+    """The state dict in a file as it is stored, of a checkpoint of ours the network's; see `stpl.nn.state.find`."""
     content = read(path)
     ours = key is None and isinstance(content.get("stpl"), dict)
     return tensors(content, path) if ours else find(content, key, path)[1]
@@ -298,21 +265,13 @@ def check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: P
     if absent or strange:
         parts = [f"{len(absent)} missing ({_names(absent)})"] if absent else []
         parts += [f"{len(strange)} unexpected ({_names(strange, wanted)})"] if strange else []
-        raise CheckpointError(
-            f"its keys do not fit the network: {'; '.join(parts)}",
-            where=path,
-            mend=mend,
-        )
+        raise CheckpointError(f"its keys do not fit the network: {'; '.join(parts)}", where=path, mend=mend)
     check_kinds(state, wanted, path, mend)
-    shapes = [
-        f"{key} {tuple(state[key].shape)} ≠ {tuple(wanted[key].shape)}" for key in sorted(other_shapes(state, wanted))
-    ]
-    if shapes:
-        raise CheckpointError(
-            f"{len(shapes)} tensors have another shape than the network's: {_names(shapes)}",
-            where=path,
-            mend=mend,
-        )
+    differing = other_shapes(state, wanted)
+    if differing:
+        shapes = [f"{key} {tuple(state[key].shape)} ≠ {tuple(wanted[key].shape)}" for key in differing]
+        what = f"{len(shapes)} tensors have another shape than the network's: {_names(shapes)}"
+        raise CheckpointError(what, where=path, mend=mend)
 
 
 def check_kinds(state: Mapping[str, Any], wanted: Mapping[str, Any], path: Path, mend: str) -> None:
@@ -339,9 +298,8 @@ def check_finite(state: Mapping[str, Any], path: Path) -> None:
     """Raise `CheckpointError`, naming a tensor, if weights or statistics hold NaN, infinity or a variance below 0."""
     found = fault(state)
     if found is not None:
-        raise CheckpointError(
-            f"is of a network that diverged: {found}", where=path, mend="use a checkpoint from before that"
-        )
+        mend = "use a checkpoint from before that"
+        raise CheckpointError(f"is of a network that diverged: {found}", where=path, mend=mend)
 
 
 def _names(names: list[str], wanted: Mapping[str, Any] | None = None) -> str:

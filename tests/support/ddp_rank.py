@@ -1,4 +1,4 @@
-"""One of two processes that train together, as `stpl.testing.rank`, which also says what processes told each other.
+"""One of two processes that train together, as `stpl.testing.processes`, which also says what processes told each other.
 
 It is written to `<rank>.json` beside the plan.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from stpl.nn.batchnorm import average_statistics
-from stpl.testing.rank import join, run_plan
+from stpl.testing.processes import join, run_plan
 from stpl.training.ranks import from_first, to_first
 
 

@@ -28,7 +28,7 @@ from stpl.runs import trainer as trainers
 from stpl.runs.build import build
 from stpl.runs.fit import fit
 from stpl.runs.record import RunRecord, read_record
-from stpl.testing.rank import run_plan, start_ranks
+from stpl.testing.processes import run_plan, start_ranks
 from stpl.training.evaluation import ClipSamples
 from waiting import PATIENCE
 

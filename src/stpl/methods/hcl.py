@@ -16,8 +16,8 @@ from stpl.nn.segmenter import Segmentation, grid_of, on_grid
 from stpl.nn.teacher import Teacher, TeacherOptions
 from stpl.training.base import check_settings
 from stpl.training.evaluation import nearest
-from stpl.training.online_pseudo_labels import OnlinePseudoLabels
 from stpl.training.ranks import pixel_weight
+from stpl.training.supervision import OnlinePseudoLabels
 
 Agreement = Literal["distance", "divergence"]
 """How much two predictions agree: 1 - sigmoid(‖p - p'‖₁), in (0, ½] (paper), or exp(-KL(p'‖p)), in (0, 1] (code)."""

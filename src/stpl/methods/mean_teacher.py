@@ -11,7 +11,7 @@ from torch import Tensor
 from stpl.data.clip import BACKWARD, Batch, Wants
 from stpl.nn.accel import Accel
 from stpl.nn.teacher import Teacher, TeacherOptions
-from stpl.training.online_pseudo_labels import OnlinePseudoLabels
+from stpl.training.supervision import OnlinePseudoLabels
 
 
 class MeanTeacher(OnlinePseudoLabels):

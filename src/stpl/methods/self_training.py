@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from stpl.data.clip import Batch
-from stpl.training.online_pseudo_labels import OnlinePseudoLabels
+from stpl.training.supervision import OnlinePseudoLabels
 
 
 class SelfTraining(OnlinePseudoLabels):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -24,16 +24,16 @@ from torch import Tensor
 from stpl.data.clip import BACKWARD, IGNORE, Batch, Clip, Wants
 from stpl.errors import ConfigError
 from stpl.losses.pixel_contrast import Denominator, EngineName, choose_engine, pixel_contrast
-from stpl.nn.accel import Accel, clip_flow
-from stpl.nn.batchnorm import Views, statistics_kept
+from stpl.nn.accel import clip_flow
+from stpl.nn.batchnorm import statistics_kept
 from stpl.nn.fusion import FUSIONS, Fusion, FusionName
 from stpl.nn.pixels import take
 from stpl.nn.projection import HeadName, ProjectionHead
 from stpl.nn.segmenter import Segmentation, grid_of, on_grid
 from stpl.nn.warp import warp
 from stpl.training.base import check_settings
-from stpl.training.online_pseudo_labels import OnlinePseudoLabels
 from stpl.training.ranks import gather_ranks
+from stpl.training.supervision import OnlinePseudoLabels
 
 View = Literal["current", "previous-warped", "augmented current", "fused", "augmented fused"]
 
@@ -89,14 +89,13 @@ class STPL(OnlinePseudoLabels):
         super().__init__(**shared)
         self.contrasts = contrasts or [Contrast("fused", "augmented fused")]
         self.temperature, self.denominator, self.engine = temperature, denominator, engine
-        self.key_scope = key_scope
-        self.previous_gradient = previous_gradient
-        names = {name for pair in self.contrasts for name in (pair.query, pair.key)}
-        self.wants = Wants(flows=(BACKWARD,), augmented=any("augmented" in name for name in names))
-        fused = {name for name in names if "fused" in name}
-        if fused and fused != names:
+        self.key_scope, self.previous_gradient = key_scope, previous_gradient
+        self.views = list(dict.fromkeys(name for pair in self.contrasts for name in (pair.query, pair.key)))
+        self.wants = Wants(flows=(BACKWARD,), augmented=any("augmented" in name for name in self.views))
+        fused = [name for name in self.views if "fused" in name]
+        if fused and fused != self.views:
             raise ConfigError(
-                f"contrasts mix fused and single-frame views: {sorted(names)}",
+                f"contrasts mix fused and single-frame views: {sorted(self.views)}",
                 where="model.contrasts",
                 mend="the projection head takes one width: use only fused, or only single-frame views",
             )
@@ -115,18 +114,51 @@ class STPL(OnlinePseudoLabels):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """One contrast loss per pair of views."""
         clip = batch.target
-        views = _Views(self.network, clip, self.fusion, self.previous_gradient, self.batchnorm.views)
-        labels, confident = self.pseudo_labels(views.logits, clip)
+        now = self.network.segment(clip.frame())
+        with torch.set_grad_enabled(self.previous_gradient):
+            before = self.network.segment(clip.frame(-1))
+        labels, confident = self.pseudo_labels(self._prediction(clip, now, before), clip)
         places, classes = self._kept(labels.flatten(1), confident.flatten(1))
-        pixels: dict[View, Tensor] = {}
-        for pair in self.contrasts:
-            for name in (pair.query, pair.key):
-                if name not in pixels:
-                    pixels[name] = self._embed(views[name], places)
+        features = now.features, before.features
+        flow = clip_flow(clip, grid_of(now.features))
+        pixels = {name: self._embed(self._view(name, clip, features, flow), places) for name in self.views}
         return {
             f"{pair.query} ↔ {pair.key}": self._contrast(pixels[pair.query], pixels[pair.key], classes)
             for pair in self.contrasts
         }
+
+    @torch.no_grad()
+    def _prediction(self, clip: Clip, now: Segmentation, before: Segmentation) -> Tensor:
+        """Fused logits of the clean clip on the features' grid, for the pseudo-labels."""
+        fused = self.network.fuse(now.logits, before.logits, clip_flow(clip, grid_of(now.logits)))
+        return on_grid(fused, grid_of(now.features))
+
+    def _view(self, name: View, clip: Clip, features: tuple[Tensor, Tensor], flow: Tensor) -> Tensor:
+        """A view `[B,C,h,w]`, from the features of the current and the previous frame and their flow `[B,2,h,w]`."""
+        now, before = features
+        match name:
+            case "current":
+                return now
+            case "previous-warped":
+                return warp(before, flow)
+            case "augmented current":
+                return self._encode_augmented(clip, -1)
+            case "fused":
+                return self._fused(warp(before, flow), now)
+            case "augmented fused":
+                with torch.set_grad_enabled(self.previous_gradient):
+                    before = warp(self._encode_augmented(clip, -2), flow)
+                return self._fused(before, self._encode_augmented(clip, -1))
+
+    def _encode_augmented(self, clip: Clip, place: int) -> Tensor:
+        assert clip.augmented is not None  # wanted
+        with nullcontext() if self.batchnorm.views == "all" else statistics_kept(self.network):
+            return self.network.encode(clip.augmented[:, place])
+
+    def _fused(self, previous_warped: Tensor, current: Tensor) -> Tensor:
+        assert self.fusion is not None  # made whenever a fused view is named
+        fused: Tensor = self.fusion(previous_warped, current)
+        return fused
 
     def _kept(self, labels: Tensor, confident: Tensor) -> tuple[Tensor, Tensor]:
         """Places of the confident pixels of `[B,h·w]` and their classes, both `[B,n]`.
@@ -149,97 +181,13 @@ class STPL(OnlinePseudoLabels):
 
     def _contrast(self, queries: Tensor, keys: Tensor, classes: Tensor) -> Tensor:
         """Eq. 4 of queries and keys `[B,n,D]`, averaged over clips, or over the batch as if it were one clip."""
-        options: dict[str, Any] = {
-            "temperature": self.temperature,
-            "denominator": self.denominator,
-            "engine": self.engine,
-        }
+        contrast = partial(
+            pixel_contrast, temperature=self.temperature, denominator=self.denominator, engine=self.engine
+        )
         if self.key_scope == "clip":
             clips = zip(queries, keys, classes, strict=True)
-            return torch.stack([pixel_contrast(q, k, c, c, **options) for q, k, c in clips]).mean()
+            return torch.stack([contrast(q, k, c, c) for q, k, c in clips]).mean()
         queries, keys, classes = queries.flatten(0, 1), keys.flatten(0, 1), classes.flatten()
         if self.key_scope == "ranks":
-            return pixel_contrast(queries, gather_ranks(keys), classes, gather_ranks(classes), **options)
-        return pixel_contrast(queries, keys, classes, classes, **options)
-
-
-class _Views:
-    """The named views of a batch, each computed at most once and only if it is used; shapes `[B,C,h,w]`."""
-
-    def __init__(
-        self, network: Accel, clip: Clip, fusion: Fusion | None, previous_gradient: bool, statistics: Views
-    ) -> None:
-        self.network, self.clip, self.fusion = network, clip, fusion
-        self.previous_gradient, self.statistics = previous_gradient, statistics
-
-    def __getitem__(self, name: View) -> Tensor:
-        # No table of bound methods: it would refer to this object, and the step's tensors would wait for the collector.
-        match name:
-            case "current":
-                return self.current
-            case "previous-warped":
-                return self.previous_warped
-            case "augmented current":
-                return self.augmented_current
-            case "fused":
-                return self._fuse(self.previous_warped, self.current)
-            case "augmented fused":
-                return self._fuse(self.augmented_previous_warped, self.augmented_current)
-
-    @cached_property
-    def now(self) -> Segmentation:
-        """What the network makes of the current frame."""
-        return self.network.segment(self.clip.frame())
-
-    @cached_property
-    def before(self) -> Segmentation:
-        """What it makes of the previous frame, on its own grid."""
-        with torch.set_grad_enabled(self.previous_gradient):
-            return self.network.segment(self.clip.frame(-1))
-
-    @property
-    def current(self) -> Tensor:
-        """Features of the current frame."""
-        return self.now.features
-
-    @cached_property
-    def flow(self) -> Tensor:
-        """Flow `[B,2,h,w]` from the current to the previous frame, in units of the features' grid."""
-        return self._flow(self.current)
-
-    @cached_property
-    def previous_warped(self) -> Tensor:
-        """Features of the previous frame, on the current one's grid."""
-        return warp(self.before.features, self.flow)
-
-    @cached_property
-    def augmented_current(self) -> Tensor:
-        """Features of the augmented current frame."""
-        return self._encode_augmented(-1)
-
-    @cached_property
-    def augmented_previous_warped(self) -> Tensor:
-        """Features of the augmented previous frame, on the current one's grid; flow is that of the original clip."""
-        with torch.set_grad_enabled(self.previous_gradient):
-            return warp(self._encode_augmented(-2), self.flow)
-
-    @cached_property
-    def logits(self) -> Tensor:
-        """Fused prediction of the original clip on the features' grid, without gradient, for the pseudo-labels."""
-        current, previous = self.now.logits.detach(), self.before.logits.detach()
-        with torch.no_grad():
-            fused = self.network.fuse(current, previous, self._flow(current))
-            return on_grid(fused, grid_of(self.current))
-
-    def _flow(self, maps: Tensor) -> Tensor:
-        return clip_flow(self.clip, grid_of(maps))
-
-    def _encode_augmented(self, place: int) -> Tensor:
-        assert self.clip.augmented is not None  # wants.augmented
-        with nullcontext() if self.statistics == "all" else statistics_kept(self.network):
-            return self.network.encode(self.clip.augmented[:, place])
-
-    def _fuse(self, previous_warped: Tensor, current: Tensor) -> Tensor:
-        assert self.fusion is not None  # made whenever a fused view is named
-        fused: Tensor = self.fusion(previous_warped, current)
-        return fused
+            return contrast(queries, gather_ranks(keys), classes, gather_ranks(classes))
+        return contrast(queries, keys, classes, classes)

@@ -17,7 +17,7 @@ from stpl.methods.self_training import SelfTraining
 from stpl.methods.stpl import STPL
 from stpl.nn.segmenter import grid_of
 from stpl.training.evaluation import nearest
-from stpl.training.online_pseudo_labels import OnlinePseudoLabels
+from stpl.training.supervision import OnlinePseudoLabels
 
 
 class _TrueLabels(OnlinePseudoLabels):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -68,7 +69,7 @@ def check_method(
         options = ("--start_from=null", *settings)
         watched = _Watch(source=source, labels=labels)
         with mock.patch("stpl.losses.pixel_contrast._best", return_value="masked"):  # the engine of devices
-            with watched:
+            with watched.watching():
                 whole = fit(tiny_arguments(experiment, drawn, *options, "--run.experiment=whole", steps=_STEPS))
             assert watched.steps == _STEPS, f"{watched.steps} of {_STEPS} steps were taken"
             _check_opened(watched, drawn)
@@ -90,14 +91,14 @@ class _Watch:
         self.source, self.labels = source, labels
         self.steps, self.opened = 0, list[str]()
         self.wants_source = self.wants_labels = self.minimises = False
-        self._stack = ExitStack()
 
-    def __enter__(self) -> None:
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Look over the steps of all methods."""
         step, backward, before = Method.training_step, Method.backward, Method.on_before_optimizer_step
         watch = self
 
         def training_step(self: Method, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
-            """The method's own, between two checks and without a read-back."""
             watch.check_batch(self, batch)
             with no_read_back():
                 output = step(self, batch, batch_idx)
@@ -105,23 +106,20 @@ class _Watch:
             return output
 
         def on_before_optimizer_step(self: Method, optimizer: torch.optim.Optimizer) -> None:
-            """The method's own, after a check of the gradients."""
             watch.check_gradients(self, optimizer)
             before(self, optimizer)
 
         def go_backward(self: Method, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-            """The method's own, without a read-back."""
             with no_read_back():
                 backward(self, loss, *args, **kwargs)
 
-        enter = self._stack.enter_context
-        enter(mock.patch.object(Method, "training_step", training_step))
-        enter(mock.patch.object(Method, "backward", go_backward))
-        enter(mock.patch.object(Method, "on_before_optimizer_step", on_before_optimizer_step))
-        enter(_listening(self.opened))
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
+        with (
+            mock.patch.object(Method, "training_step", training_step),
+            mock.patch.object(Method, "backward", go_backward),
+            mock.patch.object(Method, "on_before_optimizer_step", on_before_optimizer_step),
+            _listening(self.opened),
+        ):
+            yield
 
     def check_batch(self, method: Method, batch: Batch) -> None:
         """What the method gets is what it asked for, and what it may."""
@@ -168,28 +166,28 @@ class _Watch:
         assert not taught & learning, "the teacher is in the optimiser"
 
 
-_lists: list[list[str]] = []
+_listeners: list[list[str]] = []
 
 
-def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "open" and _lists:
-        _lists[-1].append(str(arguments[0]))
+@cache
+def _listen() -> None:
+    """Hear of every file that Python opens, by any means: for good, there is no way to take a hook out."""
+
+    def heard(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and _listeners:
+            _listeners[-1].append(str(arguments[0]))
+
+    sys.addaudithook(heard)
 
 
 @contextmanager
 def _listening(opened: list[str]) -> Iterator[None]:
-    """Write down every file that Python opens, by any means."""
-    if not _hooked:
-        sys.addaudithook(_audit)  # for good: there is no way to take one out
-        _hooked.append(True)
-    _lists.append(opened)
+    _listen()
+    _listeners.append(opened)
     try:
         yield
     finally:
-        _lists.pop()
-
-
-_hooked: list[bool] = []
+        _listeners.pop()
 
 
 def _check_opened(watched: _Watch, streets: Path) -> None:
@@ -216,19 +214,14 @@ def _check_resumed(whole: Path, args: list[str]) -> None:
     assert fit_until(_CUT, again), "the run did not come to the step at which it was to be killed"
     resumed = fit(again)
     first, second = (weights.read(run / "checkpoints" / "last.ckpt") for run in (whole, resumed))
-    differing = [name for name in first["state_dict"] if not _equal(first, second, name)]
-    assert not differing, f"after a kill the run ends with another {differing[0]}"
+    for name, value in first["state_dict"].items():
+        same = torch.equal(value, second["state_dict"].get(name, torch.zeros(0)))
+        assert same, f"after a kill the run ends with another {name}"
     moments = [content["optimizer_states"][0]["state"] for content in (first, second)]
     for index, state in moments[0].items():
         for name, value in state.items():
             same = torch.equal(torch.as_tensor(value), torch.as_tensor(moments[1][index][name]))
             assert same, f"after a kill the optimiser has another {name}"
     assert losses_of(whole) == losses_of(resumed), "after a kill the losses differ"
-    records = [read_record(run) for run in (whole, resumed)]
-    assert records[0] is not None
-    assert records[1] is not None
-    assert records[0]["last"] == records[1]["last"], "after a kill the evaluation differs"
-
-
-def _equal(first: dict[str, Any], second: dict[str, Any], name: str) -> bool:
-    return torch.equal(first["state_dict"][name], second["state_dict"].get(name, torch.zeros(0)))
+    evaluations = [(read_record(run) or {})["last"] for run in (whole, resumed)]
+    assert evaluations[0] == evaluations[1], "after a kill the evaluation differs"

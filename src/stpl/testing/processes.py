@@ -1,11 +1,18 @@
-"""Do two processes with half of each batch train as one with all of it? Checked for several methods in one pair."""
+"""Do two processes with half of each batch train as one with all of it? Checked for several methods in one pair.
+
+`python -m stpl.testing.processes PORT RANK PLAN` is one of the two.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import socket
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import torch
@@ -14,8 +21,11 @@ from stpl.nn import weights
 from stpl.nn.discriminator import Discriminator
 from stpl.runs.build import build
 from stpl.runs.record import METRICS, read_metrics
-from stpl.testing.rank import run_plan, start_ranks
-from stpl.testing.runs import draw_tiny, tiny_arguments
+from stpl.testing.runs import draw_tiny, exactly, fit_until, tiny_arguments
+
+Plan = Sequence[tuple[Sequence[str], int | None]]
+"""Command lines of `stpl fit`, each with the step at which it is to crash, if any. One pair of processes runs them all
+in turn, since starting a process takes longer than a run."""
 
 _FROZEN = (
     "--batchnorm.policy=frozen",
@@ -29,7 +39,7 @@ _FROZEN = (
 
 
 def check_ranks(cases: Mapping[str, Sequence[str]], folder: Path, *, streets: Path | None = None) -> None:
-    """Check that each method trains the same with two processes as with one; starting them takes longer than a run.
+    """Check that each method trains the same with two processes as with one.
 
     Losses, weights, and gradients as the optimiser has kept them are compared after one step, to seven digits.
     Statistics are frozen: a process normalises by its own batch.
@@ -71,7 +81,7 @@ def _arguments(name: str, settings: Sequence[str], streets: Path, devices: int) 
 
 
 def _compare(name: str, runs: Sequence[Path], apart: Sequence[str]) -> None:
-    """Weights, and the gradients as the optimiser has kept them; Adam's weights follow the sign of a rounding."""
+    """Weights but for those `apart`: they are Adam's and follow the sign of a rounding. Gradients as kept by it."""
     one, two = (weights.read(run / "checkpoints" / "last.ckpt") for run in runs)
     for a, b in zip(*map(losses_of, runs), strict=True):
         assert abs(a - b) <= 1e-6 * abs(a), f"{name}: two processes have the loss {b}, one has {a}"
@@ -83,14 +93,45 @@ def _compare(name: str, runs: Sequence[Path], apart: Sequence[str]) -> None:
     assert moments.keys() == found.keys(), f"{name}: other parameters have a gradient in two processes than in one"
     for index, state in moments.items():
         for kind in {"momentum_buffer", "exp_avg"} & state.keys():
-            _compare_moments(name, state[kind], found[index][kind])
-
-
-def _compare_moments(name: str, one: torch.Tensor, two: Any) -> None:
-    close = torch.allclose(two, one, rtol=0, atol=1e-6 * float(one.abs().max()))
-    assert close, f"{name}: two processes have other gradients than one"
+            close = torch.allclose(found[index][kind], state[kind], rtol=0, atol=1e-6 * float(state[kind].abs().max()))
+            assert close, f"{name}: two processes have other gradients than one"
 
 
 def losses_of(run: Path) -> list[float]:
     """The sum of the losses at each step of a run."""
     return [value for _, name, value in read_metrics(run / METRICS) if name == "train/loss"]
+
+
+def run_plan(plan: Plan) -> None:
+    """Run all command lines in order, those with frozen statistics in exact arithmetic."""
+    for args, crash in plan:
+        with exactly() if "--batchnorm.policy=frozen" in args else nullcontext():
+            fit_until(crash, args)
+
+
+def start_ranks(plan: Plan, folder: Path, module: str = "stpl.testing.processes") -> list[subprocess.Popen[bytes]]:
+    """Two processes that run a plan together, as a launcher would start them; the caller waits for them."""
+    path = folder / "plan.json"
+    path.write_text(json.dumps(plan), encoding="utf-8")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-W", "error::UserWarning:stpl", "-m", module, port]
+    return [subprocess.Popen([*command, str(rank), str(path)]) for rank in range(2)]
+
+
+def join(port: str, rank: str) -> None:
+    """Have Lightning find the other process."""
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "LOCAL_RANK": rank}
+
+
+def main(port: str, rank: str, plan: str) -> None:
+    """Run the plan as one of two."""
+    join(port, rank)
+    run_plan(json.loads(Path(plan).read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
+    os._exit(0)  # all is written; gloo's threads now and then abort a process while the interpreter takes itself apart

@@ -14,7 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "unique_consecutive", "_unique2", "is_nonzero", "equal"}
 """Operators whose result, or its shape, the host has to wait for."""
 
-_WAYS_OUT = ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__")
+# Methods of tensors and functions of torch; a copy from the host waits too.
+_METHODS = ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__", "new_tensor")
+_FUNCTIONS = ("tensor", "as_tensor")
 
 
 class ReadBackError(Exception):
@@ -39,7 +41,6 @@ class _NoReadBack(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _refuse(name: str) -> Callable[..., None]:
     def refused(*args: object, **kwargs: object) -> None:
-        """Raise in place of the function."""
         raise ReadBackError(name)
 
     return refused
@@ -48,11 +49,9 @@ def _refuse(name: str) -> Callable[..., None]:
 @contextmanager
 def no_read_back() -> Iterator[None]:
     """Raise `ReadBackError` where the block would have a GPU's host wait: for a value, a shape, a copy to the GPU."""
+    refused: list[tuple[Any, str]] = [(Tensor, name) for name in _METHODS] + [(torch, name) for name in _FUNCTIONS]
     with ExitStack() as stack:
-        for name in _WAYS_OUT:
-            stack.enter_context(mock.patch.object(Tensor, name, _refuse(name)))
-        for name in ("tensor", "as_tensor"):  # a copy from the host waits too
-            stack.enter_context(mock.patch.object(torch, name, _refuse(name)))
-        stack.enter_context(mock.patch.object(Tensor, "new_tensor", _refuse("new_tensor")))
+        for owner, name in refused:
+            stack.enter_context(mock.patch.object(owner, name, _refuse(name)))
         with _NoReadBack():  # type: ignore[no-untyped-call]
             yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,11 @@ class CrashError(Exception):
 
 
 def tiny_arguments(experiment: str, streets: Path, *settings: str, steps: int = 4, batch: int = 2) -> list[str]:
-    """Arguments of `stpl fit` for a run of seconds.
+    """Arguments of `stpl fit` for a run of seconds of an experiment of the catalogue.
 
     Args:
-        experiment: a name of the catalogue.
-        streets: folder for the drawn benchmark.
+        experiment: its name.
+        streets: folder of the drawn benchmark.
         settings: more arguments, which win.
         steps: training steps.
         batch: clips a step.
@@ -57,8 +57,8 @@ def tiny_arguments(experiment: str, streets: Path, *settings: str, steps: int = 
     }
     if experiment != "source_only":
         given |= {"trainer.max_steps": steps, "trainer.val_check_interval": 2}
-    given_words = [f"--{name}={value}" for name, value in given.items()]
-    return ["--bench=streets", f"--experiment={experiment}", *given_words, *settings]
+    words = [f"--{name}={value}" for name, value in given.items()]
+    return ["--bench=streets", f"--experiment={experiment}", *words, *settings]
 
 
 def fit_until(step: int | None, args: Sequence[str]) -> bool:
@@ -66,7 +66,6 @@ def fit_until(step: int | None, args: Sequence[str]) -> bool:
     original, cut = Method.training_step, []
 
     def crash(self: Method, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
-        """The training step, or a crash in its place."""
         if step is not None and self.global_step == step - 1:
             cut.append(step)
             raise CrashError
@@ -86,15 +85,14 @@ def exactly() -> Iterator[None]:
     train, to, normalize = STAM.train, Clip.to, Segmenter.normalize
 
     def double(self: Clip, *args: Any, **options: Any) -> Clip:
-        """`Clip.to`, with its flow in float64."""
         clip = to(self, *args, **options)
         return replace(clip, flows={pair: flow.double() for pair, flow in clip.flows.items()})
 
-    with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(STAM, "train", lambda self, mode=True: train(self, False)))
-        stack.enter_context(mock.patch.object(Clip, "to", double))
-        doubled = mock.patch.object(Segmenter, "normalize", lambda self, frames: normalize(self, frames).double())
-        stack.enter_context(doubled)
+    with (
+        mock.patch.object(STAM, "train", lambda self, mode=True: train(self, False)),
+        mock.patch.object(Clip, "to", double),
+        mock.patch.object(Segmenter, "normalize", lambda self, frames: normalize(self, frames).double()),
+    ):
         torch.set_default_dtype(torch.float64)
         try:
             yield

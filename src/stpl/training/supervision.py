@@ -1,19 +1,23 @@
-"""Losses of labels that methods share, and source clips in the style of the target."""
+"""Losses of labels, true and false, that methods share, and source clips in the style of the target."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from stpl.data.clip import BACKWARD, Clip, Wants
+from stpl.data.clip import BACKWARD, IGNORE, Clip, Wants
+from stpl.errors import ConfigError
 from stpl.losses.adversarial import Kind, domain_loss
+from stpl.losses.confidence import Scope, confident_pixels
 from stpl.losses.cross_entropy import cross_entropy
 from stpl.nn.accel import Accel, FrameScores
 from stpl.nn.discriminator import Discriminator
 from stpl.nn.fourier import Window, transfer_amplitude
 from stpl.nn.segmenter import grid_of, upsample
+from stpl.training.base import Method
 from stpl.training.ranks import pixel_weight
 
 LABELLED = Wants(flows=(BACKWARD,), labels=(0,))
@@ -26,13 +30,9 @@ AUXILIARY_WEIGHT = 0.1
 def supervision(
     network: Accel, clip: Clip, auxiliary_weight: float = AUXILIARY_WEIGHT, scores: FrameScores | None = None
 ) -> dict[str, Tensor]:
-    """Cross-entropy of each classifier's fused prediction with the clip's label, at its resolution, weighted.
+    """Cross-entropy of each classifier's fused prediction with the clips' label, at its resolution, weighted.
 
-    Args:
-        network: that learns.
-        clip: labelled clips.
-        auxiliary_weight: of the auxiliary classifier.
-        scores: `network.frame_scores` of the clips, if they were computed before.
+    Give `scores`, `network.frame_scores` of the clips, if they were computed before.
     """
     label = clip.labels[0]
     known = pixel_weight(label)
@@ -49,17 +49,35 @@ def pseudo_label_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return pixel_weight(labels) * cross_entropy(logits, labels)
 
 
+class OnlinePseudoLabels(Method):
+    """Base of methods that learn from the confident pixels of a prediction that is made in the step itself.
+
+    Args:
+        confident_proportion: k, the share of pixels whose pseudo-label is used, in (0, 1].
+        confident_scope: whether pixels compete within the frame ("global") or within their class ("class").
+    """
+
+    def __init__(self, *, confident_proportion: float = 0.7, confident_scope: Scope = "global", **shared: Any) -> None:
+        if not 0 < confident_proportion <= 1:
+            fault, mend = f"{confident_proportion} is outside (0, 1]", "choose a share like 0.7"
+            raise ConfigError(fault, where="model.confident_proportion", mend=mend)
+        super().__init__(**shared)
+        self.confident_proportion, self.confident_scope = confident_proportion, confident_scope
+
+    def pseudo_labels(self, logits: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
+        """Classes int64 `[B,h,w]` by a prediction `[B,K,h,w]`, and which of them are confident, bool `[B,h,w]`."""
+        return confident_pixels(logits, self.confident_proportion, self.confident_scope)
+
+    def self_training(self, logits: Tensor, prediction: Tensor, clip: Clip) -> Tensor:
+        """Cross-entropy of logits with the confident pseudo-labels of a prediction, both `[B,K,h,w]`."""
+        labels, confident = self.pseudo_labels(prediction, clip)
+        return pseudo_label_loss(logits, torch.where(confident, labels, IGNORE))
+
+
 def adversarial_losses(
     discriminator: Discriminator, source: Tensor, target: Tensor, kind: Kind = "bce"
 ) -> tuple[Tensor, Tensor]:
-    """The network's loss on its maps of the target, and the discriminator's on the maps of both domains.
-
-    Args:
-        discriminator: of domains.
-        source: maps of source clips `[B,C,h,w]`.
-        target: maps of target clips `[B,C,h,w]`.
-        kind: of the adversarial loss.
-    """
+    """The network's loss on its maps `[B,C,h,w]` of the target, and the discriminator's on those of both domains."""
     own = domain_loss(discriminator.detached(source), "source", kind)
     own = own + domain_loss(discriminator.detached(target), "target", kind)
     return domain_loss(discriminator.frozen(target), "source", kind), 0.5 * own

@@ -14,7 +14,7 @@ from stpl.data.clip import BACKWARD, IGNORE, Batch, Clip, Wants, collate
 from stpl.errors import ConfigError
 from stpl.losses.pixel_contrast import pixel_contrast
 from stpl.methods import STPL, Contrast, SelfTraining, TrueLabelSelfTraining, TrueLabelSTPL
-from stpl.metrics.probes import linear_probe
+from stpl.metrics.feature_space import linear_probe
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.deeplab import DeepLabV2

@@ -9,8 +9,7 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestCentroid
 from torch import Tensor
 
-from stpl.metrics.feature_space import FeatureSpace
-from stpl.metrics.probes import linear_probe, nearest_mean
+from stpl.metrics.feature_space import FeatureSpace, linear_probe, nearest_mean
 
 
 def data(pixels: int = 400, channels: int = 12, classes: int = 5, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:

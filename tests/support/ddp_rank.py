@@ -1,4 +1,4 @@
-"""One of two processes that train together, as `stpl.testing.processes`, which also says what processes told each other.
+"""One of two processes that train together, as `stpl.testing.processes`; it also says what they told each other.
 
 It is written to `<rank>.json` beside the plan.
 """

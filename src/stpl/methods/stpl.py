@@ -153,7 +153,8 @@ class STPL(OnlinePseudoLabels):
     def _encode_augmented(self, clip: Clip, place: int) -> Tensor:
         assert clip.augmented is not None  # wanted
         with nullcontext() if self.batchnorm.views == "all" else statistics_kept(self.network):
-            return self.network.encode(clip.augmented[:, place])
+            features: Tensor = self.network.encode(clip.augmented[:, place])
+        return features
 
     def _fused(self, previous_warped: Tensor, current: Tensor) -> Tensor:
         assert self.fusion is not None  # made whenever a fused view is named

@@ -30,17 +30,11 @@ class PixelSample(Metric):
     Every pixel has a random priority, a pure function of (seed, number of its clip, place), and the lowest of each
     class stay. So the sample depends neither on the size of the batches nor on the network: two runs are compared at
     the very same pixels, as long as the classes come from the ground truth.
-
-    Args:
-        per_class: pixels to keep per class.
-        seed: of the priorities.
-
-    Attributes:
-        first_clip: number of the first clip of this process, where several processes share the clips.
     """
 
     full_state_update = False
     first_clip = 0
+    """Number of the first clip of this process, where several processes share the clips."""
     vectors: list[Tensor]
     classes: list[Tensor]
     priorities: list[Tensor]
@@ -55,12 +49,7 @@ class PixelSample(Metric):
         self.add_state("clips", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, vectors: Tensor, classes: Tensor) -> None:
-        """Offer the pixels of a batch.
-
-        Args:
-            vectors: `[B,C,h,w]`; kept as float32.
-            classes: train ids `[B,h,w]`; pixels with 255 are not offered.
-        """
+        """Offer the pixels of a batch: vectors `[B,C,h,w]`, of train ids `[B,h,w]` but for 255."""
         first = self.first_clip + int(self.clips)
         drawn = self._draw(classes, first)
         image, y, x = (classes != IGNORE).nonzero(as_tuple=True)
@@ -92,13 +81,7 @@ class PixelSample(Metric):
 
 
 def lowest_of_each(priorities: Tensor, classes: Tensor, count: int) -> Tensor:
-    """Indices of the `count` lowest priorities of each class (all, where there are fewer), by class, then priority.
-
-    Args:
-        priorities: `[N]`.
-        classes: integers `[N]`.
-        count: per class.
-    """
+    """Indices of the `count` lowest priorities of each class (all, where there are fewer), by class, then priority."""
     order = priorities.argsort(stable=True)
     order = order[classes[order].argsort(stable=True)]
     ordered = classes[order]

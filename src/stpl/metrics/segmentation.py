@@ -31,13 +31,9 @@ not reported. Errors into such classes are then free, so the numbers come out hi
 
 
 def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int = IGNORE) -> Tensor:
-    """Pixel counts int64 `[K,K]`: rows are the truth, columns the prediction; ignored pixels are left out.
+    """Pixel counts int64 `[K,K]` of train ids of any one shape: rows are the truth, columns the prediction.
 
-    Args:
-        prediction: predicted train ids, integer, any shape; each in 0..K-1.
-        label: true train ids of the same shape, `ignore_index` where unknown.
-        num_classes: K.
-        ignore_index: label value to leave out.
+    Pixels whose label is `ignore_index` are left out.
 
     Raises:
         ValueError: if the shapes differ, or a label is neither a class nor `ignore_index`.
@@ -61,9 +57,7 @@ def intersection_over_union(confusion: Tensor) -> Tensor:
 
 
 class SegmentationMetrics(Metric):
-    """Accumulates a confusion matrix and computes mIoU, per-class IoU and accuracies in percent.
-
-    Under DDP the counts of all ranks are summed.
+    """Accumulates a confusion matrix, of all ranks, and computes mIoU, per-class IoU and accuracies in percent.
 
     Args:
         num_classes: number of classes K.

@@ -18,9 +18,6 @@ class InformationMaximization(Metric):
     classes are used; a collapse onto few classes lowers its first term. Higher is better. An objective of
     discriminative clustering (Krause, Perona and Gomes, NeurIPS 2010) and of source-free adaptation (SHOT, Liang et
     al., ICML 2020); it is none of the "Three New Validators" of Musgrave et al. (2022).
-
-    Args:
-        num_classes: number of classes K.
     """
 
     full_state_update = False
@@ -60,9 +57,6 @@ class NegativeEntropy(InformationMaximization):
 
     The classic criterion (Morerio et al., ICLR 2018). It cannot distinguish a network that is right from one that has
     collapsed onto a single class; `InformationMaximization` can.
-
-    Args:
-        num_classes: number of classes K.
     """
 
     def compute(self) -> Tensor:
@@ -71,14 +65,10 @@ class NegativeEntropy(InformationMaximization):
 
 
 def soft_neighborhood_density(vectors: Tensor, temperature: float = 0.05) -> Tensor:
-    """Mean entropy of the soft neighbourhoods of vectors, in nats, in [0, ln(M - 1)].
+    """Mean entropy of the soft neighbourhoods of vectors `[M,C]`, two or more, in nats, in [0, ln(M - 1)].
 
     The soft neighbourhood of i is the softmax over j ≠ i of cos(v_i, v_j)/τ: an even one means that i lies in a dense
-    cluster. Higher is better.
-
-    Args:
-        vectors: `[M,C]`; at least two.
-        temperature: τ; 0.05 is the authors'.
+    cluster. Higher is better. The temperature τ is the authors'.
     """
     unit = F.normalize(vectors)
     similarity = (unit @ unit.T) / temperature
@@ -90,11 +80,7 @@ class SoftNeighborhoodDensity(PixelSample):
     """Soft neighbourhood density of predictions (Saito et al., "Tune it the Right Way", ICCV 2021), in nats.
 
     As the authors do, neighbourhoods are those of softmax outputs, not of features. They are formed within an even
-    sample of all pixels, which is drawn without any label; its size is part of the number.
-
-    Args:
-        pixels: size of the sample.
-        seed: of the sample.
+    sample of all pixels, which is drawn without any label; its size, `pixels`, is part of the number.
     """
 
     higher_is_better = True
@@ -113,11 +99,7 @@ class SoftNeighborhoodDensity(PixelSample):
 
 
 def validators(num_classes: int) -> dict[str, Metric]:
-    """Every label-free score by its name; all take `update(logits [B,K,h,w])` and compute one scalar.
-
-    Args:
-        num_classes: number of classes K.
-    """
+    """Every label-free score by its name; all take `update(logits [B,K,h,w])` and compute one scalar."""
     return {
         "information_maximization": InformationMaximization(num_classes),
         "soft_neighborhood_density": SoftNeighborhoodDensity(),

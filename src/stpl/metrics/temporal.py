@@ -24,18 +24,12 @@ WINDOWS = (1, 2, 3, 4)
 
 
 def propagate(labels: Tensor, flow: Tensor) -> Tensor:
-    """Bring a label map of the previous frame onto the current one: out(x, y) = labels(x+dx, y+dy), nearest pixel.
+    """Bring label maps `[B,H,W]` of the previous frame onto the current one by flow `[B,2,H,W]`, to the nearest pixel.
 
-    This is `prop` of UnifiedVideoDA (Kareer et al., TMLR 2024) but for three things of its code: places are rounded and
-    not cut off to whole pixels, which would shift everything by half a pixel; a flow of exactly 0 is a valid flow; and
-    of several pixels that look up the same place none is discarded.
-
-    Args:
-        labels: integers `[B,H,W]` of the previous frame.
-        flow: `[B,2,H,W]` in pixels of this grid.
-
-    Returns:
-        Integers `[B,H,W]`; 255 where the flow leaves the image.
+    out(x, y) = labels(x+dx, y+dy); 255 where the flow leaves the image. This is `prop` of UnifiedVideoDA (Kareer et
+    al., TMLR 2024) but for three things of its code: places are rounded and not cut off to whole pixels, which would
+    shift everything by half a pixel; a flow of exactly 0 is a valid flow; and of several pixels that look up the same
+    place none is discarded.
     """
     height, width = labels.shape[-2:]
     ys = torch.arange(height, device=labels.device, dtype=flow.dtype)[:, None]
@@ -47,22 +41,15 @@ def propagate(labels: Tensor, flow: Tensor) -> Tensor:
     return found.where(inside, torch.full_like(found, IGNORE))
 
 
-def photometric_occlusion(frames: Tensor, warped_previous: Tensor, threshold: float = 0.7) -> Tensor:
-    """Pixels that the previous frame does not explain: exp(-‖x_t - W(x_{t-1})‖₂) ≤ threshold, RGB in [0, 1].
+def photometric_occlusion(frames: Tensor, warped_previous: Tensor) -> Tensor:
+    """Bool `[B,H,W]`: pixels that the previous frame does not explain, exp(-‖x_t - W(x_{t-1})‖₂) ≤ 0.7, RGB in [0, 1].
 
-    The test of VAT-VST (Shin et al. 2021, Eq. 10, with its threshold; the scale of the norm is not given there and 1
-    here). It also finds wrong flow, and it misses occlusions by something of the same colour.
-
-    Args:
-        frames: current frames, uint8 or float in 0..255, `[B,3,H,W]`.
-        warped_previous: previous frames warped onto them, likewise.
-        threshold: in (0, 1).
-
-    Returns:
-        Bool `[B,H,W]`, true where occluded.
+    Both are `[B,3,H,W]`, uint8 or float in 0..255. The test of VAT-VST (Shin et al. 2021, Eq. 10, with its threshold;
+    the scale of the norm is not given there and 1 here). It also finds wrong flow, and it misses occlusions by
+    something of the same colour.
     """
     distance = ((frames.float() - warped_previous.float()) / 255).square().sum(1).sqrt()
-    return (-distance).exp() <= threshold
+    return (-distance).exp() <= 0.7
 
 
 class TemporalConsistency(Metric):
@@ -82,35 +69,29 @@ class TemporalConsistency(Metric):
     `pl_consistency_kept` is the share of labelled pixels where ŷ' = ŷ. UnifiedVideoDA looks at later frames as well,
     this class at the previous one (its k = -1).
 
-    `mtc` is not what the released tool of Liu et al. (`tool/eval_tc.py`) computes. That brings the next prediction onto
-    the current one and masks neither occlusions nor places outside the image, so that a flawless prediction loses
-    points wherever something comes into view; and it divides by all 19 classes, so that one that occurs in no clip at
-    all counts as 0. Here it is left out. The idea is theirs, the numbers cannot be compared.
-
-    Args:
-        space: classes and protocol.
+    `mtc` has the idea of Liu et al., but its numbers cannot be compared with their released tool's (`tool/eval_tc.py`).
+    That masks neither occlusions nor places outside the image, so a flawless prediction loses points wherever something
+    comes into view; and it divides by all 19 classes, so one that occurs in no clip at all counts as 0.
     """
 
     full_state_update = False
 
     def __init__(self, space: LabelSpace) -> None:
         super().__init__()
-        self.mtc = SegmentationMetrics.of(space)
-        self.pl_predconsis = SegmentationMetrics.of(space)
-        self.pl_warped = SegmentationMetrics.of(space)
-        self.pl_consistency = SegmentationMetrics.of(space)
+        self.mtc, self.pl_predconsis = SegmentationMetrics.of(space), SegmentationMetrics.of(space)
+        self.pl_warped, self.pl_consistency = SegmentationMetrics.of(space), SegmentationMetrics.of(space)
 
     def update(
         self, prediction: Tensor, previous: Tensor, flow: Tensor, occluded: Tensor, label: Tensor | None = None
     ) -> None:
-        """Compare a batch.
+        """Compare a batch of predictions and labels, train ids `[B,H,W]`.
 
         Args:
-            prediction: ŷ, train ids `[B,H,W]`.
-            previous: prediction of the previous frame, train ids `[B,H,W]`, on its own grid.
+            prediction: ŷ.
+            previous: prediction of the previous frame, on its own grid.
             flow: `[B,2,H,W]` in pixels.
             occluded: bool `[B,H,W]`: pixels of the current frame that the previous one does not show.
-            label: y, train ids `[B,H,W]`, 255 where unknown.
+            label: y.
         """
         brought = propagate(previous, flow)
         self.mtc.update(prediction, brought.masked_fill(occluded, IGNORE))
@@ -137,15 +118,9 @@ class TemporalConsistency(Metric):
 
 
 def clip_confusions(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
-    """One confusion matrix per clip, with a last row for pixels of unknown truth.
+    """One confusion matrix per clip, int64 `[B,K+1,K]`, of train ids `[B,H,W]`.
 
-    Args:
-        prediction: train ids `[B,H,W]`.
-        label: train ids `[B,H,W]`, 255 where unknown.
-        num_classes: K.
-
-    Returns:
-        Counts int64 `[B,K+1,K]`: rows are the truth, columns the prediction.
+    Rows are the truth, the last one for pixels of unknown truth; columns are the prediction.
     """
     clips = torch.arange(len(label), device=label.device).view(-1, 1, 1)
     index = (clips * (num_classes + 1) + label.long().clamp(max=num_classes)) * num_classes + prediction
@@ -156,9 +131,8 @@ def clip_confusions(prediction: Tensor, label: Tensor, num_classes: int) -> Tens
 def stretches(keys: Sequence[str], spacing: int = 1) -> list[int]:
     """Number the stretches of uninterrupted video in a sequence of clips, in order from 0.
 
-    Args:
-        keys: names of clips, each ending in the number of its frame: `drive/0003/07`, `frankfurt_000000_000294`.
-        spacing: frames from one labelled frame to the next.
+    Clips' names end in the number of their frame, such as `drive/0003/07` and `frankfurt_000000_000294`; `spacing` is
+    the number of frames from one labelled frame to the next.
     """
     breaks = (not continues(earlier, later, spacing) for earlier, later in pairwise(keys))
     return list(accumulate(map(int, breaks), initial=0))[: len(keys)]
@@ -175,15 +149,15 @@ def continues(earlier: str, later: str, spacing: int = 1) -> bool:
 def video_quality(confusions: Tensor, stretch: Tensor, window: int) -> Tensor:
     """VPQ^s per class (Shin et al., VAT-VST §5.1; Kim et al., CVPR 2020 for VPQ): PQ of tubes, a class being one tube.
 
-    A tube is what a class covers in `window` successive labelled frames; windows slide by one frame. Predicted and true
-    tube of a class match if their IoU, without predicted pixels of unknown truth, is above 0.5. With all windows of all
-    videos taken together, PQ = sum of the matched IoUs / (TP + FP/2 + FN/2). An unmatched prediction that lies on
-    unknown truth by more than half is no FP.
+    A tube is what a class covers in `window` successive labelled frames; windows slide by one frame, within a stretch.
+    Predicted and true tube of a class match if their IoU, without predicted pixels of unknown truth, is above 0.5. With
+    all windows of all videos taken together, PQ = sum of the matched IoUs / (TP + FP/2 + FN/2). An unmatched prediction
+    that lies on unknown truth by more than half is no FP.
 
     Args:
         confusions: `[N,K+1,K]`, as `clip_confusions` makes them, in the order of the video.
-        stretch: integers `[N]` from `stretches`: windows lie within one.
-        window: labelled frames in a tube.
+        stretch: integers `[N]` from `stretches`.
+        window: s.
 
     Returns:
         Percent, float64 `[K]`; NaN for a class that is neither true nor predicted in any window.
@@ -206,13 +180,10 @@ class VideoQuality(Metric):
     """VPQ^s of VAT-VST, and the confusion matrix of every clip from which it is computed.
 
     VAT-VST evaluates Cityscapes-VPS, whose labelled frames lie 5 apart, over windows of 1 to 4 of them. Here windows
-    are made of clips whose keys lie `spacing` frames apart, and those windows count that fit into a video.
+    are made of clips whose keys lie `spacing` frames apart, and those windows count that fit into a video. Classes that
+    are not reported stay out of the means.
 
     Under DDP its numbers are those of this process: keys are no tensors, and torchmetrics brings together only these.
-
-    Args:
-        space: classes; the unreported ones stay out of the means.
-        spacing: frames from one labelled frame to the next.
     """
 
     full_state_update = False

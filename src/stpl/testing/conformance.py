@@ -223,5 +223,7 @@ def _check_resumed(whole: Path, args: list[str]) -> None:
             same = torch.equal(torch.as_tensor(value), torch.as_tensor(moments[1][index][name]))
             assert same, f"after a kill the optimiser has another {name}"
     assert losses_of(whole) == losses_of(resumed), "after a kill the losses differ"
-    evaluations = [(read_record(run) or {})["last"] for run in (whole, resumed)]
-    assert evaluations[0] == evaluations[1], "after a kill the evaluation differs"
+    one, other = read_record(whole), read_record(resumed)
+    assert one is not None
+    assert other is not None
+    assert one["last"] == other["last"], "after a kill the evaluation differs"

@@ -1,4 +1,4 @@
-"""What every method shares: network, optimiser, schedule, evaluation. A method itself only defines its losses."""
+"""What every method shares: network, optimiser, schedule, evaluation."""
 
 from __future__ import annotations
 
@@ -42,10 +42,8 @@ _DRAWN = -16  # no clip stands at this position or below: seeds of numbers drawn
 class Method(LightningModule, ABC):
     """A way to train the network: sub-classes implement `losses` and list in `wants` what a clip must carry.
 
-    A `Teacher` or a `Discriminator` that is a sub-module of a method is looked after here: it is saved and resumed, the
-    one follows the network at every step, the other has an optimiser of its own.
-
-    The constructor of a sub-class takes its own settings and passes `**shared` on: the parser follows it here.
+    Every `Teacher` among the sub-modules follows the network at every step, every `Discriminator` has an optimiser of
+    its own. The constructor of a sub-class takes its own settings and passes `**shared` on: the parser follows it here.
 
     Args:
         network: the network to build.
@@ -65,7 +63,7 @@ class Method(LightningModule, ABC):
     """What clips of the step before carry, in `Batch.before`. `None`: there are none."""
 
     trains_classifiers = False
-    """Whether the method can start from a backbone whose classifiers know nothing yet."""
+    """Whether a backbone, whose classifiers know nothing yet, suffices to start from."""
 
     leaves_idle = True
     """Whether some parameters may get no gradient. Several processes then look for them at every step."""
@@ -144,7 +142,9 @@ class Method(LightningModule, ABC):
         others = {id(parameter) for part in self._parts(Teacher, Discriminator) for parameter in part.parameters()}
         for name, parameter in self.named_parameters():
             if id(parameter) not in others:
-                members[placed.get(id(parameter)) or _group(name)].append(parameter)
+                kind = "projection" if name.startswith("projection.") else "new"
+                outside = "score_fusion" if name.startswith("network.") else kind
+                members[placed.get(id(parameter), outside)].append(parameter)
         return [
             {"name": name, "params": members[name], "lr": lr}
             | ({"weight_decay": 0.0} if name.endswith(WITHOUT_DECAY) else {})
@@ -189,13 +189,10 @@ class Method(LightningModule, ABC):
         return getattr(self.trainer, "datamodule", None)
 
     def generator(self, place: int | None, purpose: int) -> np.random.Generator:
-        """A generator of numbers for the target clip at `place` of the batch, the same after a kill.
+        """A generator of numbers of one kind, `purpose`, for one target clip, the same after a kill.
 
-        The clip's place is that among all processes, so that several draw what one would.
-
-        Args:
-            place: of the clip in this process's batch; `None` for numbers that all clips of the step share.
-            purpose: distinguishes one kind of numbers from another.
+        `place` is the clip's in this process's batch; `None` for numbers that all clips of the step share. Several
+        processes draw what one would.
         """
         position = -1 if place is None else self._first_place + place
         return np.random.default_rng(clip_seed(self._step_seed, purpose + 1, position))
@@ -216,24 +213,17 @@ class Method(LightningModule, ABC):
             return None if alone else {"loss": torch.zeros((), device=self.device, requires_grad=True)}
         values = torch.stack(list(losses.values()))
         self.loss_watch.see(self.global_step + 1, list(losses), values)
-        total = values.sum()
-        parts = {f"train/{name}": value.detach() for name, value in losses.items()}
-        return {"loss": total, **parts}
+        return {"loss": values.sum()} | {f"train/{name}": value.detach() for name, value in losses.items()}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Keep the running statistics of all processes equal."""
         average_statistics(self)
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> None:
         """Clip to `trainer.gradient_clip_val` or, by `optimizer.clip`, each discriminator and the rest apart."""
         limit = self.optimizer_options.clip
         if limit is None:
-            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            super().configure_gradient_clipping(optimizer, *args, **kwargs)
             return
         apart = [list(discriminator.parameters()) for discriminator in self._parts(Discriminator)]
         others = {id(parameter) for parameters in apart for parameter in parameters}
@@ -263,10 +253,8 @@ class Method(LightningModule, ABC):
     def renew_statistics(self, *, augmented: bool | None = None) -> None:
         """Replace the running statistics by those that belong to the weights as they are, of fixed clips of the target.
 
-        Previous and current frames are passes of their own, as in training, and so are augmented ones.
-
-        Args:
-            augmented: whether augmented frames take part; by `batchnorm.views` if not given.
+        Previous and current frames are passes of their own, as in training, and so are augmented ones, which take part
+        by `batchnorm.views` if `augmented` does not say.
         """
         augmented = self.batchnorm.views == "all" and self.wants.augmented if augmented is None else augmented
         clips: list[Clip] = self._data.renewal_clips(self.batchnorm.renewal_batches, augmented=augmented)
@@ -279,14 +267,12 @@ class Method(LightningModule, ABC):
     def _statistics(self) -> list[Tensor]:
         return statistics_of(batchnorm_layers(self.evaluated))
 
-    def _encoder(self) -> list[torch.nn.Parameter]:
-        return list(self.evaluated.segmenter.encoder.parameters())
-
     def moved(self) -> float | None:
         """Change of the encoder's weights since the start, in percent of their norm; `None` without a start."""
         if self._start is None:
             return None
-        pairs = [(p.detach().double(), s.to(p).double()) for p, s in zip(self._encoder(), self._start, strict=True)]
+        encoders = zip(self.evaluated.segmenter.encoder.parameters(), self._start, strict=True)
+        pairs = [(now.detach().double(), start.to(now).double()) for now, start in encoders]
         change = torch.stack([(now - start).square().sum() for now, start in pairs]).sum()
         return 100 * float((change / torch.stack([start.square().sum() for _, start in pairs]).sum()).sqrt())
 
@@ -308,10 +294,9 @@ class Method(LightningModule, ABC):
         return predicted(logits, clip)
 
     def evaluation(self) -> dict[str, Any]:
-        """The metrics of the validation that just ended, as plain numbers; resets them.
+        """`Evaluator.numbers` of the validation that just ended, and in `weights` how far the encoder has `moved`.
 
-        They are those of `Evaluator.numbers`, and in the group `weights` how far the encoder has `moved`.
-        All processes get the numbers of the first, so that all decide alike what to keep.
+        Resets them. All processes get the numbers of the first, so that all decide alike what to keep.
         """
         found = from_first(self.evaluator.numbers)
         self.evaluator.reset()
@@ -328,8 +313,7 @@ class Method(LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the size of the frames, which no evaluation has set yet, and the running statistics."""
-        height, width = checkpoint["stpl"]["frame_size"]
-        self.frame_size = (height, width)
+        self.frame_size = tuple(checkpoint["stpl"]["frame_size"])
         checkpoint["state_dict"].update(checkpoint.get("running_statistics", {}))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -340,8 +324,8 @@ class Method(LightningModule, ABC):
             checkpoint["stpl"]["evaluated"] = place
         if self._running:
             saved = {id(buffer): running for buffer, running in zip(self._statistics(), self._running, strict=True)}
-            named = {name: saved.get(id(buffer)) for name, buffer in self.named_buffers()}
-            checkpoint["running_statistics"] = {name: value for name, value in named.items() if value is not None}
+            named = self.named_buffers()
+            checkpoint["running_statistics"] = {name: saved[id(value)] for name, value in named if id(value) in saved}
 
 
 def check_output(logits: Tensor, clip: Clip) -> None:
@@ -352,13 +336,6 @@ def check_output(logits: Tensor, clip: Clip) -> None:
             f"the network's output is not finite for clip {key}",
             mend="lower optimizer.lr if it was trained here; a checkpoint that does this is of no use",
         )
-
-
-def _group(name: str) -> str:
-    """The optimiser group of a parameter of a method outside the segmenter, by its name."""
-    if name.startswith("network."):
-        return "score_fusion"
-    return "projection" if name.startswith("projection.") else "new"
 
 
 def check_choice(choices: Any, **values: str) -> None:

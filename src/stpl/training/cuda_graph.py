@@ -1,11 +1,8 @@
 """A step's losses and gradients as CUDA graphs: recorded once, replayed at every step.
 
-A step of a ResNet-101 is some 5000 small launches. Python needs longer to launch them than the GPU to run them (117 ms
-against 48 on one H100 at 512×1024), so the GPU waits for the host. A graph is launched at once.
-
-What is recorded is all that `Method.losses` does on the device, running statistics of BatchNorm included, and its
-backward pass. That is right for every method whose `losses` reads nothing on the host but the shapes of its batch: one
-that draws numbers or counts steps in Python would repeat those of the recording.
+A step of a ResNet-101 is some 5000 small launches, for which Python needs longer than the GPU for the work (117 ms
+against 48 on one H100 at 512×1024). A graph is launched at once. It is right for every method whose `losses` reads
+nothing on the host but the shapes of its batch: numbers drawn or steps counted in Python would repeat themselves.
 """
 
 from __future__ import annotations
@@ -22,24 +19,19 @@ from stpl.errors import ConfigError
 
 T = TypeVar("T")
 Losses = Callable[[Batch], dict[str, Tensor]]
-Signature = tuple[tuple[str, torch.Size, torch.dtype], ...]
 _WARM_STEPS = 2  # before recording: kernels are compiled and libraries choose theirs
 
 
 class RecordedLosses:
-    """`losses`, recorded at the first batch of each shape and replayed for all others of that shape.
+    """`losses` of a method on a GPU, recorded at the first batch of each shape and replayed for all others of it.
 
     The replayed losses have a gradient like any others, but their backward pass writes `grad` of the parameters itself:
     torch would copy each gradient. Hooks on gradients, which distributed training needs, do not see them.
-
-    Args:
-        method: the module whose parameters and buffers take part, on a GPU.
-        losses: a function of a batch, as `Method.losses`.
     """
 
     def __init__(self, method: nn.Module, losses: Losses) -> None:
         self._method, self._losses = method, losses
-        self._recordings: dict[Signature, _Recording] = {}
+        self._recordings: dict[tuple[object, ...], _Recording] = {}
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of a batch, as `Method.losses` returns them.
@@ -49,20 +41,14 @@ class RecordedLosses:
         """
         signature = tuple((name, tensor.shape, tensor.dtype) for name, tensor in batch.tensors().items())
         if signature not in self._recordings:
-            self._recordings[signature] = self._record(batch)
+            try:
+                self._recordings[signature] = _Recording(self._method, self._losses, batch)
+            except torch.OutOfMemoryError:
+                raise  # it would not fit otherwise either
+            except RuntimeError as error:
+                what = f"this step cannot be recorded as a CUDA graph ({str(error).splitlines()[0]})"
+                raise ConfigError(what, where="run.cuda_graph", mend="set it to false") from error
         return self._recordings[signature].replay(batch)
-
-    def _record(self, batch: Batch) -> _Recording:
-        try:
-            return _Recording(self._method, self._losses, batch)
-        except torch.OutOfMemoryError:
-            raise  # it would not fit otherwise either
-        except RuntimeError as error:
-            raise ConfigError(
-                f"this step cannot be recorded as a CUDA graph ({str(error).splitlines()[0]})",
-                where="run.cuda_graph",
-                mend="set it to false",
-            ) from error
 
 
 class _Recording:
@@ -80,7 +66,7 @@ class _Recording:
         self.forward, values = capture(self._go_forward)
         self.values, self._names = values.detach(), list(self._found)
         self.incoming = torch.ones_like(self.values)
-        self.backward, self.gradients = capture(self._go_backward) if self._found else (_nothing, [])
+        self.backward, self.gradients = capture(self._go_backward) if self._found else (lambda: None, [])
         for name, buffer in method.named_buffers():
             buffer.copy_(before[name])  # what warming up and recording did to them
 
@@ -134,10 +120,6 @@ class _Replay(torch.autograd.Function):
             else:
                 parameter.grad += gradient
         return None, None
-
-
-def _nothing() -> None:
-    """The backward pass of a method that minimises nothing."""
 
 
 class Capture:

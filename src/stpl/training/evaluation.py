@@ -39,11 +39,7 @@ class Evaluator(nn.Module):
     exact where clips carry `visible`, and found by the change of colour elsewhere.
 
     Where several processes share the clips, each a stretch of them, `gather` joins what they found in the order of the
-    clips. Counts are exact, and every sum of reals is formed from the same parts in the same order as in one process,
-    so the result is the same to the last digit.
-
-    Args:
-        space: classes and protocol.
+    clips. Every sum is formed from the same parts in the same order as in one process, to the last digit.
     """
 
     def __init__(self, space: LabelSpace) -> None:
@@ -68,13 +64,10 @@ class Evaluator(nn.Module):
         """Give the first process what all have found; the others' numbers remain those of their own clips."""
         states = [{k: _on(v, "cpu") for k, v in metric.metric_state.items()} for metric in self._metrics()]
         parts = to_first((states, self.quality.keys, self.samples))
-        if len(parts) > 1:
-            self._join(*zip(*parts, strict=True))
-
-    def _join(
-        self, states: Sequence[list[dict[str, Any]]], keys: Sequence[list[str]], samples: Sequence[ClipSamples]
-    ) -> None:
-        for metric, of_ranks in zip(self._metrics(), zip(*states, strict=True), strict=True):
+        if len(parts) == 1:
+            return
+        all_states, keys, samples = zip(*parts, strict=True)
+        for metric, of_ranks in zip(self._metrics(), zip(*all_states, strict=True), strict=True):
             for name in metric.metric_state:
                 setattr(metric, name, _on(_joined([state[name] for state in of_ranks]), metric.device))
         self.quality.keys = [key for part in keys for key in part]
@@ -123,20 +116,16 @@ class Evaluator(nn.Module):
         scores = _plain({name: validator.compute() for name, validator in self._validators().items()})
         found: dict[str, Any] = {"score": scores.get("information_maximization"), "scores": scores}
         if self.segmentation.update_called:
-            found |= self._segmentation()
+            values = self.segmentation.compute()
+            found |= {name: _number(value) for name, value in values.items() if name != "iou"}
+            found["iou"] = dict(zip(self.space.classes, map(_number, values["iou"]), strict=True))
+            found["protocol"] = self.space.protocol
         found["feature_space"] = _plain(self.feature_space.compute())
-        found["temporal"] = _plain(self.consistency.compute()) | self._quality()
-        return found
-
-    def _segmentation(self) -> dict[str, Any]:
-        values = self.segmentation.compute()
-        means = {name: _number(value) for name, value in values.items() if name != "iou"}
-        iou = dict(zip(self.space.classes, map(_number, values["iou"]), strict=True))
-        return {**means, "iou": iou, "protocol": self.space.protocol}
-
-    def _quality(self) -> dict[str, Any]:
+        found["temporal"] = _plain(self.consistency.compute())
         windows = _plain(self.quality.compute()) if self.quality.update_called else {}
-        return {"vpq": windows, "vpq_mean": sum(windows.values()) / len(windows)} if windows else {}
+        if windows:
+            found["temporal"] |= {"vpq": windows, "vpq_mean": sum(windows.values()) / len(windows)}
+        return found
 
     def arrays(self) -> dict[str, Arrays]:
         """What figures are drawn from, by name: `features`, `samples` and, where there were labels, `evaluation`."""
@@ -178,9 +167,8 @@ class Shown(NamedTuple):
 class ClipSamples:
     """A few clips to look at, successive ones of a few videos, so that they play; the same in all runs of a benchmark.
 
-    Which videos is chosen by a hash of the name of their first clip. While the clips stream by, those of the videos
-    that come first so far are kept, and those of the very first: where processes share the clips, it may have begun in
-    another one, and only all names together decide it.
+    A hash of the name of their first clip chooses the videos. While the clips stream by, those of the videos that come
+    first so far are kept, and those of the very first, which may have begun in another process.
 
     Args:
         count: clips in all.
@@ -271,11 +259,7 @@ def _rank(name: str) -> tuple[int, str]:
 
 
 def predicted(logits: Tensor, clip: Clip) -> Tensor:
-    """The classes of logits `[B,K,h,w]`, at the size of the clips' labels: logits, not labels, are resized.
-
-    Returns:
-        Train ids int64 `[B,H,W]`; at the frames' size where there are no labels.
-    """
+    """Classes int64 `[B,H,W]` of logits `[B,K,h,w]`, which are resized to the clips' labels, or frames without them."""
     return upsample(logits, grid_of(clip.labels.get(0, clip.frames))).argmax(1)
 
 

@@ -29,7 +29,7 @@ from stpl.nn.segmenter import grid_of
 from stpl.progress import Progress
 from stpl.rows import Rows
 from stpl.training.base import Method, check_output, check_settings
-from stpl.training.ranks import is_first, wait_for_all
+from stpl.training.ranks import from_first, is_first, wait_for_all
 from stpl.training.supervision import pseudo_label_loss
 
 BINS = 15361
@@ -121,26 +121,22 @@ class OfflinePseudoLabels(Method):
         return [self.evaluated]
 
     def group(self, key: str) -> str:
-        """Name of the clips that share thresholds with the clip `key`; they follow each other. By default all do."""
+        """Name of the clips that share thresholds with the clip `key`, and follow each other. By default all do."""
         return ""
 
     @abstractmethod
     def thresholds(self, histogram: Tensor, before: Tensor | None, round_: int) -> Tensor:
-        """What decides in a round which pixels of a group of clips get a label.
+        """Thresholds float64 `[K]` that decide in a round, from 0, which pixels of a group of clips get a label.
 
         Args:
-            histogram: int64 `[K,BINS]`, how many of its pixels are predicted as each class with each doubt, as
-                half-precision numbers count them (`doubt_of`).
+            histogram: int64 `[K,BINS]`, how many pixels are predicted as each class with each doubt (`doubt_of`).
             before: thresholds of the group before; `None` for the first.
-            round_: number of the round, from 0.
-
-        Returns:
-            Thresholds float64 `[K]`, for `label`.
+            round_: number of the round.
         """
 
     @abstractmethod
     def label(self, predictions: Predictions, thresholds: Tensor) -> Tensor:
-        """The labels int64 `[B,h,w]`, 255 where there is none, by thresholds float64 `[B,K]`."""
+        """The labels int64 `[B,h,w]`, 255 = none, by thresholds float64 `[B,K]`."""
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Begin a round where one begins; find its labels again after an interruption."""
@@ -171,28 +167,19 @@ class OfflinePseudoLabels(Method):
         if finished(folder) and (not begins or PseudoLabels(folder).about == self._about(round_)):
             return PseudoLabels(folder)
         if not begins:
-            raise ConfigError(
-                "the labels of this round are gone, and so are the weights that made them",
-                where=folder,
-                mend=f"delete {self.folder} and run it again",
-            )
+            what = "the labels of this round are gone, and so are the weights that made them"
+            raise ConfigError(what, where=folder, mend=f"delete {self.folder} and run it again")
         return self._make(folder, round_)
 
     def _given(self, folder: Path) -> PseudoLabels:
         if not finished(folder):
-            raise ConfigError(
-                "there are no pseudo-labels here",
-                where=folder,
-                mend="run the experiment that makes them, or check model.labels and --labels_from",
-            )
+            mend = "run the experiment that makes them, or check model.labels and --labels_from"
+            raise ConfigError("there are no pseudo-labels here", where=folder, mend=mend)
         store = PseudoLabels(folder)
         clips, classes = self._data.reader("train", "target").name, list(self.options.space.classes)
         if (store.about["clips"], store.about["classes"]) != (clips, classes):
-            raise ConfigError(
-                f"these pseudo-labels are of {store.about['clips']}, not of {clips} with the network's classes",
-                where=folder,
-                mend="give labels of the same split, size and classes",
-            )
+            what = f"these pseudo-labels are of {store.about['clips']}, not of {clips} with the network's classes"
+            raise ConfigError(what, where=folder, mend="give labels of the same split, size and classes")
         return store
 
     def _about(self, round_: int) -> dict[str, Any]:
@@ -201,11 +188,10 @@ class OfflinePseudoLabels(Method):
         for network in self.labelling_networks():
             for name, value in network.state_dict().items():
                 digest.update(name.encode())
-                if not isinstance(value, Tensor):  # extra state
+                if isinstance(value, Tensor):
+                    digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+                else:  # extra state
                     digest.update(repr(value).encode())
-                    continue
-                data: Any = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-                digest.update(data)
         return {
             "weights": digest.hexdigest(),
             "method": type(self).__name__,
@@ -235,17 +221,15 @@ class OfflinePseudoLabels(Method):
         if self.renews_statistics:
             self.renew_statistics()
         try:
-            stretch = _Stretch(growing(folder, about, count, self._grid()), round_, clips, processes)
-            if is_first():
-                stretch.rows.begin()
-            wait_for_all()
+            _, first = next(self._predicted(range(1)))
+            rows = growing(folder, about, count, grid_of(first.doubts))
+            stretch = _Stretch(rows, round_, clips, processes)
+            from_first(stretch.rows.begin)
             kept = self._survey(stretch)
             wait_for_all()
             self._write(stretch, self._thresholds(stretch), kept)
             wait_for_all()
-            if is_first():
-                stretch.rows.finish()
-            wait_for_all()
+            from_first(stretch.rows.finish)
         finally:
             for module, mode in modes:
                 module.training = mode
@@ -261,15 +245,10 @@ class OfflinePseudoLabels(Method):
             with self.trainer.precision_plugin.val_step_context():
                 yield tuple(clip.key), self.predictions(moved)
 
-    def _grid(self) -> tuple[int, int]:
-        doubts = next(self._predicted(range(1)))[1].doubts
-        return grid_of(doubts)
-
     def _survey(self, stretch: _Stretch) -> list[Labelled] | None:
         """Keep the histograms of a stretch of the split, of each group the numbers that are not 0.
 
-        Returns:
-            The predictions, so that they need not be made again; `None` if they take too much memory.
+        Gives the predictions, so that they need not be made again; `None` if they take too much memory.
         """
         path = stretch.surveys / f"{stretch.clips.start:09d}.npy"
         if path.is_file():
@@ -369,11 +348,9 @@ def confidence_at(histogram: Tensor, rank: Tensor) -> Tensor:
 
 
 def own_threshold(doubts: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The likeliest class of each pixel, its confidence, and its class's threshold, all `[B,h,w]`.
+    """The likeliest class of each pixel, its confidence and its class's threshold, all `[B,h,w]`.
 
-    Args:
-        doubts: `[B,K,h,w]`.
-        thresholds: `[B,K]`.
+    They come from doubts `[B,K,h,w]` and thresholds `[B,K]`.
     """
     least, classes = doubts.min(1)
     return classes, 1 - least, thresholds.gather(1, classes.flatten(1)).view_as(least)

@@ -1,4 +1,4 @@
-"""Optimiser and schedule of all methods: groups of parameters, each with its rate, and several optimisers as one."""
+"""Optimiser and schedule of all methods."""
 
 from __future__ import annotations
 
@@ -81,12 +81,9 @@ class RelativeSGD(torch.optim.SGD):
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         """Call `closure` once, scale, then take SGD's step."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _called(closure)
         moved: list[Tensor] = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         gradients = [p.grad for p in moved if p.grad is not None]
         if moved:
@@ -96,6 +93,12 @@ class RelativeSGD(torch.optim.SGD):
         return loss
 
 
+@torch.enable_grad()
+def _called(closure: Callable[[], float] | None) -> float | None:
+    """The loss of the closure of `Optimizer.step`."""
+    return None if closure is None else closure()
+
+
 def _norm(tensors: list[Tensor]) -> Tensor:
     """Euclidean norm of all tensors together, float32 scalar on their device."""
     norm: Tensor = torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(tensors))).float())
@@ -103,13 +106,10 @@ def _norm(tensors: list[Tensor]) -> Tensor:
 
 
 class Joint(torch.optim.Optimizer):
-    """Several optimisers as one, so that SGD and Adam take one step after one backward pass.
+    """Several optimisers of different parameters as one, so that SGD and Adam take one step after one backward pass.
 
     Automatic optimisation, its count of steps, schedules per group, clipping, gradient scaling and checkpoints then see
     one optimiser: the groups of its parts are its groups, the very same objects, and its state is theirs.
-
-    Args:
-        parts: optimisers of different parameters.
     """
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
@@ -129,12 +129,9 @@ class Joint(torch.optim.Optimizer):
         super().load_state_dict(state_dict)
         self._bind()
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         """Call `closure` once, then take a step of every part."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _called(closure)
         for part in self.parts:
             part.step()
         return loss
@@ -143,27 +140,19 @@ class Joint(torch.optim.Optimizer):
 def build_optimizer(
     options: OptimizerOptions, groups: list[dict[str, Any]], discriminators: Sequence[Discriminator]
 ) -> torch.optim.Optimizer:
-    """The optimiser of `groups` by the options, joined by an Adam for each discriminator.
-
-    Args:
-        options: of the network's optimiser.
-        groups: its groups of parameters.
-        discriminators: those that a method trains against the network.
-    """
+    """The optimiser of `groups` by the options, joined by an Adam for each discriminator."""
     main: torch.optim.Optimizer
     if options.name in ("sgd", "relative"):
         kind = torch.optim.SGD if options.name == "sgd" else RelativeSGD
         main = kind(groups, momentum=options.momentum, weight_decay=options.weight_decay)
     else:
         main = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
-    others = [_adam(discriminator) for discriminator in discriminators]
+    others = []
+    for discriminator in discriminators:
+        own = discriminator.options
+        group = {"name": "discriminator", "params": list(discriminator.parameters()), "lr": own.lr}
+        others.append(torch.optim.Adam([group], betas=(own.beta1, own.beta2)))
     return Joint([main, *others]) if others else main
-
-
-def _adam(discriminator: Discriminator) -> torch.optim.Optimizer:
-    options, parameters = discriminator.options, list(discriminator.parameters())
-    group = {"name": "discriminator", "params": parameters, "lr": options.lr}
-    return torch.optim.Adam([group], betas=(options.beta1, options.beta2))
 
 
 def learning_rates(optimizer: torch.optim.Optimizer, options: OptimizerOptions, steps: int) -> LRScheduler:
@@ -183,7 +172,6 @@ def learning_rates(optimizer: torch.optim.Optimizer, options: OptimizerOptions, 
         return PolynomialLR(optimizer, total_iters=horizon, power=options.power)
 
     def decayed(step: int) -> float:
-        """Share of the initial rate at a step, in [0, 1]."""
         return float((1 - min(step, horizon) / horizon) ** options.power)
 
     errors: dict[str, Callable[[int], float]] = {

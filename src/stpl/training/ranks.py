@@ -44,12 +44,9 @@ def is_first() -> bool:
 
 
 def pixel_weight(labels: Tensor) -> Tensor | float:
-    """What to multiply a mean over this process's known pixels with, so that averaging processes weighs pixels alike.
+    """Number of known pixels in labels `[B,H,W]`, 255 = unknown, relative to its mean over all processes.
 
-    Processes rarely know equally many: the weight is their number here, relative to the mean over all processes.
-
-    Args:
-        labels: `[B,H,W]`, 255 where unknown; every process must call this.
+    A mean over known pixels times this weighs the pixels of all processes alike. Every process must call it.
     """
     if not _several():
         return 1.0
@@ -60,16 +57,10 @@ def pixel_weight(labels: Tensor) -> Tensor | float:
 
 
 def gather_ranks(local: Tensor) -> Tensor:
-    """Concatenate a tensor of all ranks along its first axis; gradients flow back to the rank they came from.
+    """Tensors `[n,…]` of all ranks, of one shape, as one `[ranks·n,…]`; gradients flow back to where they came from.
 
     Each rank's loss differs, so a key receives the sum of all ranks' gradients; averaging them, as DDP does with
     parameters, then gives the gradient of the mean loss.
-
-    Args:
-        local: `[n,…]`, of the same shape on every rank; integers are gathered too, without gradient.
-
-    Returns:
-        `[ranks·n,…]`, rank 0 first; `local` itself outside distributed training.
     """
     if not _several():
         return local
@@ -83,10 +74,9 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
         """All ranks' tensors, one after the other."""
-        parts = [
-            torch.empty_like(local, memory_format=torch.contiguous_format) for _ in range(distributed.get_world_size())
-        ]
-        distributed.all_gather(parts, local.contiguous())
+        local = local.contiguous()
+        parts = [torch.empty_like(local) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, local)
         return torch.cat(parts)
 
     @staticmethod

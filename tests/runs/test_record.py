@@ -27,7 +27,7 @@ from stpl.runs.record import (
     write_record,
 )
 from stpl.runs.recorder import MetricsFile
-from stpl.sweeps.metric import curve
+from stpl.sweeps.runner import curve
 from waiting import PATIENCE
 
 KEY = RunKey("streets", "stpl", 0)

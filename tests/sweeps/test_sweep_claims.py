@@ -16,8 +16,8 @@ from stpl.errors import ConfigError
 from stpl.runs.record import RunKey, read_steps, write_record
 from stpl.sweeps import claims
 from stpl.sweeps.claims import Failure, TrialFailedError
-from stpl.sweeps.metric import curve, final_value
 from stpl.sweeps.queues import GridQueue, SearchQueue
+from stpl.sweeps.runner import curve, final_value
 from stpl.sweeps.schema import Sweep, read_sweep
 from stpl.sweeps.storage import open_storage
 from stpl.sweeps.supervisor import BEGAN

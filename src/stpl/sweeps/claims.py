@@ -10,22 +10,26 @@ from __future__ import annotations
 
 import os
 import platform
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from pathlib import Path
 from typing import TypedDict, cast
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.pruners import BasePruner
+from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from stpl.errors import ConfigError
+from stpl.files import write_atomically
 from stpl.sweeps.interrupts import waiting
-from stpl.sweeps.schema import Goal
+from stpl.sweeps.schema import Sweep
 from stpl.sweeps.supervisor import BEGAN
 
 HEARTBEAT_SECONDS = 5.0
@@ -33,6 +37,7 @@ GRACE_SECONDS = 30.0
 """A claim whose heart stood still for this long is free. On its own machine a dead worker is noticed at once."""
 
 WAIT_SECONDS = 2.0
+_TOKEN = ".folder"
 
 
 class TrialFailedError(Exception):
@@ -53,23 +58,19 @@ class Failure(TypedDict):
 
 
 class Claims:
-    """The trials of one sweep in a shared study.
+    """The trials of one sweep in a shared study, whose runs go to the folder `runs`."""
 
-    Attributes:
-        study: the study.
-        worker: host and process of this worker.
-    """
-
-    def __init__(self, storage: BaseStorage, name: str, goal: Goal, pruner: BasePruner) -> None:
+    def __init__(self, storage: BaseStorage, sweep: Sweep, runs: Path) -> None:
         self.study = optuna.create_study(
             storage=storage,
-            study_name=name,
-            direction=goal,
+            study_name=f"{sweep.bench}/{sweep.path.stem}",
+            direction=sweep.goal,
             load_if_exists=True,
             sampler=RandomSampler(),
-            pruner=pruner,
+            pruner=_pruner(sweep),
         )
-        self.worker = f"{platform.node()}:{os.getpid()}"
+        self.sweep, self.runs = sweep, runs
+        self._signature = {"worker": f"{platform.node()}:{os.getpid()}", "runs": _made_token(runs)}
         self._began = datetime.fromisoformat(os.environ.get(BEGAN) or datetime.now().isoformat())
         self._seen: dict[int, tuple[object, float]] = {}
 
@@ -82,7 +83,8 @@ class Claims:
         trial = self.study.ask()
         state, value = TrialState.FAIL, None
         try:
-            trial.set_user_attr("worker", self.worker)
+            for name, text in self._signature.items():
+                trial.set_user_attr(name, text)
             with self._heartbeat(trial):
                 value = run(trial)
             state = TrialState.COMPLETE
@@ -109,10 +111,20 @@ class Claims:
         ]
 
     def free_dead_claims(self) -> None:
-        """Turn the claims of dead workers into failed trials, for somebody to try again."""
+        """Turn the claims of dead workers into failed trials, for somebody to try again.
+
+        Raises:
+            ConfigError: if a living worker has another folder of runs: neither would see the other's records.
+        """
         for trial in self.trials(TrialState.RUNNING):
             if self._is_dead(trial):
                 self._tell(trial.number, TrialState.FAIL)
+            elif trial.user_attrs.get("runs", self._signature["runs"]) != self._signature["runs"]:
+                raise ConfigError(
+                    f"the worker {trial.user_attrs['worker']} has another folder of runs",
+                    where=self.runs.absolute(),
+                    mend="let all machines share one folder, or give each its own --storage",
+                )
 
     def tidy(self) -> None:
         """Leave no claim and nothing enqueued behind, once all is done: two workers may have enqueued one trial."""
@@ -142,10 +154,10 @@ class Claims:
 
     @contextmanager
     def _heartbeat(self, trial: Trial) -> Iterator[None]:
+        """Within, count up in the study, so that others see that the trial lives."""
         stop = threading.Event()
 
         def beat() -> None:
-            """Count up in the study until the trial has ended, so that others see that it lives."""
             count = 0
             while not stop.wait(HEARTBEAT_SECONDS):
                 count += 1
@@ -171,11 +183,36 @@ def name_of(trial: FrozenTrial) -> str | None:
     return None if name is None else str(name)
 
 
+def folder_token(runs: Path) -> str | None:
+    """Identity of this folder of runs, wherever it is mounted; `None` if no sweep was run in it."""
+    try:
+        return (runs / _TOKEN).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _made_token(runs: Path) -> str:
+    """The folder's token: a word in a file that is made once."""
+    path = runs / _TOKEN
+    if not path.exists():
+        own = runs / f"{_TOKEN}.{os.getpid()}"
+        write_atomically(own, secrets.token_hex(8))
+        with suppress(FileExistsError):  # another worker was faster
+            os.link(own, path)
+        own.unlink()
+    return path.read_text(encoding="utf-8")
+
+
+def _pruner(sweep: Sweep) -> BasePruner:
+    early = sweep.early
+    return NopPruner() if early is None else SuccessiveHalvingPruner(early.first, early.eta, 0)
+
+
 def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass
     return True

@@ -22,13 +22,7 @@ _MOST_WORKERS = 1024  # of one call, on one machine
 
 
 def run(sweeps: Sequence[Sweep], options: WorkerOptions, workers: int = 1, *, dry_run: bool = False) -> None:
-    """Run the cells of sweeps that are not recorded yet; see `stpl sweep`.
-
-    Args:
-        sweeps: of one call, narrowed alike; one begins when every cell of those before it is done.
-        options: of the call.
-        workers: trials side by side; 0 as `places` says.
-        dry_run: list the cells and run nothing.
+    """Run the cells of sweeps, narrowed alike, that are not recorded yet; see `stpl sweep`.
 
     Raises:
         StplError: for a sweep file, a record or a trial's options that cannot be used as they are.
@@ -60,7 +54,7 @@ def _check(sweeps: Sequence[Sweep], sampler: str | None) -> None:
         if plan.method != "grid" and sampler is not None:
             from stpl.sweeps.queues import check_sampler
 
-            check_sampler(plan, sampler)
+            check_sampler(sampler)
 
 
 def _show(plan: Sweep, runs: Path, console: Console) -> None:

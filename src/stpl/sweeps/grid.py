@@ -8,6 +8,7 @@ import math
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from stpl.sweeps.schema import IDENTITY, Sweep
 from stpl.sweeps.spelling import setting
 
 _FOLDER = "experiments"  # where overlays lie says nothing of what a run is
+_JSON_FILE = "sweep_arguments.json"  # in a run's folder, what `${args_json_file}` stands for
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,14 @@ def narrow(
     """
     if seeds is not None and seeds > LARGEST_GRID:
         raise ConfigError(f"{seeds:,} seeds are too many", where="seeds", mend=f"ask for at most {LARGEST_GRID:,}")
-    given: dict[str, str | None] = {
-        "bench": bench,
-        "data.root": None if data is None else str(data.absolute()),
-        _FOLDER: None if experiments is None else str(experiments.absolute()),
-    }
+    root, folder = (None if path is None else str(path.absolute()) for path in (data, experiments))
+    given = {"bench": bench, "data.root": root, _FOLDER: folder}
     fixed = {name: value for name, value in given.items() if value is not None}
     constants = {name: value for name, value in sweep.constants.items() if setting(name) not in fixed}
     choices = {name: values for name, values in sweep.choices.items() if setting(name) not in fixed}
     if seeds is not None and "seed_everything" in choices:
         choices["seed_everything"] = tuple(range(seeds))
-    narrowed = {"bench": bench, "seeds": seeds, "data": given["data.root"], "experiments": given[_FOLDER]}
+    narrowed = {"bench": bench, "seeds": seeds, "data": root, "experiments": folder}
     return replace(sweep, constants={**constants, **fixed}, choices=choices, narrowed=narrowed)
 
 
@@ -74,25 +73,6 @@ def cells(sweep: Sweep) -> list[Cell]:
     Raises:
         ConfigError: if there are more than 10,000, if two would be the same run, or the sweep spans several benchmarks.
     """
-    _check_count(sweep)
-    names = sorted(sweep.choices, key=lambda name: name != "seed_everything")  # stable: the file's order otherwise
-    grid = itertools.product(*(sweep.choices[name] for name in names))
-    points = (dict(zip(names, values, strict=True)) for values in itertools.islice(grid, sweep.run_cap))
-    found = [_cell(sweep, {**sweep.constants, **point}) for point in points]
-    seen: set[RunKey] = set()
-    for key in (cell.key for cell in found):
-        if key in seen:
-            raise ConfigError(
-                f"two cells are the same run {key}", where=sweep.path, mend="vary what changes the result"
-            )
-        seen.add(key)
-    if len(sweep.choices.get("bench", ())) > 1:
-        raise ConfigError("spans several benchmarks", where=sweep.path, mend="give one: --bench NAME")
-    return found
-
-
-def _check_count(sweep: Sweep) -> None:
-    """Refuse a grid that is too large, before any cell of it is made."""
     count = math.prod(len(values) for values in sweep.choices.values())
     if min(count, sweep.run_cap or count) > LARGEST_GRID:
         raise ConfigError(
@@ -100,6 +80,18 @@ def _check_count(sweep: Sweep) -> None:
             where=sweep.path,
             mend="list fewer values or seeds; run_cap runs the first so many cells, and `method: random` draws some",
         )
+    names = sorted(sweep.choices, key=lambda name: name != "seed_everything")  # stable: the file's order otherwise
+    grid = itertools.product(*(sweep.choices[name] for name in names))
+    points = (dict(zip(names, values, strict=True)) for values in itertools.islice(grid, sweep.run_cap))
+    found = [_cell(sweep, {**sweep.constants, **point}) for point in points]
+    for key, count in Counter(cell.key for cell in found).items():
+        if count > 1:
+            raise ConfigError(
+                f"two cells are the same run {key}", where=sweep.path, mend="vary what changes the result"
+            )
+    if len(sweep.choices.get("bench", ())) > 1:
+        raise ConfigError("spans several benchmarks", where=sweep.path, mend="give one: --bench NAME")
+    return found
 
 
 def trial_cells(sweep: Sweep, drawn: Mapping[str, Value]) -> list[Cell]:
@@ -111,19 +103,14 @@ def trial_cells(sweep: Sweep, drawn: Mapping[str, Value]) -> list[Cell]:
 
 def examples(sweep: Sweep) -> list[Cell]:
     """Cells that show every value of every choice, and the ends of every range, at least once."""
-    if sweep.method == "grid":
-        return _covering(cells(sweep))
-    spaces = {name: distribution.examples() for name, distribution in sweep.space.items()}
-    longest = max(map(len, spaces.values()))
-    points = ({name: values[i % len(values)] for name, values in spaces.items()} for i in range(longest))
-    return [cell for point in points for cell in trial_cells(sweep, point)[:1]]
-
-
-def _covering(found: list[Cell]) -> list[Cell]:
-    """Those of the cells that have a value which none before them has."""
+    if sweep.method != "grid":
+        spaces = {name: distribution.examples() for name, distribution in sweep.space.items()}
+        longest = max(map(len, spaces.values()))
+        points = ({name: values[i % len(values)] for name, values in spaces.items()} for i in range(longest))
+        return [cell for point in points for cell in trial_cells(sweep, point)[:1]]
     seen: set[tuple[str, str]] = set()
     kept = []
-    for cell in found:
+    for cell in cells(sweep):
         values = {(name, str(value)) for name, value in cell.parameters.items()}
         if not values <= seen:
             kept.append(cell)
@@ -140,10 +127,6 @@ def _cell(sweep: Sweep, parameters: dict[str, Value]) -> Cell:
     return Cell(RunKey(str(parameters["bench"]), experiment, seed), parameters)
 
 
-JSON_FILE = "sweep_arguments.json"
-"""Name of the file in a run's folder that `${args_json_file}` stands for."""
-
-
 def command_line(sweep: Sweep, cell: Cell, runs: Path = Path("runs")) -> list[str]:
     """The trial's command with W&B's macros expanded.
 
@@ -157,10 +140,17 @@ def command_line(sweep: Sweep, cell: Cell, runs: Path = Path("runs")) -> list[st
     Raises:
         ConfigError: for a macro that W&B would silently drop, or an environment variable that is not set.
     """
+
+    def variable(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            what = f"environment variable {match[1]} is not set"
+            raise ConfigError(what, where=f"{sweep.path}: command", mend="set it")
+        return os.environ[match[1]]
+
     macros = _macros(sweep, cell, runs)
     words: list[str] = []
     for chunk in sweep.command:
-        word = re.sub(r"\$\{envvar:([A-Z0-9_]*)\}", lambda match: _variable(match[1], sweep), chunk)
+        word = re.sub(r"\$\{envvar:([A-Z0-9_]*)\}", variable, chunk)
         if not (word.startswith("${") and word.endswith("}")):
             words.append(word)
         elif word[2:-1] in macros:
@@ -173,7 +163,7 @@ def command_line(sweep: Sweep, cell: Cell, runs: Path = Path("runs")) -> list[st
 def write_arguments(sweep: Sweep, cell: Cell, runs: Path) -> None:
     """Write the file that `${args_json_file}` stands for, if the command asks for it."""
     if "${args_json_file}" in sweep.command:
-        write_atomically(cell.key.directory(runs) / JSON_FILE, _json(cell) + "\n")
+        write_atomically(cell.key.directory(runs) / _JSON_FILE, _json(cell) + "\n")
 
 
 def _json(cell: Cell) -> str:
@@ -191,14 +181,8 @@ def _macros(sweep: Sweep, cell: Cell, runs: Path) -> dict[str, list[str]]:
         "args_override_hydra": [f"++{name}={value}" for name, value in items],
         "args_no_boolean_flags": flags,
         "args_json": [_json(cell)],
-        "args_json_file": [str(cell.key.directory(runs) / JSON_FILE)],
+        "args_json_file": [str(cell.key.directory(runs) / _JSON_FILE)],
         "program": [sweep.program],
         "interpreter": [sys.executable],
         "env": ["/usr/bin/env"],
     }
-
-
-def _variable(name: str, sweep: Sweep) -> str:
-    if name not in os.environ:
-        raise ConfigError(f"environment variable {name} is not set", where=f"{sweep.path}: command", mend="set it")
-    return os.environ[name]

@@ -1,4 +1,4 @@
-"""A worker's side of `stpl.sweeps.launch`: request a trial, wait for it, end it."""
+"""A worker's side of `stpl.sweeps.launch`: request a trial, a process in a group of its own, wait for it, end it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,33 @@ import contextlib
 import json
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-_KILLED = -signal.SIGKILL
+from stpl.files import writing
+from stpl.runs.folder import LOG
+from stpl.sweeps.interrupts import waiting
+
+_PATIENCE_SECONDS = 20.0  # for a trial to write its checkpoint and end after SIGTERM
+_POLL_SECONDS = 0.5
+_TAIL_LINES = 15
+
+
+@dataclass(frozen=True)
+class EndedTrial:
+    """How a trial ended: exit status (negative if a signal ended it), wall time, the last lines of what it printed."""
+
+    code: int
+    seconds: float
+    tail: str
 
 
 class Launcher:
@@ -37,6 +55,34 @@ class Launcher:
             stdout=subprocess.PIPE,
             process_group=0,  # Ctrl-C in the terminal reaches the sweep alone, which ends the trial in good order
         )
+
+    def run(self, command: Sequence[str], directory: Path, runs: Path, on_tick: Callable[[], None]) -> EndedTrial:
+        """Run `command` to its end; its output is appended to `<directory>/log.txt`.
+
+        `directory` is made if absent; the trial gets `runs` as `$STPL_RUNS`; `on_tick` is called about twice a second.
+
+        Raises:
+            StplError: if the log cannot be written.
+            BaseException: whatever interrupts the wait, after the trial has been ended: SIGTERM, then SIGKILL after
+                20 s or at a second interrupt.
+        """
+        begin, log = time.monotonic(), directory / LOG
+        with writing(log):
+            directory.mkdir(parents=True, exist_ok=True)
+            with log.open("ab", buffering=0) as file:
+                file.write(f"\n=== {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC $ {shlex.join(command)}\n".encode())
+                offset = file.tell()
+        environment = {**os.environ, "STPL_RUNS": str(runs.absolute()), "PYTHONUNBUFFERED": "1"}
+        trial = self.start(command, log, environment)
+        try:
+            while trial.code is None:
+                with waiting():
+                    trial.wait(_POLL_SECONDS)
+                if trial.code is None:
+                    on_tick()
+        finally:
+            trial.end()
+        return EndedTrial(trial.code, time.monotonic() - begin, _tail(log, offset))
 
     def start(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> Launched:
         """Request a trial, which begins as soon as the launcher is ready; `log` takes what it prints."""
@@ -85,19 +131,21 @@ class Launched:
         self._launcher = launcher
         self._pid: int | None = None
 
-    def wait(self, seconds: float = float("inf")) -> int | None:
+    def wait(self, seconds: float | None = None) -> int | None:
         """Wait for the trial's end, at most so long; its `code`."""
-        answers, end = self._launcher.stdout, time.monotonic() + seconds
+        answers, end = self._launcher.stdout, None if seconds is None else time.monotonic() + seconds
         assert answers is not None
-        while self.code is None and (left := end - time.monotonic()) > 0:
-            if select.select([answers], [], [], None if left == float("inf") else left)[0]:
-                self._receive(os.read(answers.fileno(), 4096))
+        while self.code is None:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            if not select.select([answers], [], [], left)[0]:
+                break
+            self._receive(os.read(answers.fileno(), 4096))
         return self.code
 
     def _receive(self, answer: bytes) -> None:
         if not answer:
             self._launcher.wait()  # its files close a moment before `poll` says that it was killed
-            self.code = _KILLED  # the launcher, and the trial with it
+            self.code = -signal.SIGKILL  # the launcher, and the trial with it
         for number in map(int, answer.split()):  # a line is written at once, so none is read in parts
             if self._pid is None:
                 self._pid = number
@@ -111,3 +159,21 @@ class Launched:
                 os.killpg(self._pid, number)
             elif self.code is None:
                 self._launcher.kill()
+
+    def end(self) -> None:
+        """End the trial if it still runs, and whatever it left behind in its group."""
+        try:
+            if self.code is None:
+                self.signal(signal.SIGTERM)
+                with waiting():
+                    self.wait(_PATIENCE_SECONDS)
+        finally:
+            self.signal(signal.SIGKILL)
+            self.wait()
+
+
+def _tail(path: Path, offset: int) -> str:
+    with path.open("rb") as file:
+        file.seek(max(offset, path.stat().st_size - 8192))
+        lines = file.read().decode(errors="replace").splitlines()
+    return "\n".join(line.rstrip() for line in lines[-_TAIL_LINES:]).strip()

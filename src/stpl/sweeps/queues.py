@@ -7,10 +7,7 @@ trials instead; one whose worker died is tried again with the same parameters, s
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import os
-import secrets
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -19,20 +16,16 @@ from functools import cached_property
 from pathlib import Path
 
 import optuna
-from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from stpl.errors import DIVERGED, ConfigError, unknown
-from stpl.files import write_atomically
 from stpl.runs.record import RunRecord
 from stpl.sweeps.claims import Claims, Failure, TrialDroppedError, name_of
 from stpl.sweeps.grid import Cell, cells, trial_cells
 from stpl.sweeps.schema import Sweep, sweep_file
 
-_TOKEN = ".folder"
-_ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 _SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, constant_liar=True),
     "random": lambda seed: RandomSampler(seed=seed),
@@ -43,9 +36,6 @@ _SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
 _NEEDS = {"gp": ("scipy", "torch"), "cmaes": ("cmaes",), "qmc": ("scipy",)}
 CALL = "asked"
 """Name of a study's attribute: the sweep file and how the last call of `stpl sweep` narrowed it."""
-
-SAMPLERS = tuple(_SAMPLERS)
-"""What `stpl sweep --sampler` takes; `tpe` is the default of `bayes`, `random` of `random`."""
 
 
 @dataclass(frozen=True)
@@ -66,20 +56,24 @@ class Job:
 
 
 class Queue(Claims, ABC):
-    """A sweep's trials, each tried `attempts` times at most; the `sampler` of a search is one of `SAMPLERS`."""
+    """A sweep's trials, each tried `attempts` times at most; the `sampler` of a search as `stpl sweep` takes it."""
 
     def __init__(
         self, storage: BaseStorage, sweep: Sweep, runs: Path, attempts: int = 3, sampler: str | None = None
     ) -> None:
-        self.sweep, self.runs, self._attempts = sweep, runs, attempts
+        super().__init__(storage, sweep, runs)
+        self._attempts = attempts
         self._sampler = sampler or ("tpe" if sweep.method == "bayes" else "random")
-        super().__init__(storage, f"{sweep.bench}/{sweep.path.stem}", sweep.goal, _pruner(sweep))
-        self._folder = _token(runs)
         self._check_space()
         self._check_metric()
-        attributes = {"method": sweep.method, "metric": sweep.metric, "total": self.total, "runs": self._folder}
-        call = {"file": str(sweep_file(sweep.path).absolute()), **sweep.narrowed}
-        for name, value in {**attributes, CALL: call}.items():
+        attributes = {
+            "method": sweep.method,
+            "metric": sweep.metric,
+            "total": self.total,
+            "runs": self._signature["runs"],
+            CALL: {"file": str(sweep_file(sweep.path).absolute()), **sweep.narrowed},
+        }
+        for name, value in attributes.items():
             self.study.set_user_attr(name, value)
 
     @property
@@ -138,47 +132,19 @@ class Queue(Claims, ABC):
         mend = f"give the file another name, or forget the study '{name}': optuna delete-study"
         return ConfigError(what, where=where, mend=mend)
 
-    def claim(self, run: Callable[[Trial], float]) -> None:
-        """Claim the next trial and `run` it, once it is noted which folder its runs go to."""
-
-        def noted(trial: Trial) -> float:
-            """Run a trial once its folder of runs is noted."""
-            trial.set_user_attr("runs", self._folder)
-            return run(trial)
-
-        super().claim(noted)
-
-    def free_dead_claims(self) -> None:
-        """Turn the claims of dead workers into failed trials.
-
-        Raises:
-            ConfigError: if a living worker has another folder of runs: neither would see the other's records.
-        """
-        super().free_dead_claims()
-        for trial in self.trials(TrialState.RUNNING):
-            if trial.user_attrs.get("runs", self._folder) != self._folder:
-                raise ConfigError(
-                    f"the worker {trial.user_attrs['worker']} has another folder of runs",
-                    where=self.runs.absolute(),
-                    mend="let all machines share one folder, or give each its own --storage",
-                )
-
     def ended_early(self) -> int:
         """Number of trials that the pruner ended."""
         return len({name_of(trial) for trial in self.trials(TrialState.PRUNED) if self._counts(trial)})
 
     def given_up(self) -> dict[str, Failure]:
         """The trials that failed as often as they may, or diverged, with their last failure."""
-        failures = {name: self.failures(name) for name in self._failed_names()}
+        failed = {name_of(trial) for trial in self.trials(TrialState.FAIL) if self._counts(trial)}
+        failures = {name: self.failures(name) for name in failed if name is not None}
         return {name: found[-1] for name, found in failures.items() if self._is_spent(found)}
 
     def _is_spent(self, failures: Sequence[Failure]) -> bool:
         """Whether a trial with these failures is not worth another attempt; one that diverged would do so again."""
         return len(failures) >= self._attempts or any(failure["code"] == DIVERGED for failure in failures)
-
-    def _failed_names(self) -> set[str]:
-        failed = (trial for trial in self.trials(TrialState.FAIL) if self._counts(trial))
-        return {name for trial in failed if (name := name_of(trial)) is not None}
 
     def _counts(self, trial: FrozenTrial) -> bool:
         """Whether the file still asks for a trial: an earlier version of it may have asked for others."""
@@ -313,7 +279,7 @@ class SearchQueue(Queue):
         return roots
 
     def _is_done(self, trials: list[FrozenTrial]) -> bool:
-        if any(trial.state in _ENDED for trial in trials):
+        if any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials):
             return True
         return self._is_spent(self.failures(str(name_of(trials[0]))))
 
@@ -324,18 +290,10 @@ class SearchQueue(Queue):
         return len(drawing) + len({t.user_attrs["root"] for t in trials if "root" in t.user_attrs})
 
 
-def make_queue(storage: BaseStorage, sweep: Sweep, runs: Path, attempts: int, sampler: str | None) -> Queue:
-    """The queue of a sweep."""
-    kind = GridQueue if sweep.method == "grid" else SearchQueue
-    return kind(storage, sweep, runs, attempts, sampler)
-
-
-def check_sampler(sweep: Sweep, sampler: str | None) -> None:
-    """Raise `ConfigError` unless the sampler is known and can draw all that varies in `sweep`."""
-    if sampler is None or sweep.method == "grid":
-        return
+def check_sampler(sampler: str) -> None:
+    """Raise `ConfigError` unless a sampler is known and what it needs is installed."""
     if sampler not in _SAMPLERS:
-        raise unknown("sampler", sampler, SAMPLERS, "--sampler")
+        raise unknown("sampler", sampler, _SAMPLERS, "--sampler")
     absent = [package for package in _NEEDS.get(sampler, ()) if importlib.util.find_spec(package) is None]
     if absent:
         raise ConfigError(
@@ -343,31 +301,3 @@ def check_sampler(sweep: Sweep, sampler: str | None) -> None:
             where="--sampler",
             mend=f"pip install {absent[0]}, or choose tpe",
         )
-
-
-def folder_token(runs: Path) -> str | None:
-    """Identity of this folder of runs, wherever it is mounted; `None` if no sweep was run in it."""
-    try:
-        return (runs / _TOKEN).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return None
-
-
-def _token(runs: Path) -> str:
-    """The folder's token: a word in a file that is made once."""
-    path = runs / _TOKEN
-    if not path.exists():
-        own = runs / f"{_TOKEN}.{os.getpid()}"
-        write_atomically(own, secrets.token_hex(8))
-        with contextlib.suppress(FileExistsError):  # another worker was faster
-            os.link(own, path)
-        own.unlink()
-    return path.read_text(encoding="utf-8")
-
-
-def _pruner(sweep: Sweep) -> BasePruner:
-    if sweep.early is None:
-        return NopPruner()
-    return SuccessiveHalvingPruner(
-        min_resource=sweep.early.first, reduction_factor=sweep.early.eta, min_early_stopping_rate=0
-    )

@@ -6,25 +6,25 @@ import re
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import Trial, TrialState
 from rich.console import Console
 
-from stpl.errors import DIVERGED, STOPPED, ConfigError, RecordError
+from stpl.errors import DIVERGED, STOPPED, ConfigError, RecordError, unknown
 from stpl.runs.folder import LOG, lock_run
-from stpl.runs.record import RunRecord
+from stpl.runs.record import METRICS, RunRecord, flat, read_metrics
 from stpl.sweeps.claims import Failure, TrialFailedError
 from stpl.sweeps.display import Display
 from stpl.sweeps.grid import Cell, command_line, write_arguments
-from stpl.sweeps.launcher import Launcher
-from stpl.sweeps.metric import curve, final_value
-from stpl.sweeps.queues import GridQueue, Job, SearchQueue, make_queue
+from stpl.sweeps.launcher import EndedTrial, Launcher
+from stpl.sweeps.queues import GridQueue, Job, SearchQueue
 from stpl.sweeps.schema import Sweep
 from stpl.sweeps.search_tables import write_results
 from stpl.sweeps.storage import default_url, opened
 from stpl.sweeps.supervisor import WorkerOptions
-from stpl.sweeps.trial import EndedTrial, run_trial
+from stpl.yaml_files import is_number
 
 _USER_MISTAKE = 2  # exit code of a trial whose options are wrong: trying again cannot help
 _LOOK_SECONDS = 10.0  # how old the estimate of what is left may be
@@ -38,16 +38,16 @@ class Worker:
     def __init__(self, sweep: Sweep, options: WorkerOptions, launcher: Launcher, console: Console) -> None:
         self.sweep, self._options, self._launcher, self._console = sweep, options, launcher, console
         self._runs = options.runs
-        self._url = options.storage or default_url(options.runs, sweep.bench)
         self._name = sweep.path.stem
         self._durations: dict[str, float] = {}  # of the cells that this worker ran
         self._stopped: dict[str, int] = {}  # step at which a session of the cell ended
 
     def work(self) -> bool:
         """Run all that is left; whether every trial is done (and none was given up)."""
-        with opened(self._url) as storage:
-            options = self._options
-            self._queue = make_queue(storage, self.sweep, options.runs, options.attempts, options.sampler)
+        options = self._options
+        with opened(options.storage or default_url(self._runs, self.sweep.bench)) as storage:
+            kind = GridQueue if self.sweep.method == "grid" else SearchQueue
+            self._queue = kind(storage, self.sweep, self._runs, options.attempts, options.sampler)
             self._display = Display(self._name, self._queue.total, self._console)
             records = self._queue.records()
             values = {name: self._value(self._queue.cells[name], record) for name, record in records.items()}
@@ -69,15 +69,11 @@ class Worker:
             how = f"exit code {failure['code']}" if failure["code"] else "no record"
             self._display.print(f"{name} failed with {how}; {failure['log']} ends:")
             self._display.print("\n".join(f"    {line}" for line in failure["tail"].splitlines()))
-        self._display.print(f"{self._name}: {self._summary(len(failed))}")
-        return not failed
-
-    def _summary(self, failed: int) -> str:
         total, early = self._queue.total, self._queue.ended_early()
         things = "cells" if isinstance(self._queue, GridQueue) else "trials"
-        if failed:
-            return f"{failed} of {total} {things} failed"
-        return f"all {total} {things} are {f'done, {early} of them ended early' if early else 'recorded'}"
+        done = f"all {total} {things} are {f'done, {early} of them ended early' if early else 'recorded'}"
+        self._display.print(f"{self._name}: {f'{len(failed)} of {total} {things} failed' if failed else done}")
+        return not failed
 
     def _run(self, trial: Trial) -> float:
         """Run one claimed trial; the mean over its seeds of the metric."""
@@ -115,7 +111,7 @@ class Worker:
         write_arguments(self.sweep, cell, self._runs)
         command = command_line(self.sweep, cell, self._runs)
         try:
-            ended = run_trial(self._launcher, command, directory, self._runs, lambda: self._tick(watch))
+            ended = self._launcher.run(command, directory, self._runs, lambda: self._tick(watch))
         except optuna.TrialPruned as early:
             self._display.on_end(f"ended early ({early})")
             raise
@@ -182,13 +178,13 @@ class _Watch:
     def __init__(self, trial: Trial, sweep: Sweep) -> None:
         self._trial, self._name = trial, sweep.metric
         self._curves: list[list[float]] = []
-        self._reported, self._size = 0, -1
+        self._reported = 0
 
     def follow(self, directory: Path) -> None:
         """The next cell begins."""
         self._directory = directory
         self._curves.append([])
-        self._reported, self._size = 0, -1
+        self._reported = 0
 
     def look(self, *, may_end: bool) -> None:
         """Report what is new; raises `optuna.TrialPruned` if the trial may end here and the pruner says so."""
@@ -205,6 +201,33 @@ class _Watch:
 
     def _mean_at(self, index: int) -> float:
         return statistics.fmean(values[min(index, len(values) - 1)] for values in self._curves if values)
+
+
+def curve(directory: Path, name: str) -> list[float]:
+    """The values of a metric in a run's `metrics.csv`, in the order of writing; empty if there are none yet."""
+    return [value for _, found, value in read_metrics(directory / METRICS) if found == name]
+
+
+def final_value(record: RunRecord, directory: Path, name: str) -> float:
+    """The value of a metric at the end of a recorded run.
+
+    Its `name` is `val/…`, `selected/…` or `best/…` for an evaluation in the record (`val/iou/road` for one class), a
+    field of the record such as `seconds`, or any other name in metrics.csv, whose last value counts.
+
+    Raises:
+        ConfigError: if the run has no such number.
+    """
+    fields: dict[str, Any] = {**record}
+    known = {key: float(value) for key, value in fields.items() if is_number(value)}
+    for moment, evaluation in (("val", record["last"]), ("selected", record["selected"]), ("best", record["best"])):
+        known |= {f"{moment}/{key}": value for key, value in flat(evaluation or {}).items()}
+    if name in known:
+        return known[name]
+    values = curve(directory, name)
+    if values:
+        return values[-1]
+    error = unknown("metric", name, {*known, *(found for _, found, _ in read_metrics(directory / METRICS))}, directory)
+    raise ConfigError(error.what, where=directory, mend=f"name another in the sweep file; {error.mend}")
 
 
 def _is_busy(directory: Path) -> bool:

@@ -16,7 +16,7 @@ from stpl.errors import ConfigError, unknown
 from stpl.runs.experiments import SWEEPS
 from stpl.sweeps.distributions import LARGEST_GRID, Choice, Distribution, Quantile, Range, Value, read_distribution
 from stpl.sweeps.spelling import same_setting, same_value
-from stpl.yaml_files import is_number, load_yaml, shown
+from stpl.yaml_files import Section, is_number, load_yaml, shown
 
 Goal = Literal["maximize", "minimize"]
 Method = Literal["grid", "random", "bayes"]
@@ -57,11 +57,9 @@ class Sweep:
     """A checked sweep file.
 
     Attributes:
-        path: the file.
         program: what `${program}` stands for.
         command: the trial's command line with macros unexpanded.
         metric: what is optimised: a name in metrics.csv such as `val/miou`, or a field of the record.
-        goal: of the metric.
         constants: parameter → its one `value`.
         choices: parameter → its `values`, in the file's order.
         method: "grid" runs every cell; "random" and "bayes" search.
@@ -119,41 +117,33 @@ def read_sweep(path: Path) -> Sweep:
         ConfigError: for anything that this program or W&B would not run as written.
     """
     content = load_yaml(sweep_file(path))
-    _check_keys(content, path)
+    for key in content:
+        if key in _ELSEWHERE:
+            raise ConfigError(f"'{key}' is for {_ELSEWHERE[key]}", where=path, mend=f"take {key} out")
+    Section(content, str(path)).check_keys(*_USED, *_IGNORED)
     for key, value in content.items():
         _check_finite(value, key, str(path))
-    method = _method(content.get("method"), path)
-    metric = _mapping(content.get("metric", {"name": "val/miou", "goal": "maximize"}), f"{path}: metric")
-    parameters = _mapping(content.get("parameters"), f"{path}: parameters")
-    _check_names(parameters, f"{path}: parameters")
-    entries = {name: _parameter(name, entry, path, method) for name, entry in parameters.items()}
-    missing = [name for name in IDENTITY if name not in entries]
-    if missing:
-        raise ConfigError(f"lacks {', '.join(missing)}", where=f"{path}: parameters", mend="add each with a value")
+    method = content.get("method")
+    if method not in ("grid", "random", "bayes"):
+        raise unknown("method", str(method), ("grid", "random", "bayes"), path)
+    metric = _metric(content.get("metric", {"name": "val/miou", "goal": "maximize"}), f"{path}: metric")
+    entries = _parameters(content.get("parameters"), f"{path}: parameters", listed=method == "grid")
     sweep = Sweep(
         path=path,
         program=str(content.get("program", "")),
         command=_command(content.get("command", list(DEFAULT_COMMAND)), path),
-        metric=_metric_name(metric, path),
-        goal=_goal(metric, path),
+        metric=metric["name"],
+        goal=metric["goal"],
         constants={name: entry for name, entry in entries.items() if not isinstance(entry, tuple | Range | Quantile)},
         choices={name: entry for name, entry in entries.items() if isinstance(entry, tuple)},
-        method=method,
+        method=cast(Method, method),
         ranges={name: entry for name, entry in entries.items() if isinstance(entry, Range | Quantile)},
         target=_optional_number(metric, "target", f"{path}: metric"),
-        early=_early(content.get("early_terminate"), path),
+        early=_early(content.get("early_terminate"), f"{path}: early_terminate"),
         run_cap=_run_cap(content.get("run_cap"), path),
     )
     _check_search(sweep)
     return sweep
-
-
-def _check_keys(content: Mapping[str, Any], path: Path) -> None:
-    for key in content:
-        if key in _ELSEWHERE:
-            raise ConfigError(f"'{key}' is for {_ELSEWHERE[key]}", where=path, mend=f"take {key} out")
-        if key not in (*_USED, *_IGNORED):
-            raise unknown("key", key, (*_USED, *_IGNORED), path)
 
 
 def _check_finite(value: Any, key: str, where: str) -> None:
@@ -168,15 +158,21 @@ def _check_finite(value: Any, key: str, where: str) -> None:
             _check_finite(item, key, where)
 
 
-def _check_names(parameters: Mapping[Any, Any], where: str) -> None:
+def _parameters(content: Any, where: str, *, listed: bool) -> dict[str, Value | tuple[Value, ...] | Range | Quantile]:
+    """Each parameter's constant, its values as a tuple, or its distribution; `listed`: no distribution."""
+    parameters = _mapping(content, where)
     for name in parameters:
         if not isinstance(name, str) or not name:
-            raise ConfigError(
-                f"the name {shown(name)} is not a text", where=where, mend="name an option of the program"
-            )
+            what = f"the name {shown(name)} is not a text"
+            raise ConfigError(what, where=where, mend="name an option of the program")
     twice = same_setting(parameters)
     if twice is not None:
         raise ConfigError(f"'{twice[0]}' and '{twice[1]}' are one setting", where=where, mend="keep one of them")
+    entries = {name: _parameter(name, entry, f"{where}.{name}", listed) for name, entry in parameters.items()}
+    missing = [name for name in IDENTITY if name not in entries]
+    if missing:
+        raise ConfigError(f"lacks {', '.join(missing)}", where=where, mend="add each with a value")
+    return entries
 
 
 def _check_search(sweep: Sweep) -> None:
@@ -184,40 +180,28 @@ def _check_search(sweep: Sweep) -> None:
     if sweep.method == "grid":
         return
     if sweep.run_cap is None:
-        raise ConfigError(
-            f"a sweep by '{sweep.method}' without run_cap never ends", where=sweep.path, mend="add run_cap: 30"
-        )
+        what = f"a sweep by '{sweep.method}' without run_cap never ends"
+        raise ConfigError(what, where=sweep.path, mend="add run_cap: 30")
     if not sweep.space:
         raise ConfigError("nothing varies", where=f"{sweep.path}: parameters", mend="give a parameter a range")
-    for name in ("bench", "seed_everything"):
+    mends = {
+        "bench": "give it one value",
+        "seed_everything": "list the seeds that every trial runs: values: [0, 1]",
+    }
+    for name, mend in mends.items():
         if name in sweep.ranges or (name == "bench" and name in sweep.choices):
-            raise ConfigError(
-                f"{name} cannot be searched",
-                where=f"{sweep.path}: parameters.{name}",
-                mend="give it one value" if name == "bench" else "list the seeds that every trial runs: values: [0, 1]",
-            )
+            raise ConfigError(f"{name} cannot be searched", where=f"{sweep.path}: parameters.{name}", mend=mend)
 
 
-def _method(method: Any, path: Path) -> Method:
-    if method not in ("grid", "random", "bayes"):
-        raise unknown("method", str(method), ("grid", "random", "bayes"), path)
-    return cast(Method, method)
-
-
-def _metric_name(metric: dict[str, Any], path: Path) -> str:
-    for key in metric:
-        if key not in ("name", "goal", "target", "impute", "impute_while_running"):
-            raise unknown("key", str(key), ("name", "goal", "target"), f"{path}: metric")
+def _metric(content: Any, where: str) -> dict[str, Any]:
+    metric = _mapping(content, where)
+    Section.of(metric, where).check_keys("name", "goal", "target", "impute", "impute_while_running")
     if not isinstance(metric.get("name"), str):
-        raise ConfigError("needs a name", where=f"{path}: metric", mend="name: val/miou")
-    return str(metric["name"])
-
-
-def _goal(metric: dict[str, Any], path: Path) -> Goal:
-    if metric.get("goal") in ("maximize", "minimize"):
-        return cast(Goal, metric["goal"])
+        raise ConfigError("needs a name", where=where, mend="name: val/miou")
     # W&B would minimise where nothing is said; a forgotten goal must not search for the worst mIoU.
-    raise ConfigError("needs a goal", where=f"{path}: metric", mend="goal: maximize or minimize")
+    if metric.get("goal") not in ("maximize", "minimize"):
+        raise ConfigError("needs a goal", where=where, mend="goal: maximize or minimize")
+    return metric
 
 
 def _optional_number(entry: Mapping[str, Any], key: str, where: str) -> float | None:
@@ -235,14 +219,11 @@ def _run_cap(value: Any, path: Path) -> int | None:
     raise ConfigError(f"run_cap is {value!r}", where=path, mend="write a whole number above 0")
 
 
-def _early(entry: Any, path: Path) -> Hyperband | None:
+def _early(entry: Any, where: str) -> Hyperband | None:
     if entry is None:
         return None
-    where = f"{path}: early_terminate"
     entry = _mapping(entry, where)
-    for key in entry:
-        if key not in (known := ("type", "min_iter", "max_iter", "s", "eta", "strict")):
-            raise unknown("key", str(key), known, where)
+    Section.of(entry, where).check_keys("type", "min_iter", "max_iter", "s", "eta", "strict")
     if entry.get("type") != "hyperband":
         raise unknown("type", str(entry.get("type")), ("hyperband",), where)
     numbers = {key: _optional_number(entry, key, where) for key in ("min_iter", "max_iter", "s", "eta")}
@@ -270,9 +251,8 @@ def _first_rung(numbers: Mapping[str, float | None], eta: float, where: str) -> 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not value:
-        raise ConfigError(
-            f"must be a mapping, not {shown(value)}", where=where, mend="write 'name: value' lines below it"
-        )
+        what = f"must be a mapping, not {shown(value)}"
+        raise ConfigError(what, where=where, mend="write 'name: value' lines below it")
     return value
 
 
@@ -282,9 +262,7 @@ def _command(value: Any, path: Path) -> tuple[str, ...]:
     return tuple(str(item) for item in value)
 
 
-def _parameter(name: str, entry: Any, path: Path, method: Method) -> Value | tuple[Value, ...] | Range | Quantile:
-    """The constant of a parameter, its values as a tuple, or its distribution."""
-    where = f"{path}: parameters.{name}"
+def _parameter(name: str, entry: Any, where: str, listed: bool) -> Value | tuple[Value, ...] | Range | Quantile:
     entry = _mapping(entry, where)
     if "parameters" in entry:
         raise ConfigError(
@@ -300,7 +278,7 @@ def _parameter(name: str, entry: Any, path: Path, method: Method) -> Value | tup
     if values is not None and keys == {"values"} and named in (None, "categorical"):
         return values
     distribution = read_distribution(entry, where)
-    if method != "grid":
+    if not listed:
         return distribution
     values = distribution.values() if isinstance(distribution, Range) else None
     if values is None:
@@ -314,9 +292,8 @@ def _parameter(name: str, entry: Any, path: Path, method: Method) -> Value | tup
 
 def _values(name: str, values: Any, where: str) -> tuple[Value, ...]:
     if not isinstance(values, list) or not values:
-        raise ConfigError(
-            f"'values' must be a non-empty list, not {shown(values)}", where=where, mend="list the values"
-        )
+        what = f"'values' must be a non-empty list, not {shown(values)}"
+        raise ConfigError(what, where=where, mend="list the values")
     found = tuple(_value(value, where) for value in values)
     twice = same_value(name, found)
     if twice is not None:
@@ -327,11 +304,8 @@ def _values(name: str, values: Any, where: str) -> tuple[Value, ...]:
 
 def _value(value: Any, where: str) -> Value:
     if value is None:
-        raise ConfigError(
-            "null would reach the trial as the text 'None'",
-            where=where,
-            mend="leave the option out, or put it in an overlay",
-        )
+        what = "null would reach the trial as the text 'None'"
+        raise ConfigError(what, where=where, mend="leave the option out, or put it in an overlay")
     if not isinstance(value, str | int | float | bool | list):
         raise ConfigError(f"{shown(value)} is not a number, word or list", where=where, mend="write one flat value")
     for item in value if isinstance(value, list) else ():

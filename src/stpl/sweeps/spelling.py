@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from stpl.errors import ConfigError
 from stpl.yaml_files import parse_yaml
 
+_T = TypeVar("_T")
 _ALIASES = {"run.bench": "bench", "run.experiment": "experiment"}
 _NAMES = ("bench", "experiment")
 _PLAIN = re.compile(r"[A-Za-z_][\w-]*")
@@ -32,22 +33,21 @@ def setting(name: str) -> str:
 
 def same_setting(names: Iterable[str]) -> tuple[str, str] | None:
     """The first two of the names that mean one setting; `None` if all differ."""
-    seen: dict[str, str] = {}
-    for name in names:
-        if setting(name) in seen:
-            return seen[setting(name)], name
-        seen[setting(name)] = name
-    return None
+    return _first_pair(names, setting)
 
 
 def same_value(name: str, values: Iterable[Any]) -> tuple[Any, Any] | None:
     """The first two of a parameter's values that a trial reads as one; `None` if all differ."""
-    seen: dict[Hashable, Any] = {}
-    for value in values:
-        meaning = str(value) if setting(name) in _NAMES else _meaning(value)
-        if meaning in seen:
-            return seen[meaning], value
-        seen[meaning] = value
+    return _first_pair(values, str if setting(name) in _NAMES else _meaning)
+
+
+def _first_pair(items: Iterable[_T], meaning: Callable[[_T], Hashable]) -> tuple[_T, _T] | None:
+    seen: dict[Hashable, _T] = {}
+    for item in items:
+        meant = meaning(item)
+        if meant in seen:
+            return seen[meant], item
+        seen[meant] = item
     return None
 
 

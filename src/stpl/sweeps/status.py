@@ -18,10 +18,10 @@ from rich.text import Text
 
 from stpl.errors import RecordError, StplError, note
 from stpl.runs.record import METRICS, read_steps
-from stpl.sweeps.claims import Failure, name_of
+from stpl.sweeps.claims import Failure, folder_token, name_of
 from stpl.sweeps.display import clock
 from stpl.sweeps.grid import Cell, cells, narrow
-from stpl.sweeps.queues import CALL, folder_token
+from stpl.sweeps.queues import CALL
 from stpl.sweeps.schema import read_sweep
 from stpl.sweeps.storage import opened
 

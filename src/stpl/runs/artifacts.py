@@ -21,10 +21,8 @@ from stpl.files import write_atomically
 
 EVALUATION, FEATURES, SAMPLES = "evaluation.npz", "features.npz", "samples.npz"
 
-STATISTICS = "statistics.json"
+STATISTICS, STATISTICS_SCHEMA = "statistics.json", 1
 """Beside a record: mIoU of its last weights by the statistics they were evaluated with (`stpl weights statistics`)."""
-
-STATISTICS_SCHEMA = 1
 
 RUNNING, RENEWED = "running", ("original", "all")
 """Kinds of statistics: those of training; those renewed from original frames, and from original and augmented ones."""
@@ -32,10 +30,9 @@ RUNNING, RENEWED = "running", ("original", "all")
 
 @dataclass(frozen=True)
 class ClipConfusions:
-    """What was counted on each clip of the labelled target split.
+    """What was counted on each of N clips (`keys`) of the labelled target split, in the order of the evaluation.
 
     Attributes:
-        keys: names of the N clips, in the order of the evaluation.
         confusions: pixel counts int64 `[N,K,K]`; rows are the truth.
     """
 
@@ -151,6 +148,5 @@ def _check(path: Path, right: bool) -> None:
 
 
 def _torn(path: Path, fault: str) -> RecordError:
-    return RecordError(
-        f"cannot be read ({fault})", where=path, mend=f"delete {path} to report without it, or its folder to run again"
-    )
+    mend = f"delete {path} to report without it, or its folder to run again"
+    return RecordError(f"cannot be read ({fault})", where=path, mend=mend)

@@ -39,14 +39,23 @@ from stpl.runs.tracking import Tracking, wandb_logger
 from stpl.runs.trainer import SessionTimer, build_trainer
 from stpl.training import Method, OptimizerOptions
 
+_FROM_OTHER_RUNS = (
+    ("start_from", str | None, "Experiment of the same benchmark whose last checkpoint is the starting point, e.g."
+        " source; model.checkpoint wins."),
+    ("start_seed", int | None, "Seed of that run; this run's own if not given."),
+    ("labels_from", str | None, "Experiment of the same benchmark and seed whose last round of pseudo-labels is"
+        " trained on; model.labels wins."),
+    ("ensemble_from", list[str] | None, "Experiments of the same benchmark and seed whose last checkpoints label the"
+        " target together; model.ensemble wins."),
+)  # fmt: skip
+"""Settings that begin with what other runs left: name, type, help."""
+
 
 class SuiteCLI(LightningCLI):
     """LightningCLI with the suite's own groups: `network`, `optimizer`, `batchnorm` and `run`.
 
     Attributes:
-        recorder: writes into the run's folder.
-        key: identity of the run.
-        tracking: sends to W&B what the recorder does not; `None` if nobody asked for it.
+        tracking: `None` if nobody asked for W&B.
         chosen_precision: what the hardware is fast in, if neither the user nor an earlier session said which precision.
     """
 
@@ -57,37 +66,13 @@ class SuiteCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Declare the groups and link them to those who use them."""
-        parser.add_argument(
-            "--start_from",
-            type=str | None,
-            default=None,
-            help="Experiment of the same benchmark whose last checkpoint is the starting point, e.g. source;"
-            " model.checkpoint wins.",
-        )
-        parser.add_argument(
-            "--start_seed", type=int | None, default=None, help="Seed of that run; this run's own if not given."
-        )
-        parser.add_argument(
-            "--labels_from",
-            type=str | None,
-            default=None,
-            help="Experiment of the same benchmark and seed whose last round of pseudo-labels is trained on;"
-            " model.labels wins.",
-        )
-        parser.add_argument(
-            "--ensemble_from",
-            type=list[str] | None,
-            default=None,
-            help="Experiments of the same benchmark and seed whose last checkpoints label the target together;"
-            " model.ensemble wins.",
-        )
+        for name, kind, meaning in _FROM_OTHER_RUNS:
+            parser.add_argument(f"--{name}", type=kind, default=None, help=meaning)
         parser.add_class_arguments(RunOptions, "run")
-        parser.add_class_arguments(NetworkOptions, "network")
-        parser.add_class_arguments(OptimizerOptions, "optimizer")
-        parser.add_class_arguments(BatchNormOptions, "batchnorm")
-        parser.link_arguments("network", "model.init_args.network")
-        parser.link_arguments("optimizer", "model.init_args.optimizer")
-        parser.link_arguments("batchnorm", "model.init_args.batchnorm")
+        groups = {"network": NetworkOptions, "optimizer": OptimizerOptions, "batchnorm": BatchNormOptions}
+        for name, options in groups.items():
+            parser.add_class_arguments(options, name)
+            parser.link_arguments(name, f"model.init_args.{name}")
         parser.link_arguments("seed_everything", "data.init_args.sampling_seed")
 
     def before_instantiate_classes(self) -> None:
@@ -98,19 +83,15 @@ class SuiteCLI(LightningCLI):
         trainer.precision = trainer.precision or self._precision_before()
         if trainer.precision is None:
             trainer.precision = self.chosen_precision = hardware_precision(trainer.accelerator)
-        source, model = self.config.start_from, self.config.model.get("init_args", {})
+        model, seed = self.config.model.get("init_args", {}), self.config.seed_everything
+        source, names, labels = self.config.start_from, self.config.ensemble_from, self.config.labels_from
         if source is not None and model.get("checkpoint") is None:
-            seed = self.config.seed_everything if self.config.start_seed is None else self.config.start_seed
-            self._begin("start_from", "checkpoint", starting_point(RunKey(self.config.run.bench, source, int(seed))))
-        if self.config.ensemble_from is not None and not model.get("ensemble"):
-            runs = [
-                RunKey(self.config.run.bench, name, int(self.config.seed_everything))
-                for name in self.config.ensemble_from
-            ]
-            self._begin("ensemble_from", "ensemble", [starting_point(run) for run in runs])
-        if self.config.labels_from is not None and model.get("labels") is None:
-            run = RunKey(self.config.run.bench, self.config.labels_from, int(self.config.seed_everything))
-            self._begin("labels_from", "labels", last_labels(run))
+            start = seed if self.config.start_seed is None else self.config.start_seed
+            self._begin("start_from", "checkpoint", starting_point(self._key(source, start)))
+        if names is not None and not model.get("ensemble"):
+            self._begin("ensemble_from", "ensemble", [starting_point(self._key(name, seed)) for name in names])
+        if labels is not None and model.get("labels") is None:
+            self._begin("labels_from", "labels", last_labels(self._key(labels, seed)))
         self.config.run.inputs = inputs(self.settings)
 
     @property
@@ -140,14 +121,15 @@ class SuiteCLI(LightningCLI):
     def _precision_before(self) -> str | None:
         """The precision that the run began with, if it goes on: that of this machine may be another."""
         run = self.config.run
-        directory = Path(run.directory or self._key(run).directory(runs_root()))
+        key = self._key(run.experiment, self.config.seed_everything)
+        directory = Path(run.directory or key.directory(runs_root()))
         with suppress(ConfigError):  # it is reported when the run goes on; one that is recorded needs none
             before = kept_settings(directory, directory / "checkpoints" / "last.ckpt")
             return None if before is None else before.get("trainer", {}).get("precision")
         return None
 
-    def _key(self, run: Any) -> RunKey:
-        return RunKey(run.bench, run.experiment, int(self.config.seed_everything))
+    def _key(self, experiment: str, seed: int) -> RunKey:
+        return RunKey(self.config.run.bench, experiment, int(seed))
 
     def _set_seed(self) -> None:
         """Seed all generators; torch and NumPy say which numbers they take."""
@@ -157,7 +139,7 @@ class SuiteCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Trainer with the recorder; only the first of several processes sends to W&B."""
         options: RunOptions = self.config_init.run
-        self.key = self._key(options)
+        self.key = self._key(options.experiment, self.config.seed_everything)
         self.recorder = Recorder(options.directory or self.key.directory(runs_root()), options)
         settings = dict(self.config_init.trainer)
         settings["default_root_dir"] = settings["default_root_dir"] or self.recorder.directory
@@ -193,14 +175,7 @@ CLI_OPTIONS: dict[str, Any] = {
 
 
 def build(args: Sequence[str]) -> tuple[SuiteCLI, Request]:
-    """Everything that a command line describes, built and not yet run.
-
-    Args:
-        args: the command line after the verb.
-
-    Raises:
-        StplError: for anything in the configuration that cannot be used.
-    """
+    """What a command line (after its verb) describes, built and not yet run; raises as `build_request` does."""
     request = Request.parse(args)
     return build_request(request), request
 
@@ -216,10 +191,7 @@ class _Parser(SuiteCLI):
 
 
 def parse(args: Sequence[str]) -> None:
-    """Check names and types of all settings of a command line, but not what only building shows, such as ranges.
-
-    Args:
-        args: the command line after `stpl fit`.
+    """Check names and types of all settings of a command line after `stpl fit`, but not what only building shows.
 
     Raises:
         StplError: for the first setting that is wrong.
@@ -232,19 +204,14 @@ def print_settings() -> None:
     SuiteCLI(Method, ClipDataModule, **CLI_OPTIONS, args=["--help"])
 
 
-def _find_own_methods() -> None:
-    """Make all methods known: the package's, other packages' (entry points), and modules of the working directory."""
-    import_module("stpl.methods")
-    find_own_modules()
-    for point in importlib.metadata.entry_points(group="stpl.methods"):
-        with refusals(f"entry point {point.name}", mend=f"mend or uninstall {point.value}"):
-            point.load()
-
-
 def build_request(request: Request, kind: type[SuiteCLI] = SuiteCLI) -> SuiteCLI:
     """What a request describes, built; raises `StplError` for anything in it that cannot be used."""
     _quiet()
-    _find_own_methods()
+    import_module("stpl.methods")
+    find_own_modules()
+    for point in importlib.metadata.entry_points(group="stpl.methods"):  # methods of other packages
+        with refusals(f"entry point {point.name}", mend=f"mend or uninstall {point.value}"):
+            point.load()
     with refusals():
         try:
             return kind(Method, ClipDataModule, **CLI_OPTIONS, args=request.arguments())
@@ -266,20 +233,12 @@ def starting_point(run: RunKey) -> Path:
 
 
 def last_labels(run: RunKey) -> Path:
-    """The folder of the pseudo-labels of a run's last round.
-
-    Raises:
-        ConfigError: there are none.
-    """
+    """The folder of the pseudo-labels of a run's last round; raises `ConfigError` if there are none."""
     folder = run.directory(runs_root()) / "pseudo"
     rounds = [path for path in folder.glob("round*") if finished(path)]
     if not rounds:
-        raise ConfigError(
-            f"{run} made no pseudo-labels",
-            where="labels_from",
-            mend=f"run it first: stpl fit --bench={run.bench} --experiment={run.experiment} "
-            f"--seed_everything={run.seed}",
-        )
+        call = f"stpl fit --bench={run.bench} --experiment={run.experiment} --seed_everything={run.seed}"
+        raise ConfigError(f"{run} made no pseudo-labels", where="labels_from", mend=f"run it first: {call}")
     return max(rounds, key=lambda path: int(path.name.removeprefix("round")))
 
 

@@ -27,14 +27,12 @@ _PER_CLASS = 100  # points of the scatter: W&B draws 10 000 at most, in all runs
 
 @dataclass(frozen=True)
 class Chart:
-    """A custom chart of W&B.
+    """A custom chart of W&B: one of its presets over a table.
 
     Attributes:
         key: the name it is logged under; its table has the same with `_table`.
         title: what stands above it.
-        preset: which of W&B's presets draws it.
-        columns: of the table.
-        fields: field of the preset → column.
+        fields: field of the preset → column of the table.
     """
 
     key: str

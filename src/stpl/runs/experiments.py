@@ -56,7 +56,6 @@ class Row:
     """One row of a table.
 
     Attributes:
-        title: as in the paper.
         experiment: whose runs it averages; `None` for a row that only the paper has run.
         paper: benchmark → mIoU in percent that the paper states.
         paper_iou: benchmark → IoU in percent of each of the benchmark's `Catalogue.paper_classes`, where stated.
@@ -76,12 +75,10 @@ class Table:
 
     Attributes:
         id: file name of the table, e.g. `table3`.
-        title: its caption.
         citation: where the paper's numbers stand.
         benchmark: the benchmark that the paper's table is on; a table with rows that only the paper has run is shown
             on no other.
         reference: experiment that is subtracted in differences.
-        rows: in the paper's order.
         bounds: experiments that train on the target's labels: no baseline to anyone.
         controls: experiments that minimise nothing: what a row gains beyond the best of them is its own.
         optional: whether the table is left out as long as nothing is recorded that it alone shows.
@@ -115,7 +112,6 @@ class Catalogue:
     """Everything that `tables.yaml` names.
 
     Attributes:
-        tables: in the file's order.
         experiments: experiment → overlay names (no suffix, `{bench}` unresolved).
         benchmarks: benchmark → how tables call it, e.g. `viper` → `VIPER→CS`.
         paper_classes: benchmark → classes whose IoU the paper states, in its order.
@@ -156,8 +152,7 @@ def load_catalogue(folders: Sequence[Path] | None = None) -> Catalogue:
     Raises:
         ConfigError: for a missing or unknown key, a wrong type, or an experiment with two different overlay lists.
     """
-    places = experiment_folders() if folders is None else list(folders)
-    paths = [folder / "tables.yaml" for folder in places]
+    paths = [folder / "tables.yaml" for folder in folders or experiment_folders()]
     joined = Catalogue((), {}, {}, {})
     for path in (paths[-1], *(path for path in reversed(paths[:-1]) if path.is_file())):
         joined = _joined(joined, load_yaml(path), path)
@@ -176,7 +171,6 @@ def _joined(base: Catalogue, content: dict[str, Any], path: Path) -> Catalogue:
     for item in file.items("tables") if "tables" in file or not base.tables else []:
         table = _table(item, tables, experiments, path)
         tables[table.id] = table
-    _check_references(list(tables.values()), experiments, path)
     benchmarks, classes = file.section("benchmarks"), file.section("paper_classes")
     found = Catalogue(
         tuple(tables.values()),
@@ -184,19 +178,20 @@ def _joined(base: Catalogue, content: dict[str, Any], path: Path) -> Catalogue:
         {**base.benchmarks, **{bench: benchmarks.text(bench) for bench in benchmarks.content}},
         {**base.paper_classes, **{bench: classes.texts(bench) for bench in classes.content}},
     )
-    _check_class_counts(found.tables, found.paper_classes, path)
+    for table in found.tables:
+        _check_table(table, found, f"{path}: table {table.id}")
     return found
 
 
 def benches(folders: Sequence[Path] | None = None) -> list[str]:
     """Names of the benchmarks that have an overlay `bench/<name>.yaml` (`<name>.training.yaml` is a part of one)."""
-    places = experiment_folders() if folders is None else folders
+    places = folders or experiment_folders()
     return sorted({path.stem for root in places for path in (root / "bench").glob("*.yaml") if "." not in path.stem})
 
 
 def check_bench(bench: str, folders: Sequence[Path] | None = None) -> None:
     """Raise `ConfigError` with «did you mean» unless `bench` is one of `benches(folders)`."""
-    places = experiment_folders() if folders is None else folders
+    places = folders or experiment_folders()
     if bench not in benches(places):
         raise unknown("benchmark", bench, benches(places), places[-1] / "bench")
 
@@ -219,7 +214,7 @@ def overlays(experiment: str, bench: str, folders: Sequence[Path] | None = None)
     Raises:
         ConfigError: for an unknown name (with «did you mean») or a missing file.
     """
-    places = experiment_folders() if folders is None else folders
+    places = folders or experiment_folders()
     known = load_catalogue(places).experiments
     if experiment not in known:
         raise unknown("experiment", experiment, known, places[-1] / "tables.yaml")
@@ -289,19 +284,17 @@ def _define(experiments: dict[str, tuple[str, ...]], name: str, entry: Section) 
         )
 
 
-def _check_references(tables: Sequence[Table], experiments: Mapping[str, Any], path: Path) -> None:
-    for table in tables:
-        for experiment in (table.reference, *table.bounds, *table.controls, *(row.experiment for row in table.rows)):
-            if experiment is not None and experiment not in experiments:
-                raise unknown("experiment", experiment, experiments, f"{path}: table {table.id}")
-
-
-def _check_class_counts(tables: Sequence[Table], classes: Mapping[str, tuple[str, ...]], path: Path) -> None:
-    for name, row in ((table.id, row) for table in tables for row in table.rows):
+def _check_table(table: Table, catalogue: Catalogue, where: str) -> None:
+    """Refuse experiments that nothing defines, and numbers that are not one for each class."""
+    for experiment in (table.reference, *table.bounds, *table.controls, *(row.experiment for row in table.rows)):
+        if experiment is not None and experiment not in catalogue.experiments:
+            raise unknown("experiment", experiment, catalogue.experiments, where)
+    for row in table.rows:
         for bench, values in row.paper_iou.items():
-            if len(values) != len(classes.get(bench, ())):
+            classes = len(catalogue.paper_classes.get(bench, ()))
+            if len(values) != classes:
                 raise ConfigError(
-                    f"{len(values)} IoU for the {len(classes.get(bench, ()))} paper_classes of {bench}",
-                    where=f"{path}: table {name}, row '{row.title}'",
+                    f"{len(values)} IoU for the {classes} paper_classes of {bench}",
+                    where=f"{where}, row '{row.title}'",
                     mend="give one for each class, in that order",
                 )

@@ -34,10 +34,7 @@ from stpl.runs.trainer import (
 
 
 def fit(args: Sequence[str]) -> Path:
-    """Run an experiment to its end, from its last checkpoint if there is one, and record it.
-
-    Args:
-        args: the command line after `stpl fit`.
+    """Run what the command line after `stpl fit` says to its end, from its last checkpoint if any, and record it.
 
     Returns:
         The run's folder. A run that is recorded already is left as it is.
@@ -76,10 +73,12 @@ def begin(cli: SuiteCLI) -> None:
         ConfigError: naming the settings that differ.
     """
     settle_precision(cli)
-    cli.recorder.mark = mark_of(cli.key, cli.settings)
     recorder = cli.recorder
+    recorder.mark = mark_of(cli.key, cli.settings)
     keep_settings(recorder.directory, recorder.last_checkpoint, cli.settings)
     recorder.checkpoints.mkdir(parents=True, exist_ok=True)
+    for torn in recorder.checkpoints.glob(".*.partial"):  # of a session that was killed while it wrote one
+        torn.unlink()
 
 
 def settle_precision(cli: SuiteCLI) -> None:
@@ -118,10 +117,7 @@ def _failures_reported(tracking: Tracking | None) -> Iterator[None]:
 
 
 def evaluate(args: Sequence[str]) -> None:
-    """`stpl test`: evaluate a checkpoint and print its IoU per class; nothing is recorded.
-
-    Args:
-        args: the command line after `stpl test`.
+    """Evaluate a checkpoint by the command line after `stpl test` and print its IoU per class; nothing is recorded.
 
     Raises:
         StplError: for a mistake in configuration, data or checkpoint.
@@ -182,13 +178,13 @@ def _match_labels(cli: SuiteCLI) -> None:
 def run(cli: SuiteCLI) -> None:
     """Evaluate the starting point, then train; or go on where the last checkpoint stands."""
     trainer, last = cli.trainer, cli.recorder.last_checkpoint
+    resume = last.is_file()
     cli.model.folder = cli.recorder.directory
     _match_labels(cli)
     if cli.recorder.options.compile:
         cli.model.network.segmenter.encoder.compile()
     if cli.recorder.options.cuda_graph and cli.model.recordable and records_steps(trainer):
         cli.model.record_step()
-    resume = last.is_file()
     if resume:  # a torn file is no defect, and one that diverged from a run that may go on
         content = weights.read(last)
         check_mark(content, cli.recorder.mark, last)

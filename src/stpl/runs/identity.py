@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,11 @@ def inputs(settings: Mapping[str, Any]) -> dict[str, str]:
     """Resolved setting → hash of the content of the files and folders that it names; absent ones are left out."""
     found = {}
     for name, value in flat_settings(settings).items():
-        paths = [Path(path) for path in _texts(value)] if is_input(name) else []
-        if paths and all(path.is_file() or path.is_dir() for path in paths):
+        texts = value if isinstance(value, list) else [value]
+        if not texts or not is_input(name) or not all(isinstance(text, str) and text for text in texts):
+            continue
+        paths = [Path(text) for text in texts]
+        if all(path.is_file() or path.is_dir() for path in paths):
             with suppress(StplError):  # a folder that is no footage: its path is compared
                 found[name] = " ".join(map(content_id, paths))
     return found
@@ -50,19 +53,17 @@ def is_input(name: str) -> bool:
     return name.startswith(("model.", "data.")) and name.rsplit(".", 1)[-1] in _INPUTS
 
 
-def _texts(value: Any) -> list[str]:
-    """The texts of a setting; none for what is neither a text nor a list of texts."""
-    texts = value if isinstance(value, list) else [value]
-    return texts if all(isinstance(text, str) and text for text in texts) else []
-
-
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted name → value of what makes a run the one that it is: files by their content, others as they are written.
 
     What changes where or how fast it computes (`NEUTRAL`) is left out, and so is what is `null`.
     """
     found = {k: v for k, v in flat_settings(settings).items() if v is not None and not k.startswith(NEUTRAL)}
-    return found | (settings.get("run", {}).get("inputs") or {})
+    return found | _known_inputs(settings)
+
+
+def _known_inputs(settings: Mapping[str, Any]) -> dict[str, str]:
+    return settings.get("run", {}).get("inputs") or {}
 
 
 def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -105,12 +106,6 @@ def check_mark(content: Mapping[str, Any], expected: Mapping[str, Any], path: Pa
     )
 
 
-def changed_inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> Sequence[str]:
-    """The settings whose files hold something else than when the run began."""
-    old, new = (settings.get("run", {}).get("inputs") or {} for settings in (before, now))
-    return [name for name in sorted(old.keys() & new.keys()) if old[name] != new[name]]
-
-
 def kept_settings(directory: Path, last: Path) -> dict[str, Any] | None:
     """The settings of the run that `directory` holds a checkpoint `last` of; `None` if there is nothing to go on from.
 
@@ -120,11 +115,9 @@ def kept_settings(directory: Path, last: Path) -> dict[str, Any] | None:
     if not last.is_file():
         return None
     if not (directory / CONFIG).exists():
-        raise ConfigError(
-            f"nothing says with what settings {last.name} was made",
-            where=directory / CONFIG,
-            mend=f"delete {directory}, or name another folder, to begin anew",
-        )
+        what = f"nothing says with what settings {last.name} was made"
+        mend = f"delete {directory}, or name another folder, to begin anew"
+        raise ConfigError(what, where=directory / CONFIG, mend=mend)
     return load_yaml(directory / CONFIG)
 
 
@@ -159,12 +152,14 @@ def keep_settings(directory: Path, last: Path, settings: Mapping[str, Any]) -> N
         write_atomically(directory / CONFIG, text)
         return
     mend = f"put them back to go on with it; or delete {directory}, or name another folder, to begin anew"
-    changed = changed_inputs(before, settings)
+    known, given = _known_inputs(before), _known_inputs(settings)
+    changed = [name for name in sorted(known.keys() & given.keys()) if known[name] != given[name]]
     if changed:
-        files = ", ".join(f"{name} ({_word(flat_settings(settings).get(name))})" for name in changed)
+        flat = flat_settings(settings)
+        files = ", ".join(f"{name} ({_word(flat.get(name))})" for name in changed)
         what = f"the files of {files} are not those that this run began with"
         raise ConfigError(what, where=directory / CONFIG, mend=mend)
-    old, new = _by_place(before, settings)
+    old, new = (_by_place(one, known.keys() & given.keys()) for one in (before, settings))
     differing = [name for name in sorted(old | new) if old.get(name) != new.get(name)]
     if differing:
         shown = [f"{name}: {_word(old.get(name))} → {_word(new.get(name))}" for name in differing[:_SHOWN]]
@@ -173,20 +168,19 @@ def keep_settings(directory: Path, last: Path, settings: Mapping[str, Any]) -> N
         raise ConfigError(what, where=directory / CONFIG, mend=mend)
 
 
-def _by_place(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What must not differ. Files whose content both sides know are left out: it is compared already."""
-    known = [settings.get("run", {}).get("inputs") or {} for settings in (before, now)]
-    found = [comparable({**settings, "run": {}}) for settings in (before, now)]
-    for settings in found:
-        for name in known[0].keys() & known[1].keys():
-            settings.pop(name, None)
-        for name in [name for name, value in settings.items() if is_input(name) and isinstance(value, str)]:
-            path = Path(settings[name])
-            settings[name] = str(path if located(path) != path else path.resolve())  # a shipped model has a name
-        source, checkpoint = settings.get("start_from"), str(settings.get("model.init_args.checkpoint", ""))
-        if source is not None and re.search(rf"/{re.escape(source)}/seed\d+/checkpoints/last\.ckpt$", checkpoint):
-            del settings["model.init_args.checkpoint"]  # it follows from `start_from`, the seed and where the runs lie
-    return found[0], found[1]
+def _by_place(settings: Mapping[str, Any], compared: Iterable[str]) -> dict[str, Any]:
+    """What must not differ, without the files whose content is `compared` already."""
+    found = comparable({**settings, "run": {}})
+    for name in compared:
+        found.pop(name, None)
+    for name, value in found.items():
+        if is_input(name) and isinstance(value, str):
+            path = Path(value)
+            found[name] = str(path if located(path) != path else path.resolve())  # a shipped model has a name
+    source, checkpoint = found.get("start_from"), str(found.get("model.init_args.checkpoint", ""))
+    if source is not None and re.search(rf"/{re.escape(source)}/seed\d+/checkpoints/last\.ckpt$", checkpoint):
+        del found["model.init_args.checkpoint"]  # it follows from `start_from`, the seed and where the runs lie
+    return found
 
 
 def _word(value: Any) -> str:

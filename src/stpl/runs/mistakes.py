@@ -27,22 +27,15 @@ _KEY = re.compile(r'Parser key "([^"]+)":')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
 _REFUSED = re.compile(r"Option '([^']+)' is not accepted")
 _FRAME = (
-    "Parser key",
-    "Problem with",
-    "Given value",
-    "Subtypes:",
-    "Errors:",
-    "Does not validate",
-    "Expected a <class 'None",
-)
+    "Parser key", "Problem with", "Given value", "Subtypes:", "Errors:", "Does not validate", "Expected a <class 'None",
+)  # fmt: skip
 
 
 def explained(error: BaseException, request: Request) -> BaseException:
     """An error of building `request` as users are to read it; itself where nothing more is known.
 
-    Returns:
-        The `StplError` that caused it; else the place in the user's own code and what was raised there; else the
-        parser's reason with the setting and its file.
+    That is the `StplError` that caused it; else the place in the user's own code and what was raised there; else the
+    parser's reason with the setting and its file.
     """
     causes = list(_causes(error))
     known = next((cause for cause in causes if isinstance(cause, StplError)), None)
@@ -101,7 +94,7 @@ def _of_own_code(error: BaseException, *, wrapped: bool) -> ConfigError | None:
 
 def _no_class(text: str, request: Request) -> ConfigError:
     """The error for a group of settings whose class no file names, with the classes that there are."""
-    key = next(iter(re.findall(r'Parser key "([^"]+)":', text)), "model")
+    key = next(iter(_KEY.findall(text)), "model")
     kind = _NO_CLASS.search(text)
     named = "no class is named" if kind is None else f"no subclass of {kind.group(1)} is named"
     known = f"; methods: {', '.join(_methods())}; or package.module.Class of your own" if key == "model" else ""

@@ -24,11 +24,8 @@ from stpl.files import write_atomically
 SCHEMA = 1
 """Version of `result.json`. It grows when a field changes its meaning; readers refuse other versions."""
 
-RECORD = "result.json"
-"""File name of a record inside its run's folder."""
-
-CONFIG = "config.yaml"
-"""File name of a run's resolved settings inside its folder."""
+RECORD, CONFIG, METRICS = "result.json", "config.yaml", "metrics.csv"
+"""File names inside a run's folder: of its record, its resolved settings, and its `step,name,value` lines."""
 
 NEUTRAL = (
     "run.", "trainer.logger", "trainer.enable_", "trainer.accelerator", "trainer.max_time", "trainer.profiler",
@@ -39,7 +36,6 @@ NEUTRAL = (
 )  # fmt: skip
 """Prefixes of settings that change where or how fast a run computes, not what: they leave its name alone."""
 
-_STRIPPED = ("model.init_args.", "model.")
 _MAX_NAME = 120
 
 
@@ -63,10 +59,8 @@ class RunKey:
     def __post_init__(self) -> None:
         for kind, name in (("bench", self.bench), ("experiment", self.experiment)):
             if not name or name.startswith(".") or re.search(r"[/\\\x00-\x1f]", name):
-                raise ConfigError(
-                    f"{kind} name {name!r} cannot name a folder",
-                    mend="use letters, digits, '-', '_', and do not begin with a dot",
-                )
+                mend = "use letters, digits, '-', '_', and do not begin with a dot"
+                raise ConfigError(f"{kind} name {name!r} cannot name a folder", mend=mend)
         if self.seed < 0:
             raise ConfigError(f"seed {self.seed} is negative", mend="choose a seed of 0 or more")
 
@@ -84,11 +78,8 @@ class RunKey:
             RecordError: if it is torn, or was copied here from another run.
         """
         record = read_record(self.directory(root))
-        if record is None:
-            return None
-        found = key_of(record)
-        if found != self:
-            raise _unusable(self.directory(root), f"the record is of the run {found}, not of {self}")
+        if record is not None and key_of(record) != self:
+            raise _unusable(self.directory(root), f"the record is of the run {key_of(record)}, not of {self}")
         return record
 
 
@@ -116,7 +107,7 @@ def experiment_name(base: str, overrides: Mapping[str, str]) -> str:
 
 
 def _short(key: str) -> str:
-    return next((key.removeprefix(prefix) for prefix in _STRIPPED if key.startswith(prefix)), key)
+    return key.removeprefix("model.").removeprefix("init_args.") if key.startswith("model.") else key
 
 
 Evaluation = dict[str, Any]
@@ -289,10 +280,6 @@ def _field_faults(content: dict[str, Any], fields: dict[str, tuple[type, ...]], 
 
 def _is(value: object, types: tuple[type, ...]) -> bool:
     return isinstance(value, types) and not isinstance(value, bool)  # a bool is an int to Python, not to a record
-
-
-METRICS = "metrics.csv"
-"""File name of a run's metrics inside its folder: `step,name,value` lines."""
 
 
 def read_metrics(path: Path) -> Iterator[tuple[int, str, float]]:

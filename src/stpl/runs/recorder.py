@@ -16,23 +16,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
 
 from stpl import __version__
-from stpl.errors import ConfigError, DivergedError, StoppedError, StplError
-from stpl.files import write_atomically, writing
+from stpl.errors import ConfigError, DivergedError, StoppedError
+from stpl.files import whole_file, write_atomically, writing
 from stpl.nn.finite import fault
 from stpl.runs.artifacts import write_arrays
 from stpl.runs.identity import MARK
-from stpl.runs.record import (
-    METRICS,
-    SCHEMA,
-    Evaluation,
-    RunKey,
-    RunRecord,
-    flat,
-    read_metrics,
-    write_record,
-)
+from stpl.runs.record import METRICS, SCHEMA, Evaluation, RunKey, RunRecord, flat, read_metrics, write_record
 from stpl.training import Method
 
 SELECTION = "information maximisation, H(mean p) - mean H(p), on the unlabelled evaluation frames"
@@ -77,11 +69,7 @@ class RunOptions:
 
 
 class MetricsFile:
-    """`metrics.csv`: `step,name,value` lines, appended and flushed one by one; the source of truth of all curves.
-
-    Args:
-        path: the file.
-    """
+    """`metrics.csv`: `step,name,value` lines, appended and flushed one by one; the source of truth of all curves."""
 
     HEADER = ("step", "name", "value")
 
@@ -116,10 +104,7 @@ class Recorder(Callback):
     anyway, before each row of losses, checkpoint and evaluation; and one that something else asks to stop before its
     last step (`trainer.max_time`, a callback), once it is saved. It must be the last of the trainer's callbacks.
 
-    Args:
-        directory: the run's folder.
-        options: how often.
-        mark: what checkpoints say of the run (`stpl.runs.identity`).
+    Its `mark` is what checkpoints say of the run (`stpl.runs.identity`).
     """
 
     directory: Path
@@ -150,6 +135,10 @@ class Recorder(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.evaluations, self.seconds = state_dict["evaluations"], state_dict["seconds"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Have checkpoints replaced as a whole."""
+        trainer.strategy.checkpoint_io = _WholeFiles()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Mark the checkpoint as one of this run."""
@@ -253,9 +242,9 @@ class Recorder(Callback):
 
     def chosen(self, criterion: str) -> Evaluation | None:
         """The evaluation with the highest `criterion`, a name of `flat`'s (the earliest of equals); `None` if none."""
-        candidates = [(flat(e).get(criterion), -e["step"], e) for e in self.evaluations.values()]
-        found = max((c for c in candidates if c[0] is not None), key=lambda c: c[:2], default=None)
-        return None if found is None else found[2]
+        scored = [(value, e) for e in self.evaluations.values() if (value := flat(e).get(criterion)) is not None]
+        best = max(scored, key=lambda item: (item[0], -item[1]["step"]), default=None)
+        return None if best is None else best[1]
 
     def selections(self) -> dict[str, Evaluation]:
         """For each label-free score, the evaluation where it is highest."""
@@ -295,15 +284,16 @@ class Recorder(Callback):
 
     def _save(self, trainer: Trainer, path: Path) -> None:
         self._check_weights(trainer)
-        temporary = path.with_suffix(".partial")
-        try:
-            with writing(path, then="call again"):
-                trainer.save_checkpoint(temporary, weights_only=False)
-                if trainer.is_global_zero:
-                    temporary.replace(path)
-        except StplError:
-            temporary.unlink(missing_ok=True)
-            raise
+        trainer.save_checkpoint(path, weights_only=False)
+
+
+class _WholeFiles(TorchCheckpointIO):
+    """Lightning would write into the system's folder for temporary files first, which may be small, and then copy."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint."""
+        with whole_file(Path(path), then="call again") as file:
+            torch.save(checkpoint, file)
 
 
 def _over_processes(trainer: Trainer, losses: dict[str, torch.Tensor]) -> dict[str, float]:

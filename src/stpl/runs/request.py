@@ -58,11 +58,8 @@ def _text_of(file: Path) -> str:
     groups = {name: value for name, value in content.items() if name in _GROUPS}
     for name, value in groups.items():
         if not isinstance(value, dict | str):
-            raise ConfigError(
-                f"'{name}' is {'null' if value is None else value}, not a group of settings",
-                where=file,
-                mend=f"leave {name} out, or write 'name: value' lines below it",
-            )
+            what = f"'{name}' is {'null' if value is None else value}, not a group of settings"
+            raise ConfigError(what, where=file, mend=f"leave {name} out, or write 'name: value' lines below it")
     whole = {name: load_yaml(file.parent / v) if isinstance(v, str) else v for name, v in groups.items()}
     found = _placed(content | whole, file.parent)
     return file.read_text(encoding="utf-8") if found == content else yaml.safe_dump(found, sort_keys=False)
@@ -94,8 +91,7 @@ class Request:
     """A command line, taken apart.
 
     Attributes:
-        bench: benchmark, or `None` if given by a configuration file.
-        experiment: experiment, or `None` likewise.
+        bench: benchmark, or `None` if given by a configuration file; `experiment` likewise.
         folder: the user's own overlays; see `experiment_folders`.
         configs: configuration files, in the order of merging.
         overrides: every other `--key=value`.
@@ -121,25 +117,22 @@ class Request:
                 if not rest:
                     raise ConfigError(f"{key} needs a value", mend=f"write {key}=value")
                 value = rest.pop(0)
-            request._take(key, value)
+            match key:
+                case "--bench":
+                    request.bench = value
+                case "--experiment":
+                    request.experiment = value
+                case "--experiments":
+                    request.folder = Path(value)
+                case "-c" | "--config":
+                    request.configs.append(value)
+                case _:
+                    request.overrides[key.removeprefix("--")] = value
         return request
-
-    def _take(self, key: str, value: str) -> None:
-        match key:
-            case "--bench":
-                self.bench = value
-            case "--experiment":
-                self.experiment = value
-            case "--experiments":
-                self.folder = Path(value)
-            case "-c" | "--config":
-                self.configs.append(value)
-            case _:
-                self.overrides[key.removeprefix("--")] = value
 
     def arguments(self) -> list[str]:
         """The same for LightningCLI: overlays by their files, the experiment's name spelled out."""
-        files = [*self._overlays(), *(Path(file) for file in self.configs)]
+        files = self._files()
         settings = dict(self.overrides)
         if self.experiment is not None and "experiment" not in self.settings.get("run", {}):
             named = {k: v for k, v in settings.items() if k != "seed_everything"}
@@ -162,13 +155,15 @@ class Request:
         """The last of the configuration files in which `key` is written; `None` if it came from the command line."""
         if any(name.split(".")[-1] == key for name in self.overrides):
             return None
-        files = [*self._overlays(), *(Path(file) for file in self.configs)]
-        found = [file for file in files if key and re.search(rf"\b{re.escape(key)}\s*:", file.read_text("utf-8"))]
+        written = re.compile(rf"\b{re.escape(key or '')}\s*:")
+        found = [file for file in self._files() if key and written.search(file.read_text("utf-8"))]
         return found[-1] if found else None
 
-    def _overlays(self) -> list[Path]:
-        if self.experiment is None and self.bench is None:
-            return []
-        if self.experiment is None or self.bench is None:
+    def _files(self) -> list[Path]:
+        """All configuration files, in the order of merging."""
+        if (self.experiment is None) != (self.bench is None):
             raise ConfigError("--bench and --experiment belong together", mend="give both, or only -c files")
-        return overlays(self.experiment, self.bench, experiment_folders(self.folder))
+        named: list[Path] = []
+        if self.experiment is not None and self.bench is not None:
+            named = overlays(self.experiment, self.bench, experiment_folders(self.folder))
+        return [*named, *map(Path, self.configs)]

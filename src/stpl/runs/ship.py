@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from torch import Tensor
-
 from stpl.errors import ConfigError, refusals
 from stpl.nn import checkpoint_files, formats, weights
 from stpl.runs.fit import build_evaluation
@@ -30,7 +28,10 @@ def ship(runs: Path, seeds: int) -> None:
 
 def _ship(run: Path, record: RunRecord, path: Path) -> None:
     last = run / "checkpoints" / "last.ckpt"
-    state = {name: _halved(name, value) for name, value in weights.tensors(weights.read(last), last).items()}
+    state = {
+        name: value if "running" in name or not value.is_floating_point() else value.half()
+        for name, value in weights.tensors(weights.read(last), last).items()
+    }
     losses = [(step, value) for step, name, value in read_metrics(run / METRICS) if name == "train/loss"]
     about = {
         **weights.entry(last),
@@ -41,11 +42,6 @@ def _ship(run: Path, record: RunRecord, path: Path) -> None:
     }
     formats.write_safetensors(path, state, about)
     formats.write_safetensors(path, state, {**about, "studio_miou": studio_miou(path)})
-
-
-def _halved(name: str, value: Tensor) -> Tensor:
-    keep = "running" in name or not value.is_floating_point()
-    return value if keep else value.half()
 
 
 def studio_miou(checkpoint: Path) -> float:

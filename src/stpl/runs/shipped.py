@@ -36,16 +36,12 @@ def fingerprint(seed: int) -> str:
     options = NetworkOptions(DeepLabV2(**recipe["network"]["architecture"]["init_args"]))
     with torch.device("meta"):
         tensors = {name: list(value.shape) for name, value in build_network(options).state_dict().items()}
-    content = [_drawing(), StreetsOptions().content("studio", "train"), recipe, tensors, seed]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _drawing() -> str:
     digest = hashlib.sha256()
     for path in sorted(Path(str(streets.__file__)).parent.glob("*.py")):
         if path.stem not in _ELSEWHERE:
             digest.update(f"{path.name} {_code(path)}\n".encode())
-    return digest.hexdigest()
+    content = [digest.hexdigest(), StreetsOptions().content("studio", "train"), recipe, tensors, seed]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _code(path: Path) -> str:
@@ -80,9 +76,8 @@ def _recipe() -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for path in overlays(EXPERIMENT, BENCH):
         _merge(merged, load_yaml(path))
-    found = {group: merged.get(group) for group in ("network", "optimizer", "batchnorm", "model")}
     return {
-        **found,
+        **{group: merged.get(group) for group in ("network", "optimizer", "batchnorm", "model")},
         "steps": merged["trainer"]["max_steps"],
         "batch_size": merged["data"]["init_args"]["loading"]["batch_size"],
     }

@@ -18,8 +18,8 @@ from lightning import Callback, LightningModule, Trainer
 
 from stpl.data.clip import Clip
 from stpl.data.label_space import IGNORE
-from stpl.errors import ConfigError, first_line, note
-from stpl.files import write_atomically
+from stpl.errors import ConfigError, StplError, first_line, note
+from stpl.files import check_file, write_atomically
 from stpl.runs.charts import IOU, PICTURES, VIDEO, charts, film
 from stpl.runs.record import RunKey, RunRecord, flat, read_metrics
 from stpl.runs.recorder import RunOptions, git_commit, versions
@@ -96,11 +96,10 @@ def _keep_files(directory: Path, offline: bool) -> None:
 
 def _may_write(folder: Path) -> bool:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
+        check_file(folder / _FILES)
+    except StplError:
         return False
+    return True
 
 
 def _run_id(directory: Path) -> str:
@@ -113,11 +112,7 @@ def _run_id(directory: Path) -> str:
 class Tracking(Callback):
     """Sends what the recorder does not: configuration, version, per-class tables, pictures, charts, video.
 
-    Only the first of several processes has one.
-
-    Args:
-        logger: from `wandb_logger`.
-        config: the fully resolved configuration; it may change until the run begins.
+    Only the first of several processes has one. The resolved `config` may change until the run begins.
     """
 
     def __init__(self, logger: WandbLogger, config: dict[str, Any]) -> None:
@@ -125,11 +120,7 @@ class Tracking(Callback):
         self.config = config | {"code": {"git": git_commit(), **versions()}}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Send the configuration before anything else.
-
-        Raises:
-            ConfigError: W&B cannot begin.
-        """
+        """Send the configuration before anything else; raises `ConfigError` if W&B cannot begin."""
         try:
             self.logger.log_hyperparams(self.config)
         except Exception as error:  # of its client, its process or its network
@@ -141,7 +132,8 @@ class Tracking(Callback):
         _, batch, batch_idx = args[:3]
         assert isinstance(pl_module, Method)
         if batch_idx == 0:
-            self._send_pictures(pl_module, _first(batch), trainer.global_step)
+            first = replace(batch.map(lambda tensor: tensor[:SHOWN]), key=batch.key[:SHOWN])
+            self._send_pictures(pl_module, first, trainer.global_step)
 
     def finish(self, record: RunRecord | None) -> None:
         """Send the record's last numbers, the table of per-class IoU, charts and video, and end the run in W&B.
@@ -174,9 +166,8 @@ class Tracking(Callback):
         rows = [[name, iou] for name, iou in record["last"]["iou"].items()]
         self.logger.log_table(IOU, columns=["class", "IoU"], data=rows, step=record["last"]["step"])
         for moment, evaluation in (("selected", record["selected"]), ("best", record["best"])):
-            if evaluation is not None:
-                numbers = {f"{moment}/{name}": value for name, value in flat(evaluation).items()}
-                self.logger.experiment.summary.update(numbers)
+            numbers = {f"{moment}/{name}": value for name, value in flat(evaluation or {}).items()}
+            self.logger.experiment.summary.update(numbers)
 
     def _send_arrays(self, record: RunRecord, run: Path) -> None:
         step = record["last"]["step"]
@@ -198,8 +189,3 @@ class Tracking(Callback):
         ]
         frames = [frame.permute(1, 2, 0).cpu().numpy() for frame in clip.frame()]
         self.logger.log_image(PICTURES, frames, step, masks=masks, caption=list(clip.key))
-
-
-def _first(clip: Clip) -> Clip:
-    """The first clips of a batch."""
-    return replace(clip.map(lambda tensor: tensor[:SHOWN]), key=clip.key[:SHOWN])

@@ -45,11 +45,6 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 def build_trainer(settings: dict[str, Any], *, synchronized: bool, leaves_idle: bool) -> Trainer:
     """A Trainer; if the settings name several devices, one that spreads the batch over them.
 
-    The set of parameters without a gradient is looked for at every step and not fixed at the first (`static_graph`),
-    since a batch may leave out more of them than another. Buffers are not copied from the first process: that is a
-    collective at every forward pass, of which processes have unequal numbers in evaluation. `average_statistics` looks
-    after the running statistics.
-
     Args:
         settings: of `Trainer`.
         synchronized: whether BatchNorm normalises by the batches of all processes.
@@ -79,11 +74,16 @@ def build_trainer(settings: dict[str, Any], *, synchronized: bool, leaves_idle: 
     if trainer.world_size == 1:
         return trainer
     if synchronized and trainer.strategy.root_device.type == "cpu":
-        raise ConfigError(
-            "SyncBatchNorm exists for GPUs only", where="batchnorm.synchronized", mend="set it to false on the CPU"
-        )
+        what = "SyncBatchNorm exists for GPUs only"
+        raise ConfigError(what, where="batchnorm.synchronized", mend="set it to false on the CPU")
     _check_nodes(trainer, settings.get("num_nodes", 1))
-    _check_processes(trainer)
+    most = _PROCESSES_PER_CORE * len(cores())
+    if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > most:  # they start, and do not come forward
+        what = f"{trainer.num_devices} processes are too many for {len(cores())} cores"
+        raise ConfigError(what, where="trainer.devices", mend=f"choose {most} or fewer")
+    # Which parameters have no gradient is looked for at every step (no `static_graph`): a batch may leave out more of
+    # them than another. Buffers are not copied from the first process: that is a collective at every forward pass, of
+    # which processes have unequal numbers in evaluation. `average_statistics` looks after the running statistics.
     strategy = DDPStrategy(find_unused_parameters=leaves_idle, forward_sync_buffers=False)
     return Trainer(**settings | {"strategy": strategy, "sync_batchnorm": synchronized})
 
@@ -100,17 +100,6 @@ def records_steps(trainer: Trainer) -> bool:
     return isinstance(strategy, SingleDeviceStrategy) and strategy.root_device.type == "cuda"
 
 
-def _check_processes(trainer: Trainer) -> None:
-    """Refuse far more processes than this machine has cores: torch lets them all start, and nothing comes forward."""
-    most = _PROCESSES_PER_CORE * len(cores())
-    if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > most:
-        raise ConfigError(
-            f"{trainer.num_devices} processes are too many for {len(cores())} cores",
-            where="trainer.devices",
-            mend=f"choose {most} or fewer",
-        )
-
-
 def _check_nodes(trainer: Trainer, nodes: int) -> None:
     """Refuse to wait in silence for nodes that no launcher starts and whose meeting place nobody named."""
     environment = getattr(trainer.strategy, "cluster_environment", None)
@@ -118,11 +107,9 @@ def _check_nodes(trainer: Trainer, nodes: int) -> None:
         return
     absent = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
     if absent:
-        raise ConfigError(
-            f"{nodes} nodes are to train together, and nothing starts them: {', '.join(absent)} not set",
-            where="trainer.num_nodes",
-            mend="start it by torchrun or srun, or set these variables on every node",
-        )
+        what = f"{nodes} nodes are to train together, and nothing starts them: {', '.join(absent)} not set"
+        mend = "start it by torchrun or srun, or set these variables on every node"
+        raise ConfigError(what, where="trainer.num_nodes", mend=mend)
 
 
 def keep_freed_memory() -> None:
@@ -151,22 +138,18 @@ def check_command_line(trainer: Trainer, args: Sequence[str]) -> None:
         return
     alone = not strategy.cluster_environment.creates_processes_externally
     if alone and sys.argv[-len(args) :] != list(args):
-        raise ConfigError(
-            f"{trainer.world_size} processes are started by a command line, and this run was not",
-            where="trainer.devices",
-            mend="call stpl in a terminal, or use one device",
-        )
+        what = f"{trainer.world_size} processes are started by a command line, and this run was not"
+        raise ConfigError(what, where="trainer.devices", mend="call stpl in a terminal, or use one device")
 
 
 @contextmanager
 def ended_together(trainer: Trainer) -> Iterator[None]:
     """Leave no process of this node behind: wait for the others, or kill them if this one fails and they would wait."""
-    others: list[subprocess.Popen[bytes]]
     # Lightning does this for NCCL only; gloo's threads abort a process that ends while they still run.
     atexit.register(_leave_group)
     try:
         yield
-        others = getattr(trainer.strategy.launcher, "procs", [])
+        others: list[subprocess.Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
         for process in others:
             process.wait(_PATIENCE_SECONDS)
     except BaseException:
@@ -210,11 +193,8 @@ def check_steps(trainer: Trainer) -> None:
     ):
         value = getattr(trainer, name)
         if steps > 0 and (type(value), value) != (type(whole), whole):  # 1 is one batch, 1.0 all of them
-            raise ConfigError(
-                f"a run is counted in steps, and takes one batch a step (found: {value})",
-                where=f"trainer.{name}",
-                mend=mend,
-            )
+            what = f"a run is counted in steps, and takes one batch a step (found: {value})"
+            raise ConfigError(what, where=f"trainer.{name}", mend=mend)
     if steps > 0 and (not isinstance(interval, int) or interval < 1 or steps % interval):
         raise ConfigError(
             f"trainer.max_steps ({steps}) is not a multiple of trainer.val_check_interval ({interval})",
@@ -227,8 +207,8 @@ def signals_raised(trainer: Trainer) -> Iterator[None]:
     """Have Ctrl-C and the signals that end a run end it as they end any program; Lightning would exit with 1 or 0.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C; `Terminated` after one of `ENDING_SIGNALS`, once the step or batch at hand is
-            done.
+        KeyboardInterrupt: after Ctrl-C.
+        Terminated: after one of `ENDING_SIGNALS`, once the step or batch at hand is done.
     """
     received: list[int] = []
 

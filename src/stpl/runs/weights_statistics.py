@@ -21,7 +21,7 @@ from stpl.runs.artifacts import STATISTICS, STATISTICS_SCHEMA
 from stpl.runs.build import SuiteCLI, build
 from stpl.runs.experiments import check_runs
 from stpl.runs.identity import check_mark, mark_in
-from stpl.runs.record import RECORD, RunRecord, key_of, read_record
+from stpl.runs.record import CONFIG, RECORD, RunRecord, key_of, read_record
 from stpl.runs.trainer import callbacks_of, signals_raised
 from stpl.training import Method
 
@@ -31,7 +31,7 @@ def evaluate_weights(bench: str, runs: Path) -> None:
     check_runs(runs / bench)
     refused: list[StplError] = []
     found = [path.parent for path in sorted((runs / bench).glob(f"*/seed*/{RECORD}"))]
-    missing = [folder for folder in found if not _is_measured(folder)]
+    missing = [folder for folder in found if not (folder / STATISTICS).exists() and _last(folder).exists()]
     for number, folder in enumerate(missing, 1):
         try:
             _measure(folder, f"statistics [{number}/{len(missing)}]")
@@ -46,9 +46,11 @@ def evaluate_weights(bench: str, runs: Path) -> None:
 def _measure(folder: Path, title: str) -> None:
     record = read_record(folder)
     assert record is not None
-    last = folder / "checkpoints" / "last.ckpt"
+    last = _last(folder)
     check_mark(weights.read(last), mark_in(folder, key_of(record)), last)
-    cli = _built(folder)
+    settings = ["--start_from=null", f"--model.init_args.checkpoint={last}", "--run.wandb=disabled"]
+    cli, _ = build([f"--config={folder / CONFIG}", *settings])
+    callbacks_of(cli.trainer).remove(cli.recorder)
     if cli.datamodule.domain == "source":
         return
     print(f"{title} {record['experiment']} seed {record['seed']}", file=sys.stderr)
@@ -56,17 +58,8 @@ def _measure(folder: Path, title: str) -> None:
     write_atomically(folder / STATISTICS, json.dumps(content, indent=2) + "\n")
 
 
-def _is_measured(folder: Path) -> bool:
-    return (folder / STATISTICS).exists() or not (folder / "checkpoints" / "last.ckpt").exists()
-
-
-def _built(folder: Path) -> SuiteCLI:
-    """The run of a folder as its configuration describes it, with its last weights."""
-    last = folder / "checkpoints" / "last.ckpt"
-    settings = ["--start_from=null", f"--model.init_args.checkpoint={last}", "--run.wandb=disabled"]
-    cli, _ = build([f"--config={folder / 'config.yaml'}", *settings])
-    callbacks_of(cli.trainer).remove(cli.recorder)
-    return cli
+def _last(folder: Path) -> Path:
+    return folder / "checkpoints" / "last.ckpt"
 
 
 def _measured(cli: SuiteCLI, folder: Path, record: RunRecord) -> dict[str, float]:
@@ -100,7 +93,7 @@ def _evaluated(cli: SuiteCLI, change: Callable[[Method], None]) -> float:
 
 def _restore(method: Method, folder: Path) -> None:
     """Put the statistics in place that the run ended with."""
-    running = weights.read(folder / "checkpoints" / "last.ckpt").get("running_statistics", {})
+    running = weights.read(_last(folder)).get("running_statistics", {})
     buffers = dict(method.named_buffers())
     for name, values in running.items():
         buffers[name].copy_(values)

@@ -13,8 +13,7 @@ from rich.text import Text
 
 from stpl.runs.record import METRICS, read_steps
 
-PLAIN_SECONDS = 30.0
-"""How often a running cell prints a line where no terminal can show a live line."""
+PLAIN_SECONDS = 30.0  # between two lines of a running cell where no terminal can show a live line
 
 
 class Display:
@@ -44,34 +43,38 @@ class Display:
 
     def on_tick(self) -> None:
         """Show how far the running cell is."""
-        now = time.monotonic()
         if self._live is not None:
-            self._live.update(Text(self._line(now)))
-        elif now - self._printed >= PLAIN_SECONDS:
-            self._printed = now
-            self.print(self._line(now))
+            self._live.update(Text(self._line()))
+        elif self._is_due():
+            self.print(self._line())
 
     def on_end(self, result: str) -> None:
         """The running cell ended with `result`."""
         if self._live is not None:
             self._live.stop()
             self._live = None
-        rest = self._mean_of_cells()
-        eta = "" if rest is None or not self._left else f", sweep ETA {clock(rest * self._left / self._workers)}"
+        mean = self._mean_of_cells()
+        eta = "" if mean is None or not self._left else f", sweep ETA {clock(mean * self._left / self._workers)}"
         self.print(f"{self._title}: {result}{eta}")
 
     def on_wait(self, cells: int) -> None:
         """Other workers run the `cells` that are left; printed now and then."""
-        now = time.monotonic()
-        if now - self._printed >= PLAIN_SECONDS:
-            self._printed = now
+        if self._is_due():
             self.print(f"{self._name}: waiting for {cells} cells that other workers run")
+
+    def _is_due(self) -> bool:
+        """Whether a plain line is to be printed now, so long after the last one."""
+        if time.monotonic() - self._printed < PLAIN_SECONDS:
+            return False
+        self._printed = time.monotonic()
+        return True
 
     def print(self, line: str) -> None:
         """Print one line that stays."""
         self._console.print(Text(line), soft_wrap=True)
 
-    def _line(self, now: float) -> str:
+    def _line(self) -> str:
+        now = time.monotonic()
         step, steps = read_steps(self._metrics)
         if step > self._step:
             self._step, self._stepped = step, now
@@ -83,13 +86,14 @@ class Display:
     def _eta(self, now: float, steps: int) -> float | None:
         """Seconds until all cells are done: this cell by its steps, the others by the mean of the finished ones."""
         mean, done = self._mean_of_cells(), self._step - self._first_step
-        if not done:
-            if mean is None:
-                return None
-            here = self._began + mean - now
-        else:
+        if done:
             pace = (self._stepped - self._began) / done
-            here, mean = pace * (steps - self._step) - (now - self._stepped), pace * steps if mean is None else mean
+            here = pace * (steps - self._step) - (now - self._stepped)
+            mean = pace * steps if mean is None else mean
+        elif mean is None:
+            return None
+        else:
+            here = self._began + mean - now
         here = max(here, 0.0)
         return max(here, (here + mean * (self._left - 1)) / self._workers)
 

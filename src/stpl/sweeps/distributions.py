@@ -9,12 +9,12 @@ SciPy's), so samplers that learn (TPE) learn on the quantile.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import accumulate
 from statistics import NormalDist
 from typing import Any, Protocol
 
@@ -55,7 +55,9 @@ class Choice:
         """A value of the parameter `name` in `trial`."""
         words = [json.dumps(value) if isinstance(value, list) else value for value in self.values]
         drawn = trial.suggest_categorical(name, words)
-        return next(value for value, word in zip(self.values, words, strict=True) if _same(word, drawn))
+        # True == 1, but they are different settings.
+        found = (type(word) is type(drawn) and bool(word == drawn) for word in words)
+        return next(itertools.compress(self.values, found))
 
     def examples(self) -> tuple[Value, ...]:
         """All of them."""
@@ -67,8 +69,6 @@ class Range:
     """Numbers between two ends: uniform or log-uniform, any, whole, or multiples of `q`.
 
     Attributes:
-        low: the lower end.
-        high: the upper end.
         log: whether the logarithm is uniform; both ends are above 0 then.
         q: values are rounded to multiples of it; `None` for no rounding.
         whole: whether it is `int_uniform`.
@@ -114,11 +114,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Quantile:
-    """What is drawn as a quantile.
-
-    Attributes:
-        inverse: from a quantile in (0, 1) to a value.
-    """
+    """What is drawn as a quantile in (0, 1), and its `inverse`: the value there."""
 
     inverse: Callable[[float], Value]
 
@@ -231,19 +227,15 @@ def _quantile(name: str, numbers: Mapping[str, float], where: str) -> Quantile:
 
 
 def _inverse(name: str, numbers: Mapping[str, float], where: str) -> Callable[[float], float]:
-    if name.endswith("beta"):
-        return _beta(numbers["a"], numbers["b"], where)
-    normal = NormalDist(numbers["mu"], numbers["sigma"])
-    return (lambda u: math.exp(normal.inv_cdf(u))) if "log" in name else normal.inv_cdf
-
-
-def _beta(a: float, b: float, where: str) -> Callable[[float], float]:
+    if not name.endswith("beta"):
+        normal = NormalDist(numbers["mu"], numbers["sigma"])
+        return (lambda u: math.exp(normal.inv_cdf(u))) if "log" in name else normal.inv_cdf
     try:
         from scipy.stats import beta
     except ImportError as error:
         what = "a beta distribution needs SciPy, which is not installed"
         raise ConfigError(what, where=where, mend="pip install scipy, or choose another distribution") from error
-    return lambda u: float(beta.ppf(u, a, b))
+    return lambda u: float(beta.ppf(u, numbers["a"], numbers["b"]))
 
 
 def _weighted(entry: Mapping[str, Any], where: str) -> Quantile:
@@ -253,7 +245,7 @@ def _weighted(entry: Mapping[str, Any], where: str) -> Quantile:
     shares = [_number(weight, "probabilities", where) for weight in weights]
     if min(shares) < 0 or not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
         raise ConfigError(f"probabilities sum to {sum(shares):g}", where=where, mend="make them sum to 1, none below 0")
-    steps = list(accumulate(shares))
+    steps = list(itertools.accumulate(shares))
     return Quantile(lambda u: values[next((i for i, step in enumerate(steps) if u < step), len(steps) - 1)])
 
 
@@ -285,7 +277,3 @@ def _multiple(number: float, q: float) -> int | float:
     """The multiple of `q` nearest to `number`; a whole number if q is one, as W&B gives it."""
     multiple = round(number / q) * q
     return round(multiple) if q == int(q) else float(f"{multiple:.12g}")
-
-
-def _same(left: Any, right: Any) -> bool:
-    return type(left) is type(right) and bool(left == right)  # True == 1, but they are different settings

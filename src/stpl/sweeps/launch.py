@@ -32,10 +32,7 @@ def serve(*, prepared: bool) -> None:
     """Start trials one by one: requests on stdin, each trial's process and then its exit code on stdout.
 
     In the process of a trial of this program it returns, so that the trial runs as `python -m stpl` does, up to the end
-    of the interpreter.
-
-    Args:
-        prepared: whether to import this program first, for trials that run it.
+    of the interpreter. `prepared` imports this program first, for such trials.
     """
     requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what an import prints is no answer

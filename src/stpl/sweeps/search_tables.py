@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import optuna
@@ -15,10 +15,7 @@ from stpl.files import write_atomically
 from stpl.sweeps.distributions import QUANTILE
 from stpl.sweeps.queues import SearchQueue
 
-TRIAL_COLUMNS = ("trial", "state", "value", "evaluations", "runs")
-IMPORTANCE_COLUMNS = ("parameter", "importance")
-_FEWEST = 4
-"""Completed trials below which an importance says nothing."""
+_FEWEST = 4  # completed trials, below which an importance says nothing
 
 
 def write_results(queue: SearchQueue, on_result: Callable[[str], None]) -> None:
@@ -33,11 +30,15 @@ def write_results(queue: SearchQueue, on_result: Callable[[str], None]) -> None:
     folder = queue.runs / bench / "tables"
     parameters = sorted(queue.sweep.space)
     ended = queue.trials(TrialState.COMPLETE, TrialState.PRUNED)
-    _write(folder / f"{name}_trials.csv", (*TRIAL_COLUMNS, *parameters), (_row(trial, parameters) for trial in ended))
+    header = ["trial", "state", "value", "evaluations", "runs", *parameters]
+    _write(folder / f"{name}_trials.csv", header, [_row(trial, parameters) for trial in ended])
     completed = queue.trials(TrialState.COMPLETE)
     if len(completed) >= _FEWEST:
-        rows = [(parameter, f"{share:.4f}") for parameter, share in _importances(queue.study).items()]
-        _write(folder / f"{name}_importance.csv", IMPORTANCE_COLUMNS, rows)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of parameters that always had one value
+            shares = optuna.importance.get_param_importances(queue.study)
+        rows = [[parameter.removesuffix(QUANTILE), f"{share:.4f}"] for parameter, share in shares.items()]
+        _write(folder / f"{name}_importance.csv", ["parameter", "importance"], rows)
     if completed:
         best = queue.study.best_trial
         drawn = ", ".join(f"{key}={value}" for key, value in best.user_attrs["drawn"].items())
@@ -53,14 +54,7 @@ def _row(trial: FrozenTrial, parameters: Sequence[str]) -> list[str]:
     return [str(trial.number), state, value, evaluations, runs, *(str(drawn[name]) for name in parameters)]
 
 
-def _importances(study: optuna.Study) -> dict[str, float]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of parameters that always had one value
-        shares = optuna.importance.get_param_importances(study)
-    return {name.removesuffix(QUANTILE): share for name, share in shares.items()}
-
-
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def _write(path: Path, header: list[str], rows: list[list[str]]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     write_atomically(path, text.getvalue())

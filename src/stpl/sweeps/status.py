@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -49,8 +48,6 @@ class Status:
         total: number of trials of the file as it is now; the other numbers are of these.
         done: number of recorded ones.
         early: number of those that the pruner ended.
-        waiting: number of those enqueued.
-        running: those that run.
         failed: name → last failure of those whose last attempt failed and that no one tries at the moment.
         eta: seconds until all are done at the pace so far, `None` if unknown or nothing runs.
     """
@@ -78,8 +75,9 @@ def _status(study: optuna.Study, runs: Path) -> Status:
     by_name = _by_name(trials, wanted)
     states = {name: {trial.state for trial in found} for name, found in by_name.items()}
     done = {name for name, found in states.items() if TrialState.COMPLETE in found}
-    if isinstance(wanted, Mapping) and _is_of(study, runs):
-        done = {name for name, cell in wanted.items() if _is_recorded(cell, runs)}
+    token = folder_token(runs)
+    if isinstance(wanted, Mapping) and token is not None and token == study.user_attrs.get("runs"):
+        done = {name for name, cell in wanted.items() if _is_recorded(cell, runs)}  # they lie in this folder
     early = {name for name, found in states.items() if TrialState.PRUNED in found} - done
     active = {name for name, found in states.items() if found & {TrialState.RUNNING, TrialState.WAITING}}
     running = [_running(trial, runs) for trial in trials if trial.state == TrialState.RUNNING]
@@ -137,12 +135,6 @@ def _is_recorded(cell: Cell, runs: Path) -> bool:
         return False
 
 
-def _is_of(study: optuna.Study, runs: Path) -> bool:
-    """Whether the sweep's records lie in this folder of runs, and so say what is done."""
-    token = folder_token(runs)
-    return token is not None and token == study.user_attrs.get("runs")
-
-
 def _running(trial: FrozenTrial, runs: Path) -> Running:
     name = str(name_of(trial) or "drawing its parameters")
     began = trial.datetime_start or datetime.now()
@@ -156,27 +148,24 @@ def _running(trial: FrozenTrial, runs: Path) -> Running:
 
 
 def _failures(by_name: dict[str, list[FrozenTrial]], fine: Iterable[str]) -> dict[str, Failure]:
-    found = {}
+    found: dict[str, Failure] = {}
     for name, trials in by_name.items():
-        failures = [trial.user_attrs["failure"] for trial in trials if "failure" in trial.user_attrs]
-        if failures and name not in fine:
-            found[name] = cast(Failure, failures[-1])
+        for trial in trials:
+            if "failure" in trial.user_attrs and name not in fine:
+                found[name] = trial.user_attrs["failure"]
     return found
 
 
 def _eta(trials: Sequence[FrozenTrial], running: Sequence[Running], left: int) -> float | None:
     """What is left at the mean duration of the finished, by as many workers as run now."""
-    finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    durations = [_duration(trial) for trial in finished if _duration(trial) > timedelta(seconds=1)]
+    # What was recorded before the sweep began has no duration.
+    finished = [trial.duration for trial in trials if trial.state == TrialState.COMPLETE and trial.duration]
+    durations = [duration.total_seconds() for duration in finished if duration > timedelta(seconds=1)]
     if not durations or not running or left <= 0:
         return None
-    mean = statistics.fmean(duration.total_seconds() for duration in durations)
+    mean = statistics.fmean(durations)
     spent = sum(min(item.seconds, mean) for item in running)
     return max(0.0, mean * left - spent) / len(running)
-
-
-def _duration(trial: FrozenTrial) -> timedelta:
-    return trial.duration or timedelta(0)  # what was recorded before the sweep began has none
 
 
 def show(item: Status, console: Console) -> None:

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage, run_grpc_proxy_server
-from sqlalchemy import Connection, event
+from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
 from stpl.errors import ConfigError, StplError, first_line
@@ -35,34 +36,27 @@ def open_storage(url: str) -> BaseStorage:
     """
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    _make_folder(url)
-    for attempt in range(_OPENINGS):
+    if url.startswith("sqlite:///"):
+        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    for more in reversed(range(_OPENINGS)):
         try:
-            return _open(url)
+            return _open_proxy(url) if url.startswith(_GRPC) else _open_database(url)
         except Exception as error:  # of SQLAlchemy, its drivers, Optuna (RuntimeError for another version)
-            if isinstance(error, (OperationalError, IntegrityError)) and attempt + 1 < _OPENINGS:
-                time.sleep(0.5)  # two workers that make the same new database get in each other's way
-                continue
-            raise _cannot_be_opened(url, error) from error
+            if not isinstance(error, (OperationalError, IntegrityError)) or not more:
+                raise _cannot_be_opened(url, error) from error
+            time.sleep(0.5)  # two workers that make the same new database get in each other's way
     raise AssertionError("unreachable")
 
 
 def _cannot_be_opened(url: str, error: Exception) -> ConfigError:
     if isinstance(error, ImportError):
-        return ConfigError(
-            f"needs a driver that is not installed ({error.name})", where=url, mend="pip install 'stpl[cluster]'"
-        )
-    return ConfigError(
-        f"cannot be opened: {first_line(error)}",
-        where=url,
-        mend="check the URL; an SQLite file that is damaged or another Optuna's may be deleted, the records decide what"
-        " is done",
-    )
+        what = f"needs a driver that is not installed ({error.name})"
+        return ConfigError(what, where=url, mend="pip install 'stpl[cluster]'")
+    mend = "check the URL; an SQLite file that is damaged or another Optuna's may be deleted, the records decide what"
+    return ConfigError(f"cannot be opened: {first_line(error)}", where=url, mend=f"{mend} is done")
 
 
-def _open(url: str) -> BaseStorage:
-    if url.startswith(_GRPC):
-        return _open_proxy(url)
+def _open_database(url: str) -> RDBStorage:
     sqlite = url.startswith("sqlite")
     scheme, _, rest = url.partition("://")
     storage = RDBStorage(
@@ -70,7 +64,8 @@ def _open(url: str) -> BaseStorage:
         engine_kwargs={"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True},
     )
     if sqlite:
-        event.listen(storage.engine, "begin", _begin_immediately)
+        # SQLite ignores the SELECT … FOR UPDATE by which Optuna lets only one worker claim a trial.
+        event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return storage
 
 
@@ -86,16 +81,6 @@ def _open_proxy(url: str) -> GrpcStorageProxy:
     return storage
 
 
-def _begin_immediately(connection: Connection) -> None:
-    # SQLite ignores the SELECT … FOR UPDATE by which Optuna lets only one worker claim a trial.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _make_folder(url: str) -> None:
-    if url.startswith("sqlite:///"):
-        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-
-
 @contextmanager
 def opened(url: str) -> Iterator[BaseStorage]:
     """The database at `url`, closed in the end.
@@ -107,24 +92,20 @@ def opened(url: str) -> Iterator[BaseStorage]:
     storage = open_storage(url)
     try:
         yield storage
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise _failed(url, error.__cause__ or error) from error
     except Exception as error:
-        if type(error).__module__.split(".")[0] != "grpc":
+        of_database = isinstance(error, SQLAlchemyError | StorageInternalError)
+        if not of_database and type(error).__module__.split(".")[0] != "grpc":
             raise
-        raise _failed(url, error) from error
+        cause = (error.__cause__ or error) if of_database else error
+        raise StplError(
+            f"the database failed: {first_line(getattr(cause, 'orig', None) or cause)}",
+            where=url,
+            mend="mend or free its disk (a damaged SQLite file may be deleted, the records decide what is done), then"
+            " call again",
+        ) from error
     finally:
         if isinstance(storage, RDBStorage):
             storage.engine.dispose()
-
-
-def _failed(url: str, error: BaseException) -> StplError:
-    return StplError(
-        f"the database failed: {first_line(getattr(error, 'orig', None) or error)}",
-        where=url,
-        mend="mend or free its disk (a damaged SQLite file may be deleted, the records decide what is done), then"
-        " call again",
-    )
 
 
 def serve(url: str, host: str, port: int) -> None:

@@ -35,14 +35,7 @@ _QUICK_DEATHS = 10
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """What a worker needs to know of one call of `stpl sweep`, apart from the sweeps.
-
-    Attributes:
-        runs: folder of all runs.
-        storage: URL of the shared database, `None` for the SQLite file beside the runs.
-        attempts: how often a trial that fails is tried.
-        sampler: of searches; `None` for the method's own.
-    """
+    """What a worker needs to know of one call of `stpl sweep`, apart from the sweeps; by the options' names."""
 
     runs: Path
     storage: str | None
@@ -88,11 +81,7 @@ def supervise(files: Sequence[Path], options: Mapping[str, object], workers: int
     The first Ctrl-C, or another signal that ends a run, lets every worker end its trial and its claim in good order;
     the second ends all now.
 
-    Args:
-        files: sweep files.
-        options: of `stpl sweep`, for each worker; `None` values are left out.
-        workers: how many; 0 as `places` says.
-        console: where their lines go, each with its worker's number.
+    Each worker gets the `options` of `stpl sweep` that are not `None`; its lines on the `console` have its number.
 
     Raises:
         StplError: if a worker dies again and again.
@@ -104,24 +93,19 @@ def supervise(files: Sequence[Path], options: Mapping[str, object], workers: int
     with _forwarded(crew, console) as stopped:
         for member in crew:
             member.start()
-        _tend(crew, stopped)
+        while any(member.is_alive() for member in crew):
+            time.sleep(_POLL_SECONDS)
+            for member in crew:
+                if member.was_killed() and not stopped:
+                    member.start()
+            if any((member.code or 0) > 1 for member in crew):  # a mistake that every worker would meet
+                for member in crew:
+                    member.stop()
     codes = [member.code or 0 for member in crew]
     if stopped:
         raise SystemExit(128 + stopped[0])
     if any(codes):
         raise SystemExit(max(codes))
-
-
-def _tend(crew: Sequence[_Member], stopped: Sequence[int]) -> None:
-    """Wait for all to end, beginning again those that are killed."""
-    while any(member.is_alive() for member in crew):
-        time.sleep(_POLL_SECONDS)
-        for member in crew:
-            if member.was_killed() and not stopped:
-                member.start()
-        if any((member.code or 0) > 1 for member in crew):  # a mistake that every worker would meet
-            for member in crew:
-                member.stop()
 
 
 @contextmanager
@@ -170,15 +154,9 @@ class _Member:
             self._count_death()
         self._started = time.monotonic()
         # Its own group: Ctrl-C in the terminal reaches the supervisor alone. `launch.py` ties it to this process.
+        launch = str(Path(__file__).with_name("launch.py"))
         self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-I",
-                str(Path(__file__).with_name("launch.py")),
-                str(os.getpid()),
-                "execute",
-                *self.command,
-            ],
+            [sys.executable, "-I", launch, str(os.getpid()), "execute", *self.command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -112,11 +112,8 @@ class SuiteCLI(LightningCLI):
             # Where `**options` leads is not known; the parser writes what it does not know, and writes no Path.
             model["dict_kwargs"] = {**model.get("dict_kwargs", {}), name: str(value)}
             return
-        raise ConfigError(
-            f"{model.class_path} takes no '{name}'",
-            where=option,
-            mend=f"set {option} to null, or give the method's constructor a parameter {name}",
-        )
+        mend = f"set {option} to null, or give the method's constructor a parameter {name}"
+        raise ConfigError(f"{model.class_path} takes no '{name}'", where=option, mend=mend)
 
     def _precision_before(self) -> str | None:
         """The precision that the run began with, if it goes on: that of this machine may be another."""

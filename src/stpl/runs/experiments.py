@@ -226,11 +226,8 @@ def overlays(experiment: str, bench: str, folders: Sequence[Path] | None = None)
     paths = [find_overlay(name, places) for name in names]
     for path in paths:
         if not path.is_file():
-            raise ConfigError(
-                f"the overlay is missing (experiment '{experiment}', benchmark '{bench}')",
-                where=path,
-                mend="write it, or mend the experiment's overlays in tables.yaml",
-            )
+            what = f"the overlay is missing (experiment '{experiment}', benchmark '{bench}')"
+            raise ConfigError(what, where=path, mend="write it, or mend the experiment's overlays in tables.yaml")
     return paths
 
 
@@ -277,11 +274,9 @@ def _row(item: Any, experiments: dict[str, tuple[str, ...]], where: str) -> Row:
 def _define(experiments: dict[str, tuple[str, ...]], name: str, entry: Section) -> None:
     names = entry.texts("overlays")
     if experiments.setdefault(name, names) != names:
-        raise ConfigError(
-            f"experiment '{name}' has the overlays {list(names)} here and {list(experiments[name])} before",
-            where=entry.where,
-            mend="give the two experiments different names, or state the overlays once",
-        )
+        what = f"experiment '{name}' has the overlays {list(names)} here and {list(experiments[name])} before"
+        mend = "give the two experiments different names, or state the overlays once"
+        raise ConfigError(what, where=entry.where, mend=mend)
 
 
 def _check_table(table: Table, catalogue: Catalogue, where: str) -> None:
@@ -293,8 +288,6 @@ def _check_table(table: Table, catalogue: Catalogue, where: str) -> None:
         for bench, values in row.paper_iou.items():
             classes = len(catalogue.paper_classes.get(bench, ()))
             if len(values) != classes:
-                raise ConfigError(
-                    f"{len(values)} IoU for the {classes} paper_classes of {bench}",
-                    where=f"{where}, row '{row.title}'",
-                    mend="give one for each class, in that order",
-                )
+                what = f"{len(values)} IoU for the {classes} paper_classes of {bench}"
+                mend = "give one for each class, in that order"
+                raise ConfigError(what, where=f"{where}, row '{row.title}'", mend=mend)

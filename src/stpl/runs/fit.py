@@ -168,10 +168,8 @@ def _match_labels(cli: SuiteCLI) -> None:
     if data is None:
         return
     if network.classes != label_space(data).classes:
-        raise ConfigError(
-            f"the network predicts {network.name}, the data set has labels of {data}",
-            mend="set network.label_space to it",
-        )
+        what = f"the network predicts {network.name}, the data set has labels of {data}"
+        raise ConfigError(what, mend="set network.label_space to it")
     cli.datamodule.space_name = network.name  # viper15-unified has viper15's classes, and ignores riders
 
 

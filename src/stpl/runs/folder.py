@@ -87,11 +87,8 @@ def lock_run(directory: Path) -> Iterator[None]:
 
     def refuse() -> None:
         """Name the process that holds the lock."""
-        raise RecordError(
-            f"process {path.read_text(errors='replace').strip() or 'unknown'} is training in this folder",
-            where=directory,
-            mend="wait for it to end, or stop it, then call again",
-        )
+        what = f"process {path.read_text(errors='replace').strip() or 'unknown'} is training in this folder"
+        raise RecordError(what, where=directory, mend="wait for it to end, or stop it, then call again")
 
     with locked(path, refuse):
         with writing(path):

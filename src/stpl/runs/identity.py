@@ -99,11 +99,9 @@ def check_mark(content: Mapping[str, Any], expected: Mapping[str, Any], path: Pa
     whose = f"{mark.get('bench')}/{mark.get('experiment')}/seed{mark.get('seed')}"
     mine = f"{expected['bench']}/{expected['experiment']}/seed{expected['seed']}"
     other = f"of the run {whose}" if whose != mine else "of a run of this name with other settings"
-    raise CheckpointError(
-        f"is a checkpoint {other}, not of {mine}" if whose != mine else f"is a checkpoint {other}",
-        where=path,
-        mend="put the run's own checkpoint back, or delete the run's folder to run it again",
-    )
+    what = f"is a checkpoint {other}, not of {mine}" if whose != mine else f"is a checkpoint {other}"
+    mend = "put the run's own checkpoint back, or delete the run's folder to run it again"
+    raise CheckpointError(what, where=path, mend=mend)
 
 
 def kept_settings(directory: Path, last: Path) -> dict[str, Any] | None:

@@ -212,11 +212,8 @@ class Recorder(Callback):
 
     def stopped(self, trainer: Trainer) -> StoppedError:
         """What to say of a run that ends before its last step."""
-        return StoppedError(
-            f"stopped at step {trainer.global_step} of {trainer.max_steps}, not recorded",
-            where=self.directory,
-            mend="call again: it goes on from its last checkpoint",
-        )
+        what = f"stopped at step {trainer.global_step} of {trainer.max_steps}, not recorded"
+        return StoppedError(what, where=self.directory, mend="call again: it goes on from its last checkpoint")
 
     def _check_losses(self, trainer: Trainer, method: LightningModule) -> None:
         """Raise `DivergedError` if any loss so far was not finite in any process."""

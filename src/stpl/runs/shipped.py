@@ -99,15 +99,9 @@ def source_model(seed: int) -> Path:
     """
     path = checkpoint_files.shipped(BENCH, seed)
     if not path.is_file():
-        raise ConfigError(
-            f"no source model of seed {seed} is recorded or shipped",
-            where="start_from",
-            mend=f"train it: stpl fit --bench={BENCH} --experiment={EXPERIMENT} --seed_everything={seed}",
-        )
+        mend = f"train it: stpl fit --bench={BENCH} --experiment={EXPERIMENT} --seed_everything={seed}"
+        raise ConfigError(f"no source model of seed {seed} is recorded or shipped", where="start_from", mend=mend)
     if weights.entry(path).get("fingerprint") != fingerprint(seed):
-        raise ConfigError(
-            f"the shipped source model of seed {seed} was trained with another renderer, recipe or network",
-            where="start_from",
-            mend="`make source` trains it anew",
-        )
+        what = f"the shipped source model of seed {seed} was trained with another renderer, recipe or network"
+        raise ConfigError(what, where="start_from", mend="`make source` trains it anew")
     return Path(f"{BENCH}:{seed}")

@@ -70,11 +70,8 @@ def _check_account() -> None:
     import wandb
 
     if os.environ.get("WANDB_MODE") != "disabled" and not wandb.login(prompt=False):
-        raise ConfigError(
-            "no W&B account is known here",
-            where="run.wandb",
-            mend="call `wandb login`, or set run.wandb=offline and `wandb sync` the run's folder later",
-        )
+        mend = "call `wandb login`, or set run.wandb=offline and `wandb sync` the run's folder later"
+        raise ConfigError("no W&B account is known here", where="run.wandb", mend=mend)
 
 
 def _keep_files(directory: Path, offline: bool) -> None:

@@ -196,10 +196,8 @@ def check_steps(trainer: Trainer) -> None:
             what = f"a run is counted in steps, and takes one batch a step (found: {value})"
             raise ConfigError(what, where=f"trainer.{name}", mend=mend)
     if steps > 0 and (not isinstance(interval, int) or interval < 1 or steps % interval):
-        raise ConfigError(
-            f"trainer.max_steps ({steps}) is not a multiple of trainer.val_check_interval ({interval})",
-            mend="choose them so that the last step is evaluated",
-        )
+        what = f"trainer.max_steps ({steps}) is not a multiple of trainer.val_check_interval ({interval})"
+        raise ConfigError(what, mend="choose them so that the last step is evaluated")
 
 
 @contextmanager

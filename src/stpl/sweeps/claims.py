@@ -120,11 +120,9 @@ class Claims:
             if self._is_dead(trial):
                 self._tell(trial.number, TrialState.FAIL)
             elif trial.user_attrs.get("runs", self._signature["runs"]) != self._signature["runs"]:
-                raise ConfigError(
-                    f"the worker {trial.user_attrs['worker']} has another folder of runs",
-                    where=self.runs.absolute(),
-                    mend="let all machines share one folder, or give each its own --storage",
-                )
+                what = f"the worker {trial.user_attrs['worker']} has another folder of runs"
+                mend = "let all machines share one folder, or give each its own --storage"
+                raise ConfigError(what, where=self.runs.absolute(), mend=mend)
 
     def tidy(self) -> None:
         """Leave no claim and nothing enqueued behind, once all is done: two workers may have enqueued one trial."""

@@ -193,11 +193,9 @@ def _implied(entry: Mapping[str, Any], where: str) -> str:
         return "categorical_w_probabilities"
     if {"min", "max"} <= set(entry):
         return "int_uniform" if all(isinstance(entry[key], int) for key in ("min", "max")) else "uniform"
-    raise ConfigError(
-        f"found {', '.join(sorted(map(str, entry)))}, which names no distribution",
-        where=where,
-        mend="write {value: x}, {values: [x, y]}, {min: x, max: y}, or a distribution with its keys",
-    )
+    what = f"found {', '.join(sorted(map(str, entry)))}, which names no distribution"
+    mend = "write {value: x}, {values: [x, y]}, {min: x, max: y}, or a distribution with its keys"
+    raise ConfigError(what, where=where, mend=mend)
 
 
 def _range(name: str, numbers: Mapping[str, float], where: str) -> Range:
@@ -206,11 +204,9 @@ def _range(name: str, numbers: Mapping[str, float], where: str) -> Range:
         low, high = (math.exp(-high), math.exp(-low)) if name.startswith("inv") else (math.exp(low), math.exp(high))
     log = "log" in name
     if not low < high or (log and low <= 0):
-        raise ConfigError(
-            f"the range {numbers['min']} to {numbers['max']} is empty" if low >= high else f"min is {low}",
-            where=where,
-            mend="choose min below max" if low >= high else "choose a min above 0, or a distribution without log",
-        )
+        what = f"the range {numbers['min']} to {numbers['max']} is empty" if low >= high else f"min is {low}"
+        mend = "choose min below max" if low >= high else "choose a min above 0, or a distribution without log"
+        raise ConfigError(what, where=where, mend=mend)
     whole = name == "int_uniform"
     if whole and not (low == int(low) and high == int(high)):
         raise ConfigError("int_uniform has ends that are not whole", where=where, mend="use uniform")

@@ -75,11 +75,9 @@ def cells(sweep: Sweep) -> list[Cell]:
     """
     count = math.prod(len(values) for values in sweep.choices.values())
     if min(count, sweep.run_cap or count) > LARGEST_GRID:
-        raise ConfigError(
-            f"asks for {count:,} cells; a grid has at most {LARGEST_GRID:,}",
-            where=sweep.path,
-            mend="list fewer values or seeds; run_cap runs the first so many cells, and `method: random` draws some",
-        )
+        what = f"asks for {count:,} cells; a grid has at most {LARGEST_GRID:,}"
+        mend = "list fewer values or seeds; run_cap runs the first so many cells, and `method: random` draws some"
+        raise ConfigError(what, where=sweep.path, mend=mend)
     names = sorted(sweep.choices, key=lambda name: name != "seed_everything")  # stable: the file's order otherwise
     grid = itertools.product(*(sweep.choices[name] for name in names))
     points = (dict(zip(names, values, strict=True)) for values in itertools.islice(grid, sweep.run_cap))

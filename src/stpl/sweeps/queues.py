@@ -296,8 +296,5 @@ def check_sampler(sampler: str) -> None:
         raise unknown("sampler", sampler, _SAMPLERS, "--sampler")
     absent = [package for package in _NEEDS.get(sampler, ()) if importlib.util.find_spec(package) is None]
     if absent:
-        raise ConfigError(
-            f"the sampler '{sampler}' needs {absent[0]}, which is not installed",
-            where="--sampler",
-            mend=f"pip install {absent[0]}, or choose tpe",
-        )
+        what = f"the sampler '{sampler}' needs {absent[0]}, which is not installed"
+        raise ConfigError(what, where="--sampler", mend=f"pip install {absent[0]}, or choose tpe")

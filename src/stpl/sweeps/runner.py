@@ -146,11 +146,8 @@ class Worker:
         trial.set_user_attr("failure", failure)
         if ended.code == _USER_MISTAKE:
             self._display.on_end(f"failed ({how})")
-            raise ConfigError(
-                f"the trial refuses its options:\n{ended.tail}",
-                where=directory / LOG,
-                mend="mend what it names and call again; what is recorded is kept",
-            )
+            mend = "mend what it names and call again; what is recorded is kept"
+            raise ConfigError(f"the trial refuses its options:\n{ended.tail}", where=directory / LOG, mend=mend)
         times, allowed = 1 + len(self._queue.failures(job.name)), self._options.attempts
         over = times >= allowed or ended.code == DIVERGED
         again = "given up" if over else f"trying again (attempt {times + 1} of {allowed})"

@@ -265,11 +265,8 @@ def _command(value: Any, path: Path) -> tuple[str, ...]:
 def _parameter(name: str, entry: Any, where: str, listed: bool) -> Value | tuple[Value, ...] | Range | Quantile:
     entry = _mapping(entry, where)
     if "parameters" in entry:
-        raise ConfigError(
-            "nested parameters reset the other options of their group without a word",
-            where=where,
-            mend=f"write flat dotted names: '{name}.option: {{values: [...]}}'",
-        )
+        what = "nested parameters reset the other options of their group without a word"
+        raise ConfigError(what, where=where, mend=f"write flat dotted names: '{name}.option: {{values: [...]}}'")
     named = entry.get("distribution")
     keys = set(entry) - {"distribution"}
     if keys == {"value"} and named in (None, "constant"):
@@ -282,11 +279,8 @@ def _parameter(name: str, entry: Any, where: str, listed: bool) -> Value | tuple
         return distribution
     values = distribution.values() if isinstance(distribution, Range) else None
     if values is None:
-        raise ConfigError(
-            f"a grid cannot list all values of this, or they are more than {LARGEST_GRID:,}",
-            where=where,
-            mend="write {values: [x, y]}, or choose a larger q",
-        )
+        what = f"a grid cannot list all values of this, or they are more than {LARGEST_GRID:,}"
+        raise ConfigError(what, where=where, mend="write {values: [x, y]}, or choose a larger q")
     return values
 
 

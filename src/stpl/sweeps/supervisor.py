@@ -196,10 +196,8 @@ class _Member:
     def _count_death(self) -> None:
         self.deaths = self.deaths + 1 if time.monotonic() - self._started < _QUICK_SECONDS else 1
         if self.deaths >= _QUICK_DEATHS:
-            raise StplError(
-                f"worker {self.place.number} was killed {self.deaths} times in a row by signal {-(self.code or 0)}",
-                mend="see whether memory runs out, and use fewer workers",
-            )
+            what = f"worker {self.place.number} was killed {self.deaths} times in a row by signal {-(self.code or 0)}"
+            raise StplError(what, mend="see whether memory runs out, and use fewer workers")
         self._print(f"killed by signal {-(self.code or 0)}, begun again")
 
     def _relay(self, stream: IO[str]) -> None:

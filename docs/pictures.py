@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from stpl.data.label_space import VIPER_15
 from stpl.data.streets import StreetsOptions, draw_drive
-from stpl.data.streets.shifts import SHIFTS
+from stpl.data.streets.domain import SHIFTS
 from stpl.pictures.labels import legend, paint
 from stpl.runs.artifacts import read_samples
 

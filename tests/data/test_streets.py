@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 from stpl.data.label_space import VIPER_15, check_train_ids
 from stpl.data.streets import cache
 from stpl.data.streets.cache import StreetsSplit, open_split
-from stpl.data.streets.domain import DomainShift, photograph
+from stpl.data.streets.domain import SHIFTS, DomainShift, ShiftName, photograph
 from stpl.data.streets.drive import Drive, StreetsOptions, draw_drive
 from stpl.data.streets.layout import make_scene
 from stpl.data.streets.render import draw
 from stpl.data.streets.scene import C
-from stpl.data.streets.shifts import SHIFTS, ShiftName
 from stpl.errors import ConfigError, DataError
 from stpl.rows import Rows
 
@@ -119,7 +118,7 @@ def test_flow_warps_the_previous_frame_onto_the_current_one(drives: list[Drive])
 
 def test_flow_of_the_ground_is_that_of_a_pinhole_camera() -> None:
     """Closed form for a camera that drives straight ahead: a ground point's row r below the horizon shrinks."""
-    scene = make_scene(np.random.default_rng(3), DomainShift().make_palette(), 2)
+    scene = make_scene(DomainShift().make_palette(np.random.default_rng(3)), 2)
     scene.path.yaw[:] = 0
     scene.path.position[:] = [[1.75, 1.5, 0.0], [1.75, 1.5, 0.5]]
     drawn = draw(scene, 96, 192)
@@ -150,7 +149,7 @@ def test_camera_without_severity_looks_like_the_studio(monkeypatch: pytest.Monke
 
 def test_degradation_differs_between_consecutive_frames() -> None:
     shift = SHIFTS["palette"]
-    scene = make_scene(np.random.default_rng(1), shift.make_palette(), 1)
+    scene = make_scene(shift.make_palette(np.random.default_rng(1)), 1)
     clean = draw(scene, 96, 192)
     twice = photograph(clean.frames.repeat(4, 0), clean.depth.repeat(4, 0), shift, np.random.default_rng(0)).astype(
         float
@@ -252,8 +251,6 @@ def test_other_options_and_renderers_get_another_folder(
 
 
 def test_interrupted_drawing_goes_on_and_leaves_no_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stpl.data.streets import worker
-
     drawn: list[int] = []
 
     def draw_or_fail(options: StreetsOptions, domain: str, part: str, index: int) -> Drive:
@@ -262,7 +259,7 @@ def test_interrupted_drawing_goes_on_and_leaves_no_split(tmp_path: Path, monkeyp
         drawn.append(index)
         return draw_drive(options, domain, part, index)
 
-    monkeypatch.setattr(worker, "draw_drive", draw_or_fail)
+    monkeypatch.setattr(cache, "draw_drive", draw_or_fail)
     with pytest.raises(KeyboardInterrupt):
         open_split(tmp_path, "camera", "train", TINY, workers=1)
     assert [p.name[-8:] for p in tmp_path.iterdir() if p.is_dir()] == [".partial"]
@@ -289,7 +286,7 @@ def test_full_disk_is_told_and_leaves_no_split(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.slow
 def test_worker_that_cannot_write_is_told(tmp_path: Path) -> None:
-    from stpl.data.streets.worker import DISK_FAILED, SplitPlan, command
+    from stpl.data.streets.cache import DISK_FAILED, SplitPlan, command
 
     words = command(tmp_path / "missing", SplitPlan("studio", "val", TINY), 0, 1)
     done = subprocess.run(words, capture_output=True, text=True)
@@ -374,5 +371,5 @@ def test_tall_pictures_are_covered() -> None:
 
 @pytest.mark.slow
 def test_drawing_imports_no_torch() -> None:
-    code = "import sys, stpl.data.streets.worker; sys.exit('torch' in sys.modules)"
+    code = "import sys, stpl.data.streets.cache; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

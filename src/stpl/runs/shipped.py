@@ -26,8 +26,8 @@ from stpl.yaml_files import load_yaml
 
 BENCH, EXPERIMENT = "streets", "source"
 
-_ELSEWHERE = ("__init__", "cache", "reader", "worker", "domain", "shifts")
-"""Modules of `data.streets` that have no say in what the studio looks like; the camera's shift is in the last two."""
+_ELSEWHERE = ("__init__", "cache", "reader", "domain")
+"""Modules of `data.streets` that have no say in what the studio looks like; the camera's shift is in the last."""
 
 
 def fingerprint(seed: int) -> str:

@@ -1,8 +1,7 @@
 """The embedded benchmark `streets`: procedural street drives with exact labels and flow.
 
-`palette`, `canvas`, `scene` → `vehicles`, `figures`, `furniture`, `ground` → `layout` → `render`, `domain` → `drive` →
-`worker`, `cache` → `reader`. Only `reader` imports torch, and it is imported only when asked for: the processes that
-draw start at once.
+`palette` → `scene` → `traffic`, `furniture`, `ground` → `layout` → `render`, `domain` → `drive` → `cache` → `reader`.
+Only `reader` imports torch, and it is imported only when asked for: the processes that draw start at once.
 """
 
 from typing import TYPE_CHECKING, Any

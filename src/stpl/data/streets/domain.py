@@ -8,6 +8,7 @@ flicker, lost blocks) is what makes two frames carry more information than one.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -77,15 +78,47 @@ class DomainShift:
         """All strengths times `severity` in 0..1; at 0 the camera delivers the clean studio picture."""
         return replace(self, **{item.name: severity * getattr(self, item.name) for item in fields(self)})
 
-    def make_palette(self) -> Palette:
-        """The colours that go with these strengths."""
-        return Palette(self.palette, self.grain, self.overcast)
+    def make_palette(self, rng: Rng) -> Palette:
+        """The colours that go with these strengths, for the drive of a random stream."""
+        return Palette(rng, self.palette, self.grain, self.overcast)
 
 
 _SHARES = {"palette", "grain", "overcast", "desaturation", "flatness", "vignette", "lost_blocks",
            "compression"}  # fmt: skip
 CLEAN = DomainShift()
 """No shift at all: the studio."""
+
+ShiftName = Literal["camera", "dusk", "fog", "palette"]
+
+SHIFTS: dict[ShiftName, DomainShift] = {
+    "camera": DomainShift(
+        palette=0.85, grain=0.08, overcast=0.12, haze=0.005, exposure=0.18, white_balance=0.08, gamma=0.13,
+        desaturation=0.13, flatness=0.04, vignette=0.13, defocus=0.35, motion=1.3, flicker=0.04, shot_noise=0.02,
+        read_noise=0.01, lost_blocks=0.025, compression=0.2,
+    ),
+    "dusk": DomainShift(
+        palette=0.2, grain=0.3, overcast=0.9, haze=0.004, dark=0.9, exposure=0.3, white_balance=0.35, gamma=0.2,
+        desaturation=0.4, flatness=0.0, vignette=0.35, defocus=0.6, motion=5.0, flicker=0.1, shot_noise=0.06,
+        read_noise=0.025, lost_blocks=0.03, compression=0.4,
+    ),
+    "fog": DomainShift(
+        palette=0.2, grain=0.3, overcast=0.8, haze=0.04, exposure=0.25, white_balance=0.08, gamma=0.15,
+        desaturation=0.5, flatness=0.25, vignette=0.2, defocus=0.9, motion=2.0, flicker=0.06, shot_noise=0.03,
+        read_noise=0.015, lost_blocks=0.03, compression=0.4,
+    ),
+    "palette": DomainShift(
+        palette=0.68, grain=0.08, overcast=0.12, haze=0.0104, exposure=0.352, white_balance=0.152, gamma=0.264,
+        desaturation=0.264, flatness=0.08, vignette=0.264, defocus=0.704, motion=2.64, flicker=0.08, shot_noise=0.0424,
+        read_noise=0.0208, lost_blocks=0.0528, compression=0.424,
+    ),
+}  # fmt: skip
+"""The shifts that have a name.
+
+`camera`, the default, was chosen by controls alone (docs/streets.md): the source model as it is, renewed statistics
+with and without augmented frames, and the oracle. The others are there to see whether what holds before one camera
+holds before another; nothing was chosen by what any method does on them. `palette` moves the colours of things so far
+that statistics follow only a part of it.
+"""
 
 
 def photograph(

@@ -12,10 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stpl.data.streets.domain import CLEAN, DomainShift, photograph
+from stpl.data.streets.domain import CLEAN, SHIFTS, DomainShift, ShiftName, photograph
 from stpl.data.streets.layout import make_scene
 from stpl.data.streets.render import draw
-from stpl.data.streets.shifts import SHIFTS, ShiftName
 from stpl.errors import ConfigError
 
 DOMAINS = ("studio", "camera")
@@ -28,7 +27,7 @@ class StreetsOptions:
 
     Attributes:
         seed: ≥ 0; another seed gives other drives.
-        shift: what the camera does, by name: see `shifts`.
+        shift: what the camera does, by name: see `SHIFTS`.
         strengths: of `DomainShift`, by name: those that replace the named shift's.
         severity: all strengths are multiplied by it, 0 (no shift) to 1.
         height: pixels, ≥ 16.
@@ -60,8 +59,8 @@ class StreetsOptions:
             raise ConfigError(f"streets: severity is {self.severity}", mend="choose a severity between 0 and 1")
         if self.shift not in SHIFTS:
             raise ConfigError(f"streets has no shift '{self.shift}'", mend=f"choose one of: {', '.join(SHIFTS)}")
+        known = [item.name for item in fields(DomainShift)]
         for name in self.strengths:
-            known = [item.name for item in fields(DomainShift)]
             if name not in known:
                 raise ConfigError(f"streets: a shift has no '{name}'", mend=f"choose one of: {', '.join(known)}")
         self.shift_of("camera")  # its strengths are in range
@@ -83,10 +82,8 @@ class StreetsOptions:
 
     def content(self, domain: str, split: str) -> dict[str, Any]:
         """The options on which the drives of one split depend, as plain values (the name of its cache)."""
-        values: dict[str, Any] = {name: getattr(self, name) for name in ("seed", "height", "width", "frames")}
-        values["drives"] = self.drives(domain, split)
-        values["shift"] = asdict(self.shift_of(domain))
-        return values
+        values = {name: getattr(self, name) for name in ("seed", "height", "width", "frames")}
+        return {**values, "drives": self.drives(domain, split), "shift": asdict(self.shift_of(domain))}
 
 
 @dataclass(frozen=True)
@@ -111,7 +108,7 @@ def draw_drive(options: StreetsOptions, domain: str, split: str, index: int) -> 
     options.drives(domain, split)
     stream = [options.seed, zlib.crc32(f"{domain}/{split}".encode()), index]
     shift = options.shift_of(domain)
-    scene = make_scene(np.random.default_rng([*stream, 0]), shift.make_palette(), options.frames)
+    scene = make_scene(shift.make_palette(np.random.default_rng([*stream, 0])), options.frames)
     drawn = draw(scene, options.height, options.width)
     frames = photograph(drawn.frames, drawn.depth, shift, np.random.default_rng([*stream, 1]))
     return Drive(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)), drawn.labels, drawn.flow, drawn.visible)
@@ -121,6 +118,6 @@ def renderer_version() -> str:
     """Hash of everything that decides what is drawn: this package's drawing modules, OpenCV's and NumPy's versions."""
     digest = hashlib.sha256(f"{cv2.__version__} {np.__version__}".encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        if path.stem not in ("__init__", "cache", "reader", "worker"):
+        if path.stem not in ("__init__", "cache", "reader"):
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]

@@ -90,23 +90,24 @@ MATERIALS: dict[str, Material] = {
 
 
 class Palette:
-    """Hands out colours on the way from the studio's to the camera's.
+    """Hands out colours on the way from the studio's to the camera's, and holds the source of all a drive's chances.
 
     Geometry must not depend on the domain, so every method draws the same random numbers whatever the strengths are.
 
     Args:
+        rng: the drive's random stream.
         shift: 0 gives the studio's colours, 1 the camera's; in between they are mixed.
         grain: the same for the strength of surface textures.
         flat: how much of the sun's shading is lost under an overcast sky, 0..1.
     """
 
-    def __init__(self, shift: float = 0.0, grain: float = 0.0, flat: float = 0.0) -> None:
-        self.shift, self.texture, self.flat = shift, grain, flat
+    def __init__(self, rng: np.random.Generator, shift: float, grain: float, flat: float) -> None:
+        self.rng, self.shift, self.texture, self.flat = rng, shift, grain, flat
 
-    def pick(self, material: str, rng: np.random.Generator, jitter: float = 0.06) -> RGB:
+    def pick(self, material: str, jitter: float = 0.06) -> RGB:
         """A colour of `material`; `jitter` is the relative variation of its brightness."""
         look = MATERIALS[material]
-        which, gain = rng.random(), 1 + jitter * rng.uniform(-1, 1)
+        which, gain = self.rng.random(), 1 + jitter * self.rng.uniform(-1, 1)
         studio = np.array(look.studio[int(which * len(look.studio))], dtype=np.float64)
         camera = np.array(look.camera[int(which * len(look.camera))], dtype=np.float64)
         mixed = np.clip(((1 - self.shift) * studio + self.shift * camera) * gain, 0, 255)
@@ -120,3 +121,9 @@ class Palette:
     def sun(self, factor: float) -> float:
         """Brightness `factor` of a face of one orientation, pulled towards 1 when the sky is overcast."""
         return 1 + (factor - 1) * (1 - self.flat)
+
+
+def dim(rgb: RGB, factor: float) -> RGB:
+    """A colour, darker (below 1) or brighter."""
+    r, g, b = (min(255, int(value * factor)) for value in rgb)
+    return r, g, b

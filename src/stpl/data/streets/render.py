@@ -10,15 +10,14 @@ filtered with the binomial [1 2 1]/4 around the centres; labels and surfaces are
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stpl.data.streets.canvas import EMPTY, Canvas
-from stpl.data.streets.scene import Body, Float64, Scene
+from stpl.data.streets.scene import EMPTY, Body, Canvas, Float64, Scene, Surface
 
 _NEAR = 0.35  # metres; nearer parts of a surface are clipped
 _NEAREST = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
@@ -26,17 +25,8 @@ _LINEAR = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 _FINE = np.array([[2.0, 0, 1], [0, 2, 1], [0, 0, 1]])
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """Frames of a drive as the renderer makes them.
-
-    Attributes:
-        frames: uint8 `[T,H,W,3]` RGB, clean.
-        labels: uint8 `[T,H,W]`.
-        flow: float32 `[T,2,H,W]` backward flow, zero at frame 0.
-        visible: bool `[T,H,W]`, whether the point was visible in the previous frame; false at frame 0.
-        depth: float32 `[T,H,W]`, metres along the optical axis; infinite for the sky.
-    """
+class Drawn(NamedTuple):
+    """Clean frames uint8 `[T,H,W,3]` with what `Drive` has, and depth float32 `[T,H,W]`, metres on the optical axis."""
 
     frames: NDArray[np.uint8]
     labels: NDArray[np.uint8]
@@ -80,7 +70,9 @@ class _Painter:
         path = scene.path
         focal = path.focal * width
         self.k = np.array([[focal, 0, (width - 1) / 2], [0, focal, path.horizon * height - 0.5], [0, 0, 1.0]])
-        self.world, self.speed = _world(scene.bodies)
+        self.world = np.array([_in_world(body, surface) for body in self.bodies for surface in body.surfaces])
+        speeds = [(body.velocity[0], 0.0, body.velocity[1]) for body in self.bodies for _ in body.surfaces]
+        self.speed = np.array(speeds)
         self.still = np.array([body.infinite for body in self.bodies for _ in body.surfaces])
         self.path = path
         self.matrices = np.stack([self._matrices(t) for t in range(len(path.yaw))])  # [T,N,3,3] = K A
@@ -181,17 +173,11 @@ class _Painter:
         return (1 / np.maximum(inverse, 1e-6)).astype(np.float32)
 
 
-def _world(bodies: list[Body]) -> tuple[Float64, Float64]:
-    """Matrices `[N,3,3]` of all surfaces in world coordinates at frame 0, and their velocities `[N,3]`."""
-    matrices, speeds = [], []
-    for body in bodies:
-        turn = _turn(body.heading)
-        for surface in body.surfaces:
-            matrix = turn @ surface.frame
-            matrix[[0, 2], 2] += body.position
-            matrices.append(matrix)
-            speeds.append((body.velocity[0], 0.0, body.velocity[1]))
-    return np.array(matrices), np.array(speeds)
+def _in_world(body: Body, surface: Surface) -> Float64:
+    """Matrix `[3,3]` of a surface in world coordinates at frame 0."""
+    matrix: Float64 = _turn(body.heading) @ surface.frame
+    matrix[[0, 2], 2] += body.position
+    return matrix
 
 
 def _turn(heading: float) -> Float64:
@@ -275,9 +261,8 @@ class _Pyramid:
         """Cut the box into bands of similar reduction, along the direction in which depth changes most."""
         x0, y0, x1, y1 = box
         inverse: Float64 = np.asarray(np.linalg.inv(matrix), dtype=np.float64)
-        spread = np.abs(inverse[2]) * (x1 - x0, y1 - y0, 0)
         bands = []
-        rows = spread[1] > spread[0]
+        rows = abs(inverse[2, 1]) * (y1 - y0) > abs(inverse[2, 0]) * (x1 - x0)
         for a, b in _cuts((y0, y1) if rows else (x0, x1), inverse, rows, (x0 + x1) / 2, (y0 + y1) / 2):
             part = (x0, a, x1, b) if rows else (a, y0, b, y1)
             bands.append((*part, _reduction(inverse, (part[0] + part[2]) / 2, (part[1] + part[3]) / 2)))

@@ -1,9 +1,9 @@
 """The command line of a verb: its options are the parameters of a function, their help is its docstring.
 
-A parameter before `*` takes words without a dash, and a dataclass gives an option for each of its fields. `*settings`
-takes every other word as it stands. What a text means depends on the type of its option alone: argparse with one reader
-a type, because jsonargparse reads each text as YAML first, in which `0001`, `1e3` and `[a]` are no names. This module
-imports no torch.
+A dataclass gives an option for each of its fields. A parameter before `*`, or its first field, takes words without a
+dash; `*settings` takes every other word as it stands. What a text means depends on the type of its option alone:
+argparse with one reader a type, because jsonargparse reads each text as YAML first, in which `0001`, `1e3` and `[a]`
+are no names. This module imports no torch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
-from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -23,7 +23,6 @@ from stpl.errors import ConfigError, did_you_mean
 from stpl.option_types import items, listed, members, read
 
 
-@dataclass(frozen=True)
 class Short:
     """Fields of a dataclass that `--help` shows; `--help-all` shows all: `Annotated[Origin, Short("network", "size")]`.
 
@@ -31,10 +30,8 @@ class Short:
         names: of the fields.
     """
 
-    names: tuple[str, ...]
-
     def __init__(self, *names: str) -> None:
-        object.__setattr__(self, "names", names)
+        self.names = names
 
 
 HELP = {"-h", "--help", "--help-all"}
@@ -114,13 +111,11 @@ class Command:
     def __init__(self, function: Callable[..., Any], prog: str) -> None:
         self.function, self.prog = function, prog
         kinds = {parameter.kind: name for name, parameter in inspect.signature(function).parameters.items()}
-        self.word = kinds.get(inspect.Parameter.POSITIONAL_OR_KEYWORD)
         self.settings = kinds.get(inspect.Parameter.VAR_POSITIONAL)
-
-    @cached_property
-    def options(self) -> dict[str, Option]:
+        self.options = {option.name: option for option in _options(function) if option.name != self.settings}
         """By name, in the order of the signature."""
-        return {option.name: option for option in _options(self.function) if option.name != self.settings}
+        words = inspect.Parameter.POSITIONAL_OR_KEYWORD in kinds
+        self.word = next(iter(self.options.values())) if words else None
 
     def run(self, args: Sequence[str]) -> Any:
         """Call the function with the command line after the verb, or print its help.
@@ -135,10 +130,8 @@ class Command:
         given, rest = self._parse(args)
         missing = [name for name, option in self.options.items() if option.required and name not in given]
         if missing:
-            mend = f"give it; see `{self.prog} --help`"
-            raise ConfigError(
-                "is missing", where=missing[0].upper() if missing[0] == self.word else f"--{missing[0]}", mend=mend
-            )
+            where = missing[0].upper() if self.word and missing[0] == self.word.name else f"--{missing[0]}"
+            raise ConfigError("is missing", where=where, mend=f"give it; see `{self.prog} --help`")
         for name, value in given.items():
             if isinstance(value, list) and len(value) == 1 and self.options[name].takes(Path):
                 given[name] = value[0]
@@ -147,7 +140,7 @@ class Command:
     def _grouped(self, given: dict[str, Any]) -> dict[str, Any]:
         """The function's arguments: options that are fields of a dataclass as one object, or one for each of a list."""
         hints = get_type_hints(self.function)
-        for group in {option.group for option in self.options.values() if option.group}:
+        for group in dict.fromkeys(option.group for option in self.options.values() if option.group):
             fields = [name for name, option in self.options.items() if option.group == group and name in given]
             kind, several = _dataclass(hints[group])
             values = {name: given.pop(name) for name in fields}
@@ -165,9 +158,10 @@ class Command:
         given = vars(found)
         if self.settings:
             return given, rest
-        option, name = self.options.get(self.word or ""), next((word for word in rest if word.startswith("-")), None)
-        if name is not None:
-            raise unknown_option(name, self.options, self.prog)
+        for word in rest:
+            if word.startswith("-"):
+                raise unknown_option(word, self.options, self.prog)
+        option = self.word
         if rest and (option is None or (len(rest) > 1 and not option.takes(list))):
             mend = f"write options as --name=value; see `{self.prog} --help`"
             raise ConfigError(f"'{rest[-1]}' is not an option", mend=mend)
@@ -181,12 +175,12 @@ class Command:
 
     def _switched(self, args: Sequence[str]) -> Iterator[str]:
         """The words, with `--dry-run` as `--dry_run` and a bare switch as `--switch=true`."""
-        for place, word in enumerate(args):
+        for word, following in zip_longest(args, args[1:]):
             name, equals, value = word.partition("=")
             option = self.options.get(name.removeprefix("--").replace("-", "_")) if name.startswith("--") else None
             if option is None:
                 yield word
-            elif not equals and option.takes(bool) and [*args, ""][place + 1] not in ("true", "false"):
+            elif not equals and option.takes(bool) and following not in ("true", "false"):
                 yield f"--{option.name}=true"
             else:
                 yield f"--{option.name}{equals}{value}"
@@ -197,20 +191,25 @@ class Command:
         Args:
             everything: show those of `--help-all` as well.
         """
-        parser = self._parser(everything)
-        if self.word is not None:
-            option = self.options[self.word]
-            parser.add_argument(self.word, nargs="*", help=option.help, metavar=option.name.upper())
+        parser, word = self._parser(everything), self.word
+        named = []
+        if word is not None:
+            parser.add_argument(word.name, nargs="*", help=word.help, metavar=word.name.upper())
+            text = f"{word.name.upper()}{' …' if word.takes(list) else ''}"
+            named = [text if word.required else f"[{text}]"]
         hidden = [f"--{option.name}" for option in self.options.values() if option.hidden and not everything]
         if hidden:
             parser.epilog = textwrap.fill(f"--help-all shows more: {', '.join(hidden)}", 79)
-        parser.usage, parser.description = self._usage(), _description(self.function)
+        needed = [f"--{o.name}={o.metavar}" for o in self.options.values() if o.required and o is not word]
+        parser.usage = " ".join([self.prog, *named, *needed, "[--option=VALUE …]"])
+        about = re.split(r"\n\n(?:Args|Raises|Returns):\n", inspect.cleandoc(self.function.__doc__ or ""))[0]
+        parser.description = "\n\n".join(textwrap.fill(" ".join(part.split()), 79) for part in about.split("\n\n"))
         return parser
 
     def _parser(self, everything: bool = True) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(self.prog, add_help=False, allow_abbrev=False, formatter_class=_Formatter)
         for option in self.options.values():
-            shown = option.name != self.word and (everything or not option.hidden)
+            shown = option is not self.word and (everything or not option.hidden)
             parser.add_argument(
                 f"--{option.name}",
                 type=option.read,
@@ -222,13 +221,6 @@ class Command:
                 metavar=option.metavar,
             )
         return parser
-
-    def _usage(self) -> str:
-        word = self.options.get(self.word or "")
-        text = "" if word is None else f"{word.name.upper()}{' …' if word.takes(list) else ''}"
-        named = [text if word.required else f"[{text}]"] if word else []
-        needed = [f"--{o.name}={o.metavar}" for o in self.options.values() if o.required and o is not word]
-        return " ".join([self.prog, *named, *needed, "[--option=VALUE …]"])
 
 
 class _Store(argparse.Action):
@@ -287,12 +279,6 @@ def _dataclass(hint: Any) -> tuple[Any, bool]:
     several = get_origin(kind) is list
     kind = get_args(kind)[0] if several else kind
     return (kind if is_dataclass(kind) else None), several
-
-
-def _description(function: Callable[..., Any]) -> str:
-    """A docstring without its sections, in lines that fit a terminal."""
-    about = re.split(r"\n\n(?:Args|Raises|Returns):\n", inspect.cleandoc(function.__doc__ or ""))[0]
-    return "\n\n".join(textwrap.fill(" ".join(part.split()), 79) for part in about.split("\n\n"))
 
 
 def _metavar(kind: Any) -> str:

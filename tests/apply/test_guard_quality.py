@@ -11,7 +11,7 @@ import torch
 
 from stpl.apply import guard_quality
 from stpl.cli import main
-from stpl.commands.adapt_guard import adapt_guard
+from stpl.commands.adapt import adapt_guard
 from stpl.data.clip import BACKWARD, Clip
 from stpl.errors import RecordError
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from fakes import write_cityscapes
 from stpl.cli import main
-from stpl.commands.data_flow import data_flow as flow
+from stpl.commands.data import SplitOptions
+from stpl.commands.data import data_flow as flow
 from stpl.data import flow as fl
 from stpl.data.fake import fake
 from stpl.data.flow.estimators import open_estimator
@@ -61,7 +62,7 @@ def test_names_and_folders_are_the_lineages(tmp_path: Path) -> None:
         ("viper", "train", "Viper_train", "001_0001000009_int16_x10.npy"),
         ("cityscapes", "val", "Cityscapes-Seq_val", "aachen_000000_000019_000018_int16_x10.npy"),
     ):
-        flow(dataset, root=tmp_path, split=split, size=size)
+        flow(SplitOptions(dataset, tmp_path, split, size))
         path = tmp_path / f"Estimated_optical_flow_{folder}" / name
         assert list(path.parent.iterdir()) == [path]
         stored = np.load(path)
@@ -72,22 +73,22 @@ def test_names_and_folders_are_the_lineages(tmp_path: Path) -> None:
 def test_what_is_there_is_kept_and_what_is_torn_is_made_again(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flow("synthia", root=root, size=SIZE, out=tmp_path, workers=2)
+    flow(SplitOptions("synthia", root, size=SIZE, workers=2), out=tmp_path)
     whole = {name: (tmp_path / name).read_bytes() for name in NAMES}
     (tmp_path / NAMES[0]).unlink()
     (tmp_path / NAMES[1]).write_bytes(whole[NAMES[1]][:1000])
     old = (tmp_path / NAMES[2]).stat().st_mtime_ns
     capsys.readouterr()
-    flow("synthia", root=root, size=SIZE, out=tmp_path)
+    flow(SplitOptions("synthia", root, size=SIZE), out=tmp_path)
     assert "2 flow files written, 2 were there already" in capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == whole
     assert (tmp_path / NAMES[2]).stat().st_mtime_ns == old
 
 
 def test_flow_of_another_size_is_not_mixed_in(root: Path, tmp_path: Path) -> None:
-    flow("synthia", root=root, size=SIZE, out=tmp_path)
+    flow(SplitOptions("synthia", root, size=SIZE), out=tmp_path)
     with pytest.raises(DataError, match=r"000001_int16_x10\.npy: this flow is 54×128, asked for is 27×64[\s\S]*→"):
-        flow("synthia", root=root, size=(27, 64), out=tmp_path)
+        flow(SplitOptions("synthia", root, size=(27, 64)), out=tmp_path)
 
 
 def test_a_torn_frame_is_named_and_the_rest_is_kept(root: Path, tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ def test_a_torn_frame_is_named_and_the_rest_is_kept(root: Path, tmp_path: Path) 
     frame = tmp_path / "SynthiaSeq/SEQS-04-DAWN/rgb/000004.png"
     frame.write_bytes(frame.read_bytes()[:500])
     with pytest.raises(DataError, match=r"000004\.png: the image cannot be decoded"):
-        flow("synthia", root=tmp_path, size=SIZE, workers=1)
+        flow(SplitOptions("synthia", tmp_path, size=SIZE, workers=1))
     assert sorted(path.name for path in (tmp_path / FOLDER).iterdir()) == NAMES[:3]
 
 
@@ -197,7 +198,8 @@ def test_raft_from_the_command_line_works_in_batches(
 ) -> None:
     TellingRaft.batches = []
     torchvision(monkeypatch, TellingRaft, [])
-    flow("synthia", root=root, size=SIZE, estimator="raft", format="flo", out=tmp_path, workers=3)
+    clips = SplitOptions("synthia", root, size=SIZE, workers=3)
+    flow(clips, estimator="raft", format="flo", out=tmp_path)
     assert sum(TellingRaft.batches) == 4
     assert max(TellingRaft.batches) == 4
     files = open_set(root, "synthia", "train", size=SIZE)

@@ -20,7 +20,7 @@ from foreign import (
     torchvision_features,
 )
 from stpl.cli import main
-from stpl.commands.weights_convert import weights_convert as convert
+from stpl.commands.weights import weights_convert as convert
 from stpl.data.clip import BACKWARD, Clip
 from stpl.errors import CheckpointError, ConfigError
 from stpl.methods import SelfTraining, Supervised

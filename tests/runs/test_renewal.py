@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from crash import crash_at
 from stpl.cli import main
-from stpl.commands.weights_statistics import weights_statistics
+from stpl.commands.weights import weights_statistics
 from stpl.data.clip import BACKWARD, Batch, Clip
 from stpl.data.datamodule import StreetsData
 from stpl.data.loading import Loading

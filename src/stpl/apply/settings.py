@@ -11,6 +11,7 @@ from typing import Literal
 from stpl.apply import option_values as values
 from stpl.errors import ConfigError, unknown
 from stpl.files import check_file
+from stpl.option_types import Amount, Count, Natural
 from stpl.runs.experiments import overlays
 from stpl.runs.request import PRECISIONS
 
@@ -44,22 +45,22 @@ class AdaptationSettings:
     Attributes:
         experiment: which method; a name in experiments/tables.yaml.
         steps: training steps.
-        lr: learning rate; the experiment's own if not given.
+        lr: learning rate of the network; the method's own if not given.
         batch_size: clips a step; the most of 4, 2 and 1 that fits into memory if not given.
         stride: take every stride-th frame.
         seed: decides the order of clips and their augmentation.
-        precision: of training, such as `32-true` or `bf16-mixed`; chosen from the hardware if not given.
+        precision: of training, 32-true, bf16-mixed or 16-mixed; chosen from the hardware if not given.
 
     Raises:
         ConfigError: for a number of another type or out of its range, or an experiment that there is not.
     """
 
     experiment: str = RECOMMENDED
-    steps: int = 80
-    lr: float | None = None
-    batch_size: int | None = None
-    stride: int = 1
-    seed: int = 0
+    steps: Natural = 80
+    lr: Amount | None = None
+    batch_size: Count | None = None
+    stride: Count = 1
+    seed: Natural = 0
     precision: str | None = None
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
-"""The verbs of `stpl`, one light file each: a function whose signature and docstring are the options and their help.
+"""The verbs of `stpl`: functions whose signatures and docstrings are the options and their help, a light file a group.
 
 What a verb needs is imported inside its function, so that help, completion and mistakes in options need no torch.
-Each raises `StplError` for what a user can mend. `stpl data check` is `data_check` in `data_check.py`.
+Each raises `StplError` for what a user can mend. `stpl data check` is `data_check` in `data.py`.
 
 Begin with `VERBS`, and `stpl.arguments`, which reads the signatures.
 """
@@ -38,11 +38,7 @@ VERBS = {
 
 
 def function(verb: str) -> Callable[..., object]:
-    """The function of a verb.
-
-    Args:
-        verb: one of `VERBS`.
-    """
-    name = verb.replace(" ", "_")
-    found: Callable[..., object] = getattr(import_module(f"{__name__}.{name}"), name)
+    """The function of a verb, which is one of `VERBS`."""
+    module = import_module(f"{__name__}.{verb.partition(' ')[0]}")
+    found: Callable[..., object] = getattr(module, verb.replace(" ", "_"))
     return found

@@ -1,4 +1,4 @@
-"""`stpl adapt`: a trained network and unlabelled video in; an adapted one, a page and a video of the change out."""
+"""`stpl adapt`: a network and unlabelled video in, an adapted one out; how well its guard chooses."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 from stpl.apply.origin import NetworkOrigin
-from stpl.apply.settings import RECOMMENDED
+from stpl.apply.settings import RECOMMENDED, AdaptationSettings
 from stpl.arguments import Short
-from stpl.option_types import Amount, Count, Natural
+from stpl.option_types import Count
 
 
 def adapt(
@@ -16,13 +16,7 @@ def adapt(
     video: Path | list[Path],
     network: Annotated[NetworkOrigin, Short("network", "builder", "classes", "size")],
     output: Path | None = None,
-    experiment: str = RECOMMENDED,
-    steps: Natural = 80,
-    lr: Amount | None = None,
-    batch_size: Count | None = None,
-    stride: Count = 1,
-    seed: Natural = 0,
-    precision: str | None = None,
+    settings: AdaptationSettings,
 ) -> None:
     """Adapt a network to unlabelled video, without source data and without labels.
 
@@ -36,27 +30,39 @@ def adapt(
         video: a video file or a folder of images, or a list of them.
         network: the network to adapt.
         output: folder to write into; `runs/video/<name of the video>/seed<k>` if not given.
-        experiment: which method; a name in experiments/tables.yaml.
-        steps: training steps.
-        lr: learning rate of the network; the method's own if not given.
-        batch_size: clips a step; the most of 4, 2 and 1 that fits into memory if not given.
-        stride: take every stride-th frame.
-        seed: decides the order of clips and their augmentation.
-        precision: of training, 32-true, bf16-mixed or 16-mixed; chosen from the hardware if not given.
+        settings: how to adapt it.
     """
     from stpl.apply.memory import check_size
-    from stpl.apply.settings import BENCH, AdaptationSettings, check_outputs, run_name
+    from stpl.apply.settings import BENCH, check_outputs, run_name
     from stpl.data.videos.video_source import check_footage
     from stpl.runs.folder import is_fresh
     from stpl.runs.record import RunKey, runs_root
 
     videos = video if isinstance(video, list) else [video]
-    settings = AdaptationSettings(experiment, steps, lr, batch_size, stride, seed, precision)
-    folder = output or RunKey(BENCH, run_name(videos), seed).directory(runs_root())
+    folder = output or RunKey(BENCH, run_name(videos), settings.seed).directory(runs_root())
     check_size(network.size, settings.batch_size)
-    check_footage(videos, stride=stride)
+    check_footage(videos, stride=settings.stride)
     is_fresh(folder)
     check_outputs(folder)
     from stpl.apply.shown import adapt_and_show  # imports torch, which takes seconds
 
     adapt_and_show(network, videos, folder, settings)
+
+
+def adapt_guard(
+    *, experiment: str = RECOMMENDED, runs: Path = Path("runs"), clips: Count | None = None, json: Path | None = None
+) -> None:
+    """Have the guard choose among the networks that recorded runs on streets kept, and compare its choices by labels.
+
+    The guard sees frames of the training drives, without labels, as many as in `stpl adapt`; mIoU is that of the
+    evaluation drives. Record the runs with `stpl sweep recommended`.
+
+    Args:
+        experiment: whose runs, with `run.keep_all`.
+        runs: folder of all runs.
+        clips: how many the guard sees; as many as in `stpl adapt` if not given.
+        json: file for the figures.
+    """
+    from stpl.apply.guard_quality import show_choices
+
+    show_choices(experiment, runs, clips, json)

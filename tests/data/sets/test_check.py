@@ -14,7 +14,8 @@ from PIL import Image
 
 from fakes import MovingShapes, write_cityscapes
 from stpl.cli import main
-from stpl.commands.data_flow import data_flow as flow
+from stpl.commands.data import SplitOptions
+from stpl.commands.data import data_flow as flow
 from stpl.data import flow as fl
 from stpl.data.check import inspect
 from stpl.data.fake import fake
@@ -34,7 +35,7 @@ FRAME = "Viper/train/img/001/001_00010.jpg"
 def master(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("viper")
     fake("viper", root, SIZE)
-    flow("viper", root=root, size=SIZE)
+    flow(SplitOptions("viper", root, size=SIZE))
     return root
 
 

@@ -1,8 +1,10 @@
-"""`stpl dashboard wandb`: a workspace of W&B for the runs of a benchmark."""
+"""The verbs of `stpl dashboard`: runs in W&B, sweeps in Optuna's dashboard."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from stpl.option_types import Natural
 
 
 def dashboard_wandb(
@@ -35,3 +37,16 @@ def dashboard_wandb(
     else:
         write_atomically(out, json.dumps(definition(view), indent=1) + "\n")
         print(f"definition: {out}")
+
+
+def dashboard_optuna(*, bench: str = "streets", storage: str | None = None, port: Natural = 8080) -> None:
+    """Show the sweeps of a benchmark in Optuna's dashboard, on this machine alone, until interrupted.
+
+    Args:
+        bench: benchmark whose sweeps to show.
+        storage: URL of the sweeps' database; the SQLite file beside the runs if not given.
+        port: of 127.0.0.1 to listen on.
+    """
+    from stpl.report.dashboard import show_sweeps
+
+    show_sweeps(bench, storage, port)

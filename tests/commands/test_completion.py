@@ -32,6 +32,10 @@ def test_bash_completes_verbs_options_and_names(capsys: pytest.CaptureFixture[st
     assert {"table1", "table2", "table3", "table4", "tau"} == completed(script, "stpl", "sweep", "ta")
     assert "status" in completed(script, "stpl", "sweep", "st")
     assert "--network" in completed(script, "stpl", "adapt", "--ne")
+    of_fit = {"--bench", "--experiment", "--experiments", "--config", "--start_from", "--seed_everything"}
+    assert completed(script, "stpl", "fit", "--") - {"--help"} == of_fit
+    assert {"--bench", "--network", "--builder", "--config"} <= completed(script, "stpl", "test", "--")
+    assert not {"--experiment", "--start_from"} & completed(script, "stpl", "test", "--")
 
 
 def test_zsh_has_a_script_too(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from stpl.arguments import Command, Option
 from stpl.commands import VERBS, function
 
-_OF_SETTINGS = ("bench", "experiment", "experiments", "network", "seed_everything", "start_from", "config", "out")
-"""Options of the verbs that take any setting."""
-_FILES = ("checkpoint", "network", "config", "out", "experiments")
+_OF_FIT = {
+    "bench": str, "experiment": str, "experiments": Path, "config": Path, "start_from": str, "seed_everything": int,
+}  # fmt: skip
+"""Options of `stpl fit`, which reads them from its settings, and their types."""
+_OF_EVALUATION = ("experiments", "config")
+"""Those of them that other verbs with settings take beside their own options."""
 
 
 def completion(shell: Literal["bash", "zsh"] = "bash") -> None:
@@ -50,19 +54,20 @@ def _add(parsers: Any, name: str, verb: str) -> None:
     import shtab
 
     command = Command(function(verb), f"stpl {verb}")
-    known = command.options or {name: Option(name, str, None, "") for name in _OF_SETTINGS}
-    parser = command.parser()
-    for option in () if command.options else known.values():
-        parser.add_argument(f"--{option.name}")
-    for action in parser._actions:
-        option = known[action.dest]
+    options, parser = dict(command.options), command.parser()
+    for other in () if command.settings is None else _OF_EVALUATION if options else _OF_FIT:
+        options[other] = Option(other, _OF_FIT[other], None, "")
+        parser.add_argument(f"--{other}")
+    actions: list[Any] = parser._actions
+    for action in actions:
+        option = options[action.dest]
         if found := list(_words(option)):
             action.choices = found
-        elif "PATH" in option.metavar or option.name in _FILES:
-            action.complete = shtab.FILE  # type: ignore[attr-defined]
+        elif option.takes(Path) or option.name == "network":
+            action.complete = shtab.FILE
     members = [other.removeprefix(f"{verb} ") for other in VERBS if other.startswith(f"{verb} ")]
     if members:
-        words = next((action for action in parser._actions if not action.option_strings), None)
+        words = next((action for action in actions if not action.option_strings), None)
         words = words or parser.add_argument("member", nargs="?")
         words.choices = [*members, *(words.choices or ())]
     parsers.add_parser(name, help=VERBS[verb], parents=[parser])

@@ -44,42 +44,35 @@ def contrast(
         device: cpu, or cuda: there the dense form compiled and products in the kernels' precision take part, too.
     """
     place = cuda.check_device(device)
-    inputs = on(place, sample(n, d, classes))
+    inputs = sample(n, d, classes, device)
     if place.type == "cpu":
-        losses = _losses()
-        actions: dict[str, Action] = {name: partial(step, loss, inputs) for name, loss in losses.items()}
+        forms = _forms()
+        actions: dict[str, Action] = {form: partial(step, _LOSSES[form], inputs) for form in forms}
         actions["matrix products"] = _products(inputs)
-        peaks = _extra_mb(list(losses), n, d, classes) if memory else {}
+        peaks = _extra_mb(forms, n, d, classes) if memory else {}
     else:
         actions, peaks = _on_gpu(inputs)
     timings = interleaved(actions, repeats, warm=1 if place.type == "cpu" else 2)
     title = f"contrast, forward and backward: N={n} D={d} {classes} classes, {cuda.name(place)}"
     measured = report(title, timings, "stpl", peaks)
-    error = gradient_error(on(place, sample(min(n, 5869), d, classes)))  # a float64 of N×N fits then
+    error = gradient_error(sample(min(n, 5869), d, classes, device))  # a float64 of N×N fits then
     print(f"\ngradients against float64 dense: {error:.1e} relative")
     return {"n": n, "d": d, "classes": classes, "device": cuda.name(place), **measured, "gradient_error": error}
 
 
-def sample(n: int, d: int, classes: int) -> Inputs:
+def sample(n: int, d: int, classes: int, device: str = "cpu") -> Inputs:
     """Unit vectors `[n,d]` twice and labels `[n]`, always the same."""
     generator = torch.Generator().manual_seed(0)
     queries, keys = (F.normalize(torch.randn(n, d, generator=generator), dim=1) for _ in range(2))
-    return queries, keys, torch.randint(0, classes, (n,), generator=generator)
-
-
-def on(device: torch.device, inputs: Inputs) -> Inputs:
-    """The same on a device."""
-    queries, keys, labels = inputs
+    labels = torch.randint(0, classes, (n,), generator=generator)
     return queries.to(device), keys.to(device), labels.to(device)
 
 
 def step(loss: Loss, inputs: Inputs) -> tuple[Tensor, Tensor]:
     """One forward and backward pass: the gradients of queries and keys."""
     queries, keys = (vectors.detach().requires_grad_() for vectors in inputs[:2])
-    loss(queries, keys, inputs[2]).backward()  # type: ignore[no-untyped-call]
-    assert queries.grad is not None
-    assert keys.grad is not None
-    return queries.grad, keys.grad
+    of_queries, of_keys = torch.autograd.grad(loss(queries, keys, inputs[2]), (queries, keys))
+    return of_queries, of_keys
 
 
 def ours(queries: Tensor, keys: Tensor, labels: Tensor) -> Tensor:
@@ -110,12 +103,12 @@ def library(queries: Tensor, keys: Tensor, labels: Tensor) -> Tensor:
 _LOSSES: dict[str, Loss] = {"stpl": ours, "dense": dense, LIBRARY: library}
 
 
-def _losses() -> dict[str, Loss]:
-    """What can be measured here."""
+def _forms() -> list[str]:
+    """Which can be measured here."""
     if find_spec("pytorch_metric_learning") is not None:
-        return _LOSSES
+        return list(_LOSSES)
     print("pytorch-metric-learning is not installed, its SupCon is left out (pip install pytorch-metric-learning)\n")
-    return {name: loss for name, loss in _LOSSES.items() if name != LIBRARY}
+    return [form for form in _LOSSES if form != LIBRARY]
 
 
 def _on_gpu(inputs: Inputs) -> tuple[dict[str, Action], dict[str, float | None]]:
@@ -142,7 +135,6 @@ def _products(inputs: Inputs) -> Action:
     similarities, gradient = queries.new_empty(len(queries), len(keys)), torch.empty_like(queries)
 
     def products() -> None:
-        """Forward's and backward's."""
         for _ in range(2):
             torch.mm(queries, keys.T, out=similarities)
         torch.mm(similarities, keys, out=gradient)
@@ -158,7 +150,6 @@ def _products_of_pairs(inputs: Inputs) -> Action:
     gradient = torch.empty_like(q)
 
     def products() -> None:
-        """Forward's and backward's."""
         for a, b in ((q, k), (q, k_rest), (q_rest, k)):
             for _ in range(2):
                 torch.mm(a, b.T, out=weights)

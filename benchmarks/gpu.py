@@ -48,7 +48,6 @@ def plan(out: Path) -> list[Part]:
     """All parts, most valuable first; their figures go to `<out>/<name>.json`."""
 
     def measured(name: str, about: str, seconds: int, module: str, *options: str) -> Part:
-        """A part that is one benchmark."""
         command = ("-m", f"benchmarks.{module}", *options, "--device=cuda", f"--json={out / name}.json")
         return Part(name, about, seconds, (command,))
 

@@ -14,10 +14,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -28,38 +30,33 @@ from stpl.files import write_atomically
 
 Action = Callable[[], object]
 Figures = Mapping[str, object]
-Memory = Mapping[str, float | None]
-"""Megabytes (10⁶ bytes) by name; `None` on a system without /proc, where a peak cannot be reset."""
 _STATUS = Path("/proc/self/status")
 _ROOT = Path(__file__).parent.parent
 
 
 def interleaved(actions: Mapping[str, Action], repeats: int, *, warm: int = 1) -> dict[str, Measurement]:
-    """Measure the actions in turn, `repeats` rounds after `warm` unmeasured ones.
-
-    Raises:
-        StplError: for less than one round.
-    """
-    check_range("--repeats", repeats, 1)
+    """Measure the actions in turn, `repeats` rounds after `warm` unmeasured ones; `ConfigError` for no round."""
     seconds: dict[str, list[float]] = {name: [] for name in actions}
-    for turn in range(warm + repeats):
-        for name, action in actions.items():
-            _show(f"round {turn + 1}/{warm + repeats}: {name}")
-            start = timer()
-            action()
-            seconds[name].append(timer() - start)
-    _show("")
+    for name in _turns(actions, repeats, warm):
+        start = timer()
+        actions[name]()
+        seconds[name].append(timer() - start)
     return {name: _measurement(values[warm:]) for name, values in seconds.items()}
+
+
+def _turns(names: Iterable[str], repeats: int, warm: int = 0) -> Iterator[str]:
+    """All names in each round; a terminal shows where it is, for a round at full size takes a minute."""
+    check_range("--repeats", repeats, 1)
+    for turn, name in product(range(1, warm + repeats + 1), names):
+        if sys.stderr.isatty():
+            print(f"\rround {turn}/{warm + repeats}: {name}\033[K", end="", file=sys.stderr, flush=True)
+        yield name
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def _measurement(seconds: list[float]) -> Measurement:
     return Measurement(1, seconds, TaskSpec("", ""))
-
-
-def _show(line: str) -> None:
-    """On a terminal, what is being measured; a round at full size takes a minute."""
-    if sys.stderr.isatty():
-        print(f"\r{line}\033[K", end="", file=sys.stderr, flush=True)
 
 
 def in_processes(
@@ -74,24 +71,20 @@ def in_processes(
         trim: have the allocator give large blocks back at once, so that what was freed earlier hides no peak.
 
     Returns:
-        Times, and median peaks of memory.
+        Times, and median peaks of memory in MB (10⁶ bytes): `None` without /proc, where a peak cannot be reset.
 
     Raises:
-        StplError: for less than one round.
+        ConfigError: for less than one round.
     """
-    check_range("--repeats", repeats, 1)
     limits = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"} if trim else {}
     found: dict[str, list[tuple[float, float | None]]] = {name: [] for name in cases}
-    for turn in range(repeats):
-        for name, arguments in cases.items():
-            _show(f"round {turn + 1}/{repeats}: {name}")
-            command = [sys.executable, "-m", "benchmarks.measure", target, json.dumps(arguments)]
-            variables = {**os.environ, **limits}
-            done = subprocess.run(command, capture_output=True, text=True, env=variables, check=False, cwd=_ROOT)
-            if done.returncode:
-                raise RuntimeError(f"measuring {target} failed:\n{done.stderr}")
-            found[name].append(json.loads(done.stdout.splitlines()[-1]))
-    _show("")
+    for name in _turns(cases, repeats):
+        command = [sys.executable, "-m", "benchmarks.measure", target, json.dumps(cases[name])]
+        variables = {**os.environ, **limits}
+        done = subprocess.run(command, capture_output=True, text=True, env=variables, check=False, cwd=_ROOT)
+        if done.returncode:
+            raise RuntimeError(f"measuring {target} failed:\n{done.stderr}")
+        found[name].append(json.loads(done.stdout.splitlines()[-1]))
     timings = {name: _measurement([seconds for seconds, _ in values]) for name, values in found.items()}
     peaks = {name: [peak for _, peak in values if peak is not None] for name, values in found.items()}
     return timings, {name: median(values) if values else None for name, values in peaks.items()}
@@ -130,7 +123,7 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> s
 
 
 def report(
-    title: str, timings: Mapping[str, Measurement], base: str, memory: Memory | None = None
+    title: str, timings: Mapping[str, Measurement], base: str, memory: Mapping[str, float | None] = MappingProxyType({})
 ) -> dict[str, object]:
     """Print median, spread, time as a multiple of `base`'s, and the peak memory where it was measured.
 
@@ -138,7 +131,6 @@ def report(
         The same as figures: `seconds`, `spread` (half the distance of the quartiles, as a share of the median) and
         `peak_mb`, each by name.
     """
-    memory = memory or {}
     seconds = {name: found.median for name, found in timings.items()}
     spread = {name: found.iqr / 2 / found.median for name, found in timings.items()}
     rows = []

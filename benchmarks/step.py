@@ -78,7 +78,6 @@ def step(
 
 def _on_gpu(title: str, settings: dict[str, Any], repeats: int) -> dict[str, object]:
     """All forms in this process, where the time goes, and how near it comes to what the matrix units reach."""
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(True)  # as every run does
     rate = cuda.bfloat16_rate()
     actions: dict[str, Action] = {}
@@ -134,11 +133,9 @@ def _write_plainly(method: Method) -> None:
     """Bring tensors into the default memory format, and the contrast into its dense form, clip by clip."""
 
     def contrast(queries: Tensor, keys: Tensor, classes: Tensor) -> Tensor:
-        """Eq. 3 and 4 by full matrices, the mean of the clips."""
         return torch.stack([dense(*clip) for clip in zip(queries, keys, classes, strict=True)]).mean()
 
     def contiguous(normalize: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """The same normalisation in torch's default memory format."""
         return lambda frames: normalize(frames).contiguous()
 
     assert isinstance(method, STPL)
@@ -185,7 +182,7 @@ def _run(method: Method, optimizer: torch.optim.Optimizer, batch: Batch, context
         output = method.training_step(batch, 0)
     loss: Tensor = torch.zeros(()) if output is None else output["loss"]
     if loss.requires_grad:
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         optimizer.step()
     return loss.detach()
 

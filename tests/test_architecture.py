@@ -42,7 +42,7 @@ ALLOWED = {
     "training": {*TENSORS, "progress", "rows", "data.pseudo_labels", "nn", "losses", "metrics"},
     "methods": {*TENSORS, "data.augment_device", "nn", "losses", "metrics", "training"},
     "runs": RUNS,
-    "sweeps": {*FOUNDATION, "runs"},
+    "sweeps": {*FOUNDATION, "option_types", "runs"},
     "report": {*FOUNDATION, "pictures", "data.label_space", "runs", "sweeps"},
     "apply": {*RUNS, "option_types", "metrics"},
     "testing": {*RUNS, "losses"},

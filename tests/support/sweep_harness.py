@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from stpl.arguments import Command
+from stpl.commands.sweep import sweep as verb
 from waiting import PATIENCE, wait_until
 
 FAKE = Path(__file__).with_name("fake_trial.py")
@@ -26,14 +28,21 @@ parameters:
 DRIVER = """
 import sys
 from pathlib import Path
-from stpl.errors import StplError
+from stpl.arguments import Command
 from stpl.commands.sweep import sweep
+from stpl.errors import StplError
 try:
-    sweep([Path("sweep.yaml")], **eval(sys.argv[1]))
+    options = eval(sys.argv[1])
+    Command(sweep, "stpl sweep").run(["sweep.yaml", *(f"--{name}={value}" for name, value in options.items())])
 except StplError as error:
     print(error)
     sys.exit(2)
 """
+
+
+def sweep(files: list[Path], **options: object) -> None:
+    """Call `stpl sweep` in this process; what it raises passes through."""
+    Command(verb, "stpl sweep").run([*map(str, files), *(f"--{name}={value}" for name, value in options.items())])
 
 
 def prepare(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str = SWEEP) -> Path:

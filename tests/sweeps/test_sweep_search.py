@@ -17,14 +17,26 @@ import pytest
 
 from repository import REPOSITORY
 from stpl.cli import main
-from stpl.commands.sweep import sweep
 from stpl.errors import DIVERGED, STOPPED, ConfigError, StplError
 from stpl.runs.folder import lock_run
 from stpl.runs.record import read_records
 from stpl.sweeps.status import read_status
 from stpl.sweeps.storage import default_url, opened
 from stpl.sweeps.supervisor import places
-from sweep_harness import COMMAND, FAKE, SWEEP, children, finish, ledger, mentions, prepare, start, starts, wait_for
+from sweep_harness import (
+    COMMAND,
+    FAKE,
+    SWEEP,
+    children,
+    finish,
+    ledger,
+    mentions,
+    prepare,
+    start,
+    starts,
+    sweep,
+    wait_for,
+)
 from waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
@@ -305,8 +317,8 @@ def test_full_disk_under_the_study_is_named(work: Path) -> None:
     code = (
         "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
-        "from pathlib import Path\nfrom stpl.commands.sweep import sweep\nfrom stpl.errors import StplError\n"
-        "try:\n    sweep([Path('sweep.yaml')])\nexcept StplError as error:\n    print(error)\n"
+        "from stpl.arguments import Command\nfrom stpl.commands.sweep import sweep\nfrom stpl.errors import StplError\n"
+        "try:\n    Command(sweep, 'stpl sweep').run(['sweep.yaml'])\nexcept StplError as error:\n    print(error)\n"
     )
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)

@@ -15,7 +15,6 @@ from rich.console import Console
 from fake_trial import record_of
 from repository import REPOSITORY
 from stpl.cli import main
-from stpl.commands.sweep import sweep
 from stpl.errors import ConfigError, RecordError
 from stpl.runs.experiments import load_catalogue
 from stpl.runs.record import RunKey, read_records, write_record
@@ -24,7 +23,7 @@ from stpl.sweeps.grid import cells, command_line, narrow
 from stpl.sweeps.queues import GridQueue
 from stpl.sweeps.schema import read_sweep
 from stpl.sweeps.storage import open_storage
-from sweep_harness import FAKE, SWEEP, finish, ledger, prepare, start, starts, wait_for
+from sweep_harness import FAKE, SWEEP, finish, ledger, prepare, start, starts, sweep, wait_for
 
 pytestmark = pytest.mark.slow
 

@@ -8,31 +8,46 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stpl.errors import ConfigError, StplError
 from stpl.option_types import Count, Natural
+from stpl.sweeps.supervisor import WorkerOptions
 
 if TYPE_CHECKING:
     from stpl.sweeps.grid import Cell
     from stpl.sweeps.schema import Sweep
 
 
-def sweep(
-    files: list[Path],
-    *,
-    bench: str | None = None,
-    seeds: Count | None = None,
-    data: Path | None = None,
-    experiments: Path | None = None,
-    runs: Path = Path("runs"),
-    storage: str | None = None,
-    workers: Natural = 1,
-    attempts: Count = 3,
-    sampler: str | None = None,
-    dry_run: bool = False,
-) -> None:
+@dataclass(frozen=True)
+class SweepFiles:
+    """Sweep files, and what is changed in them.
+
+    Attributes:
+        files: sweep files in W&B's schema; `table3` is the shipped one of that name.
+        bench: benchmark to run on instead of the one in the files.
+        seeds: run the seeds 0 to this number minus one instead of those in the files (a constant seed stays).
+        data: folder of the data sets, handed to every trial as `data.root`.
+        experiments: folder of your own overlays and tables.yaml, beside the shipped ones; ./experiments if not given.
+    """
+
+    files: list[Path]
+    bench: str | None = None
+    seeds: Count | None = None
+    data: Path | None = None
+    experiments: Path | None = None
+
+    def read(self) -> list[Sweep]:
+        """The sweeps; raises `ConfigError` for what is wrong in a file."""
+        from stpl.sweeps.grid import narrow
+        from stpl.sweeps.schema import read_sweep
+
+        return [narrow(read_sweep(path), self.bench, self.seeds, self.data, self.experiments) for path in self.files]
+
+
+def sweep(sweeps: SweepFiles, *, options: WorkerOptions, workers: Natural = 1, dry_run: bool = False) -> None:
     """Run the cells of sweep files, one subprocess each, skipping what is recorded.
 
     The files run in the given order; one begins only when every cell of those before it is done. Call it again at
@@ -40,60 +55,35 @@ def sweep(
     one `storage` and one shared folder of runs, and they share the work.
 
     Args:
-        files: sweep files in W&B's schema; `table3` is the shipped one of that name.
-        bench: benchmark to run on instead of the one in the files.
-        seeds: run the seeds 0 to this number minus one instead of those in the files (a constant seed stays).
-        data: folder of the data sets, handed to every trial as `data.root`.
-        experiments: folder of your own overlays and tables.yaml, beside the shipped ones; ./experiments if not given.
-        runs: folder of all runs.
-        storage: URL of the database that several workers share (SQLite, PostgreSQL, MySQL, or `grpc://host:port` of
-            `stpl sweep serve`); an SQLite file beside the runs if not given.
+        sweeps: what to run.
+        options: of each worker.
         workers: trials side by side on this machine, each with its own GPU, or its share of the CPU cores where there
             is none; 0 for one per GPU, or without any one per core, at most four.
-        attempts: how often a trial that fails is tried before it is recorded as failed and the sweep goes on.
-        sampler: of searches: tpe (the default of `bayes`), random, gp, qmc or cmaes.
         dry_run: list the cells and whether they are recorded, and run nothing.
     """
     from stpl.sweeps.engine import run
-    from stpl.sweeps.grid import narrow
-    from stpl.sweeps.schema import read_sweep
-    from stpl.sweeps.supervisor import WorkerOptions
 
-    sweeps = [narrow(read_sweep(path), bench, seeds, data, experiments) for path in files]
-    run(sweeps, WorkerOptions(runs, storage, attempts, sampler), workers, dry_run=dry_run)
+    run(sweeps.read(), options, workers, dry_run=dry_run)
 
 
-def sweep_check(
-    files: list[Path],
-    *,
-    bench: str | None = None,
-    seeds: Count | None = None,
-    data: Path | None = None,
-    experiments: Path | None = None,
-    runs: Path = Path("runs"),
-) -> None:
+def sweep_check(sweeps: SweepFiles, *, runs: Path = Path("runs")) -> None:
     """Check sweep files and print the commands that they would run.
 
     Each file is held against W&B's sweep schema. Where its command is `stpl fit`, every value of every parameter, and
     the ends of every range, are parsed by that program as well. Nothing is run and nothing is written.
 
     Args:
-        files: sweep files.
-        bench: benchmark to check for instead of the one in the files.
-        seeds: as for `stpl sweep`.
-        data: as for `stpl sweep`.
-        experiments: as for `stpl sweep`.
-        runs: as for `stpl sweep`.
+        sweeps: what to check.
+        runs: folder of all runs.
     """
-    from stpl.sweeps.grid import cells, command_line, examples, narrow
-    from stpl.sweeps.schema import read_sweep
+    from stpl.sweeps.grid import cells, command_line, examples
 
-    for plan in [narrow(read_sweep(path), bench, seeds, data, experiments) for path in files]:
+    for plan in sweeps.read():
+        grid = plan.method == "grid"
         checked = [_check_options(plan, cell, command_line(plan, cell, runs)) for cell in examples(plan)]
-        shown = cells(plan) if plan.method == "grid" else examples(plan)
+        shown = cells(plan) if grid else examples(plan)
         for cell in shown:
             print(shlex.join(command_line(plan, cell, runs)))
-        grid = plan.method == "grid"
         what = f"{len(shown)} cells" if grid else f"{plan.run_cap} trials by {plan.method}, examples above"
         unchecked = "" if all(checked) else "; options not checked, the command is not `stpl fit`"
         print(f"{plan.path}: {what}{unchecked}")

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from stpl import machine
 from stpl.errors import StplError
+from stpl.option_types import Count
 from stpl.signals import ENDING_SIGNALS, heard
 
 BEGAN = "STPL_SWEEP_BEGAN"
@@ -35,12 +36,20 @@ _QUICK_DEATHS = 10
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """What a worker needs to know of one call of `stpl sweep`, apart from the sweeps; by the options' names."""
+    """What a worker needs to know of one call of `stpl sweep`, apart from the sweeps.
 
-    runs: Path
-    storage: str | None
-    attempts: int
-    sampler: str | None
+    Attributes:
+        runs: folder of all runs.
+        storage: URL of the database that several workers share (SQLite, PostgreSQL, MySQL, or `grpc://host:port` of
+            `stpl sweep serve`); an SQLite file beside the runs if not given.
+        attempts: how often a trial that fails is tried before it is recorded as failed and the sweep goes on.
+        sampler: of searches: tpe (the default of `bayes`), random, gp, qmc or cmaes.
+    """
+
+    runs: Path = Path("runs")
+    storage: str | None = None
+    attempts: Count = 3
+    sampler: str | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,8 +21,6 @@ _MOST_BYTES = 2**24
 _MOST_REPEATED = 10_000
 _SHOWN = 60
 _ENDINGS = (".yaml", ".yml", ".json")
-
-
 _INT = "tag:yaml.org,2002:int"
 _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$")
 
@@ -76,24 +75,21 @@ def _fault(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
 def _check_aliases(node: yaml.Node, sizes: dict[int, int], above: set[int]) -> int:
     """The number of values in `node` where every alias counts as what it stands for.
 
+    A node that holds itself is refused, and so are aliases that repeat more than 10,000 values: whoever copies or
+    writes such a document would never come to an end.
+
     Args:
         node: a part of the document.
         sizes: identity → size, of the nodes that are counted already.
         above: identities of the nodes that hold this one.
-
-    Raises:
-        ConstructorError: for a node that holds itself, and for aliases that repeat more than 10,000 values: whoever
-            copies or writes the document would never come to an end.
     """
     if id(node) in above:
         raise _fault("an anchor (&name) holds itself through its alias (*name)", node)
     if id(node) in sizes:
         return sizes[id(node)]
-    children: list[yaml.Node] = []
+    children = node.value if isinstance(node, yaml.CollectionNode) else []
     if isinstance(node, yaml.MappingNode):
-        children = [part for pair in node.value for part in pair]
-    elif isinstance(node, yaml.SequenceNode):
-        children = node.value
+        children = chain.from_iterable(children)
     above.add(id(node))
     size = 1 + sum(_check_aliases(child, sizes, above) for child in children)
     above.remove(id(node))
@@ -113,11 +109,10 @@ def parse_yaml(text: str, where: str | Path | None = None) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
-        line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
-        where = where if where is None else f"{where}{line}"
-        raise ConfigError(
-            str(error.problem or error.context), where=where, mend="mend the YAML at this line"
-        ) from error
+        what = str(error.problem or error.context)
+        if where is not None and error.problem_mark is not None:
+            where = f"{where}:{error.problem_mark.line + 1}"
+        raise ConfigError(what, where=where, mend="mend the YAML at this line") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"is not YAML: {' '.join(str(error).split())}", where=where, mend="mend the file") from error
     except RecursionError as error:
@@ -140,10 +135,19 @@ def read_yaml(path: Path) -> Any:
     """What the YAML file `path` says.
 
     Raises:
-        ConfigError: if the file is missing, no regular file or larger than 16 MiB, or for what `parse_yaml` refuses.
+        ConfigError: if the file is missing or larger than 16 MiB, if it is no regular one (a pipe or a device would be
+            waited for, or have no end), or for what `parse_yaml` refuses.
     """
     try:
-        text = _text(path)
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise ConfigError("is a folder, not a YAML file", where=path, mend="give the file in it")
+        if not stat.S_ISREG(found.st_mode):
+            raise ConfigError("is not a regular file", where=path, mend="write its content to a file and give that")
+        if found.st_size > _MOST_BYTES:
+            what = f"is {found.st_size / 2**20:,.0f} MiB; settings take at most {_MOST_BYTES >> 20}"
+            raise ConfigError(what, where=path, mend="check the path: this is no file of settings")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         fault = "it is not text in UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror or error
         raise ConfigError(f"cannot be read: {fault}", where=path, mend="check the path") from error
@@ -176,22 +180,6 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
-
-
-def _text(path: Path) -> str:
-    """The text of a regular file: a pipe or a device would be waited for, or have no end."""
-    found = path.stat()
-    if stat.S_ISDIR(found.st_mode):
-        raise ConfigError("is a folder, not a YAML file", where=path, mend="give the file in it")
-    if not stat.S_ISREG(found.st_mode):
-        raise ConfigError("is not a regular file", where=path, mend="write its content to a file and give that")
-    if found.st_size > _MOST_BYTES:
-        raise ConfigError(
-            f"is {found.st_size / 2**20:,.0f} MiB; settings take at most {_MOST_BYTES >> 20}",
-            where=path,
-            mend="check the path: this is no file of settings",
-        )
-    return path.read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,13 +235,12 @@ class Section:
 
     def section(self, key: str) -> Section:
         """The section below a key; an empty one where the key is not written."""
-        return Section.of(self._value(key) if key in self else {}, self.where, f"{self.prefix}{key}.")
+        return Section.of(self.content.get(key, {}), self.where, f"{self.prefix}{key}.")
 
     def sections(self, key: str) -> dict[str, Section]:
         """Name → section, of the sections below a key; none where the key is not written."""
-        return {
-            name: Section.of(item, f"{self.where}: {key}.{name}") for name, item in self.section(key).content.items()
-        }
+        found = self.section(key).content.items()
+        return {name: Section.of(item, f"{self.where}: {key}.{name}") for name, item in found}
 
     def number(self, key: str) -> float:
         """A finite number that must be there."""
@@ -264,10 +251,10 @@ class Section:
         return tuple(self._number(item, key) for item in self.items(key))
 
     def _number(self, value: Any, key: str) -> float:
-        if is_number(value):
-            return float(value)
-        what = f"{shown(value)} is not a number, in '{self.prefix}{key}'"
-        raise ConfigError(what, where=self.where, mend="write a number here")
+        if not is_number(value):
+            what = f"{shown(value)} is not a number, in '{self.prefix}{key}'"
+            raise ConfigError(what, where=self.where, mend="write a number here")
+        return float(value)
 
     def _value(self, key: str) -> Any:
         if key not in self:
@@ -300,11 +287,9 @@ def _text_of(value: Any, where: str) -> str:
     return _typed(value, str, where)
 
 
-_KINDS: dict[type, str] = {dict: "mapping", list: "list", str: "text", bool: "switch (true or false)"}
-
-
 def _typed(value: Any, kind: type[_T], where: str) -> _T:
     if isinstance(value, kind):
         return value
-    name = _KINDS[kind]
-    raise ConfigError(f"{shown(value)} is not a {name}", where=where, mend=f"write a {name} here, or leave the key out")
+    names: dict[type, str] = {dict: "mapping", list: "list", str: "text", bool: "switch (true or false)"}
+    what, mend = f"{shown(value)} is not a {names[kind]}", f"write a {names[kind]} here, or leave the key out"
+    raise ConfigError(what, where=where, mend=mend)

@@ -31,7 +31,7 @@ def evaluation(
     """
     place, architecture = cuda.check_device(device), network or DeepLabV2()
     options = NetworkOptions(architecture)
-    model = build_network(options).to(place).to(memory_format=torch.channels_last).eval()
+    model = build_network(options).to(place, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     evaluator = Evaluator(options.space).to(place)
     generator = torch.Generator().manual_seed(0)
     clip = draw(height, width, Wants(flows=(BACKWARD,)), generator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import tempfile
 import threading
 import uuid
@@ -16,6 +17,9 @@ from stpl.errors import ConfigError, StplError, cannot_write
 
 if TYPE_CHECKING:
     from filelock import FileLock
+
+PARTIAL = ".partial"
+"""What hidden names of half-written files and folders end with."""
 
 _LOCKS = "STPL_LOCKS"
 _OF_THREADS: dict[Path, threading.Lock] = {}
@@ -50,22 +54,30 @@ def whole_file(
     Raises:
         StplError: of that kind, if the disk refuses it; the old file, if any, is untouched and nothing else is left.
     """
-    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
-    made = [folder for folder in path.parents if not os.path.lexists(folder)]
+    with writing(path, kind=kind, then=then), half_written(path.parent) as partial:
+        with partial.open("w+b") as file:
+            yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        partial.replace(path)
+
+
+@contextlib.contextmanager
+def half_written(folder: Path) -> Iterator[Path]:
+    """A hidden name in a folder, which is made, for what is renamed at the end; nothing stays of what fails."""
+    partial = folder / f".{uuid.uuid4().hex}{PARTIAL}"
+    made = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
     try:
-        with writing(path, kind=kind, then=then):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("w+b") as file:
-                yield file
-                if sync:
-                    file.flush()
-                    os.fsync(file.fileno())
-            partial.replace(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        yield partial
     except BaseException:
         with contextlib.suppress(OSError):  # the error under way is the one to report
+            if partial.is_dir():
+                shutil.rmtree(partial)
             partial.unlink(missing_ok=True)
-            for folder in made:
-                folder.rmdir()
+            for place in made:
+                place.rmdir()
         raise
 
 

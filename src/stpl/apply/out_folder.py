@@ -6,30 +6,24 @@ Imports no torch.
 from __future__ import annotations
 
 import os
-import shutil
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from stpl.errors import ConfigError, Terminated, cannot_write
+from stpl.files import PARTIAL, half_written, writing
 from stpl.signals import ENDING_SIGNALS, heard
-
-_PARTIAL = ".partial"
 
 
 def check_out(out: Path) -> None:
-    """Refuse a folder to write into that holds something, or that cannot be written.
-
-    Args:
-        out: the folder, absent or empty; a link to one is followed.
+    """Refuse a folder to write into unless it is absent or empty, and can be written; a link to one is followed.
 
     Raises:
         ConfigError: it holds something, lies below a file, or may not be written.
     """
     target = _target(out)
-    if target.exists() and (not target.is_dir() or any(_content(target))):
+    if target.exists() and not (target.is_dir() and all(map(_is_left_over, target.iterdir()))):
         raise ConfigError("there is something here already", where=out, mend="delete it, or give another --out")
     above = next(folder for folder in (target, *target.parents) if os.path.lexists(folder))
     if not above.is_dir():
@@ -46,9 +40,6 @@ def filled(out: Path) -> Iterator[Path]:
 
     An `out` that is there already, empty, is filled at the end and not replaced: it may be a link or a disk.
 
-    Args:
-        out: as for `check_out`.
-
     Raises:
         ConfigError: as `check_out`.
         StplError: it cannot be written.
@@ -56,27 +47,16 @@ def filled(out: Path) -> Iterator[Path]:
     check_out(out)
     target = _target(out)
     place = target if target.is_dir() else target.parent
-    new = [folder for folder in (place, *place.parents) if not folder.exists()]
-    partial = place / f".stpl-{os.getpid()}-{threading.get_ident()}{_PARTIAL}"
-    try:
-        with signals_raise():
-            partial.mkdir(parents=True)
-            yield partial
-            check_out(out)  # something may have come to lie there meanwhile
-            if place == target:
-                for entry in sorted(partial.iterdir()):
-                    entry.replace(target / entry.name)
-                partial.rmdir()
-            else:
-                partial.replace(target)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        with suppress(OSError):
-            for folder in new:
-                folder.rmdir()
-        if isinstance(error, OSError):
-            raise cannot_write(out, error) from error
-        raise
+    with writing(out), half_written(place) as partial, signals_raise():
+        partial.mkdir()
+        yield partial
+        check_out(out)  # something may have come to lie there meanwhile
+        if place == target:
+            for entry in sorted(partial.iterdir()):
+                entry.replace(target / entry.name)
+            partial.rmdir()
+        else:
+            partial.replace(target)
 
 
 def _target(out: Path) -> Path:
@@ -92,9 +72,9 @@ def _target(out: Path) -> Path:
     return target
 
 
-def _content(folder: Path) -> Iterator[Path]:
-    """What lies in a folder, but for what is left of an earlier call that was killed."""
-    return (path for path in folder.iterdir() if not (path.name.startswith(".stpl-") and path.suffix == _PARTIAL))
+def _is_left_over(path: Path) -> bool:
+    """Whether it is left of an earlier call that was killed."""
+    return path.name.startswith(".") and path.suffix == PARTIAL
 
 
 @contextmanager

@@ -10,8 +10,7 @@ import torch
 
 from fakes import MovingShapes
 from repository import REPOSITORY
-from stpl.apply import film
-from stpl.apply.loaded import open_network
+from stpl.apply.loaded import labelled, open_network
 from stpl.apply.origin import NetworkOrigin
 from stpl.cli import main
 from stpl.data.flow import FlowCache
@@ -129,7 +128,7 @@ def test_each_network_sees_its_own_size_and_flow(drive: Path) -> None:
     origins = [NetworkOrigin("streets", size=(32, 64)), NetworkOrigin("streets:1", size=(64, 96))]
     networks = [open_network(origin) for origin in (*origins, origins[0])]
     stream = FrameStream(drive)
-    shown = [labels for _, labels in film._labels(networks, stream, FlowCache())]
+    shown = [labels for _, labels in labelled(networks, stream, FlowCache(), first=1)]
     alone = [list(network.predict(stream.frames()))[1:] for network in networks]
     assert len(shown) == len(alone[0]) == 5
     for labels, expected in zip(shown, zip(*alone, strict=True), strict=True):

@@ -16,8 +16,7 @@ from stpl.apply import export, film, page
 from stpl.apply.adapt import FLOW
 from stpl.apply.guard import see
 from stpl.apply.labelling import write_labels
-from stpl.apply.loaded import open_network
-from stpl.apply.network import predict
+from stpl.apply.loaded import open_network, predict
 from stpl.apply.origin import NetworkOrigin
 from stpl.apply.settings import AdaptationSettings
 from stpl.data.clip import BACKWARD, Wants, collate
@@ -74,15 +73,17 @@ def test_the_same_labels_everywhere(
     assert predicted[0].shape == NATIVE
     assert len(np.unique(predicted)) > 2
 
-    film.film({"net": model}, video, tmp_path / "film.webm")
+    film.film({"net": model}, [FrameStream(video)], tmp_path / "film.webm")
     panel = labels["film"][0].shape
     assert panel == (360, 640)
     assert len(labels["film"]) == COUNT - 1
     for ids, expected in zip(labels["film"], predicted[1:], strict=True):
         assert np.array_equal(ids, resize_ids(expected.astype(np.uint8), panel))
 
-    done: Any = SimpleNamespace(before=model, network=model, folder=tmp_path)
-    page.look(done, [video], AdaptationSettings())
+    done: Any = SimpleNamespace(
+        before=model, network=model, folder=tmp_path, videos=[video], settings=AdaptationSettings()
+    )
+    page.look(done)
     assert len(labels["page"]) == 2 * (COUNT - 1)
     for ids, expected in zip(labels["page"][::2], predicted[1:], strict=True):
         assert np.array_equal(ids, expected)

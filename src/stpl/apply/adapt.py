@@ -9,20 +9,20 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from stpl.apply.guard import LOOKED, Candidate, Seen, Verdict, choose, judged, see
-from stpl.apply.loaded import LoadedNetwork
-from stpl.apply.network import load_network
+from stpl.apply.loaded import LoadedNetwork, load_network
 from stpl.apply.out_folder import signals_raise
 from stpl.apply.resources import Estimate, estimate, fitting
 from stpl.apply.settings import ADAPTED, BENCH, VERDICT, AdaptationSettings, check_outputs, run_name
@@ -32,13 +32,13 @@ from stpl.data.videos.video_source import check_footage
 from stpl.errors import CheckpointError, ConfigError
 from stpl.files import whole_file, write_atomically
 from stpl.nn import weights
-from stpl.nn.accel import Accel
 from stpl.nn.batchnorm import batchnorm_layers
 from stpl.runs.build import SuiteCLI, build_request
 from stpl.runs.fit import begin, run
 from stpl.runs.folder import START, run_folder
 from stpl.runs.identity import check_mark, flat_settings, kept_settings
 from stpl.runs.request import Request
+from stpl.runs.trainer import callbacks_of
 
 STATISTICS = "batchnorm_augmented"
 """The experiment whose result trained networks are compared with: the start with renewed statistics."""
@@ -70,6 +70,10 @@ OnStage = Callable[[Stage], None]
 """A callback that gets, after every step, how far an adaptation is."""
 
 
+def ignored(_: object) -> None:
+    """The callback where nobody listens."""
+
+
 @dataclass(frozen=True)
 class Adaptation:
     """The result of an adaptation.
@@ -77,6 +81,8 @@ class Adaptation:
     Attributes:
         network: the network to use: adapted, or as it was if nothing was better.
         before: the network that it began with.
+        videos: what it was adapted to.
+        settings: how.
         folder: where everything lies.
         checkpoint: the network to use as a checkpoint, `adapted.ckpt`.
         weights: of a network of your own, the same in the form in which it came; else `None`.
@@ -86,6 +92,8 @@ class Adaptation:
 
     network: LoadedNetwork = field(repr=False, compare=False)
     before: LoadedNetwork = field(repr=False, compare=False)
+    videos: Sequence[Path]
+    settings: AdaptationSettings
     folder: Path
     checkpoint: Path
     weights: Path | None
@@ -103,7 +111,8 @@ def adapt_to(
     videos: Sequence[Path],
     folder: Path,
     settings: AdaptationSettings,
-    on_stage: OnStage | None = None,
+    on_stage: OnStage = ignored,
+    on_estimate: Callable[[Estimate], None] = ignored,
 ) -> Adaptation:
     """Adapt a network to videos without labels and write the best candidate as `adapted.ckpt`.
 
@@ -113,8 +122,9 @@ def adapt_to(
         network: what to adapt (`open_network`).
         videos: video files and folders of images.
         folder: to write into.
-        settings: how; its batch size may come from `affordable`.
+        settings: how.
         on_stage: called after every step.
+        on_estimate: called once with what it takes, before the first step.
 
     Raises:
         StplError: for a network, a video or a setting that cannot be used, or a full disk.
@@ -123,11 +133,12 @@ def adapt_to(
     with signals_raise(), run_folder(folder), _TURN, _process_state_kept(), network.buildable():
         check_footage(videos, stride=settings.stride)
         check_outputs(folder)
-        needed = affordable(network, settings, folder)
-        start = _start(network, folder)
         begun = kept_settings(folder, folder / "checkpoints" / "last.ckpt")
-        name = begun["run"]["experiment"] if begun else run_name(videos)  # the video may be called otherwise by now
+        needed = _affordable(network, settings, begun)
+        on_estimate(needed)
         settings = replace(settings, batch_size=needed.batch_size)
+        start = _start(network, folder, goes_on=begun is not None)
+        name = begun["run"]["experiment"] if begun else run_name(videos)  # the video may be called otherwise by now
         runs = _Runs(network, start, videos, folder, settings, name, on_stage)
         with weights.read_once(start):
             candidates, cli = runs.train()
@@ -135,11 +146,13 @@ def adapt_to(
                 candidates.insert(1, runs.renew(str(cli.config.trainer.precision)))
         seen = list(_seen(network, candidates, spread(cli.datamodule, LOOKED), on_stage))
         verdict = choose(judged(candidates, seen))
-        _copy(verdict.chosen.candidate.checkpoint, folder / ADAPTED)
-        adapted = network.adapted(folder / ADAPTED)
-        found = Adaptation(adapted, network, folder, folder / ADAPTED, adapted.write_weights(folder), verdict, needed)
-        write_atomically(folder / VERDICT, json.dumps(_summary(verdict, settings), indent=2) + "\n")
-    return found
+        chosen, checkpoint = verdict.chosen.candidate.checkpoint, folder / ADAPTED
+        with chosen.open("rb") as content, whole_file(checkpoint) as file:
+            shutil.copyfileobj(content, file)
+        adapted = network.adapted(checkpoint)
+        own = adapted.write_weights(folder)
+        write_atomically(folder / VERDICT, json.dumps(_summary(verdict, settings.experiment), indent=2) + "\n")
+    return Adaptation(adapted, network, videos, settings, folder, checkpoint, own, verdict, needed)
 
 
 @contextmanager
@@ -153,13 +166,12 @@ def _process_state_kept() -> Iterator[None]:
             torch.use_deterministic_algorithms(enabled, warn_only=warns)
 
 
-def affordable(network: LoadedNetwork, settings: AdaptationSettings, folder: Path) -> Estimate:
-    """What it takes with the batch size of the settings, or of the run in `folder` so far, or the largest that fits.
+def _affordable(network: LoadedNetwork, settings: AdaptationSettings, begun: Mapping[str, Any] | None) -> Estimate:
+    """What it takes with the batch size of the settings, or of the run so far, or the largest that fits.
 
     Raises:
         ConfigError: it does not fit.
     """
-    begun = kept_settings(folder, folder / "checkpoints" / "last.ckpt")
     given = settings.batch_size or (begun and begun["data"]["init_args"]["loading"]["batch_size"])
     segmenter = network.accel.segmenter
     segmenter.check_trainable()
@@ -178,14 +190,17 @@ def spread(data: ClipDataModule, count: int) -> list[Clip]:
 
 
 def _seen(
-    start: LoadedNetwork, candidates: Sequence[Candidate], clips: Sequence[Clip], on_stage: OnStage | None
+    start: LoadedNetwork, candidates: Sequence[Candidate], clips: Sequence[Clip], on_stage: OnStage
 ) -> Iterator[Seen]:
-    """What each candidate, of which the first is the start, predicts for the clips."""
+    """What each candidate, of which the first is the start, predicts for the clips; one network takes all weights."""
+    network = start.accel
     for place, candidate in enumerate(candidates, 1):
-        accel: Accel = start.accel if place == 1 else load_network(candidate.checkpoint, start.builder)
-        yield see(accel, clips)
-        if on_stage is not None:
-            on_stage(Stage("comparing", place, len(candidates)))
+        if place == 2:
+            network = load_network(candidate.checkpoint, start.builder)
+        elif place > 2:
+            weights.load(candidate.checkpoint, network, options=start.options)
+        yield see(network, clips)
+        on_stage(Stage("comparing", place, len(candidates)))
 
 
 @dataclass(frozen=True)
@@ -198,44 +213,31 @@ class _Runs:
     folder: Path
     settings: AdaptationSettings
     name: str
-    on_stage: OnStage | None
+    on_stage: OnStage
 
     def train(self) -> tuple[list[Candidate], SuiteCLI]:
         """Run the method: the start, and the network at every evaluation; and the run."""
         settings = self.settings
         count = next((count for count in _EVALUATIONS if settings.steps % count == 0), 1)
         every = max(1, settings.steps // count)
-        more: dict[str, Any] = {} if settings.lr is None else {"optimizer": {"lr": settings.lr}}
         trainer: dict[str, Any] = {"max_steps": settings.steps, "val_check_interval": every}
         if settings.precision is not None:
             trainer["precision"] = settings.precision
-        cli = self._run(settings.experiment, self.folder, {"trainer": trainer, **more}, settings.experiment)
+        more = {} if settings.lr is None else {"optimizer": {"lr": settings.lr}}
+        cli = self._run(settings.experiment, settings.experiment, self.folder, trainer=trainer, **more)
         found = [_candidate(f"step {step}", cli, step) for step in range(every, settings.steps + 1, every)]
         return [Candidate("start", self.start), *found], cli
 
     def renew(self, precision: str) -> Candidate:
         """The start with renewed statistics: a run of one step, which is evaluated with those of its clips."""
-        settings = {"trainer": {"max_steps": 1, "val_check_interval": 1, "precision": precision}}
-        cli = self._run(STATISTICS, self.folder / STATISTICS, settings, "renewing statistics")
+        trainer = {"max_steps": 1, "val_check_interval": 1, "precision": precision}
+        cli = self._run("renewing statistics", STATISTICS, self.folder / STATISTICS, trainer=trainer)
         return replace(_candidate("renewed statistics", cli, 1), step=0)
 
-    def _run(self, experiment: str, folder: Path, more: dict[str, Any], stage: str) -> SuiteCLI:
-        """Run an experiment into a folder, or go on with it."""
-        shared = self._shared(experiment, folder)
-        trainer = {**shared["trainer"], **more["trainer"]}
-        cli = build_request(
-            Request(bench=BENCH, experiment=experiment, settings={**shared, **more, "trainer": trainer})
-        )
-        if self.on_stage is not None:
-            cli.trainer.callbacks.insert(0, _Progress(stage, self.on_stage))  # type: ignore[attr-defined]
-        begin(cli)
-        run(cli)
-        return cli
-
-    def _shared(self, experiment: str, folder: Path) -> dict[str, Any]:
-        """The settings of a run, nested, in plain types."""
+    def _run(self, title: str, experiment: str, folder: Path, **settings: Mapping[str, Any]) -> SuiteCLI:
+        """Run an experiment with these settings and those of all into a folder, or go on with it."""
         size = self.settings.batch_size
-        return {
+        shared = {
             "seed_everything": self.settings.seed,
             "run": {"experiment": self.name, "base": experiment, "keep_all": True, "directory": str(folder)},
             "network": self.network.options.to_dict(),
@@ -251,9 +253,19 @@ class _Runs:
                     "loading": {"batch_size": size, "eval_batch_size": size},
                 }
             },
-            # Some networks have operations of which there is no deterministic form.
-            "trainer": {"deterministic": "warn"} if self.network.is_own else {},
         }
+        if self.network.builder is not None:  # some networks have operations of which there is no deterministic form
+            settings["trainer"] = {"deterministic": "warn", **settings["trainer"]}
+        cli = build_request(Request(bench=BENCH, experiment=experiment, settings={**shared, **settings}))
+
+        def tell(trainer: Trainer, *_: Any) -> None:
+            """Call back after a step."""
+            self.on_stage(Stage(title, trainer.global_step, int(trainer.max_steps)))
+
+        callbacks_of(cli.trainer).insert(0, LambdaCallback(on_train_batch_end=tell))
+        begin(cli)
+        run(cli)
+        return cli
 
 
 def _candidate(title: str, cli: SuiteCLI, step: int) -> Candidate:
@@ -270,20 +282,7 @@ def _candidate(title: str, cli: SuiteCLI, step: int) -> Candidate:
     return Candidate(title, path, step)
 
 
-class _Progress(Callback):
-    """Calls back after every step."""
-
-    def __init__(self, name: str, on_stage: OnStage) -> None:
-        self.name, self.on_stage = name, on_stage
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Call back."""
-        self.on_stage(Stage(self.name, trainer.global_step, int(trainer.max_steps)))
-
-
-def _start(network: LoadedNetwork, folder: Path) -> Path:
+def _start(network: LoadedNetwork, folder: Path, *, goes_on: bool) -> Path:
     """The checkpoint to start from; a network of your own is written as one.
 
     Raises:
@@ -293,7 +292,7 @@ def _start(network: LoadedNetwork, folder: Path) -> Path:
         network.check_unchanged()
         return network.checkpoint
     place = folder / START
-    if not (folder / "checkpoints" / "last.ckpt").is_file():
+    if not goes_on:
         network.save(place)
         return place
     with weights.read_once(place):
@@ -308,20 +307,15 @@ def _start(network: LoadedNetwork, folder: Path) -> Path:
     return place
 
 
-def _summary(verdict: Verdict, settings: AdaptationSettings) -> dict[str, Any]:
+def _summary(verdict: Verdict, experiment: str) -> dict[str, Any]:
     """What `adaptation.json` says."""
     return {
         "chosen": verdict.chosen.candidate.title,
         "adapted": verdict.adapted,
         "reason": verdict.reason,
-        "experiment": settings.experiment,
+        "experiment": experiment,
         "candidates": [
             {"title": one.candidate.title, "step": one.candidate.step, "score": one.score, "agreement": one.agreement}
             for one in verdict.scored
         ],
     }
-
-
-def _copy(source: Path, target: Path) -> None:
-    with source.open("rb") as content, whole_file(target) as file:
-        shutil.copyfileobj(content, file)

@@ -90,12 +90,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a network makes of clips.
-
-    Attributes:
-        score: see `Scored`.
-        labels: its classes uint8 `[N,H,W]`, at the frames' size.
-    """
+    """What a network makes of clips: the score (see `Scored`), and classes uint8 `[N,H,W]` at the frames' size."""
 
     score: float
     labels: Tensor
@@ -121,8 +116,9 @@ def agreement(one: Tensor, other: Tensor) -> float:
 
 def judged(candidates: Sequence[Candidate], seen: Sequence[Seen]) -> list[Scored]:
     """Candidates with their score, and how far each agrees with the reference (`Verdict.reference`)."""
-    known = [one.labels for candidate, one in zip(candidates, seen, strict=True) if not candidate.step][-1]
-    return [Scored(c, s.score, agreement(s.labels, known)) for c, s in zip(candidates, seen, strict=True)]
+    pairs = list(zip(candidates, seen, strict=True))
+    reference = [found.labels for candidate, found in pairs if not candidate.step][-1]
+    return [Scored(candidate, found.score, agreement(found.labels, reference)) for candidate, found in pairs]
 
 
 def choose(scored: Sequence[Scored]) -> Verdict:
@@ -138,17 +134,15 @@ def choose(scored: Sequence[Scored]) -> Verdict:
     trusted = [one for one in trained if one.agreement >= TRUSTED and one.score >= least]
     doubted = tuple(one for one in trained if one not in trusted)
     best = trusted[-1] if trusted else max(untrained, key=lambda one: one.score)
-    return Verdict(best, tuple(scored), _reason(best, start, base, len(doubted)), doubted)
-
-
-def _reason(best: Scored, start: Scored, base: Scored, doubted: int) -> str:
-    left = f" {doubted} trained network(s) could not be trusted." if doubted else ""
     gain = f"score {start.score:.3f} before, {best.score:.3f} after"
     if best is start:
-        return f"Nothing is better than the start by any score without labels: it is returned as it was.{left}"
-    if best is base:
-        return f"Renewed statistics alone are returned ({gain}): training made nothing better of them.{left}"
-    return (
-        f"The adapted network ({best.candidate.title}) is returned: {gain}; it agrees with "
-        f"{'the start' if base is start else 'renewed statistics'} on {best.agreement:.0f} % of the pixels.{left}"
-    )
+        reason = "Nothing is better than the start by any score without labels: it is returned as it was."
+    elif best is base:
+        reason = f"Renewed statistics alone are returned ({gain}): training made nothing better of them."
+    else:
+        title, like = best.candidate.title, "the start" if base is start else "renewed statistics"
+        reason = f"The adapted network ({title}) is returned: {gain}; it agrees with {like}"
+        reason += f" on {best.agreement:.0f} % of the pixels."
+    if doubted:
+        reason += f" {len(doubted)} trained network(s) could not be trusted."
+    return Verdict(best, tuple(scored), reason, doubted)

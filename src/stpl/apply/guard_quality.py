@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
+from typing import cast
 
 from rich.console import Console
 from rich.table import Table
 
 from stpl.apply.adapt import STATISTICS, spread
 from stpl.apply.guard import LOOKED, Candidate, choose, judged, see
-from stpl.apply.network import load_network
+from stpl.apply.loaded import load_network
 from stpl.data.datamodule import StreetsData
 from stpl.data.streets import StreetsOptions
+from stpl.data.streets.shifts import ShiftName
 from stpl.errors import RecordError
 from stpl.files import write_atomically
 from stpl.runs.record import METRICS, RECORD, RunRecord, read_metrics, read_record
 from stpl.runs.shipped import source_model
 
-_CAMERA = "data.options.shift"
 _ELSEWHERE = {"data.options.seed", "model.checkpoint"}  # with these it is not of a shipped source model
 
 
 @dataclass(frozen=True)
 class Case:
-    """One camera and source model.
+    """One camera and source model, and mIoU in percent.
 
     Attributes:
         shift: the camera.
         seed: of the source model.
-        start: mIoU of the source model, in percent.
+        start: mIoU of the source model.
         statistics: with renewed statistics.
         best: of all candidates.
         chosen: of the guard's choice.
@@ -53,9 +54,8 @@ def show_choices(experiment: str, runs: Path, clips: int | None = None, json: Pa
     if not cases:
         mend = "record them: stpl sweep recommended"
         raise RecordError(f"no run of {experiment} kept its checkpoints", where=runs / "streets", mend=mend)
-    table = Table(
-        "camera", "start", "statistics", "best", "chosen", "which", title="Choices of the guard, mIoU in percent"
-    )
+    columns = ("camera", "start", "statistics", "best", "chosen", "which")
+    table = Table(*columns, title="Choices of the guard, mIoU in percent")
     for case in cases:
         numbers = (case.start, case.statistics, case.best, case.chosen)
         table.add_row(f"{case.shift}, seed {case.seed}", *(f"{miou:.1f}" for miou in numbers), case.title)
@@ -63,47 +63,42 @@ def show_choices(experiment: str, runs: Path, clips: int | None = None, json: Pa
     near = sum(case.best - case.chosen <= 1 for case in cases)
     worse = sum(case.chosen < case.start for case in cases)
     below = sum(case.chosen < case.statistics for case in cases)
-    print(
-        f"within 1 mIoU of the best: {near} of {len(cases)};"
-        f" worse than the start: {worse}; than renewed statistics: {below}"
-    )
+    within = f"within 1 mIoU of the best: {near} of {len(cases)}"
+    print(f"{within}; worse than the start: {worse}; than renewed statistics: {below}")
     if json is not None:
         figures = {"cases": [asdict(case) for case in cases], "near": near, "worse": worse, "below": below}
         write_atomically(json, dumps(figures, indent=1) + "\n")
 
 
 def _cases(experiment: str, folder: Path, clips: int) -> Iterator[Case]:
+    """Each run of the experiment that kept its checkpoints, beside that of renewed statistics it is compared with."""
     read = [(path.parent, read_record(path.parent)) for path in sorted(folder.glob(f"*/seed*/{RECORD}"))]
     records = [(path, record) for path, record in read if record and not _ELSEWHERE & record["overrides"].keys()]
+    controls: dict[tuple[str, int], tuple[Path, RunRecord]] = {}
     for path, record in records:
-        if record["base"] != experiment or not (path / "checkpoints" / f"step{record['steps']}.ckpt").is_file():
-            continue
-        shift, seed = record["overrides"].get(_CAMERA, "camera"), record["seed"]
-        control = _control(records, shift, seed)
-        if control is not None:
-            yield _case(path, shift, seed, control, clips)
-
-
-def _control(records: Sequence[tuple[Path, RunRecord]], shift: str, seed: int) -> Path | None:
-    """The run of renewed statistics before the same camera and from the same source model."""
+        if record["base"] == STATISTICS:
+            controls.setdefault(_conditions(record), (path, record))
     for path, record in records:
-        same = (record["base"], record["overrides"].get(_CAMERA, "camera"), record["seed"])
-        if same == (STATISTICS, shift, seed):
-            return path
-    return None
+        kept = (path / "checkpoints" / f"step{record['steps']}.ckpt").is_file()
+        if record["base"] == experiment and kept and _conditions(record) in controls:
+            yield _case(path, _conditions(record), *controls[_conditions(record)], clips)
 
 
-def _case(path: Path, shift: str, seed: int, control: Path, clips: int) -> Case:
+def _conditions(record: RunRecord) -> tuple[str, int]:
+    """The camera and the source model of a run."""
+    return record["overrides"].get("data.options.shift", "camera"), record["seed"]
+
+
+def _case(path: Path, conditions: tuple[str, int], control: Path, renewed: RunRecord, clips: int) -> Case:
+    shift, seed = conditions
     miou = {step: value for step, name, value in read_metrics(path / METRICS) if name == "val/miou"}
-    renewed = read_record(control)
-    assert renewed is not None
     candidates = [
         Candidate("start", source_model(seed)),
         Candidate("renewed statistics", control / "checkpoints" / "last.ckpt"),
         *(Candidate(f"step {step}", path / "checkpoints" / f"step{step}.ckpt", step) for step in sorted(miou) if step),
     ]
     values = [miou[0], float(renewed["last"]["miou"]), *(miou[one.step] for one in candidates[2:])]
-    looked = spread(StreetsData(options=StreetsOptions(shift=shift)), clips)  # type: ignore[arg-type]
+    looked = spread(StreetsData(options=StreetsOptions(shift=cast("ShiftName", shift))), clips)
     verdict = choose(judged(candidates, [see(load_network(one.checkpoint), looked) for one in candidates]))
     chosen = values[candidates.index(verdict.chosen.candidate)]
     return Case(shift, seed, values[0], values[1], max(values), chosen, verdict.chosen.candidate.title)

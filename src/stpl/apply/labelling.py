@@ -1,25 +1,36 @@
-"""Labels of footage as files: images of ids, the same in colours, a video of both, and what the classes are."""
+"""Labels as files: of footage, images and a video; of a benchmark, what the official Cityscapes evaluator reads."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from lightning import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from PIL import Image
 
-from stpl.apply.loaded import LoadedNetwork
-from stpl.apply.network import Frame, predict
+from stpl.apply.loaded import LoadedNetwork, labelled
+from stpl.apply.out_folder import filled
+from stpl.data.clip import Clip
+from stpl.data.data_set import DataSet
 from stpl.data.flow.flow_cache import FlowCache
+from stpl.data.image import write_png
+from stpl.data.label_space import LabelSpace
+from stpl.data.sets import data_set
 from stpl.data.videos.stream import FrameStream
-from stpl.data.videos.video_clips import clips_in_order
+from stpl.errors import ConfigError, refusals
 from stpl.pictures.labels import overlay as overlaid
 from stpl.pictures.side_by_side import SideBySide
+from stpl.progress import Progress
+from stpl.runs.fit import build_evaluation
+from stpl.runs.request import Request
+from stpl.runs.trainer import callbacks_of, signals_raised
 
 _EVERY = 5.0  # seconds between two lines of progress
 
@@ -37,20 +48,26 @@ def write_labels(
         colors: write palette images.
         film: write the video.
     """
-    (folder / "classes.json").write_text(_classes(network), encoding="utf-8")
     space, done, start, shown = network.options.space, 0, time.monotonic(), time.monotonic()
+    rows = [
+        {"id": number, "name": name, "color": rgb}
+        for number, (name, rgb) in enumerate(zip(space.classes, space.palette.tolist(), strict=True))
+    ]
+    (folder / "classes.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     for name, asked in {"ids": ids, "colors": colors}.items():
         if asked:
             (folder / name).mkdir()
     with ExitStack() as stack:
-        legend = (space.classes, space.palette)
-        video = SideBySide(folder / "overlay.webm", sources[0].fps, ["prediction"], legend=legend) if film else None
-        writer = None if video is None else stack.enter_context(video)
-        for frame, labels in _labelled(network, sources):
+        writer = None
+        if film:
+            legend = (space.classes, space.palette)
+            video = SideBySide(folder / "overlay.webm", sources[0].fps, ["prediction"], legend=legend)
+            writer = stack.enter_context(video)
+        for frame, (labels,) in (pair for source in sources for pair in labelled([network], source, FlowCache())):
             if ids:
                 Image.fromarray(labels).save(folder / "ids" / f"{done:06d}.png")
             if colors:
-                palette_image(labels, space.palette).save(folder / "colors" / f"{done:06d}.png")
+                _palette_image(labels, space.palette).save(folder / "colors" / f"{done:06d}.png")
             if writer is not None:
                 writer.write([overlaid(frame, labels, space.palette)])
             done += 1
@@ -62,27 +79,65 @@ def write_labels(
     return done
 
 
-def _labelled(network: LoadedNetwork, sources: Sequence[FrameStream]) -> Iterator[tuple[Frame, Frame]]:
-    """Frames with their labels, at the frames' size; the first frame of a video comes after itself."""
-    accel = network.accel
-    for source in sources:
-        for frame, clip in clips_in_order(source, network.frame_size, FlowCache(estimator=network.flow_estimator)):
-            yield frame, predict([accel], clip, frame.shape)[0]
-
-
-def palette_image(labels: Frame, palette: NDArray[np.uint8]) -> Image.Image:
+def _palette_image(labels: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Image.Image:
     """Labels uint8 `[H,W]` as an image whose values are the ids and whose palette shows them in colour."""
-    image = Image.frombytes("P", labels.shape[::-1], np.ascontiguousarray(labels).tobytes())
-    colours = np.zeros((256, 3), np.uint8)
-    colours[: len(palette)] = palette
-    image.putpalette(colours.tobytes())
+    image = Image.fromarray(labels)
+    image.putpalette(np.pad(palette, ((0, 256 - len(palette)), (0, 0))).tobytes())
     return image
 
 
-def _classes(network: LoadedNetwork) -> str:
-    space = network.options.space
-    rows = [
-        {"id": number, "name": name, "color": rgb}
-        for number, (name, rgb) in enumerate(zip(space.classes, space.palette.tolist(), strict=True))
-    ]
-    return json.dumps(rows, indent=1) + "\n"
+def label_benchmark(request: Request, out: Path, colors: bool) -> None:
+    """Write the predictions of a network on a benchmark.
+
+    Args:
+        request: what to predict with and on.
+        out: folder to write into.
+        colors: write images in the palette of Cityscapes as well.
+
+    Raises:
+        StplError: for a mistake in configuration, data or checkpoint, or a full disk; `out` does not appear then.
+    """
+    cli = build_evaluation(request)
+    if cli.trainer.world_size > 1:
+        raise ConfigError("predictions are written by one process", where="trainer.devices", mend="use one device")
+    with filled(out) as folder:
+        writer = _LabelImages(folder, cli.model.options.space, data_set(cli.datamodule.evaluated), colors)
+        callbacks_of(cli.trainer).append(writer)
+        loader = cli.datamodule.val_dataloader()
+        with refusals("trainer", among="lightning"), signals_raised(cli.trainer):
+            cli.trainer.predict(cli.model, dataloaders=loader, return_predictions=False)
+    print(f"wrote {writer.written} predictions to {out}", file=sys.stderr)
+
+
+class _LabelImages(Callback):
+    """Writes predicted train ids as images of a data set's label ids while `Trainer.predict` goes on.
+
+    Names of images in colours begin with `color_`: the evaluator looks through all sub-folders for names that begin
+    with the frame's, and refuses to find two.
+    """
+
+    def __init__(self, folder: Path, space: LabelSpace, known: DataSet, colors: bool) -> None:
+        self.folder, self.colors = folder, colors
+        self.ids, self.palette = label_ids(space, known), space.palette
+        self.written = 0
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.progress = Progress("predicting", sum(map(int, trainer.num_predict_batches)))
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Clip, batch_idx: int, _: int = 0
+    ) -> None:
+        for key, label in zip(batch.key, outputs.cpu().numpy(), strict=True):
+            name = key.replace("/", "_")
+            write_png(self.folder / f"{name}_pred_labelIds.png", self.ids[label])
+            if self.colors:
+                write_png(self.folder / "colors" / f"color_{name}.png", self.palette[label])
+            self.written += 1
+        self.progress.add()
+
+
+def label_ids(space: LabelSpace, known: DataSet) -> NDArray[np.uint8]:
+    """A data set's label ids uint8 `[K]` by train id: of several ids of one class the lowest (person, not rider)."""
+    table, void = known.table(space), known.labels.void or 0
+    ids = [np.flatnonzero(table == train_id) for train_id in range(space.num_classes)]
+    return np.array([found[0] if len(found) else void for found in ids], dtype=np.uint8)

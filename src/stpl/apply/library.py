@@ -1,27 +1,38 @@
-"""`stpl.load` and `stpl.adapt`: the suite from Python, with the defaults of the command line."""
+"""`stpl.load` and `stpl.adapt`: the suite from Python, with the defaults of the command line; and `stpl adapt`."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from torch import nn
 
 from stpl.apply import option_values as values
-from stpl.apply.adapt import Adaptation, OnStage, Stage, adapt_to
+from stpl.apply.adapt import FLOW, Adaptation, OnStage, Stage, adapt_to, ignored
+from stpl.apply.film import film
 from stpl.apply.guard import Verdict
 from stpl.apply.loaded import LoadedNetwork, open_network
 from stpl.apply.origin import NetworkOrigin
 from stpl.apply.page import write_page
-from stpl.apply.settings import BENCH, RECOMMENDED, AdaptationSettings, run_name
+from stpl.apply.resources import Estimate
+from stpl.apply.settings import BENCH, RECOMMENDED, SIDE_BY_SIDE, AdaptationSettings, run_name
+from stpl.data.flow.flow_cache import FlowCache
+from stpl.data.videos.stream import FrameStream
 from stpl.errors import ConfigError
+from stpl.nn import weights
+from stpl.nn.checkpoint_files import located
+from stpl.progress import Progress
 from stpl.runs.record import RunKey, runs_root
 
 File = str | os.PathLike[str]
 
 __all__ = ["Adaptation", "Stage", "Verdict", "adapt", "load"]
+
+_FILMED = 200  # frames of each video that are shown side by side
 
 
 class OriginFields(TypedDict, total=False):
@@ -93,14 +104,18 @@ def adapt(
     Raises:
         StplError: for a network, a video or a setting that cannot be used.
     """
-    videos, on_stage = _paths(video), values.function(progress, "progress")
+    videos = _paths(video)
+    on_stage: Any = ignored if progress is None else progress
+    if not callable(on_stage):
+        mend = "give a function, or leave it out"
+        raise ConfigError(f"{values.shown(on_stage)} cannot be called", where="progress", mend=mend)
     settings = AdaptationSettings(experiment, steps, lr, batch_size, stride, seed, precision)
     written = RunKey(BENCH, run_name(videos), seed).directory(runs_root()) if output is None else output
     folder = values.path(written, "output", "a folder to write into").absolute()
     videos = [one.absolute() for one in videos]  # the program may change its working directory meanwhile
     loaded = network if isinstance(network, LoadedNetwork) else load(network)
     found = adapt_to(loaded, videos, folder, settings, on_stage)
-    write_page(found, videos, settings)
+    write_page(found)
     return found
 
 
@@ -118,3 +133,45 @@ def _paths(video: File | Sequence[File]) -> list[Path]:
             mend = "write the frames as images into a folder, and give its path"
             raise ConfigError("frames are given, not a path", where="video", mend=mend)
     return [values.path(one, "video", what) for one in video]
+
+
+def adapt_and_show(origin: NetworkOrigin, videos: Sequence[Path], folder: Path, settings: AdaptationSettings) -> None:
+    """Adapt a network, with progress on stderr, and write the page and the video of the change.
+
+    Args:
+        origin: of the network.
+        videos: to adapt to.
+        folder: to write into.
+        settings: how.
+    """
+    checkpoint = origin.checkpoint
+    with nullcontext() if checkpoint is None else weights.read_once(located(checkpoint).absolute()):
+        network = open_network(origin)
+        found = adapt_to(network, videos, folder, settings, _Lines(), _print_estimate)
+        print(f"verdict: {found.verdict.reason}", file=sys.stderr)
+        print(f"adapted: {found.checkpoint}", file=sys.stderr)
+        if found.weights is not None:
+            print(f"weights: {found.weights}", file=sys.stderr)
+        networks = {f"before: {network.name}": network, "after": found.network}
+        written = found.folder / SIDE_BY_SIDE
+        sources = [FrameStream(path, stride=settings.stride, limit=_FILMED, as_first=True) for path in found.videos]
+        film(networks, sources, written, flow=FlowCache(found.folder / FLOW))
+        print(f"video:   {written}", file=sys.stderr)
+        print(f"page:    {write_page(found, written)}", file=sys.stderr)
+
+
+def _print_estimate(estimate: Estimate) -> None:
+    print(f"estimate: {estimate}, {estimate.batch_size} clips a step", file=sys.stderr)
+
+
+class _Lines:
+    """How far each stage is, on stderr."""
+
+    def __init__(self) -> None:
+        self.progress: Progress | None = None
+
+    def __call__(self, stage: Stage) -> None:
+        """Show a step."""
+        if self.progress is None or self.progress.title != stage.name:
+            self.progress = Progress(stage.name, stage.total, stage.done - 1)
+        self.progress.add(stage.done - self.progress.done)

@@ -1,38 +1,45 @@
-"""A network to adapt or to predict with, opened as its description says."""
+"""A network with its weights, opened as its description says, and how it labels frames."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
+from numpy.typing import NDArray
 from torch import nn
 
-from stpl.apply.network import Frame, checked, device, load_network, predict
 from stpl.apply.origin import HUGGING_FACE, NetworkOrigin, read_classes, title_of
 from stpl.apply.settings import STATE
+from stpl.data.clip import Clip, collate
 from stpl.data.flow.estimators import estimator_class
 from stpl.data.flow.flow_cache import FlowCache
 from stpl.data.image import resize_rgb
 from stpl.data.label_space import LabelSpace
 from stpl.data.videos.content import content_id
-from stpl.data.videos.video_clips import pair_clip
-from stpl.errors import CheckpointError, ConfigError, note
+from stpl.data.videos.stream import FrameStream
+from stpl.data.videos.video_clips import clips_in_order, pair_clip
+from stpl.errors import CheckpointError, ConfigError, DataError, DivergedError, note
 from stpl.nn import formats, huggingface, weights
 from stpl.nn.accel import Accel
 from stpl.nn.checkpoint_files import located
 from stpl.nn.finite import fault
 from stpl.nn.foreign import plain, wrapped_as
-from stpl.nn.network import NetworkOptions, around
+from stpl.nn.network import NetworkOptions, around, build_network
 from stpl.nn.normalization import AS_THEY_ARE
 from stpl.nn.outputs import candidates, proposed
 from stpl.nn.own import IN_MEMORY, OwnNetwork, OwnSegmenter, build_module, holding
+from stpl.nn.segmenter import upsample
 from stpl.nn.state import equal
+
+Frame = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -62,13 +69,8 @@ class LoadedNetwork:
         return nullcontext() if self.held is None else holding(self.held)
 
     @property
-    def is_own(self) -> bool:
-        """Whether it is a network of your own, which the suite neither builds nor knows by name."""
-        return isinstance(self.options.architecture, OwnNetwork)
-
-    @property
     def builder(self) -> str | None:
-        """What builds a network of your own; `None` for an architecture."""
+        """What builds a network of your own; `None` for an architecture, which the suite builds and knows by name."""
         architecture = self.options.architecture
         return architecture.builder if isinstance(architecture, OwnNetwork) else None
 
@@ -116,7 +118,7 @@ class LoadedNetwork:
             DataError: a frame is something else: floating-point, grey, with an alpha channel, a tensor.
         """
         flow, before = FlowCache(estimator=self.flow_estimator), None
-        for frame in checked(frames):
+        for frame in _checked(frames):
             seen = resize_rgb(frame, self.frame_size)
             clip = pair_clip(seen if before is None else before, seen, flow)
             yield predict([self.accel], clip, frame.shape)[0]
@@ -135,10 +137,7 @@ class LoadedNetwork:
         return equal(_on_host(self.network.state_dict()), weights.tensors(weights.read(path), path))
 
     def write_weights(self, folder: Path) -> Path | None:
-        """Write the weights of a network of your own in the form in which it came.
-
-        Args:
-            folder: to write into.
+        """Write the weights of a network of your own into a folder, in the form in which it came.
 
         Returns:
             `adapted.pt`, the state dict under the network's own names; or the folder `adapted`, which `from_pretrained`
@@ -161,6 +160,78 @@ class LoadedNetwork:
 
 def _on_host(state: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
+
+
+def _checked(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """Frames that Python code gives; raises `DataError` for whatever is no uint8 `[H,W,3]`."""
+    where, mend = "predict", "give NumPy arrays uint8 [H,W,3], RGB in 0…255, one a frame"
+    if not isinstance(frames, Iterable):
+        raise DataError(f"this is a {type(frames).__name__}", where=where, mend=mend)
+    for place, frame in enumerate(frames):
+        dtype, shape = getattr(frame, "dtype", ""), tuple(getattr(frame, "shape", ()))
+        fits = dtype == np.uint8 and len(shape) == 3 and shape[2] == 3 and min(shape) > 0
+        if not (isinstance(frame, np.ndarray) and fits):
+            kind = " ".join(filter(None, (type(frame).__name__, str(dtype), str(list(shape)) if shape else "")))
+            raise DataError(f"frame {place} is a {kind}", where=where, mend=mend)
+        yield frame
+
+
+@torch.inference_mode()
+def predict(networks: Sequence[Accel], clip: Clip, shape: tuple[int, ...]) -> list[Frame]:
+    """What each network says of a clip's current frame: labels uint8 `[H,W]` (train ids).
+
+    Args:
+        networks: in evaluation mode.
+        clip: by itself, its frames at the size the networks see, with the backward flow.
+        shape: height and width of the labels, and what follows them, as of the frame that they are shown with.
+
+    Raises:
+        DivergedError: a network gives no finite numbers.
+    """
+    batch = collate([clip]).to(next(networks[0].parameters()).device)
+    logits = [upsample(network(batch), (shape[0], shape[1])) for network in networks]
+    if not all(bool(x.isfinite().all()) for x in logits):
+        raise DivergedError("the network's output is not finite", mend="use another checkpoint")
+    return [x.argmax(1)[0].to(torch.uint8).cpu().numpy() for x in logits]
+
+
+def labelled(
+    networks: Sequence[LoadedNetwork], source: FrameStream, flow: FlowCache, first: int = 0
+) -> Iterator[tuple[Frame, list[Frame]]]:
+    """Frames with what each network predicts, at the frames' size; networks that see the same clips share them.
+
+    Args:
+        networks: each has its own frame size and flow estimator.
+        source: of the frames; its first one comes after itself.
+        flow: where flow is kept.
+        first: number of the first frame to label.
+    """
+    kinds: dict[tuple[tuple[int, int], str], list[int]] = {}
+    for place, network in enumerate(networks):
+        kinds.setdefault((network.frame_size, network.flow_estimator), []).append(place)
+    streams = [clips_in_order(source, size, replace(flow, estimator=name)) for size, name in kinds]
+    for seen in islice(zip(*streams, strict=True), first, None):
+        frame = seen[0][0]
+        labels: dict[int, Frame] = {}
+        for places, (_, clip) in zip(kinds.values(), seen, strict=True):
+            found = predict([networks[place].accel for place in places], clip, frame.shape)
+            labels |= dict(zip(places, found, strict=True))
+        yield frame, [labels[place] for place in range(len(networks))]
+
+
+def load_network(checkpoint: Path, builder: str | None = None) -> Accel:
+    """The network a checkpoint describes, with its weights, ready to predict; `builder` as for `weights.describe`."""
+    with weights.read_once(checkpoint):
+        options = weights.describe(checkpoint, builder)
+        with isolate_rng():  # fresh weights, which the checkpoint's replace, are drawn
+            network = build_network(options)
+        weights.load(checkpoint, network, options=options)
+    return network.eval().to(_device())
+
+
+def _device() -> str:
+    """Where networks predict."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def open_network(origin: NetworkOrigin) -> LoadedNetwork:
@@ -207,7 +278,7 @@ def _own(origin: NetworkOrigin) -> LoadedNetwork:
     network = around(OwnSegmenter(module, own, space.num_classes), options)
     if (bad := fault(module.state_dict())) is not None:
         raise ConfigError(f"its weights are of no use: {bad}", where="--network", mend="give it other weights")
-    return LoadedNetwork(options, origin.size, network.to(device()), held=held)
+    return LoadedNetwork(options, origin.size, network.to(_device()), held=held)
 
 
 def _described(origin: NetworkOrigin, checkpoint: Path) -> LoadedNetwork:
@@ -215,9 +286,9 @@ def _described(origin: NetworkOrigin, checkpoint: Path) -> LoadedNetwork:
     checkpoint = checkpoint.absolute()
     with weights.read_once(checkpoint):
         options = weights.describe(checkpoint, origin.builder)
-        architecture, size = options.architecture, origin.size or weights.frame_size(checkpoint)
+        size = origin.size or weights.frame_size(checkpoint)
         network = load_network(checkpoint, origin.builder)
-    if isinstance(architecture, OwnNetwork):
+    if isinstance(options.architecture, OwnNetwork):
         return LoadedNetwork(options, size, network)
     return LoadedNetwork(options, size, network, checkpoint, content_id(checkpoint))
 
@@ -238,10 +309,9 @@ def _asked(origin: NetworkOrigin, size: tuple[int, int]) -> tuple[OwnNetwork, La
         own = _as_its_processor(own, hub, origin)
     if origin.channels not in (None, own.channels):  # the default's order is that of its channels
         own = replace(own, mean=own.mean[::-1], std=own.std[::-1])
-    space = space or read_classes("cityscapes19")
     names = ("features", "logits", "mean", "std", "channels")
     given = {name: getattr(origin, name) for name in names if getattr(origin, name) is not None}
-    return replace(own, **given, frame_size=size), space
+    return replace(own, **given, frame_size=size), space or read_classes("cityscapes19")
 
 
 def _as_its_processor(own: OwnNetwork, name: str, origin: NetworkOrigin) -> OwnNetwork:

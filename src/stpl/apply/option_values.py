@@ -83,13 +83,6 @@ def number(value: Any, where: str, least: float = 0.0) -> float:
     )
 
 
-def function(value: Any, where: str) -> Any:
-    """What can be called, or `None`."""
-    if value is None or callable(value):
-        return value
-    raise ConfigError(f"{shown(value)} cannot be called", where=where, mend="give a function, or leave it out")
-
-
 def size(value: Any, where: str) -> tuple[int, int]:
     """Height and width: a tuple, a list or an array of two whole numbers above 0, of a frame that memory can hold."""
     found = value.tolist() if hasattr(value, "tolist") else value

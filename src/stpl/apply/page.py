@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from stpl.apply.adapt import FLOW, Adaptation
 from stpl.apply.guard import LOOKED
-from stpl.apply.loaded import LoadedNetwork
-from stpl.apply.network import Frame, predict
-from stpl.apply.settings import PAGE, AdaptationSettings
+from stpl.apply.loaded import Frame, predict
+from stpl.apply.settings import PAGE
 from stpl.data.clip import BACKWARD, Wants
 from stpl.data.flow.flow_cache import FlowCache
 from stpl.data.videos.footage import spread_places
@@ -47,48 +46,44 @@ class Change:
     shown: list[tuple[Frame, Frame, Frame]]
 
 
-def write_page(
-    found: Adaptation, videos: Sequence[Path], settings: AdaptationSettings, film: Path | None = None
-) -> Path:
+def write_page(found: Adaptation, film: Path | None = None) -> Path:
     """Write `index.html` into the folder of an adaptation.
 
     Args:
         found: the result of the adaptation.
-        videos: what it was adapted to.
-        settings: how.
         film: a video of the change that lies beside the page, if there is one.
     """
-    change = look(found, videos, settings)
-    space, verdict = found.before.options.space, found.verdict
-    lines = list(read_metrics(found.folder / METRICS))
-    losses = {name.removeprefix("train/"): _curve(lines, name) for name in _losses(lines)}
+    change, space = look(found), found.before.options.space
+    more = len(found.videos) - 1
+    shares = [
+        {"name": name, "colour": f"rgb{tuple(rgb)}", "before": before, "after": after}
+        for name, rgb, (before, after) in zip(space.classes, space.palette.tolist(), change.shares, strict=True)
+    ]
+    titles = ("input", "before", "after")
     filled = render_page(
         _ASSETS,
-        title=f"to {videos[0].name}" + (f" and {len(videos) - 1} more" if len(videos) > 1 else ""),
-        verdict=verdict.reason,
+        title=f"to {found.videos[0].name}" + (f" and {more} more" if more else ""),
+        verdict=found.verdict,
         film="" if film is None else film.name,
-        kind="good" if verdict.adapted else "kept",
-        facts=_facts(found, videos, settings, change),
-        candidates=_candidates(found),
-        reference=verdict.reference.candidate.title,
-        curves=[_plot(name, points) for name, points in losses.items() if len(points) > 1],
-        shares=_shares(space.classes, space.palette, change),
+        facts=_facts(found, change),
+        curves=_curves(found.folder / METRICS),
+        shares=shares,
         largest=max(float(change.shares.max()), 1e-9),
-        frames=[_row(frames) for frames in change.shown],
+        frames=[list(zip(titles, map(_jpeg, frames), strict=True)) for frames in change.shown],
     )
     path = found.folder / PAGE
     write_atomically(path, filled)
     return path
 
 
-def look(found: Adaptation, videos: Sequence[Path], settings: AdaptationSettings) -> Change:
+def look(found: Adaptation) -> Change:
     """What the network makes of frames that are spread evenly over the videos, before and after."""
     networks = [found.before.accel, found.network.accel]
     space = found.before.options.space
     palette, count = space.palette, space.num_classes
     pixels, changed, total = np.zeros((count, 2)), 0, 0
     shown: list[tuple[Frame, Frame, Frame]] = []
-    chosen = list(_chosen(videos, settings, found.folder, found.before))
+    chosen = list(_chosen(found))
     often = max(1, len(chosen) // _SHOWN)
     for place, (clips, shown_at, number) in enumerate(chosen):
         frame = shown_at.frame(number)
@@ -101,34 +96,23 @@ def look(found: Adaptation, videos: Sequence[Path], settings: AdaptationSettings
     return Change(100 * pixels / total, 100 * changed / total, shown)
 
 
-def _chosen(
-    videos: Sequence[Path], settings: AdaptationSettings, folder: Path, network: LoadedNetwork
-) -> Iterator[tuple[VideoFrames, VideoFrames, int]]:
+def _chosen(found: Adaptation) -> Iterator[tuple[VideoFrames, VideoFrames, int]]:
     """Clips that are spread evenly over the videos: as the network sees them, as they are shown, and their number."""
-    kept = FlowCache(folder / FLOW, network.flow_estimator)  # where index and flow of the training lie
-    count = max(1, LOOKED // len(videos))
-    for video in videos:
+    kept = FlowCache(found.folder / FLOW, found.before.flow_estimator)  # where index and flow of the training lie
+    count = max(1, LOOKED // len(found.videos))
+    for video in found.videos:
         clips, shown = (
-            VideoFrames(video, size, stride=settings.stride, as_first=True, flow=kept)
-            for size in (network.frame_size, None)
+            VideoFrames(video, size, stride=found.settings.stride, as_first=True, flow=kept)
+            for size in (found.before.frame_size, None)
         )
         yield from ((clips, shown, place) for place in spread_places(len(clips), count))
 
 
-def _losses(lines: Iterable[tuple[int, str, float]]) -> list[str]:
-    names = dict.fromkeys(name for _, name, _ in lines if name.startswith("train/"))
-    return [name for name in names if name not in ("train/lr", "train/loss")]
-
-
-def _curve(lines: Iterable[tuple[int, str, float]], name: str) -> list[tuple[int, float]]:
-    return [(step, value) for step, found, value in lines if found == name]
-
-
-def _facts(found: Adaptation, videos: Sequence[Path], settings: AdaptationSettings, change: Change) -> dict[str, str]:
-    height, width = found.before.frame_size
+def _facts(found: Adaptation, change: Change) -> dict[str, str]:
+    (height, width), settings = found.before.frame_size, found.settings
     return {
         "network": found.before.name,
-        "video": ", ".join(video.name for video in videos),
+        "video": ", ".join(video.name for video in found.videos),
         "method": f"{settings.experiment}, {settings.steps} steps of {found.estimate.batch_size} clips",
         "frames the network sees": f"{height}×{width}, every {settings.stride}. frame".replace("every 1. frame", "all"),
         "pixels whose class changed": f"{change.changed:.1f} %",
@@ -138,18 +122,13 @@ def _facts(found: Adaptation, videos: Sequence[Path], settings: AdaptationSettin
     }
 
 
-def _candidates(found: Adaptation) -> list[dict[str, Any]]:
-    verdict = found.verdict
-    return [
-        {
-            "title": one.candidate.title,
-            "score": one.score,
-            "agreement": one.agreement,
-            "chosen": one is verdict.chosen,
-            "doubted": one in verdict.doubted,
-        }
-        for one in verdict.scored
-    ]
+def _curves(metrics: Path) -> list[dict[str, Any]]:
+    """The losses of a run as curves; one that was logged once is none."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for step, name, value in read_metrics(metrics):
+        if name.startswith("train/") and name not in ("train/lr", "train/loss"):
+            curves.setdefault(name.removeprefix("train/"), []).append((step, value))
+    return [_plot(name, points) for name, points in curves.items() if len(points) > 1]
 
 
 def _plot(name: str, points: Sequence[tuple[int, float]]) -> dict[str, Any]:
@@ -160,17 +139,6 @@ def _plot(name: str, points: Sequence[tuple[int, float]]) -> dict[str, Any]:
     y = 6 + (_HEIGHT - 12) * (high - values) / max(high - low, 1e-12)
     caption = f"{name}: {values[0]:.4g} at step {steps[0]:.0f}, {values[-1]:.4g} at step {steps[-1]:.0f}"
     return {"caption": caption, "width": _WIDTH, "height": _HEIGHT, "points": [*zip(x, y, strict=True)]}
-
-
-def _shares(classes: Sequence[str], palette: NDArray[np.uint8], change: Change) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "colour": f"rgb{tuple(rgb)}", "before": before, "after": after}
-        for name, rgb, (before, after) in zip(classes, palette.tolist(), change.shares, strict=True)
-    ]
-
-
-def _row(frames: tuple[Frame, Frame, Frame]) -> list[tuple[str, str]]:
-    return [(title, _jpeg(frame)) for title, frame in zip(("input", "before", "after"), frames, strict=True)]
 
 
 def _jpeg(frame: Frame) -> str:

@@ -44,7 +44,7 @@ def adapt(
     check_footage(videos, stride=settings.stride)
     is_fresh(folder)
     check_outputs(folder)
-    from stpl.apply.shown import adapt_and_show  # imports torch, which takes seconds
+    from stpl.apply.library import adapt_and_show  # imports torch, which takes seconds
 
     adapt_and_show(network, videos, folder, settings)
 

@@ -67,17 +67,8 @@ def video(
         written = output or runs / bench / "report" / "side_by_side.webm"
 
         from stpl.apply.film import film_runs
-        from stpl.runs.samples import SAMPLE_FPS
 
-        film_runs(
-            shown,
-            RunKey(bench, shown[0], seed),
-            catalogue,
-            runs,
-            written,
-            fps=SAMPLE_FPS if fps is None else fps,
-            codec=codec,
-        )
+        film_runs(shown, RunKey(bench, shown[0], seed), catalogue, runs, written, fps=fps, codec=codec)
     print(f"video: {written}")
 
 
@@ -92,15 +83,17 @@ def _film(
     """Write the video of networks on footage; where it lies."""
     from stpl.data.videos.video_source import check_footage
 
-    check_footage(videos, stride=stride)
+    sources = check_footage(videos, stride=stride)
 
     from stpl.apply.film import film
     from stpl.apply.loaded import open_network
+    from stpl.data.videos.stream import FrameStream
 
     written = output or videos[0].parent / "side_by_side.webm"
     opened = dict(zip(_titles(networks), map(open_network, networks), strict=True))
-    one_size = networks[0].size is None
-    film(opened, videos, written, stride=stride, fps=fps, codec=codec, one_size=one_size)
+    if networks[0].size is None:  # then frames of several sizes are refused
+        sources = [FrameStream(path, stride=stride) for path in videos]
+    film(opened, sources, written, fps=fps, codec=codec)
     return written
 
 

@@ -16,7 +16,7 @@ from stpl.apply.guard import LOOKED, Candidate, choose, judged, see
 from stpl.apply.loaded import load_network
 from stpl.data.datamodule import StreetsData
 from stpl.data.streets import StreetsOptions
-from stpl.data.streets.shifts import ShiftName
+from stpl.data.streets.domain import ShiftName
 from stpl.errors import RecordError
 from stpl.files import write_atomically
 from stpl.runs.record import METRICS, RECORD, RunRecord, read_metrics, read_record

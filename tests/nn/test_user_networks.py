@@ -22,7 +22,7 @@ from stpl.data.image import write_png
 from stpl.errors import CheckpointError, ConfigError, DataError, StplError
 from stpl.methods.ur import UR
 from stpl.nn import weights
-from stpl.nn.batchnorm import Renewal, batchnorm_layers
+from stpl.nn.batchnorm import batchnorm_layers, renew
 from stpl.nn.foreign import plain, wrapped_as
 from stpl.nn.network import build_network
 from stpl.nn.own import OwnSegmenter, holding
@@ -114,7 +114,7 @@ def test_training_looks_at_the_classifier_that_predicts(title: str, five: str) -
     assert found.training_path == path
     assert all(torch.equal(value, before[name]) for name, value in found.net.state_dict().items())
     found.train()
-    found(torch.zeros(2, 3, *SIZE)).logits.sum().backward()
+    found(torch.zeros(2, 3, *SIZE)).logits.sum().backward()  # type: ignore[no-untyped-call]
     heads: Any = found.net
     assert heads.main.bias.grad is not None
 
@@ -320,7 +320,7 @@ def test_synchronised_statistics_become_those_of_the_process(five: str) -> None:
     found = segmenter(net, five)
     assert found.net.state_dict().keys() == Two().state_dict().keys()
     frames = torch.randint(0, 256, (2, 3, *SIZE), dtype=torch.uint8)
-    Renewal(found)([lambda: found(frames)])
+    renew(found, [lambda: found(frames)])
     assert float(batchnorm_layers(found)[0].running_mean.abs().sum()) > 0  # type: ignore[union-attr]
     assert any(isinstance(layer, nn.SyncBatchNorm) for layer in net.modules())
 

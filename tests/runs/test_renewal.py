@@ -20,7 +20,7 @@ from stpl.data.loading import Loading
 from stpl.methods import STPL, Contrast
 from stpl.methods.stpl import View
 from stpl.nn import weights
-from stpl.nn.batchnorm import BatchNormOptions, Renewal, apply_batchnorm, batchnorm_layers, statistics_kept
+from stpl.nn.batchnorm import BatchNormOptions, apply_batchnorm, batchnorm_layers, renew, statistics_kept
 from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions, build_network
 from stpl.runs.build import build
@@ -67,7 +67,7 @@ def test_renewed_statistics_are_the_mean_of_the_passes(momentum: float | None) -
         layer.momentum = None
     for batch in batches:
         reference(batch)
-    Renewal(module)(lambda b=batch: module(b) for batch in batches)  # type: ignore[misc]
+    renew(module, (lambda b=batch: module(b) for batch in batches))  # type: ignore[misc]
     for ours, theirs in zip(batchnorm_layers(module), batchnorm_layers(reference), strict=True):
         torch.testing.assert_close(ours.running_mean, theirs.running_mean)
         torch.testing.assert_close(ours.running_var, theirs.running_var)

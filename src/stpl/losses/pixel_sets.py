@@ -18,19 +18,12 @@ class Pixels(NamedTuple):
 
 
 class Positives(NamedTuple):
-    """What each query has as positives; no mask of N×M and no read-back is needed for it.
+    """What each query has as positives; no mask of N×M and no read-back is needed for it."""
 
-    Attributes:
-        mean: mean μ of its positives `[N,D]`; 0 where there are none.
-        number: |P| `[N,1]`, at least 1.
-        used: 1 for queries with a positive and a negative, else 0 `[N,1]`.
-        queries: number of used queries, at least 1, a scalar tensor.
-    """
-
-    mean: Tensor
-    number: Tensor
-    used: Tensor
-    queries: Tensor
+    mean: Tensor  # μ of its positives `[N,D]`; 0 where there are none
+    number: Tensor  # |P| `[N,1]`, at least 1
+    used: Tensor  # 1 for queries with a positive and a negative, else 0 `[N,1]`
+    queries: Tensor  # number of used queries, at least 1, a scalar tensor
 
     @classmethod
     def of(cls, queries: Pixels, keys: Pixels) -> Positives:

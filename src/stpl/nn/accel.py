@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stpl.data.clip import BACKWARD, Clip
-from stpl.nn.segmenter import Segmentation, Segmenter
+from stpl.nn.segmenter import Segmentation, Segmenter, grid_of
 from stpl.nn.warp import resize_flow, warp
 
 FrameScores = list[tuple[Tensor, Tensor]]
@@ -34,15 +34,11 @@ class Accel(nn.Module):
 
     The score fusion is a 1×1 convolution without bias over [current, warped previous], initialised [I|0]: an untrained
     ACCEL predicts exactly what its segmenter predicts. The previous frame takes no gradient (released code of DA-VSN).
-
-    Args:
-        segmenter: the network applied to every frame.
     """
 
     def __init__(self, segmenter: Segmenter) -> None:
         super().__init__()
         self.segmenter = segmenter
-        self.stride = segmenter.stride
         self.feature_dim = segmenter.feature_dim
         self.num_classes = segmenter.num_classes
         self.normalization = segmenter.normalization
@@ -52,7 +48,7 @@ class Accel(nn.Module):
 
     def segment(self, frames: Tensor) -> Segmentation:
         """Features and logits of frames uint8 `[B,3,H,W]` by themselves (before fusion)."""
-        return self.segmenter(frames)  # type: ignore[no-any-return]
+        return self.segmenter(frames)
 
     def encode(self, frames: Tensor) -> Tensor:
         """Features `[B,D,h,w]` of frames uint8 `[B,3,H,W]`."""
@@ -60,14 +56,15 @@ class Accel(nn.Module):
 
     def fuse(self, current: Tensor, previous: Tensor, flow: Tensor) -> Tensor:
         """Fuse logits `[B,K,h,w]` of t and t-1 by flow `[B,2,h,w]` on their grid."""
-        return self.score_fusion(torch.cat([current, warp(previous, flow)], dim=1))  # type: ignore[no-any-return]
+        fused: Tensor = self.score_fusion(torch.cat([current, warp(previous, flow)], dim=1))
+        return fused
 
     def forward(self, clip: Clip) -> Tensor:
         """Fused logits `[B,K,h,w]` of the current frame of a batch of clips (T ≥ 2, with flow)."""
         with torch.no_grad():
             previous = self.segment(clip.frame(-1)).logits
         current = self.segment(clip.frame()).logits
-        return self.fuse(current, previous, clip_flow(clip, (current.shape[-2], current.shape[-1])))
+        return self.fuse(current, previous, clip_flow(clip, grid_of(current)))
 
     @torch.no_grad()
     def observe(self, clip: Clip) -> Observation:
@@ -87,8 +84,8 @@ class Accel(nn.Module):
             rows[~shared] = batch + torch.arange(len(others), device=now.device)
         features, logits = self.segment(torch.cat([now, others]))
         current, previous = logits[:batch], logits[rows]
-        flow = clip_flow(clip, (logits.shape[-2], logits.shape[-1]))
-        return Observation(features[:batch], self.fuse(current, previous, flow), previous)
+        fused = self.fuse(current, previous, clip_flow(clip, grid_of(logits)))
+        return Observation(features[:batch], fused, previous)
 
     def fused_scores(self, clip: Clip) -> tuple[Tensor, ...]:
         """What `forward` gives, then the same of any classifier that only training uses.
@@ -105,7 +102,7 @@ class Accel(nn.Module):
 
     def fuse_scores(self, pairs: FrameScores, clip: Clip) -> tuple[Tensor, ...]:
         """Fused logits of what `frame_scores` gave, with one score fusion for all classifiers."""
-        flow = clip_flow(clip, (pairs[0][0].shape[-2], pairs[0][0].shape[-1]))
+        flow = clip_flow(clip, grid_of(pairs[0][0]))
         return tuple(self.fuse(now, before, flow) for now, before in pairs)
 
 
@@ -116,11 +113,7 @@ def no_fusion(num_classes: int) -> Tensor:
 
 
 def clip_flow(clip: Clip, size: tuple[int, int]) -> Tensor:
-    """Flow `[B,2,*size]` from the current to the previous frame of a batch of clips, on a grid of `size`.
-
-    Raises:
-        ValueError: if the clip carries no flow (its method's `wants` must ask for it).
-    """
+    """Flow `[B,2,*size]` from the current to the previous frame of clips; raises `ValueError` if they carry none."""
     if BACKWARD not in clip.flows:
         raise ValueError("this network needs clips with flow; set Wants(flows=(BACKWARD,))")
     return resize_flow(clip.flows[BACKWARD], size)

@@ -34,7 +34,7 @@ class BatchNormOptions:
             lineage's code), or the "original" ones alone. Each view is normalised by its own statistics either way.
         evaluation: which statistics weights that have moved are evaluated and kept with: "running" are those that
             came about on the way, as in the lineage, and lag behind the weights; "renewed" are estimated anew for
-            these very weights, see `Renewal`.
+            these very weights, see `renew`.
         renewal_batches: batches that renewed statistics are the mean of.
         synchronized: of several processes, whether batch statistics are those of all their batches together
             (SyncBatchNorm, GPUs only). Otherwise each process normalises by its own batch, and only the running
@@ -174,39 +174,32 @@ def statistics_kept(module: nn.Module) -> Iterator[None]:
             layer.track_running_stats = True
 
 
-class Renewal:
-    """Statistics estimated anew for the weights as they are: the mean over passes that move nothing else.
+@torch.no_grad()
+def renew(module: nn.Module, passes: Iterable[Callable[[], object]]) -> None:
+    """Estimate the statistics of `module` anew for the weights as they are; modes and counts stay as they were.
 
-    The sums are formed pass by pass, of each batch's mean and unbiased variance, as a running average forms them.
-
-    Args:
-        module: whose BatchNorm layers are renewed.
+    They are the mean over passes of each batch's mean and unbiased variance, as a running average forms them.
     """
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module, self.layers = module, batchnorm_layers(module)
-
-    @torch.no_grad()
-    def __call__(self, passes: Iterable[Callable[[], object]]) -> None:
-        """Replace the running statistics by the mean of those of `passes`; modes and counts stay as they were."""
-        before = [(layer.training, layer.momentum, layer.num_batches_tracked) for layer in self.layers]
-        totals = [torch.zeros_like(buffer, dtype=torch.float64) for buffer in statistics_of(self.layers)]
-        count = 0
-        try:
-            for layer in self.layers:
-                layer.train()
-                layer.momentum, layer.num_batches_tracked = 1.0, None  # a pass leaves its own statistics, uncounted
-            for call in passes:
-                call()
-                count += 1
-                for total, buffer in zip(totals, statistics_of(self.layers), strict=True):
-                    total += buffer
-        finally:
-            for layer, (training, momentum, counted) in zip(self.layers, before, strict=True):
-                layer.train(training)
-                layer.momentum, layer.num_batches_tracked = momentum, counted
-        for total, buffer in zip(totals, statistics_of(self.layers), strict=True):
-            buffer.copy_(total / count)
+    layers = batchnorm_layers(module)
+    before = [(layer.training, layer.momentum, layer.num_batches_tracked) for layer in layers]
+    buffers = statistics_of(layers)
+    totals = [torch.zeros_like(buffer, dtype=torch.float64) for buffer in buffers]
+    count = 0
+    try:
+        for layer in layers:
+            layer.train()
+            layer.momentum, layer.num_batches_tracked = 1.0, None  # a pass leaves its own statistics, uncounted
+        for call in passes:
+            call()
+            count += 1
+            for total, buffer in zip(totals, buffers, strict=True):
+                total += buffer
+    finally:
+        for layer, (training, momentum, counted) in zip(layers, before, strict=True):
+            layer.train(training)
+            layer.momentum, layer.num_batches_tracked = momentum, counted
+    for total, buffer in zip(totals, buffers, strict=True):
+        buffer.copy_(total / count)
 
 
 def statistics_of(layers: Iterable[_BatchNorm]) -> list[torch.Tensor]:

@@ -39,12 +39,7 @@ def no_name(text: str, where: str) -> ConfigError:
 
 
 def check_found(build: str, where: str) -> None:
-    """Raise `ConfigError` if there is no package or module of that name; nothing is imported.
-
-    Args:
-        build: `package.module:callable`.
-        where: name of the option.
-    """
+    """Raise `ConfigError`, with the option's name, if the package of `build` is not there; nothing is imported."""
     package = build.partition(":")[0].partition(".")[0]
     if package in sys.modules:
         return
@@ -59,15 +54,11 @@ def check_found(build: str, where: str) -> None:
 
 
 def call(build: str, arguments: Mapping[str, Any], where: str) -> Any:
-    """What the callable `build` returns.
-
-    Args:
-        build: `package.module:callable`.
-        arguments: of it, by name.
-        where: name of the group of options, for errors whose place in a file is not known.
+    """What the callable `build` returns for arguments by name.
 
     Raises:
-        ConfigError: there is no such callable, or its author's code fails or ends the program.
+        ConfigError: there is no such callable, or its author's code fails or ends the program. It names a line of that
+            code, or where none is known an option in the group `where`.
     """
     if not is_name(build):
         raise no_name(build, f"{where}.builder")
@@ -136,9 +127,7 @@ def _is_theirs(filename: str) -> bool:
     """Whether a file is neither of this package, nor of Python, nor of an installed package."""
     path, paths = Path(filename), sysconfig.get_paths()
     known = [_OURS, *(Path(paths[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib"))]
-    installed = {"site-packages", "dist-packages"} & set(path.parts) or any(
-        path.is_relative_to(place) for place in known
-    )
+    installed = {"site-packages", "dist-packages"} & set(path.parts) or any(map(path.is_relative_to, known))
     return path.is_file() and not installed
 
 

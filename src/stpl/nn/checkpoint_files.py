@@ -36,11 +36,7 @@ def shipped(bench: str, seed: int | str) -> Path:
 
 
 def existing(path: Path) -> Path:
-    """The file that `path` means (`located`).
-
-    Raises:
-        CheckpointError: there is none.
-    """
+    """The file that `path` means (`located`); raises `CheckpointError` if there is none."""
     try:
         path = located(path)
         if path.is_file():

@@ -46,21 +46,13 @@ _NAMES_SHOWN = 6
 
 
 class ForeignLayout(NamedTuple):
-    """What a layout implies for the network that its weights need.
-
-    Attributes:
-        title: who wrote it.
-        normalization: how it was fed.
-        stride_in: where its bottlenecks have their stride.
-        classifies: whether it brings classifiers for the label space.
-        alike: another layout that has the same keys.
-    """
+    """What a layout implies for the network that its weights need."""
 
     title: str
     normalization: Literal["imagenet", "caffe"]
     stride_in: StrideIn
-    classifies: bool
-    alike: LayoutName | None = None
+    classifies: bool  # whether it brings classifiers for the label space
+    alike: LayoutName | None = None  # another layout that has the same keys
 
 
 LAYOUTS: dict[LayoutName, ForeignLayout] = {
@@ -74,21 +66,13 @@ LAYOUTS: dict[LayoutName, ForeignLayout] = {
 
 
 class Foreign(NamedTuple):
-    """A checkpoint of another program, understood.
-
-    Attributes:
-        layout: a key of `LAYOUTS`.
-        tensors: what can be converted, by the names of `accel`.
-        left_out: keys in the file that belong to its layout and are not converted.
-        architecture: the image network of ours that takes the weights.
-        num_classes: that its classifier predicts; `None` without one.
-    """
+    """A checkpoint of another program, understood."""
 
     layout: LayoutName
-    tensors: dict[str, Tensor]
-    left_out: tuple[str, ...]
-    architecture: DeepLabV2
-    num_classes: int | None
+    tensors: dict[str, Tensor]  # what can be converted, by the names of `accel`
+    left_out: tuple[str, ...]  # keys that belong to its layout and are not converted
+    architecture: DeepLabV2  # the image network of ours that takes the weights
+    num_classes: int | None  # `None` without a classifier
 
 
 def understand(path: Path, layout: LayoutName | Literal["auto"] = "auto", key: str | None = None) -> Foreign:
@@ -169,11 +153,7 @@ def _depth(state: Mapping[str, Tensor], path: Path) -> int:
 
 
 def _translated(foreign: Foreign, options: NetworkOptions, holds: weights.Holds, path: Path) -> dict[str, Tensor]:
-    """The weights by our names, complete: BatchNorm's counters may be absent, and the score fusion of an image network.
-
-    Raises:
-        CheckpointError: keys are missing or unexpected, or a tensor has another shape; by the file's names.
-    """
+    """The weights by our names, with what may be absent: BatchNorm's counters, the score fusion of an image network."""
     given, wanted = foreign.tensors, _blueprint(options, holds)
     if holds == "backbone":
         given = {key: value for key, value in given.items() if not key.startswith(_HEADS)}

@@ -19,21 +19,16 @@ Level = Literal["layer3", "layer4"]
 class DilatedClassifier(nn.Module):
     """ASPP of DeepLabV2: one 3×3 convolution per dilation, outputs summed.
 
-    All of them are summed; AdaptSegNet's released code returns after the first two by mistake.
-
-    Args:
-        channels: input channels D.
-        num_classes: output channels K.
-        dilations: dilation (and padding) of each branch; (6, 12, 18, 24) is the published classifier.
+    All of them are summed; AdaptSegNet's released code returns after the first two by mistake. The padding of each
+    branch is its dilation; (6, 12, 18, 24) is the published classifier.
     """
 
     def __init__(self, channels: int, num_classes: int, dilations: Sequence[int] = (6, 12, 18, 24)) -> None:
         super().__init__()
-        self.conv2d_list = nn.ModuleList(
-            nn.Conv2d(channels, num_classes, 3, padding=dilation, dilation=dilation) for dilation in dilations
-        )
-        for convolution in self.conv2d_list:
-            nn.init.normal_(convolution.weight, std=0.01)  # type: ignore[arg-type]
+        branches = [nn.Conv2d(channels, num_classes, 3, padding=by, dilation=by) for by in dilations]
+        for branch in branches:
+            nn.init.normal_(branch.weight, std=0.01)
+        self.conv2d_list = nn.ModuleList(branches)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features `[B,D,h,w]` to logits `[B,K,h,w]`."""
@@ -92,12 +87,7 @@ class DeepLabV2(Architecture):
 
 
 class DeepLabV2Segmenter(Segmenter):
-    """The network that `DeepLabV2` describes.
-
-    Args:
-        options: of the network.
-        num_classes: number of classes K.
-    """
+    """The network that `DeepLabV2` describes, for K classes."""
 
     def __init__(self, options: DeepLabV2, num_classes: int) -> None:
         super().__init__()
@@ -126,7 +116,7 @@ class DeepLabV2Segmenter(Segmenter):
     def encode(self, frames: Tensor) -> Tensor:
         """Features without the classifier's work."""
         middle, top = self.backbone(self.normalize(frames))
-        return top if self.level == "layer4" else middle  # type: ignore[no-any-return]
+        return top if self.level == "layer4" else middle
 
     def score(self, frames: Tensor) -> tuple[Tensor, ...]:
         """Logits of the classifier, then the auxiliary's if there is one."""

@@ -7,6 +7,7 @@ side the gradients of two separate passes (AdaptSegNet, ADVENT, DA-VSN), in whic
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -52,6 +53,8 @@ class Discriminator(nn.Module):
         options: width and optimiser.
     """
 
+    __call__: Callable[..., Tensor]
+
     def __init__(self, channels: int, options: DiscriminatorOptions | None = None) -> None:
         super().__init__()
         self.options = options or DiscriminatorOptions()
@@ -63,13 +66,15 @@ class Discriminator(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Scores `[B,1,h/32,w/32]` (logits) of maps `[B,C,h,w]`; sides of less than 32 are not possible."""
-        return self.layers(maps)  # type: ignore[no-any-return]
+        scores: Tensor = self.layers(maps)
+        return scores
 
     def frozen(self, maps: Tensor) -> Tensor:
         """As `forward`, with gradients for the maps and none for the discriminator."""
         fixed = {name: parameter.detach() for name, parameter in self.named_parameters()}
-        return functional_call(self, fixed, (maps,))  # type: ignore[no-any-return]
+        scores: Tensor = functional_call(self, fixed, (maps,))
+        return scores
 
     def detached(self, maps: Tensor) -> Tensor:
         """As `forward`, with gradients for the discriminator and none for what made the maps."""
-        return self(maps.detach())  # type: ignore[no-any-return]
+        return self(maps.detach())

@@ -15,31 +15,25 @@ _NEVER = torch.iinfo(torch.int64).max
 
 @torch.no_grad()
 def fault(state: Mapping[str, Any]) -> str | None:
-    """What makes the numbers of a state dict useless, `None` if nothing does.
+    """Which tensor of a state dict holds NaN, infinity, or (by its name) a variance below 0; `None` if none does.
 
-    Args:
-        state: weights and statistics by name; names that end in `running_var` are those of BatchNorm's variances. What
-            is no tensor (extra state) is not looked at.
-
-    Returns:
-        Which tensor holds NaN or infinity, or a variance below 0. The device is asked once if there is none.
+    What is no tensor (extra state) is not looked at. The device is asked once if nothing is wrong.
     """
-    state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    numbers = [value for value in state.values() if value.is_floating_point() and value.numel()]
-    variances = [value.min() for name, value in state.items() if name.endswith(_VARIANCE) and value.numel()]
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor) and value.numel()}
+    numbers = [value for value in tensors.values() if value.is_floating_point()]
+    variances = [value.min() for name, value in tensors.items() if name.endswith(_VARIANCE)]
     if not numbers:
         return None
     sound = get_total_norm(numbers, float("inf")).isfinite()
     if variances:
         sound = sound & (torch.stack(variances).min() >= 0)
-    return None if bool(sound) else next(filter(None, (_fault(name, value) for name, value in state.items())), None)
-
-
-def _fault(name: str, value: Tensor) -> str | None:
-    if value.is_floating_point() and not bool(value.isfinite().all()):
-        return f"{name} holds {'NaN' if bool(value.isnan().any()) else 'infinity'}"
-    if name.endswith(_VARIANCE) and value.numel() and bool(value.min() < 0):
-        return f"{name} holds a variance below 0 ({float(value.min()):.3g})"
+    if bool(sound):
+        return None
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            return f"{name} holds {'NaN' if bool(value.isnan().any()) else 'infinity'}"
+        if name.endswith(_VARIANCE) and bool(value.min() < 0):
+            return f"{name} holds a variance below 0 ({float(value.min()):.3g})"
     return None
 
 

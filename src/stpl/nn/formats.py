@@ -12,6 +12,7 @@ Nothing but tensors and plain types is ever unpickled (`weights_only=True`).
 
 from __future__ import annotations
 
+import codecs
 import json
 import pickle
 import re
@@ -51,8 +52,7 @@ _MOST_HEADER = 100 * 2**20  # bytes; the format's own limit
 def read(path: Path) -> Any:
     """The content of a checkpoint file: what was saved, or a safetensors file's tensors by name.
 
-    A safetensors file that `write_safetensors` wrote with a description gives what a checkpoint of ours holds: the
-    tensors as `state_dict`, the description as `stpl`.
+    A file of `write_safetensors` gives the tensors as `state_dict`, the description as `stpl`.
 
     Raises:
         CheckpointError: the file cannot be read, is damaged, holds more than tensors and plain types, or is something
@@ -84,11 +84,7 @@ def _torn(path: Path, why: str) -> CheckpointError:
 
 
 def _check_archive(path: Path) -> bool:
-    """Compare the checksum of every member of a zip archive; false if it holds none (torch can leave them out).
-
-    Raises:
-        CheckpointError: a member is not what was written, or torch did not write the archive.
-    """
+    """Compare the checksum of every member of a zip archive; false if it holds none (torch can leave them out)."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -130,14 +126,11 @@ def _unpickle(path: Path, checked: bool) -> Any:
         if stranger is None and not checked:
             raise _torn(path, f"{type(error).__name__} on reading it") from error
         if stranger is None and not isinstance(error, pickle.UnpicklingError):
-            what = f"is whole, but torch {torch.__version__} cannot read it ({str(error).partition(chr(10))[0]})"
+            what = f"is whole, but torch {torch.__version__} cannot read it ({first_line(error)})"
             raise CheckpointError(what, where=path, mend=_SAVE_STATE) from error
         found = "more than tensors and plain types" if stranger is None else stranger[1]
-        raise CheckpointError(
-            f"holds {found}; only tensors and plain types are read, all else is never unpickled here",
-            where=path,
-            mend=_SAVE_STATE,
-        ) from error
+        what = f"holds {found}; only tensors and plain types are read, all else is never unpickled here"
+        raise CheckpointError(what, where=path, mend=_SAVE_STATE) from error
 
 
 def _other(path: Path, head: bytes) -> CheckpointError:
@@ -167,25 +160,19 @@ def _other(path: Path, head: bytes) -> CheckpointError:
 
 
 def _as_text(head: bytes) -> str | None:
-    for encoding in ("utf-8-sig", "utf-16"):
-        if encoding == "utf-16" and not head.startswith((b"\xff\xfe", b"\xfe\xff")):
-            continue
-        for cut in range(4):  # the last letter may be cut
-            try:
-                text = head[: len(head) - cut].decode(encoding)
-            except UnicodeDecodeError:
-                continue
-            return text if all(letter.isprintable() or letter.isspace() for letter in text) else None
-    return None
+    encoding = "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        text = decoder.decode(head)  # the last letter may be cut
+    except UnicodeDecodeError:
+        return None
+    return text if all(letter.isprintable() or letter.isspace() for letter in text) else None
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Write tensors and what they are, in plain types, as a safetensors file; raises `CheckpointError`, never half.
+    """Write tensors by name, and the entry `stpl` of `weights.description` or more, as a safetensors file.
 
-    Args:
-        path: the file, replaced as a whole.
-        tensors: by name.
-        description: the entry `stpl` of `weights.description`, and more.
+    The file is replaced as a whole; raises `CheckpointError` if it cannot be written.
     """
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     content = safetensors.torch.save(copies, {_DESCRIPTION: json.dumps(description)})

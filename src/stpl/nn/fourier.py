@@ -51,17 +51,11 @@ def transfer_amplitude(frames: Tensor, reference: Tensor, beta: float, window: W
 
 
 class Spectrum(NamedTuple):
-    """The half spectrum of real images that `torch.fft.rfft2` gives.
+    """The half spectrum of real images that `torch.fft.rfft2` gives."""
 
-    Attributes:
-        amplitude: `[B,3,H,W//2+1]`.
-        phase: likewise, in radians.
-        size: height and width of the images.
-    """
-
-    amplitude: Tensor
-    phase: Tensor
-    size: tuple[int, int]
+    amplitude: Tensor  # `[B,3,H,W//2+1]`
+    phase: Tensor  # likewise, in radians
+    size: tuple[int, int]  # of the images
 
     @staticmethod
     def of(frames: Tensor) -> Spectrum:

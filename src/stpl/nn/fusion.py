@@ -6,7 +6,7 @@ Every operation maps `(previous_warped [B,C,h,w], current [B,C,h,w])` to `[B,out
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,18 @@ FusionName = Literal["add", "conv", "concat", "stam"]
 class Fusion(nn.Module, ABC):
     """Base of the fusion operations.
 
+    Args:
+        channels: channels C of one frame.
+
     Attributes:
-        out_dim: channels of the fused feature.
+        out_dim: channels of the fused feature, `frames` times C.
     """
 
-    out_dim: int
+    frames: ClassVar[int]
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.out_dim = self.frames * channels
 
     @abstractmethod
     def forward(self, previous_warped: Tensor, current: Tensor) -> Tensor:
@@ -33,9 +40,7 @@ class Fusion(nn.Module, ABC):
 class Add(Fusion):
     """Element-wise addition; `out_dim` = C."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.out_dim = channels
+    frames = 1
 
     def forward(self, previous_warped: Tensor, current: Tensor) -> Tensor:
         """Sum of both."""
@@ -45,9 +50,7 @@ class Add(Fusion):
 class Concat(Fusion):
     """Concatenation along channels; `out_dim` = 2C."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.out_dim = 2 * channels
+    frames = 2
 
     def forward(self, previous_warped: Tensor, current: Tensor) -> Tensor:
         """Both, previous first."""
@@ -61,18 +64,19 @@ class Conv1x1(Fusion):
     encoder's features recognisable from the first step.
     """
 
+    frames = 1
+
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.out_dim = channels
+        super().__init__(channels)
         self.conv = nn.Conv2d(2 * channels, channels, 1)
         half = 0.5 * torch.eye(channels)
-        with torch.no_grad():
-            self.conv.weight.copy_(torch.cat([half, half], dim=1)[:, :, None, None])
-            self.conv.bias.zero_()  # type: ignore[union-attr]
+        mean = torch.cat([half, half], dim=1)[:, :, None, None]
+        self.conv.load_state_dict({"weight": mean, "bias": torch.zeros(channels)})
 
     def forward(self, previous_warped: Tensor, current: Tensor) -> Tensor:
         """A learned mixture of both."""
-        return self.conv(torch.cat([previous_warped, current], dim=1))  # type: ignore[no-any-return]
+        mixture: Tensor = self.conv(torch.cat([previous_warped, current], dim=1))
+        return mixture
 
 
 class STAM(Fusion):
@@ -87,9 +91,10 @@ class STAM(Fusion):
         reduction: of the temporal gate's hidden layer, CBAM's r.
     """
 
+    frames = 2
+
     def __init__(self, channels: int, reduction: int = 16) -> None:
-        super().__init__()
-        self.out_dim = 2 * channels
+        super().__init__(channels)
         hidden = max(1, self.out_dim // reduction)
         self.temporal = nn.Sequential(
             nn.Linear(self.out_dim, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, self.out_dim)
@@ -106,10 +111,5 @@ class STAM(Fusion):
         return stack.permute(0, 3, 1, 2)
 
 
-FUSIONS: dict[str, type[Add] | type[Conv1x1] | type[Concat] | type[STAM]] = {
-    "add": Add,
-    "conv": Conv1x1,
-    "concat": Concat,
-    "stam": STAM,
-}
+FUSIONS: dict[str, type[Fusion]] = {"add": Add, "conv": Conv1x1, "concat": Concat, "stam": STAM}
 """Fusion operations by name."""

@@ -13,14 +13,8 @@ def match_histogram(frames: Tensor, reference: Tensor) -> Tensor:
     """Frames whose channels are distributed as those of the reference; no gradient.
 
     Each level goes to the reference's level of the same quantile, interpolated linearly between levels that occur there
-    (Gonzalez and Woods; what TPS takes from scikit-image).
-
-    Args:
-        frames: uint8 `[B,3,H,W]`.
-        reference: uint8 `[B,3,H',W']`, of any size.
-
-    Returns:
-        float32 `[B,3,H,W]` in 0..255.
+    (Gonzalez and Woods; what TPS takes from scikit-image). Both are uint8 `[B,3,H,W]`, of any size; the result is
+    float32 in 0..255, of the size of `frames`.
     """
     count, there = _histogram(frames), _histogram(reference)
     mine, theirs = (x.cumsum(1).double() / x.sum(1, keepdim=True) for x in (count, there))

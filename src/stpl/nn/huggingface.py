@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stpl.data.label_space import LabelSpace, own_classes
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, first_line
 from stpl.files import writing
+from stpl.nn.segmenter import Normalization
 
 BUILD = "stpl.nn.huggingface:load"
 """What `OwnNetwork.builder` is for such a network, with its name as the argument `name`."""
@@ -56,16 +57,14 @@ def load(name: str) -> nn.Module:
     Raises:
         ConfigError: `transformers` is not installed, or there is no such network of segmentation.
     """
-    transformers = _imported()
-    _quiet(transformers)
-    config = _config(name)
+    transformers, config = _imported(), _config(name)
     masks = type(config) in transformers.MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING
     kind = transformers.AutoModelForUniversalSegmentation if masks else transformers.AutoModelForSemanticSegmentation
     try:
         net: nn.Module = kind.from_pretrained(name)
     except (ValueError, OSError) as error:
-        what = str(error).splitlines()[0]
-        raise ConfigError(what, where=_WHERE, mend="name a network of semantic segmentation") from error
+        mend = "name a network of semantic segmentation"
+        raise ConfigError(first_line(error), where=_WHERE, mend=mend) from error
     return SemanticMaps(net) if masks else net
 
 
@@ -97,34 +96,15 @@ def named_classes(config: Any) -> LabelSpace | None:
     return own_classes([name for _, name in given])
 
 
-class Preprocessing(NamedTuple):
-    """How frames become a network's input; see `Normalization`.
-
-    Attributes:
-        mean: in 0..255.
-        std: in 0..255.
-        channels: "rgb" or "bgr".
-    """
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    channels: str
-
-
-def preprocessing_of(name: str) -> Preprocessing | None:
+def preprocessing_of(name: str) -> Normalization | None:
     """What the image processor of a network does to its frames, by its settings; sizes are the user's own.
 
-    Args:
-        name: a folder, or a name on the hub, of which files may lie in the local cache.
-
-    Returns:
-        `None` where no file of a processor lies beside the network, or it does not say it.
+    `None` where no file of a processor lies in the network's folder or the local cache of the hub, or does not say it.
     """
     files = _processor_files(name)
     if not files:
         return None
     transformers = _imported()
-    _quiet(transformers)
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
         given = {key: getattr(processor, key, None) for key in _ASKED}
@@ -139,8 +119,8 @@ def preprocessing_of(name: str) -> Preprocessing | None:
 def _processor_files(name: str) -> list[Path]:
     """The files of a network's image processor, in its folder or in the cache of the hub."""
     find = _imported().utils.cached_file
-    quietly = dict.fromkeys(("missing_entries", "connection_errors", "gated_repo"), False)
-    options = {f"_raise_exceptions_for_{what}": value for what, value in quietly.items()}
+    refusals = ("missing_entries", "connection_errors", "gated_repo")
+    options = {f"_raise_exceptions_for_{what}": False for what in refusals}
     found = []
     for file in _PROCESSOR_FILES:
         with suppress(OSError, ValueError):
@@ -161,7 +141,7 @@ def _written(files: Sequence[Path]) -> dict[str, Any]:
     return {"do_normalize": "image_mean" in given} | given
 
 
-def _preprocessing(given: Mapping[str, Any]) -> Preprocessing | None:
+def _preprocessing(given: Mapping[str, Any]) -> Normalization | None:
     """Settings as one normalisation: (x·factor - mean) / std of frames x in 0..255; `None` if they cannot be meant."""
     factor = float(given["rescale_factor"] or 1 / 255) if given.get("do_rescale") else 1.0
     means, stds = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -170,7 +150,7 @@ def _preprocessing(given: Mapping[str, Any]) -> Preprocessing | None:
         if min(stds) <= 0 or (factor == 1 and max(*means, *stds) <= 1):
             return None  # the second: they are of frames in 0..1, and nothing brings them there
     mean, std = ((x / factor, y / factor, z / factor) for x, y, z in (means, stds))
-    return Preprocessing(mean, std, "bgr" if given.get("do_flip_channel_order") else "rgb")
+    return Normalization(mean, std, "bgr" if given.get("do_flip_channel_order") else "rgb")
 
 
 def _three(value: Any) -> tuple[float, float, float]:
@@ -192,19 +172,17 @@ def _config(name: str) -> Any:
     try:
         return _imported().AutoConfig.from_pretrained(name)
     except (ValueError, OSError) as error:
-        what = str(error).splitlines()[0]
         mend = "give a folder with config.json and weights, or the name of a network on the hub"
-        raise ConfigError(what, where=_WHERE, mend=mend) from error
+        raise ConfigError(first_line(error), where=_WHERE, mend=mend) from error
 
 
 def _imported() -> Any:
+    """The library, which is told to be quiet."""
     try:
-        return import_module("transformers")
+        transformers: Any = import_module("transformers")
     except ImportError as error:
         mend = "pip install 'stpl[hf]'"
         raise ConfigError("networks of Hugging Face need transformers", where=_WHERE, mend=mend) from error
-
-
-def _quiet(transformers: Any) -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    return transformers

@@ -21,19 +21,13 @@ _EXAMPLE = "give a number for each channel, such as 123.7,116.3,103.5"
 def three_numbers(value: Any, where: str) -> Triple:
     """A number for each channel, from a tuple, a list or an array.
 
-    Args:
-        value: what was given.
-        where: name of the option.
-
     Raises:
-        ConfigError: it is anything else, or a number is not finite.
+        ConfigError: it is anything else, or a number is not finite; it names the option `where`.
     """
     found = value.tolist() if hasattr(value, "tolist") else value
-    if not isinstance(found, tuple | list):
+    if not isinstance(found, tuple | list) or len(found) != 3:
         what = "one number, not three" if _is_number(found) else "not three numbers"
         raise ConfigError(f"{_shown(found)} is {what}", where=where, mend=_EXAMPLE)
-    if len(found) != 3:
-        raise ConfigError(f"{_shown(found)} is not three numbers", where=where, mend=_EXAMPLE)
     for number in found:
         if not _is_number(number) or not math.isfinite(number):
             raise ConfigError(f"{_shown(number)} is no finite number", where=where, mend=_EXAMPLE)
@@ -56,12 +50,7 @@ def check_scale(mean: Triple, std: Triple, where_mean: str, where_std: str) -> N
     """Raise `ConfigError` for a mean and a standard deviation that are not those of frames in 0..255.
 
     Programs that bring frames to 0..1 first state both for that: 0.485 and 0.229 where 123.7 and 58.4 belong here.
-
-    Args:
-        mean: of each channel.
-        std: of each channel.
-        where_mean: name of the option that the mean comes from.
-        where_std: likewise.
+    `where_mean` and `where_std` are the names of the options that they come from.
     """
     if (mean, std) == AS_THEY_ARE:
         return
@@ -72,18 +61,20 @@ def check_scale(mean: Triple, std: Triple, where_mean: str, where_std: str) -> N
             where=where_mean,
             mend=f"give them times 255: mean={_times_255(mean)} and std={_times_255(std)}",
         )
+    times = "if it is of frames in 0…1, give it times 255:"
     if dark and any(mean):
-        mend = f"if it is of frames in 0…1, give it times 255: mean={_times_255(mean)}"
-        raise ConfigError(f"{_listed(mean)} is the mean of no frames in 0…255", where=where_mean, mend=mend)
+        raise _no_frames(f"{_listed(mean)} is the mean", where_mean, f"{times} mean={_times_255(mean)}")
     if min(std) < 1:
-        mend = f"if it is of frames in 0…1, give it times 255: std={_times_255(std)}"
-        raise ConfigError(f"{_listed(std)} is the deviation of no frames in 0…255", where=where_std, mend=mend)
+        raise _no_frames(f"{_listed(std)} is the deviation", where_std, f"{times} std={_times_255(std)}")
     if min(mean) < 0 or max(mean) > _BRIGHTEST:
-        mend = "give numbers between 0 and 255"
-        raise ConfigError(f"{_listed(mean)} is the mean of no frames in 0…255", where=where_mean, mend=mend)
+        raise _no_frames(f"{_listed(mean)} is the mean", where_mean, "give numbers between 0 and 255")
     if max(std) > _WIDEST:
         mend = "give numbers such as 58.4,57.1,57.4, or 255,255,255 for a network that takes frames in 0…1"
-        raise ConfigError(f"{_listed(std)} is the deviation of no frames in 0…255", where=where_std, mend=mend)
+        raise _no_frames(f"{_listed(std)} is the deviation", where_std, mend)
+
+
+def _no_frames(what: str, where: str, mend: str) -> ConfigError:
+    return ConfigError(f"{what} of no frames in 0…255", where=where, mend=mend)
 
 
 def check_channels(value: str, where: str) -> None:

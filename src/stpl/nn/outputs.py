@@ -28,17 +28,11 @@ _STIR = 0.02
 
 
 class FeatureLayer(NamedTuple):
-    """A layer whose output may be features.
+    """A layer whose output may be features."""
 
-    Attributes:
-        name: as `named_modules` has it.
-        channels: D.
-        stride: pixels a feature.
-    """
-
-    name: str
+    name: str  # as `named_modules` has it
     channels: int
-    stride: int
+    stride: int  # pixels a feature
 
     def __str__(self) -> str:
         return f"{self.name} ({self.channels} channels, 1/{self.stride})"
@@ -47,14 +41,11 @@ class FeatureLayer(NamedTuple):
 def candidates(net: nn.Module, frame_size: tuple[int, int]) -> list[FeatureLayer]:
     """Layers of a network whose output may be features, in the order in which they are called.
 
-    Args:
-        net: takes normalised frames `[B,3,H,W]`.
-        frame_size: height and width of frames it can take.
+    It takes normalised frames `[B,3,H,W]` of that height and width.
     """
     found: dict[str, FeatureLayer] = {}
 
     def catch(name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
-        """Note a layer whose output may be features."""
         grid = grid_in(output)
         if not isinstance(grid, Tensor) or grid.ndim != 4 or grid.shape[1] < _LEAST_CHANNELS:
             return
@@ -101,10 +92,10 @@ def no_such_layer(name: str, found: Sequence[FeatureLayer], layers: Mapping[str,
 
 
 def logits_in(output: Any, path: str) -> Tensor:
-    """The logits `[B,K,h,w]` in what a network returned.
+    """The logits `[B,K,h,w]` in what a network returned: a tensor, mapping, sequence or object.
 
     Args:
-        output: a tensor, mapping, sequence or object.
+        output: what it returned.
         path: keys, attributes and places with a dot between; where it is empty, what is usual is looked for. Of a
             tensor it says nothing: some networks return more only in training.
 

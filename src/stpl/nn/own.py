@@ -88,7 +88,7 @@ class OwnNetwork(Architecture):
 
 
 def build_module(own: OwnNetwork) -> nn.Module:
-    """The network that `own.builder` names, as its callable gives it.
+    """The network that `own.builder` names, in single precision on the CPU; both are decided elsewhere.
 
     Raises:
         ConfigError: there is no such module or callable, it fails, or it returns no network.
@@ -98,11 +98,6 @@ def build_module(own: OwnNetwork) -> nn.Module:
         what = type(module).__name__
         mend = "name what builds the network in Python"
         raise ConfigError(f"{own.builder} gives a {what}, no nn.Module of Python", where=f"{_WHERE}.builder", mend=mend)
-    return _on_cpu(module)
-
-
-def _on_cpu(module: nn.Module) -> nn.Module:
-    """The network in single precision on the CPU: where it runs, and in which precision, is decided elsewhere."""
     tensors = {**dict(nn.Module.named_parameters(module)), **dict(nn.Module.named_buffers(module))}
     empty = [name for name, tensor in tensors.items() if not is_lazy(tensor) and tensor.is_meta]
     if empty:
@@ -137,14 +132,9 @@ def held_module() -> nn.Module:
 class OwnSegmenter(Segmenter):
     """A network of somebody else's, with the output of one of its layers as features.
 
-    Args:
-        net: takes normalised frames `[B,3,H,W]`.
-        own: how it is built, and what it returns.
-        num_classes: channels that its logits must have.
-
     Raises:
-        ConfigError: it does not take such frames, gives no logits or those of other classes, or the layer is not there
-            or gives no features; the message names layers that do.
+        ConfigError: it does not take normalised frames `[B,3,H,W]`, gives no logits or those of other classes, or the
+            layer is not there or gives no features; the message names layers that do.
     """
 
     def __init__(self, net: nn.Module, own: OwnNetwork, num_classes: int) -> None:
@@ -230,12 +220,12 @@ def _float32(values: Tensor) -> Tensor:
 
 
 def _check_logits(logits: Tensor, num_classes: int) -> None:
-    """Raise `ConfigError` unless they are logits of so many classes."""
+    """Raise `ConfigError` unless they are logits of so many classes, and not what a softmax gives."""
     where, found = "network.classes", logits.shape[1]
     if found == 1:
         mend = "return those of background and class, torch.cat([torch.zeros_like(x), x], 1), and name both classes"
         raise ConfigError("it gives one logit a pixel, for one class; two or more are needed", where=where, mend=mend)
-    if _probabilities(logits):
+    if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all()):
         mend = "leave out its softmax, or say where the logits stand (--logits)"
         raise ConfigError("it gives probabilities, not logits", where=f"{_WHERE}.logits", mend=mend)
     if found != num_classes:
@@ -256,8 +246,3 @@ def _unwritable(net: nn.Module) -> StplError | None:
                 mend = "let get_extra_state return tensors and plain types alone"
                 return ConfigError(what, where=_WHERE, mend=mend)
     return None
-
-
-def _probabilities(logits: Tensor) -> bool:
-    """Whether a network ends in a softmax: no value below 0, and those of each pixel sum up to 1."""
-    return bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all())

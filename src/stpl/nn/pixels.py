@@ -10,6 +10,7 @@ Features are `[B,h,w,C]`: the channels of a pixel lie side by side, as in the me
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -20,49 +21,32 @@ Over = Literal["pixels", "channels"]
 
 
 def pool(x: Tensor, over: Over) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and maximum of features over their pixels or over their channels.
+    """Features `[B,h,w,C]`, contiguous, with their mean and maximum over pixels `[B,C]` or over channels `[B,h,w]`.
 
-    Args:
-        x: features `[B,h,w,C]`, contiguous.
-        over: "pixels" pools to `[B,C]`, "channels" to `[B,h,w]`.
-
-    Returns:
-        x itself, its mean and its maximum. Go on with this x: its gradient is then made in one pass with those of the
-        mean and of the maximum.
+    Go on with the features that it returns: their gradient is then made in one pass with those of the other two.
     """
-    return _Pool.apply(x, over)  # type: ignore[no-untyped-call, no-any-return]
+    apply: Callable[..., tuple[Tensor, Tensor, Tensor]] = _Pool.apply
+    return apply(x, over)
 
 
 def reweigh(x: Tensor, weights: Tensor) -> Tensor:
-    """Multiply features by weights of their channels, `[B,C]`, or of its pixels, `[B,h,w]`.
+    """Multiply features `[B,h,w,C]`, contiguous, by weights of their channels, `[B,C]`, or of their pixels, `[B,h,w]`.
 
-    Args:
-        x: features `[B,h,w,C]`, contiguous.
-        weights: one for each channel or for each pixel; cast to the dtype of x.
-
-    Returns:
-        Weighted features `[B,h,w,C]`, dtype of x.
+    Weights are cast to the dtype of x, which the result has too.
     """
-    return _Reweigh.apply(x, weights.to(x.dtype))  # type: ignore[no-untyped-call, no-any-return]
+    apply: Callable[..., Tensor] = _Reweigh.apply
+    return apply(x, weights.to(x.dtype))
 
 
 def take(x: Tensor, places: Tensor) -> Tensor:
-    """Features of some pixels.
-
-    Args:
-        x: features `[B,h,w,C]`.
-        places: indices `[B,n]` into the h·w pixels, none of them twice in a row of the batch.
-
-    Returns:
-        `[B,n,C]`.
-    """
-    return _Take.apply(x, places)  # type: ignore[no-untyped-call, no-any-return]
+    """Features `[B,n,C]` of some pixels of x `[B,h,w,C]`, at indices `[B,n]` into h·w, distinct in each image."""
+    apply: Callable[..., Tensor] = _Take.apply
+    return apply(x, places)
 
 
 class _Pool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, over: Over) -> tuple[Tensor, Tensor, Tensor]:
-        """What `pool` returns."""
         peak, places = _peak(x, over)
         ctx.over = over
         ctx.save_for_backward(places)
@@ -81,7 +65,6 @@ class _Pool(torch.autograd.Function):
 class _Reweigh(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weights: Tensor) -> Tensor:
-        """What `reweigh` returns."""
         ctx.save_for_backward(x, weights)
         return x * _spread(weights, _shared_by(weights))
 
@@ -99,7 +82,6 @@ class _Reweigh(torch.autograd.Function):
 class _Take(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, places: Tensor) -> Tensor:
-        """What `take` returns."""
         first = torch.arange(0, x.shape[:-1].numel(), x.shape[1] * x.shape[2], device=x.device).view(-1, 1)
         rows = (places + first).flatten()
         ctx.shape = x.shape
@@ -137,7 +119,8 @@ def _mean(x: Tensor, over: Over) -> Tensor:
     weights = x.new_full((1, count), share)
     with torch.autocast(x.device.type, enabled=False):
         mean = weights @ x.flatten(1, 2) if over == "pixels" else x.flatten(0, 2) @ weights.T
-    return mean.view(_pooled_shape(x, over)) * (1 / (count * share))
+    shape = (len(x), x.shape[-1]) if over == "pixels" else x.shape[:-1]
+    return mean.view(shape) * (1 / (count * share))
 
 
 def _peak(x: Tensor, over: Over) -> tuple[Tensor, Tensor]:
@@ -150,7 +133,3 @@ def _peak(x: Tensor, over: Over) -> tuple[Tensor, Tensor]:
     column = x.gather(1, row[:, None, None].expand(-1, 1, width, -1))[:, 0].argmax(1)
     first = torch.arange(0, x.numel(), x[0].numel(), device=x.device).view(batch, 1)
     return peak, (first + (row * width + column) * channels + torch.arange(channels, device=x.device)).flatten()
-
-
-def _pooled_shape(x: Tensor, over: Over) -> tuple[int, ...]:
-    return (len(x), x.shape[-1]) if over == "pixels" else tuple(x.shape[:-1])

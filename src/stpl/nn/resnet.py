@@ -9,6 +9,7 @@ torchvision's weights were trained with the stride on the 3×3 convolution: `str
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 """Blocks in each of the four stages, by depth."""
 
 _STRIDES, _DILATIONS = (1, 2, 1, 1), (1, 1, 2, 4)
+_Pair = tuple[int, int]
 
 
 def _shortcut(inplanes: int, outplanes: int, stride: int) -> nn.Module | None:
@@ -41,30 +43,27 @@ class BasicBlock(nn.Module):
     Args:
         inplanes: input channels.
         planes: output channels.
-        stride: of the first convolution, which is where every version of this block has it.
-        dilation: of the second convolution.
-        entry_dilation: of the first convolution.
-        stride_in: not used; the blocks are called alike.
+        strides: of the two convolutions.
+        dilations: likewise.
     """
 
     expansion = 1
 
-    def __init__(
-        self, inplanes: int, planes: int, stride: int, dilation: int, entry_dilation: int, stride_in: StrideIn
-    ) -> None:
+    def __init__(self, inplanes: int, planes: int, strides: _Pair, dilations: _Pair) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(inplanes, planes, stride, entry_dilation)
+        self.conv1 = _conv3x3(inplanes, planes, strides[0], dilations[0])
         self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = _conv3x3(planes, planes, 1, dilation)
+        self.conv2 = _conv3x3(planes, planes, strides[1], dilations[1])
         self.bn2 = nn.BatchNorm2d(planes)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(inplanes, planes, stride)
+        self.downsample = _shortcut(inplanes, planes, strides[0] * strides[1])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B,C,H,W]` to `[B,planes,H/stride,W/stride]`."""
         shortcut = x if self.downsample is None else self.downsample(x)
         out = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(out)) + shortcut)  # type: ignore[no-any-return]
+        total: Tensor = self.relu(self.bn2(self.conv2(out)) + shortcut)
+        return total
 
 
 class Bottleneck(nn.Module):
@@ -73,34 +72,30 @@ class Bottleneck(nn.Module):
     Args:
         inplanes: input channels.
         planes: channels of the 3×3 convolution; the output has 4·planes.
-        stride: of the convolution that `stride_in` names.
-        dilation: not used; the blocks are called alike.
-        entry_dilation: of the 3×3 convolution.
-        stride_in: see `StrideIn`.
+        strides: of the first 1×1 convolution and of the 3×3 one.
+        dilations: of the 3×3 convolution, the first of them; the blocks are called alike.
     """
 
     expansion = 4
 
-    def __init__(
-        self, inplanes: int, planes: int, stride: int, dilation: int, entry_dilation: int, stride_in: StrideIn
-    ) -> None:
+    def __init__(self, inplanes: int, planes: int, strides: _Pair, dilations: _Pair) -> None:
         super().__init__()
-        first, second = (stride, 1) if stride_in == "first" else (1, stride)
-        self.conv1 = nn.Conv2d(inplanes, planes, 1, first, bias=False)
+        self.conv1 = nn.Conv2d(inplanes, planes, 1, strides[0], bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = _conv3x3(planes, planes, second, entry_dilation)
+        self.conv2 = _conv3x3(planes, planes, strides[1], dilations[0])
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv3 = nn.Conv2d(planes, planes * self.expansion, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(planes * self.expansion)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(inplanes, planes * self.expansion, stride)
+        self.downsample = _shortcut(inplanes, planes * self.expansion, strides[0] * strides[1])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B,C,H,W]` to `[B,4·planes,H/stride,W/stride]`."""
         shortcut = x if self.downsample is None else self.downsample(x)
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
-        return self.relu(self.bn3(self.conv3(out)) + shortcut)  # type: ignore[no-any-return]
+        total: Tensor = self.relu(self.bn3(self.conv3(out)) + shortcut)
+        return total
 
 
 class ResNet(nn.Module):
@@ -122,12 +117,14 @@ class ResNet(nn.Module):
     """
 
     stride = 8
+    __call__: Callable[..., tuple[Tensor, Tensor]]
 
     def __init__(self, depth: int = 101, width: int = 64, stride_in: StrideIn = "first") -> None:
         super().__init__()
         if depth not in BLOCKS:
             raise ConfigError(f"no ResNet of depth {depth}", mend=f"choose one of: {', '.join(map(str, BLOCKS))}")
         block = BasicBlock if depth < 50 else Bottleneck
+        stride_last = block is Bottleneck and stride_in == "second"
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
@@ -136,9 +133,9 @@ class ResNet(nn.Module):
         for i, (blocks, stride, dilation) in enumerate(zip(BLOCKS[depth], _STRIDES, _DILATIONS, strict=True)):
             entry = dilation if stride_in == "first" else entry
             planes = width * 2**i
-            first = block(channels, planes, stride, dilation, entry, stride_in)
+            first = block(channels, planes, (1, stride) if stride_last else (stride, 1), (entry, dilation))
             channels, entry = planes * block.expansion, dilation
-            rest = (block(channels, planes, 1, dilation, dilation, stride_in) for _ in range(blocks - 1))
+            rest = (block(channels, planes, (1, 1), (dilation, dilation)) for _ in range(blocks - 1))
             self.add_module(f"layer{i + 1}", nn.Sequential(first, *rest))
         self.feature_dim, self.middle_dim = channels, channels // 2
         self.apply(_initialise)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +85,7 @@ class Segmenter(nn.Module, ABC):
     num_classes: int
     normalization: Normalization
     classifiers: tuple[str, ...] = ("main",)
+    __call__: Callable[..., Segmentation]
 
     @abstractmethod
     def forward(self, frames: Tensor) -> Segmentation:
@@ -96,7 +98,7 @@ class Segmenter(nn.Module, ABC):
 
     def encode(self, frames: Tensor) -> Tensor:
         """The features alone. A network may leave out what only logits need, unless BatchNorm is among it."""
-        return self(frames).features  # type: ignore[no-any-return]
+        return self(frames).features
 
     def score(self, frames: Tensor) -> tuple[Tensor, ...]:
         """Logits of the classifier that predicts, then of any that only training uses."""
@@ -155,9 +157,9 @@ class Architecture(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """Class path and options in plain types."""
-        kind = type(self)
-        options: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # type: ignore[call-overload]
-        return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": options}
+        kind, options = type(self), cast(Any, self)  # a dataclass, as every sub-class is
+        plain = json.loads(json.dumps(asdict(options)))
+        return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": plain}
 
 
 def grid_of(maps: Tensor) -> tuple[int, int]:

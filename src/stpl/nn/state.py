@@ -123,15 +123,8 @@ def of_network(state: State, wanted: Mapping[str, Any], path: Path | None = None
 
     Names fit as they are, or without what all of them begin with, which may be anything (`module.`, `model.`,
     `student.`); what stands beside the network is left out then. Where neither fits, what wrappers put into the middle
-    of names does not count. Nothing is taken off that the network calls a part of its own.
-
-    Args:
-        state: as it is stored.
-        wanted: tensors of the network by name.
-        path: the file, for messages.
-
-    Returns:
-        The tensors of the one place that fits; where none does, those of the place that comes nearest.
+    of names does not count. Nothing is taken off that the network calls a part of its own. Where no place fits, the
+    result is what stands at the one that comes nearest.
 
     Raises:
         CheckpointError: several places fit, or two tensors have one name.

@@ -49,10 +49,6 @@ class Teacher(nn.Module):
 
     A method that holds one as a sub-module need do nothing more: it follows at the beginning of every step, from the
     weights that are there then, so that a resumed run goes on to the same bits and all processes have the same one.
-
-    Args:
-        student: what is copied.
-        options: how it follows.
     """
 
     def __init__(self, student: Accel, options: TeacherOptions | None = None) -> None:

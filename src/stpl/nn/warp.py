@@ -1,9 +1,4 @@
-"""Warping by backward flow.
-
-Flow lives on the grid of the later frame and points into the earlier one (see `stpl.data.clip.Clip.flow`), so warping
-is a bilinear look-up and leaves no holes. Look-ups outside the image take the border's value, as Resample2d of
-FlowNet 2.0 does, which TPS uses.
-"""
+"""Warping by backward flow, which lives on the grid of the later frame and points into the earlier one."""
 
 from __future__ import annotations
 
@@ -14,6 +9,9 @@ from torch.nn import functional as F
 
 def warp(features: Tensor, backward_flow: Tensor) -> Tensor:
     """Bring features of the earlier frame onto the grid of the later frame: out(x, y) = features(x+dx, y+dy).
+
+    The look-up is bilinear and leaves no holes; outside the image it takes the border's value, as Resample2d of
+    FlowNet 2.0 does, which TPS uses.
 
     The four corners of a look-up are rows of a table, one row for each pixel, and a weighted sum of rows is what
     `embedding_bag` does; for wide features in `channels_last` that is several times faster than `grid_sample`.

@@ -20,11 +20,11 @@ from stpl.nn import weights
 from stpl.nn.accel import Accel
 from stpl.nn.batchnorm import (
     BatchNormOptions,
-    Renewal,
     apply_batchnorm,
     average_statistics,
     batchnorm_layers,
     forget_batches,
+    renew,
     statistics_of,
 )
 from stpl.nn.discriminator import Discriminator
@@ -259,10 +259,9 @@ class Method(LightningModule, ABC):
         augmented = self.batchnorm.views == "all" and self.wants.augmented if augmented is None else augmented
         clips: list[Clip] = self._data.renewal_clips(self.batchnorm.renewal_batches, augmented=augmented)
         views = (view for clip in clips for view in (clip.frames, clip.augmented) if view is not None)
+        frames = (view[:, place].to(self.device) for view in views for place in (-2, -1))
         with self.trainer.precision_plugin.val_step_context():
-            Renewal(self.evaluated)(
-                partial(self.evaluated.encode, view[:, place].to(self.device)) for view in views for place in (-2, -1)
-            )
+            renew(self.evaluated, (partial(self.evaluated.encode, frame) for frame in frames))
 
     def _statistics(self) -> list[Tensor]:
         return statistics_of(batchnorm_layers(self.evaluated))

@@ -15,8 +15,8 @@ from stpl.errors import ConfigError
 from stpl.losses.entropy import entropy_map, robust_entropy
 from stpl.methods.fda import FDA, FDASelfTraining
 from stpl.nn.deeplab import DeepLabV2
-from stpl.nn.fourier import Window, transfer_amplitude
 from stpl.nn.network import NetworkOptions
+from stpl.nn.style import Window, transfer_amplitude
 from stpl.runs.build import build
 from stpl.runs.fit import fit
 from stpl.testing import check_method

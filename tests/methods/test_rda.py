@@ -14,8 +14,8 @@ from stpl.losses.adversarial import reversed_gradient
 from stpl.methods.rda import BANDS, RDA, Attacker
 from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.discriminator import DiscriminatorOptions
-from stpl.nn.fourier import Spectrum, band_means, ring_bands
 from stpl.nn.network import NetworkOptions
+from stpl.nn.style import Spectrum, band_means, ring_bands
 from stpl.training.optimization import OptimizerOptions
 
 SMALL = NetworkOptions(DeepLabV2(18, 8, (1, 2), auxiliary=True))

@@ -20,9 +20,9 @@ from stpl.methods.tps import TPS, made_grey
 from stpl.methods.vat_vst import CONFIDENCE_CAP, VAT, VST, aggregated, sure
 from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.discriminator import DiscriminatorOptions
-from stpl.nn.histogram import match_histogram
 from stpl.nn.mixing import mirrored
 from stpl.nn.network import NetworkOptions
+from stpl.nn.style import match_histogram
 from stpl.nn.warp import warp
 from stpl.testing import check_method
 from stpl.training.offline_pseudo_labels import BINS, Predictions, add_to, doubts_of

@@ -17,7 +17,7 @@ Shape legend: TILE queries meet STEP keys at a time (in `_columns`: keys, querie
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
@@ -55,16 +55,10 @@ def contrast(queries: Pixels, keys: Pixels, scale: float, denominator: str) -> t
     )
 
 
-class _Halves(NamedTuple):
-    """Vectors `[N,D]` as the sum of two of bfloat16."""
-
-    high: Tensor
-    low: Tensor
-
-    @classmethod
-    def of(cls, vectors: Tensor) -> _Halves:
-        high = vectors.to(torch.bfloat16, memory_format=torch.contiguous_format)
-        return cls(high, (vectors - high).to(torch.bfloat16, memory_format=torch.contiguous_format))
+def _halves(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors `[N,D]` as the sum of two of bfloat16, high and low."""
+    high = vectors.to(torch.bfloat16, memory_format=torch.contiguous_format)
+    return high, (vectors - high).to(torch.bfloat16, memory_format=torch.contiguous_format)
 
 
 class _Kernels:
@@ -74,7 +68,7 @@ class _Kernels:
         self.queries, self.keys = queries.vectors, keys.vectors
         self.sizes = (len(self.queries), len(self.keys))
         labels = (queries.labels.int(), keys.labels.int())
-        self.inputs = (*_Halves.of(self.queries), *_Halves.of(self.keys), *labels, *self.sizes)
+        self.inputs = (*_halves(self.queries), *_halves(self.keys), *labels, *self.sizes)
         device = self.queries.device
         small = self.queries.is_cuda and torch.cuda.get_device_capability(device)[0] not in _LARGE
         self.options = launch_options(self.queries.shape[1], supcon=denominator == "supcon", small=small)

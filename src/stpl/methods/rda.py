@@ -12,9 +12,9 @@ from stpl.data.clip import Batch, Clip, Wants
 from stpl.losses.adversarial import domain_loss, reversed_gradient
 from stpl.losses.entropy import weighted_entropy
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
-from stpl.nn.fourier import Spectrum, band_means, ring_bands
 from stpl.nn.mixing import rescaled
 from stpl.nn.segmenter import grid_of, on_grid, upsample
+from stpl.nn.style import Spectrum, band_means, ring_bands
 from stpl.training.base import Method, check_choice, check_settings
 from stpl.training.supervision import LABELLED, adversarial_losses, supervision
 

@@ -13,9 +13,9 @@ from stpl.data.augment_device import augment
 from stpl.data.clip import BACKWARD, Batch, Clip, Wants, clip_seed
 from stpl.losses.cross_entropy import cross_entropy
 from stpl.losses.entropy import probabilities
-from stpl.nn.histogram import match_histogram
 from stpl.nn.mixing import mirrored, pick, rescaled
 from stpl.nn.segmenter import grid_of, on_grid
+from stpl.nn.style import match_histogram
 from stpl.nn.warp import resize_flow, warp
 from stpl.training.base import Method, check_choice, check_settings
 from stpl.training.supervision import AUXILIARY_WEIGHT, LABELLED, beside, supervision

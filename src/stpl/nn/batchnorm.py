@@ -213,8 +213,7 @@ def average_statistics(module: nn.Module) -> None:
     """Replace the running statistics of `module` by their mean over all processes, where there are several.
 
     Call it once a step, after the backward pass, which must find the statistics as the forward pass left them. Running
-    statistics are linear in those of the batches: the mean is what one process keeps whose batches are as small. Layers
-    that do not move their statistics are left out.
+    statistics are linear in those of the batches: the mean is what one process keeps whose batches are as small.
     """
     if not (distributed.is_available() and distributed.is_initialized()):
         return

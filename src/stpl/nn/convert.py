@@ -163,7 +163,8 @@ def _translated(foreign: Foreign, options: NetworkOptions, holds: weights.Holds,
     names = {key: _their_name(key) for key in wanted}
     demanded = {names[key]: value for key, value in wanted.items() if key not in fill or names[key] in given}
     weights.check_fit(given, demanded, path, mend="see `stpl weights inspect`; it is no network of a known layout")
-    return {key: _float32(given[names[key]] if names[key] in given else fill[key]) for key in wanted}
+    full = {key: given[names[key]] if names[key] in given else fill[key] for key in wanted}
+    return {key: value.float() if value.is_floating_point() else value for key, value in full.items()}
 
 
 def _blueprint(options: NetworkOptions, holds: weights.Holds = "network") -> dict[str, Tensor]:
@@ -178,24 +179,16 @@ def _their_name(key: str) -> str:
     return theirs + key.removeprefix(ours)
 
 
-def _float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
-
-
 def describe(checkpoint: Path, layout: LayoutName | Literal["auto"] = "auto", key: str | None = None) -> dict[str, str]:
     """What a checkpoint is, foreign or one of ours: property → its value in words; see `understand`."""
     content = weights.read(checkpoint)
     if "stpl" in content:
         return _described(weights.entry(checkpoint))
-    return _findings(understand(checkpoint, layout, key)) | {"state_dict": _choice(content, key)}
-
-
-def _choice(content: Mapping[str, Any], key: str | None) -> str:
-    """Which state_dict of the file was looked at, and which others there are."""
-    chosen, others = find(content, key)[0], candidates(content)
-    beside = [name for name in others if name != chosen]
+    found = _findings(understand(checkpoint, layout, key))
+    chosen = find(content, key)[0]
+    beside = ", ".join(name for name in candidates(content) if name != chosen)
     where = "the file itself" if chosen == TOP else chosen
-    return f"{where} (there is also {', '.join(beside)}: --key)" if beside else where
+    return found | {"state_dict": f"{where} (there is also {beside}: --key)" if beside else where}
 
 
 def _described(ours: Mapping[str, Any]) -> dict[str, str]:
@@ -276,11 +269,9 @@ def convert(
     holds: weights.Holds = "backbone" if backbone_only or foreign.num_classes is None else "network"
     options = NetworkOptions(foreign.architecture, label_space)
     if holds == "network" and foreign.num_classes != options.space.num_classes:
-        raise CheckpointError(
-            f"predicts {foreign.num_classes} classes, '{label_space}' has {options.space.num_classes}",
-            where=checkpoint,
-            mend="give the --label_space it was trained for, or --backbone_only=true",
-        )
+        what = f"predicts {foreign.num_classes} classes, '{label_space}' has {options.space.num_classes}"
+        mend = "give the --label_space it was trained for, or --backbone_only=true"
+        raise CheckpointError(what, where=checkpoint, mend=mend)
     state = _translated(foreign, options, holds, checkpoint)
     weights.check_finite(state, checkpoint)
     origin = f"{checkpoint.name}, layout {foreign.layout}"

@@ -1,9 +1,4 @@
-"""Discriminators: which domain do maps come from? Trained against the network that makes the maps.
-
-One backward pass serves both sides. `frozen` scores maps with parameters that take no gradient, so that the gradient
-reaches the network alone; `detached` scores detached maps, so that it reaches the discriminator alone. That gives each
-side the gradients of two separate passes (AdaptSegNet, ADVENT, DA-VSN), in which all optimisers step after all passes.
-"""
+"""Discriminators: which domain do maps come from? Trained against the network that makes the maps."""
 
 from __future__ import annotations
 
@@ -46,7 +41,9 @@ class DiscriminatorOptions:
 class Discriminator(nn.Module):
     """Five 4×4 convolutions of stride 2 (Radford et al., DCGAN, as AdaptSegNet and ADVENT take it).
 
-    A method that holds one as a sub-module trains it: its parameters are in an optimiser of their own.
+    A method that holds one as a sub-module trains it: its parameters are in an optimiser of their own. One backward
+    pass serves both sides: the sum of losses on `frozen` and `detached` scores gives each the gradients of two separate
+    passes (AdaptSegNet, ADVENT, DA-VSN), in which all optimisers step after all passes.
 
     Args:
         channels: of the maps; of both frames' maps together for a discriminator of sequences (DA-VSN).

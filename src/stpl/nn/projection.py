@@ -16,13 +16,8 @@ class ProjectionHead(nn.Module):
     """Layers over each pixel's channels, then L2 normalisation; dropped after training.
 
     The paper gives no sizes; those of the mlp are SupCon's (hidden = input, 128 out). Normalisation is required by the
-    contrast: Eq. 3 has no positives in its denominator and is unbounded below without it.
-
-    Args:
-        channels: input channels.
-        out_dim: size of the embedding; without layers it is `channels`.
-        hidden: hidden channels of the mlp; input channels if not given.
-        kind: which layers.
+    contrast: Eq. 3 has no positives in its denominator and is unbounded below without it. Without layers, `out_dim` is
+    `channels`; without `hidden`, the mlp has as many hidden channels.
     """
 
     def __init__(self, channels: int, out_dim: int = 128, hidden: int | None = None, kind: HeadName = "mlp") -> None:

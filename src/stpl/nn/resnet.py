@@ -138,7 +138,9 @@ class ResNet(nn.Module):
             rest = (block(channels, planes, (1, 1), (dilation, dilation)) for _ in range(blocks - 1))
             self.add_module(f"layer{i + 1}", nn.Sequential(first, *rest))
         self.feature_dim, self.middle_dim = channels, channels // 2
-        self.apply(_initialise)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map normalised images `[B,3,H,W]` to the outputs of layer3 `[B,D/2,h,w]` and layer4 `[B,D,h,w]`.
@@ -149,8 +151,3 @@ class ResNet(nn.Module):
         for i in range(3):
             x = self.get_submodule(f"layer{i + 1}")(x)
         return x, self.get_submodule("layer4")(x)
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -207,20 +207,15 @@ def _check_options(meta: Mapping[str, Any], options: NetworkOptions, path: Path,
         raise CheckpointError(what, where=path, mend="give a checkpoint of this network")
     made_for, classes = tuple(meta["classes"]), options.space.classes
     if made_for != classes and not backbone_only:
-        raise CheckpointError(
-            f"was trained for {len(made_for)} classes ({', '.join(made_for)}), the network has {len(classes)} "
-            f"({', '.join(classes)})",
-            where=path,
-            mend="choose the label space the checkpoint was trained for (network.label_space)",
-        )
+        trained, wanted = (f"{len(names)} classes ({', '.join(names)})" for names in (made_for, classes))
+        mend = "choose the label space the checkpoint was trained for (network.label_space)"
+        raise CheckpointError(f"was trained for {trained}, the network has {wanted}", where=path, mend=mend)
     names = asked.shapeless_of_backbone if backbone_only else asked.shapeless
     differing = {name: getattr(made, name) for name in names if getattr(made, name) != getattr(asked, name)}
     if differing:
-        raise CheckpointError(
-            f"was trained with {', '.join(f'{name}={value}' for name, value in differing.items())}",
-            where=path,
-            mend=f"set {', '.join(f'network.architecture.{name}' for name in differing)} to that",
-        )
+        values = ", ".join(f"{name}={value}" for name, value in differing.items())
+        mend = f"set {', '.join(f'network.architecture.{name}' for name in differing)} to that"
+        raise CheckpointError(f"was trained with {values}", where=path, mend=mend)
 
 
 def own_weights(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:

@@ -15,8 +15,8 @@ from stpl.losses.confidence import Scope, confident_pixels
 from stpl.losses.cross_entropy import cross_entropy
 from stpl.nn.accel import Accel, FrameScores
 from stpl.nn.discriminator import Discriminator
-from stpl.nn.fourier import Window, transfer_amplitude
 from stpl.nn.segmenter import grid_of, upsample
+from stpl.nn.style import Window, transfer_amplitude
 from stpl.training.base import Method
 from stpl.training.ranks import pixel_weight
 

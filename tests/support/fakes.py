@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stpl.data.fake import SceneSource, Size, write_videos
+from stpl.data.fake import FakeScene, SceneSource, Size, write_videos
 from stpl.data.sets import cityscapes, synthia, viper
 
 _ROAD, _SIDEWALK, _BUILDING, _SKY, _PERSON, _CAR, _EGO = 7, 8, 11, 23, 24, 26, 1  # Cityscapes label ids
@@ -81,9 +81,14 @@ class FewIds(MovingShapes):
         return super().label(time) % 16
 
 
-def few_ids(name: str, frames: int) -> FewIds:
+def drawn(scene: MovingShapes, frames: int) -> FakeScene:
+    """The first frames of a scene, with their labels."""
+    return ((scene.frame(time), scene.label(time)) for time in range(frames))
+
+
+def few_ids(name: str, frames: int) -> FakeScene:
     """The same scene for any name."""
-    return FewIds(frames, (76, 128))
+    return drawn(FewIds(frames, (76, 128)), frames)
 
 
 def write_viper(root: Path, scenes: SceneSource = few_ids, *, sequences: int = 2, clips: int = 2) -> None:
@@ -109,4 +114,8 @@ def write_cityscapes(
     videos = cityscapes.videos(snippets * len(cities), cities, splits)
     if not labels:
         videos = (replace(video, labelled=()) for video in videos)
-    write_videos(cityscapes.SET, root, videos, lambda name, _: MovingShapes(zlib.crc32(name.encode()) % 1000, size))
+
+    def scene(name: str, frames: int) -> FakeScene:
+        return drawn(MovingShapes(zlib.crc32(name.encode()) % 1000, size), frames)
+
+    write_videos(cityscapes.SET, root, videos, scene)

@@ -2,11 +2,8 @@
 
 STPL §3.2 makes its second view by "randomized Gaussian blurring and color jittering" and cites TPS for it; the default
 strengths are those of TPS's released code. Both are photometric: pixels stay where they are, so the flow and the
-pseudo-labels of the original view hold for the augmented one.
-
-**Randomness is a function, not a state.** Nothing here reads or advances a global generator. Which clip is drawn, and
-how it is augmented, follows from (seed, step, position) alone through `clip_seed`, so a run that was killed and
-resumed, or that uses another number of workers, sees the same pixels.
+pseudo-labels of the original view hold for the augmented one. How a clip is augmented follows from its seed
+(`clip_seed`) alone: nothing here reads or advances a global generator.
 """
 
 from __future__ import annotations
@@ -59,30 +56,20 @@ class CrossFrameAugmentation:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blur_sigmas", tuple(self.blur_sigmas))  # a YAML list must hash too
-        _check("blur_sigmas", min(self.blur_sigmas, default=0.0), 1e-4, 0.5)
-        _check("blur_sigmas", max(self.blur_sigmas), 1e-4, 0.5)
+        for sigma in self.blur_sigmas or (0.0,):
+            _check("blur_sigmas", sigma, 1e-4, 0.5)
         for name, high in _LIMITS.items():
             _check(name, getattr(self, name), 0.0, high)
         refuse_agpl_fork()
 
     def __call__(self, frames: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-        """Augment the frames of one clip; a pure function of its arguments, safe in threads and workers.
+        """Augment the frames uint8 `[T,H,W,3]` RGB of one clip, into memory of their own.
 
-        Args:
-            frames: uint8 `[T,H,W,3]` RGB; not changed.
-            seed: see `clip_seed`; 0 ≤ seed.
-
-        Returns:
-            uint8 `[T,H,W,3]`, in memory of its own.
-
-        Raises:
-            DataError: `frames` has another type or shape.
+        A pure function of its arguments, safe in threads and workers; raises `DataError` for another type or shape.
         """
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
-            raise DataError(
-                f"augmentation takes uint8 frames [T,H,W,3], got {frames.dtype} {list(frames.shape)}",
-                mend="augment before frames are normalised, and one clip at a time",
-            )
+            what = f"augmentation takes uint8 frames [T,H,W,3], got {frames.dtype} {list(frames.shape)}"
+            raise DataError(what, mend="augment before frames are normalised, and one clip at a time")
         parts = []
         for first, last, part_seed in self.stretches(len(frames), seed):
             part = frames[first:last]
@@ -98,10 +85,10 @@ class CrossFrameAugmentation:
         return [(i, i + 1, clip_seed(seed, _FRAME, i)) for i in range(frames)]
 
     def transforms(self, height: int, seed: int) -> tuple[Any, Any]:
-        """Blur and jitter for frames of this height, their generators seeded.
+        """Blur and jitter for frames of this height, each with a seed of its own.
 
-        Each is seeded by itself. A Compose gives all its members one seed, so that their first draws, the decisions to
-        act, are equal: with 0.6 and 0.8 a clip would never be blurred without being jittered.
+        A Compose gives all its members one seed, so that their first draws, the decisions to act, are equal: with 0.6
+        and 0.8 a clip would never be blurred without being jittered.
         """
         blur, jitter = _transforms(self, height)
         for purpose, transform in ((_BLUR, blur), (_JITTER, jitter)):
@@ -109,45 +96,29 @@ class CrossFrameAugmentation:
         return blur, jitter
 
 
-_LIMITS = {
-    "blur_probability": 1.0,
-    "brightness": 10.0,
-    "contrast": 10.0,
-    "saturation": 10.0,
-    "hue": 0.5,
-    "jitter_probability": 1.0,
-}
+_LIMITS = {"blur_probability": 1.0, "brightness": 10.0, "contrast": 10.0, "saturation": 10.0, "hue": 0.5,
+           "jitter_probability": 1.0}  # fmt: skip
 """Largest value of each option; the smallest is 0."""
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise ConfigError(
-            f"{value} is outside [{low}, {high}]", where=f"augmentation option '{name}'", mend="choose a value inside"
-        )
+        what, where = f"{value} is outside [{low}, {high}]", f"augmentation option '{name}'"
+        raise ConfigError(what, where=where, mend="choose a value inside")
 
 
 def _transforms(options: CrossFrameAugmentation, height: int) -> tuple[Any, Any]:
     """Blur and jitter for frames of this height; built once a thread, because a transform holds its generator."""
-    cache: dict[tuple[CrossFrameAugmentation, int], tuple[Any, Any]] = _local.__dict__.setdefault("transforms", {})
+    kept: dict[tuple[CrossFrameAugmentation, int], tuple[Any, Any]] = _local.__dict__.setdefault("transforms", {})
     key = (options, height)
-    if key not in cache:
-        cache[key] = _build(options, height)
-    return cache[key]
-
-
-def _build(options: CrossFrameAugmentation, height: int) -> tuple[Any, Any]:
-    A = import_albumentations()
-    sigmas = [height * sigma for sigma in options.blur_sigmas]
-    blurs = [A.GaussianBlur(blur_limit=0, sigma_limit=(sigma, sigma), p=1.0) for sigma in sigmas]
-    jitter = A.ColorJitter(
-        brightness=options.brightness,
-        contrast=options.contrast,
-        saturation=options.saturation,
-        hue=options.hue,
-        p=options.jitter_probability,
-    )
-    return A.OneOf(blurs, p=options.blur_probability), jitter
+    if key not in kept:
+        A = import_albumentations()
+        sigmas = [height * sigma for sigma in options.blur_sigmas]
+        blurs = [A.GaussianBlur(blur_limit=0, sigma_limit=(sigma, sigma), p=1.0) for sigma in sigmas]
+        strengths = {name: getattr(options, name) for name in ("brightness", "contrast", "saturation", "hue")}
+        jitter = A.ColorJitter(**strengths, p=options.jitter_probability)
+        kept[key] = A.OneOf(blurs, p=options.blur_probability), jitter
+    return kept[key]
 
 
 def import_albumentations() -> Any:

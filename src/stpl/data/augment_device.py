@@ -9,7 +9,7 @@ Shape legend: T frames of a clip, H×W pixels. Frames are float32 `[T,3,H,W]` ho
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,14 +19,8 @@ from torch.nn import functional as F
 from stpl.data.augment import CrossFrameAugmentation
 
 
-@dataclass(frozen=True)
-class Draw:
-    """What happens to some frames.
-
-    Attributes:
-        sigma: of the blur in pixels; `None` for none.
-        jitter: the colour operations in their order, by name with their strength.
-    """
+class Draw(NamedTuple):
+    """What happens to some frames: the σ of the blur in pixels, and the colour operations in their order."""
 
     sigma: float | None
     jitter: tuple[tuple[str, float], ...]
@@ -50,30 +44,17 @@ def draw(augmentation: CrossFrameAugmentation, height: int, seed: int) -> Draw:
 
 
 def augment(augmentation: CrossFrameAugmentation, frames: Tensor, seed: int) -> Tensor:
-    """`augmentation(frames, seed)` on the device of `frames`; waits for nothing.
-
-    Args:
-        augmentation: what to draw from.
-        frames: one clip, uint8 `[T,3,H,W]` RGB.
-        seed: see `stpl.data.augment.clip_seed`.
-
-    Returns:
-        uint8 `[T,3,H,W]`.
-    """
-    height = frames.shape[-2]
-    parts = [
-        _apply(draw(augmentation, height, part_seed), frames[first:last].float())
-        for first, last, part_seed in augmentation.stretches(len(frames), seed)
-    ]
+    """`augmentation(frames, seed)` of one clip uint8 `[T,3,H,W]` RGB on its device; waits for nothing."""
+    parts = []
+    for first, last, part_seed in augmentation.stretches(len(frames), seed):
+        sigma, jitter = draw(augmentation, frames.shape[-2], part_seed)
+        part = frames[first:last].float()
+        if sigma is not None:
+            part = _blur(part, sigma)
+        for name, strength in jitter:
+            part = _COLOURS[name](part, strength)
+        parts.append(part)
     return torch.cat(parts).byte()
-
-
-def _apply(drawn: Draw, frames: Tensor) -> Tensor:
-    if drawn.sigma is not None:
-        frames = _blur(frames, drawn.sigma)
-    for name, strength in drawn.jitter:
-        frames = _COLOURS[name](frames, strength)
-    return frames
 
 
 def _blur(frames: Tensor, sigma: float) -> Tensor:

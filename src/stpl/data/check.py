@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from textwrap import fill
@@ -16,21 +16,25 @@ from numpy.typing import NDArray
 from stpl.data import flow as optical_flow
 from stpl.data.data_set import DataSet
 from stpl.data.flow.flow_check import FlowVerdict, flow_verdict, warp_errors
-from stpl.data.flow.flow_formats import SUFFIXES
+from stpl.data.flow.flow_formats import SUFFIXES, sides
 from stpl.data.image import read_rgb
-from stpl.data.label_check import LabelCounts, find_label_faults
-from stpl.data.label_space import LabelSpace
+from stpl.data.label_space import IGNORE, LabelSpace
 from stpl.data.parallel import each
 from stpl.data.sequence import read_scaled
 from stpl.data.sequence_set import SequenceSet
-from stpl.errors import ConfigError, DataError, check_range
+from stpl.errors import ConfigError, DataError
 from stpl.files import write_atomically
 
-Size = tuple[int, int]
 Value = TypeVar("Value")
-_Sized = tuple[Path, tuple[int, ...]]
+_FileSize = tuple[Path, tuple[int, ...]]
+_Pixels = Mapping[Path, NDArray[np.int64]]
+"""How many pixels of each label file have each id, `[256]`."""
 
-_SHOWN = 5  # problems that the message lists; the JSON file has all
+_PROBLEMS_SHOWN = 5  # by the message; the JSON file has all
+_KINDS = ("frames", "labels", "flow files")
+_EVERYWHERE = ("vegetation", "sky", "road")  # classes that nearly every picture of a street shows
+_MOST, _NEARLY_ALL = 60.0, 95.0  # percent
+_NAMES_SHOWN, _LEAST_BEYOND = 4, 3
 
 
 @dataclass
@@ -38,15 +42,10 @@ class Report:
     """What a split holds, and what is wrong with it.
 
     Attributes:
-        dataset: name of the data set.
-        split: name of the split.
         space: name of the label space that `classes` are of.
-        clips: number of clips.
         published: number of clips of this split in published work.
         frames: number of frames that are part of a clip.
-        labels: number of labels.
-        flows: number of flow files.
-        flow_folder: where they lie; `None` if flow was not looked at.
+        flow_folder: where flow files lie; `None` if flow was not looked at.
         sizes: for each kind of file, "height×width" and how many files have it.
         classes: share of each class among the pixels that count, in percent.
         ignored: share of each id that the label space ignores, in percent of all pixels.
@@ -74,15 +73,11 @@ class Report:
     def text(self) -> str:
         """The report for a terminal."""
         of_all = f" (published work has {self.published})" if self.published not in (None, self.clips) else ""
-        lines = [
-            f"{self.dataset} {self.split}: {_count(self.clips, 'clip')}{of_all}, {_count(self.frames, 'frame')}, "
-            f"{_count(self.labels, 'label')}",
-            *(
-                f"  {kind}: {', '.join(f'{count} of {size}' for size, count in sizes.items())}"
-                for kind, sizes in self.sizes.items()
-            ),
-            _shares(f"classes of {self.space} in percent", self.classes) if self.labels else "  no labels",
-        ]
+        counts = f"{_count(self.clips, 'clip')}{of_all}, {_count(self.frames, 'frame')}, {_count(self.labels, 'label')}"
+        lines = [f"{self.dataset} {self.split}: {counts}"]
+        for kind, sizes in self.sizes.items():
+            lines.append(f"  {kind}: {', '.join(f'{count} of {size}' for size, count in sizes.items())}")
+        lines.append(_shares(f"classes of {self.space} in percent", self.classes) if self.labels else "  no labels")
         if self.ignored:
             lines.append(_shares("ids that it ignores, in percent", self.ignored))
         if self.flow_folder is None:
@@ -98,14 +93,14 @@ class Report:
 
     def write(self, path: Path) -> None:
         """Write the report as JSON."""
-        write_atomically(path, (json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n").encode())
+        write_atomically(path, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
 
     def refuse_problems(self) -> None:
         """Raise `DataError` with the first few problems, if there are any."""
         if self.problems:
             count = len(self.problems)
-            shown = "\n  ".join(self.problems[:_SHOWN])
-            more = f"\n  … and {count - _SHOWN} more" if count > _SHOWN else ""
+            shown = "\n  ".join(self.problems[:_PROBLEMS_SHOWN])
+            more = f"\n  … and {count - _PROBLEMS_SHOWN} more" if count > _PROBLEMS_SHOWN else ""
             raise DataError(
                 f"{_count(count, 'problem')}:\n  {shown}{more}",
                 where=f"{self.dataset} {self.split}",
@@ -135,12 +130,10 @@ def flow_folder(files: SequenceSet, flow: str) -> Path | None:
 
 @dataclass
 class _Findings:
-    """What one clip's files hold; sizes with the file they are of."""
+    """What one clip's files hold; sizes with the file they are of, by kind."""
 
-    frames: list[_Sized] = field(default_factory=list)
-    label: _Sized | None = None
-    flow: _Sized | None = None
-    ids: NDArray[np.int64] | None = None
+    sizes: dict[str, list[_FileSize]] = field(default_factory=lambda: {kind: [] for kind in _KINDS})
+    pixels: dict[Path, NDArray[np.int64]] = field(default_factory=dict)
     unknown_flow: int = 0
     errors: dict[str, float] | None = None
     problems: list[str] = field(default_factory=list)
@@ -155,32 +148,25 @@ class _Findings:
 
 
 class _Job:
-    """Looks at the files of one clip, in any thread.
-
-    Args:
-        files: the split.
-        flow_folder: folder of its flow files; `None` to leave flow out.
-        sample: pairs by which the flow is judged.
-    """
+    """Looks at the files of one clip, in any thread; judges the flow of a sample of them."""
 
     def __init__(self, files: SequenceSet, flow_folder: Path | None, sample: int) -> None:
         self.files, self.flow_folder = files, flow_folder
         self.sampled = set(np.linspace(0, len(files) - 1, min(sample, len(files)), dtype=int).tolist())
-        first: dict[Path, int] = {}  # each frame is looked at with the first clip that has it
+        self.first: dict[Path, int] = {}  # each frame is looked at with the first clip that has it
         for index in range(len(files)):
             for path in files.frame_pair(index):
-                first.setdefault(path, index)
-        self._first = first
+                self.first.setdefault(path, index)
 
     def __call__(self, index: int) -> _Findings:
         found = _Findings()
         for path in self.files.frame_pair(index):
-            frame = found.attempt(read_rgb, path) if self._first[path] == index else None
+            frame = found.attempt(read_rgb, path) if self.first[path] == index else None
             if frame is not None:
-                found.frames.append((path, frame.shape[:2]))
+                found.sizes["frames"].append((path, frame.shape[:2]))
         label = self.files.label_path(index)
         if label is not None:
-            self._label(label, dict(found.frames).get(self.files.frame_path(index)), found)
+            self._label(label, dict(found.sizes["frames"]).get(self.files.frame_path(index)), found)
         if self.flow_folder is not None:
             self._flow(self.flow_folder / self.files.flow_name(index), index, found)
         return found
@@ -189,10 +175,10 @@ class _Job:
         ids = found.attempt(self.files.read_ids, path)
         if ids is None:
             return
-        found.label = path, ids.shape
-        found.ids = np.bincount(ids.ravel(), minlength=256)
+        found.sizes["labels"].append((path, ids.shape))
+        found.pixels[path] = np.bincount(ids.ravel(), minlength=256)
         if frame is not None and ids.shape != (round(frame[0] * self.files.data_set.height_kept), frame[1]):
-            found.problems.append(f"{path}: the label is {_by(ids.shape)} (after the crop), its frame {_by(frame)}")
+            found.problems.append(f"{path}: the label is {sides(ids.shape)} (after the crop), its frame {sides(frame)}")
 
     def _flow(self, name: Path, index: int, found: _Findings) -> None:
         path = next((file for suffix in SUFFIXES if (file := name.with_suffix(suffix)).exists()), None)
@@ -201,7 +187,7 @@ class _Job:
             return
         size = found.attempt(optical_flow.probe, path)
         if size is not None:
-            found.flow = path, size
+            found.sizes["flow files"].append((path, size))
             found.unknown_flow = found.attempt(optical_flow.unknown_pixels, path) or 0
         if size is not None and index in self.sampled:
             found.errors = found.attempt(lambda path: self._errors(index, path), path)
@@ -223,54 +209,91 @@ def inspect(
         sample: pairs by which the flow is judged, spread evenly over the split.
         workers: threads; 0 for one a core.
     """
-    check_range("sample", sample)
     published = files.data_set.published.get(files.split)
     folder = None if flow_folder is None else str(flow_folder)
     report = Report(files.name, files.split, space.name, len(files), published, folder)
     job, title = _Job(files, flow_folder, sample), f"{files.name} {files.split}: checking"
     findings = list(each(job, range(len(files)), workers=workers, title=title))
     report.problems = sorted(problem for found in findings for problem in found.problems)
-    report.frames = _sizes(report, "frames", [frame for found in findings for frame in found.frames])
-    report.labels = _sizes(report, "labels", [found.label for found in findings if found.label])
-    report.flows = _sizes(report, "flow files", [found.flow for found in findings if found.flow])
-    _report_labels(report, findings, files.data_set, space)
+    report.frames, report.labels, report.flows = (
+        _report_sizes(report, kind, [file for found in findings for file in found.sizes[kind]]) for kind in _KINDS
+    )
+    pixels = {path: counts for found in findings for path, counts in found.pixels.items()}
+    if pixels:
+        _report_labels(report, dict(sorted(pixels.items())), files.data_set, space)
     _report_flow(report, findings)
     return report
 
 
-def _sizes(report: Report, kind: str, files: list[_Sized]) -> int:
+def _report_sizes(report: Report, kind: str, files: list[_FileSize]) -> int:
     """Note the sizes of the files of a kind, and each that is not that of most; how many files there are."""
-    counts = Counter(_by(size) for _, size in sorted(files)).most_common()
+    counts = Counter(sides(size) for _, size in sorted(files)).most_common()
     for path, size in sorted(files):
-        if _by(size) != counts[0][0]:
-            report.problems.append(f"{path}: {_by(size)}, most others are {counts[0][0]}")
+        if sides(size) != counts[0][0]:
+            report.problems.append(f"{path}: {sides(size)}, most others are {counts[0][0]}")
     if counts:
         report.sizes[kind] = dict(counts)
     return len(files)
 
 
-def _report_labels(report: Report, findings: Sequence[_Findings], known: DataSet, space: LabelSpace) -> None:
-    found = [(one.label[0], one.ids) for one in findings if one.label is not None and one.ids is not None]
-    if not found:
-        return
-    labels = [LabelCounts(path, ids) for path, ids in sorted(found, key=lambda label: label[0])]
-    pixels = np.sum([label.pixels for label in labels], axis=0)
+def _report_labels(report: Report, labels: _Pixels, known: DataSet, space: LabelSpace) -> None:
+    """The shares of classes, and the faults that no single file shows: ids of another scheme may be in range."""
+    _report_train_ids(report, labels, known, space)
+    pixels = np.sum(list(labels.values()), axis=0)
     train_ids = known.table(space)[: len(pixels)]
-    counted = pixels[train_ids < space.num_classes].sum()
-    for train_id, name in enumerate(space.classes):
-        report.classes[name] = float(100 * pixels[train_ids == train_id].sum() / max(counted, 1))
-    for value in np.flatnonzero((train_ids >= space.num_classes) & (pixels > 0)):
-        report.ignored[int(value)] = float(100 * pixels[value] / pixels.sum())
-    faults = find_label_faults(labels, known, space)
-    report.problems += faults.problems
-    report.warnings += faults.warnings
+    counts = np.array([pixels[train_ids == train_id].sum() for train_id in range(space.num_classes)])
+    counted, total = counts.sum(), pixels.sum()
+    report.classes = dict(zip(space.classes, (100 * counts / max(counted, 1)).tolist(), strict=True))
+    ignored = {int(value): pixels[value] for value in np.flatnonzero((train_ids == IGNORE) & (pixels > 0))}
+    report.ignored = {value: float(100 * count / total) for value, count in ignored.items()}
+
+    largest, absent = int(counts.argmax()), int((counts == 0).sum())
+    share, ignored_share = 100 * counts[largest] / max(counted, 1), 100 * (1 - counted / max(total, 1))
+    if share > _MOST:
+        report.warnings.append(
+            f"{space.classes[largest]} covers {share:.1f} % of the labelled pixels, and {absent} of "
+            f"{space.num_classes} classes are absent: are the ids of another scheme (train ids, another data set's)?"
+        )
+    if ignored_share > _MOST:
+        most = sorted(report.ignored.items(), key=lambda item: item[1], reverse=True)[:_NAMES_SHOWN]
+        shares = ", ".join(f"{value}: {part:.1f} %" for value, part in most)
+        report.warnings.append(
+            f"{ignored_share:.1f} % of the pixels are ignored (by id, {shares}): are the ids of another scheme?"
+        )
+    shares_of_one = {path: 100 * one.max() / max(one.sum(), 1) for path, one in labels.items()}
+    flat = [path for path, share in shares_of_one.items() if share > _NEARLY_ALL]
+    if flat:
+        report.warnings.append(
+            f"{flat[0]}: {len(flat)} of {len(labels)} labels hold one id nearly everywhere (this one "
+            f"{shares_of_one[flat[0]]:.1f} % of id {labels[flat[0]].argmax()}): were they converted rightly?"
+        )
+
+
+def _report_train_ids(report: Report, labels: _Pixels, known: DataSet, space: LabelSpace) -> None:
+    """Label ids go higher than train ids do: where no id is above the highest train id, the labels hold these."""
+    highest = space.num_classes - 1 if known.labels.train_ids is None else known.labels.train_ids
+    table, ids = known.table(space), known.labels.classes
+    beyond = {value: space.classes[table[value]] for value in ids if value > highest and table[value] != IGNORE}
+    low = [path for path, pixels in labels.items() if not pixels[highest + 1 : IGNORE].any()]
+    if len(beyond) < _LEAST_BEYOND or not low:
+        return
+    names = ", ".join(f"{name} {value}" for value, name in list(beyond.items())[:_NAMES_SHOWN])
+    message = (
+        f"{low[0]}: {len(low)} of {len(labels)} labels hold no id above {highest} but {IGNORE}; {known.name}'s "
+        f"label ids go on ({names}, …), so these look like train ids: give the original label ids"
+    )
+    certain = any(name in _EVERYWHERE for name in beyond.values())  # else there may just be no cars and persons
+    if certain and len(low) == len(labels):
+        report.problems.append(message)
+    elif certain or len(low) == len(labels):
+        report.warnings.append(message)
 
 
 def _report_flow(report: Report, findings: Sequence[_Findings]) -> None:
     with_unknown = sum(found.unknown_flow > 0 for found in findings)
     if with_unknown:
         unknown = sum(found.unknown_flow for found in findings)
-        pixels = sum(found.flow[1][0] * found.flow[1][1] for found in findings if found.flow is not None)
+        pixels = sum(height * width for found in findings for _, (height, width) in found.sizes["flow files"])
         report.warnings.append(
             f"the flow of {_count(unknown, 'pixel')} is unknown ({100 * unknown / pixels:.2g} % of all, in "
             f"{with_unknown} of {report.flows} files; not valid, beyond 1e9 or not finite): they get zero flow, as if "
@@ -281,7 +304,3 @@ def _report_flow(report: Report, findings: Sequence[_Findings]) -> None:
         report.verdict = flow_verdict(errors)
         if not report.verdict.right:
             report.problems.append(f"{report.flow_folder}: {report.verdict.words}")
-
-
-def _by(size: Sequence[int]) -> str:
-    return "×".join(str(side) for side in size)

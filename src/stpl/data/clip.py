@@ -7,9 +7,11 @@ Shape legend: B clips in a batch, T frames in a clip, H×W pixels. A clip by its
 
     frames     uint8   [B,T,3,H,W]  RGB, oldest first, at the offsets `offsets`
     flows      float32 [B,2,H,W]    by pair (a, b), pixels: pixel (x, y) of frame a lies at (x+dx, y+dy) in frame b
-    labels     int64   [B,H,W]      by offset, train ids, 255 = ignore
-    visible    bool    [B,H,W]      by offset: which pixels show a point that the frame before shows too
-    augmented  uint8   [B,2,3,H,W]  frames -1 and 0 after the cross-frame augmentation
+    labels     int64   [B,H,W]      by offset, train ids, 255 = ignore; none in unlabelled clips
+    visible    bool    [B,H,W]      by offset: which pixels show a point that the frame before shows too, where the
+                                    data set knows it
+    augmented  uint8   [B,2,3,H,W]  frames -1 and 0 after the cross-frame augmentation (photometric: pixels stay where
+                                    they are, so flow and labels serve both)
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,12 +47,6 @@ class Clip:
     on every tensor and `key` is a tuple of B names.
 
     Attributes:
-        frames: the frames, oldest first.
-        flows: by pair.
-        labels: by offset; none in unlabelled clips.
-        visible: by offset, where the data set knows it.
-        augmented: the last two frames up to the current one after the cross-frame augmentation (photometric: pixels
-            stay where they are, so flow and labels serve both).
         offsets: of the frames; those of successive frames that end with the current one if not given.
         key: the clip's stable name.
     """
@@ -75,6 +72,25 @@ class Clip:
         """Height and width of the frames."""
         return self.frames.shape[-2], self.frames.shape[-1]
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors, as `flow 0,-1`."""
+        found = {"frames": self.frames}
+        found |= {f"flow {of},{to}": flow for (of, to), flow in self.flows.items()}
+        found |= {f"label {offset}": label for offset, label in self.labels.items()}
+        found |= {f"visible {offset}": mask for offset, mask in self.visible.items()}
+        return found if self.augmented is None else {**found, "augmented": self.augmented}
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Clip:
+        """The same clip with `function` applied to all tensors, in the order of `tensors`."""
+        return replace(
+            self,
+            frames=function(self.frames),
+            flows={pair: function(flow) for pair, flow in self.flows.items()},
+            labels={offset: function(label) for offset, label in self.labels.items()},
+            visible={offset: function(mask) for offset, mask in self.visible.items()},
+            augmented=None if self.augmented is None else function(self.augmented),
+        )
+
     def to(self, device: torch.device | str) -> Clip:
         """The same clip with all tensors on `device`; what lies in page-locked memory is copied while the host goes on.
 
@@ -85,25 +101,6 @@ class Clip:
     def pin_memory(self) -> Clip:
         """The same clip in page-locked memory (the DataLoader calls this when `pin_memory=True`)."""
         return self.map(Tensor.pin_memory)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All tensors, as `flow 0,-1`."""
-        found = {"frames": self.frames}
-        found |= {f"flow {of},{to}": flow for (of, to), flow in self.flows.items()}
-        found |= {f"label {offset}": label for offset, label in self.labels.items()}
-        found |= {f"visible {offset}": mask for offset, mask in self.visible.items()}
-        return found if self.augmented is None else {**found, "augmented": self.augmented}
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> Clip:
-        """The same clip with `function` applied to all tensors."""
-        return replace(
-            self,
-            frames=function(self.frames),
-            flows={pair: function(flow) for pair, flow in self.flows.items()},
-            labels={offset: function(label) for offset, label in self.labels.items()},
-            visible={offset: function(mask) for offset, mask in self.visible.items()},
-            augmented=None if self.augmented is None else function(self.augmented),
-        )
 
 
 def stack_frames(frames: Sequence[Frame]) -> Tensor:
@@ -121,12 +118,9 @@ def collate(clips: Sequence[Clip]) -> Clip:
     for name, tensor in parts[0].items():
         odd = next((place for place, one in enumerate(parts) if one[name].shape != tensor.shape), None)
         if odd is not None:
-            raise DataError(
-                f"{name} {list(parts[odd][name].shape)} of {clips[odd].key} and {list(tensor.shape)} of "
-                f"{clips[0].key} make no batch",
-                where="data.loading",
-                mend="bring the files to one size, or set eval_batch_size to 1",
-            )
+            one, other = (f"{list(parts[place][name].shape)} of {clips[place].key}" for place in (odd, 0))
+            mend = "bring the files to one size, or set eval_batch_size to 1"
+            raise DataError(f"{name} {one} and {other} make no batch", where="data.loading", mend=mend)
     stacked = iter([torch.stack([one[name] for one in parts]) for name in parts[0]])
     return replace(clips[0].map(lambda _: next(stacked)), key=tuple(str(clip.key) for clip in clips))
 
@@ -148,22 +142,10 @@ class Batch:
     before: Clip | None = None
     prepared: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on `device`; see `Clip.to`."""
-        return self.with_clips({name: clip.to(device) for name, clip in self.clips().items()})
-
-    def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory."""
-        return self.map(Tensor.pin_memory)
-
     def clips(self) -> dict[str, Clip]:
         """The clips that are there, by name."""
         found = {"target": self.target, "source": self.source, "before": self.before}
         return {name: clip for name, clip in found.items() if clip is not None}
-
-    def with_clips(self, clips: Mapping[str, Clip]) -> Batch:
-        """The same batch with other clips; see `clips`."""
-        return Batch(clips["target"], clips.get("source"), clips.get("before"), self.prepared)
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors, as `target.frames`."""
@@ -172,30 +154,33 @@ class Batch:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """The same batch with `function` applied to all tensors."""
-        clips = {name: clip.map(function) for name, clip in self.clips().items()}
-        return replace(self.with_clips(clips), prepared={name: function(x) for name, x in self.prepared.items()})
+        clips: dict[str, Any] = {name: clip.map(function) for name, clip in self.clips().items()}
+        return replace(self, **clips, prepared={name: function(x) for name, x in self.prepared.items()})
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on `device`; see `Clip.to`."""
+        clips: dict[str, Any] = {name: clip.to(device) for name, clip in self.clips().items()}
+        return replace(self, **clips)
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory."""
+        return self.map(Tensor.pin_memory)
 
 
 def collate_streams(items: Sequence[tuple[str, Clip]]) -> Batch:
     """Clips, each with the name of the domain it is of, as a batch; raises `DataError` as `collate` does."""
     names = dict.fromkeys(name for name, _ in items)
-    clips = {name: collate([clip for of, clip in items if of == name]) for name in names}
-    return Batch(clips["target"], clips.get("source"), clips.get("before"))
+    clips: dict[str, Any] = {name: collate([clip for of, clip in items if of == name]) for name in names}
+    return Batch(**clips)
 
 
 def clip_seed(seed: int, step: int, position: int) -> int:
     """The seed of one random decision: the project's only way to derive seeds.
 
-    A hash (BLAKE2b) of the three numbers: the same on every machine and in every version of NumPy, and unrelated for
-    neighbouring steps or positions, which sums such as `seed + step` are not.
-
-    Args:
-        seed: the run's seed.
-        step: training step (or any other counter), 64-bit.
-        position: place within the step, for example the clip's place in the batch.
-
-    Returns:
-        An integer in [0, 2**63), which `numpy.random.default_rng`, `random.Random` and `torch.manual_seed` all take.
+    A hash (BLAKE2b) of three numbers of 64 bits, those of the run, of the training step or another counter, and of the
+    place within it: the same on every machine and in every version of NumPy, and unrelated for neighbouring steps or
+    positions, which sums such as `seed + step` are not. It lies in [0, 2**63), which `numpy.random.default_rng`,
+    `random.Random` and `torch.manual_seed` all take.
     """
     digest = hashlib.blake2b(struct.pack("<3q", seed, step, position), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
@@ -203,15 +188,12 @@ def clip_seed(seed: int, step: int, position: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Wants:
-    """What a clip must carry. What is not wanted is never read, estimated or drawn.
+    """What a clip must carry, by offset. What is not wanted is never read, estimated or drawn; see `Clip`.
 
     Attributes:
-        frames: offsets of frames, oldest first, the current one (0) among them. Beyond the beginning or end of a video
-            its first or last frame comes again, with flow 0; recorded sets refuse that.
-        flows: pairs of offsets (a, b): flow from a to b.
-        labels: offsets of labels.
-        visible: offsets of frames of which it matters what the frame before shows too, where the data set knows it.
-        augmented: frames -1 and 0 after cross-frame augmentation (made by the data module, not by readers).
+        frames: oldest first, the current one (0) among them. Beyond the beginning or end of a video its first or last
+            frame comes again, with flow 0; recorded sets refuse that.
+        augmented: made by the data module, not by readers.
     """
 
     frames: tuple[int, ...] = (-1, 0)
@@ -227,10 +209,9 @@ class Wants:
 
 
 class ClipReader(ABC):
-    """Random access to the clips of one split of one data set: a reader answers by index and offset.
+    """Random access to the clips of one split of one data set, by index (0 ≤ index < len) and offset.
 
-    An index lies in 0 ≤ index < len; what stands at an offset is counted from the current frame of that clip. Any of
-    these raises `DataError` for what is missing or torn.
+    Any method raises `DataError` for what is missing or torn.
     """
 
     @abstractmethod
@@ -268,13 +249,7 @@ class ClipReader(ABC):
             self.label(0, offset)
 
     def read(self, index: int, wants: Wants, augment: Callable[[Frame], Frame] | None = None) -> Clip:
-        """All that is wanted of a clip.
-
-        Args:
-            index: of the clip.
-            wants: what it is to carry.
-            augment: makes the augmented frames uint8 `[2,H,W,3]` of those at -1 and 0; without, there are none.
-        """
+        """All that is wanted of a clip; `augment` makes the augmented frames uint8 `[2,H,W,3]` of those at -1 and 0."""
         images = {offset: self.frame(index, offset) for offset in wants.frames}
         visible = {offset: self.visible(index, offset) for offset in wants.visible}
         view = None if augment is None else augment(np.ascontiguousarray(np.stack([images[-1], images[0]])))

@@ -49,26 +49,14 @@ class LabelFormat:
         bad = [int(value) for value in np.unique(ids) if not 0 <= value <= self.last_id and value != self.void]
         if bad:
             void = "" if self.void is None else f", {self.void} for none"
-            raise DataError(
-                f"ids {bad} are no label ids of this data set (0..{self.last_id}{void})",
-                where=path,
-                mend=f"use the original {self.files} (ids, not instances or colours)",
-            )
+            what = f"ids {bad} are no label ids of this data set (0..{self.last_id}{void})"
+            raise DataError(what, where=path, mend=f"use the original {self.files} (ids, not instances or colours)")
         return ids.astype(np.uint8)
-
-    def id_of(self, name: str) -> int | None:
-        """The first id of a class; `None` if the data set does not have it."""
-        return next((label_id for label_id, known in self.classes.items() if known == name), None)
 
 
 @dataclass(frozen=True)
 class FileLayout:
-    """Where the files of a data set lie.
-
-    Attributes:
-        frames: names of frames.
-        labels: names of labels.
-    """
+    """How the files of a data set are named."""
 
     frames: FilePattern
     labels: FilePattern
@@ -171,22 +159,19 @@ class DataSet:
 
     def scan(self, folder: Path, split: str) -> tuple[FrameFiles, FrameFiles]:
         """The frames and labels of a split below the data set's folder, in the first layout that has any."""
-        frames = (layout.frames for layout in self.layouts.values())
-        labels = (layout.labels for layout in self.layouts.values())
-        return _first(folder, split, frames), _first(folder, split, labels)
+
+        def first(patterns: Iterable[FilePattern]) -> FrameFiles:
+            found = [FrameFiles.scan(pattern, folder / pattern.folder.format(split=split)) for pattern in patterns]
+            return next((files for files in found if files.paths), found[0])
+
+        layouts = self.layouts.values()
+        return first(layout.frames for layout in layouts), first(layout.labels for layout in layouts)
 
     def table(self, space: LabelSpace) -> NDArray[np.uint8]:
         """Table uint8 `[65536]` from label ids to train ids; raises `ConfigError` if the two share no class."""
         table = space.lookup(self.labels.classes)
         if (table == IGNORE).all():
             names = ", ".join(dict.fromkeys(self.labels.classes.values()))
-            raise ConfigError(
-                f"label space '{space.name}' and data set '{self.name}' have no class in common",
-                mend=f"choose a label space with some of: {names}",
-            )
+            what = f"label space '{space.name}' and data set '{self.name}' have no class in common"
+            raise ConfigError(what, mend=f"choose a label space with some of: {names}")
         return table
-
-
-def _first(folder: Path, split: str, patterns: Iterable[FilePattern]) -> FrameFiles:
-    scanned = [FrameFiles.scan(pattern, folder / pattern.folder.format(split=split)) for pattern in patterns]
-    return next((files for files in scanned if files.paths), scanned[0])

@@ -1,10 +1,9 @@
 """LightningDataModules that serve video clips.
 
 A data module holds two domains: `source` (labelled) and `target` (unlabelled video of the new camera, with labels for
-evaluation only). `domain` chooses which one a run trains and evaluates on. What a training clip carries is decided by
-the method alone (`Method.wants`): unless it wants labels, no label file of the training split is ever opened. So is
-whether there are source clips beside those of the target (`Method.source_wants`): unless it wants any, the source is
-never opened at all.
+evaluation only). What a training clip carries is decided by the method alone (`Method.wants`): unless it wants labels,
+no label file of the training split is ever opened, and unless it wants source clips (`Method.source_wants`), the source
+is never opened at all.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.augment_device import augment
@@ -35,7 +34,6 @@ from stpl.data.steps import (
     EvaluationClips,
     EvaluationShare,
     StepBefore,
-    Steps,
     StepSampler,
     StreamClips,
     StreamSampler,
@@ -44,9 +42,6 @@ from stpl.data.steps import (
 from stpl.data.streets import StreetsClips, StreetsOptions, open_split
 from stpl.data.videos.footage import Spread, open_footage
 from stpl.errors import ConfigError, check_range
-
-FLOW_CACHE = Path("data/flow")
-"""Where estimated flow of videos is kept, and what is known of them."""
 
 Domain = Literal["source", "target"]
 Split = Literal["train", "val"]
@@ -120,13 +115,8 @@ class ClipDataModule(LightningDataModule, ABC):
                 wants = replace(wants, augmented=False)  # `on_after_batch_transfer` makes the view
             clips[stream] = TrainingClips(reader, wants, self.augmentation, self._seed(stream))
             samplers[stream] = self._sampler(stream, reader)
-        loader = StepLoader(
-            StreamClips(clips),  # type: ignore[arg-type]  # what it yields becomes a batch when collated
-            batch_sampler=StreamSampler(samplers),
-            collate_fn=collate_streams,
-            **self._processes(),
-        )
-        return self._checked(loader)
+        sampler = StreamSampler(samplers)
+        return self._loader(StepLoader, StreamClips(clips), batch_sampler=sampler, collate_fn=collate_streams)
 
     def _wanted(self) -> dict[str, Wants]:
         """What the method wants of each stream; of the source only if it wants any.
@@ -137,11 +127,8 @@ class ClipDataModule(LightningDataModule, ABC):
         method: Any = self._trainer().lightning_module
         found = {"target": method.wants, "source": method.source_wants, "before": method.before_wants}
         if method.source_wants is not None and self.domain == "source":
-            raise ConfigError(
-                f"{type(method).__name__} adapts from source to target",
-                where="data.domain",
-                mend="leave it out: the run's domain is the target",
-            )
+            mend = "leave it out: the run's domain is the target"
+            raise ConfigError(f"{type(method).__name__} adapts from source to target", where="data.domain", mend=mend)
         return {stream: wants for stream, wants in found.items() if wants is not None}
 
     def _seed(self, stream: str) -> int:
@@ -150,7 +137,7 @@ class ClipDataModule(LightningDataModule, ABC):
 
     def _sampler(self, stream: str, reader: ClipReader) -> StepSampler:
         trainer, rare = self._trainer(), self.loading.rare_classes
-        options: Steps = {
+        options = {
             "seed": self._seed(stream),
             "start": trainer.global_step,
             "steps": trainer.max_steps,
@@ -174,20 +161,23 @@ class ClipDataModule(LightningDataModule, ABC):
         return self._in_order(reader, wants, share)
 
     def unlabelled_clips(self, places: range, wants: Wants) -> DataLoader[Clip]:
-        """Training clips of the target as they are, in order: to be labelled by a network.
-
-        Args:
-            places: which of them.
-            wants: what they carry; no label.
-        """
+        """Some training clips of the target as they are, in order: to be labelled by a network."""
         reader = self.reader("train", "target")
         reader.require(wants)
         return self._in_order(reader, wants, places)
 
     def _in_order(self, reader: ClipReader, wants: Wants, places: Iterable[int]) -> DataLoader[Clip]:
         clips, size = EvaluationClips(reader, wants), self.loading.eval_batch_size
-        loader = DataLoader(clips, batch_size=size, sampler=places, collate_fn=collate, **self._processes())
-        return self._checked(loader)
+        return self._loader(DataLoader, clips, batch_size=size, sampler=places, collate_fn=collate)
+
+    def _loader(self, kind: type[Loader], clips: Dataset[Any], **options: Any) -> Loader:
+        """A loader whose batches for a GPU lie in page-locked memory, which is copied while the host goes on."""
+        pins = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        here = self.trainer.num_devices if self.trainer else 1  # processes of this machine that train
+        workers = self.loading.workers(here)
+        loader = kind(clips, num_workers=workers, worker_init_fn=begin_process, pin_memory=pins, **options)
+        check_shared_memory(loader, here)
+        return loader
 
     def renewal_clips(self, batches: int, *, augmented: bool) -> list[Clip]:
         """Batches of training clips to renew statistics from: the same in every run, of any method, seed and process.
@@ -199,9 +189,8 @@ class ClipDataModule(LightningDataModule, ABC):
         key = (self.domain, batches, augmented)
         if key not in self._renewal:
             reader = self.reader("train")
-            sampler = StepSampler(
-                len(reader), seed=_RENEWAL_SEED, start=0, steps=batches, batch_size=self.loading.batch_size
-            )
+            size = self.loading.batch_size
+            sampler = StepSampler(len(reader), seed=_RENEWAL_SEED, start=0, steps=batches, batch_size=size)
             clips = TrainingClips(reader, Wants(augmented=augmented), self.augmentation, _RENEWAL_SEED)
             self._renewal[key] = [collate([clips[ticket] for ticket in tickets]) for tickets in sampler]
         return self._renewal[key]
@@ -211,35 +200,19 @@ class ClipDataModule(LightningDataModule, ABC):
         trainer = self.trainer
         if trainer is None or not trainer.training or self.loading.augment_on != "device" or isinstance(batch, Clip):
             return batch
-        wanted = self._wanted()
-        clips = {
-            stream: self._augmented(stream, clip) if wanted[stream].augmented else clip
-            for stream, clip in batch.clips().items()
+        clips, wanted = batch.clips(), self._wanted()
+        views: dict[str, Any] = {
+            stream: self._augmented(stream, clips[stream]) for stream, wants in wanted.items() if wants.augmented
         }
-        return batch.with_clips(clips)
+        return replace(batch, **views)
 
     def _augmented(self, stream: str, clip: Clip) -> Clip:
         trainer, seed = self._trainer(), self._seed(stream)
         first = trainer.global_rank * self.loading.clips_of(stream)
         pairs = torch.stack([clip.frame(-1), clip.frame()], 1)
-        views = [
-            augment(self.augmentation, frames, clip_seed(seed, trainer.global_step, first + i))
-            for i, frames in enumerate(pairs)
-        ]
+        seeds = [clip_seed(seed, trainer.global_step, first + place) for place in range(len(pairs))]
+        views = [augment(self.augmentation, frames, one) for frames, one in zip(pairs, seeds, strict=True)]
         return replace(clip, augmented=torch.stack(views))
-
-    def _processes(self) -> dict[str, Any]:
-        """Settings of a loader. Batches for a GPU lie in page-locked memory, which is copied while the host goes on."""
-        pins = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return {"num_workers": self.loading.workers(self._here()), "worker_init_fn": begin_process, "pin_memory": pins}
-
-    def _checked(self, loader: Loader) -> Loader:
-        check_shared_memory(loader, self._here())
-        return loader
-
-    def _here(self) -> int:
-        """Processes of this machine that train."""
-        return self.trainer.num_devices if self.trainer else 1
 
     def _trainer(self) -> Any:
         if self.trainer is None:
@@ -350,7 +323,7 @@ class VideoData(ClipDataModule):
         rate: in place of a stride: frames a second to take, by the time at which each is shown.
         cuts: look for changes of the scene, which no clip crosses.
         evaluation_clips: at most so many clips are evaluated, in short runs that are spread evenly.
-        flow_cache: folder of estimated flow.
+        flow_cache: folder of estimated flow, and of what is known of the videos.
         shared: see `ClipDataModule`; its domain can only be "target".
     """
 
@@ -364,7 +337,7 @@ class VideoData(ClipDataModule):
         rate: float | None = None,
         cuts: bool = True,
         evaluation_clips: int = 200,
-        flow_cache: Path = FLOW_CACHE,
+        flow_cache: Path = Path("data/flow"),
         **shared: Any,  # jsonargparse finds its names, types and defaults in the base's constructor
     ) -> None:
         super().__init__(**shared)

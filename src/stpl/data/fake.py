@@ -1,8 +1,8 @@
 """Tiny data sets in each true layout on disk: for tests, and for a first run before the gigabytes have arrived.
 
-A fake differs from the real thing only in size and content. It is a pure function of its arguments, so that two runs
-of a test, or two machines, work on the same bytes. `stpl data fake` fills the layouts with drives of the street
-renderer: its clean studio stands for rendered data sets, its camera for recorded ones.
+A fake differs from the real thing only in size and content. It is a pure function of its arguments. `stpl data fake`
+fills the layouts with drives of the street renderer: its clean studio stands for rendered data sets, its camera for
+recorded ones.
 """
 
 from __future__ import annotations
@@ -11,10 +11,7 @@ import shutil
 import uuid
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,18 +27,8 @@ from stpl.files import write_atomically, writing
 Size = tuple[int, int]
 
 
-class FakeScene(Protocol):
-    """A drive to be written as files."""
-
-    def frame(self, time: int) -> NDArray[np.uint8]:
-        """The frame uint8 `[H,W,3]` RGB at frame number `time`, counted from 0."""
-        ...
-
-    def label(self, time: int) -> NDArray[np.uint8]:
-        """Its ids uint8 `[H,W]`, as the data set that is written names them."""
-        ...
-
-
+FakeScene = Iterable[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
+"""Frames uint8 `[H,W,3]` RGB in order, each with its ids uint8 `[H,W]`, as the data set that is written names them."""
 SceneSource = Callable[[str, int], FakeScene]
 """Makes the scene of a name, e.g. "train/aachen/0", with that many frames."""
 
@@ -59,16 +46,14 @@ def fake(
     Its arguments are the options of `stpl data fake`.
     """
     known = data_set(dataset)
-    count = known.fake.clips if clips is None else clips
-    if count < 1:
-        raise ConfigError(f"clips is {count}", mend="choose 1 or more")
+    videos = known.fake.videos(known.fake.clips if clips is None else clips)
     target = root / known.folder
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError("this is not empty, and nothing is overwritten", where=target, mend="give another --root")
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
     try:
         with writing(target, kind=DataError):
-            write_videos(known, partial, known.fake.videos(count), _streets(known, size, seed), layout)
+            write_videos(known, partial, videos, _streets(known, size, seed), layout)
             partial.replace(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -96,71 +81,43 @@ def write_videos(
         raise ConfigError(f"{known.name} has no layout '{layout}'", where="layout", mend=mend)
     files = known.layouts[layout]
     for video in videos:
-        frames = list(video.frames)
-        scene = scenes(video.name, len(frames))
-        for time, fields in enumerate(frames):
+        names = list(video.frames)
+        for time, (fields, (frame, ids)) in enumerate(zip(names, scenes(video.name, len(names)), strict=True)):
             path, label = (
                 folder / pattern.folder.format(split=video.split) / pattern.write(fields)
                 for pattern in (files.frames, files.labels)
             )
-            content = (jpeg if path.suffix == ".jpg" else png)(scene.frame(time))
+            content = (jpeg if path.suffix == ".jpg" else png)(frame)
             write_atomically(path, content, kind=DataError, sync=False)
             if time in video.labelled:
-                write_atomically(label, known.labels.write(scene.label(time)), kind=DataError, sync=False)
-
-
-@dataclass(frozen=True)
-class FakeDrive:
-    """A drive of the street renderer with another data set's ids.
-
-    Attributes:
-        frames: uint8 `[T,3,H,W]` RGB.
-        ids: uint8 `[T,H,W]`.
-        bonnet: the id of the camera's own car, shown at the bottom centre.
-    """
-
-    frames: NDArray[np.uint8]
-    ids: NDArray[np.uint8]
-    bonnet: int | None
-
-    def frame(self, time: int) -> NDArray[np.uint8]:
-        """See `FakeScene`."""
-        frame = np.ascontiguousarray(self.frames[time].transpose(1, 2, 0))
-        shade = np.linspace(60, 24, frame.shape[0], dtype=np.uint8)[:, None, None]
-        return frame if self.bonnet is None else np.where(self._own_car[..., None], shade, frame)
-
-    def label(self, time: int) -> NDArray[np.uint8]:
-        """See `FakeScene`."""
-        return self.ids[time] if self.bonnet is None else np.where(self._own_car, np.uint8(self.bonnet), self.ids[time])
-
-    @cached_property
-    def _own_car(self) -> NDArray[np.bool_]:
-        height, width = self.ids.shape[1:]
-        y, x = np.mgrid[:height, :width]
-        return np.asarray(((x - width / 2) / (0.3 * width)) ** 2 + ((y - height) / (0.14 * height)) ** 2 < 1)
+                write_atomically(label, known.labels.write(ids), kind=DataError, sync=False)
 
 
 def _streets(known: DataSet, size: Size, seed: int) -> SceneSource:
-    table = own_ids(known)
+    """Drives of the street renderer with the data set's own ids, and its own car where it shows one."""
+    table, (height, width), bonnet = own_ids(known), size, known.fake.bonnet
+    y, x = np.mgrid[:height, :width]
+    own_car = ((x - width / 2) / (0.3 * width)) ** 2 + ((y - height) / (0.14 * height)) ** 2 < 1
+    shade = np.linspace(60, 24, height, dtype=np.uint8)[:, None, None]
 
-    def scene(name: str, frames: int) -> FakeDrive:
-        """The drive of this name, in the data set's own ids."""
-        options = StreetsOptions(seed=seed, height=size[0], width=size[1], frames=frames)
+    def scene(name: str, frames: int) -> FakeScene:
+        options = StreetsOptions(seed=seed, height=height, width=width, frames=frames)
         drive = draw_drive(options, known.fake.domain, "train", zlib.crc32(f"{known.name}/{name}".encode()))
-        return FakeDrive(drive.frames, table[drive.labels], known.fake.bonnet)
+        for frame, label in zip(drive.frames.transpose(0, 2, 3, 1), drive.labels, strict=True):
+            if bonnet is None:
+                yield np.ascontiguousarray(frame), table[label]
+            else:
+                yield np.where(own_car[..., None], shade, frame), np.where(own_car, np.uint8(bonnet), table[label])
 
     return scene
 
 
 def own_ids(known: DataSet) -> NDArray[np.uint8]:
     """Table uint8 `[256]` from the renderer's labels (viper15, 255 on poles) to a data set's own ids."""
-
-    def id_of(*names: str) -> int:
-        """The id of the first of these classes that the data set knows, or void."""
-        return next((own for name in names if (own := known.labels.id_of(name)) is not None), known.fake.void)
-
-    table = np.full(256, known.fake.void, dtype=np.uint8)
-    for train_id, name in enumerate(VIPER_15.classes):
-        table[train_id] = id_of(name, "vegetation") if name == "terrain" else id_of(name)
-    table[255] = id_of("pole") if known.fake.poles is None else known.fake.poles
+    void, poles = known.fake.void, known.fake.poles
+    ids = {name: label_id for label_id, name in reversed(list(known.labels.classes.items()))}  # the first of several
+    ids.setdefault("terrain", ids.get("vegetation", void))
+    table = np.full(256, void, dtype=np.uint8)
+    table[: VIPER_15.num_classes] = [ids.get(name, void) for name in VIPER_15.classes]
+    table[255] = ids.get("pole", void) if poles is None else poles
     return table

@@ -10,9 +10,10 @@ import contextlib
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stpl.errors import DataError
 from stpl.files import write_atomically
+
+Key = TypeVar("Key")
 
 _TORN = "delete the file, then unpack or download it again"
 
@@ -54,11 +57,9 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PPM"):  # Pillow scales a PGM to 16 bits
         return np.stack([_scaled_grey(image)] * 3, axis=2)
     if image.mode not in _RGB_MODES:
-        raise DataError(
-            f"a frame must have 8 or 16 bits a channel, this image has mode {image.mode}",
-            where=path,
-            mend="convert it to an 8-bit PNG, with the range of values that you mean",
-        )
+        what = f"a frame must have 8 or 16 bits a channel, this image has mode {image.mode}"
+        mend = "convert it to an 8-bit PNG, with the range of values that you mean"
+        raise DataError(what, where=path, mend=mend)
     # By way of RGBA: a palette with transparency makes Pillow warn otherwise.
     transparent = "transparency" in image.info or image.mode in ("LA", "PA", "RGBa")
     return np.array((image.convert("RGBA") if transparent else image).convert("RGB"))  # a copy: Pillow's is read-only
@@ -75,25 +76,20 @@ def _scaled_grey(image: Image.Image) -> NDArray[np.uint8]:
 def read_ids(path: Path) -> NDArray[np.integer[Any]]:
     """The single-channel id map at `path`, integers `[H,W]` as stored.
 
-    «As stored» is meant literally: grey values of 1, 2 and 4 bits (as programs that shrink a PNG write them) are not
-    stretched to 8 bits, and indices into a palette of greys are those greys.
+    Grey values of 1, 2 and 4 bits (as programs that shrink a PNG write them) are not stretched to 8 bits, and indices
+    into a palette of greys are those greys.
 
     Raises:
         DataError: as `read_rgb`; the image has colours, or a lossy format, which makes other ids of ids.
     """
     image, kind, raw = _decode(path)
     if kind in _LOSSY:
-        raise DataError(
-            f"this label is a {kind} file, whatever its name: a lossy format, whose ids are not those that were drawn",
-            where=path,
-            mend="give the original PNG; it cannot be had back from this file",
-        )
+        lossy = "a lossy format, whose ids are not those that were drawn"
+        mend = "give the original PNG; it cannot be had back from this file"
+        raise DataError(f"this label is a {kind} file, whatever its name: {lossy}", where=path, mend=mend)
     if image.mode not in _ID_MODES:
-        raise DataError(
-            f"a label must have one channel of ids, this image has mode {image.mode}",
-            where=path,
-            mend="give the id image (for example *_labelIds.png), not the coloured one",
-        )
+        what = f"a label must have one channel of ids, this image has mode {image.mode}"
+        raise DataError(what, where=path, mend="give the id image (for example *_labelIds.png), not the coloured one")
     ids = np.asarray(image)
     if image.mode == "P":
         colours = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
@@ -102,25 +98,15 @@ def read_ids(path: Path) -> NDArray[np.integer[Any]]:
     return ids.astype(np.uint8) if image.mode == "1" else ids // _STRETCHED.get(raw, 1)
 
 
-class _Decoded(NamedTuple):
+def _decode(path: Path) -> tuple[Image.Image, str | None, str]:
     """An image, the right way up, with its file's format and the layout of its pixels there."""
-
-    image: Image.Image
-    kind: str | None
-    raw: str
-
-
-def _decode(path: Path) -> _Decoded:
     with _naming(path), Image.open(path) as image:
         kind, raw = image.format, str(image.tile[0].args) if image.tile else ""
         image.load()
-        if kind == "PNG" and (image.info.get("interlace") or not _last_row(image).any()):
+        last_row = (0, image.height - 1, *image.size)
+        if kind == "PNG" and (image.info.get("interlace") or not np.asarray(image.crop(last_row)).any()):
             _check_rows(path)
-        return _Decoded(image if kind == "TIFF" else ImageOps.exif_transpose(image), kind, raw)  # Pillow turns a TIFF
-
-
-def _last_row(image: Image.Image) -> NDArray[Any]:
-    return np.asarray(image.crop((0, image.height - 1, *image.size)))
+        return image if kind == "TIFF" else ImageOps.exif_transpose(image), kind, raw  # Pillow turns a TIFF
 
 
 def _check_rows(path: Path) -> None:
@@ -168,12 +154,9 @@ def checked_bytes(path: Path, what: str = "the image", mend: str = _TORN) -> byt
     """The content of a PNG, once every chunk's checksum is compared: OpenCV may return half of a torn image.
 
     Args:
-        path: the file.
+        path: the file; `DataError` is raised if it is missing, torn, no image or too large.
         what: what messages call it.
         mend: what they advise.
-
-    Raises:
-        DataError: it is missing, torn, no image or too large.
     """
     with _naming(path, what, mend):
         data = path.read_bytes()
@@ -191,25 +174,18 @@ def _naming(path: Path, what: str = "the image", mend: str = _TORN) -> Iterator[
         raise
     except FileNotFoundError:
         raise DataError("there is no such image file", where=path, mend="check the path, or unpack the file") from None
-    except Image.DecompressionBombError as error:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
-        raise DataError(
-            f"{what} has more than {most:.0f} megapixels, or its header says so; it is not read",
-            where=path,
-            mend="make it smaller, or delete the file if it should be smaller",
-        ) from error
-    except UnidentifiedImageError as error:
-        raise DataError(
-            f"{what} cannot be decoded (its content is of no kind that Pillow knows)",
-            where=path,
-            mend=f"{mend}; or, if it is whole and of another kind, convert it to PNG or JPEG",
-        ) from error
-    except OSError as error:
-        if error.errno is None:
-            raise DataError(f"{what} cannot be decoded ({error})", where=path, mend=mend) from error
-        raise DataError(f"{what} cannot be read ({error.strerror})", where=path, mend="check the file") from error
     except Exception as error:  # decoders raise whatever a damaged file makes of them
-        raise DataError(f"{what} cannot be decoded ({error})", where=path, mend=mend) from error
+        reason = f"cannot be decoded ({error})"
+        if isinstance(error, Image.DecompressionBombError):
+            most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+            reason = f"has more than {most:.0f} megapixels, or its header says so; it is not read"
+            mend = "make it smaller, or delete the file if it should be smaller"
+        elif isinstance(error, UnidentifiedImageError):
+            reason = "cannot be decoded (its content is of no kind that Pillow knows)"
+            mend = f"{mend}; or, if it is whole and of another kind, convert it to PNG or JPEG"
+        elif isinstance(error, OSError) and error.errno is not None:
+            reason, mend = f"cannot be read ({error.strerror})", "check the file"
+        raise DataError(f"{what} {reason}", where=path, mend=mend) from error
 
 
 def resize_rgb(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -230,20 +206,38 @@ def _resize(array: NDArray[np.uint8], size: tuple[int, int], filter_: Image.Resa
 
 def png(image: NDArray[np.uint8]) -> bytes:
     """A PNG file of uint8 `[H,W,3]` (RGB) or `[H,W]` (ids)."""
-    return _encoded(image, "png")
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "png")
+    return buffer.getvalue()
 
 
 def jpeg(image: NDArray[np.uint8]) -> bytes:
     """A JPEG file of uint8 `[H,W,3]` (RGB)."""
-    return _encoded(image, "jpeg", quality=95)
-
-
-def _encoded(image: NDArray[np.uint8], kind: str, **options: int) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, kind, **options)
+    Image.fromarray(image).save(buffer, "jpeg", quality=95)
     return buffer.getvalue()
 
 
 def write_png(path: Path, image: NDArray[np.uint8]) -> None:
     """Write an image as PNG; the folder is made, the file appears whole or not at all."""
     write_atomically(path, png(image), kind=DataError, sync=False)
+
+
+class Recent(Generic[Key]):
+    """The frames that were made last, as many as fit into `limit` bytes, at least one. All are of one size."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept: OrderedDict[Key, NDArray[np.uint8]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: Key, make: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """The frame of a key, made if it is not kept."""
+        if key not in self._kept:
+            self._kept[key] = made = make()
+            while len(self._kept) * made.nbytes > self._limit and len(self._kept) > 1:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]

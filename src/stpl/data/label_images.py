@@ -1,13 +1,10 @@
-"""Label images among the frames of a folder: known by their names and by what they hold, so that none is adapted to.
-
-Imports no torch.
-"""
+"""Label images among the frames of a folder: known by their names and by what they hold. Imports no torch."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,18 +14,20 @@ from stpl.data.image import image_mode, read_rgb
 from stpl.data.videos.decoder import note_once
 from stpl.errors import DataError
 
-_FRAME_WORD = r"leftimg8bit|image|img|rgb|frame|photo|camera|cam|raw|input"
-_LABEL_WORD = (
+
+def _words(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![a-z])(?:{pattern})(?![a-z])")
+
+
+_FRAME = _words(r"leftimg8bit|image|img|rgb|frame|photo|camera|cam|raw|input")
+_LABEL = _words(
     r"gt(?:fine|coarse)?|labels?|(?:label|train|instance)(?:train)?ids?|masks?|seg(?:m|mentation)?|semantics?|"
     r"annot(?:ations?)?|annos?|panoptic|instances?|ground ?truth|pred(?:ictions?)?|overlay|depth|disp(?:arity)?|"
     r"normals?"
 )
-_COLOUR_WORD = r"colou?r(?:s|ed|ids)?"
-_FRAME, _LABEL, _COLOUR = (
-    re.compile(rf"(?<![a-z])(?:{words})(?![a-z])") for words in (_FRAME_WORD, _LABEL_WORD, _COLOUR_WORD)
-)
+_COLOUR = _words(r"colou?r(?:s|ed|ids)?")
+_STRONG = _words(r"gt(?:fine|coarse)|labels?|(?:label|train|instance)(?:train)?ids?|masks?")
 _PART = re.compile(r"[a-z]+|\d+|[^\W\da-z_]+")
-_STRONG = re.compile(r"(?<![a-z])(?:gt(?:fine|coarse)|labels?|(?:label|train|instance)(?:train)?ids?|masks?)(?![a-z])")
 _LETTERS = re.compile(r"(?<=[\da-zA-Z])[_\-. ][a-zA-Z]+$")
 _DEEP = frozenset({"I", "I;16"})
 _ONE_CHANNEL = frozenset({"1", "L", "P", "I", "I;16"})
@@ -36,10 +35,10 @@ _LOSSY = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 _SAMPLE = 2000  # images whose headers are read
 _LOOKED = 8  # images that are decoded
 _MOST_VALUES, _FLAT = 64, 0.9  # of a label map: values, and least share of pixels equal to the one to their left
-T = TypeVar("T")
+Item = TypeVar("Item")
 
 
-def without_labels(images: Sequence[Path]) -> list[Path]:
+def without_labels(images: list[Path]) -> list[Path]:
     """The images of a folder that are frames; what is left out, or in doubt, is said in one line.
 
     Raises:
@@ -48,16 +47,15 @@ def without_labels(images: Sequence[Path]) -> list[Path]:
     return _without_single_channels(_without_twins(_without_named(images)))
 
 
-def _without_named(images: Sequence[Path]) -> list[Path]:
+def _without_named(images: list[Path]) -> list[Path]:
     """Without those whose name is another one's and a word for labels: `x_labels.png` beside `x.png`."""
-    groups: dict[tuple[str, ...], list[Path]] = defaultdict(list)
-    if any(map(_kind, images)):
-        for path in images:
-            groups[_key(path)].append(path)
+    if not any(map(_kind, images)):
+        return images
+    groups = _grouped(images, _key)
     least = {key: min(map(_kind, group)) for key, group in groups.items()}
-    left = [path for path in images if groups and _kind(path) > least[_key(path)]]
+    left = [path for path in images if _kind(path) > least[_key(path)]]
     if not left:
-        return list(images)
+        return images
     frame = next(path for path in groups[_key(left[0])] if _kind(path) == least[_key(left[0])])
     return _without(images, left, f", by their names: {left[0].name} is beside {frame.name}")
 
@@ -76,11 +74,9 @@ def _kind(path: Path) -> int:
     return 2 if _LABEL.search(name) else 1 if _COLOUR.search(name) else 0
 
 
-def _without_twins(images: Sequence[Path]) -> list[Path]:
+def _without_twins(images: list[Path]) -> list[Path]:
     """Without label maps with a frame's name and another end: `x.png` beside `x.jpg`, `x_L.png` beside `x.png`."""
-    groups: dict[str, list[Path]] = defaultdict(list)
-    for path in images:
-        groups[_begin(path)].append(path)
+    groups = _grouped(images, lambda path: path.stem.removesuffix(_end(path)[0]))
     twins = [group for group in groups.values() if len(group) > 1]
     looked = [(_end(path), _is_label(path)) for group in _spread(twins, _LOOKED) for path in group]
     labels, frames = ({end for end, is_label in looked if is_label == which} for which in (True, False))
@@ -89,17 +85,10 @@ def _without_twins(images: Sequence[Path]) -> list[Path]:
         return _without(images, left, f": {left[0].name} has a frame's name and looks like a label map")
     same = [group for group in twins if len({path.stem for path in group}) < len(group)]
     if same:
-        raise DataError(
-            f"{' and '.join(path.name for path in same[0])} have one name ({len(same)} such names): is one of them a "
-            "label, or the same frame again?",
-            where=images[0].parent,
-            mend="leave nothing but frames in the folder",
-        )
-    return list(images)
-
-
-def _begin(path: Path) -> str:
-    return path.stem.removesuffix(_end(path)[0])
+        names = " and ".join(path.name for path in same[0])
+        what = f"{names} have one name ({len(same)} such names): is one of them a label, or the same frame again?"
+        raise DataError(what, where=images[0].parent, mend="leave nothing but frames in the folder")
+    return images
 
 
 def _end(path: Path) -> tuple[str, str]:
@@ -108,7 +97,7 @@ def _end(path: Path) -> tuple[str, str]:
     return (found[0] if found else ""), path.suffix.lower()
 
 
-def _without_single_channels(images: Sequence[Path]) -> list[Path]:
+def _without_single_channels(images: list[Path]) -> list[Path]:
     """Leave out label maps and depth of one channel among frames in colour; with nothing else, a note names them."""
     modes = {path: _mode(path) for path in _spread(images, _SAMPLE)}
     single = [path for path, mode in modes.items() if mode in _ONE_CHANNEL]
@@ -116,15 +105,12 @@ def _without_single_channels(images: Sequence[Path]) -> list[Path]:
     if len(single) == len(modes):
         if all(map(_is_label, _spread(single, _LOOKED))) or all(_STRONG.search(path.stem.lower()) for path in images):
             note_once(f"these images look like label maps, not frames: {images[0].name} …", images[0].parent)
-        return list(images)
+        return images
     if not any(labels):
-        return list(images)
+        return images
     if not all(labels):
-        raise DataError(
-            f"some of the images have one channel, and some of these look like label maps ({single[0].name})",
-            where=images[0].parent,
-            mend="move the labels into a folder of their own",
-        )
+        what = f"some of the images have one channel, and some of these look like label maps ({single[0].name})"
+        raise DataError(what, where=images[0].parent, mend="move the labels into a folder of their own")
     left = [path for path in images if _mode(path) in _ONE_CHANNEL]
     return _without(images, left, f": {left[0].name} has one channel, as label maps have, among frames in colour")
 
@@ -134,7 +120,7 @@ def _mode(path: Path) -> str:
     return "" if path.suffix.lower() in _LOSSY else image_mode(path)
 
 
-def _without(images: Sequence[Path], left: Sequence[Path], why: str) -> list[Path]:
+def _without(images: list[Path], left: list[Path], why: str) -> list[Path]:
     """The other images; says which are left out."""
     many = "1 image is" if len(left) == 1 else f"{len(left)} images are"
     note_once(f"{many} left out{why}", images[0].parent)
@@ -151,7 +137,14 @@ def _is_label(path: Path) -> bool:
     return flat >= _FLAT and 1 < len(np.unique(values)) <= _MOST_VALUES  # one value: a black frame
 
 
-def _spread(items: Sequence[T], count: int) -> Sequence[T]:
+def _grouped(images: list[Path], key: Callable[[Path], Item]) -> dict[Item, list[Path]]:
+    groups: dict[Item, list[Path]] = defaultdict(list)
+    for path in images:
+        groups[key(path)].append(path)
+    return groups
+
+
+def _spread(items: Sequence[Item], count: int) -> Sequence[Item]:
     """At most so many of the items, spread evenly."""
     step = max(1, -(-len(items) // count))
     return items[::step]

@@ -83,11 +83,7 @@ class LabelSpace:
         return np.array(self.colours or list(named), dtype=np.uint8)
 
     def lookup(self, classes: Mapping[int, str]) -> NDArray[np.uint8]:
-        """Table uint8 `[65536]` from an id on disk (8 or 16 bit) to its train id, 255 where there is none.
-
-        Args:
-            classes: for each id of a data set the name of its class.
-        """
+        """Table uint8 `[65536]` from ids on disk (8 or 16 bit), with the classes they name, to train ids or 255."""
         table = np.full(65536, IGNORE, dtype=np.uint8)
         for label_id, name in classes.items():
             name = self.merged.get(name, name)
@@ -151,11 +147,9 @@ def check_train_ids(label: NDArray[np.uint8], space: LabelSpace, where: str) -> 
     present = np.flatnonzero(np.bincount(label.ravel(), minlength=256))
     bad = [int(value) for value in present if value >= space.num_classes and value != IGNORE]
     if bad:
-        raise DataError(
-            f"label values {bad} are outside '{space.name}' (0..{space.num_classes - 1}, 255 = ignore)",
-            where=where,
-            mend="remap the label file to train ids, or choose the label space it was made for",
-        )
+        what = f"label values {bad} are outside '{space.name}' (0..{space.num_classes - 1}, 255 = ignore)"
+        mend = "remap the label file to train ids, or choose the label space it was made for"
+        raise DataError(what, where=where, mend=mend)
 
 
 VIPER_15 = LabelSpace(

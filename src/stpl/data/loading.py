@@ -21,7 +21,6 @@ from stpl.machine import cores
 Loader = TypeVar("Loader", bound=DataLoader[Any])
 
 _SHARED = Path("/dev/shm")
-_MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,9 @@ class Loading:
         """Clips of a stream ("target", "source" or "before") per process and step."""
         return self.source_batch_size or self.batch_size if stream == "source" else self.batch_size
 
-    def workers(self, processes: int = 1) -> int:
+    def workers(self, processes: int) -> int:
         """Loader processes of each of `processes` that train on this machine."""
-        if self.num_workers is not None:
-            return self.num_workers
-        return max(1, min(8, len(cores()) // processes))
+        return max(1, min(8, len(cores()) // processes)) if self.num_workers is None else self.num_workers
 
 
 class StepLoader(DataLoader[Batch]):
@@ -89,7 +86,7 @@ def _end(error: Exception, batch: object) -> None:
     os._exit(1)
 
 
-def check_shared_memory(loader: DataLoader[Any], processes: int = 1) -> None:
+def check_shared_memory(loader: DataLoader[Any], processes: int) -> None:
     """Refuse loader processes whose batches do not fit into the shared memory by which they come to the trainer.
 
     A container has 64 MiB by default. What does not fit kills a loader process, or leaves it stuck.
@@ -97,9 +94,6 @@ def check_shared_memory(loader: DataLoader[Any], processes: int = 1) -> None:
     Args:
         loader: its first clip is read, to see how large a batch is.
         processes: of this machine that have such a loader each.
-
-    Raises:
-        ConfigError: they need more than there is.
     """
     if not loader.num_workers or not _SHARED.is_dir() or loader.batch_sampler is None:
         return
@@ -110,11 +104,8 @@ def check_shared_memory(loader: DataLoader[Any], processes: int = 1) -> None:
     size = sum(tensor.numel() * tensor.element_size() for tensor in alone.tensors().values())
     ahead = loader.num_workers * (loader.prefetch_factor or 2) + 1  # those that wait, and the one in use
     need, free = processes * ahead * len(places) * size, shutil.disk_usage(_SHARED).free
-    if need <= free:
-        return
-    raise ConfigError(
-        f"{loader.num_workers} loader processes need {need / _MIB:.0f} MiB of shared memory, {_SHARED} has"
-        f" {free / _MIB:.0f} free",
-        where="data.loading.num_workers",
-        mend="set data.loading.num_workers=0, or give more shared memory (docker run --shm-size=…)",
-    )
+    if need > free:
+        needed = f"{loader.num_workers} loader processes need {need / 2**20:.0f} MiB of shared memory"
+        mend = "set data.loading.num_workers=0, or give more shared memory (docker run --shm-size=…)"
+        what = f"{needed}, {_SHARED} has {free / 2**20:.0f} free"
+        raise ConfigError(what, where="data.loading.num_workers", mend=mend)

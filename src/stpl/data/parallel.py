@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
-from stpl.errors import check_range
 from stpl.machine import cores
 from stpl.progress import Progress
 
@@ -21,20 +20,10 @@ Result = TypeVar("Result")
 def each(
     function: Callable[[Task], Result], tasks: Sequence[Task], *, workers: int = 0, title: str
 ) -> Iterator[Result]:
-    """Results of `function` for all tasks, as they come.
+    """Results of `function` for all tasks, as they come, from so many threads; 0 for one a core.
 
     Leaving early (an error, Ctrl-C) lets the running tasks end and drops the others.
-
-    Args:
-        function: safe in several threads at once.
-        tasks: its arguments.
-        workers: threads; 0 for one a core.
-        title: what progress is shown of.
-
-    Raises:
-        ConfigError: `workers` is negative.
     """
-    check_range("workers", workers)
     progress = Progress(title, len(tasks))
     pool = ThreadPoolExecutor(workers or len(cores()), thread_name_prefix=title)
     try:

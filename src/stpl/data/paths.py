@@ -10,12 +10,7 @@ from pathlib import Path
 
 from stpl.errors import DataError
 
-_KINDS = {
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
+_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 _ADDRESS = re.compile(r"^[a-z][a-z0-9+.-]+:/")
 
 
@@ -32,18 +27,14 @@ def check_path(path: Path) -> None:
     """Raise `DataError` unless a path is that of a file or folder which may be read. Nothing is opened but files."""
     check_name(path)
     try:
-        mode = path.stat().st_mode
+        kind = stat.S_IFMT(path.stat().st_mode)
     except ValueError:
         raise DataError("no path holds a null character", where=repr(str(path)), mend="check the path") from None
     except OSError as error:
         raise _refused(path, error) from None
-    kind = stat.S_IFMT(mode)
     if kind in _KINDS:
-        raise DataError(
-            f"this is {_KINDS[kind]}, not a file: frames are read more than once",
-            where=path,
-            mend="record it into a file first, and give that",
-        )
+        what = f"this is {_KINDS[kind]}, not a file: frames are read more than once"
+        raise DataError(what, where=path, mend="record it into a file first, and give that")
     try:
         if kind == stat.S_IFDIR:
             os.scandir(path).close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,7 @@ Fields = Mapping[str, str | int]
 
 
 class FrameId(NamedTuple):
-    """One frame.
-
-    Attributes:
-        sequence: name of its video, e.g. "aachen_000000" or "001"; empty where a data set has one video.
-        number: of the frame in it.
-    """
+    """A frame by its number in its video: `sequence`, e.g. "aachen_000000", or empty where a data set has one video."""
 
     sequence: str
     number: int
@@ -61,23 +57,21 @@ class FilePattern:
         fields["number"] = int(match["number"]) if self.number is None else self.number
         return fields if self.write(fields) == path else None
 
+    def frame(self, path: str) -> FrameId | None:
+        """The frame that a path is the name of, whether it is there or not; `None` for any other path."""
+        fields = self.parse(path)
+        return None if fields is None else FrameId(str(fields.get("sequence", "")), int(fields["number"]))
+
     def write(self, fields: Fields) -> str:
         """The path that holds these fields; `*` stands for what is not known."""
-        return self.template.format_map(_Known(fields))
-
-
-class _Known(dict[str, str | int]):
-    def __missing__(self, _: str) -> str:
-        return "*"
+        return self.template.format_map(defaultdict[str, str | int](lambda: "*", fields))
 
 
 @dataclass(frozen=True)
 class FrameFiles:
-    """The files of one kind in one folder, by frame, in order. None of them has been opened.
+    """The files of one kind below one folder, by frame, in order. None of them has been opened.
 
     Attributes:
-        pattern: how they are named.
-        folder: they lie below it.
         paths: relative path of each; as they come from a list of the folder, none leads out of it.
     """
 
@@ -94,7 +88,7 @@ class FrameFiles:
         """
         paths: dict[FrameId, str] = {}
         for path in _list(folder, pattern.template.count("/")):
-            frame = _frame(pattern.parse(path))
+            frame = pattern.frame(path)
             if frame is not None and paths.setdefault(frame, path) != path:
                 mend = f"keep one of them, this or {paths[frame]}"
                 raise DataError("two files are the same frame", where=folder / path, mend=mend)
@@ -111,12 +105,7 @@ class FrameFiles:
         return self.folder / self.paths[frame]
 
     def missing(self, frame: FrameId, fields: Fields | None = None) -> Path:
-        """Where the file of a frame would lie, for messages.
-
-        Args:
-            frame: without a file.
-            fields: what its name would hold; if not given, what all names of its video hold.
-        """
+        """Where the file of a frame would lie; its name holds some fields, or those that all names of its video do."""
         if fields is None:
             same = [self.fields(other) for other in self if other.sequence == frame.sequence] or [{}]
             fields = {key: value for key, value in same[0].items() if all(one[key] == value for one in same)}
@@ -128,14 +117,6 @@ class FrameFiles:
         assert fields is not None  # it was parsed when the folder was listed
         return fields
 
-    def named(self, path: str) -> FrameId | None:
-        """The frame that a path is the name of, whether it is there or not."""
-        return _frame(self.pattern.parse(path))
-
-
-def _frame(fields: Fields | None) -> FrameId | None:
-    return None if fields is None else FrameId(str(fields.get("sequence", "")), int(fields["number"]))
-
 
 def _list(folder: Path, depth: int) -> Iterator[str]:
     """Relative paths of what lies `depth` folders below a folder."""
@@ -144,8 +125,8 @@ def _list(folder: Path, depth: int) -> Iterator[str]:
     try:
         names = sorted(os.listdir(folder))  # noqa: PTH208 (a hundred thousand names are quicker than as many paths)
     except OSError as error:
-        mend = "mend its permissions"
-        raise DataError(f"the folder cannot be read ({error.strerror})", where=folder, mend=mend) from error
+        what = f"the folder cannot be read ({error.strerror})"
+        raise DataError(what, where=folder, mend="mend its permissions") from error
     for name in names:
         if depth:
             yield from (f"{name}/{below}" for below in _list(folder / name, depth - 1))

@@ -17,14 +17,7 @@ _TITLE = "the store of pseudo-labels"
 
 
 class PseudoLabels:
-    """The labels in a folder, by the clips' names.
-
-    Args:
-        folder: a finished one.
-
-    Raises:
-        DataError: it is torn.
-    """
+    """The labels in a finished folder, by the clips' names; raises `DataError` if it is torn."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._store = folder, Rows.found(folder, _TITLE)
@@ -35,11 +28,7 @@ class PseudoLabels:
         return len(self._rows)
 
     def of(self, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Labels int64 and doubts float32, both `[B,h,w]`, of the clips of these names.
-
-        Raises:
-            DataError: a clip has none, or they are torn.
-        """
+        """Labels int64 and doubts float32, both `[B,h,w]`; raises `DataError` if a clip has none or they are torn."""
         unknown = next((key for key in keys if key not in self._rows), None)
         if unknown is not None:
             raise DataError(f"{unknown} has no pseudo-label", where=self.folder, mend="make them for this split")
@@ -56,12 +45,5 @@ def finished(folder: Path) -> bool:
 
 
 def growing(folder: Path, about: Mapping[str, Any], count: int, size: tuple[int, int]) -> Rows:
-    """What becomes the labels in a folder.
-
-    Args:
-        folder: that is to be.
-        about: what the labels depend on, in plain types.
-        count: of the clips.
-        size: height and width of a label.
-    """
+    """What becomes the labels in a folder: of `count` clips, each of a size; see `Rows`."""
     return Rows(folder, {"labels": ("uint8", size), "doubts": ("float16", size)}, count, about, _TITLE)

@@ -9,17 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stpl.data.clip import ClipReader, clip_seed
 from stpl.data.parallel import each
-from stpl.data.steps import Steps, StepSampler, Ticket
+from stpl.data.steps import StepSampler, Ticket
 from stpl.errors import DataError, check_range, note
 from stpl.files import locked, whole_file
 
+_OPTIONS = "data.loading.rare_classes"
 _DRAW = -3  # no clip stands at this position, so the draw shares its seed with no augmentation
 
 
@@ -37,8 +37,8 @@ class RareClasses:
     least_share: float = 0.0015
 
     def __post_init__(self) -> None:
-        check_range("data.loading.rare_classes.temperature", self.temperature, 1e-4)
-        check_range("data.loading.rare_classes.least_share", self.least_share, 0, 1)
+        check_range(f"{_OPTIONS}.temperature", self.temperature, 1e-4)
+        check_range(f"{_OPTIONS}.least_share", self.least_share, 0, 1)
 
 
 def probabilities(frequencies: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
@@ -60,9 +60,13 @@ def class_pixels(reader: ClipReader, num_classes: int, folder: Path) -> NDArray[
     with locked(folder / f".{path.stem}.lock", on_busy, kind=DataError):
         if not path.is_file():
             counts = np.zeros((len(reader), num_classes), np.int64)
-            places = range(len(reader))
-            for place, row in each(lambda i: (i, _count(reader, i, num_classes)), places, title="class statistics"):
-                counts[place] = row
+
+            def count(place: int) -> None:
+                label = reader.label(place).numpy()
+                counts[place] = np.bincount(label[label < num_classes].ravel(), minlength=num_classes)
+
+            for _ in each(count, range(len(reader)), title="class statistics"):
+                pass
             with whole_file(path, kind=DataError) as file:
                 np.save(file, counts)
     try:
@@ -74,11 +78,6 @@ def class_pixels(reader: ClipReader, num_classes: int, folder: Path) -> NDArray[
     return found
 
 
-def _count(reader: ClipReader, index: int, num_classes: int) -> NDArray[np.int64]:
-    label = reader.label(index).numpy()
-    return np.bincount(label[label < num_classes].ravel(), minlength=num_classes)
-
-
 class RareClassSampler(StepSampler):
     """Steps of clips drawn by class.
 
@@ -86,22 +85,19 @@ class RareClassSampler(StepSampler):
         counts: from `class_pixels`.
         pixels: of one label.
         options: how strongly rare classes are preferred.
-        steps: see `Steps`.
+        steps: see `StepSampler`.
 
     Raises:
         DataError: no clip shows enough of any class.
     """
 
-    def __init__(self, counts: NDArray[np.int64], pixels: int, options: RareClasses, **steps: Unpack[Steps]) -> None:
+    def __init__(self, counts: NDArray[np.int64], pixels: int, options: RareClasses, **steps: int) -> None:
         super().__init__(len(counts), **steps)
         shown = counts > options.least_share * pixels
         totals = np.where(shown.any(0), counts.sum(0), 0)
         if not totals.any():
-            raise DataError(
-                f"no clip shows a class on {options.least_share} of its pixels",
-                where="data.loading.rare_classes.least_share",
-                mend="choose a smaller share",
-            )
+            what, where = f"no clip shows a class on {options.least_share} of its pixels", f"{_OPTIONS}.least_share"
+            raise DataError(what, where=where, mend="choose a smaller share")
         self.probabilities = probabilities(totals / counts.sum(), options.temperature)
         self._clips = [np.flatnonzero(column) for column in shown.T]
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from stpl.data.clip import BACKWARD, ClipReader, Frame, Pair, Wants
 from stpl.data.flow.flow_cache import FlowCache
-from stpl.data.flow.flow_formats import SUFFIXES, Flow, read
+from stpl.data.flow.flow_formats import SUFFIXES, Flow, read, sides
 from stpl.data.flow.vectors import resize
+from stpl.data.image import Recent
 from stpl.data.label_space import LabelSpace
-from stpl.data.recent import Recent
 from stpl.data.sequence_cache import SequenceCache
 from stpl.data.sequence_set import LabelSize, SequenceSet
 from stpl.errors import ConfigError, DataError
@@ -55,10 +55,9 @@ class SequenceClips(ClipReader):
             raise ConfigError(f"label_size '{label_size}' is unknown", where=where, mend="choose 'native' or 'input'")
         self.files, self._label_size, self._table = files, label_size, files.data_set.table(space)
         self._space, self._cache, self._recent = space, cache, Recent[Path](_MEMORY)
-        self.estimates, self.flow_folder = flow, flow_folder
-        self._flow_files: dict[Pair, list[Path]] = {}
-        if self.flow_folder is not None:
-            self._flow_files[BACKWARD] = flow_files(files, self.flow_folder)
+        self._estimates, self._flow_folder = flow, flow_folder
+        self._flow_paths: dict[Pair, list[Path]] = {}
+        self._flow_files(BACKWARD)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -75,7 +74,7 @@ class SequenceClips(ClipReader):
         return self.files.key(index)
 
     def frame(self, index: int, offset: int = 0) -> Frame:
-        """See `ClipReader.frame`; raises `DataError` if the file is missing or torn."""
+        """See `ClipReader.frame`."""
         if self._cache is not None:
             return self._cache.frame(index, offset)
         path = self.files.frame_path(index, offset)
@@ -83,14 +82,14 @@ class SequenceClips(ClipReader):
 
     def flow(self, index: int, of: int = 0, to: int = -1) -> Tensor:
         """See `ClipReader.flow`."""
-        if self.flow_folder is not None and to < of:
-            return torch.from_numpy(read_scaled(self._files_of((of, to))[index], self.files.size))
+        paths, size = self._flow_files((of, to)), self.files.size
+        if paths is not None:
+            return torch.from_numpy(read_scaled(paths[index], size))
         if self._cache is not None and self._cache.estimator is not None:
             return torch.from_numpy(self._cache.flow(index, of, to))
-        height, width = self.files.size
-        key = f"{self.files.name}/{self.files.split}/{self.key(index)}_{of}_{to}_{height}x{width}"
-        pair = self.estimates.find(key, self.files.size, lambda: (self.frame(index, of), self.frame(index, to)))
-        return torch.from_numpy(pair)
+        key = f"{self.files.name}/{self.files.split}/{self.key(index)}_{of}_{to}_{size[0]}x{size[1]}"
+        found = self._estimates.find(key, size, lambda: (self.frame(index, of), self.frame(index, to)))
+        return torch.from_numpy(found)
 
     def label(self, index: int, offset: int = 0) -> Tensor:
         """See `ClipReader.label`; raises `DataError` if an id is none of this data set."""
@@ -102,24 +101,24 @@ class SequenceClips(ClipReader):
                 mend = "unpack the labels of all frames, or take a method that needs those of the current ones alone"
                 where = self.files.labels.missing(self.files.current[index].before(-offset))
             raise DataError("there is no label of this frame", where=where, mend=mend)
-        return torch.from_numpy(self.files.read_label(path, self._table, self._label_size).astype(np.int64))
+        return torch.from_numpy(self._table[self.files.read_ids(path, self._label_size)].astype(np.int64))
 
     def require(self, wants: Wants) -> None:
         """Look for all frames, all files of flow and the first labels."""
         self.files.require(wants.offsets())
         for pair in wants.flows:
-            if self.flow_folder is not None and pair[1] < pair[0]:
-                self._files_of(pair)
+            self._flow_files(pair)
         if self._cache is not None:
             self._cache.require(wants.frames, wants.flows)
         super().require(wants)
 
-    def _files_of(self, pair: Pair) -> list[Path]:
-        """The file of every clip's flow from one frame to an earlier one."""
-        if pair not in self._flow_files:
-            assert self.flow_folder is not None
-            self._flow_files[pair] = flow_files(self.files, self.flow_folder, pair)
-        return self._flow_files[pair]
+    def _flow_files(self, pair: Pair) -> list[Path] | None:
+        """The files of all clips' flow of a pair; `None` where it is estimated."""
+        if self._flow_folder is None or pair[1] >= pair[0]:
+            return None
+        if pair not in self._flow_paths:
+            self._flow_paths[pair] = _find_flow_files(self.files, self._flow_folder, pair)
+        return self._flow_paths[pair]
 
 
 def find_flow(files: SequenceSet) -> Path:
@@ -131,21 +130,16 @@ def find_flow(files: SequenceSet) -> Path:
     return found
 
 
-def flow_files(files: SequenceSet, folder: Path, pair: Pair = BACKWARD) -> list[Path]:
-    """The flow file of every clip, in `folder`, under the lineage's names; .npy wins over .flo and .png.
-
-    Raises:
-        DataError: a file is missing; says how to make it.
-    """
-    there = {path.name for path in folder.glob("*")}
-    names = [files.flow_name(index, *pair) for index in range(len(files))]
-    stems = [name.removesuffix(".npy") for name in names]
-    found = [next((stem + suffix for suffix in SUFFIXES if stem + suffix in there), None) for stem in stems]
-    missing = [folder / name for name, one in zip(names, found, strict=True) if one is None]
+def _find_flow_files(files: SequenceSet, folder: Path, pair: Pair) -> list[Path]:
+    """The flow file of every clip, under the lineage's names; .npy wins over .flo and .png. All are there."""
+    there = set(folder.glob("*"))
+    wanted = [folder / files.flow_name(index, *pair) for index in range(len(files))]
+    found = [next((file for end in SUFFIXES if (file := path.with_suffix(end)) in there), None) for path in wanted]
+    missing = [path for path, file in zip(wanted, found, strict=True) if file is None]
     if missing:
         count = f"{len(missing)} of {len(found)} are missing"
         raise DataError(f"there is no such flow file ({count})", where=missing[0], mend=_make_flow(files))
-    return [folder / name for name in found if name is not None]
+    return [file for file in found if file is not None]
 
 
 def _make_flow(files: SequenceSet) -> str:
@@ -163,9 +157,6 @@ def read_scaled(path: Path, size: tuple[int, int]) -> Flow:
     flow = read(path)
     height, width = flow.shape[1:]
     if abs(height * size[1] / (width * size[0]) - 1) > _ASPECT_TOLERANCE:
-        raise DataError(
-            f"the flow is {height}×{width}, frames are {size[0]}×{size[1]}: another ratio of height to width",
-            where=path,
-            mend="give the flow of these frames, at any scale",
-        )
+        what = f"the flow is {sides((height, width))}, frames are {sides(size)}: another ratio of height to width"
+        raise DataError(what, where=path, mend="give the flow of these frames, at any scale")
     return resize(flow, size)

@@ -25,12 +25,8 @@ class SequenceSet:
     """One split of one data set.
 
     Attributes:
-        data_set: what it declares.
-        split: its name on disk.
         folder: the data set's own folder, e.g. `ROOT/Viper`.
         size: (height, width) of frames, flow and training labels.
-        frames: all frames.
-        labels: all labels.
         current: the current frame of each clip, in order.
     """
 
@@ -47,7 +43,7 @@ class SequenceSet:
 
     @property
     def name(self) -> str:
-        """The data set's."""
+        """The name of the data set."""
         return self.data_set.name
 
     def key(self, index: int) -> str:
@@ -90,22 +86,17 @@ class SequenceSet:
     def require(self, offsets: Iterable[int]) -> None:
         """Look for the frames at these offsets from every current one; raises `DataError` naming the first missing."""
         for offset in offsets:
-            missing = [frame for frame in self._frames_at(offset) if frame not in self.frames]
+            wanted = [frame.before(-offset) for frame in self.current]
+            missing = [frame for frame in wanted if frame not in self.frames]
             if missing:
                 raise self._no_frame(missing, offset)
-
-    def _frames_at(self, offset: int) -> list[FrameId]:
-        return [frame.before(-offset) for frame in self.current]
 
     def _no_frame(self, missing: Sequence[FrameId], offset: int) -> DataError:
         more = f" ({len(missing)} frames are missing in all)" if len(missing) > 1 else ""
         distance = "" if abs(offset) == 1 else f"{abs(offset)} "
         needed = f"; a clip is a current frame and the one {distance}{'before' if offset < 0 else 'after'} it"
-        return DataError(
-            f"there is no such frame{more}",
-            where=self.frames.missing(missing[0]),
-            mend=f"{self._unpack}{needed if offset else ''}",
-        )
+        mend = f"{self._unpack}{needed if offset else ''}"
+        return DataError(f"there is no such frame{more}", where=self.frames.missing(missing[0]), mend=mend)
 
     def absent(self, what: str, where: Path) -> DataError:
         """The error for what the data set lacks."""
@@ -132,10 +123,6 @@ class SequenceSet:
         else:
             ids = ids[: round(ids.shape[0] * self.data_set.height_kept)]
         return ids if labels.clean is None else labels.clean(ids)
-
-    def read_label(self, path: Path, table: NDArray[np.uint8], size: LabelSize = "native") -> NDArray[np.uint8]:
-        """A label uint8 `[H,W]` of train ids by `DataSet.table`; raises `DataError` as `read_ids`."""
-        return table[self.read_ids(path, size)]
 
     def flow_folders(self) -> tuple[Path, ...]:
         """Where flow files are looked for: beside the data sets or inside this one, in DA-VSN's or TPS's spelling."""
@@ -175,10 +162,14 @@ def open_set(
         DataError: a folder, frame or line of the list is missing or malformed.
     """
     known = data_set(name)
-    _check_options(known, split, size or known.size)
+    where, size = f"data set {known.name}", size or known.size
+    if split not in known.splits:
+        raise ConfigError(f"there is no split '{split}'", where=where, mend=f"choose one of: {', '.join(known.splits)}")
+    if min(size) < 1:
+        raise ConfigError(f"size {size} must be positive", where=where, mend="give size as height, width")
     folder = Path(root) / known.folder
     frames, labels = known.scan(folder, split)
-    files = SequenceSet(known, split, folder, size or known.size, frames, labels, ())
+    files = SequenceSet(known, split, folder, size, frames, labels, ())
     if not frames.paths:
         raise files.absent("there are no frames of this data set here", frames.folder)
     if known.labelled and not labels.paths:
@@ -188,16 +179,8 @@ def open_set(
     files.require((0, -1))
     if len(set(files.keys())) < len(set(current)):
         mend = f"let its key '{known.key}' name each frame differently"
-        raise ConfigError("different clips have one name", where=f"data set {known.name}", mend=mend)
+        raise ConfigError("different clips have one name", where=where, mend=mend)
     return files
-
-
-def _check_options(known: DataSet, split: str, size: tuple[int, int]) -> None:
-    where = f"data set {known.name}"
-    if split not in known.splits:
-        raise ConfigError(f"there is no split '{split}'", where=where, mend=f"choose one of: {', '.join(known.splits)}")
-    if min(size) < 1:
-        raise ConfigError(f"size {size} must be positive", where=where, mend="give size as height, width")
 
 
 def _listed(path: Path, files: SequenceSet) -> list[FrameId]:
@@ -208,30 +191,24 @@ def _listed(path: Path, files: SequenceSet) -> list[FrameId]:
             folder is one), or names one that is not there or lacks the label that the data set must have.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")  # Windows' editors put a mark in front
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows' editors put a mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the frame list cannot be read ({error})", where=path, mend="check the path") from error
-    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    if not lines:
+    frames = []
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line:
+            continue
+        frame = files.frames.pattern.frame(line)
+        if frame is None:
+            mend = f"write one frame a line, such as {next(iter(files.frames.paths.values()))}"
+            raise DataError(f"line {number} is no frame of this data set: '{line}'", where=path, mend=mend)
+        if files.frames.paths.get(frame) != line:
+            raise files.absent("there is no such frame", files.frames.folder / line)
+        frames.append(frame)
+    if not frames:
         raise DataError("the frame list is empty", where=path, mend="give one frame a line")
-    frames = [_line(path, number, line, files) for number, line in lines]
     without = [frame for frame in frames if frame not in files.labels]
     if files.data_set.labelled and without:
-        fields = files.frames.fields(without[0])
         what = f"there is no such label ({len(without)} of the listed frames have none)"
-        raise files.absent(what, files.labels.missing(without[0], fields))
+        raise files.absent(what, files.labels.missing(without[0], files.frames.fields(without[0])))
     return frames
-
-
-def _line(path: Path, number: int, line: str, files: SequenceSet) -> FrameId:
-    frame = files.frames.named(line)
-    if frame is None:
-        example = next(iter(files.frames.paths.values()))
-        raise DataError(
-            f"line {number} is no frame of this data set: '{line}'",
-            where=path,
-            mend=f"write one frame a line, such as {example}",
-        )
-    if files.frames.paths.get(frame) != line:
-        raise files.absent("there is no such frame", files.frames.folder / line)
-    return frame

@@ -7,7 +7,8 @@ would have seen, with any number of workers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, NotRequired, TypedDict, Unpack
+from dataclasses import KW_ONLY, dataclass
+from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
@@ -34,45 +35,37 @@ def ticket(seed: int, step: int, position: int, batch_size: int, length: int) ->
     return Ticket(int(order[place]), step, position)
 
 
-class Steps(TypedDict):
-    """Which steps a sampler yields, and for whom.
+@dataclass(eq=False)
+class StepSampler(Sampler[list[Ticket]]):
+    """Yields the batches of steps `start`..`steps`-1, for one rank of `world_size`.
+
+    Its length is `steps` even when it starts later, because Lightning counts a resumed epoch from its beginning.
 
     Attributes:
+        length: number of clips.
         seed: of the run.
         start: first step.
         steps: number of steps of the whole run.
         batch_size: clips per rank and step.
         rank: of this process.
         world_size: number of processes.
-    """
-
-    seed: int
-    start: int
-    steps: int
-    batch_size: int
-    rank: NotRequired[int]
-    world_size: NotRequired[int]
-
-
-class StepSampler(Sampler[list[Ticket]]):
-    """Yields the batches of steps `start`..`steps`-1, for one rank of `world_size`.
-
-    Its length is `steps` even when it starts later, because Lightning counts a resumed epoch from its beginning.
-
-    Args:
-        length: number of clips.
-        steps: see `Steps`.
 
     Raises:
         DataError: there is no clip.
     """
 
-    def __init__(self, length: int, **steps: Unpack[Steps]) -> None:
-        if length < 1:
+    length: int
+    _: KW_ONLY
+    seed: int
+    start: int
+    steps: int
+    batch_size: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
             raise DataError("there is no clip to train on", mend="check the data set, its split and its lists")
-        self.length, self.seed, self.start, self.steps = length, steps["seed"], steps["start"], steps["steps"]
-        self.batch_size, self.rank = steps["batch_size"], steps.get("rank", 0)
-        self.world_size = steps.get("world_size", 1)
 
     def __len__(self) -> int:
         return self.steps
@@ -97,14 +90,10 @@ class StepBefore(StepSampler):
 
 
 class StreamSampler(Sampler[list[tuple[str, Ticket]]]):
-    """Steps of several streams, each with its own sampler, side by side.
-
-    Args:
-        streams: by name; all begin and end at the same step.
-    """
+    """Steps of several streams by name, each with its own sampler, side by side; all begin and end at the same step."""
 
     def __init__(self, streams: Mapping[str, StepSampler]) -> None:
-        self.streams = dict(streams)
+        self.streams = streams
 
     def __len__(self) -> int:
         return min(len(sampler) for sampler in self.streams.values())
@@ -115,36 +104,27 @@ class StreamSampler(Sampler[list[tuple[str, Ticket]]]):
 
 
 class EvaluationShare(Sampler[int]):
-    """Clips in order, every one once. Of several processes, each takes a stretch of them; the first takes the first.
+    """Of `length` clips in order, the stretch that one process evaluates; the first takes the first.
 
     A process takes whole batches, so a batch holds the same clips however many processes there are. Processes may have
     different numbers of batches, never none.
 
-    Args:
-        length: number of clips.
-        batch_size: clips in a batch; the last of all may have fewer.
-        rank: of this process.
-        world_size: number of processes.
+    Attributes:
+        first: number of the first clip in this process's stretch.
 
     Raises:
-        ConfigError: if there are fewer batches than processes.
+        ConfigError: there are fewer batches than processes.
     """
 
     def __init__(self, length: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         batches = -(-length // batch_size)
         if 1 < world_size > batches:
-            raise ConfigError(
-                f"{length} evaluation clips in batches of {batch_size} are too few for {world_size} processes",
-                where="data.loading.eval_batch_size",
-                mend="choose smaller batches, or fewer devices",
-            )
+            what = f"{length} evaluation clips in batches of {batch_size} are too few for {world_size} processes"
+            mend = "choose smaller batches, or fewer devices"
+            raise ConfigError(what, where="data.loading.eval_batch_size", mend=mend)
         first, end = (batches * r // world_size for r in (rank, rank + 1))
         self.clips = range(first * batch_size, min(end * batch_size, length))
-
-    @property
-    def first(self) -> int:
-        """Number of the first clip in this process's stretch."""
-        return self.clips.start
+        self.first = self.clips.start
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -154,14 +134,7 @@ class EvaluationShare(Sampler[int]):
 
 
 class TrainingClips(Dataset[Clip]):
-    """Clips by ticket: read what the method wants, then augment if it asks for that.
-
-    Args:
-        reader: the split.
-        wants: what to load besides frames.
-        augmentation: the cross-frame augmentation, used if `wants.augmented`.
-        seed: of the run.
-    """
+    """Clips by ticket: what the method wants of them, augmented if it asks for that; `seed` is the run's."""
 
     def __init__(self, reader: ClipReader, wants: Wants, augmentation: CrossFrameAugmentation, seed: int) -> None:
         self.reader, self.wants, self.augmentation, self.seed = reader, wants, augmentation, seed
@@ -173,14 +146,10 @@ class TrainingClips(Dataset[Clip]):
 
 
 class StreamClips(Dataset[tuple[str, Clip]]):
-    """Clips of several streams, by the stream's name and the ticket.
-
-    Args:
-        streams: by name.
-    """
+    """Clips of several streams, by the stream's name and the ticket."""
 
     def __init__(self, streams: Mapping[str, TrainingClips]) -> None:
-        self.streams = dict(streams)
+        self.streams = streams
 
     def __getitem__(self, place: tuple[str, Ticket]) -> tuple[str, Clip]:
         name, one = place
@@ -188,12 +157,7 @@ class StreamClips(Dataset[tuple[str, Clip]]):
 
 
 class EvaluationClips(Dataset[Clip]):
-    """Every clip of a split in order, without augmentation.
-
-    Args:
-        reader: the split.
-        wants: what to load besides frames.
-    """
+    """Every clip of a split in order, without augmentation."""
 
     def __init__(self, reader: ClipReader, wants: Wants) -> None:
         self.reader, self.wants = reader, wants

@@ -16,8 +16,7 @@ from torch import Tensor
 from stpl.data.clip import BACKWARD, Clip, ClipReader, stack_frames
 from stpl.data.flow.flow_cache import FlowCache
 from stpl.data.flow.vectors import consistent
-from stpl.data.image import read_rgb
-from stpl.data.recent import Recent
+from stpl.data.image import Recent, read_rgb
 from stpl.data.videos.content import content_id
 from stpl.data.videos.scene_cuts import find_cuts, thumbnail
 from stpl.data.videos.stream import Frame, FrameStream, Pace, Size, note_missing

@@ -20,8 +20,7 @@ from stpl.data.clip import BACKWARD, Wants, collate
 from stpl.data.fake import fake
 from stpl.data.image import read_rgb, resize_rgb
 from stpl.data.label_space import label_space
-from stpl.data.sequence import SequenceClips
-from stpl.data.sequence_cache import open_cache
+from stpl.data.sequence import SequenceClips, open_cache
 from stpl.data.sequence_set import SequenceSet, open_set
 from stpl.data.sets import data_set
 

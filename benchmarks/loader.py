@@ -20,8 +20,7 @@ from stpl.data.clip import BACKWARD, Wants, collate
 from stpl.data.fake import fake
 from stpl.data.label_space import VIPER_15
 from stpl.data.loading import begin_process
-from stpl.data.sequence import SequenceClips
-from stpl.data.sequence_cache import open_cache
+from stpl.data.sequence import SequenceClips, open_cache
 from stpl.data.sequence_set import open_set
 from stpl.data.steps import StepSampler, TrainingClips
 from stpl.machine import cores

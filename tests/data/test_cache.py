@@ -18,8 +18,7 @@ from stpl.data.clip import BACKWARD, Clip, Wants
 from stpl.data.flow import FlowCache
 from stpl.data.image import read_rgb
 from stpl.data.label_space import SYNTHIA_12
-from stpl.data.sequence import SequenceClips
-from stpl.data.sequence_cache import cache_folder, open_cache
+from stpl.data.sequence import SequenceClips, cache_folder, open_cache
 from stpl.data.sequence_set import SequenceSet, open_set
 from stpl.errors import DataError
 

@@ -13,8 +13,7 @@ from fakes import FewIds, write_synthia
 from stpl.data.clip import BACKWARD, ClipReader, Wants
 from stpl.data.flow import FlowCache, estimate
 from stpl.data.label_space import SYNTHIA_12
-from stpl.data.sequence import SequenceClips
-from stpl.data.sequence_cache import open_cache
+from stpl.data.sequence import SequenceClips, open_cache
 from stpl.data.sequence_set import open_set
 from stpl.data.steps import StepBefore, StepSampler
 from stpl.data.streets import StreetsClips, StreetsOptions, draw_drive, open_split

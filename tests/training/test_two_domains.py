@@ -16,7 +16,7 @@ from repository import SUPPORT
 from stpl.data.clip import Batch, Clip, Wants, collate_streams
 from stpl.data.datamodule import StreetsData
 from stpl.data.loading import Loading
-from stpl.data.rare_classes import RareClasses, RareClassSampler, class_pixels, probabilities
+from stpl.data.steps import RareClasses, RareClassSampler, class_pixels, probabilities
 from stpl.errors import ConfigError, DataError
 from stpl.losses.adversarial import domain_loss
 from stpl.losses.entropy import weighted_entropy

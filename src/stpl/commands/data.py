@@ -136,7 +136,7 @@ def data_cache(clips: SplitOptions, *, flow: bool = True, estimator: str = "dis"
         flow: keep estimated flow, too.
         estimator: of the flow, as `data.flow_estimator` of a run: dis, raft, raft_small, or package.module.Class.
     """
-    from stpl.data.sequence_cache import cache_folder, open_cache
+    from stpl.data.sequence import cache_folder, open_cache
 
     files = clips.open()
     open_cache(files, estimator if flow else None, clips.workers)

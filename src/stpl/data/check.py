@@ -42,7 +42,7 @@ class Report:
     """What a split holds, and what is wrong with it.
 
     Attributes:
-        space: name of the label space that `classes` are of.
+        space: the label space that `classes` are of.
         published: number of clips of this split in published work.
         frames: number of frames that are part of a clip.
         flow_folder: where flow files lie; `None` if flow was not looked at.

@@ -18,6 +18,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from stpl.data import steps
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.augment_device import augment
 from stpl.data.clip import BACKWARD, Batch, Clip, ClipReader, Wants, clip_seed, collate, collate_streams
@@ -25,20 +26,9 @@ from stpl.data.flow.estimators import estimator_class
 from stpl.data.flow.flow_cache import FlowCache
 from stpl.data.label_space import VIPER_15, label_space
 from stpl.data.loading import Loader, Loading, StepLoader, begin_process, check_shared_memory
-from stpl.data.rare_classes import RareClassSampler, class_pixels
-from stpl.data.sequence import SequenceClips, find_flow
-from stpl.data.sequence_cache import open_cache
+from stpl.data.sequence import SequenceClips, find_flow, open_cache
 from stpl.data.sequence_set import open_set
 from stpl.data.sets import data_set
-from stpl.data.steps import (
-    EvaluationClips,
-    EvaluationShare,
-    StepBefore,
-    StepSampler,
-    StreamClips,
-    StreamSampler,
-    TrainingClips,
-)
 from stpl.data.streets import StreetsClips, StreetsOptions, open_split
 from stpl.data.videos.footage import Spread, open_footage
 from stpl.errors import ConfigError, check_range
@@ -85,11 +75,8 @@ class ClipDataModule(LightningDataModule, ABC):
         super().__init__()
         estimator_class(flow_estimator)
         self.domain: Domain = domain
-        self.flow_estimator = flow_estimator
-        self.loading = loading or Loading()
-        self.augmentation = augmentation or CrossFrameAugmentation()
-        self.sampling_seed = sampling_seed
-        self.class_statistics = class_statistics
+        self.loading, self.augmentation = loading or Loading(), augmentation or CrossFrameAugmentation()
+        self.sampling_seed, self.class_statistics, self.flow_estimator = sampling_seed, class_statistics, flow_estimator
         self._readers: dict[tuple[Domain, Split], ClipReader] = {}
         self._renewal: dict[tuple[Domain, int, bool], list[Clip]] = {}
 
@@ -113,17 +100,13 @@ class ClipDataModule(LightningDataModule, ABC):
             reader.require(wants)
             if self.loading.augment_on == "device":
                 wants = replace(wants, augmented=False)  # `on_after_batch_transfer` makes the view
-            clips[stream] = TrainingClips(reader, wants, self.augmentation, self._seed(stream))
+            clips[stream] = steps.TrainingClips(reader, wants, self.augmentation, self._seed(stream))
             samplers[stream] = self._sampler(stream, reader)
-        sampler = StreamSampler(samplers)
-        return self._loader(StepLoader, StreamClips(clips), batch_sampler=sampler, collate_fn=collate_streams)
+        sampler = steps.StreamSampler(samplers)
+        return self._loader(StepLoader, steps.StreamClips(clips), batch_sampler=sampler, collate_fn=collate_streams)
 
     def _wanted(self) -> dict[str, Wants]:
-        """What the method wants of each stream; of the source only if it wants any.
-
-        Raises:
-            ConfigError: for a method that wants the source while it trains on that domain anyway.
-        """
+        """What the method wants of each stream; raises `ConfigError` if it wants the source and trains on it anyway."""
         method: Any = self._trainer().lightning_module
         found = {"target": method.wants, "source": method.source_wants, "before": method.before_wants}
         if method.source_wants is not None and self.domain == "source":
@@ -135,7 +118,7 @@ class ClipDataModule(LightningDataModule, ABC):
         """What decides the order and the augmentation of a stream's clips."""
         return clip_seed(self.sampling_seed, _SOURCE, 0) if stream == "source" else self.sampling_seed
 
-    def _sampler(self, stream: str, reader: ClipReader) -> StepSampler:
+    def _sampler(self, stream: str, reader: ClipReader) -> steps.StepSampler:
         trainer, rare = self._trainer(), self.loading.rare_classes
         options = {
             "seed": self._seed(stream),
@@ -146,18 +129,18 @@ class ClipDataModule(LightningDataModule, ABC):
             "world_size": trainer.world_size,
         }
         if stream == "before":
-            return StepBefore(len(reader), **options)
+            return steps.StepBefore(len(reader), **options)
         if stream == "target" or rare is None:
-            return StepSampler(len(reader), **options)
-        counts = class_pixels(reader, label_space(str(self.space_name)).num_classes, self.class_statistics)
-        return RareClassSampler(counts, reader.label(0).numel(), rare, **options)
+            return steps.StepSampler(len(reader), **options)
+        counts = steps.class_pixels(reader, label_space(str(self.space_name)).num_classes, self.class_statistics)
+        return steps.RareClassSampler(counts, reader.label(0).numel(), rare, **options)
 
     def val_dataloader(self) -> DataLoader[Clip]:
         """The evaluation clips in order, or this process's share of them."""
         wants = Wants(flows=(BACKWARD,), labels=(0,) if self.labelled else (), visible=(0,))
         reader, size = self.reader("val"), self.loading.eval_batch_size
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        share = EvaluationShare(len(reader), batch_size=size, rank=rank, world_size=world_size)
+        share = steps.EvaluationShare(len(reader), batch_size=size, rank=rank, world_size=world_size)
         return self._in_order(reader, wants, share)
 
     def unlabelled_clips(self, places: range, wants: Wants) -> DataLoader[Clip]:
@@ -167,7 +150,7 @@ class ClipDataModule(LightningDataModule, ABC):
         return self._in_order(reader, wants, places)
 
     def _in_order(self, reader: ClipReader, wants: Wants, places: Iterable[int]) -> DataLoader[Clip]:
-        clips, size = EvaluationClips(reader, wants), self.loading.eval_batch_size
+        clips, size = steps.EvaluationClips(reader, wants), self.loading.eval_batch_size
         return self._loader(DataLoader, clips, batch_size=size, sampler=places, collate_fn=collate)
 
     def _loader(self, kind: type[Loader], clips: Dataset[Any], **options: Any) -> Loader:
@@ -180,18 +163,12 @@ class ClipDataModule(LightningDataModule, ABC):
         return loader
 
     def renewal_clips(self, batches: int, *, augmented: bool) -> list[Clip]:
-        """Batches of training clips to renew statistics from: the same in every run, of any method, seed and process.
-
-        Args:
-            batches: how many, of `loading.batch_size` clips each.
-            augmented: whether they carry the augmented frames too.
-        """
+        """Batches of training clips to renew statistics from: the same for any method, seed and process."""
         key = (self.domain, batches, augmented)
         if key not in self._renewal:
-            reader = self.reader("train")
-            size = self.loading.batch_size
-            sampler = StepSampler(len(reader), seed=_RENEWAL_SEED, start=0, steps=batches, batch_size=size)
-            clips = TrainingClips(reader, Wants(augmented=augmented), self.augmentation, _RENEWAL_SEED)
+            reader, size = self.reader("train"), self.loading.batch_size
+            sampler = steps.StepSampler(len(reader), seed=_RENEWAL_SEED, start=0, steps=batches, batch_size=size)
+            clips = steps.TrainingClips(reader, Wants(augmented=augmented), self.augmentation, _RENEWAL_SEED)
             self._renewal[key] = [collate([clips[ticket] for ticket in tickets]) for tickets in sampler]
         return self._renewal[key]
 

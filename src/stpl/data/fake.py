@@ -63,18 +63,7 @@ def fake(
 def write_videos(
     known: DataSet, folder: Path, videos: Iterable[FakeVideo], scenes: SceneSource, layout: str | None = None
 ) -> None:
-    """Write videos as a data set has them.
-
-    Args:
-        known: the data set.
-        folder: its own folder.
-        videos: what is written; labels only where a frame is labelled.
-        scenes: makes the drives; their labels hold the data set's ids.
-        layout: key of `known.layouts`; the first if not given.
-
-    Raises:
-        ConfigError: there is no such layout.
-    """
+    """Write videos as a data set has them: into its own folder, in one of its layouts, the first if none is given."""
     layout = layout or next(iter(known.layouts))
     if layout not in known.layouts:
         mend = f"choose one of: {', '.join(known.layouts)}"

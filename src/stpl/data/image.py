@@ -1,4 +1,4 @@
-"""Frames and id maps as files: decode, resize, encode. Every failure names its file.
+"""Frames and id maps as files: decode, resize, encode, keep. Every failure names its file.
 
 Pillow does the work, for two reasons: a torn PNG is an error here (OpenCV prints a line and may return half an image),
 and its bicubic filter, which widens when it shrinks an image, is the very one of the DA-VSN/TPS data loaders.

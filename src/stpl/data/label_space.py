@@ -103,13 +103,11 @@ def own_classes(names: Sequence[str], colours: Sequence[Sequence[int]] = (), whe
 
     Args:
         names: of the classes.
-        colours: RGB of each in 0..255; if none are given, Cityscapes' where it has a class of that name, and others
-            made up.
+        colours: RGB of each in 0..255, or none; see `LabelSpace`.
         where: what stands before `classes` and `palette` in messages.
 
     Raises:
-        ConfigError: there are fewer than two, one is no text or there twice, or colours are not three numbers of 0 to
-            255 for each.
+        ConfigError: there are fewer than two, one is no text or there twice, or a colour is none.
     """
     strange = [name for name in names if not isinstance(name, str) or not name.strip() or not name.isprintable()]
     if strange:
@@ -117,8 +115,8 @@ def own_classes(names: Sequence[str], colours: Sequence[Sequence[int]] = (), whe
         raise ConfigError(f"{strange[0]!r} is no name of a class", where=f"{where}classes", mend=mend)
     if not names or len(set(names)) < len(names) or len(names) > IGNORE:
         twice = next((f": '{name}' is there twice" for name in names if names.count(name) > 1), "")
-        raise ConfigError(f"{len(names)} classes, {len(set(names))} of them different{twice}", where=f"{where}classes",
-                          mend=f"name each class once, at most {IGNORE}")  # fmt: skip
+        what = f"{len(names)} classes, {len(set(names))} of them different{twice}"
+        raise ConfigError(what, where=f"{where}classes", mend=f"name each class once, at most {IGNORE}")
     listed = isinstance(colours, list | tuple)
     if not listed or (colours and not (len(colours) == len(names) and all(map(_is_colour, colours)))):
         what = f"{len(colours)} colours for {len(names)} classes" if listed else f"{str(colours)[:40]!r} is no list"
@@ -135,11 +133,11 @@ def own_classes(names: Sequence[str], colours: Sequence[Sequence[int]] = (), whe
 
 def _is_colour(colour: object) -> bool:
     """Whether it is three whole numbers of 0 to 255."""
-    return isinstance(colour, list | tuple) and len(colour) == 3 and all(map(_is_level, colour))
 
+    def is_level(value: object) -> bool:
+        return not isinstance(value, bool) and isinstance(value, Real) and value in range(256)
 
-def _is_level(value: object) -> bool:
-    return not isinstance(value, bool) and isinstance(value, Real) and value in range(256)
+    return isinstance(colour, list | tuple) and len(colour) == 3 and all(map(is_level, colour))
 
 
 def check_train_ids(label: NDArray[np.uint8], space: LabelSpace, where: str) -> None:

@@ -14,7 +14,7 @@ import cv2
 from torch.utils.data import DataLoader
 
 from stpl.data.clip import Batch, Clip
-from stpl.data.rare_classes import RareClasses
+from stpl.data.steps import RareClasses
 from stpl.errors import ConfigError
 from stpl.machine import cores
 

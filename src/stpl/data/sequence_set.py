@@ -111,11 +111,7 @@ class SequenceSet:
         return resize_rgb(read_rgb(path), self._resized)[: self.size[0]]
 
     def read_ids(self, path: Path, size: LabelSize = "native") -> NDArray[np.uint8]:
-        """Label ids uint8 `[H,W]` as the data set names them, cropped and cleaned; resized to nearest neighbours.
-
-        Raises:
-            DataError: the file is missing or torn, or holds what is no id of this data set.
-        """
+        """Label ids uint8 `[H,W]` as the data set names them, cropped and cleaned; raises `DataError` for others."""
         labels = self.data_set.labels
         ids = labels.ids(path)
         if size == "input":
@@ -186,9 +182,7 @@ def open_set(
 def _listed(path: Path, files: SequenceSet) -> list[FrameId]:
     """The current frames that a text file names, one a line as the lineage's lists do.
 
-    Raises:
-        DataError: the file cannot be read or is empty; a line is no name of a frame (nothing that leads out of the
-            folder is one), or names one that is not there or lacks the label that the data set must have.
+    All are there, with the label that the data set must have; no name leads out of the folder.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows' editors put a mark in front

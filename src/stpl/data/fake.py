@@ -7,8 +7,6 @@ recorded ones.
 
 from __future__ import annotations
 
-import shutil
-import uuid
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,7 +20,7 @@ from stpl.data.label_space import VIPER_15
 from stpl.data.sets import data_set
 from stpl.data.streets import StreetsOptions, draw_drive
 from stpl.errors import ConfigError, DataError
-from stpl.files import write_atomically, writing
+from stpl.files import half_written, write_atomically, writing
 
 Size = tuple[int, int]
 
@@ -50,13 +48,9 @@ def fake(
     target = root / known.folder
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError("this is not empty, and nothing is overwritten", where=target, mend="give another --root")
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with writing(target, kind=DataError):
-            write_videos(known, partial, videos, _streets(known, size, seed), layout)
-            partial.replace(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with writing(target, kind=DataError), half_written(target.parent) as partial:
+        write_videos(known, partial, videos, _streets(known, size, seed), layout)
+        partial.replace(target)
     print(f"{target}: {sum(path.is_file() for path in target.rglob('*'))} files")
 
 

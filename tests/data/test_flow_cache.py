@@ -25,7 +25,7 @@ def test_cache_estimates_once_and_returns_the_same_values_warm_and_cold(
     def never(*_: Any) -> None:
         raise AssertionError("estimated twice")
 
-    monkeypatch.setattr("stpl.data.flow.dis.estimate", never)
+    monkeypatch.setattr("stpl.data.flow.estimators.estimate", never)
     warm = FlowCache(tmp_path).get("val/ulm/a", later, earlier)
     np.testing.assert_array_equal(warm, cold)
     assert warm.dtype == np.float32

@@ -115,7 +115,7 @@ def test_interrupting_leaves_whole_files_and_the_next_call_goes_on(
             time.sleep(0.3)
         return estimate(later, earlier)
 
-    monkeypatch.setattr("stpl.data.flow.dis.estimate", interrupted)
+    monkeypatch.setattr("stpl.data.flow.estimators.estimate", interrupted)
     assert main(arguments) == 130
     assert "interrupted; call again to go on" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == NAMES[:2]

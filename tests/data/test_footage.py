@@ -21,9 +21,8 @@ from stpl.data.datamodule import VideoData
 from stpl.data.flow import FlowCache, consistent
 from stpl.data.videos import decoder, video_index
 from stpl.data.videos import video_clips as folder_module
-from stpl.data.videos.footage import Footage, Spread, open_footage
 from stpl.data.videos.scene_cuts import find_cuts, thumbnail
-from stpl.data.videos.video_clips import VideoFrames
+from stpl.data.videos.video_clips import Footage, Spread, VideoFrames, open_footage
 from stpl.errors import ConfigError, DataError
 
 SIZE = (48, 96)

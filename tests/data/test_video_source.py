@@ -22,10 +22,8 @@ from stpl.data.videos import content, decoder
 from stpl.data.videos.container import read_container
 from stpl.data.videos.content import content_id
 from stpl.data.videos.conversion import check_conversion
-from stpl.data.videos.footage import open_footage
-from stpl.data.videos.stream import FrameStream
-from stpl.data.videos.video_clips import VideoFrames
-from stpl.data.videos.video_source import check_footage
+from stpl.data.videos.stream import FrameStream, check_footage
+from stpl.data.videos.video_clips import VideoFrames, open_footage
 from stpl.errors import ConfigError, DataError, StplError
 
 SCENE, COUNT = MovingShapes(7, (48, 96)), 12

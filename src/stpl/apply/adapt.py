@@ -28,7 +28,7 @@ from stpl.apply.resources import Estimate, estimate, fitting
 from stpl.apply.settings import ADAPTED, BENCH, VERDICT, AdaptationSettings, check_outputs, run_name
 from stpl.data.clip import BACKWARD, Clip, Wants, collate
 from stpl.data.datamodule import ClipDataModule
-from stpl.data.videos.video_source import check_footage
+from stpl.data.videos.stream import check_footage
 from stpl.errors import CheckpointError, ConfigError
 from stpl.files import whole_file, write_atomically
 from stpl.nn import weights

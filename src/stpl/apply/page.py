@@ -18,8 +18,7 @@ from stpl.apply.loaded import Frame, predict
 from stpl.apply.settings import PAGE
 from stpl.data.clip import BACKWARD, Wants
 from stpl.data.flow.flow_cache import FlowCache
-from stpl.data.videos.footage import spread_places
-from stpl.data.videos.video_clips import VideoFrames
+from stpl.data.videos.video_clips import VideoFrames, spread_places
 from stpl.files import write_atomically
 from stpl.pictures.labels import overlay
 from stpl.pictures.pages import render_page

@@ -34,7 +34,7 @@ def adapt(
     """
     from stpl.apply.memory import check_size
     from stpl.apply.settings import BENCH, check_outputs, run_name
-    from stpl.data.videos.video_source import check_footage
+    from stpl.data.videos.stream import check_footage
     from stpl.runs.folder import is_fresh
     from stpl.runs.record import RunKey, runs_root
 

@@ -60,7 +60,7 @@ def predict(
     for stray in (*settings, *(["--bench"] if bench else [])):
         raise unknown_option(stray, Command(predict, "").options, "stpl predict")
     from stpl.apply.out_folder import check_out, filled
-    from stpl.data.videos.video_source import check_footage, one_size
+    from stpl.data.videos.stream import check_footage, one_size
 
     check_out(out)
     sources = check_footage(video if isinstance(video, list) else [video], stride=stride, rate=rate)

@@ -81,7 +81,7 @@ def _film(
     codec: Codec,
 ) -> Path:
     """Write the video of networks on footage; where it lies."""
-    from stpl.data.videos.video_source import check_footage
+    from stpl.data.videos.stream import check_footage
 
     sources = check_footage(videos, stride=stride)
 

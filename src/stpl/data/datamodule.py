@@ -30,7 +30,7 @@ from stpl.data.sequence import SequenceClips, find_flow, open_cache
 from stpl.data.sequence_set import open_set
 from stpl.data.sets import data_set
 from stpl.data.streets import StreetsClips, StreetsOptions, open_split
-from stpl.data.videos.footage import Spread, open_footage
+from stpl.data.videos.video_clips import Spread, open_footage
 from stpl.errors import ConfigError, check_range
 
 Domain = Literal["source", "target"]

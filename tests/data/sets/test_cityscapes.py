@@ -156,7 +156,7 @@ def test_no_flow_is_estimated_unless_wanted(root: Path, monkeypatch: pytest.Monk
     def never(*_: Any) -> None:
         raise AssertionError("estimated")
 
-    monkeypatch.setattr("stpl.data.flow.dis.estimate", never)
+    monkeypatch.setattr("stpl.data.flow.estimators.estimate", never)
     reader(root).read(0, Wants(labels=(0,)))
 
 

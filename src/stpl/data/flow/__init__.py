@@ -6,11 +6,11 @@ One convention everywhere, the project's and the DA-VSN lineage's: **a flow from
 writes o_{t-1→t}; all released code of the lineage uses t→t-1 with backward sampling, as here.) In memory a flow is
 float32 `[2,H,W]`.
 
-`estimators` is what an estimator is, `dis` and `raft` are two; `flow_cache` keeps what they find; `flow_formats` reads
-and writes files, `flow_files` is `stpl data flow`, `flow_check` says whether a flow is what it should be.
+`estimators` is what an estimator is, and the default one, `raft` another; `flow_cache` keeps what they find;
+`flow_formats` reads and writes files, `flow_files` is `stpl data flow`, `flow_check` says whether a flow is right.
 """
 
-from stpl.data.flow.dis import estimate
+from stpl.data.flow.estimators import estimate
 from stpl.data.flow.flow_cache import FlowCache
 from stpl.data.flow.flow_formats import Flow, probe, read, unknown_pixels, write
 from stpl.data.flow.vectors import consistent, flip, resize

@@ -1,4 +1,4 @@
-"""What an estimator of optical flow is, and how the setting `flow_estimator` names one."""
+"""What an estimator of optical flow is, how the setting `flow_estimator` names one, and the one that is the default."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import threading
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
-from typing import Protocol
+from typing import Any, Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stpl.data.flow.flow_formats import Flow
-from stpl.errors import ConfigError
+from stpl.data.flow.flow_formats import Flow, sides
+from stpl.errors import ConfigError, DataError
 from stpl.machine import find_own_modules
 
 Frame = NDArray[np.uint8]
 """A frame `[H,W,3]` RGB."""
 
 KNOWN = {
-    "dis": "stpl.data.flow.dis.DIS",
+    "dis": "stpl.data.flow.estimators.DIS",
     "raft": "stpl.data.flow.raft.Raft",
     "raft_small": "stpl.data.flow.raft.RaftSmall",
 }
@@ -69,12 +70,7 @@ def estimator_class(setting: str) -> type[FlowEstimator]:
 
 
 def open_estimator(setting: str) -> FlowEstimator:
-    """The estimator that a setting names.
-
-    Raises:
-        ConfigError: it names none, or it cannot be opened: torchvision is not installed or fits another torch, or
-            RAFT's weights are neither cached nor can be downloaded.
-    """
+    """The estimator that a setting names; raises `ConfigError` if it names none, or one that cannot be opened."""
     return estimator_class(setting)()
 
 
@@ -90,3 +86,54 @@ _OPENING = threading.Lock()
 @cache
 def _shared(setting: str, process: int) -> FlowEstimator:
     return open_estimator(setting)
+
+
+_local = threading.local()
+
+
+class DIS:
+    """Dense inverse search (Kroeger et al., ECCV 2016) as OpenCV has it, preset medium; on the CPU.
+
+    Safe in threads and processes: OpenCV's estimator has state, so each thread has its own.
+    """
+
+    name = "dis"
+    batch = 1
+
+    def __call__(self, pairs: Sequence[tuple[Frame, Frame]]) -> list[Flow]:
+        """Flow of each pair (of, to)."""
+        return [estimate(of, to) for of, to in pairs]
+
+
+def estimate(later: Frame, earlier: Frame) -> Flow:
+    """Backward flow from `later` to `earlier`.
+
+    Args:
+        later: frame uint8 `[H,W,3]` RGB on whose grid the flow lives.
+        earlier: frame of the same shape.
+
+    Raises:
+        DataError: the frames differ in shape, are no uint8 RGB images, or are smaller than about 12 pixels.
+    """
+    if later.shape != earlier.shape or later.dtype != np.uint8 or earlier.dtype != np.uint8 or later.shape[2:] != (3,):
+        raise DataError(
+            f"optical flow needs two uint8 frames [H,W,3] of one size, got {later.dtype} {later.shape} "
+            f"and {earlier.dtype} {earlier.shape}",
+            mend="resize both frames to one size first",
+        )
+    no_start: Any = None
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (later, earlier)]
+    try:
+        flow = _estimator(later.shape).calc(grey[0], grey[1], no_start)
+    except cv2.error as error:
+        what = f"optical flow cannot be estimated at {sides(later.shape[:2])} ({error.err})"
+        raise DataError(what, mend="use larger frames") from error
+    return np.ascontiguousarray(flow.transpose(2, 0, 1), dtype=np.float32)
+
+
+def _estimator(size: tuple[int, ...]) -> cv2.DISOpticalFlow:
+    # One for each size: a small frame makes an estimator change its patches and scales, and it does not change back.
+    estimators: dict[tuple[int, ...], cv2.DISOpticalFlow] = _local.__dict__.setdefault("estimators", {})
+    if size not in estimators:
+        estimators[size] = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    return estimators[size]

@@ -64,13 +64,11 @@ class FlowVerdict:
     Attributes:
         right: whether the flow may be used; also true where the frames hardly move, which shows nothing.
         words: the verdict in one sentence.
-        errors: mean photometric error in grey levels of each reading.
         pairs: number of pairs of frames it rests on.
     """
 
     right: bool
     words: str
-    errors: dict[str, float]
     pairs: int
 
 
@@ -112,7 +110,7 @@ def flow_verdict(errors: Sequence[dict[str, float]]) -> FlowVerdict:
         right, words = False, _complaint(STILL, numbers)
     else:
         right, words = False, _complaint(best, f"{numbers} and {mean[best]:.1f} {best}")
-    return FlowVerdict(right, words, mean, len(errors))
+    return FlowVerdict(right, words, len(errors))
 
 
 def _complaint(name: str, numbers: str) -> str:

@@ -18,7 +18,7 @@ def write_flow(files: SequenceSet, folder: Path, estimator: str, suffix: str, wo
     Args:
         files: of a data set.
         folder: to write to.
-        estimator: as `open_estimator` takes it.
+        estimator: see `estimator_class`.
         suffix: of the files: npy, flo or png.
         workers: threads; 0 for one a core.
     """
@@ -30,7 +30,6 @@ def write_flow(files: SequenceSet, folder: Path, estimator: str, suffix: str, wo
         estimate = open_estimator(estimator)
 
         def write_batch(places: Sequence[int]) -> None:
-            """Read, estimate and write some clips, in any thread."""
             frames = [[files.read_frame(path) for path in files.frame_pair(place)] for place in places]
             found = estimate([(later, earlier) for earlier, later in frames])
             for place, flow in zip(places, found, strict=True):

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -45,9 +46,7 @@ def _encode_npy(flow_HW2: NDArray[np.float32], path: Path) -> bytes:
     # float32 on purpose: there k/10·10 is k again for every int16 k (in float64 truncation would lose 40 % of them).
     steps = np.trunc(flow_HW2.astype(np.float32) * np.float32(_STEPS_PER_PIXEL))
     if np.abs(steps).max(initial=0) > np.iinfo(np.int16).max:
-        raise DataError(
-            f"flow of {np.abs(flow_HW2).max():.1f} px does not fit int16 tenths", where=path, mend="write a .flo file"
-        )
+        raise _too_far(flow_HW2, path, "int16 tenths")
     return npy_bytes(steps.astype(np.int16))
 
 
@@ -119,11 +118,14 @@ def _probe_png(path: Path) -> tuple[int, int]:
 def _encode_png(flow_HW2: NDArray[np.float32], path: Path) -> bytes:
     steps = np.rint(flow_HW2.astype(np.float32) * np.float32(_PNG_STEPS_PER_PIXEL)) + _PNG_ZERO
     if steps.min(initial=0) < 0 or steps.max(initial=0) > np.iinfo(np.uint16).max:
-        raise DataError(
-            f"flow of {np.abs(flow_HW2).max():.1f} px does not fit 16-bit 64ths", where=path, mend="write a .flo file"
-        )
+        raise _too_far(flow_HW2, path, "16-bit 64ths")
     blue_green_red = np.dstack([np.ones(steps.shape[:2]), steps[..., 1], steps[..., 0]]).astype(np.uint16)
     return cv2.imencode(".png", blue_green_red)[1].tobytes()
+
+
+def _too_far(flow: NDArray[np.float32], path: Path, steps: str) -> DataError:
+    what = f"flow of {np.abs(flow).max():.1f} px does not fit {steps}"
+    return DataError(what, where=path, mend="write a .flo file")
 
 
 class Format(NamedTuple):
@@ -165,29 +167,26 @@ def format_of(path: Path) -> Format:
 
 def file_bytes(path: Path) -> bytes:
     """The content of a flow file; raises `DataError`."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from None
+    with _reading(path) as file:
+        return file.read()
 
 
 def _ends(path: Path) -> tuple[bytes, bytes, int]:
     """The first 32 bytes, the last 12 and the length of a file."""
+    with _reading(path) as file:
+        head, length = file.read(32), file.seek(0, io.SEEK_END)
+        file.seek(max(0, length - len(_PNG_END)))
+        return head, file.read(), length
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
     try:
         with path.open("rb") as file:
-            head, length = file.read(32), file.seek(0, io.SEEK_END)
-            file.seek(max(0, length - len(_PNG_END)))
-            return head, file.read(), length
+            yield file
     except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(
-        f"the flow file cannot be read ({error.strerror})",
-        where=path,
-        mend="check the path, or leave flow files out and let the flow be estimated",
-    )
+        mend = "check the path, or leave flow files out and let the flow be estimated"
+        raise DataError(f"the flow file cannot be read ({error.strerror})", where=path, mend=mend) from None
 
 
 def load_npy(data: bytes, dtype: type[np.generic], path: Path, mend: str) -> NDArray[Any]:

@@ -10,11 +10,8 @@ from pathlib import Path
 from stpl.data.videos.image_folder import list_frames
 from stpl.errors import DataError
 
-_MOST = 2**32
-"""Most bytes that are read of footage: beyond, sizes and blocks that are spread evenly."""
-
+_MOST = 2**32  # bytes that are read of footage: beyond, sizes and blocks that are spread evenly
 _BLOCK = 2**20
-_DIGITS = 16  # bytes of the identity
 
 
 def content_id(path: Path) -> str:
@@ -23,17 +20,13 @@ def content_id(path: Path) -> str:
     It follows from the bytes of the file, whatever its name, place and times are; of a folder, from its frames in their
     order, with their names in it. Remembered per process as long as the files stay as they are.
 
-    Args:
-        path: a video file, or a folder of images.
-
     Raises:
         DataError: it cannot be read.
     """
     try:
-        resolved = path.resolve()
         files = list_frames(path) if path.is_dir() else [path]
         states = tuple((file.resolve(), *_state(file)) for file in files)
-        return _content_id(resolved, states, tuple(file.name for file in files) if path.is_dir() else ())
+        return _content_id(states, tuple(file.name for file in files) if path.is_dir() else ())
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"it cannot be read ({reason})", where=path, mend="check the file") from error
@@ -46,8 +39,8 @@ def _state(file: Path) -> tuple[int, int, int, int]:
 
 
 @cache
-def _content_id(path: Path, states: Sequence[tuple[Path, int, int, int, int]], names: Sequence[str]) -> str:
-    digest = hashlib.blake2b(digest_size=_DIGITS)
+def _content_id(states: Sequence[tuple[Path, int, int, int, int]], names: Sequence[str]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
     total = sum(size for _, size, *_ in states)
     for place, (file, size, *_) in enumerate(states):
         digest.update(f"{names[place] if names else ''}\0{size}\0".encode(errors="surrogateescape"))

@@ -43,15 +43,7 @@ class Repeats:
         self._count, self._due = 0, 1
 
     def see(self, number: int, fingerprint: int) -> None:
-        """Look at a picture.
-
-        Args:
-            number: of the frame, from 0.
-            fingerprint: of the picture.
-
-        Raises:
-            DataError: its conversion failed.
-        """
+        """Look at the picture of frame `number`, from 0; raises `DataError` if its conversion failed."""
         if fingerprint == self._last and self._checked:
             self._count += 1
             if self._count >= self._due:
@@ -61,26 +53,15 @@ class Repeats:
 
 
 def check_conversion(path: Path, number: int) -> None:
-    """Raise `DataError` if the conversion of a frame of a video fails; asked once a process for each frame.
-
-    Args:
-        path: of the video.
-        number: of the frame, from 0.
-    """
+    """Raise `DataError` if the conversion of frame `number` fails; asked once a process for each frame."""
     log = _log(path.absolute(), path.stat().st_mtime_ns, number)
     said = [line for line in log.splitlines() if "swscaler" in line]
     if any("interlaced" in line for line in said):
-        raise DataError(
-            "the video is interlaced (each frame holds two half pictures), which this OpenCV cannot decode",
-            where=path,
-            mend="deinterlace it: ffmpeg -i IN -vf yadif -c:v libx264 OUT.mp4",
-        )
+        what = "the video is interlaced (each frame holds two half pictures), which this OpenCV cannot decode"
+        raise DataError(what, where=path, mend="deinterlace it: ffmpeg -i IN -vf yadif -c:v libx264 OUT.mp4")
     if said:
-        raise DataError(
-            "OpenCV cannot turn the pictures of this video into RGB (its layout of pixels is unusual)",
-            where=path,
-            mend="convert it: ffmpeg -i IN -c:v libx264 -pix_fmt yuv420p OUT.mp4",
-        )
+        what = "OpenCV cannot turn the pictures of this video into RGB (its layout of pixels is unusual)"
+        raise DataError(what, where=path, mend="convert it: ffmpeg -i IN -c:v libx264 -pix_fmt yuv420p OUT.mp4")
 
 
 @cache

@@ -100,29 +100,58 @@ def fingerprint(frame: Frame) -> int:
     return zlib.crc32(np.ascontiguousarray(frame[::4, ::4]).tobytes())
 
 
-def check_video(path: Path) -> tuple[int, int]:
-    """Height and width of a video's first frame; its header is looked at, once a process for each state of the file.
+class VideoHeader(NamedTuple):
+    """What a video is by its header and its first frames.
+
+    Attributes:
+        size: height and width of its first frame.
+        fps: frames a second; 25 if it states none, or the rate of its clock.
+        frames: how many it promises, less those that are hidden: by the edit list of a piece that was cut from a film
+            without encoding it again, or as empty pictures of an AVI.
+        least: so many are still all, as far as the header can know.
+        seconds: when the last of them ends, if frames are counted by this; else `None`.
+    """
+
+    size: tuple[int, int]
+    fps: float
+    frames: int
+    least: float
+    seconds: float | None
+
+    def is_whole(self, found: int, seconds: float) -> bool:
+        """Whether so many frames, the last of which is shown at `seconds`, are all."""
+        late = self.seconds is not None and seconds >= (1 - _NEAR_END) * self.seconds - _HIDING / _FPS
+        return found >= self.least or late
+
+
+def video_header(path: Path) -> VideoHeader:
+    """What a video is; it is looked at once a process for each state of the file.
 
     Notes pixels that are not square, a high dynamic range, and a second video stream.
 
     Raises:
         DataError: there is no decoder for its codec, or its pictures cannot be converted.
     """
-    return _check_video(path, file_state(path))
+    return _video_header(path, file_state(path))
 
 
 @cache
-def _check_video(path: Path, state: tuple[int, int]) -> tuple[int, int]:
-    capture = open_video(path)
-    header = read_container(path)
+def _video_header(path: Path, state: tuple[int, int]) -> VideoHeader:
+    capture, container = open_video(path), read_container(path)
+    count, fps = (float(capture.get(what)) for what in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
     repeats, first = Repeats(path, codec_of(capture)), None
     for number, (_, frame) in enumerate(islice(decoded(capture), _LOOKED)):
         first = frame if first is None else first
         repeats.see(number, fingerprint(frame))
     if first is None:
-        raise _no_frame(path, codec_of(capture) or next(iter(header.codecs), "unknown"))
-    _note_format(path, capture, header.transfer, header.codecs)
-    return first.shape[0], first.shape[1]
+        raise _no_frame(path, codec_of(capture) or next(iter(container.codecs), "unknown"))
+    _note_format(path, capture, container.transfer, container.codecs)
+    capture.release()
+    frames = max(0.0, count) * container.shown
+    least, seconds = frames - (_HIDING if container.shown < 1 else 0), None
+    if path.suffix.lower() not in _COUNTED:
+        least, seconds = least - 1 - 0.01 * frames, frames / fps if fps > 0 else None
+    return VideoHeader((first.shape[0], first.shape[1]), fps if 0 < fps < 1000 else _FPS, round(frames), least, seconds)
 
 
 def _no_frame(path: Path, codec: str) -> DataError:
@@ -149,49 +178,3 @@ def _note_format(path: Path, capture: cv2.VideoCapture, transfer: int | None, co
         )
     if len(codecs) > 1:
         note_once(f"it holds {len(codecs)} video streams ({', '.join(codecs)}); the first is used", path)
-
-
-class Promise(NamedTuple):
-    """What the header of a video says of its length.
-
-    Attributes:
-        frames: how many it promises, less those that are hidden: by the edit list of a piece that was cut from a film
-            without encoding it again, or as empty pictures of an AVI.
-        least: so many are still all, as far as the header can know.
-        seconds: when the last of them ends, if frames are counted by this; else `None`.
-    """
-
-    frames: int
-    least: float
-    seconds: float | None
-
-    def is_kept(self, found: int, seconds: float) -> bool:
-        """Whether so many frames, the last of which is shown at `seconds`, are all."""
-        late = self.seconds is not None and seconds >= (1 - _NEAR_END) * self.seconds - _HIDING / _FPS
-        return found >= self.least or late
-
-
-def promised(path: Path) -> Promise:
-    """What the header of a video promises; it is read once a process for each state of the file."""
-    return _promised(path, file_state(path))
-
-
-@cache
-def _promised(path: Path, state: tuple[int, int]) -> Promise:
-    capture = open_video(path)
-    count, fps = (float(capture.get(what)) for what in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
-    capture.release()
-    shown = read_container(path).shown
-    frames = max(0.0, count) * shown
-    least = frames - (_HIDING if shown < 1 else 0)
-    if path.suffix.lower() in _COUNTED:
-        return Promise(round(frames), least, None)
-    return Promise(round(frames), least - 1 - 0.01 * frames, frames / fps if fps > 0 else None)
-
-
-def video_fps(path: Path) -> float:
-    """Frames a second of a video file; 25 if it states none, or the rate of its clock."""
-    capture = open_video(path)
-    fps = float(capture.get(cv2.CAP_PROP_FPS))
-    capture.release()
-    return fps if 0 < fps < 1000 else _FPS

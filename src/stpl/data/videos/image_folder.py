@@ -69,7 +69,8 @@ def _list_frames(_: Path, folder: Path, state: int) -> tuple[Path, ...]:
     if not images:
         raise _no_image(folder, others)
     if others:
-        note_once(_left_out(others), folder)
+        are = "file is" if len(others) == 1 else "files are"
+        note_once(f"{len(others)} {are} left out: {_kinds(others)}", folder)
     frames = without_labels(sorted(images, key=natural))
     many = next((path for path in frames[:_NAMED] if path.suffix.lower() in _SEVERAL and image_count(path) > 1), None)
     if many is not None:
@@ -106,23 +107,16 @@ def _kinds(paths: Sequence[Path]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _left_out(paths: Sequence[Path]) -> str:
-    return f"{len(paths)} {'file is' if len(paths) == 1 else 'files are'} left out: {_kinds(paths)}"
-
-
-def _endings() -> str:
-    return f"{' '.join(ending for ending in _COMMON if ending in image_endings())} and others that Pillow reads"
-
-
 def _no_image(folder: Path, others: Sequence[Path]) -> DataError:
     videos = sorted((path for path in others if path.suffix.lower() in _VIDEOS), key=natural)
     inner = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    mend = f"give a folder of images ({_endings()}), or a video file"
+    endings = f"{' '.join(ending for ending in _COMMON if ending in image_endings())} and others that Pillow reads"
+    mend = f"give a folder of images ({endings}), or a video file"
     if videos:
         names = ",".join(str(path) for path in videos[:_NAMED])
         mend = f"name videos one by one: --video=[{names}{',…' if len(videos) > _NAMED else ''}]"
     elif others:
-        mend = f"convert them; images are {_endings()}"
+        mend = f"convert them; images are {endings}"
     elif inner:
         mend = f"name its folders one by one: {', '.join(str(folder / name) for name in inner[:_NAMED])}"
     holds = f"it holds {_kinds(others)}" if others else f"it holds {len(inner)} folders" if inner else "it is empty"

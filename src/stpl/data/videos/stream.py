@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-import numpy as np
-from numpy.typing import NDArray
-
 from stpl.data.image import image_size, read_rgb, resize_rgb
 from stpl.data.paths import check_path
 from stpl.data.videos.conversion import Repeats
 from stpl.data.videos.decoder import (
-    check_video,
+    Frame,
     codec_of,
     file_state,
     fingerprint,
     grabbed,
     open_video,
-    promised,
     retrieved,
-    video_fps,
+    video_header,
 )
 from stpl.data.videos.image_folder import image_endings, list_frames
 from stpl.errors import ConfigError, DataError
@@ -35,7 +31,6 @@ _JUMP = 0.5  # seconds: time that falls back by more begins anew, by less it is 
 _LOOKED = 8  # steps of so many frames are decoded to see whether there are two, whatever the header promises
 
 Size = tuple[int, int]
-Frame = NDArray[np.uint8]
 
 
 class Pace(TypedDict, total=False):
@@ -80,26 +75,27 @@ class FrameStream:
         check_path(self.path)
         self._images = list_frames(self.path) if self.path.is_dir() else None
         self._state = None if self._images is not None else file_state(self.path)
-        self._source_fps = pace.get("fps") or (video_fps(self.path) if self._images is None else FOLDER_FPS)
+        self._source_fps = pace.get("fps") or (video_header(self.path).fps if self._images is None else FOLDER_FPS)
         self._asked_size = size
         first = self._first_size()
         self.size: Size = size or first
         if as_first:
             self._asked_size = self.size
         elif size is None and self._images is not None:
-            check_sizes(self._images[:: self.stride][: self.limit])
+            _check_sizes(self._images[:: self.stride][: self.limit])
 
     def _first_size(self) -> Size:
         """Height and width of the first frame; raises `DataError` if it cannot be decoded, or if no other follows."""
         if self._images is not None:
             found = [frame.shape[:2] for frame in islice(self.frames(), 2)]
         else:
-            size, capture, wanted = check_video(self.path), open_video(self.path), min(self.limit or 2, 2)
-            if promised(self.path).frames > self._step() > _LOOKED:
-                found = [size] * wanted
+            header, wanted = video_header(self.path), min(self.limit or 2, 2)
+            if header.frames > self._step() > _LOOKED:
+                found = [header.size] * wanted
             else:
-                found = [size for _ in islice(self._kept_of(grabbed(capture)), wanted)]
-            capture.release()
+                capture = open_video(self.path)
+                found = [header.size for _ in islice(self._kept_of(grabbed(capture)), wanted)]
+                capture.release()
         if len(found) < 2:
             alone = self._images is None and self.path.suffix.lower() in image_endings()
             raise DataError(
@@ -197,20 +193,19 @@ class FrameStream:
             return resize_rgb(frame, self._asked_size)
         size = getattr(self, "size", frame.shape[:2])
         if frame.shape[:2] != size:
-            raise other_size(where, frame.shape[:2], size)
+            raise _other_size(where, frame.shape[:2], size)
         return frame
 
 
-def check_sizes(images: list[Path]) -> None:
+def _check_sizes(images: list[Path]) -> None:
     """Raise `DataError` if images differ in size, by their headers: now, and not in the middle of training."""
     sizes = [image_size(image) for image in images]
     odd = [(image, size) for image, size in zip(images, sizes, strict=True) if size != sizes[0]]
     if odd:
-        raise other_size(*odd[0], sizes[0], f"; {len(odd)} of {len(images)} images have another size than it")
+        raise _other_size(*odd[0], sizes[0], f"; {len(odd)} of {len(images)} images have another size than it")
 
 
-def other_size(where: Path, size: tuple[int, ...], first: tuple[int, ...], more: str = "") -> DataError:
-    """The error for a frame that has not the first one's size."""
+def _other_size(where: Path, size: tuple[int, ...], first: tuple[int, ...], more: str = "") -> DataError:
     return DataError(
         f"the frame is {size}, the first one is {first} (height, width){more}",
         where=where,
@@ -228,7 +223,6 @@ def check_pace(size: Size | None = None, *, where: str | None = "video", **pace:
     """
 
     def refused(name: str, what: str) -> ConfigError:
-        """The error for option `name`."""
         return ConfigError(what, where=where or f"--{name}", mend=f"correct {name}")
 
     stride, limit = pace.get("stride", 1), pace.get("limit")
@@ -256,17 +250,11 @@ class _Counted:
 
 
 def note_missing(path: Path, found: int, seconds: float) -> None:
-    """Warn, once a process, of a video that has fewer frames than its container says.
-
-    Args:
-        path: the video.
-        found: how many frames could be read.
-        seconds: when the last is shown.
-    """
-    promise = promised(path)
-    if not promise.is_kept(found, seconds):
+    """Warn, once a process, if a video's container promises more than the `found` frames, the last at `seconds`."""
+    header = video_header(path)
+    if not header.is_whole(found, seconds):
         _warn(
-            f"{path}: {found} frames could be read of {promise.frames} that the file promises; "
+            f"{path}: {found} frames could be read of {header.frames} that the file promises; "
             "it is cut off or damaged there, and the rest is left out"
         )
 
@@ -274,3 +262,44 @@ def note_missing(path: Path, found: int, seconds: float) -> None:
 @cache
 def _warn(what: str) -> None:
     print(f"warning: {what}", file=sys.stderr)
+
+
+def check_footage(paths: Sequence[Path | str], **pace: Unpack[Pace]) -> list[FrameStream]:
+    """Refuse footage that cannot be used, by the names, headers and first frames of its files.
+
+    Asked before anything heavy is imported, so that a refusal comes at once.
+
+    Args:
+        paths: video files and folders of images.
+        pace: see `Pace`.
+
+    Returns:
+        The frames of each, at the size of its first.
+
+    Raises:
+        ConfigError: no video is named, or an option is out of range.
+        DataError: a path is no footage, holds fewer than two frames, or no decoder is there for it.
+    """
+    check_pace(where=None, **pace)
+    if not paths or not all(map(str, paths)):
+        what = "the name of the video is empty" if paths else "no video was named"
+        raise ConfigError(what, where="--video", mend="name a file or a folder of images")
+    return [FrameStream(Path(path), as_first=True, **pace) for path in paths]
+
+
+def one_size(sources: Sequence[FrameStream], what: str, mend: str) -> None:
+    """Raise `ConfigError` for sources whose frames differ in size.
+
+    Args:
+        sources: of frames.
+        what: needs one size.
+        mend: what else to do.
+    """
+    for source in sources[1:]:
+        if source.size != sources[0].size:
+            raise ConfigError(
+                f"its frames are {source.size}, those of {sources[0].path} {sources[0].size} (height, width); {what} "
+                "needs one size",
+                where=source.path,
+                mend=mend,
+            )

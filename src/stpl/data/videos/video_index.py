@@ -57,21 +57,14 @@ def open_index(path: Path, kept: Path | None) -> VideoIndex:
 
     Args:
         path: the video.
-        kept: where it is kept, named after the file, its size and its time; `None` keeps nothing. What is there and
-            cannot be read is made again.
+        kept: where it is kept; `None` keeps nothing. What is there and cannot be read is made again.
     """
     found = None if kept is None else _read(kept)
     if found is None:
         found = _scan(path)
         if kept is not None:
             content = io.BytesIO()
-            np.savez_compressed(
-                content,
-                schema=np.array(_SCHEMA),
-                prints=found.prints,
-                times=found.times,
-                thumbnails=found.thumbnails,
-            )
+            np.savez_compressed(content, schema=np.array(_SCHEMA), **vars(found))
             write_atomically(kept, content.getvalue(), kind=DataError, sync=False)
     return found
 
@@ -126,12 +119,9 @@ class RandomAccess:
         self._process = os.getpid()
         self._recent: OrderedDict[int, Frame] = OrderedDict()
 
-    def __getstate__(self) -> dict[str, object]:
+    def __reduce__(self) -> tuple[type[RandomAccess], tuple[Path, VideoIndex]]:
         """All but the decoder, which no other process can use."""
-        return {"path": self.path, "index": self.index}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        return RandomAccess, (self.path, self.index)
 
     @property
     def cost(self) -> float:

@@ -1,9 +1,4 @@
-"""Affine teacher: the default of `stpl adapt`. A mean teacher whose student can change very little.
-
-Only the affine parameters of normalisation layers learn (as in TENT, Wang et al., ICLR 2021): too few of them to forget
-what the source taught, which is what self-training on errors comes to where everything learns. What else was tried, and
-what each part is worth, stands in `docs/methods/affine_teacher.md`.
-"""
+"""Affine teacher: the default of `stpl adapt`. A mean teacher whose student can change very little."""
 
 from __future__ import annotations
 
@@ -20,10 +15,11 @@ from stpl.methods.mean_teacher import MeanTeacher
 
 
 class AffineTeacher(MeanTeacher):
-    """Mean teacher of single frames, in which normalisation layers alone learn.
+    """Mean teacher of single frames, in which normalisation layers alone learn (as in TENT, Wang et al., ICLR 2021).
 
-    Frames are segmented one by one; the score fusion of ACCEL stays as it is. Of a network without affine parameters in
-    normalisation layers, all parameters learn.
+    Their affine parameters are too few to forget what the source taught, which is what self-training on errors comes to
+    where everything learns; of a network that has none, all parameters learn. Frames are segmented one by one; the
+    score fusion of ACCEL stays as it is. What else was tried stands in `docs/methods/affine_teacher.md`.
     """
 
     def train(self, mode: bool = True) -> Self:

@@ -1,7 +1,4 @@
-"""Controls the paper lacks: renew the BatchNorm statistics on the target, and do nothing else.
-
-Every method that trains with live statistics does this on the side, so what it gains beyond these rows is its own.
-"""
+"""Controls the paper lacks: renew the BatchNorm statistics on the target, and do nothing else."""
 
 from __future__ import annotations
 
@@ -16,6 +13,8 @@ from stpl.training.base import Method
 
 class BatchNormStatistics(Method):
     """Forward passes over both frames with live statistics (AdaBN, Li et al., 2018, with a running average).
+
+    Every method that trains with them does this on the side; what it gains beyond this is its own.
 
     Args:
         augmented: pass the augmented frames through the network too, as methods with augmented views do.

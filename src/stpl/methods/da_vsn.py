@@ -12,7 +12,7 @@ from stpl.data.clip import Batch, Clip
 from stpl.losses.entropy import certain_consistency, probabilities
 from stpl.nn.accel import FrameScores, clip_flow
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
-from stpl.nn.segmenter import upsample
+from stpl.nn.segmenter import grid_of, upsample
 from stpl.nn.warp import inside, warp
 from stpl.training.base import Method, check_settings
 from stpl.training.supervision import LABELLED, adversarial_losses, supervision
@@ -90,7 +90,7 @@ class DAVSN(Method):
         return found | {f"divergence {of}": self.weight * self.divergence_weight * similarity}
 
     def _consistency(self, scores: FrameScores, clip: Clip) -> dict[str, Tensor]:
-        flow = clip_flow(clip, (scores[0][0].shape[-2], scores[0][0].shape[-1]))
+        flow = clip_flow(clip, grid_of(scores[0][0]))
         there = inside(flow)
         return {
             name: self.weight * certain_consistency(now, warp(probabilities(before), flow), there)

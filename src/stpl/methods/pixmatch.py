@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stpl.data.clip import BACKWARD, Batch, Clip, Wants
 from stpl.nn.accel import Accel
-from stpl.nn.mixing import box_mask, cutmix_box, paste, resized
+from stpl.nn.mixing import box_mask, cutmix_box, paste, pick, resized
 from stpl.nn.segmenter import upsample
 from stpl.nn.teacher import Teacher, TeacherOptions
 from stpl.training.base import Method, check_settings
@@ -90,14 +90,10 @@ class PixMatch(Method):
 
     def _mixed(self, clean: Clip, source: Clip) -> Clip:
         """Each clip with a box of a source clip in it or, as often, the other way round."""
-        size = clean.size
         count = len(clean.frames)
-        other = resized(source.map(lambda x: beside(x, count)), size)
-        boxes, swapped = [], []
-        for place in range(count):
-            generator = self.generator(place, _BOX)
-            boxes.append(cutmix_box(size, generator))
-            swapped.append(bool(generator.integers(2)))
-        mask = box_mask(boxes, size, clean.frames.device)
-        mask = torch.stack([~inside if swap else inside for inside, swap in zip(mask, swapped, strict=True)])
-        return paste(clean, other, mask)
+        other = resized(source.map(lambda x: beside(x, count)), clean.size)
+        generators = [self.generator(place, _BOX) for place in range(count)]
+        boxes = [cutmix_box(clean.size, generator) for generator in generators]
+        inside = box_mask(boxes, clean.size, clean.frames.device)
+        swapped = [bool(generator.integers(2)) for generator in generators]
+        return paste(clean, other, pick(swapped, ~inside, inside))

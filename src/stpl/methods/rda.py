@@ -76,10 +76,9 @@ class RDA(Method):
         self.weight, self.structure_weight, self.attacker_lr = weight, structure_weight, attacker_lr
         self.adversarial_weights = {"main": adversarial_weight, "auxiliary": auxiliary_weight}
         self.scales = (smallest_scale, largest_scale)
-        of = self.network.segmenter.classifiers
-        self.discriminators = nn.ModuleDict(
-            {name: Discriminator(self.network.num_classes, discriminator) for name in of}
-        )
+        self.discriminators = nn.ModuleDict()
+        for of in self.network.segmenter.classifiers:
+            self.discriminators[of] = Discriminator(self.network.num_classes, discriminator)
         self.attacker = Attacker(portion) if attack == "gated" else None
         self.before_wants = Wants() if attack == "gated" else None
 
@@ -100,7 +99,7 @@ class RDA(Method):
         found |= structure
         scores = self.network.fused_scores(attacked)
         for of, maps in zip(self.discriminators, zip(of_source, clean, scores, strict=True), strict=False):
-            found |= self._adversarial(of, dict(zip(("source", "clean", "attacked"), maps, strict=True)), batch)
+            found |= self._adversarial(of, maps, batch)
             found[f"robustness {of}"] = self.weight * _difference(maps[2], maps[1])
         return found
 
@@ -116,18 +115,20 @@ class RDA(Method):
         scale = self.generator(None, _SCALE).uniform(*self.scales)
         return rescaled(Clip(frames, target.flows, key=target.key), scale), found
 
-    def _adversarial(self, of: str, logits: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def _adversarial(self, of: str, logits: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
         """The adversarial losses of a classifier's entropy maps; its discriminator learns from the clean ones."""
         discriminator = self.discriminators[of]
         assert isinstance(discriminator, Discriminator)
         assert batch.source is not None
-        clips = {"source": batch.source, "clean": batch.target, "attacked": batch.target}
-        maps = {name: weighted_entropy(upsample(logits[name], grid_of(clip.frames))) for name, clip in clips.items()}
-        loss, own = adversarial_losses(discriminator, maps["source"], maps["clean"])
+        clips = (batch.source, batch.target, batch.target)
+        source, clean, attacked = (
+            weighted_entropy(upsample(scores, clip.size)) for scores, clip in zip(logits, clips, strict=True)
+        )
+        loss, own = adversarial_losses(discriminator, source, clean)
         weight = self.adversarial_weights[of]
         return {
             f"adversarial {of}": weight * loss,
-            f"adversarial attacked {of}": weight * domain_loss(discriminator.frozen(maps["attacked"]), "source"),
+            f"adversarial attacked {of}": weight * domain_loss(discriminator.frozen(attacked), "source"),
             f"discriminator {of}": own,
         }
 
@@ -155,16 +156,11 @@ class Attacker(nn.Module):
         self.score = nn.Conv1d(components, 2 * components, 1, groups=components)
 
     def forward(self, frames: Tensor, reference: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Attack clips.
-
-        Args:
-            frames: uint8 `[B,T,3,H,W]`; all frames of a clip get the same components.
-            reference: uint8 `[B,3,H,W]`.
-            noise: of Gumbel's distribution, `[B,96,2]`.
+        """Attack frames uint8 `[B,T,3,H,W]` by a reference `[B,3,H,W]` and noise of Gumbel's distribution `[B,96,2]`.
 
         Returns:
-            The frames, float32 `[B,T,3,H,W]`, and how much the structure's components of the last one changed: mean
-            over their maps.
+            The frames, float32, all of a clip with the same components exchanged, and how much the structure's
+            components of the last one changed: mean over their maps.
         """
         size = grid_of(frames)
         bands = ring_bands(size, BANDS, frames.device)

@@ -14,11 +14,9 @@ from stpl.training.supervision import AUXILIARY_WEIGHT, supervision
 class Supervised(Method):
     """Cross-entropy of the fused prediction, as the DA-VSN lineage trains its source models.
 
-    A network with an auxiliary classifier (`network.architecture.auxiliary`) trains it along, fused by the same score
-    fusion.
-
     Args:
-        auxiliary_weight: of the auxiliary classifier's loss; 0.1 is that of AdaptSegNet, ADVENT, DA-VSN and TPS.
+        auxiliary_weight: of the loss of an auxiliary classifier (`network.architecture.auxiliary`), whose scores are
+            fused alike; 0.1 is that of AdaptSegNet, ADVENT, DA-VSN and TPS.
     """
 
     wants = Wants(flows=(BACKWARD,), labels=(0,))

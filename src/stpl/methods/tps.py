@@ -79,7 +79,7 @@ class TPS(Method):
         self.weight, self.distance, self.match_colours = weight, distance, match_colours
         self.mirror_probability, self.grey_probability = mirror_probability, grey_probability
         self.scales = (smallest_scale, largest_scale)
-        self._augmented = {"clean": _augmented, "wrapped": self._wrapped}[strong_view]
+        self.strong_view = strong_view
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The source's supervision, and cross-entropy of the strong view with the earlier frame's labels."""
@@ -117,10 +117,14 @@ class TPS(Method):
 
     def _strong(self, clip: Clip) -> Clip:
         """The last two frames, augmented and at another size."""
-        frames = self._augmented(clip, self._drawn(clip, _GREY, self.grey_probability))
-        return rescaled(
-            Clip(frames, {BACKWARD: clip.flows[BACKWARD]}), self.generator(None, _SCALE).uniform(*self.scales)
-        )
+        grey = self._drawn(clip, _GREY, self.grey_probability)
+        if self.strong_view == "wrapped":
+            frames = self._wrapped(clip, grey)
+        else:
+            assert clip.augmented is not None  # wanted
+            frames = made_grey(clip.augmented, grey)
+        scale = self.generator(None, _SCALE).uniform(*self.scales)
+        return rescaled(Clip(frames, {BACKWARD: clip.flows[BACKWARD]}), scale)
 
     def _drawn(self, clip: Clip, purpose: int, probability: float) -> list[bool]:
         """For each clip whether something happens."""
@@ -141,11 +145,6 @@ class TPS(Method):
         constants = zip(fed, normalization.mean, normalization.std, strict=True)
         frames = [x * std + mean for x, mean, std in constants]
         return torch.stack([frames[channel] for channel in order], 2)
-
-
-def _augmented(clip: Clip, grey: Sequence[bool]) -> Tensor:
-    assert clip.augmented is not None  # wanted
-    return made_grey(clip.augmented, grey)
 
 
 def made_grey(frames: Tensor, chosen: Sequence[bool]) -> Tensor:

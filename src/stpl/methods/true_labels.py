@@ -1,7 +1,6 @@
 """Diagnostics, not methods: what a loss would be worth if its pseudo-labels were right.
 
-They read the target's labels, which nobody who adapts has. They use the very pixels that the method would use, with
-their true classes.
+They read the target's labels, which nobody who adapts has, for the very pixels that the method would use.
 """
 
 from __future__ import annotations

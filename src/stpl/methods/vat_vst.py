@@ -1,7 +1,4 @@
-"""VAT-VST: unsupervised domain adaptation for video semantic segmentation (Shin et al., 2021), in its two phases.
-
-`VAT` is phase 1, video adversarial training; `VST` is phase 2, video self-training.
-"""
+"""VAT-VST: unsupervised domain adaptation for video semantic segmentation (Shin et al., 2021): phases 1 and 2."""
 
 from __future__ import annotations
 
@@ -30,12 +27,11 @@ Refinement = Literal["cut-out", "fill-in", "none"]
 """What the warped labels of the frame before do. `cut-out`: a pixel keeps its label where they are the same (Eq. 12).
 `fill-in`: a visible pixel without a label takes theirs (Eq. 14, which the paper found worse)."""
 
-CONFIDENCE_CAP = 0.999
-"""Above which no threshold goes, as in IAST's released code: at 1 no pixel would be sure enough."""
+CONFIDENCE_CAP = 0.999  # of thresholds, as in IAST's released code: at 1 no pixel would be sure enough
 
 
 class VAT(Method):
-    """Supervision and tube matching on the source, and a discriminator of the probabilities of both frames.
+    """Phase 1: supervision and tube matching on the source, and a discriminator of the probabilities of both frames.
 
     Args:
         tube_weight: of the tube matching loss (1).
@@ -87,12 +83,11 @@ class VAT(Method):
     def _tube(self, scores: FrameScores, clip: Clip) -> Tensor:
         """Probabilities of both frames at their size, oldest first, `[B,2,K,H,W]`."""
         fused = self.network.fuse_scores(scores[:1], clip)[0]
-        size = clip.size
-        return torch.stack([upsample(logits, size).softmax(1) for logits in (scores[0][1], fused)], 1)
+        return torch.stack([upsample(logits, clip.size).softmax(1) for logits in (scores[0][1], fused)], 1)
 
 
 class VST(OfflinePseudoLabels):
-    """Self-training with labels that several frames agree on and thresholds that follow each video.
+    """Phase 2: self-training with labels that several frames agree on and thresholds that follow each video.
 
     A clip's prediction is the mean with those of the frames before and after it, brought along the flow where they show
     the same. Of each class the sure pixels of a video are labelled: its threshold is a moving average, over the videos,
@@ -152,18 +147,11 @@ class VST(OfflinePseudoLabels):
         observed = self.evaluated.observe(clip)
         check_output(observed.logits, clip)
         size = grid_of(observed.logits)
-        after = self.evaluated.segment(clip.frame(1)).logits
-        brought = [
-            _brought(logits, frames, flow, clip.frame(), size)
-            for logits, frames, flow in (
-                (observed.previous, clip.frame(-1), clip.flows[BACKWARD]),
-                (after, clip.frame(1), clip.flows[0, 1]),
-            )
-        ]
-        (previous, visible, within) = brought[0]
+        after, after_visible, _ = _brought(self.evaluated.segment(clip.frame(1)).logits, clip, 1, size)
+        previous, visible, within = _brought(observed.previous, clip, -1, size)
         mean = observed.logits.double().softmax(1)
         if self.aggregate:
-            mean = aggregated(mean, [probability for probability, _, _ in brought], [shown for _, shown, _ in brought])
+            mean = aggregated(mean, [previous, after], [visible, after_visible])
         known = torch.where(within[:, None], previous, 0.0)  # beyond the image nothing is sure
         return Predictions((1 - mean).half().double(), (1 - known).half().double(), visible)
 
@@ -197,12 +185,11 @@ def _mean_where(values: Tensor, chosen: Tensor) -> Tensor:
     return torch.where(chosen, values, 0.0).sum() / chosen.sum().clamp(min=1)
 
 
-def _brought(
-    logits: Tensor, frames: Tensor, flow: Tensor, current: Tensor, size: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _brought(logits: Tensor, clip: Clip, offset: int, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """A neighbour on the current frame's grid: probabilities, where it shows the same, where it shows anything."""
-    warped = warp(frames.float(), flow)
-    visible = ~photometric_occlusion(current, warped) & inside(flow)
+    flow = clip.flows[0, offset]
+    warped = warp(clip.frame(offset).float(), flow)
+    visible = ~photometric_occlusion(clip.frame(), warped) & inside(flow)
     probability = warp(logits.double().softmax(1), resize_flow(flow, size).double())
     return probability, nearest(visible, size), nearest(inside(flow), size)
 

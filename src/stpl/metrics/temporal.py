@@ -128,22 +128,21 @@ def clip_confusions(prediction: Tensor, label: Tensor, num_classes: int) -> Tens
     return torch.bincount(index.flatten(), minlength=size[0] * size[1] * size[2]).view(size)
 
 
-def stretches(keys: Sequence[str], spacing: int = 1) -> list[int]:
+def stretches(keys: Sequence[str]) -> list[int]:
     """Number the stretches of uninterrupted video in a sequence of clips, in order from 0.
 
-    Clips' names end in the number of their frame, such as `drive/0003/07` and `frankfurt_000000_000294`; `spacing` is
-    the number of frames from one labelled frame to the next.
+    Clips' names end in the number of their frame, such as `drive/0003/07` and `frankfurt_000000_000294`.
     """
-    breaks = (not continues(earlier, later, spacing) for earlier, later in pairwise(keys))
+    breaks = (not continues(earlier, later) for earlier, later in pairwise(keys))
     return list(accumulate(map(int, breaks), initial=0))[: len(keys)]
 
 
-def continues(earlier: str, later: str, spacing: int = 1) -> bool:
-    """Whether `later` names the frame of the same video that comes `spacing` frames after `earlier`."""
+def continues(earlier: str, later: str) -> bool:
+    """Whether `later` names the frame of the same video that comes after `earlier`."""
     found = [re.fullmatch(r"(.*?)(\d+)", key, re.DOTALL) for key in (earlier, later)]
     if found[0] is None or found[1] is None:
         return False
-    return found[0][1] == found[1][1] and int(found[0][2]) + spacing == int(found[1][2])
+    return found[0][1] == found[1][1] and int(found[0][2]) + 1 == int(found[1][2])
 
 
 def video_quality(confusions: Tensor, stretch: Tensor, window: int) -> Tensor:
@@ -180,8 +179,8 @@ class VideoQuality(Metric):
     """VPQ^s of VAT-VST, and the confusion matrix of every clip from which it is computed.
 
     VAT-VST evaluates Cityscapes-VPS, whose labelled frames lie 5 apart, over windows of 1 to 4 of them. Here windows
-    are made of clips whose keys lie `spacing` frames apart, and those windows count that fit into a video. Classes that
-    are not reported stay out of the means.
+    are made of clips of successive frames, and those count that fit into a video. Classes that are not reported stay
+    out of the means.
 
     Under DDP its numbers are those of this process: keys are no tensors, and torchmetrics brings together only these.
     """
@@ -189,9 +188,9 @@ class VideoQuality(Metric):
     full_state_update = False
     confusions: list[Tensor]
 
-    def __init__(self, space: LabelSpace, spacing: int = 1) -> None:
+    def __init__(self, space: LabelSpace) -> None:
         super().__init__(sync_on_compute=False)
-        self.num_classes, self.reported, self.spacing = space.num_classes, list(space.reported), spacing
+        self.num_classes, self.reported = space.num_classes, list(space.reported)
         self.keys: list[str] = []
         self.add_state("confusions", default=[], dist_reduce_fx="cat")
 
@@ -203,7 +202,7 @@ class VideoQuality(Metric):
     def compute(self) -> dict[int, Tensor]:
         """Window → mean over classes in percent, for the windows that occur."""
         confusions = dim_zero_cat(self.confusions)
-        stretch = torch.tensor(stretches(self.keys, self.spacing), device=confusions.device)
+        stretch = torch.tensor(stretches(self.keys), device=confusions.device)
         means = {n: video_quality(confusions, stretch, n)[self.reported].nanmean() for n in WINDOWS}
         return {window: mean for window, mean in means.items() if not mean.isnan()}
 

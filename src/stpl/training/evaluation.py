@@ -29,6 +29,8 @@ from stpl.nn.warp import warp
 from stpl.training.ranks import to_first
 
 Arrays = dict[str, NDArray[Any]]
+_SAMPLES, _OF_ONE_VIDEO = 12, 4  # clips to look at, and how many successive ones of a video
+_PIXELS = 1 << 15  # to which larger frames are reduced: 12 clips stay below 1.5 MB
 
 
 class Evaluator(nn.Module):
@@ -169,15 +171,9 @@ class ClipSamples:
 
     A hash of the name of their first clip chooses the videos. While the clips stream by, those of the videos that come
     first so far are kept, and those of the very first, which may have begun in another process.
-
-    Args:
-        count: clips in all.
-        together: at most so many successive clips of one video.
-        pixels: larger frames are reduced to at most so many pixels; 2¹⁵ keeps 12 clips below 1.5 MB.
     """
 
-    def __init__(self, count: int = 12, together: int = 4, pixels: int = 1 << 15) -> None:
-        self.count, self.together, self.pixels = count, together, pixels
+    def __init__(self) -> None:
         self._keys: list[str] = []
         self._videos: dict[int, dict[int, Shown]] = {}  # place of a video's first clip → place → clip
         self._begun = 0  # place of the first clip of the current video
@@ -190,7 +186,7 @@ class ClipSamples:
             self._keys.append(key)
             if begins:
                 self._begin(place)
-            if place - self._begun < self.together and self._begun in self._videos:
+            if place - self._begun < _OF_ONE_VIDEO and self._begun in self._videos:
                 label = torch.full_like(predictions[i], IGNORE) if labels is None else labels[i]
                 self._videos[self._begun][place] = self._show(key, frames[i], label, predictions[i])
 
@@ -198,13 +194,13 @@ class ClipSamples:
         """Keep the video that begins here if it is among the first `count`; drop the one that no longer is."""
         self._begun, self._videos[place] = place, {}
         ranked = sorted((first for first in self._videos if first), key=lambda first: _rank(self._keys[first]))
-        for first in ranked[self.count :]:
+        for first in ranked[_SAMPLES:]:
             del self._videos[first]
 
     @classmethod
     def joined(cls, parts: Sequence[ClipSamples]) -> ClipSamples:
         """The samples of a set of clips, of which each of `parts` saw a stretch, in order; good for `arrays` only."""
-        whole = cls(parts[0].count, parts[0].together, parts[0].pixels)
+        whole = cls()
         for part in parts:
             before = len(whole._keys)
             whole._videos[before] = {before + place: clip for place, clip in part._shown().items()}
@@ -213,7 +209,7 @@ class ClipSamples:
 
     def _show(self, key: str, frame: Tensor, label: Tensor, prediction: Tensor) -> Shown:
         height, width = frame.shape[1:]
-        scale = min(1.0, (self.pixels / (height * width)) ** 0.5)
+        scale = min(1.0, (_PIXELS / (height * width)) ** 0.5)
         size = (max(1, int(height * scale)), max(1, int(width * scale)))
         small = frame if scale == 1 else F.interpolate(frame[None].float(), size=size, mode="area")[0].round().byte()
         maps = (nearest(x[None], size)[0].byte().cpu().numpy() for x in (label, prediction))
@@ -236,7 +232,7 @@ class ClipSamples:
         for place, video in enumerate(stretches(self._keys)):
             videos.setdefault(video, []).append(place)
         ranked = sorted(videos.values(), key=lambda places: _rank(self._keys[places[0]]))
-        return sorted([place for places in ranked for place in places[: self.together]][: self.count])
+        return sorted([place for places in ranked for place in places[:_OF_ONE_VIDEO]][:_SAMPLES])
 
 
 def _never() -> bool:

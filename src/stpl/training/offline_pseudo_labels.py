@@ -52,15 +52,12 @@ class Predictions(NamedTuple):
     previous: Tensor | None = None
     visible: Tensor | None = None
 
-    def compressed(self) -> Predictions:
-        """The same in the host's memory, with doubts in half precision, which holds them exactly."""
-        previous = None if self.previous is None else self.previous.half().cpu()
-        return Predictions(self.doubts.half().cpu(), previous, None if self.visible is None else self.visible.cpu())
-
-    def expanded(self) -> Predictions:
-        """The same with doubts in double precision."""
-        previous = None if self.previous is None else self.previous.double()
-        return self._replace(doubts=self.doubts.double(), previous=previous)
+    def to(self, dtype: torch.dtype, device: str | None = None) -> Predictions:
+        """The same with doubts in another precision, of which half holds them exactly; on another device if given."""
+        return self._make(
+            None if tensor is None else tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+            for tensor in self
+        )
 
     @property
     def bytes(self) -> int:
@@ -264,7 +261,7 @@ class OfflinePseudoLabels(Method):
                     group, histogram = self.group(key), torch.zeros_like(histogram)
                 add_to(histogram, predictions.doubts[place : place + 1])
             if kept is not None:
-                kept.append((keys, predictions.compressed()))
+                kept.append((keys, predictions.to(torch.half, "cpu")))
                 kept = kept if len(kept) * kept[0][1].bytes < _MEMORY else None
             if progress is not None:
                 progress.add(len(keys))
@@ -291,8 +288,8 @@ class OfflinePseudoLabels(Method):
         left = iter(stretch.clips[done:])
         progress = stretch.progress("labelling", done)
         batches: Iterable[Labelled] = kept if kept is not None and not done else self._predicted(stretch.clips[done:])
-        for keys, compressed in batches:
-            predictions = compressed.expanded()
+        for keys, found in batches:
+            predictions = found.to(torch.double)
             doubts = predictions.doubts
             own = torch.stack([thresholds[_identity(self.group(key))] for key in keys]).to(doubts.device)
             labels = self.label(predictions, own)

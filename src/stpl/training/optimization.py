@@ -62,14 +62,12 @@ class OptimizerOptions:
     schedule: Literal["poly", "advent"] = "poly"
 
     def __post_init__(self) -> None:
-        for name in ("lr", "weight_decay", "head_factor", "new_module_factor", "power"):
+        for name in ("lr", "weight_decay", "head_factor", "new_module_factor", "power", "warmup"):
             check_range(f"optimizer.{name}", getattr(self, name))
         check_range("optimizer.projection_factor", self.projection_factor or 0)
-        check_range("optimizer.warmup", self.warmup)
         check_range("optimizer.clip", 1 if self.clip is None else self.clip, 1e-9)
         check_range("optimizer.momentum", self.momentum, 0, 1)
-        if self.horizon is not None:
-            check_range("optimizer.horizon", self.horizon, 1)
+        check_range("optimizer.horizon", 1 if self.horizon is None else self.horizon, 1)
 
 
 class RelativeSGD(torch.optim.SGD):
@@ -174,16 +172,14 @@ def learning_rates(optimizer: torch.optim.Optimizer, options: OptimizerOptions, 
     def decayed(step: int) -> float:
         return float((1 - min(step, horizon) / horizon) ** options.power)
 
-    errors: dict[str, Callable[[int], float]] = {
-        "score_fusion": lambda step: 10 * decayed(step),
-        "classifiers": lambda step: 1.0,
-    }
-
     def share(name: str, step: int) -> float:
         """Share of a group's initial rate at a step."""
         if step < options.warmup and name not in _LEARN_AT_ONCE:
             return 0.0
-        wrong = errors.get(name.removesuffix(WITHOUT_DECAY)) if options.schedule == "advent" else None
-        return decayed(step) if wrong is None else wrong(step)
+        if options.schedule == "advent" and name == "score_fusion":
+            return 10 * decayed(step)
+        if options.schedule == "advent" and name.removesuffix(WITHOUT_DECAY) == "classifiers":
+            return 1.0
+        return decayed(step)
 
     return LambdaLR(optimizer, [partial(share, group["name"]) for group in optimizer.param_groups])

@@ -1,7 +1,5 @@
 """Affine teacher: the default of `stpl adapt`. A mean teacher whose student can change very little."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Self
 

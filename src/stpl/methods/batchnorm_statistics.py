@@ -1,7 +1,5 @@
 """Controls the paper lacks: renew the BatchNorm statistics on the target, and do nothing else."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Class-balanced self-training (Zou et al., CBST, ECCV 2018), without its source term."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

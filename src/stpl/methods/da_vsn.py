@@ -1,7 +1,5 @@
 """DA-VSN: domain adaptive video segmentation via temporal consistency regularisation (Guan et al., ICCV 2021)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """FDA: Fourier domain adaptation (Yang and Soatto, CVPR 2020), on both frames of a clip."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any

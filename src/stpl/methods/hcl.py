@@ -1,7 +1,5 @@
 """HCL: historical contrastive learning for model adaptation without source data (Huang et al., NeurIPS 2021)."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import torch

@@ -1,7 +1,5 @@
 """Mean Teacher (Tarvainen and Valpola, NeurIPS 2017) without labels: the student learns from its own moving average."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

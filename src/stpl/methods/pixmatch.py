@@ -1,7 +1,5 @@
 """PixMatch (Melas-Kyriazi and Manrai, CVPR 2021): consistency of predictions under perturbations of the target."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """RDA: robust domain adaptation via Fourier adversarial attacking (Huang et al., ICCV 2021)."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import numpy as np

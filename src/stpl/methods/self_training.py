@@ -1,7 +1,5 @@
 """Vanilla self-training: cross-entropy with the network's own confident predictions (paper §4.3, Table 3)."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from stpl.data.clip import Batch

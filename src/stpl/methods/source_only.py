@@ -1,7 +1,5 @@
 """The source model as it is: the row every adaptation is compared with."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from stpl.data.clip import Batch

@@ -11,8 +11,6 @@
 A view is a feature map on the grid of the current frame, so all of them share the pseudo-labels of the current frame.
 """
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Training with labels: the source model, and the oracle on the target's labels."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor

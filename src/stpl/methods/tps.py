@@ -1,7 +1,5 @@
 """TPS: domain adaptive video segmentation via temporal pseudo supervision (Xing et al., ECCV 2022)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal

@@ -3,8 +3,6 @@
 They read the target's labels, which nobody who adapts has, for the very pixels that the method would use.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """UR: uncertainty reduction for model adaptation in semantic segmentation (Teja S and Fleuret, CVPR 2021)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

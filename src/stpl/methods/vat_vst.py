@@ -1,7 +1,5 @@
 """VAT-VST: unsupervised domain adaptation for video semantic segmentation (Shin et al., 2021): phases 1 and 2."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from typing import Any, Literal

@@ -7,8 +7,6 @@ on clips they were not fitted on. Clips come in two folds, the earlier and the l
 (but for one at the border).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 Shape legend: M kept pixels, C channels, B images, h×w pixels.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -5,8 +5,6 @@
 The field scores these benchmarks in two ways, which are not comparable; a label space names its own (`protocol`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Self
 

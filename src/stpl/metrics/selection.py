@@ -1,7 +1,5 @@
 """Choosing a checkpoint without labels: scores of unlabelled predictions, higher is better."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

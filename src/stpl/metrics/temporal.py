@@ -4,8 +4,6 @@ Shape legend: B clips, N clips of a data set, K classes, H×W pixels. Label maps
 backward flow on the grid of the current frame (see `stpl.data.clip.Clip`).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from itertools import accumulate, pairwise

@@ -1,7 +1,5 @@
 """The conformance suite: what every method must keep, checked on runs of seconds through the real command line."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterator, Sequence

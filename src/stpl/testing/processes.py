@@ -3,8 +3,6 @@
 `python -m stpl.testing.processes PORT RANK PLAN` is one of the two.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import socket

@@ -1,7 +1,5 @@
 """Does a piece of code ask a device for values? On a CPU nothing waits, so it is seen by what is called."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any

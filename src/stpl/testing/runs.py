@@ -1,7 +1,5 @@
 """Runs of seconds for tests: a tiny `streets`, a run that is killed at a step, a run in exact arithmetic."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What every method shares: network, optimiser, schedule, evaluation."""
 
-from __future__ import annotations
-
 import math
 import os
 from abc import ABC, abstractmethod

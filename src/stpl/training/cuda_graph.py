@@ -5,8 +5,6 @@ against 48 on one H100 at 512×1024). A graph is launched at once. It is right f
 nothing on the host but the shapes of its batch: numbers drawn or steps counted in Python would repeat themselves.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

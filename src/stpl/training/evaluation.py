@@ -3,11 +3,9 @@
 Shape legend: B clips in a batch, K classes, D feature channels, H×W pixels, h×w features.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -198,7 +196,7 @@ class ClipSamples:
             del self._videos[first]
 
     @classmethod
-    def joined(cls, parts: Sequence[ClipSamples]) -> ClipSamples:
+    def joined(cls, parts: Sequence[Self]) -> Self:
         """The samples of a set of clips, of which each of `parts` saw a stretch, in order; good for `arrays` only."""
         whole = cls()
         for part in parts:

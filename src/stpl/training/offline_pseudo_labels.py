@@ -5,8 +5,6 @@ them, labels are written to `pseudo/round<k>` of the run's folder, and the optim
 by the clips' names in the process that trains; loader processes read ahead and would serve those of the round before.
 """
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 from abc import abstractmethod
@@ -51,13 +49,6 @@ class Predictions(NamedTuple):
     doubts: Tensor
     previous: Tensor | None = None
     visible: Tensor | None = None
-
-    def to(self, dtype: torch.dtype, device: str | None = None) -> Predictions:
-        """The same with doubts in another precision, of which half holds them exactly; on another device if given."""
-        return self._make(
-            None if tensor is None else tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
-            for tensor in self
-        )
 
     @property
     def bytes(self) -> int:
@@ -261,7 +252,7 @@ class OfflinePseudoLabels(Method):
                     group, histogram = self.group(key), torch.zeros_like(histogram)
                 add_to(histogram, predictions.doubts[place : place + 1])
             if kept is not None:
-                kept.append((keys, predictions.to(torch.half, "cpu")))
+                kept.append((keys, _converted(predictions, torch.half, "cpu")))
                 kept = kept if len(kept) * kept[0][1].bytes < _MEMORY else None
             if progress is not None:
                 progress.add(len(keys))
@@ -289,7 +280,7 @@ class OfflinePseudoLabels(Method):
         progress = stretch.progress("labelling", done)
         batches: Iterable[Labelled] = kept if kept is not None and not done else self._predicted(stretch.clips[done:])
         for keys, found in batches:
-            predictions = found.to(torch.double)
+            predictions = _converted(found, torch.double)
             doubts = predictions.doubts
             own = torch.stack([thresholds[_identity(self.group(key))] for key in keys]).to(doubts.device)
             labels = self.label(predictions, own)
@@ -299,6 +290,14 @@ class OfflinePseudoLabels(Method):
                 stretch.rows.write(row, {"labels": label, "doubts": doubt}, key)
             if progress is not None:
                 progress.add(len(labels))
+
+
+def _converted(predictions: Predictions, dtype: torch.dtype, device: str | None = None) -> Predictions:
+    """The same with doubts in another precision, of which half holds them exactly; on another device if given."""
+    return Predictions._make(
+        None if tensor is None else tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+        for tensor in predictions
+    )
 
 
 _COUNT = np.dtype([("group", np.int64), ("bin", np.int32), ("count", np.uint32)])

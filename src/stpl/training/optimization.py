@@ -1,7 +1,5 @@
 """Optimiser and schedule of all methods."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Communication of the processes of a distributed run. Outside such a run there is one process, the first."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 

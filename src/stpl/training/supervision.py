@@ -1,7 +1,5 @@
 """Losses of labels, true and false, that methods share, and source clips in the style of the target."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -11,19 +11,11 @@ Scope = Literal["global", "class"]
 
 
 def confident_pixels(logits: Tensor, proportion: float, scope: Scope = "global") -> tuple[Tensor, Tensor]:
-    """Pseudo-labels of a batch and the most confident of them.
+    """Pseudo-labels int64 `[B,h,w]` of logits `[B,K,h,w]`, and where they are kept, bool `[B,h,w]`; no gradient.
 
-    Confidence is the largest softmax probability. `global` keeps the ⌊k·h·w⌉ most confident pixels of every frame, as
-    the paper's `topk(ŷ; k)` reads; `class` keeps that share of the pixels predicted as each class of every frame (at
-    least one), as CBST does, so that rare classes are not crowded out.
-
-    Args:
-        logits: `[B,K,h,w]`; no gradient flows through them.
-        proportion: k in (0, 1].
-        scope: whether pixels compete within the frame or within their predicted class.
-
-    Returns:
-        Pseudo-labels int64 `[B,h,w]`, and bool `[B,h,w]`, True where the pixel is kept.
+    Confidence is the largest softmax probability, and `proportion` is k in (0, 1]. `global` keeps the ⌊k·h·w⌉ most
+    confident pixels of every frame, as the paper's `topk(ŷ; k)` reads; `class` keeps that share of the pixels predicted
+    as each class of every frame (at least one), as CBST does, so that rare classes are not crowded out.
 
     Raises:
         ValueError: for another proportion or scope.

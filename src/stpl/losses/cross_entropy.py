@@ -9,14 +9,9 @@ from stpl.data.clip import IGNORE
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy over pixels whose label is not 255; 0 with zero gradients if there is none.
+    """Mean cross-entropy of logits `[B,K,H,W]` over pixels whose label int64 `[B,H,W]` is not 255, in float32.
 
-    Args:
-        logits: `[B,K,H,W]`.
-        labels: int64 `[B,H,W]`, train ids or 255.
-
-    Returns:
-        Scalar float32. (`torch`'s own mean is NaN when every pixel is ignored.)
+    It is 0 with zero gradients if there is none, where `torch`'s own mean is NaN.
     """
     # Summed here: on CUDA only the unreduced form is deterministic.
     total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none").sum()

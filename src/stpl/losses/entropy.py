@@ -46,15 +46,12 @@ def certain_consistency(logits: Tensor, previous: Tensor, inside: Tensor) -> Ten
     """Draw a frame's prediction to the propagated one of the frame before, where that one is surer.
 
     Guan et al., DA-VSN, ICCV 2021: mean over pixels and classes of w·|p_t - p̂_{t-1}|, with w = 1 where p̂ is known and
-    its entropy is the lower one.
+    its entropy is the lower one. It lies in [0, 2/K].
 
     Args:
         logits: of the frame, `[B,K,h,w]`.
         previous: probabilities of the frame before on the same grid, `[B,K,h,w]`; they take no gradient.
         inside: bool `[B,h,w]`, where the frame before shows the pixel at all.
-
-    Returns:
-        A scalar in [0, 2/K].
     """
     previous = previous.detach()
     surer = entropy_map(previous.clamp(min=1e-30).log()) < entropy_map(logits.detach())  # log p are logits of p

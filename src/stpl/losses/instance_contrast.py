@@ -30,7 +30,8 @@ def instance_contrast(
     released code: the sum leaves j = i out, positives are all j ≠ i of the query's class, and their terms are summed
     and divided by N.
 
-    Memory is linear in N: similarities are formed block by block, and the gradient along with them.
+    It is 0 where no query has a positive. Memory is linear in N: similarities are formed block by block, and the
+    gradient along with them.
 
     Args:
         queries: unit vectors `[N,D]`.
@@ -38,9 +39,6 @@ def instance_contrast(
         reliability: r > 0, `[N]`; no gradient.
         labels: classes `[N]`, for positives of the same class.
         temperature: τ.
-
-    Returns:
-        A scalar; 0 where no query has a positive.
     """
     compute = partial(_blockwise, keys.detach(), reliability.detach(), labels, temperature)
     return value_with_gradient(compute, queries)

@@ -115,11 +115,7 @@ class _Computed(torch.autograd.Function):
 
 
 def choose_engine(queries: Tensor, name: EngineName = "auto") -> Engine:
-    """The engine called `name`, or the best one for `queries` `[N,D]`.
-
-    Raises:
-        ValueError: for an unknown name, or for "triton" where it cannot run.
-    """
+    """The engine called `name`, or the best one for `queries` `[N,D]`; raises `ValueError` for one that cannot run."""
     if name not in get_args(EngineName):
         raise ValueError(f"unknown engine '{name}', choose one of: {', '.join(get_args(EngineName))}")
     if name == "triton" and (obstacle := _obstacle(queries) or _missing()):

@@ -22,16 +22,9 @@ _LN2 = math.log(2)
 
 
 def contrast(queries: Pixels, keys: Pixels, scale: float, denominator: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Value and gradients; see `stpl.losses.pixel_contrast`.
+    """The loss, its gradient by N queries `[N,D]` and by M keys `[M,D]`; see `stpl.losses.pixel_contrast`.
 
-    Args:
-        queries: N pixels, float32 or wider.
-        keys: M pixels, of the same dtype.
-        scale: 1/τ.
-        denominator: one of `stpl.losses.pixel_contrast.Denominator`.
-
-    Returns:
-        The loss, its gradient by `queries` `[N,D]` and by `keys` `[M,D]`.
+    Pixels are float32 or wider, both of one dtype; `scale` is 1/τ.
     """
     query_order, key_order = _order(queries.labels), _order(keys.labels)
     keys_by_class = keys.vectors[key_order]

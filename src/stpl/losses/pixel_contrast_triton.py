@@ -66,9 +66,8 @@ class _Kernels:
 
     def __init__(self, queries: Pixels, keys: Pixels, denominator: str) -> None:
         self.queries, self.keys = queries.vectors, keys.vectors
-        self.sizes = (len(self.queries), len(self.keys))
-        labels = (queries.labels.int(), keys.labels.int())
-        self.inputs = (*_halves(self.queries), *_halves(self.keys), *labels, *self.sizes)
+        labels, sizes = (queries.labels.int(), keys.labels.int()), (len(self.queries), len(self.keys))
+        self.inputs = (*_halves(self.queries), *_halves(self.keys), *labels, *sizes)
         device = self.queries.device
         small = self.queries.is_cuda and torch.cuda.get_device_capability(device)[0] not in _LARGE
         self.options = launch_options(self.queries.shape[1], supcon=denominator == "supcon", small=small)
@@ -105,11 +104,8 @@ def launch_options(dim: int, *, supcon: bool, small: bool) -> dict[str, Any]:
     """Constants and launch settings of the kernels for vectors of `dim` components.
 
     They are fixed and not tuned on the spot: sums depend on the tiles, and a run that is resumed must find the same.
-
-    Args:
-        dim: D.
-        supcon: whether positives stand under the fraction too.
-        small: for GPUs with 99 KB of shared memory and no products of whole groups of warps.
+    With `supcon`, positives stand under the fraction too; `small` GPUs have 99 KB of shared memory, and no products of
+    whole groups of warps.
     """
     wide = max(16, triton.next_power_of_2(dim))
     tile, step = (64, 32 if small else 64) if wide <= 128 else (32, 32) if wide <= 256 else (16, 16)

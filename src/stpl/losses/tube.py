@@ -11,15 +11,9 @@ from stpl.data.clip import IGNORE
 def tube_matching(probabilities: Tensor, labels: Tensor) -> Tensor:
     """Sum over classes of 1 - Dice of predicted and true tube (Shin et al., VAT-VST, Eq. 6, 7), mean over clips.
 
-    Dice = 2·Σpq / (Σp² + Σq²), summed over all frames and pixels of a clip whose label is known. A class that
-    the labels of a clip do not show has a Dice of 0 with no gradient; it is left out.
-
-    Args:
-        probabilities: `[B,T,K,H,W]`.
-        labels: int64 `[B,T,H,W]`, train ids or 255.
-
-    Returns:
-        A scalar in [0, K].
+    Dice = 2·Σpq / (Σp² + Σq²) of probabilities `[B,T,K,H,W]` and labels int64 `[B,T,H,W]`, summed over all frames and
+    pixels of a clip whose label is not 255. A class that the labels of a clip do not show has a Dice of 0 with no
+    gradient; it is left out. The sum lies in [0, K].
     """
     known = labels != IGNORE
     truth = labels[:, :, None] == torch.arange(probabilities.shape[2], device=labels.device)[:, None, None]

@@ -16,17 +16,11 @@ FrameScores = list[tuple[Tensor, Tensor]]
 
 
 class Observation(NamedTuple):
-    """What ACCEL makes of a batch of clips in evaluation.
+    """What ACCEL makes of a batch of clips in evaluation."""
 
-    Attributes:
-        features: of the current frame, `[B,D,h,w]`.
-        logits: fused, `[B,K,h',w']`: the prediction.
-        previous: logits of the previous frame by itself, on its own grid, `[B,K,h',w']`.
-    """
-
-    features: Tensor
-    logits: Tensor
-    previous: Tensor
+    features: Tensor  # of the current frame, `[B,D,h,w]`
+    logits: Tensor  # fused, `[B,K,h',w']`: the prediction
+    previous: Tensor  # logits of the previous frame by itself, on its own grid, `[B,K,h',w']`
 
 
 class Accel(nn.Module):

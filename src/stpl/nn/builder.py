@@ -20,7 +20,6 @@ from stpl.errors import ConfigError, StplError, did_you_mean, first_line
 from stpl.machine import find_own_modules
 
 _NAME = re.compile(r"\w+(\.\w+)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
-_WRITE = "write package.module:callable, such as my_networks:build"
 _OURS = Path(__file__).parents[1]
 
 
@@ -34,7 +33,9 @@ def no_name(text: str, where: str) -> ConfigError:
     module, _, name = text.partition(":")
     folder, name = module.startswith("/") or ".." in module, name.removesuffix("()")
     meant = f"{module.removesuffix('.py').lstrip('./').replace('/', '.')}:{name}"
-    mend = f"write it as Python imports it: {meant}" if is_name(meant) and not folder else _WRITE
+    mend = "write package.module:callable, such as my_networks:build"
+    if is_name(meant) and not folder:
+        mend = f"write it as Python imports it: {meant}"
     return ConfigError(f"'{text}' names no callable", where=where, mend=mend)
 
 

@@ -13,10 +13,8 @@ SHIPPED = Path(__file__).parents[1] / "models"
 def located(path: Path) -> Path:
     """The file that `path` means: itself, or where there is none, the shipped model that it names.
 
-    `streets` is the source model of seed 0 of that benchmark, `streets:3` that of seed 3.
-
-    Raises:
-        CheckpointError: there are shipped models of that benchmark, but none of that seed.
+    `streets` is the source model of seed 0 of that benchmark, `streets:3` that of seed 3; raises `CheckpointError` for
+    a seed of which none is shipped.
     """
     bench, _, seed = str(path).partition(":")
     folder = SHIPPED / bench

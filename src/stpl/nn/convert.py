@@ -257,12 +257,7 @@ def convert(
 ) -> tuple[weights.Holds, dict[str, Any]]:
     """Write a foreign checkpoint as one of ours; what it holds, and the settings of a network that takes it.
 
-    Args:
-        foreign: from `understand`.
-        checkpoint: the file it came from.
-        out: the checkpoint to write; it must not exist.
-        label_space: the classes that it predicts, in their order.
-        backbone_only: leave its classifiers out.
+    `out` must not exist. The label space is that of the classes it predicts, in their order.
     """
     if out.exists():
         raise ConfigError("this file exists already", where=out, mend="delete it, or give another --out")

@@ -12,9 +12,6 @@ from stpl.errors import ConfigError, check_range
 from stpl.nn.resnet import BLOCKS, ResNet, StrideIn
 from stpl.nn.segmenter import NORMALIZATIONS, Architecture, Segmentation, Segmenter
 
-Level = Literal["layer3", "layer4"]
-"""Stages of the ResNet whose output features may be."""
-
 
 class DilatedClassifier(nn.Module):
     """ASPP of DeepLabV2: one 3×3 convolution per dilation, outputs summed.
@@ -68,7 +65,7 @@ class DeepLabV2(Architecture):
     normalization: Literal["imagenet", "caffe"] = "imagenet"
     stride_in: StrideIn = "first"
     auxiliary: bool = False
-    level: Level = "layer4"
+    level: Literal["layer3", "layer4"] = "layer4"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dilations", tuple(self.dilations))  # a list in a checkpoint

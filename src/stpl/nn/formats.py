@@ -31,12 +31,8 @@ from stpl.files import whole_file, write_atomically
 
 _HEAD = 4096  # bytes by which a format is recognised
 _TORCH_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # the number with which torch began its files before 1.6
-_TAR, _TAR_PLACE = b"ustar", 257
-_LFS_POINTER = "version https://git-lfs.github.com"
 _FOLDER = 0x10  # a part marked as a folder: torch's reader would give memory as it is, and say nothing
-_COPY_AGAIN = "delete it and train or copy it again"
 _SAVE_STATE = "load it with the program that wrote it, and save its state_dict with torch.save or as safetensors"
-_FIRST_LINE = 60  # letters of a text file that are shown
 
 _KNOWN = {
     b"\x1f\x8b": "a gzip file", b"BZh": "a bzip2 file", b"\xfd7zXZ\0": "an xz file", b"\x28\xb5\x2f\xfd": "a zstd file",
@@ -80,7 +76,7 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _torn(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(f"the file is torn ({why})", where=path, mend=_COPY_AGAIN)
+    return CheckpointError(f"the file is torn ({why})", where=path, mend="delete it and train or copy it again")
 
 
 def _check_archive(path: Path) -> bool:
@@ -140,14 +136,14 @@ def _other(path: Path, head: bytes) -> CheckpointError:
     mend = _SAVE_STATE
     if not head.strip(b"\0"):
         return _torn(path, "it begins with zeros" if head else "it is empty")
-    if text is not None and text.startswith(_LFS_POINTER):
+    if text is not None and text.startswith("version https://git-lfs.github.com"):
         what, mend = "a pointer of Git LFS, not the file itself", "fetch the file: git lfs pull"
     elif text is not None:
         first = next((line.strip() for line in text.splitlines() if line.strip()), "")
-        what, mend = f"a text file; it begins with '{first[:_FIRST_LINE]}'", "give the checkpoint itself"
+        what, mend = f"a text file; it begins with '{first[:60]}'", "give the checkpoint itself"
     elif known is not None:
         what, mend = known, "unpack it first" if any(word in known for word in _COMPRESSED) else mend
-    elif head[_TAR_PLACE : _TAR_PLACE + len(_TAR)] == _TAR:
+    elif head[257:262] == b"ustar":
         what = "a tar archive, as torch wrote them before 0.2"
     elif head[0] == 0x80 and head[1:2] <= b"\x05":
         what = "a pickle that torch.save did not write, which is never unpickled here"

@@ -1,10 +1,8 @@
 """Operations over all pixels of wide features, with few passes over them: STAM's gates, the choice of pixels.
 
-At 65×129 a stack of two ResNet-101 features has 34 million values, and a plain composition of `mean`, `amax` and `*`
-for an attention gate passes over them again and again. Here sums are matrix products with ones, the gradient of a
-maximum goes to one place (one of them, where several are equal), and x, its mean and its maximum share a backward pass.
-
-Features are `[B,h,w,C]`: the channels of a pixel lie side by side, as in the memory format `channels_last`.
+At 65×129 a stack of two ResNet-101 features has 34 million values. So sums are matrix products with ones, the gradient
+of a maximum goes to one place (one of them, where several are equal), and x, its mean and its maximum share a backward
+pass. Features are `[B,h,w,C]`: the channels of a pixel lie side by side, as in the memory format `channels_last`.
 """
 
 from __future__ import annotations

@@ -38,14 +38,7 @@ def _conv3x3(inplanes: int, outplanes: int, stride: int, dilation: int) -> nn.Co
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut; the block of ResNet-18 and ResNet-34.
-
-    Args:
-        inplanes: input channels.
-        planes: output channels.
-        strides: of the two convolutions.
-        dilations: likewise.
-    """
+    """Two 3×3 convolutions with their strides and dilations, and a shortcut; the block of ResNet-18 and ResNet-34."""
 
     expansion = 1
 
@@ -69,11 +62,7 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """1×1, 3×3, 1×1 convolutions and a shortcut; the block of ResNet-50 and ResNet-101.
 
-    Args:
-        inplanes: input channels.
-        planes: channels of the 3×3 convolution; the output has 4·planes.
-        strides: of the first 1×1 convolution and of the 3×3 one.
-        dilations: of the 3×3 convolution, the first of them; the blocks are called alike.
+    The strides are those of the first two; only the 3×3 one is dilated, by the first dilation.
     """
 
     expansion = 4
@@ -110,7 +99,6 @@ class ResNet(nn.Module):
     Attributes:
         feature_dim: channels D of the output (8·width·expansion; 2048 for ResNet-101).
         middle_dim: channels of layer3's output, half as many.
-        stride: 8.
 
     Raises:
         ConfigError: for another depth.

@@ -20,10 +20,7 @@ from torch.nn import functional as F
 class Normalization:
     """How uint8 RGB becomes the network's input; it travels with the weights.
 
-    Attributes:
-        mean: per-channel mean in 0..255, in the order of `channels`.
-        std: per-channel standard deviation in 0..255.
-        channels: "rgb" or "bgr", the order the weights expect.
+    Mean and standard deviation are in 0..255, in the order of `channels`, which the weights expect: "rgb" or "bgr".
     """
 
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
@@ -40,51 +37,35 @@ NORMALIZATIONS = {
 
 
 class Segmentation(NamedTuple):
-    """What a network makes of frames, in one call.
+    """What a network makes of frames, in one call."""
 
-    Attributes:
-        features: of the network's named level, `[B,D,h,w]`.
-        logits: `[B,K,h',w']`; their grid need not be that of the features.
-    """
-
-    features: Tensor
-    logits: Tensor
+    features: Tensor  # of the network's named level, `[B,D,h,w]`
+    logits: Tensor  # `[B,K,h',w']`; their grid need not be that of the features
 
 
 class ParameterGroup(NamedTuple):
     """Parameters of a segmenter that learn alike.
 
-    Attributes:
-        name: `backbone`, which learns at the optimiser's rate, or `classifiers`, which learn at `head_factor` times it.
-        parameters: in the order of the network.
-        decays: whether the weight decay applies to them.
+    The `backbone` learns at the optimiser's rate, `classifiers` at `head_factor` times it.
     """
 
     name: Literal["backbone", "classifiers"]
-    parameters: list[nn.Parameter]
-    decays: bool = True
+    parameters: list[nn.Parameter]  # in the order of the network
+    decays: bool = True  # whether the weight decay applies to them
 
 
 class Segmenter(nn.Module, ABC):
     """A network that is called once: frames in, features of a named level and logits out.
 
     Nothing says that logits can be had from the features alone: an encoder–decoder with skip connections needs more.
-
-    Attributes:
-        level: name of the level that the features are of.
-        stride: pixels per feature along each axis.
-        feature_dim: channels D of the features.
-        num_classes: channels K of the logits.
-        normalization: how frames are normalised.
-        classifiers: names of the classifiers that `score` gives the logits of, the one that predicts first.
     """
 
-    level: str
-    stride: int
-    feature_dim: int
-    num_classes: int
+    level: str  # that the features are of, by name
+    stride: int  # pixels per feature along each axis
+    feature_dim: int  # channels D of the features
+    num_classes: int  # channels K of the logits
     normalization: Normalization
-    classifiers: tuple[str, ...] = ("main",)
+    classifiers: tuple[str, ...] = ("main",)  # that `score` gives the logits of, the one that predicts first
     __call__: Callable[..., Segmentation]
 
     @abstractmethod

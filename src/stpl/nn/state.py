@@ -108,10 +108,7 @@ def unwrapped(state: State, path: Path | None = None) -> State:
     """The tensors of a network that is not known yet: without what wraps it, and without what stands beside it.
 
     If names begin with a wrapper, the others are left out (`n_averaged` of an averaged model); if names begin with
-    `network.`, only these are taken.
-
-    Raises:
-        CheckpointError: two tensors have one name then.
+    `network.`, only these are taken. Raises `CheckpointError` if two tensors have one name then.
     """
     wrapped = {key: value for key, value in state.items() if key.partition(".")[0] in _WRAPPERS}
     found = _renamed(wrapped or state, path)
@@ -204,7 +201,7 @@ def equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _renamed(state: State, path: Path | None) -> State:
-    """The same without wrappers in names; raises `CheckpointError` if two tensors have one name then."""
+    """The same without wrappers in names."""
     found = {_plain(name): value for name, value in state.items()}
     if len(found) < len(state):
         mend = "save the state_dict of the network itself"

@@ -29,12 +29,11 @@ def transfer_amplitude(frames: Tensor, reference: Tensor, beta: float, window: W
     Args:
         frames: `[B,3,H,W]` in 0..255, uint8 or float.
         reference: `[B,3,H',W']` likewise; brought to H×W if it is of another size.
-        beta: β, half the window's width relative to the image's, in [0, 0.5).
+        beta: β, half the window's width relative to the image's, in [0, 0.5); of no frequency but 0, nothing changes.
         window: its shape.
 
     Returns:
-        float32 `[B,3,H,W]`, which may leave 0..255 a little. Where the window holds no frequency but 0, the frames as
-        they are.
+        float32 `[B,3,H,W]`, which may leave 0..255 a little.
     """
     height, width = frames.shape[-2:]
     low = (int(beta * height), int(beta * width)) if window == "paper" else (int(beta * min(height, width)),) * 2

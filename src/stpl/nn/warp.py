@@ -17,12 +17,9 @@ def warp(features: Tensor, backward_flow: Tensor) -> Tensor:
     `embedding_bag` does; for wide features in `channels_last` that is several times faster than `grid_sample`.
 
     Args:
-        features: `[B,C,H,W]` of the earlier frame; float.
+        features: `[B,C,H,W]` of the earlier frame; float. The result has their shape and dtype, in `channels_last`; the
+            look-up itself is done in float32 or wider.
         backward_flow: `[B,2,H,W]` in units of this grid, channel 0 = dx, channel 1 = dy; finite.
-
-    Returns:
-        Warped features `[B,C,H,W]` in `channels_last`, dtype of `features`; the look-up itself is done in float32 or
-        wider.
 
     Raises:
         ValueError: if the grids differ.

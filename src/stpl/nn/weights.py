@@ -39,10 +39,7 @@ _KEPT: ContextVar[dict[Path, _Content | None]] = ContextVar("kept", default={}) 
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint file, in whichever format `stpl.nn.formats` reads.
-
-    Args:
-        path: the file, or the name of a model that the package ships: see `stpl.nn.checkpoint_files`.
+    """The content of a checkpoint file, or of a shipped model by its name, in any format of `stpl.nn.formats`.
 
     Raises:
         CheckpointError: the file is missing, damaged, no checkpoint, or not made of tensors and plain types.
@@ -126,12 +123,7 @@ def description(
 ) -> dict[str, Any]:
     """The entry `stpl` of a checkpoint, in plain types.
 
-    Args:
-        options: what the network was built from.
-        frame_size: height and width of the frames it was trained on.
-        step: optimiser steps so far.
-        holds: what the checkpoint's weights are.
-        origin: where converted weights came from.
+    Frames of that height and width trained it for that many steps; `origin` says where converted weights came from.
     """
     plain = {
         "schema": SCHEMA,
@@ -219,11 +211,7 @@ def _check_options(meta: Mapping[str, Any], options: NetworkOptions, path: Path,
 
 
 def own_weights(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Put a state dict as it is stored in `path` (`of_file`) into a network of your own, as its callable gives it.
-
-    Raises:
-        CheckpointError: it does not fit.
-    """
+    """Put a state dict as it is stored in `path` into a network of your own; raises `CheckpointError` if none fits."""
     wanted = module.state_dict()
     state, mend = of_network(dict(state), wanted, path), "give the weights of this network, and its arguments"
     check_kinds(state, wanted, path, mend)
@@ -239,10 +227,7 @@ def own_weights(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> N
 
 
 def tensors(content: Mapping[str, Any], path: Path | None = None, key: str | None = None) -> dict[str, Tensor]:
-    """The network's tensors in what `read` gave, under the names of a checkpoint of ours or of a known layout.
-
-    Arguments and errors are those of `stpl.nn.state.find`.
-    """
+    """The tensors in what `read` gave, by the names of our networks or of a known layout; see `stpl.nn.state.find`."""
     meta, state = content.get("stpl"), find(content, key, path)[1]
     return of_ours(state, meta.get("evaluated")) if isinstance(meta, dict) else unwrapped(state, path)
 

@@ -15,7 +15,7 @@ from stpl.errors import StplError
 from stpl.metrics import feature_space
 from stpl.metrics.feature_space import NEIGHBOURS, FeatureSpace, class_variances, neighbour_purity, silhouette
 from stpl.metrics.sampling import lowest_of_each
-from stpl.report.embedding import plane
+from stpl.report.plots import plane
 
 
 def clusters(classes: int, each: int, dim: int, spread: float, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from fake_trial import record_of
 from repository import REPOSITORY
 from stpl.commands.report import report
-from stpl.report.sensitivity import sensitivity_sheet
+from stpl.report.changed_settings import sensitivity_sheet
 from stpl.report.suite import Suite
 from stpl.runs.experiments import load_catalogue
 from stpl.runs.record import RunKey, experiment_name, write_record

@@ -55,17 +55,16 @@ def curves(suite: Suite, experiments: Iterable[str], metric: str) -> list[Curve]
 
 
 def read_metric(path: Path, metric: str) -> dict[int, float]:
-    """Step → value of one metric in a `metrics.csv`, where it is finite; see `read_metrics` for what is left out."""
+    """Step → finite value of one metric in a `metrics.csv`; see `read_metrics` for what is left out."""
     return {step: value for step, name, value in read_metrics(path) if name == metric and math.isfinite(value)}
 
 
 def unfinished(suite: Suite) -> list[UnfinishedRun]:
     """Runs of the benchmark that have begun and are not recorded, by name."""
-    folders = sorted(path.parent for path in suite.folder.glob(f"*/seed*/{METRICS}"))
-    return [_unfinished(folder) for folder in folders if not (folder / RECORD).exists()]
-
-
-def _unfinished(folder: Path) -> UnfinishedRun:
-    step, steps = read_steps(folder / METRICS)
-    mious = [*read_metric(folder / METRICS, "val/miou").values()]
-    return UnfinishedRun(f"{folder.parent.name}/{folder.name}", step, steps, mious[-1] if mious else None)
+    found = []
+    for path in sorted(suite.folder.glob(f"*/seed*/{METRICS}")):
+        if not path.with_name(RECORD).exists():
+            mious = [None, *read_metric(path, "val/miou").values()]
+            run = path.parent.relative_to(suite.folder).as_posix()
+            found.append(UnfinishedRun(run, *read_steps(path), mious[-1]))
+    return found

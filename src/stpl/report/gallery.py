@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
+import itertools
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,23 +19,20 @@ from stpl.errors import unknown
 from stpl.files import write_atomically
 from stpl.pictures.pages import LIGHT
 from stpl.report import plots
-from stpl.report.class_table import class_lines
+from stpl.report.changed_settings import sensitivity_sheet
 from stpl.report.curves import curves
-from stpl.report.embedding import FIGURE_CLASSES, plane
-from stpl.report.plots import Style
+from stpl.report.further_tables import class_lines
+from stpl.report.plots import FIGURE_CLASSES, Style, plane
 from stpl.report.rows import TableLines
-from stpl.report.sensitivity import sensitivity_sheet
 from stpl.report.suite import Suite
-from stpl.report.theme import series
 from stpl.runs.artifacts import read_evaluation, read_features
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-EMBEDDED = 120
-"""Pixels of a class in an embedding: enough to see a cluster, and few enough to lay out in two seconds."""
-
+_EMBEDDED = 120  # pixels of a class: enough to see a cluster, and few enough to lay out in two seconds
 _LOGARITHMIC = ("temperature", "lr")
+_SERIES = [colour for name, colour in LIGHT.items() if name.startswith("series-")]
 
 
 @dataclass(frozen=True)
@@ -76,16 +74,16 @@ def focus(suite: Suite, tables: Sequence[TableLines], chosen: str) -> Focus:
     """What to hold `chosen` against; raises `ConfigError` if it is neither in the catalogue nor recorded."""
     if chosen not in suite.catalogue.experiments and chosen not in suite.recorded():
         raise unknown("experiment", chosen, {*suite.catalogue.experiments, *suite.recorded()}, "--chosen")
-    mine = [lines for lines in tables if any(line.experiment == chosen for line in lines.lines)] or list(tables)
+    mine = [table for table in tables if any(line.experiment == chosen for line in table.lines)] or tables
     # The table with the most rows of ours has the widest choice of baselines.
-    table = max(mine, key=lambda lines: sum(line.last is not None for line in lines.lines), default=None)
-    if table is None:
+    widest = max(mine, key=lambda table: sum(line.last is not None for line in table.lines), default=None)
+    if widest is None:
         return Focus(chosen, None, chosen, None)
-    reference, bounds = table.table.reference, table.table.bounds
-    fit = table.table.controls or [line.experiment for line in table.lines if line.experiment not in bounds]
+    reference, bounds = widest.table.reference, widest.table.bounds
+    fit = widest.table.controls or [line.experiment for line in widest.lines if line.experiment not in bounds]
     others = [
         (line.last, line.experiment)
-        for line in table.lines
+        for line in widest.lines
         if line.experiment in fit and line.experiment not in (None, reference, chosen) and line.last is not None
     ]
     baseline = max(others)[1] if others else None
@@ -95,14 +93,17 @@ def focus(suite: Suite, tables: Sequence[TableLines], chosen: str) -> Focus:
 
 def styles(suite: Suite, rows: Focus) -> dict[str, Style]:
     """How each experiment looks: by its place in the catalogue, so that it looks the same in every figure."""
-    named = {rows.reference: "muted", rows.bound: "ink", rows.chosen: "chosen"}
-    names = list(dict.fromkeys([*suite.shown(), *suite.recorded()]))
-    rest = [name for name in names if name not in named]
-    colours = {
-        **{name: series(index) for index, name in enumerate(rest)},
-        **{n: LIGHT[c] for n, c in named.items() if n},
+    colours: dict[str | None, str] = {
+        rows.reference: LIGHT["muted"],
+        rows.bound: LIGHT["ink"],
+        rows.chosen: LIGHT["chosen"],
     }
-    return {n: Style(suite.title_of(n), index, colours[n], n == rows.chosen) for index, n in enumerate(names)}
+    series = itertools.cycle(_SERIES)
+    looks = {}
+    for index, name in enumerate(dict.fromkeys([*suite.shown(), *suite.recorded()])):
+        colour = colours[name] if name in colours else next(series)
+        looks[name] = Style(suite.title_of(name), index, colour, name == rows.chosen)
+    return looks
 
 
 def gallery(suite: Suite, tables: Sequence[TableLines], chosen: str, place: Path, written: Path) -> list[Picture]:
@@ -117,7 +118,7 @@ def gallery(suite: Suite, tables: Sequence[TableLines], chosen: str, place: Path
     rows = focus(suite, tables, chosen)
     looks = styles(suite, rows)
     return [
-        *_intervals(suite, tables, chosen),
+        *_intervals(tables, chosen),
         *_classes(suite, rows, looks),
         *_curves(suite, tables, looks),
         *_sensitivity(suite),
@@ -128,25 +129,24 @@ def gallery(suite: Suite, tables: Sequence[TableLines], chosen: str, place: Path
     ]
 
 
-def _intervals(suite: Suite, tables: Sequence[TableLines], chosen: str) -> Iterator[Picture]:
-    for lines in tables:
-        ours = lines.bench == lines.paper_bench
+def _intervals(tables: Sequence[TableLines], chosen: str) -> Iterator[Picture]:
+    for table in tables:
         rows = [
-            (line.title, line.last, line.interval, line.paper if ours else None)
-            for line in lines.lines
+            (line.title, line.last, line.interval, line.paper if table.comparable else None)
+            for line in table.lines
             if line.last is not None
         ]
-        bold = next((line.title for line in lines.lines if line.experiment == chosen), "")
+        bold = next((line.title for line in table.lines if line.experiment == chosen), "")
         if any(row[2] for row in rows):
-            figure = plots.interval_figure(rows, lines.table.title, bold)
+            figure = plots.interval_figure(rows, table.table.title, bold)
             caption = "Mean over seeds, with the 95 % bootstrap interval over clips and seeds."
-            yield Picture(f"intervals-{lines.table.id}", "intervals", caption, figure)
+            yield Picture(f"intervals-{table.table.id}", "intervals", caption, figure)
 
 
 def _classes(suite: Suite, rows: Focus, looks: Mapping[str, Style]) -> Iterator[Picture]:
     classes, lines = class_lines(suite)
-    found = {line.experiment: line for line in lines if line.experiment and line.seeds}
-    shown = [(looks[name], found[name].iou) for name in rows.rows if name in found]
+    found = {line.experiment: line.iou for line in lines if line.seeds}
+    shown = [(looks[name], found[name]) for name in rows.rows if name in found]
     if shown:
         caption = "Mean over seeds at the last step. The squares are the classes' colours in labels and player."
         yield Picture("classes", "classes", caption, plots.class_figure(classes, shown))
@@ -164,15 +164,16 @@ _CURVES = (
 
 def _curves(suite: Suite, tables: Sequence[TableLines], looks: Mapping[str, Style]) -> Iterator[Picture]:
     """Of the catalogue's tables; the many variants of a sweep would be a tangle."""
-    for lines in tables:
-        unfit = set(lines.table.bounds)  # a row that is trained for much longer would hide the others
-        names = [name for name in suite.shown() if name in {line.experiment for line in lines.lines}.difference(unfit)]
+    for table in tables:
+        # A row that trains on labels is trained for much longer and would hide the others.
+        fit = {line.experiment for line in table.lines}.difference(table.table.bounds)
+        names = [name for name in suite.shown() if name in fit]
         for kind, metric, what, ylabel, caption in _CURVES:
             found = curves(suite, names, metric)
             if found:
-                title = f"{what}: {lines.table.title.split('.')[0]}"
+                title = f"{what}: {table.table.title.split('.')[0]}"
                 figure = plots.curve_figure(found, looks, title, ylabel)
-                yield Picture(f"curves-{kind}-{lines.table.id}", "curves", caption, figure)
+                yield Picture(f"curves-{kind}-{table.table.id}", "curves", caption, figure)
 
 
 def _sensitivity(suite: Suite) -> Iterator[Picture]:
@@ -180,8 +181,7 @@ def _sensitivity(suite: Suite) -> Iterator[Picture]:
     points: dict[str, list[tuple[float, float, float | None]]] = {}
     for parameter, value, _, mean, spread in sheet.csv_rows if sheet else []:
         with contextlib.suppress(ValueError):  # a setting that is a word has no place on an axis
-            point = (float(value), float(mean), float(spread) if spread else None)
-            points.setdefault(parameter, []).append(point)
+            points.setdefault(parameter, []).append((float(value), float(mean), float(spread) if spread else None))
     for parameter, found in points.items():
         if len(found) > 1:
             name = parameter.split(".")[-1]
@@ -209,7 +209,7 @@ def _embeddings(suite: Suite, rows: Focus, place: Path) -> Iterator[Picture]:
         if record is None or sample is None:
             continue
         names = record["classes"]
-        pixels = sample.of([names.index(shown) for shown in FIGURE_CLASSES if shown in names], EMBEDDED)
+        pixels = sample.of([names.index(shown) for shown in FIGURE_CLASSES if shown in names], _EMBEDDED)
         if len(pixels.classes) < 4:
             continue
         positions = _kept_plane(pixels.features, place / "planes")
@@ -237,21 +237,16 @@ def _kept_plane(features: NDArray[np.float32], folder: Path) -> NDArray[np.float
 def _purity(suite: Suite, looks: Mapping[str, Style]) -> Iterator[Picture]:
     found = []
     for name in suite.shown():
-        spaces = [record["last"].get("feature_space") or {} for record in suite.records(name)]
-        purity = _mean_of([space["purity"] for space in spaces if space.get("purity")])
-        if purity:
-            found.append((looks[name], purity))
+        values: dict[int, list[float]] = {}
+        for record in suite.records(name):
+            space = record["last"].get("feature_space") or {}
+            for k, percent in (space.get("purity") or {}).items():
+                values.setdefault(int(k), []).append(percent)
+        if values:
+            found.append((looks[name], {k: statistics.fmean(values[k]) for k in sorted(values)}))
     if found:
         caption = "Share of the k nearest neighbours that are of the same class; mean over seeds."
         yield Picture("purity", "features", caption, plots.purity_figure(found))
-
-
-def _mean_of(curves: Iterable[Mapping[str, float]]) -> dict[int, float]:
-    values: dict[int, list[float]] = {}
-    for curve in curves:
-        for k, percent in curve.items():
-            values.setdefault(int(k), []).append(percent)
-    return {k: statistics.fmean(values[k]) for k in sorted(values)}
 
 
 def _confusions(suite: Suite, rows: Focus) -> Iterator[Picture]:

@@ -14,18 +14,14 @@ from urllib.parse import quote
 
 from stpl.files import write_atomically
 from stpl.pictures.pages import render_page
-from stpl.report.class_table import classes_sheet
-from stpl.report.comparisons import between, evidence, tests_sheet
 from stpl.report.curves import unfinished
 from stpl.report.gallery import Focus, Picture, focus
-from stpl.report.metric_tables import metrics_sheet, selection_sheet
 from stpl.report.player import player
-from stpl.report.rows import Line, TableLines
-from stpl.report.sensitivity import sensitivity_sheet
+from stpl.report.rows import TableLines
 from stpl.report.sheet import NOTHING, Sheet, number
 from stpl.report.significance import Comparison
 from stpl.report.suite import Suite
-from stpl.report.tables import FURTHER, main_sheet
+from stpl.report.tables import between, evidence, main_sheet, sheets
 from stpl.report.theme import inline_svg
 from stpl.runs.folder import LOG
 from stpl.runs.record import CONFIG, METRICS, RECORD, RunRecord
@@ -61,7 +57,8 @@ def render(contents: Contents, place: Path, live: bool = False) -> str:
     rows = focus(suite, tables, chosen)
     played = player(suite, rows.rows)
     main, shared_notes = _without_shared_notes([main_sheet(lines, suite) for lines in tables])
-    classes, titles = classes_sheet(suite), {"row": "Method", "seeds": "Seeds", "miou": "mIoU"}
+    further = {sheet.id: sheet for sheet in sheets(suite, tables)}
+    classes, titles = further["per_class"], {"row": "Method", "seeds": "Seeds", "miou": "mIoU"}
     sections: dict[str, list[dict[str, str]]] = {}
     for picture in contents.pictures:
         description = f"{picture.figure.axes[0].get_title('left')}. {picture.caption}".replace("\n", ", ")
@@ -72,55 +69,49 @@ def render(contents: Contents, place: Path, live: bool = False) -> str:
         suite=suite,
         live=live,
         script=(_ASSETS / "page.js").read_text(encoding="utf-8"),
-        anchor=anchor,
+        anchor=_anchor,
         summary=_summary(suite, tables, rows),
         chosen=chosen,
         tables=main,
         shared_notes=shared_notes,
-        tests=tests_sheet(tables, suite),
+        further=further,
         classes=replace(classes, columns=[replace(c, title=titles.get(c.title, c.title)) for c in classes.columns]),
-        metrics=metrics_sheet(suite),
-        selection=selection_sheet(suite),
-        sensitivity=sensitivity_sheet(suite),
-        further=[sheet for make in FURTHER if (sheet := make(suite)) is not None],
         pictures=sections,
         player=played,
-        player_json=_script_json(played),
+        # JSON that cannot end the script element it stands in
+        player_json=json.dumps(played, separators=(",", ":")).replace("<", "\\u003c"),
         pair=[rows.reference, chosen],
-        experiments=[_experiment(suite, name, place) for name in suite.recorded()],
+        experiments=[
+            {"name": name, "title": suite.title_of(name), "runs": [_run(suite, r, place) for r in suite.records(name)]}
+            for name in suite.recorded()
+        ],
         unfinished=unfinished(suite),
         place=quote(os.path.relpath(suite.folder, place)),
     )
 
 
-def anchor(experiment: str) -> str:
+def _anchor(experiment: str) -> str:
     """The id on the page of an experiment's runs."""
     return "run-" + re.sub(r"[^\w.-]", "_", experiment)
 
 
-def _script_json(value: object) -> str:
-    """JSON that cannot end the script element it stands in."""
-    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
-
-
 def _summary(suite: Suite, tables: Sequence[TableLines], rows: Focus) -> dict[str, Any]:
-    lines = [line for table in tables for line in table.lines]
-    line = next((line for line in lines if line.experiment == rows.chosen), None)
-    best = next((line for line in lines if line.experiment == rows.baseline), None)
-    bound = next((line for line in lines if line.experiment == rows.bound), None)
-    missing = [line.title for line in lines if line.experiment and line.last is None]
-    records = [record for name in suite.recorded() for record in suite.records(name)]
+    lines = [line for table in tables for line in table.lines if line.experiment]
+    first = {line.experiment: line for line in reversed(lines)}
+    line, best, bound = map(first.get, (rows.chosen, rows.baseline, rows.bound))
+    gain = None if not line or not best or line.last is None or best.last is None else line.last - best.last
+    records = list(suite.all_records())
     return {
         "chosen": line,
         "last": number(line.last) if line else NOTHING,
         "spread": number(line.spread) if line and line.spread is not None else "",
-        "interval": between(line.interval) if line else "",
+        "interval": between(line.interval) if line and line.interval else "",
         "source": _against(line.delta if line else None, line.source if line else None),
-        "baseline": _against(_minus(line, best), line.baseline if line else None),
+        "baseline": _against(gain, line.baseline if line else None),
         "baseline_title": best.title if best else "",
         "bound": number(bound.last) if bound else "",
         "bound_title": bound.title if bound else "",
-        "missing": list(dict.fromkeys(missing)),
+        "missing": list(dict.fromkeys(line.title for line in lines if line.last is None)),
         "records": len(records),
         "seeds": sorted({record["seed"] for record in records}),
         "commits": sorted({(record["git"] or "unknown")[:10] for record in records}),
@@ -128,27 +119,15 @@ def _summary(suite: Suite, tables: Sequence[TableLines], rows: Focus) -> dict[st
     }
 
 
-def _minus(line: Line | None, other: Line | None) -> float | None:
-    return None if not line or not other or line.last is None or other.last is None else line.last - other.last
-
-
 def _against(difference: float | None, test: Comparison | None) -> dict[str, str]:
     said = "" if test is None else "significant" if test.significant else "not significant"
-    return {"value": number(difference, "+.2f"), "said": said, "title": evidence(test)}
+    return {"value": number(difference, "+.2f"), "said": said, "title": evidence(test) if test else ""}
 
 
-def _without_shared_notes(sheets: Sequence[Sheet]) -> tuple[list[Sheet], list[str]]:
+def _without_shared_notes(main: Sequence[Sheet]) -> tuple[list[Sheet], list[str]]:
     """The tables with only the notes that are their own, and the notes that all of them share."""
-    shared = [note for note in sheets[0].notes if all(note in sheet.notes for sheet in sheets)] if sheets else []
-    return [replace(sheet, notes=[note for note in sheet.notes if note not in shared]) for sheet in sheets], shared
-
-
-def _experiment(suite: Suite, name: str, place: Path) -> dict[str, Any]:
-    return {
-        "name": name,
-        "title": suite.title_of(name),
-        "runs": [_run(suite, record, place) for record in suite.records(name)],
-    }
+    shared = [note for note in main[0].notes if all(note in sheet.notes for sheet in main)] if main else []
+    return [replace(sheet, notes=[note for note in sheet.notes if note not in shared]) for sheet in main], shared
 
 
 def _run(suite: Suite, record: RunRecord, place: Path) -> dict[str, Any]:
@@ -164,10 +143,5 @@ def _run(suite: Suite, record: RunRecord, place: Path) -> dict[str, Any]:
         "git": (record["git"] or NOTHING)[:10],
         "folder": f"{base}/",
         "files": {name: f"{base}/{name}" for name in (CONFIG, METRICS, RECORD, LOG) if (folder / name).exists()},
-        "command": command_of(record),
+        "command": shlex.join(["stpl", *record["command"][1:]]) if record["command"] else "",  # makes the run again
     }
-
-
-def command_of(record: RunRecord) -> str:
-    """What to type to make the run again."""
-    return shlex.join(["stpl", *record["command"][1:]]) if record["command"] else ""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from stpl.report.averages import deviation, mean
-from stpl.report.cameras import before_another_camera
-from stpl.report.significance import Comparison, Interval, compare, holm, interval
+from stpl.report.changed_settings import variants
+from stpl.report.significance import Comparison, Interval, compare, deviation, holm, interval, mean
 from stpl.report.suite import Suite
 from stpl.runs.experiments import Row, Table
 from stpl.runs.record import RunRecord
@@ -56,27 +55,17 @@ class TableLines:
 
     Attributes:
         table: what the catalogue says about it.
-        bench: the benchmark that was measured on.
-        paper_bench: the benchmark of the paper's numbers; the same as `bench` if the paper has any on it.
+        paper_bench: the benchmark of the paper's numbers.
+        comparable: whether that is the one which was measured on; it is if the paper has any numbers on it.
         lines: its rows.
         criteria: names of the label-free criteria that chose `selected`.
     """
 
     table: Table
-    bench: str
     paper_bench: str
+    comparable: bool
     lines: tuple[Line, ...]
     criteria: tuple[str, ...]
-
-    @property
-    def has_paper(self) -> bool:
-        """Whether the paper states any number for this table."""
-        return any(line.paper is not None for line in self.lines)
-
-    @property
-    def has_baseline(self) -> bool:
-        """Whether any row was held against a control or, without controls, the best other row."""
-        return any(line.baseline for line in self.lines)
 
 
 def tables(suite: Suite) -> list[TableLines]:
@@ -92,18 +81,25 @@ def table_lines(table: Table, suite: Suite) -> TableLines:
     """Compute the rows of `table` from the records; raises `RecordError` for a torn record or artifact."""
     stated = {name for row in table.rows for name in row.paper}
     paper_bench = suite.bench if suite.bench in stated else table.benchmark
-    reference = suite.records(table.reference)
-    lines, criteria = [], set()
-    for row in table.rows:
-        records = suite.records(row.experiment) if row.experiment else []
-        criteria |= {record["selection"] for record in records if record["selected"] is not None}
-        lines.append(_line(row, records, reference, row.paper.get(paper_bench)))
-    return TableLines(table, suite.bench, paper_bench, tuple(_tested(lines, table, suite)), tuple(sorted(criteria)))
+    lines = [_line(row, table.reference, suite, row.paper.get(paper_bench)) for row in table.rows]
+    # Comparisons are corrected for their number in this table.
+    sources = holm([_compared(line, table.reference, suite) for line in lines])
+    baselines = holm([_compared(line, _baseline(line, lines, table, suite), suite) for line in lines])
+    tested = [
+        replace(line, source=source, baseline=baseline)
+        for line, source, baseline in zip(lines, sources, baselines, strict=True)
+    ]
+    records = [record for row in table.rows if row.experiment for record in suite.records(row.experiment)]
+    criteria = {record["selection"] for record in records if record["selected"] is not None}
+    return TableLines(table, paper_bench, paper_bench == suite.bench, tuple(tested), tuple(sorted(criteria)))
 
 
-def _line(row: Row, records: Sequence[RunRecord], reference: Sequence[RunRecord], paper: float | None) -> Line:
+def _line(row: Row, reference: str, suite: Suite, paper: float | None) -> Line:
+    """The row with its interval, not yet compared."""
+    records = suite.records(row.experiment) if row.experiment else []
+    counts = suite.counts(row.experiment) if row.experiment else None
     last = _mious(records)
-    base = dict(zip((record["seed"] for record in reference), _mious(reference), strict=True))
+    base = {record["seed"]: float(record["last"]["miou"]) for record in suite.records(reference)}
     seeds = tuple(record["seed"] for record in records)
     return Line(
         title=row.title,
@@ -113,24 +109,11 @@ def _line(row: Row, records: Sequence[RunRecord], reference: Sequence[RunRecord]
         spread=deviation(last),
         selected=mean(_mious(records, "selected")),
         best=mean(_mious(records, "best")),
-        delta=mean([miou - base[seed] for seed, miou in zip(seeds, last, strict=True) if seed in base]),
+        delta=mean(miou - base[seed] for seed, miou in zip(seeds, last, strict=True) if seed in base),
         paper=paper,
+        clips=len(counts.keys) if counts else 0,
+        interval=interval(counts) if counts else None,
     )
-
-
-def _tested(lines: Sequence[Line], table: Table, suite: Suite) -> list[Line]:
-    """The lines with intervals and comparisons, corrected for their number in this table."""
-    sources = holm([_compared(line, table.reference, suite) for line in lines])
-    baselines = holm([_compared(line, _baseline(line, lines, table, suite), suite) for line in lines])
-    return [
-        replace(_with_interval(line, suite), source=source, baseline=baseline)
-        for line, source, baseline in zip(lines, sources, baselines, strict=True)
-    ]
-
-
-def _with_interval(line: Line, suite: Suite) -> Line:
-    counts = suite.counts(line.experiment) if line.experiment else None
-    return line if counts is None else replace(line, clips=len(counts.keys), interval=interval(counts))
 
 
 def _baseline(line: Line, lines: Sequence[Line], table: Table, suite: Suite) -> str | None:
@@ -139,16 +122,14 @@ def _baseline(line: Line, lines: Sequence[Line], table: Table, suite: Suite) -> 
     if line.experiment is None or line.experiment in unfit:
         return None
     if table.controls:
-        means = {name: _mean_over(line.seeds, suite.records(name)) for name in table.controls}
+        same_seeds = {
+            name: [record for record in suite.records(name) if record["seed"] in line.seeds] for name in table.controls
+        }
+        means = {name: mean(_mious(records)) for name, records in same_seeds.items()}
     else:
         means = {other.experiment: other.last for other in lines if other.experiment and other.experiment not in unfit}
-    found = [(mean, name) for name, mean in means.items() if mean is not None and name != line.experiment]
+    found = [(miou, name) for name, miou in means.items() if miou is not None and name != line.experiment]
     return max(found)[1] if found else None
-
-
-def _mean_over(seeds: Sequence[int], records: Sequence[RunRecord]) -> float | None:
-    """The mean mIoU at the last step of the runs with one of these seeds."""
-    return mean(_mious([record for record in records if record["seed"] in seeds]))
 
 
 def _compared(line: Line, against: str | None, suite: Suite) -> Comparison | None:
@@ -158,20 +139,5 @@ def _compared(line: Line, against: str | None, suite: Suite) -> Comparison | Non
     return None if ours is None or theirs is None else compare(ours, theirs, against)
 
 
-def _mious(records: Sequence[RunRecord], moment: Literal["last", "selected", "best"] = "last") -> list[float]:
+def _mious(records: Iterable[RunRecord], moment: Literal["last", "selected", "best"] = "last") -> list[float]:
     return [float(found["miou"]) for record in records if (found := record[moment]) is not None]
-
-
-def variants(suite: Suite) -> list[Table]:
-    """The table of recorded experiments that the catalogue does not name: settings changed on the command line.
-
-    Empty if there are none. The k and τ sweeps are read from it. Runs before another camera have a table of their own:
-    here they would be held against a source model before the default one.
-    """
-    known = suite.catalogue.experiments
-    names = sorted(name for name in suite.recorded() if name not in known and not before_another_camera(suite, name))
-    if not names:
-        return []
-    rows = tuple(Row(name, name, {}) for name in names)
-    reference = suite.catalogue.tables[0].reference if suite.catalogue.tables else ""
-    return [Table("variants", "Variants by changed settings", "", suite.bench, reference, rows)]

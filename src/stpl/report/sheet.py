@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 from rich import box
@@ -87,20 +88,11 @@ class Sheet:
         return [[cell for cell, column in zip(row, self.columns, strict=True) if column.title] for row in self.cells]
 
     @property
-    def header(self) -> list[str]:
-        """Names of the columns for people."""
-        return [column.title for column in self.columns if column.title and not column.page]
-
-    @property
-    def rows(self) -> list[list[str]]:
-        """Cells for people."""
-        lines = [zip(row, self.columns, strict=True) for row in self.cells]
-        return [[cell.text for cell, column in line if column.title and not column.page] for line in lines]
-
-    @property
-    def csv_header(self) -> list[str]:
-        """Names of the columns for programs."""
-        return [key for column in self.columns for key in column.keys]
+    def texts(self) -> list[list[str]]:
+        """Titles of the columns, then the cells of each row, for people."""
+        read = [column.title and not column.page for column in self.columns]
+        rows = [[column.title for column in self.columns], *([cell.text for cell in row] for row in self.cells)]
+        return [list(compress(row, read)) for row in rows]
 
     @property
     def csv_rows(self) -> list[list[str]]:
@@ -109,8 +101,9 @@ class Sheet:
 
     def write(self, folder: Path) -> None:
         """Write `<id>.csv`, `<id>.md` and `<id>.tex` into `folder`, each as a whole; raises `StplError`."""
+        keys = [key for column in self.columns for key in column.keys]
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.csv_header, *self.csv_rows])
+        csv.writer(text, lineterminator="\n").writerows([keys, *self.csv_rows])
         write_atomically(folder / f"{self.id}.csv", text.getvalue())
         write_atomically(folder / f"{self.id}.md", markdown(self))
         write_atomically(folder / f"{self.id}.tex", latex(self))
@@ -136,53 +129,56 @@ def same(text: str, run: str = "") -> TableCell:
     return TableCell(text, (text,), run)
 
 
+def numeric(value: float | None, form: str = ".2f", run: str = "") -> TableCell:
+    """A cell of one number, which programs read in hundredths."""
+    return TableCell(number(value, form), plain(value), run)
+
+
 def markdown(sheet: Sheet) -> str:
-    """A table as Markdown, with its caption as a heading and its notes as a list."""
-    notes = "\n".join(f"- {note}" for note in sheet.notes)
-    return f"## {sheet.title}\n\n{_grid(sheet.header, sheet.rows)}\n{notes}\n"
+    """A table as Markdown, with its caption as a heading and its notes as a list.
 
-
-def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns also line up in a text editor; the first is flush left, numbers flush right."""
-    columns = list(zip(header, *rows, strict=True))
-    widths = [max(3, *(len(cell) for cell in column)) for column in columns]
+    Its columns also line up in a text editor: the first is flush left, numbers are flush right.
+    """
+    header, *rows = sheet.texts
+    widths = [max(3, *map(len, column)) for column in zip(header, *rows, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "".join(f"| {' | '.join(_pad(line, widths))} |\n" for line in [header, rule, *rows])
+    grid = ""
+    for first, *numbers in (header, rule, *rows):
+        padded = [text.rjust(width) for text, width in zip(numbers, widths[1:], strict=True)]
+        grid += f"| {' | '.join([first.ljust(widths[0]), *padded])} |\n"
+    notes = "\n".join(f"- {note}" for note in sheet.notes)
+    return f"## {sheet.title}\n\n{grid}\n{notes}\n"
 
 
-def _pad(line: Sequence[str], widths: Sequence[int]) -> list[str]:
-    return [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
-
-
-_TEX = {
+_TEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "Δ": r"$\Delta$", "σ": r"$\sigma$",
     "τ": r"$\tau$", "→": r"$\rightarrow$", "−": r"$-$", "†": r"$^{\dagger}$", "*": r"$^{*}$", "–": "--",
     "×": r"$\times$", "↔": r"$\leftrightarrow$",
-}  # fmt: skip
-_TEX_PATTERN = re.compile("|".join(map(re.escape, _TEX)))
-_NEGATIVE = re.compile(r"-\d")
+})  # fmt: skip
+_NEGATIVE = re.compile(r"-(\d)")
 
 
 def tex(text: str) -> str:
     r"""Text for LaTeX: its special characters escaped, the symbols of our tables as mathematics, -1 as $-$1."""
-    escaped = _TEX_PATTERN.sub(lambda match: _TEX[match[0]], text)
-    return _NEGATIVE.sub(lambda match: f"$-${match[0][1:]}", escaped) if _NEGATIVE.match(text) else escaped
+    escaped = text.translate(_TEX)
+    return _NEGATIVE.sub(r"$-$\1", escaped) if _NEGATIVE.match(text) else escaped
 
 
 def latex(sheet: Sheet) -> str:
     r"""A table for LaTeX, in the rules of the package booktabs; compiles wherever that is loaded, in any engine."""
+    header, *rows = [f"    {' & '.join(map(tex, row))} \\\\" for row in sheet.texts]
     lines = [
         f"% {sheet.title}. Needs \\usepackage{{booktabs}}.",
         r"\begin{table}",
         r"  \centering",
-        rf"  \caption{{{tex(sheet.title)}. {' '.join(tex(note) for note in sheet.notes)}}}",
+        rf"  \caption{{{tex(sheet.title)}. {' '.join(map(tex, sheet.notes))}}}",
         rf"  \label{{tab:{sheet.id}}}",
-        rf"  \begin{{tabular}}{{l{'r' * (len(sheet.header) - 1)}}}",
+        rf"  \begin{{tabular}}{{l{'r' * (len(sheet.texts[0]) - 1)}}}",
         r"    \toprule",
-        _tex_row(sheet.header),
+        header,
         r"    \midrule",
-        *map(_tex_row, sheet.rows),
+        *rows,
         r"    \bottomrule",
         r"  \end{tabular}",
         r"\end{table}",
@@ -190,24 +186,20 @@ def latex(sheet: Sheet) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _tex_row(cells: Sequence[str]) -> str:
-    return f"    {' & '.join(map(tex, cells))} \\\\"
-
-
 def show(sheet: Sheet, console: Console) -> None:
     """Print a table and its notes; on a narrow screen spreads and intervals stand below their number."""
+    header, *rows = sheet.texts
     wide = console.width > 110
     title = Text(sheet.title, style="bold")
     gap = 1 if console.width > 90 else 0
     table = RichTable(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, gap, 0, 0), pad_edge=False)
-    longest = max((len(word) for row in sheet.rows for word in row[0].split()), default=0)
-    for index, name in enumerate(sheet.header):  # headers in several lines: a row fits 80 columns, no number is cut
-        first = index == 0
-        least = min(longest, _WORD) if first else None
-        text = Text(name.replace(" ", "\n"))
-        table.add_column(text, justify="left" if first else "right", no_wrap=not first, min_width=least)
-    for first_cell, *cells in sheet.rows:
-        table.add_row(Text(first_cell), *(Text(cell if wide else _BESIDE.sub("\n", cell)) for cell in cells))
+    longest = max((len(word) for row in rows for word in row[0].split()), default=0)
+    name, *others = [Text(text.replace(" ", "\n")) for text in header]  # in several lines: a row fits 80 columns
+    table.add_column(name, justify="left", min_width=min(longest, _WORD))
+    for other in others:
+        table.add_column(other, justify="right", no_wrap=True)  # no number is cut
+    for first, *cells in rows:
+        table.add_row(Text(first), *(Text(cell if wide else _BESIDE.sub("\n", cell)) for cell in cells))
     console.print(table)
     for note in sheet.notes:
         console.print(Text(note, style="dim"), soft_wrap=True)

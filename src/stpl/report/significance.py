@@ -8,7 +8,7 @@ but a ratio of sums, so everything here resamples the *counts* of clips and comp
   for differences, the same draw for both sides (paired).
 - Test over clips: the two experiments' counts of a unit are swapped at random, for all seeds at once. Under the null
   hypothesis, that it does not matter which of the two trained networks saw a unit, all swaps are equally likely. Exact
-  if there are few units, else 10 000 random swaps.
+  if there are few units, else `SWAPS` random swaps.
 - Test over seeds: exact sign-flip test of the differences per seed. With n seeds no p lies below 2/2^n: 0.25 for three.
 - Several rows are tested in a table: p over clips is corrected by Holm's procedure (Holm 1979) within the table.
 
@@ -19,7 +19,8 @@ A difference is called significant if both hold: the corrected p over clips is b
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -49,14 +50,12 @@ class Counts:
 
     Attributes:
         seeds: S seeds.
-        units: for each clip, the number of the unit it belongs to.
         keys: names of the clips.
         counts: `[S,U,3,C]`, summed over the clips of a unit: pixels that are true positives, of the class, and
             predicted as the class, for the classes that enter mIoU.
     """
 
     seeds: tuple[int, ...]
-    units: tuple[int, ...]
     keys: tuple[str, ...]
     counts: Floats
 
@@ -104,16 +103,33 @@ class Comparison:
         return self.p_holm < LEVEL and not self.interval.low <= 0 <= self.interval.high
 
 
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of those values that there are; `None` without any."""
+    found = [value for value in values if value is not None]
+    return statistics.fmean(found) if found else None
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """The sample standard deviation; `None` for fewer than two values."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def error(values: Sequence[float]) -> float | None:
+    """The standard error of the mean; `None` for fewer than two values."""
+    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+
+
 def units_of(keys: Sequence[str]) -> tuple[int, ...]:
     """The unit of each clip: clips whose names end in successive numbers after the same words belong together."""
     found: list[int] = []
-    before: tuple[str, int] | None = None
+    unit = -1
+    next_one: tuple[str, int] | None = None
     for key in keys:
         match = re.fullmatch(r"(.*?)(\d+)", key)
-        here = (match[1], int(match[2])) if match else None
-        follows = before is not None and here == (before[0], before[1] + 1)
-        found.append((found[-1] if found else -1) + (not follows))
-        before = here
+        if match is None or (match[1], int(match[2])) != next_one:
+            unit += 1
+        next_one = (match[1], int(match[2]) + 1) if match else None
+        found.append(unit)
     return tuple(found)
 
 
@@ -127,7 +143,7 @@ def count(keys: tuple[str, ...], confusions: dict[int, NDArray[np.int64]], class
         per_unit = np.zeros((units[-1] + 1, *per_clip.shape[1:]))
         np.add.at(per_unit, list(units), per_clip)
         parts.append(per_unit)
-    return Counts(tuple(confusions), units, keys, np.stack(parts))
+    return Counts(tuple(confusions), keys, np.stack(parts))
 
 
 def miou(counts: Floats) -> Floats:
@@ -135,8 +151,7 @@ def miou(counts: Floats) -> Floats:
     hits, union = counts[..., 0, :], counts[..., 1, :] + counts[..., 2, :] - counts[..., 0, :]
     present = union > 0.5
     iou = np.divide(hits, union, out=np.zeros_like(hits), where=present)
-    mean: Floats = 100 * iou.sum(-1) / np.maximum(present.sum(-1), 1)
-    return mean
+    return np.asarray(100 * iou.sum(-1) / np.maximum(present.sum(-1), 1))
 
 
 def interval(counts: Counts) -> Interval:
@@ -157,9 +172,9 @@ def compare(ours: Counts, theirs: Counts, name: str) -> Comparison | None:
     weights, seeds = _draws(a.shape[1], len(common))
     resampled = ((_resampled(a, weights) - _resampled(b, weights)) * seeds).sum(1)
     differences = miou(a.sum(1)) - miou(b.sum(1))
-    error = float(differences.std(ddof=1) / len(common) ** 0.5) if len(common) > 1 else None
+    spread = float(differences.std(ddof=1) / len(common) ** 0.5) if len(common) > 1 else None
     p, p_seeds = _swap_test(a, b), _sign_flip(differences)
-    return Comparison(name, float(differences.mean()), _percentiles(resampled), error, p, p, p_seeds, len(common))
+    return Comparison(name, float(differences.mean()), _percentiles(resampled), spread, p, p, p_seeds, len(common))
 
 
 def holm(comparisons: Sequence[Comparison | None]) -> list[Comparison | None]:

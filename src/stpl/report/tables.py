@@ -1,42 +1,27 @@
-"""The tables of a benchmark's runs, ready to be written and shown."""
+"""The tables of a benchmark's runs, ready to be written and shown: the catalogue's, that of all tests, and the rest."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from stpl.report.cameras import shifts_sheet
-from stpl.report.class_table import classes_sheet
-from stpl.report.comparisons import (
-    ALIKE,
-    BETTER,
-    DIFFERENT,
-    between,
-    ends,
-    evidence,
-    kind,
-    mark,
-    tests_sheet,
-    with_interval,
-)
-from stpl.report.costs import costs_sheet
-from stpl.report.metric_tables import metrics_sheet, selection_sheet
+from stpl.report.changed_settings import sensitivity_sheet, shifts_sheet
+from stpl.report.further_tables import classes_sheet, costs_sheet, metrics_sheet, selection_sheet, statistics_sheet
 from stpl.report.rows import Line, TableLines, table_lines
-from stpl.report.sensitivity import sensitivity_sheet
-from stpl.report.sheet import NOTHING, Column, Sheet, TableCell, number, plain, plus_minus, same, show
-from stpl.report.statistics_table import statistics_sheet
+from stpl.report.sheet import NOTHING, Column, Sheet, TableCell, number, numeric, plain, plus_minus, same, show
+from stpl.report.significance import DRAWS, SWAPS, Comparison, Interval
 from stpl.report.suite import Suite
 from stpl.runs.experiments import check_bench, experiment_folders, load_catalogue
-
-FURTHER: tuple[Callable[[Suite], Sheet | None], ...] = (costs_sheet, statistics_sheet, shifts_sheet)
-"""Sheets that only some suites have: what methods need, weights × statistics, cameras."""
 
 FURTHER_IDS = (
     "per_class", "variants", "tests", "metrics", "selection", "costs", "statistics", "shifts", "sensitivity",
 )  # fmt: skip
 """Ids of the tables that are not the catalogue's; most exist only where the records have something to say."""
+
+_BETTER, _DIFFERENT, _ALIKE = "†", "*", " ns"
+"""Marks: above the best baseline, different from the source-only model, not significantly so."""
 
 
 def print_table(
@@ -60,7 +45,7 @@ def print_table(
 
 def sheets(suite: Suite, tables: Sequence[TableLines]) -> list[Sheet]:
     """Everything but the main tables: per-class IoU, and what the records give of the rest."""
-    makers = (metrics_sheet, selection_sheet, *FURTHER, sensitivity_sheet)
+    makers = (metrics_sheet, selection_sheet, costs_sheet, statistics_sheet, shifts_sheet, sensitivity_sheet)
     found = [classes_sheet(suite), tests_sheet(tables, suite), *(make(suite) for make in makers)]
     return [sheet for sheet in found if sheet is not None]
 
@@ -68,8 +53,8 @@ def sheets(suite: Suite, tables: Sequence[TableLines]) -> list[Sheet]:
 def main_sheet(lines: TableLines, suite: Suite) -> Sheet:
     """A table of the catalogue: mIoU of every row at three checkpoints, beside the paper's."""
     control = "Δ control" if lines.table.controls else "Δ best other"
-    ours = lines.bench == lines.paper_bench
-    paper = "paper" if ours else f"paper ({suite.called(lines.paper_bench)})"
+    paper = "paper" if lines.comparable else f"paper ({suite.called(lines.paper_bench)})"
+    has_baseline, has_paper = _has_baseline(lines), _has_paper(lines)
     columns = [
         Column("Method", ("row",)),
         Column("Seeds", ("seeds",)),
@@ -77,95 +62,164 @@ def main_sheet(lines: TableLines, suite: Suite) -> Sheet:
         Column("95 % interval", page=True),
         Column("selected", ("miou_selected_mean",)),
         Column("best", ("miou_best_mean",)),
-        Column("Δ source", ("delta_vs_source", "delta_vs_source_low", "delta_vs_source_high")),
+        Column("Δ source", tuple(f"delta_vs_source{end}" for end in ("", "_low", "_high"))),
         Column(
-            control if lines.has_baseline else "",
-            (
-                "baseline",
-                *(f"delta_vs_baseline{end}" for end in ("", "_low", "_high", "_se")),
-            ),
+            control if has_baseline else "",
+            ("baseline", *(f"delta_vs_baseline{end}" for end in ("", "_low", "_high", "_se"))),
         ),
-        Column(paper if lines.has_paper else "", ("paper_miou",)),
-        Column("ours − paper" if lines.has_paper and ours else ""),
+        Column(paper if has_paper else "", ("paper_miou",)),
+        Column("ours − paper" if has_paper and lines.comparable else ""),
     ]
     cells = [_cells(line, suite) for line in lines.lines]
     names = [line.experiment for line in lines.lines]
     return Sheet(lines.table.id, f"{lines.table.title}, {suite.title}", columns, cells, _notes(lines, suite), names)
 
 
+def _has_baseline(lines: TableLines) -> bool:
+    """Whether any row was held against a control or, without controls, the best other row."""
+    return any(line.baseline for line in lines.lines)
+
+
+def _has_paper(lines: TableLines) -> bool:
+    return any(line.paper is not None for line in lines.lines)
+
+
 def _cells(line: Line, suite: Suite) -> list[TableCell]:
     run = line.experiment if line.experiment and line.seeds else ""
-    source, baseline = line.source, line.baseline
-    above = BETTER if baseline and baseline.significant and baseline.difference > 0 else ""
+    above = _BETTER if line.baseline and line.baseline.significant and line.baseline.difference > 0 else ""
     last = plus_minus(line.last, line.spread) + above
-    against = f"against {suite.title_of(baseline.against)}; {evidence(baseline)}" if baseline else ""
-    beside = (baseline.difference if baseline else None, *ends(baseline), baseline.error if baseline else None)
     to_paper = None if line.last is None or line.paper is None else line.last - line.paper
     return [
         same(line.title, run),
         same(str(len(line.seeds)), run),
         TableCell(last, plain(line.last, line.spread), run, kind="absent" if line.experiment and not run else ""),
-        TableCell(between(line.interval) or NOTHING, (), run),
-        *(TableCell(number(value), plain(value), run) for value in (line.selected, line.best)),
-        TableCell(
-            number(line.delta, "+.2f") + mark(source),
-            plain(line.delta, *ends(source)),
-            run,
-            evidence(source),
-            kind(source),
-        ),
-        TableCell(
-            with_interval(baseline),
-            (baseline.against if baseline else "", *plain(*beside)),
-            run,
-            against,
-            kind(baseline),
-        ),
+        TableCell(between(line.interval) if line.interval else NOTHING, (), run),
+        numeric(line.selected, run=run),
+        numeric(line.best, run=run),
+        _source_cell(line, run),
+        _baseline_cell(line, run, suite),
         TableCell(number(line.paper, ".1f"), plain(line.paper), kind="paper"),
         TableCell(number(to_paper, "+.2f"), (), run, kind="miss" if (to_paper or 0) < 0 else ""),
     ]
+
+
+def _source_cell(line: Line, run: str) -> TableCell:
+    text, test = number(line.delta, "+.2f"), line.source
+    if test is None:
+        return TableCell(text, plain(line.delta, None, None), run)
+    values = plain(line.delta, test.interval.low, test.interval.high)
+    return TableCell(text + _mark(test), values, run, evidence(test), _kind(test))
+
+
+def _baseline_cell(line: Line, run: str, suite: Suite) -> TableCell:
+    test = line.baseline
+    if test is None:
+        return TableCell(NOTHING, ("",) * 5, run)
+    low, high = test.interval.low, test.interval.high
+    text = f"{number(test.difference, '+.2f')} [{number(low, '+.1f')}, {number(high, '+.1f')}]{_mark(test)}"
+    values = (test.against, *plain(test.difference, low, high, test.error))
+    return TableCell(text, values, run, f"against {suite.title_of(test.against)}; {evidence(test)}", _kind(test))
+
+
+def _mark(test: Comparison) -> str:
+    return _DIFFERENT if test.significant else _ALIKE
+
+
+def _kind(test: Comparison) -> str:
+    """The CSS class of a difference."""
+    if not test.significant:
+        return "ns"
+    return "up" if test.difference > 0 else "down"
+
+
+def evidence(test: Comparison) -> str:
+    """What the page says of a difference under the pointer."""
+    interval, p = between(test.interval, "+.2f"), _probability(test.p_holm)
+    return f"95 % interval {interval}; p Holm {p}; {test.seeds} common seeds"
+
+
+def between(interval: Interval, form: str = ".2f") -> str:
+    """An interval as people read it."""
+    return f"{number(interval.low, form)} … {number(interval.high, form)}"
+
+
+def _probability(p: float | None) -> str:
+    return NOTHING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _notes(lines: TableLines, suite: Suite) -> list[str]:
     """What a reader of a main table must know."""
     seeds = sorted({seed for line in lines.lines for seed in line.seeds})
     by = f" by {'; '.join(lines.criteria)}" if lines.criteria else ""
-    return [
+    notes = [
         f"mIoU in percent. Seeds: {', '.join(map(str, seeds)) or 'none recorded'}. "
         "mean ± sample standard deviation over seeds (no ± for one seed).",
-        "last: at the last step. "
-        f"selected: at the checkpoint chosen without labels{by}. "
+        f"last: at the last step. selected: at the checkpoint chosen without labels{by}. "
         "best: at the checkpoint chosen on target labels, hence optimistic.",
         "Δ source: mean over common seeds of the difference of last to the source-only model.",
-        *_baseline_note(lines, suite),
-        *_marks_note(lines),
-        *_paper_note(lines, suite),
     ]
+    if _has_baseline(lines):
+        controls = " or ".join(suite.title_of(name) for name in lines.table.controls)
+        to = f"Δ control: to the better of the controls ({controls})" if controls else "Δ best other: to the best row"
+        notes.append(
+            f"{to} that is not the row itself nor trains with target labels: mean over common seeds of the paired "
+            "difference, [95 % interval over clips and seeds]."
+        )
+    if any(line.source or line.baseline for line in lines.lines):
+        notes.append(
+            f"{_DIFFERENT} differs significantly,{_ALIKE}: does not. {_BETTER} significantly above the control or best "
+            "other. Significant: permutation test over clips with Holm's correction within the table, p < 0.05, and "
+            "the bootstrap interval over clips and seeds leaves out 0 (tests.csv)."
+        )
+    if _has_paper(lines):
+        context = "" if lines.comparable else ", another benchmark: context, not a comparison"
+        notes.append(f"Paper ({suite.called(lines.paper_bench)}{context}): {lines.table.citation}.")
+    return notes
 
 
-def _baseline_note(lines: TableLines, suite: Suite) -> list[str]:
-    if not lines.has_baseline:
-        return []
-    controls = " or ".join(suite.title_of(name) for name in lines.table.controls)
-    beside = f"Δ control: to the better of the controls ({controls})" if controls else "Δ best other: to the best row"
+_TEST_COLUMNS = (
+    Column("", ("table",)),
+    Column("Row", ("row",)),
+    Column("against", ("against",)),
+    Column("Δ mIoU", ("difference",)),
+    Column("95 % interval", ("ci_low", "ci_high")),
+    Column("SE", ("se",)),
+    Column("p clips", ("p_clips",)),
+    Column("p Holm", ("p_clips_holm",)),
+    Column("p seeds", ("p_seeds",)),
+    Column("", ("seeds", "clips")),
+    Column("significant", ("significant",)),
+)
+_TEST_NOTES = (
+    f"Interval: percentile bootstrap over clips and seeds, {DRAWS} draws, paired. Clips that follow one another are "
+    "drawn together. SE: standard error over seeds of the mean difference.",
+    "p clips: permutation test, the two models' counts of a clip swapped; exact with few clips, else "
+    f"{SWAPS} random swaps. p Holm: the same, corrected for the comparisons of its table.",
+    "p seeds: exact sign-flip test over seeds; it cannot fall below 2/2^n for n seeds (0.25 for three).",
+    "significant: p Holm < 0.05 and the interval leaves out 0.",
+)
+
+
+def tests_sheet(tables: Sequence[TableLines], suite: Suite) -> Sheet | None:
+    """Every comparison that was tested, with its interval and its p values; `None` if there is none."""
+    cells = [
+        [TableCell("", (lines.table.id,)), same(line.title), *_test_cells(test, line.clips, suite)]
+        for lines in tables
+        for line in lines.lines
+        for test in (line.source, line.baseline)
+        if test is not None
+    ]
+    return Sheet("tests", f"Paired tests, {suite.title}", _TEST_COLUMNS, cells, _TEST_NOTES) if cells else None
+
+
+def _test_cells(test: Comparison, clips: int, suite: Suite) -> list[TableCell]:
+    ps = (test.p_clips, test.p_holm, test.p_seeds)
     return [
-        f"{beside} that is not the row itself nor trains with target labels: mean over common seeds of the paired "
-        "difference, [95 % interval over clips and seeds]."
+        TableCell(suite.title_of(test.against), (test.against,)),
+        numeric(test.difference, "+.2f"),
+        TableCell(between(test.interval, "+.2f"), plain(test.interval.low, test.interval.high)),
+        numeric(test.error),
+        *(TableCell(_probability(p), ("" if p is None else f"{p:.4f}",)) for p in ps),
+        TableCell("", (str(test.seeds), str(clips))),
+        same("yes" if test.significant else "no"),
     ]
-
-
-def _marks_note(lines: TableLines) -> list[str]:
-    if not any(line.source or line.baseline for line in lines.lines):
-        return []
-    return [
-        f"{DIFFERENT} differs significantly,{ALIKE}: does not. {BETTER} significantly above the control or best other. "
-        "Significant: permutation test over clips with Holm's correction within the table, p < 0.05, and the bootstrap "
-        "interval over clips and seeds leaves out 0 (tests.csv)."
-    ]
-
-
-def _paper_note(lines: TableLines, suite: Suite) -> list[str]:
-    if not lines.has_paper:
-        return []
-    context = "" if lines.bench == lines.paper_bench else ", another benchmark: context, not a comparison"
-    return [f"Paper ({suite.called(lines.paper_bench)}{context}): {lines.table.citation}."]

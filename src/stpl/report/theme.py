@@ -21,20 +21,12 @@ from stpl.pictures.pages import LIGHT
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SERIES = sum(name.startswith("series-") for name in LIGHT)
-"""Number of colours for curves."""
-
 _SIZE = 9.5  # points; figures are 4.6 inches wide and shown at about 1.3 times that size
-
-
-def series(index: int) -> str:
-    """The colour of the curve number `index`; they come again after `SERIES` of them."""
-    return LIGHT[f"series-{index % SERIES}"]
 
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Matplotlib's settings while a figure is made or saved; equal figures give equal bytes.
+    """Matplotlib's settings while a figure is made or saved, as a decorator too; equal figures give equal bytes.
 
     Raises:
         StplError: if matplotlib is not installed.
@@ -61,8 +53,7 @@ def drawing() -> Iterator[None]:
 _TAGS = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->", re.DOTALL)
 _FONT = re.compile(r"font: ((?:[\w.]+ )*?[\d.]+px) [^;\"]+")
 _ID = re.compile(r'(\bid="|url\(#|xlink:href="#)')
-_SIZES = re.compile(r'(<svg\b[^>]*?) width="[^"]*"([^>]*?)>')
-_HEIGHT = re.compile(r'(<svg\b[^>]*?) height="[^"]*"')
+_SIZES = re.compile(r'(<svg\b[^>]*?) width="[^"]*" height="[^"]*"([^>]*?)>')
 
 
 def inline_svg(figure: Figure, name: str, description: str) -> str:
@@ -71,7 +62,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     Its `name` is unique on the page, the prefix of all ids inside; the `description` is for screen readers.
     """
     text = _TAGS.sub("", _saved(figure, "svg").decode()).strip()
-    text = _HEIGHT.sub(r"\1", _SIZES.sub(r"\1\2>", text, count=1), count=1)
+    text = _SIZES.sub(r"\1\2>", text, count=1)
     label = html.escape(description, quote=True)
     text = text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
     text = _ID.sub(lambda match: f"{match[1]}{name}-", _FONT.sub(r"font: \1 var(--sans)", text))
@@ -80,23 +71,18 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     return text
 
 
+@drawing()
 def _saved(figure: Figure, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}[kind]
-    with drawing():
-        _settle(figure)
-        figure.savefig(buffer, format=kind, dpi=200, metadata=undated)
-    return buffer.getvalue()
-
-
-def _settle(figure: Figure) -> None:
-    """Lay the figure out once: constrained layout goes on from where it is, and would move a little at every saving."""
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     engine = figure.get_layout_engine()
-    if isinstance(engine, ConstrainedLayoutEngine):
+    if isinstance(engine, ConstrainedLayoutEngine):  # goes on from where it is, and would move a little at every saving
         engine.execute(figure)
         figure.set_layout_engine("none")
+    buffer = io.BytesIO()
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}[kind]
+    figure.savefig(buffer, format=kind, dpi=200, metadata=undated)
+    return buffer.getvalue()
 
 
 def export(figure: Figure, path: Path) -> list[Path]:

@@ -1,0 +1,252 @@
+"""Tables beside the catalogue's: IoU by class, further metrics, what methods take, weights × statistics."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from stpl.errors import RecordError
+from stpl.pictures.colours import class_colour
+from stpl.report.sheet import NOTHING, Column, Sheet, TableCell, number, plain, plus_minus, same
+from stpl.report.significance import deviation, error, mean
+from stpl.report.suite import Suite
+from stpl.runs.artifacts import RENEWED, RUNNING, read_statistics
+from stpl.runs.experiments import NEEDS, Row
+from stpl.runs.record import Evaluation, RunRecord, flat
+
+
+@dataclass(frozen=True)
+class ClassLine:
+    """IoU of every class at the last step, in percent; `None` where there is nothing to show.
+
+    Attributes:
+        title: the first row title that shows this experiment; for a row of the paper, "(paper)" is added.
+        experiment: whose runs it averages; `None` for a row of the paper.
+        seeds: number of records; 0 for a row of the paper.
+        miou: mean over seeds.
+        iou: class → mean over the seeds where the class occurs.
+    """
+
+    title: str
+    experiment: str | None
+    seeds: int
+    miou: float | None
+    iou: dict[str, float | None]
+
+
+def class_lines(suite: Suite) -> tuple[list[str], list[ClassLine]]:
+    """Class names in train-id order, and one line per experiment that any table shows, in the tables' order.
+
+    Where the paper states IoU per class on the benchmark, its lines follow.
+
+    Raises:
+        RecordError: for a torn record, or records of different label spaces.
+    """
+    titles = suite.shown()
+    classes = _common_classes([record for name in titles for record in suite.records(name)], suite)
+    lines = []
+    for name, title in titles.items():
+        records = suite.records(name)
+        iou = {key: mean(record["last"]["iou"].get(key) for record in records) for key in classes}
+        lines.append(ClassLine(title, name, len(records), mean(record["last"]["miou"] for record in records), iou))
+    stated = list(suite.catalogue.paper_classes.get(suite.bench, ()))
+    for row in (row for table in suite.catalogue.tables for row in table.rows if suite.bench in row.paper_iou):
+        iou = dict(zip(stated, row.paper_iou[suite.bench], strict=True))
+        lines.append(ClassLine(f"{row.title} (paper)", None, 0, row.paper.get(suite.bench), iou))
+    return classes or stated, lines
+
+
+def _common_classes(records: Sequence[RunRecord], suite: Suite) -> list[str]:
+    for record in records:
+        if record["classes"] != records[0]["classes"]:
+            folder = suite.directory(record)
+            raise RecordError(
+                f"its classes {record['classes']} differ from {records[0]['classes']} of other runs",
+                where=folder,
+                mend=f"delete the folder {folder} to run it again",
+            )
+    return records[0]["classes"] if records else []
+
+
+def classes_sheet(suite: Suite) -> Sheet:
+    """IoU of every class at the last step."""
+    classes, lines = class_lines(suite)
+    columns = [Column(name, (name,)) for name in ("row", "seeds", "miou")]
+    columns += [Column(name, (name,), class_colour(name)) for name in classes]
+    cells = []
+    for line in lines:
+        run = line.experiment if line.experiment and line.seeds else ""
+        values = [line.miou, *map(line.iou.get, classes)]
+        numbers = [TableCell(number(value, ".1f"), plain(value), run, number(value), heat=value) for value in values]
+        cells.append([same(line.title, run), same(str(line.seeds), run), *numbers])
+    note = "IoU in percent at the last step, mean over seeds; – where a class or a record is absent."
+    names = [line.experiment for line in lines]
+    return Sheet("per_class", f"Per-class IoU, {suite.title}", columns, cells, [note], names)
+
+
+_NAMES = {
+    "sigma_intra": "σ intra", "sigma_inter": "σ inter", "sigma_intra_normalized": "σ intra, unit",
+    "sigma_inter_normalized": "σ inter, unit", "silhouette": "silhouette", "mtc": "mTC",
+    "pl_predconsis": "PL-PredConsis", "pl_warped": "PL-Warped", "pl_consistency": "PL-Consistency",
+    "linear_probe": "linear probe", "nearest_mean": "nearest mean", "moved": "moved, %",
+    "information_maximization": "information maximisation", "soft_neighborhood_density": "neighbourhood density",
+}  # fmt: skip
+_METRICS_NOTE = (
+    "Mean over seeds at the last step. σ: variance within and between classes of balanced pixel features; unit: of "
+    "features scaled to length 1. purity@k: share in percent of the k nearest neighbours that are of the same "
+    "class. linear probe, nearest mean: mean class accuracy in percent of a linear classifier and of the nearest "
+    "class mean, refitted on one half of the clips and asked about the other. mTC: agreement in percent of a "
+    "prediction with the warped one of the frame before. VPQ@s: video panoptic quality over windows of s frames. "
+    "moved: change of the encoder's weights in percent of their norm."
+)
+_SELECTION_NOTE = (
+    "mIoU in percent, mean over seeds: at the last step, at the checkpoint that each validator chooses without "
+    "labels, and at the best one on target labels (optimistic)."
+)
+
+Means = Mapping[str, float]
+"""Metric → mean over the seeds that have it."""
+
+
+def metrics_sheet(suite: Suite) -> Sheet | None:
+    """Feature space and consistency in time at the last step; `None` if no run recorded any of it."""
+    title = f"Feature space and consistency in time, {suite.title}"
+    return _metric_sheet("metrics", title, _METRICS_NOTE, suite, _means(suite, _further))
+
+
+def selection_sheet(suite: Suite) -> Sheet | None:
+    """The mIoU at the checkpoint that each label-free validator chooses, between `last` and `best` on labels."""
+    found = {name: means for name, means in _means(suite, _selections).items() if len(means) > 2}
+    title = f"Checkpoints chosen without labels, {suite.title}"
+    return _metric_sheet("selection", title, _SELECTION_NOTE, suite, found)
+
+
+def _means(suite: Suite, numbers: Callable[[RunRecord], Means]) -> dict[str, Means]:
+    """Experiment → means of the numbers of its records, of all that any table shows and that have some."""
+    found: dict[str, Means] = {}
+    for name in suite.shown():
+        runs = [numbers(record) for record in suite.records(name)]
+        if keys := dict.fromkeys(key for run in runs for key in run):
+            found[name] = {key: statistics.fmean(run[key] for run in runs if key in run) for key in keys}
+    return found
+
+
+def _further(record: RunRecord) -> dict[str, float]:
+    """`sigma_intra`, `purity@10`, `mtc`, `vpq@1`, `moved`, …: what the last evaluation holds of them."""
+    groups = ("feature_space", "temporal", "weights")
+    return flat({group: record["last"][group] for group in groups if group in record["last"]})
+
+
+def _selections(record: RunRecord) -> dict[str, float]:
+    chosen: dict[str, Evaluation | None] = {"last": record["last"], **record.get("selections", {})}
+    chosen["best"] = record["best"]
+    return {name: float(found["miou"]) for name, found in chosen.items() if found is not None}
+
+
+def _metric_sheet(name: str, title: str, note: str, suite: Suite, found: Mapping[str, Means]) -> Sheet | None:
+    if not found:
+        return None
+    columns = [Column("Method", ("row",)), Column("Seeds", ("seeds",))]
+    cells = [[same(suite.title_of(run), run), same(str(len(suite.records(run))), run)] for run in found]
+    for key in dict.fromkeys(key for means in found.values() for key in means):
+        largest = max(abs(means[key]) for means in found.values() if key in means)
+        places = 2 if largest >= 10 else 3 if largest >= 1 else 4  # about four digits
+        columns.append(Column(_title(key), (key,)))
+        for row, (run, means) in zip(cells, found.items(), strict=True):
+            text = f"{means[key]:.{places}f}" if key in means else ""
+            row.append(TableCell(text or NOTHING, (text,), run))
+    return Sheet(name, title, columns, cells, [note], list(found))
+
+
+def _title(key: str) -> str:
+    """`vpq@1` as people read it."""
+    name, _, k = key.partition("@")
+    shown = _NAMES.get(name, name.upper() if name == "vpq" else name.replace("_", " "))
+    return f"{shown}@{k}" if k else shown
+
+
+_COST_COLUMNS = (
+    Column("Method", ("row",)),
+    Column("Source data", ("source",)),
+    Column("Video", ("video",)),
+    Column("Seeds", ("seeds",)),
+    Column("Steps", ("steps",)),
+    Column("Seconds a step", ("seconds_per_step",)),
+    Column("Memory, MB", ("peak_memory_mb",)),
+)
+_COST_NOTES = (
+    "Source data, video: whether training takes labelled clips of the source, and more than single frames of the "
+    "target. Steps: of the row's own run, without those of the run it starts from.",
+    "Seconds a step: wall time of a run, evaluations and stages of labels included, over its steps; memory: its peak. "
+    "Both are medians over seeds, on the machines that ran them; runs side by side slow each other down.",
+)
+
+
+def costs_sheet(suite: Suite) -> Sheet | None:
+    """One line for each recorded row of which the catalogue says what it needs; `None` if there is none."""
+    rows = {row.experiment: row for table in suite.tables() for row in table.rows if row.needs is not None}
+    cells = [_costs(row, records) for name, row in rows.items() if name and (records := suite.records(name))]
+    title = f"What methods need and take, {suite.title}"
+    return Sheet("costs", title, _COST_COLUMNS, cells, _COST_NOTES) if cells else None
+
+
+def _costs(row: Row, records: Sequence[RunRecord]) -> list[TableCell]:
+    seconds = [record["seconds"] / record["steps"] for record in records if record["steps"]]
+    peaks = [record["peak_memory_mb"] for record in records if record["peak_memory_mb"] is not None]
+    texts = ["yes" if need in (row.needs or ()) else "no" for need in NEEDS]
+    texts += [str(len(records)), str(max(record["steps"] for record in records))]
+    cells = [same(row.title), *map(same, texts)]
+    for values, form in ((seconds, ".2f"), (peaks, ".0f")):
+        text = number(statistics.median(values), form) if values else ""
+        cells.append(TableCell(text or NOTHING, (text,)))
+    return cells
+
+
+_STATISTICS_COLUMNS = (
+    Column("Weights of", ("weights",)),
+    Column("Seeds", ("seeds",)),
+    Column("as trained", ("running",)),
+    Column("original", ("original",)),
+    Column("Δ original", ("original_delta", "original_delta_se")),
+    Column("augmented too", ("all",)),
+    Column("Δ augmented too", ("all_delta", "all_delta_se")),
+)
+_STATISTICS_NOTES = (
+    "mIoU in percent of each row's last weights, mean ± sample standard deviation over seeds, with statistics: as "
+    "trained; renewed for these weights from original frames; from original and augmented ones. The same clips in "
+    "every row.",
+    "Δ: mean paired difference to the source model's weights with the same kind of statistics, ± its standard error: "
+    "what the weights are worth. What statistics are worth is seen in the rows of the source model.",
+)
+
+Measured = Mapping[int, Mapping[str, float]]
+"""Seed → kind of statistics → mIoU."""
+
+
+def statistics_sheet(suite: Suite) -> Sheet | None:
+    """One line per experiment whose runs `stpl weights statistics` evaluated; `None` if there is none.
+
+    Raises:
+        RecordError: for a torn file, or one that is not of its run's last step.
+    """
+    found: dict[str, dict[int, Mapping[str, float]]] = {}
+    for record in suite.all_records():
+        values = read_statistics(suite.directory(record), record["last"]["step"])
+        if values is not None:
+            found.setdefault(record["experiment"], {})[record["seed"]] = values
+    source = found.get("batchnorm_statistics", {})  # has the weights of the source model
+    cells = [[TableCell(suite.title_of(name), (name,)), *_by_statistics(runs, source)] for name, runs in found.items()]
+    title = f"Weights × statistics, {suite.title}"
+    return Sheet("statistics", title, _STATISTICS_COLUMNS, cells, _STATISTICS_NOTES) if cells else None
+
+
+def _by_statistics(runs: Measured, source: Measured) -> list[TableCell]:
+    cells = [same(str(len(runs)))]
+    for kind in (RUNNING, *RENEWED):
+        values = [run[kind] for run in runs.values()]
+        cells.append(TableCell(plus_minus(mean(values), deviation(values)), plain(mean(values))))
+        if kind in RENEWED:
+            gains = [run[kind] - source[seed][kind] for seed, run in runs.items() if seed in source]
+            cells.append(TableCell(plus_minus(mean(gains), error(gains), "+.2f"), plain(mean(gains), error(gains))))
+    return cells

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 
 from stpl.report.sheet import Column, Sheet, TableCell, number, plain, plus_minus, same
 from stpl.report.significance import deviation, error, mean
@@ -43,14 +44,6 @@ def variants(suite: Suite) -> list[Table]:
     return [Table("variants", "Variants by changed settings", "", suite.bench, reference, rows)]
 
 
-_SENSITIVITY_COLUMNS = (
-    Column("Setting", ("parameter",)),
-    Column("value", ("value",)),
-    Column("seeds", ("seeds",)),
-    Column("mIoU last", ("miou_mean", "miou_std")),
-)
-
-
 def sensitivity_sheet(suite: Suite) -> Sheet | None:
     """One line per value of every setting that runs of STPL changed alone; `None` if no setting has two values.
 
@@ -62,16 +55,21 @@ def sensitivity_sheet(suite: Suite) -> Sheet | None:
         if record["base"] == _BASE and len(settings) == 1 and _CAMERA not in settings:
             points.setdefault(settings.popitem(), []).append(float(record["last"]["miou"]))
     names = [name for name, _ in points]
-    cells = []
-    for name, value in sorted(points, key=_by_number):
-        if names.count(name) > 1:
-            mious = points[name, value]
-            average = mean(mious), deviation(mious)
-            texts = name, value, str(len(mious))
-            cells.append([*map(same, texts), TableCell(plus_minus(*average), plain(*average))])
+    varied = [point for point in sorted(points, key=_by_number) if names.count(point[0]) > 1]
+    columns = [
+        Column("Setting", ("parameter",), [same(name) for name, _ in varied]),
+        Column("value", ("value",), [same(value) for _, value in varied]),
+        Column("seeds", ("seeds",), [same(len(points[point])) for point in varied]),
+        Column("mIoU last", ("miou_mean", "miou_std"), [_average(points[point]) for point in varied]),
+    ]
     title = f"Sensitivity of {_BASE} to single settings, {suite.title}"
-    notes = ["mIoU in percent at the last step: mean ± sample standard deviation over seeds."]
-    return Sheet("sensitivity", title, _SENSITIVITY_COLUMNS, cells, notes) if cells else None
+    note = "mIoU in percent at the last step: mean ± sample standard deviation over seeds."
+    return Sheet("sensitivity", title, columns, [note]) if varied else None
+
+
+def _average(mious: Sequence[float]) -> TableCell:
+    values = mean(mious), deviation(mious)
+    return TableCell(plus_minus(*values), plain(*values))
 
 
 def _by_number(point: tuple[str, str]) -> tuple[str, float, str]:
@@ -98,25 +96,28 @@ def shifts_sheet(suite: Suite) -> Sheet | None:
     recorded = {name for name, camera in found if camera in others}
     names = [name for name in shown if name in recorded] + sorted(recorded - shown.keys())
     controls = [name for table in suite.catalogue.tables for name in table.controls]
-    columns, cells = [Column("Method", ("row",))], [[TableCell(suite.title_of(name), (name,))] for name in names]
+    columns = [Column("Method", ("row",), [TableCell(suite.title_of(name), (name,)) for name in names])]
     for camera in (_DEFAULT, *others):
-        columns.append(Column(camera, (camera, f"{camera}_delta_control", f"{camera}_delta_control_se")))
-        for row, name in zip(cells, names, strict=True):
-            against = {control: found.get((control, camera), {}) for control in controls if control != name}
-            row.append(_before_camera(found.get((name, camera), {}), against))
+        before = {name: runs for (name, shift), runs in found.items() if shift == camera}
+        cells = [_before_camera(name, before, controls) for name in names]
+        columns.append(Column(camera, (camera, f"{camera}_delta_control", f"{camera}_delta_control_se"), cells))
     note = (
         "mIoU in percent at the last step, mean over seeds. Behind it, the mean paired difference to the better of the "
         "controls before the same camera ± its standard error."
     )
-    return Sheet("shifts", f"Cameras, {suite.title}", columns, cells, [note])
+    return Sheet("shifts", f"Cameras, {suite.title}", columns, [note])
 
 
-def _before_camera(runs: Runs, controls: Mapping[str, Runs]) -> TableCell:
+def _before_camera(name: str, found: Mapping[str, Runs], controls: Sequence[str]) -> TableCell:
     """The mIoU, and the paired difference to the control with the highest mean over common seeds, if there is one."""
-    common = {control: [seed for seed in runs if seed in other] for control, other in controls.items()}
-    mious = {name: mean(controls[name][seed] for seed in seeds) for name, seeds in common.items()}
-    best = max(((miou, name) for name, miou in mious.items() if miou is not None), default=(0.0, ""))[1]
-    gains = [runs[seed] - controls[best][seed] for seed in common.get(best, ())]
+    runs = found.get(name, {})
+    means = []
+    for control in controls:
+        common = [miou for seed, miou in found.get(control, {}).items() if seed in runs]
+        if common and control != name:
+            means.append((statistics.fmean(common), control))
+    best = found[max(means)[1]] if means else {}
+    gains = [runs[seed] - miou for seed, miou in best.items() if seed in runs]
     miou, gain, spread = mean(runs.values()), mean(gains), error(gains)
     beside = f" ({plus_minus(gain, spread, '+.2f')})" if gains else ""
     return TableCell(number(miou) + beside, plain(miou, gain, spread))

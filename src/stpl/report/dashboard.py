@@ -38,24 +38,20 @@ def show_sweeps(bench: str, storage: str | None, port: int) -> None:
     if url.startswith("sqlite:///") and not file.is_file():
         raise ConfigError("no sweep has been started", where=file, mend=f"start one: stpl sweep FILE… --bench={bench}")
     with opened(url) as study_storage:
-        _serve(dashboard.wsgi(study_storage), port)
+        try:
+            server = make_server(_HOST, port, dashboard.wsgi(study_storage), server_class=_Server)
+        except (OSError, OverflowError) as error:
+            fault = f"cannot listen: {getattr(error, 'strerror', None) or error}"
+            raise ConfigError(fault, where=f"{_HOST}:{port}", mend="choose another --port") from error
+        with server:
+            print(f"optuna-dashboard: http://{_HOST}:{port}/ (Ctrl-C ends it)", flush=True)
+            server.serve_forever()
 
 
 class _Server(ThreadingMixIn, WSGIServer):
     """Answers in threads: wsgiref swallows a Ctrl-C that comes while the main thread answers."""
 
     daemon_threads = True
-
-
-def _serve(application: Any, port: int) -> None:
-    try:
-        server = make_server(_HOST, port, application, server_class=_Server)
-    except (OSError, OverflowError) as error:
-        fault = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot listen: {fault}", where=f"{_HOST}:{port}", mend="choose another --port") from error
-    with server:
-        print(f"optuna-dashboard: http://{_HOST}:{port}/ (Ctrl-C ends it)", flush=True)
-        server.serve_forever()
 
 
 def _imported(module: str, extra: str) -> Any:
@@ -71,8 +67,7 @@ def _imported(module: str, extra: str) -> Any:
 
 def definition(view: Any) -> dict[str, Any]:
     """The view as W&B's `upsertView` takes it, the specification not yet a text."""
-    model = view._to_model()
-    spec = model.spec.model_dump_json(by_alias=True, exclude_none=True)
+    spec = view._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)
     names = {"entityName": view.entity} if view.entity else {}
     names |= {"projectName": view.project, "displayName": view.name, "type": "project-view"}
     return {**names, "spec": json.loads(spec)}
@@ -107,19 +102,12 @@ def workspace(bench: str, project: str, entity: str, experiments: Path | None = 
         entity: user or team that owns it; the account's default if empty.
         experiments: the user's own overlays, see `experiment_folders`.
     """
-    check_bench(bench, experiment_folders(experiments))
-    overlay = find_overlay(f"bench/{bench}", experiment_folders(experiments))
+    folders = experiment_folders(experiments)
+    check_bench(bench, folders)
+    overlay = find_overlay(f"bench/{bench}", folders)
     space = label_space(Section(load_yaml(overlay), str(overlay)).section("network").text("label_space"))
     workspaces, expressions = (_imported(f"wandb_workspaces.{name}", "wandb") for name in ("workspaces", "expr"))
-    panels = _Panels(bench)
-    sections = {
-        "mIoU": panels.overview(),
-        "IoU per class": panels.classes(space.classes),
-        "Feature space": panels.feature_space(),
-        "Temporal consistency": panels.temporal(),
-        "Predictions": panels.pictures(),
-        "Training": panels.training(),
-    }
+    sections = _Panels(bench).sections(space.classes)
     return workspaces.Workspace(
         entity=entity,
         project=project,
@@ -143,58 +131,50 @@ class _Panels:
     def __init__(self, bench: str) -> None:
         self._bench, self._kinds = bench, _imported("wandb_workspaces.reports.v2", "wandb")
 
-    def overview(self) -> list[Any]:
-        """MIoU by selection, label-free score, pixel accuracy."""
+    def sections(self, classes: Sequence[str]) -> dict[str, list[Any]]:
+        """Section → panels, in the order of the view."""
         moments = ["val/miou", "selected/miou", "best/miou"]
-        return [
-            self._line("mIoU (%)", "val/miou"),
-            self._new("BarPlot", "mIoU (%): last, selected without labels, best on labels", metrics=moments),
-            self._line("Label-free score", "val/score"),
-            self._line("Pixel accuracy (%)", "val/accuracy"),
-        ]
-
-    def classes(self, classes: Sequence[str]) -> list[Any]:
-        """IoU of each class, over the steps and at the end."""
-        names = {name: f"val/iou/{name}" for name in classes}
-        table = self._new("WeavePanelSummaryTable", None, table_name=IOU)
-        bars = self._new("BarPlot", "IoU (%) at the end", metrics=list(names.values()), max_bars_to_show=len(names))
-        return [bars, table, *(self._line(f"IoU of {name} (%)", metric) for name, metric in names.items())]
-
-    def feature_space(self) -> list[Any]:
-        """Spread, purity and separability of the features."""
-        return [
-            self._line("σ intra-class", "val/sigma_intra"),
-            self._line("σ inter-class", "val/sigma_inter"),
-            self._line("σ of unit vectors", "val/sigma_intra_normalized", "val/sigma_inter_normalized"),
-            self._line("Silhouette", "val/silhouette"),
-            self._line("Linear probe, nearest mean (%)", "val/linear_probe", "val/nearest_mean"),
-            self._lines("Purity of the k nearest neighbours (%)", "val/purity@.*"),
-            self._chart(PURITY),
-            self._chart(FEATURES),
-        ]
-
-    def temporal(self) -> list[Any]:
-        """Consistency along the flow, and VPQ."""
-        return [
-            self._line("mTC (%)", "val/mtc"),
-            self._line("PL-PredConsis (%)", "val/pl_predconsis"),
-            self._line("PL-Warped (%)", "val/pl_warped"),
-            self._line("PL-Consistency (%)", "val/pl_consistency"),
-            self._lines("VPQ over windows of s frames (%)", "val/vpq@.*"),
-        ]
-
-    def pictures(self) -> list[Any]:
-        """Predictions, a video, the confusion matrix."""
-        return [
-            self._new("MediaBrowser", "Predictions", media_keys=[PICTURES], num_columns=2),
-            self._new("MediaBrowser", "Video", media_keys=[VIDEO], num_columns=1),
-            self._chart(CONFUSION),
-        ]
-
-    def training(self) -> list[Any]:
-        """Losses, learning rate, change of the weights."""
-        moved = self._line("Change of the encoder's weights (%)", "val/moved")
-        return [self._lines("Losses", _LOSSES), self._line("Learning rate", "train/lr"), moved]
+        ious = {name: f"val/iou/{name}" for name in classes}
+        return {
+            "mIoU": [
+                self._line("mIoU (%)", "val/miou"),
+                self._new("BarPlot", "mIoU (%): last, selected without labels, best on labels", metrics=moments),
+                self._line("Label-free score", "val/score"),
+                self._line("Pixel accuracy (%)", "val/accuracy"),
+            ],
+            "IoU per class": [
+                self._new("BarPlot", "IoU (%) at the end", metrics=[*ious.values()], max_bars_to_show=len(ious)),
+                self._new("WeavePanelSummaryTable", None, table_name=IOU),
+                *(self._line(f"IoU of {name} (%)", metric) for name, metric in ious.items()),
+            ],
+            "Feature space": [
+                self._line("σ intra-class", "val/sigma_intra"),
+                self._line("σ inter-class", "val/sigma_inter"),
+                self._line("σ of unit vectors", "val/sigma_intra_normalized", "val/sigma_inter_normalized"),
+                self._line("Silhouette", "val/silhouette"),
+                self._line("Linear probe, nearest mean (%)", "val/linear_probe", "val/nearest_mean"),
+                self._lines("Purity of the k nearest neighbours (%)", "val/purity@.*"),
+                self._chart(PURITY),
+                self._chart(FEATURES),
+            ],
+            "Temporal consistency": [
+                self._line("mTC (%)", "val/mtc"),
+                self._line("PL-PredConsis (%)", "val/pl_predconsis"),
+                self._line("PL-Warped (%)", "val/pl_warped"),
+                self._line("PL-Consistency (%)", "val/pl_consistency"),
+                self._lines("VPQ over windows of s frames (%)", "val/vpq@.*"),
+            ],
+            "Predictions": [
+                self._new("MediaBrowser", "Predictions", media_keys=[PICTURES], num_columns=2),
+                self._new("MediaBrowser", "Video", media_keys=[VIDEO], num_columns=1),
+                self._chart(CONFUSION),
+            ],
+            "Training": [
+                self._lines("Losses", _LOSSES),
+                self._line("Learning rate", "train/lr"),
+                self._line("Change of the encoder's weights (%)", "val/moved"),
+            ],
+        }
 
     def _line(self, title: str, *metrics: str) -> Any:
         return self._new("LinePlot", title, x=_STEP, y=list(metrics))
@@ -203,15 +183,17 @@ class _Panels:
         return self._new("LinePlot", title, x=_STEP, metric_regex=pattern)
 
     def _chart(self, chart: Chart) -> Any:
-        query = {"summaryTable": {"tableKey": chart.table}}
-        strings = {"title": chart.title}
         return self._new(
-            "CustomChart", None, query=query, chart_name=chart.preset, chart_fields=chart.fields, chart_strings=strings
+            "CustomChart",
+            None,
+            query={"summaryTable": {"tableKey": chart.table}},
+            chart_name=chart.preset,
+            chart_fields=chart.fields,
+            chart_strings={"title": chart.title},
         )
 
     def _new(self, kind: str, title: str | None, **settings: Any) -> Any:
-        named = {} if title is None else {"title": title}
-        panel = getattr(self._kinds, kind)(**named, **settings)
+        panel = getattr(self._kinds, kind)(**settings, **({"title": title} if title else {}))
         described = repr((self._bench, kind, title, sorted(settings.items())))
         panel._id = hashlib.sha256(described.encode()).hexdigest()[:11]
         return panel

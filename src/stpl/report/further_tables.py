@@ -12,7 +12,7 @@ from stpl.report.sheet import NOTHING, Column, Sheet, TableCell, number, plain, 
 from stpl.report.significance import deviation, error, mean
 from stpl.report.suite import Suite
 from stpl.runs.artifacts import RENEWED, RUNNING, read_statistics
-from stpl.runs.experiments import NEEDS, Row
+from stpl.runs.experiments import NEEDS
 from stpl.runs.record import Evaluation, RunRecord, flat
 
 
@@ -72,17 +72,19 @@ def _common_classes(records: Sequence[RunRecord], suite: Suite) -> list[str]:
 def classes_sheet(suite: Suite) -> Sheet:
     """IoU of every class at the last step."""
     classes, lines = class_lines(suite)
-    columns = [Column(name, (name,)) for name in ("row", "seeds", "miou")]
-    columns += [Column(name, (name,), class_colour(name)) for name in classes]
-    cells = []
-    for line in lines:
-        run = line.experiment if line.experiment and line.seeds else ""
-        values = [line.miou, *map(line.iou.get, classes)]
-        numbers = [TableCell(number(value, ".1f"), plain(value), run, number(value), heat=value) for value in values]
-        cells.append([same(line.title, run), same(str(line.seeds), run), *numbers])
+    columns = [
+        Column("row", ("row",), [same(line.title) for line in lines]),
+        Column("seeds", ("seeds",), [same(line.seeds) for line in lines]),
+        Column("miou", ("miou",), [_iou(line.miou) for line in lines]),
+        *(Column(name, (name,), [_iou(line.iou.get(name)) for line in lines], class_colour(name)) for name in classes),
+    ]
     note = "IoU in percent at the last step, mean over seeds; – where a class or a record is absent."
     names = [line.experiment for line in lines]
-    return Sheet("per_class", f"Per-class IoU, {suite.title}", columns, cells, [note], names)
+    return Sheet("per_class", f"Per-class IoU, {suite.title}", columns, [note], names)
+
+
+def _iou(value: float | None) -> TableCell:
+    return TableCell(number(value, ".1f"), plain(value), number(value), heat=value)
 
 
 _NAMES = {
@@ -147,16 +149,22 @@ def _selections(record: RunRecord) -> dict[str, float]:
 def _metric_sheet(name: str, title: str, note: str, suite: Suite, found: Mapping[str, Means]) -> Sheet | None:
     if not found:
         return None
-    columns = [Column("Method", ("row",)), Column("Seeds", ("seeds",))]
-    cells = [[same(suite.title_of(run), run), same(str(len(suite.records(run))), run)] for run in found]
+    columns = [
+        Column("Method", ("row",), [same(suite.title_of(experiment)) for experiment in found]),
+        Column("Seeds", ("seeds",), [same(len(suite.records(experiment))) for experiment in found]),
+    ]
     for key in dict.fromkeys(key for means in found.values() for key in means):
         largest = max(abs(means[key]) for means in found.values() if key in means)
         places = 2 if largest >= 10 else 3 if largest >= 1 else 4  # about four digits
-        columns.append(Column(_title(key), (key,)))
-        for row, (run, means) in zip(cells, found.items(), strict=True):
-            text = f"{means[key]:.{places}f}" if key in means else ""
-            row.append(TableCell(text or NOTHING, (text,), run))
-    return Sheet(name, title, columns, cells, [note], list(found))
+        values = [means.get(key) for means in found.values()]
+        columns.append(Column(_title(key), (key,), [_text(value, f".{places}f") for value in values]))
+    return Sheet(name, title, columns, [note], list(found))
+
+
+def _text(value: float | None, form: str) -> TableCell:
+    """A number that programs read as people do."""
+    text = "" if value is None else format(value, form)
+    return TableCell(text or NOTHING, (text,))
 
 
 def _title(key: str) -> str:
@@ -166,15 +174,6 @@ def _title(key: str) -> str:
     return f"{shown}@{k}" if k else shown
 
 
-_COST_COLUMNS = (
-    Column("Method", ("row",)),
-    Column("Source data", ("source",)),
-    Column("Video", ("video",)),
-    Column("Seeds", ("seeds",)),
-    Column("Steps", ("steps",)),
-    Column("Seconds a step", ("seconds_per_step",)),
-    Column("Memory, MB", ("peak_memory_mb",)),
-)
 _COST_NOTES = (
     "Source data, video: whether training takes labelled clips of the source, and more than single frames of the "
     "target. Steps: of the row's own run, without those of the run it starts from.",
@@ -185,33 +184,29 @@ _COST_NOTES = (
 
 def costs_sheet(suite: Suite) -> Sheet | None:
     """One line for each recorded row of which the catalogue says what it needs; `None` if there is none."""
-    rows = {row.experiment: row for table in suite.tables() for row in table.rows if row.needs is not None}
-    cells = [_costs(row, records) for name, row in rows.items() if name and (records := suite.records(name))]
-    title = f"What methods need and take, {suite.title}"
-    return Sheet("costs", title, _COST_COLUMNS, cells, _COST_NOTES) if cells else None
+    needs = {row.experiment: row for table in suite.tables() for row in table.rows if row.needs is not None}
+    rows = [row for name, row in needs.items() if name and suite.records(name)]
+    runs = [suite.records(row.experiment) for row in rows if row.experiment]
+    seconds = [[record["seconds"] / record["steps"] for record in records if record["steps"]] for records in runs]
+    peaks = [[peak for record in records if (peak := record["peak_memory_mb"]) is not None] for records in runs]
+    source, video = ([same("yes" if need in (row.needs or ()) else "no") for row in rows] for need in NEEDS)
+    columns = [
+        Column("Method", ("row",), [same(row.title) for row in rows]),
+        Column("Source data", ("source",), source),
+        Column("Video", ("video",), video),
+        Column("Seeds", ("seeds",), [same(len(records)) for records in runs]),
+        Column("Steps", ("steps",), [same(max(record["steps"] for record in records)) for records in runs]),
+        Column("Seconds a step", ("seconds_per_step",), [_median(values, ".2f") for values in seconds]),
+        Column("Memory, MB", ("peak_memory_mb",), [_median(values, ".0f") for values in peaks]),
+    ]
+    return Sheet("costs", f"What methods need and take, {suite.title}", columns, _COST_NOTES) if rows else None
 
 
-def _costs(row: Row, records: Sequence[RunRecord]) -> list[TableCell]:
-    seconds = [record["seconds"] / record["steps"] for record in records if record["steps"]]
-    peaks = [record["peak_memory_mb"] for record in records if record["peak_memory_mb"] is not None]
-    texts = ["yes" if need in (row.needs or ()) else "no" for need in NEEDS]
-    texts += [str(len(records)), str(max(record["steps"] for record in records))]
-    cells = [same(row.title), *map(same, texts)]
-    for values, form in ((seconds, ".2f"), (peaks, ".0f")):
-        text = number(statistics.median(values), form) if values else ""
-        cells.append(TableCell(text or NOTHING, (text,)))
-    return cells
+def _median(values: Sequence[float], form: str) -> TableCell:
+    text = number(statistics.median(values), form) if values else ""
+    return TableCell(text or NOTHING, (text,))
 
 
-_STATISTICS_COLUMNS = (
-    Column("Weights of", ("weights",)),
-    Column("Seeds", ("seeds",)),
-    Column("as trained", ("running",)),
-    Column("original", ("original",)),
-    Column("Δ original", ("original_delta", "original_delta_se")),
-    Column("augmented too", ("all",)),
-    Column("Δ augmented too", ("all_delta", "all_delta_se")),
-)
 _STATISTICS_NOTES = (
     "mIoU in percent of each row's last weights, mean ± sample standard deviation over seeds, with statistics: as "
     "trained; renewed for these weights from original frames; from original and augmented ones. The same clips in "
@@ -236,17 +231,21 @@ def statistics_sheet(suite: Suite) -> Sheet | None:
         if values is not None:
             found.setdefault(record["experiment"], {})[record["seed"]] = values
     source = found.get("batchnorm_statistics", {})  # has the weights of the source model
-    cells = [[TableCell(suite.title_of(name), (name,)), *_by_statistics(runs, source)] for name, runs in found.items()]
-    title = f"Weights × statistics, {suite.title}"
-    return Sheet("statistics", title, _STATISTICS_COLUMNS, cells, _STATISTICS_NOTES) if cells else None
-
-
-def _by_statistics(runs: Measured, source: Measured) -> list[TableCell]:
-    cells = [same(str(len(runs)))]
-    for kind in (RUNNING, *RENEWED):
-        values = [run[kind] for run in runs.values()]
-        cells.append(TableCell(plus_minus(mean(values), deviation(values)), plain(mean(values))))
+    columns = [
+        Column("Weights of", ("weights",), [TableCell(suite.title_of(name), (name,)) for name in found]),
+        Column("Seeds", ("seeds",), [same(len(runs)) for runs in found.values()]),
+    ]
+    for kind, title in ((RUNNING, "as trained"), *zip(RENEWED, ("original", "augmented too"), strict=True)):
+        values = [[run[kind] for run in runs.values()] for runs in found.values()]
+        averages = [TableCell(plus_minus(mean(of), deviation(of)), plain(mean(of))) for of in values]
+        columns.append(Column(title, (kind,), averages))
         if kind in RENEWED:
-            gains = [run[kind] - source[seed][kind] for seed, run in runs.items() if seed in source]
-            cells.append(TableCell(plus_minus(mean(gains), error(gains), "+.2f"), plain(mean(gains), error(gains))))
-    return cells
+            gains = [_gain(runs, source, kind) for runs in found.values()]
+            columns.append(Column(f"Δ {title}", (f"{kind}_delta", f"{kind}_delta_se"), gains))
+    return Sheet("statistics", f"Weights × statistics, {suite.title}", columns, _STATISTICS_NOTES) if found else None
+
+
+def _gain(runs: Measured, source: Measured, kind: str) -> TableCell:
+    gains = [run[kind] - source[seed][kind] for seed, run in runs.items() if seed in source]
+    gain, spread = mean(gains), error(gains)
+    return TableCell(plus_minus(gain, spread, "+.2f"), plain(gain, spread))

@@ -38,8 +38,8 @@ class LivePage:
 
     def version(self) -> str:
         """A hash of which records there are; it changes when a run ends or is deleted."""
-        folder = self._suite().folder
-        states = [(str(path), path.stat().st_mtime_ns) for path in sorted(folder.glob(f"*/seed*/{RECORD}"))]
+        records = sorted(self._suite().folder.glob(f"*/seed*/{RECORD}"))
+        states = [(str(path), path.stat().st_mtime_ns) for path in records]
         return hashlib.sha256(repr(states).encode()).hexdigest()[:16]
 
     def state(self) -> str:
@@ -74,20 +74,18 @@ class _Handler(SimpleHTTPRequestHandler):
         elif path == f"/{_PLACE}/state":
             self._answer(self._page.state(), "application/json")
         elif path in (f"/{_PLACE}/", f"/{_PLACE}/{PAGE}"):
-            self._answer(self._made(), "text/html; charset=utf-8")
+            try:
+                text = self._page.html()
+            except StplError as error:  # a record that is torn while one looks: say so, and serve on
+                said = f"<pre>{html.escape(str(error))}</pre>"
+                text = f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="3">{said}'
+            self._answer(text, "text/html; charset=utf-8")
         elif path == "/":
             self.send_response(HTTPStatus.FOUND)
             self.send_header("Location", f"/{_PLACE}/")
             self.end_headers()
         else:
             super().do_GET()
-
-    def _made(self) -> str:
-        try:
-            return self._page.html()
-        except StplError as error:  # a record that is torn while one looks: say so, and serve on
-            said = html.escape(str(error))
-            return f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="3"><pre>{said}</pre>'
 
     def _answer(self, text: str, kind: str) -> None:
         content = text.encode()
@@ -100,9 +98,8 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def guess_type(self, path: str | PathLike[str]) -> str:
         """Show configurations and logs instead of downloading them."""
-        return (
-            "text/plain; charset=utf-8" if str(path).endswith((".yaml", ".csv", ".txt")) else super().guess_type(path)
-        )
+        shown = str(path).endswith((".yaml", ".csv", ".txt"))
+        return "text/plain; charset=utf-8" if shown else super().guess_type(path)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 the name is the base's
         """Say nothing: the page asks every two seconds."""

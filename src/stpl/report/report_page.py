@@ -75,6 +75,7 @@ def render(contents: Contents, place: Path, live: bool = False) -> str:
         tables=main,
         shared_notes=shared_notes,
         further=further,
+        recorded=suite.recorded(),
         classes=replace(classes, columns=[replace(c, title=titles.get(c.title, c.title)) for c in classes.columns]),
         pictures=sections,
         player=played,

@@ -7,7 +7,6 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import compress
 from pathlib import Path
 
 from rich import box
@@ -25,41 +24,41 @@ NOTHING = "–"
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of a table.
-
-    Attributes:
-        title: what people read above it; empty for one that only programs read.
-        keys: the columns of the CSV that hold the same; none for one that only people read.
-        colour: of a square beside the title, on the page.
-        page: whether only the page shows it.
-    """
-
-    title: str
-    keys: tuple[str, ...] = ()
-    colour: str = ""
-    page: bool = False
-
-
-@dataclass(frozen=True)
 class TableCell:
     """A cell of a table.
 
     Attributes:
         text: what people read.
         values: what programs read, one for each key of the column.
-        run: experiment whose runs it was computed from, for the page to link to; empty for none.
         title: what the page says under the pointer.
-        kind: CSS classes on the page.
+        kind: CSS classes on the page; a cell of the kind `paper` is computed from no run.
         heat: 0..100, how strong its ground is on the page.
     """
 
     text: str
     values: tuple[str, ...] = ()
-    run: str = ""
     title: str = ""
     kind: str = ""
     heat: float | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        title: what people read above it; empty for one that only programs read.
+        keys: the columns of the CSV that hold the same; none for one that only people read.
+        cells: one a row.
+        colour: of a square beside the title, on the page.
+        page: whether only the page shows it.
+    """
+
+    title: str
+    keys: tuple[str, ...]
+    cells: Sequence[TableCell]
+    colour: str = ""
+    page: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,34 +69,31 @@ class Sheet:
         id: file name without suffix.
         title: caption.
         columns: the first is text, the rest are numbers.
-        cells: rows of one cell a column.
         notes: sentences below the table.
-        experiments: of each row, to stress one on the page; may be left out.
+        experiments: of each row, whose runs it was computed from, for the page to link to; may be left out.
     """
 
     id: str
     title: str
     columns: Sequence[Column]
-    cells: Sequence[Sequence[TableCell]]
     notes: Sequence[str]
     experiments: Sequence[str | None] = ()
 
     @property
-    def shown(self) -> list[list[TableCell]]:
-        """The cells that the page shows."""
-        return [[cell for cell, column in zip(row, self.columns, strict=True) if column.title] for row in self.cells]
+    def shown(self) -> list[tuple[TableCell, ...]]:
+        """The rows that the page shows."""
+        return _rows([column for column in self.columns if column.title])
 
     @property
     def texts(self) -> list[list[str]]:
         """Titles of the columns, then the cells of each row, for people."""
-        read = [column.title and not column.page for column in self.columns]
-        rows = [[column.title for column in self.columns], *([cell.text for cell in row] for row in self.cells)]
-        return [list(compress(row, read)) for row in rows]
+        columns = [column for column in self.columns if column.title and not column.page]
+        return [[column.title for column in columns], *([cell.text for cell in row] for row in _rows(columns))]
 
     @property
     def csv_rows(self) -> list[list[str]]:
         """Cells for programs."""
-        return [[value for cell in row for value in cell.values] for row in self.cells]
+        return [[value for cell in row for value in cell.values] for row in _rows(self.columns)]
 
     def write(self, folder: Path) -> None:
         """Write `<id>.csv`, `<id>.md` and `<id>.tex` into `folder`, each as a whole; raises `StplError`."""
@@ -107,6 +103,10 @@ class Sheet:
         write_atomically(folder / f"{self.id}.csv", text.getvalue())
         write_atomically(folder / f"{self.id}.md", markdown(self))
         write_atomically(folder / f"{self.id}.tex", latex(self))
+
+
+def _rows(columns: Sequence[Column]) -> list[tuple[TableCell, ...]]:
+    return list(zip(*(column.cells for column in columns), strict=True))
 
 
 def number(value: float | None, form: str = ".2f", nothing: str = NOTHING) -> str:
@@ -124,14 +124,14 @@ def plus_minus(value: float | None, spread: float | None, form: str = ".2f") -> 
     return number(value, form) + ("" if spread is None else f" ± {number(spread)}")
 
 
-def same(text: str, run: str = "") -> TableCell:
+def same(text: object) -> TableCell:
     """A cell that people and programs read alike."""
-    return TableCell(text, (text,), run)
+    return TableCell(str(text), (str(text),))
 
 
-def numeric(value: float | None, form: str = ".2f", run: str = "") -> TableCell:
+def numeric(value: float | None, form: str = ".2f") -> TableCell:
     """A cell of one number, which programs read in hundredths."""
-    return TableCell(number(value, form), plain(value), run)
+    return TableCell(number(value, form), plain(value))
 
 
 def markdown(sheet: Sheet) -> str:

@@ -52,27 +52,33 @@ def sheets(suite: Suite, tables: Sequence[TableLines]) -> list[Sheet]:
 
 def main_sheet(lines: TableLines, suite: Suite) -> Sheet:
     """A table of the catalogue: mIoU of every row at three checkpoints, beside the paper's."""
+    rows = lines.lines
     control = "Δ control" if lines.table.controls else "Δ best other"
     paper = "paper" if lines.comparable else f"paper ({suite.called(lines.paper_bench)})"
     has_baseline, has_paper = _has_baseline(lines), _has_paper(lines)
+    to_source, to_baseline = "delta_vs_source", "delta_vs_baseline"
     columns = [
-        Column("Method", ("row",)),
-        Column("Seeds", ("seeds",)),
-        Column("mIoU last", ("miou_last_mean", "miou_last_std")),
-        Column("95 % interval", page=True),
-        Column("selected", ("miou_selected_mean",)),
-        Column("best", ("miou_best_mean",)),
-        Column("Δ source", tuple(f"delta_vs_source{end}" for end in ("", "_low", "_high"))),
+        Column("Method", ("row",), [same(line.title) for line in rows]),
+        Column("Seeds", ("seeds",), [same(len(line.seeds)) for line in rows]),
+        Column("mIoU last", ("miou_last_mean", "miou_last_std"), [_last(line) for line in rows]),
+        Column("95 % interval", (), [TableCell(between(line.interval)) for line in rows], page=True),
+        Column("selected", ("miou_selected_mean",), [numeric(line.selected) for line in rows]),
+        Column("best", ("miou_best_mean",), [numeric(line.best) for line in rows]),
+        Column("Δ source", (to_source, f"{to_source}_low", f"{to_source}_high"), [_to_source(line) for line in rows]),
         Column(
             control if has_baseline else "",
-            ("baseline", *(f"delta_vs_baseline{end}" for end in ("", "_low", "_high", "_se"))),
+            ("baseline", to_baseline, f"{to_baseline}_low", f"{to_baseline}_high", f"{to_baseline}_se"),
+            [_to_baseline(line, suite) for line in rows],
         ),
-        Column(paper if has_paper else "", ("paper_miou",)),
-        Column("ours − paper" if has_paper and lines.comparable else ""),
+        Column(
+            paper if has_paper else "",
+            ("paper_miou",),
+            [TableCell(number(line.paper, ".1f"), plain(line.paper), kind="paper") for line in rows],
+        ),
+        Column("ours − paper" if has_paper and lines.comparable else "", (), [_to_paper(line) for line in rows]),
     ]
-    cells = [_cells(line, suite) for line in lines.lines]
-    names = [line.experiment for line in lines.lines]
-    return Sheet(lines.table.id, f"{lines.table.title}, {suite.title}", columns, cells, _notes(lines, suite), names)
+    names = [line.experiment for line in rows]
+    return Sheet(lines.table.id, f"{lines.table.title}, {suite.title}", columns, _notes(lines, suite), names)
 
 
 def _has_baseline(lines: TableLines) -> bool:
@@ -84,41 +90,34 @@ def _has_paper(lines: TableLines) -> bool:
     return any(line.paper is not None for line in lines.lines)
 
 
-def _cells(line: Line, suite: Suite) -> list[TableCell]:
-    run = line.experiment if line.experiment and line.seeds else ""
+def _last(line: Line) -> TableCell:
     above = _BETTER if line.baseline and line.baseline.significant and line.baseline.difference > 0 else ""
-    last = plus_minus(line.last, line.spread) + above
-    to_paper = None if line.last is None or line.paper is None else line.last - line.paper
-    return [
-        same(line.title, run),
-        same(str(len(line.seeds)), run),
-        TableCell(last, plain(line.last, line.spread), run, kind="absent" if line.experiment and not run else ""),
-        TableCell(between(line.interval) if line.interval else NOTHING, (), run),
-        numeric(line.selected, run=run),
-        numeric(line.best, run=run),
-        _source_cell(line, run),
-        _baseline_cell(line, run, suite),
-        TableCell(number(line.paper, ".1f"), plain(line.paper), kind="paper"),
-        TableCell(number(to_paper, "+.2f"), (), run, kind="miss" if (to_paper or 0) < 0 else ""),
-    ]
+    absent = line.experiment and not line.seeds
+    text = plus_minus(line.last, line.spread) + above
+    return TableCell(text, plain(line.last, line.spread), kind="absent" if absent else "")
 
 
-def _source_cell(line: Line, run: str) -> TableCell:
+def _to_source(line: Line) -> TableCell:
     text, test = number(line.delta, "+.2f"), line.source
     if test is None:
-        return TableCell(text, plain(line.delta, None, None), run)
+        return TableCell(text, plain(line.delta, None, None))
     values = plain(line.delta, test.interval.low, test.interval.high)
-    return TableCell(text + _mark(test), values, run, evidence(test), _kind(test))
+    return TableCell(text + _mark(test), values, evidence(test), _kind(test))
 
 
-def _baseline_cell(line: Line, run: str, suite: Suite) -> TableCell:
+def _to_baseline(line: Line, suite: Suite) -> TableCell:
     test = line.baseline
     if test is None:
-        return TableCell(NOTHING, ("",) * 5, run)
+        return TableCell(NOTHING, ("",) * 5)
     low, high = test.interval.low, test.interval.high
     text = f"{number(test.difference, '+.2f')} [{number(low, '+.1f')}, {number(high, '+.1f')}]{_mark(test)}"
     values = (test.against, *plain(test.difference, low, high, test.error))
-    return TableCell(text, values, run, f"against {suite.title_of(test.against)}; {evidence(test)}", _kind(test))
+    return TableCell(text, values, f"against {suite.title_of(test.against)}; {evidence(test)}", _kind(test))
+
+
+def _to_paper(line: Line) -> TableCell:
+    gain = None if line.last is None or line.paper is None else line.last - line.paper
+    return TableCell(number(gain, "+.2f"), kind="miss" if (gain or 0) < 0 else "")
 
 
 def _mark(test: Comparison) -> str:
@@ -138,9 +137,9 @@ def evidence(test: Comparison) -> str:
     return f"95 % interval {interval}; p Holm {p}; {test.seeds} common seeds"
 
 
-def between(interval: Interval, form: str = ".2f") -> str:
+def between(interval: Interval | None, form: str = ".2f") -> str:
     """An interval as people read it."""
-    return f"{number(interval.low, form)} … {number(interval.high, form)}"
+    return f"{number(interval.low, form)} … {number(interval.high, form)}" if interval else NOTHING
 
 
 def _probability(p: float | None) -> str:
@@ -177,19 +176,6 @@ def _notes(lines: TableLines, suite: Suite) -> list[str]:
     return notes
 
 
-_TEST_COLUMNS = (
-    Column("", ("table",)),
-    Column("Row", ("row",)),
-    Column("against", ("against",)),
-    Column("Δ mIoU", ("difference",)),
-    Column("95 % interval", ("ci_low", "ci_high")),
-    Column("SE", ("se",)),
-    Column("p clips", ("p_clips",)),
-    Column("p Holm", ("p_clips_holm",)),
-    Column("p seeds", ("p_seeds",)),
-    Column("", ("seeds", "clips")),
-    Column("significant", ("significant",)),
-)
 _TEST_NOTES = (
     f"Interval: percentile bootstrap over clips and seeds, {DRAWS} draws, paired. Clips that follow one another are "
     "drawn together. SE: standard error over seeds of the mean difference.",
@@ -202,24 +188,28 @@ _TEST_NOTES = (
 
 def tests_sheet(tables: Sequence[TableLines], suite: Suite) -> Sheet | None:
     """Every comparison that was tested, with its interval and its p values; `None` if there is none."""
-    cells = [
-        [TableCell("", (lines.table.id,)), same(line.title), *_test_cells(test, line.clips, suite)]
-        for lines in tables
-        for line in lines.lines
-        for test in (line.source, line.baseline)
-        if test is not None
+    rows = [(table, line) for table in tables for line in table.lines]
+    tested = [(table, line, test) for table, line in rows for test in (line.source, line.baseline) if test]
+    tests = [test for _, _, test in tested]
+    columns = [
+        Column("", ("table",), [TableCell("", (table.table.id,)) for table, _, _ in tested]),
+        Column("Row", ("row",), [same(line.title) for _, line, _ in tested]),
+        Column("against", ("against",), [TableCell(suite.title_of(test.against), (test.against,)) for test in tests]),
+        Column("Δ mIoU", ("difference",), [numeric(test.difference, "+.2f") for test in tests]),
+        Column("95 % interval", ("ci_low", "ci_high"), [_interval(test) for test in tests]),
+        Column("SE", ("se",), [numeric(test.error) for test in tests]),
+        Column("p clips", ("p_clips",), [_p(test.p_clips) for test in tests]),
+        Column("p Holm", ("p_clips_holm",), [_p(test.p_holm) for test in tests]),
+        Column("p seeds", ("p_seeds",), [_p(test.p_seeds) for test in tests]),
+        Column("", ("seeds", "clips"), [TableCell("", (str(test.seeds), str(line.clips))) for _, line, test in tested]),
+        Column("significant", ("significant",), [same("yes" if test.significant else "no") for test in tests]),
     ]
-    return Sheet("tests", f"Paired tests, {suite.title}", _TEST_COLUMNS, cells, _TEST_NOTES) if cells else None
+    return Sheet("tests", f"Paired tests, {suite.title}", columns, _TEST_NOTES) if tests else None
 
 
-def _test_cells(test: Comparison, clips: int, suite: Suite) -> list[TableCell]:
-    ps = (test.p_clips, test.p_holm, test.p_seeds)
-    return [
-        TableCell(suite.title_of(test.against), (test.against,)),
-        numeric(test.difference, "+.2f"),
-        TableCell(between(test.interval, "+.2f"), plain(test.interval.low, test.interval.high)),
-        numeric(test.error),
-        *(TableCell(_probability(p), ("" if p is None else f"{p:.4f}",)) for p in ps),
-        TableCell("", (str(test.seeds), str(clips))),
-        same("yes" if test.significant else "no"),
-    ]
+def _interval(test: Comparison) -> TableCell:
+    return TableCell(between(test.interval, "+.2f"), plain(test.interval.low, test.interval.high))
+
+
+def _p(p: float | None) -> TableCell:
+    return TableCell(_probability(p), ("" if p is None else f"{p:.4f}",))

@@ -1,7 +1,7 @@
 """Side-by-side videos that a browser plays.
 
-The file is WebM with VP8 or VP9: the codecs that the OpenCV wheel can encode *and* browsers play (its MPEG-4 Part 2 in
-an .mp4 is a trap: it encodes, and Chromium shows a black frame).
+The file is WebM with VP8 or VP9: the codecs that the OpenCV wheel can encode *and* browsers play. (It also encodes
+MPEG-4 Part 2 in an .mp4, of which Chromium shows a black frame.)
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, Self
 
 import cv2
@@ -81,43 +80,40 @@ class SideBySide:
         style: VideoStyle | None = None,
     ) -> None:
         style = style or VideoStyle()
-        codec, panel_width = style.codec, style.panel_width
-        self.path, self.fps, self.titles, self.legend = Path(path), fps, tuple(titles), legend
-        check_name(self.path)
-        if self.path.suffix.lower() != ".webm":
+        self._path, self._fps, self._titles, self._legend = Path(path), fps, tuple(titles), legend
+        self._codec, self._panel_width = style.codec, style.panel_width
+        check_name(self._path)
+        if self._path.suffix.lower() != ".webm":
             raise ConfigError(
-                f"a video of type '{self.path.suffix}' would not play in browsers", where=path, mend="name it *.webm"
+                f"a video of type '{self._path.suffix}' would not play in browsers", where=path, mend="name it *.webm"
             )
-        if not 0 < fps < 1000 or not self.titles or codec not in _FOURCC or panel_width < 16:
+        if not 0 < fps < 1000 or not self._titles or self._codec not in _FOURCC or self._panel_width < 16:
             raise ConfigError(
-                f"cannot write {len(self.titles)} panels of width {panel_width} at {fps} frames a second as '{codec}'",
+                f"cannot write {len(self._titles)} panels of width {self._panel_width} at {fps} frames a second as "
+                f"'{self._codec}'",
                 where=path,
                 mend="give one title or more, 0 < fps < 1000, panel_width of 16 or more, and codec vp8 or vp9",
             )
-        many = len(self.titles)
-        self._columns = many if many <= 3 else math.ceil(math.sqrt(many))
-        self._panel_width, self._codec = panel_width, codec
         # The container is chosen by the extension, so the temporary name keeps it.
-        self._temporary = self.path.with_name(f".{self.path.stem}.{uuid.uuid4().hex}.webm")
+        self._temporary = self._path.with_name(f".{self._path.stem}.{uuid.uuid4().hex}.webm")
         self._writer: cv2.VideoWriter | None = None
-        self._panel_shape: tuple[int, ...] = ()
+        self._shape: tuple[int, ...] = ()  # of a panel as given
+        self._size = (0, 0)  # width and height of a panel as drawn
+        self._corners: list[tuple[int, int]] = []
         self._canvas: NDArray[np.uint8] = np.zeros((0, 0, 3), np.uint8)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._writer is None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.release()
             if kind is None:
-                raise DataError("no frame was written", where=self.path, mend="check that the input video has frames")
-            return
-        self._writer.release()
-        if kind is None:
-            self._temporary.replace(self.path)
-        else:
-            self._discard()
+                self._temporary.replace(self._path)
+            else:
+                self._discard()
+        elif kind is None:
+            raise DataError("no frame was written", where=self._path, mend="check that the input video has frames")
 
     def _discard(self) -> None:
         with contextlib.suppress(OSError):  # the error under way matters more
@@ -127,76 +123,66 @@ class SideBySide:
         """Append one frame made of `panels`, each uint8 `[H,W,3]` RGB of one size, in the order of the titles."""
         self._check(panels)
         if self._writer is None:
-            self._panel_shape = panels[0].shape
-            self._canvas = self._compose_canvas()
+            self._shape = panels[0].shape
+            self._lay_out()
             self._writer = self._open()
         canvas = self._canvas.copy()
-        height, width = self._cell
-        for index, panel in enumerate(panels):
-            x, y = self._corner(index)
-            filter_ = cv2.INTER_AREA if panel.shape[0] > height or panel.shape[1] > width else cv2.INTER_NEAREST
-            canvas[y : y + height, x : x + width] = cv2.resize(panel, (width, height), interpolation=filter_)
+        width, height = self._size
+        shrinks = self._shape[0] > height or self._shape[1] > width
+        for (x, y), panel in zip(self._corners, panels, strict=True):
+            drawn = cv2.resize(panel, self._size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST)
+            canvas[y : y + height, x : x + width] = drawn
         self._writer.write(cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR))
 
     def _check(self, panels: Sequence[NDArray[np.uint8]]) -> None:
-        shapes = {panel.shape for panel in panels} | ({self._panel_shape} if self._panel_shape else set())
-        right = len(panels) == len(self.titles) and len(shapes) == 1 and next(iter(shapes))[2:] == (3,)
+        shapes = {panel.shape for panel in panels} | ({self._shape} if self._shape else set())
+        right = len(panels) == len(self._titles) and len(shapes) == 1 and next(iter(shapes))[2:] == (3,)
         if not right or any(panel.dtype != np.uint8 for panel in panels):
             raise DataError(
-                f"expected {len(self.titles)} uint8 panels [H,W,3] of one size, got "
+                f"expected {len(self._titles)} uint8 panels [H,W,3] of one size, got "
                 f"{[f'{panel.dtype} {panel.shape}' for panel in panels]}",
-                where=self.path,
+                where=self._path,
                 mend="resize all panels to the size of the first frame's, and give one a title",
             )
 
-    @property
-    def _cell(self) -> tuple[int, int]:
-        """Height and width of a panel as drawn."""
-        height, width = self._panel_shape[:2]
-        scale = min(self._panel_width / width, _TALLEST * self._panel_width / height)
+    def _lay_out(self) -> None:
+        """Find the panels' places, and draw the rest: background, titles, legend.
+
+        Sides of the canvas are even, as the codecs' chroma wants.
+        """
+        scale = min(self._panel_width / self._shape[1], _TALLEST * self._panel_width / self._shape[0])
         if scale >= 1:
             scale = int(scale)
-        return max(1, round(height * scale)), max(1, round(width * scale))
-
-    @property
-    def _column(self) -> int:
-        """Width of a column: that of a panel, or of its title."""
-        return max(self._cell[1], _NARROWEST)
-
-    def _corner(self, index: int) -> tuple[int, int]:
-        height, _ = self._cell
-        row, column = divmod(index, self._columns)
-        return GAP + column * (self._column + GAP), _TITLE_HEIGHT + row * (height + _TITLE_HEIGHT)
-
-    def _compose_canvas(self) -> NDArray[np.uint8]:
-        """Everything but the panels: background, titles, legend. Sides are even, as the codecs' chroma wants."""
-        height, _ = self._cell
-        rows = math.ceil(len(self.titles) / self._columns)
-        size = (GAP + self._columns * (self._column + GAP), rows * (height + _TITLE_HEIGHT) + GAP)
-        image = Image.new("RGB", size, BACKGROUND)
+        height, width = (max(1, round(side * scale)) for side in self._shape[:2])
+        self._size = (width, height)
+        many = len(self._titles)
+        columns = many if many <= 3 else math.ceil(math.sqrt(many))
+        across, down = max(width, _NARROWEST) + GAP, height + _TITLE_HEIGHT
+        self._corners = [(GAP + i % columns * across, _TITLE_HEIGHT + i // columns * down) for i in range(many)]
+        image = Image.new("RGB", (GAP + columns * across, math.ceil(many / columns) * down + GAP), BACKGROUND)
         draw, font = ImageDraw.Draw(image), ImageFont.load_default(_TITLE_SIZE)
-        for index, title in enumerate(self.titles):
-            x, y = self._corner(index)
+        for (x, y), title in zip(self._corners, self._titles, strict=True):
             draw.text((x + 2, y - _TITLE_HEIGHT // 2), title, font=font, fill=TEXT, anchor="lm")
-        parts = [np.array(image)] + ([draw_legend(*self.legend, size[0])] if self.legend else [])
+        parts = [np.array(image)] + ([draw_legend(*self._legend, image.width)] if self._legend else [])
         canvas = np.vstack(parts)[:_LARGEST, :_LARGEST]
         odd = [(0, canvas.shape[0] % 2), (0, canvas.shape[1] % 2), (0, 0)]
-        return np.pad(canvas, odd, mode="edge")
+        self._canvas = np.pad(canvas, odd, mode="edge")
 
     def _open(self) -> cv2.VideoWriter:
         height, width = self._canvas.shape[:2]
         fourcc = cv2.VideoWriter.fourcc(*_FOURCC[self._codec])
         with contextlib.suppress(OSError):  # the encoder then cannot open either, which is reported below
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        place = str(self._temporary.absolute())
         with _quiet():
-            writer = cv2.VideoWriter(str(self._temporary.absolute()), cv2.CAP_FFMPEG, fourcc, self.fps, (width, height))
+            writer = cv2.VideoWriter(place, cv2.CAP_FFMPEG, fourcc, self._fps, (width, height))
         if not writer.isOpened():
             self._discard()
-            if self.path.parent.is_dir() and not os.access(self.path.parent, os.W_OK | os.X_OK):
-                raise DataError("permission denied: nothing may be written here", where=self.path.parent)
+            if self._path.parent.is_dir() and not os.access(self._path.parent, os.W_OK | os.X_OK):
+                raise DataError("permission denied: nothing may be written here", where=self._path.parent)
             raise DataError(
                 f"the {self._codec} encoder cannot open a {width}×{height} video",
-                where=self.path,
+                where=self._path,
                 mend="choose a writable folder and smaller panels, or reinstall opencv-python-headless",
             )
         return writer

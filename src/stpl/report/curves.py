@@ -30,7 +30,7 @@ class UnfinishedRun:
     Attributes:
         run: its folder below the benchmark's, e.g. `stpl/seed0`.
         step: the last step in its metrics.
-        steps: how many it will take; 0 if it has not said so.
+        steps: how many it will take; 0 if not known.
         miou: of its last evaluation in percent, if there was one.
     """
 

@@ -236,13 +236,16 @@ def statistics_sheet(suite: Suite) -> Sheet | None:
         Column("Seeds", ("seeds",), [same(len(runs)) for runs in found.values()]),
     ]
     for kind, title in ((RUNNING, "as trained"), *zip(RENEWED, ("original", "augmented too"), strict=True)):
-        values = [[run[kind] for run in runs.values()] for runs in found.values()]
-        averages = [TableCell(plus_minus(mean(of), deviation(of)), plain(mean(of))) for of in values]
-        columns.append(Column(title, (kind,), averages))
+        columns.append(Column(title, (kind,), [_average(runs, kind) for runs in found.values()]))
         if kind in RENEWED:
             gains = [_gain(runs, source, kind) for runs in found.values()]
             columns.append(Column(f"Δ {title}", (f"{kind}_delta", f"{kind}_delta_se"), gains))
     return Sheet("statistics", f"Weights × statistics, {suite.title}", columns, _STATISTICS_NOTES) if found else None
+
+
+def _average(runs: Measured, kind: str) -> TableCell:
+    mious = [run[kind] for run in runs.values()]
+    return TableCell(plus_minus(mean(mious), deviation(mious)), plain(mean(mious)))
 
 
 def _gain(runs: Measured, source: Measured, kind: str) -> TableCell:

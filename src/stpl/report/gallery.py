@@ -32,15 +32,11 @@ if TYPE_CHECKING:
 
 _EMBEDDED = 120  # pixels of a class: enough to see a cluster, and few enough to lay out in two seconds
 _LOGARITHMIC = ("temperature", "lr")
-_SERIES = [colour for name, colour in LIGHT.items() if name.startswith("series-")]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with a unique name, a caption, and its section of the page.
-
-    Sections are intervals, classes, curves, sensitivity, features and confusion.
-    """
+    """A figure with a unique name, a caption, and its section of the page."""
 
     name: str
     section: str
@@ -72,20 +68,18 @@ class Focus:
 
 def focus(suite: Suite, tables: Sequence[TableLines], chosen: str) -> Focus:
     """What to hold `chosen` against; raises `ConfigError` if it is neither in the catalogue nor recorded."""
-    if chosen not in suite.catalogue.experiments and chosen not in suite.recorded():
-        raise unknown("experiment", chosen, {*suite.catalogue.experiments, *suite.recorded()}, "--chosen")
+    known = {*suite.catalogue.experiments, *suite.recorded()}
+    if chosen not in known:
+        raise unknown("experiment", chosen, known, "--chosen")
     mine = [table for table in tables if any(line.experiment == chosen for line in table.lines)] or tables
     # The table with the most rows of ours has the widest choice of baselines.
     widest = max(mine, key=lambda table: sum(line.last is not None for line in table.lines), default=None)
     if widest is None:
         return Focus(chosen, None, chosen, None)
     reference, bounds = widest.table.reference, widest.table.bounds
-    fit = widest.table.controls or [line.experiment for line in widest.lines if line.experiment not in bounds]
-    others = [
-        (line.last, line.experiment)
-        for line in widest.lines
-        if line.experiment in fit and line.experiment not in (None, reference, chosen) and line.last is not None
-    ]
+    controls = widest.table.controls or [line.experiment for line in widest.lines if line.experiment not in bounds]
+    fit = {*controls} - {None, reference, chosen}
+    others = [(line.last, line.experiment) for line in widest.lines if line.experiment in fit and line.last is not None]
     baseline = max(others)[1] if others else None
     bound = next((name for name in bounds if suite.records(name)), None)
     return Focus(reference, baseline, chosen, bound)
@@ -93,16 +87,12 @@ def focus(suite: Suite, tables: Sequence[TableLines], chosen: str) -> Focus:
 
 def styles(suite: Suite, rows: Focus) -> dict[str, Style]:
     """How each experiment looks: by its place in the catalogue, so that it looks the same in every figure."""
-    colours: dict[str | None, str] = {
-        rows.reference: LIGHT["muted"],
-        rows.bound: LIGHT["ink"],
-        rows.chosen: LIGHT["chosen"],
-    }
-    series = itertools.cycle(_SERIES)
+    special = {rows.reference: "muted", rows.bound: "ink", rows.chosen: "chosen"}
+    series = itertools.cycle(name for name in LIGHT if name.startswith("series-"))
     looks = {}
     for index, name in enumerate(dict.fromkeys([*suite.shown(), *suite.recorded()])):
-        colour = colours[name] if name in colours else next(series)
-        looks[name] = Style(suite.title_of(name), index, colour, name == rows.chosen)
+        colour = special[name] if name in special else next(series)
+        looks[name] = Style(suite.title_of(name), index, LIGHT[colour], name == rows.chosen)
     return looks
 
 

@@ -28,11 +28,10 @@ def player(suite: Suite, first: Sequence[str]) -> dict[str, Any] | None:
         `keys`, `size` (height, width), `classes` (name and colour), `frames` and `labels` (images), `rows` (experiment,
         title, seed and images) and `left_out` (titles of rows that did not fit or show other clips).
     """
-    names = list(dict.fromkeys([*first, *suite.shown()]))
     base: VideoSample | None = None
     data: dict[str, Any] = {"rows": [], "left_out": []}
     spent = 0
-    for name in names:
+    for name in dict.fromkeys([*first, *suite.shown()]):
         record = next(iter(suite.records(name)), None)
         sample = read_samples(suite.directory(record)) if record else None
         if record is None or sample is None:
@@ -40,14 +39,14 @@ def player(suite: Suite, first: Sequence[str]) -> dict[str, Any] | None:
         if base is None:
             base = sample
             data |= _scene(sample, record["classes"])
-            spent = sum(map(len, data["frames"])) + sum(map(len, data["labels"]))
+            spent = sum(map(len, data["frames"] + data["labels"]))
         images = [ids_png(ids, record["classes"]) for ids in sample.predictions]
         size = sum(map(len, images))
         if sample.keys != base.keys or sample.labels.shape != base.labels.shape or spent + size > BUDGET:
             data["left_out"].append(suite.title_of(name))
-            continue
-        spent += size
-        data["rows"].append({"name": name, "title": suite.title_of(name), "seed": record["seed"], "images": images})
+        else:
+            spent += size
+            data["rows"].append({"name": name, "title": suite.title_of(name), "seed": record["seed"], "images": images})
     return data if base is not None else None
 
 

@@ -8,9 +8,8 @@ but a ratio of sums, so everything here resamples the *counts* of clips and comp
   for differences, the same draw for both sides (paired).
 - Test over clips: the two experiments' counts of a unit are swapped at random, for all seeds at once. Under the null
   hypothesis, that it does not matter which of the two trained networks saw a unit, all swaps are equally likely. Exact
-  if there are few units, else `SWAPS` random swaps.
+  if there are few units, else `SWAPS` random swaps; corrected for the rows of a table by Holm's procedure (Holm 1979).
 - Test over seeds: exact sign-flip test of the differences per seed. With n seeds no p lies below 2/2^n: 0.25 for three.
-- Several rows are tested in a table: p over clips is corrected by Holm's procedure (Holm 1979) within the table.
 
 A difference is called significant if both hold: the corrected p over clips is below 0.05, and the interval over clips
 *and* seeds leaves out zero.
@@ -28,15 +27,13 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-LEVEL = 0.05
-"""Significance level; intervals cover 1 - LEVEL."""
-
 DRAWS = 2000
 """Bootstrap draws."""
 
 SWAPS = 10_000
 """Most swaps that a permutation test tries; with at most this many possible ones it is exact."""
 
+_LEVEL = 0.05  # of significance; intervals cover 1 - _LEVEL
 _SEED = 20230614
 _BLOCK = 500  # swaps at once: bounds the memory at a few hundred MB for 2000 units
 _MAX_SEEDS = 16  # the sign-flip test tries 2^seeds signs
@@ -80,11 +77,11 @@ class Comparison:
     Attributes:
         against: experiment that is subtracted.
         difference: mean over the common seeds of the difference of mIoU, in percent.
-        interval: over clips and seeds.
-        error: standard error over seeds of `difference`; `None` for a single seed.
-        p_clips: two-sided, of the swaps of units.
+        interval: of the difference.
+        error: standard error over seeds of the difference; `None` for a single seed.
+        p_clips: two-sided, of the test over clips.
         p_holm: the same, corrected for the comparisons of the table.
-        p_seeds: two-sided, exact sign-flip over seeds; `None` for a single seed or more than 16.
+        p_seeds: two-sided, of the test over seeds; `None` for a single seed or more than 16.
         seeds: number of common seeds.
     """
 
@@ -100,7 +97,7 @@ class Comparison:
     @property
     def significant(self) -> bool:
         """Whether the difference is significant, as the head of this module defines it."""
-        return self.p_holm < LEVEL and not self.interval.low <= 0 <= self.interval.high
+        return self.p_holm < _LEVEL and not self.interval.low <= 0 <= self.interval.high
 
 
 def mean(values: Iterable[float | None]) -> float | None:
@@ -179,12 +176,10 @@ def compare(ours: Counts, theirs: Counts, name: str) -> Comparison | None:
 
 def holm(comparisons: Sequence[Comparison | None]) -> list[Comparison | None]:
     """The comparisons with `p_holm` set for all that are not `None`, taken as one family."""
-    order = sorted((c.p_clips, index) for index, c in enumerate(comparisons) if c is not None)
+    family = [(index, comparison) for index, comparison in enumerate(comparisons) if comparison is not None]
     corrected, worst = list(comparisons), 0.0
-    for rank, (p, index) in enumerate(order):
-        worst = max(worst, min(1.0, p * (len(order) - rank)))
-        comparison = corrected[index]
-        assert comparison is not None
+    for rank, (index, comparison) in enumerate(sorted(family, key=lambda member: member[1].p_clips)):
+        worst = max(worst, min(1.0, comparison.p_clips * (len(family) - rank)))
         corrected[index] = replace(comparison, p_holm=worst)
     return corrected
 
@@ -203,14 +198,15 @@ def _resampled(counts: Floats, weights: Floats) -> Floats:
 
 
 def _percentiles(values: Floats) -> Interval:
-    low, high = np.quantile(values, [LEVEL / 2, 1 - LEVEL / 2])
+    low, high = np.quantile(values, [_LEVEL / 2, 1 - _LEVEL / 2])
     return Interval(float(low), float(high))
 
 
 def _swap_test(a: Floats, b: Floats) -> float:
     """Two-sided p of the difference of mIoU between counts `[S,U,3,C]` under swaps of units."""
-    exact = 2 ** a.shape[1] <= SWAPS
-    swaps = _all_signs(a.shape[1]) if exact else _random_swaps(a.shape[1])
+    units = a.shape[1]
+    exact = 2**units <= SWAPS
+    swaps = _all_signs(units) if exact else _random_swaps(units)
     observed = abs(float((miou(a.sum(1)) - miou(b.sum(1))).mean()))
     extreme = sum(
         int((np.abs(_swapped(a, b, swaps[i : i + _BLOCK])) >= observed - 1e-9).sum())

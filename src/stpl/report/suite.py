@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class Suite:
         return self.called(self.bench)
 
     def called(self, bench: str) -> str:
-        """How tables call a benchmark."""
+        """How tables call any benchmark."""
         return self.catalogue.benchmarks.get(bench, bench)
 
     def recorded(self) -> list[str]:
@@ -53,13 +53,13 @@ class Suite:
     def tables(self) -> list[Table]:
         """The catalogue's tables that are shown; optional ones if something is recorded that they alone show."""
         shown = [table for table in self.catalogue.tables if table.shown_on(self.bench)]
-        optional = {table.id for table in shown if table.optional_on(self.bench)}
-        usual = {row.experiment for table in shown if table.id not in optional for row in table.rows}
-        return [table for table in shown if table.id not in optional or self._any_recorded(table, usual)]
-
-    def _any_recorded(self, table: Table, besides: Set[str | None]) -> bool:
-        own = {row.experiment for row in table.rows} - besides
-        return any(self.records(experiment) for experiment in own if experiment)
+        usual = {row.experiment for table in shown if not table.optional_on(self.bench) for row in table.rows}
+        found = []
+        for table in shown:
+            own = {row.experiment for row in table.rows if row.experiment} - usual
+            if not table.optional_on(self.bench) or any(map(self.records, own)):
+                found.append(table)
+        return found
 
     def title_of(self, experiment: str) -> str:
         """What to call an experiment: its title in the tables, or its name."""
@@ -86,23 +86,21 @@ class Suite:
         Raises:
             RecordError: for a torn file, one that does not belong to its record, or runs on different clips.
         """
-        if experiment not in self._counts:
-            self._counts[experiment] = self._read_counts(experiment)
-        return self._counts[experiment]
-
-    def _read_counts(self, experiment: str) -> Counts | None:
+        if experiment in self._counts:
+            return self._counts[experiment]
         kept = [(record, read_evaluation(self.directory(record))) for record in self.records(experiment)]
         found = [(record, clips) for record, clips in kept if clips is not None]
         if not found:
-            return None
+            return self._counts.setdefault(experiment, None)
         record, clips = found[0]
         for other, more in found:
             if more.keys != clips.keys or more.confusions.shape != clips.confusions.shape:
                 raise self._unusable(other, f"its clips are not those of seed {record['seed']}")
-        counts = count(clips.keys, {r["seed"]: c.confusions for r, c in found}, reported(record))
+        counts = count(clips.keys, {r["seed"]: c.confusions for r, c in found}, _reported(record))
         for (other, _), miou in zip(found, counts.mious, strict=True):
             if abs(other["last"]["miou"] - miou) > _TOLERANCE:
                 raise self._unusable(other, f"it counts {miou:.2f} mIoU, the record says {other['last']['miou']:.2f}")
+        self._counts[experiment] = counts
         return counts
 
     def _unusable(self, record: RunRecord, fault: str) -> RecordError:
@@ -110,7 +108,7 @@ class Suite:
         return RecordError(fault, where=folder / EVALUATION, mend=f"delete the folder {folder} to run it again")
 
 
-def reported(record: RunRecord) -> list[int]:
+def _reported(record: RunRecord) -> list[int]:
     """The train ids that enter a record's mIoU: those that the label space of its classes reports."""
     for space in SPACES.values():
         if list(space.classes) == record["classes"]:

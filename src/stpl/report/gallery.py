@@ -77,8 +77,8 @@ def focus(suite: Suite, tables: Sequence[TableLines], chosen: str) -> Focus:
     if widest is None:
         return Focus(chosen, None, chosen, None)
     reference, bounds = widest.table.reference, widest.table.bounds
-    controls = widest.table.controls or [line.experiment for line in widest.lines if line.experiment not in bounds]
-    fit = {*controls} - {None, reference, chosen}
+    unbounded = {line.experiment for line in widest.lines}.difference(bounds)
+    fit = ({*widest.table.controls} or unbounded) - {None, reference, chosen}
     others = [(line.last, line.experiment) for line in widest.lines if line.experiment in fit and line.last is not None]
     baseline = max(others)[1] if others else None
     bound = next((name for name in bounds if suite.records(name)), None)

@@ -23,7 +23,7 @@ from stpl.apply import adapt as adaptation
 from stpl.apply import resources
 from stpl.apply.guard import Candidate, Scored, Seen, agreement, choose, judged, see
 from stpl.apply.loaded import LoadedNetwork, load_network, open_network
-from stpl.apply.memory import check_size
+from stpl.apply.option_values import check_size
 from stpl.apply.origin import NetworkOrigin
 from stpl.apply.settings import AdaptationSettings
 from stpl.cli import main

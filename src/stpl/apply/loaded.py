@@ -295,7 +295,8 @@ def _described(origin: NetworkOrigin, checkpoint: Path) -> LoadedNetwork:
 
 def _asked(origin: NetworkOrigin, size: tuple[int, int]) -> tuple[OwnNetwork, LabelSpace]:
     """How a network of your own is built, and its classes: what its own files say, and what is given."""
-    space, hub = origin.space, None  # the latter is the name of a network of Hugging Face
+    space = None if origin.classes is None else read_classes(origin.classes)
+    hub = None  # the name of a network of Hugging Face
     if origin.module is not None:
         config = getattr(plain(origin.module), "config", None)
         own, space = OwnNetwork(IN_MEMORY), space or huggingface.named_classes(config)

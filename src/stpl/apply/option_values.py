@@ -14,30 +14,29 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from stpl.apply.memory import check_size
 from stpl.errors import ConfigError
+from stpl.machine import free_memory
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _MOST_SHOWN = 60
 _DEEPEST = 3  # lists and mappings in each other, in an argument of a callable: `stpl.nn.own.Value`
+_LEAST = 16  # bytes of a pixel: of a frame as bytes, and as float32 for the network; all else comes on top
+_GIB = 2**30
 
 
 def shown(value: object) -> str:
     """A value in one short line; what is no plain type by the name of its type."""
     if value is None:
         return "nothing"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     if not isinstance(value, str | bool | Real | list | tuple | dict):
-        return f"a {type(value).__name__}" if not isinstance(value, type) else f"the class {value.__name__}"
+        return f"a {type(value).__name__}"
     text = " ".join(repr(value).split())
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
-def is_number(value: object) -> bool:
-    """Whether it is a finite number; true and false are none."""
-    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
-
-
-def is_whole(value: object) -> bool:
+def _is_whole(value: object) -> bool:
     """Whether it is of a type of whole numbers; true and false are none, and neither is 64.0."""
     return not isinstance(value, bool) and isinstance(value, Integral)
 
@@ -47,7 +46,7 @@ def text(value: Any, where: str, what: str) -> str:
 
     A number with a point is none, because 1.10 would become 1.1.
     """
-    if is_whole(value):
+    if _is_whole(value):
         return str(value)
     if not isinstance(value, str):
         quotes = f", in quotes: '{value}'" if isinstance(value, bool | Real) else ""
@@ -66,21 +65,19 @@ def path(value: Any, where: str, what: str) -> Path:
     raise ConfigError(found, where=where, mend=f"give the path of {what}, or leave it out")
 
 
-def whole(value: Any, where: str, least: int = 0, most: int | None = None) -> int:
+def whole(value: Any, where: str, least: int, most: int | None = None) -> int:
     """A whole number from `least` to `most`."""
-    if is_whole(value) and least <= value and (most is None or value <= most):
+    if _is_whole(value) and least <= value and (most is None or value <= most):
         return int(value)
     bounds = f"of {least} or more" if most is None else f"from {least} to {most}"
     raise ConfigError(f"{shown(value)} is no whole number {bounds}", where=where, mend="give such a number")
 
 
-def number(value: Any, where: str, least: float = 0.0) -> float:
-    """A finite number of `least` or more."""
-    if is_number(value) and value >= least:
+def amount(value: Any, where: str) -> float:
+    """A finite number of 0 or more; true and false are none."""
+    if isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < math.inf:
         return float(value)
-    raise ConfigError(
-        f"{shown(value)} is no finite number of {least:g} or more", where=where, mend="give such a number"
-    )
+    raise ConfigError(f"{shown(value)} is no finite number of 0 or more", where=where, mend="give such a number")
 
 
 def size(value: Any, where: str) -> tuple[int, int]:
@@ -90,11 +87,57 @@ def size(value: Any, where: str) -> tuple[int, int]:
     if not isinstance(found, list | tuple) or len(found) != 2:
         raise ConfigError(f"{shown(found)} is not a height and a width", where=where, mend=mend)
     for one in found:
-        if not is_whole(one) or one < 1:
+        if not _is_whole(one) or one < 1:
             raise ConfigError(f"{shown(one)} is no whole number of 1 or more", where=where, mend=mend)
     height, width = int(found[0]), int(found[1])
     check_size((height, width), where=where)
     return height, width
+
+
+def check_size(size: tuple[int, int] | None, batch_size: int | None = None, where: str = "--size") -> None:
+    """Refuse a frame size, or a number of clips a step, that the memory of this machine cannot hold.
+
+    What passes may still be too much for a network: `stpl.apply.resources` estimates that once the network is there.
+
+    Args:
+        size: height and width of the frames, above 0; nothing is checked without it.
+        batch_size: clips a step, above 0; one if not given.
+        where: the size stands.
+
+    Raises:
+        ConfigError: too much memory.
+    """
+    if size is None:
+        return
+    each, free = _LEAST * size[0] * size[1], free_memory()
+    if each > free:
+        raise too_large(each, free, (free / each) ** 0.5, "at the least", where)
+    if batch_size is not None and each * batch_size > free:
+        raise too_many(batch_size, each * batch_size, free, free // each)
+
+
+def too_large(need: int, free: int, shrink: float, how: str, where: str = "--size") -> ConfigError:
+    """The error for frames of which not even one fits.
+
+    Args:
+        need: bytes.
+        free: bytes.
+        shrink: share of height and width that would fit; 0 if no frame would.
+        how: with what it needs so much.
+        where: the size stands.
+    """
+    smaller = f"give a size of {100 * shrink:.0f} % of its height and width, or " if shrink >= 0.005 else ""
+    return ConfigError(
+        f"it needs {need / _GIB:.1f} GiB {how}, {free / _GIB:.1f} are free",
+        where=where,
+        mend=f"{smaller}free some memory" if smaller or not shrink else "give a far smaller size",
+    )
+
+
+def too_many(batch_size: int, need: int, free: int, fits: int) -> ConfigError:
+    """The error for clips that need more bytes together than are free; so many would fit."""
+    what = f"{batch_size} clips a step need {need / _GIB:.1f} GiB, {free / _GIB:.1f} are free"
+    return ConfigError(what, where="--batch_size", mend=f"choose {fits} or fewer")
 
 
 def plain_arguments(value: Any, where: str) -> dict[str, Any]:
@@ -104,26 +147,27 @@ def plain_arguments(value: Any, where: str) -> dict[str, Any]:
         raise ConfigError(f"{shown(value)} is no mapping of names to values", where=where, mend=mend)
     for name, one in value.items():
         if not isinstance(name, str) or not name.isidentifier():
-            raise ConfigError(
-                f"{shown(name)} is no name of an argument", where=where, mend="name it as the callable does"
-            )
+            what = f"{shown(name)} is no name of an argument"
+            raise ConfigError(what, where=where, mend="name it as the callable does")
         _check_plain(one, f"{where}.{name}")
     plain: dict[str, Any] = json.loads(json.dumps(dict(value)))  # a tuple is a list wherever the network is built again
     return plain
 
 
 def _check_plain(value: Any, where: str, deep: int = 0) -> None:
-    inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
-    if inner != () and deep == _DEEPEST:
-        mend = "let the callable build what lies deeper"
-        raise ConfigError(f"more than {_DEEPEST} lists or mappings lie in each other", where=where, mend=mend)
-    for name, one in inner:
-        if isinstance(value, Mapping) and not isinstance(name, str):
-            raise ConfigError(f"the key {shown(name)} is no text", where=where, mend=f"put it in quotes: '{name}'")
-        _check_plain(one, f"{where}.{name}", deep + 1)
-    if inner == () and value is not None and type(value) not in (str, bool, int, float):
+    if value is None or type(value) in (str, bool, int, float):
+        return
+    if not isinstance(value, Mapping | list | tuple):
         mend = "give text, numbers, true, false, lists and mappings; from Python, give the network itself instead"
         raise ConfigError(f"{shown(value)} cannot be kept in a checkpoint", where=where, mend=mend)
+    if deep == _DEEPEST:
+        mend = "let the callable build what lies deeper"
+        raise ConfigError(f"more than {_DEEPEST} lists or mappings lie in each other", where=where, mend=mend)
+    named = isinstance(value, Mapping)
+    for name, one in value.items() if named else enumerate(value):
+        if named and not isinstance(name, str):
+            raise ConfigError(f"the key {shown(name)} is no text", where=where, mend=f"put it in quotes: '{name}'")
+        _check_plain(one, f"{where}.{name}", deep + 1)
 
 
 def of_text(value: Any) -> Any:

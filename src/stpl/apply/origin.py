@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -116,11 +117,6 @@ class NetworkOrigin:
         """The checkpoint, or the name of a shipped one, if the network comes from one."""
         return Path(self.network) if isinstance(self.network, str) and self.kind == "checkpoint" else None
 
-    @property
-    def space(self) -> LabelSpace | None:
-        """Its classes, if they are given."""
-        return None if self.classes is None else read_classes(self.classes)
-
     def _check_together(self, places: Mapping[str, str]) -> None:
         """Refuse what would do nothing beside the rest, what lacks its other half, and a network without a size."""
         useless = dict(_USELESS[self.kind])
@@ -143,10 +139,8 @@ class NetworkOrigin:
         if self.checkpoint is not None:
             existing(self.checkpoint)
         if self.weights is not None and not self.weights.is_file():
-            what = "is a folder" if self.weights.is_dir() else "no such file"
-            raise CheckpointError(
-                f"{what} ({places['weights']})", where=self.weights, mend="give the file of its weights"
-            )
+            what = f"{'is a folder' if self.weights.is_dir() else 'no such file'} ({places['weights']})"
+            raise CheckpointError(what, where=self.weights, mend="give the file of its weights")
         if self.classes is not None:
             read_classes(self.classes, places["classes"])
         if self.builder is not None:
@@ -158,10 +152,7 @@ class NetworkOrigin:
 def _check_builder(name: str, where: str, nameless: bool = False) -> None:
     """Refuse what names neither a callable nor a network of Hugging Face, or one that does not exist.
 
-    Args:
-        name: `package.module:callable` or `hf:NAME`.
-        where: name of the option.
-        nameless: whether `hf:` alone suffices, because a checkpoint holds the name.
+    `hf:` alone suffices where it may be nameless, because a checkpoint holds the name.
     """
     if not name.startswith(HUGGING_FACE):
         if not is_name(name):
@@ -221,11 +212,9 @@ def _network(value: Any, where: str) -> Any:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.nn.Module):
         return value
-    if isinstance(value, type):
-        mend = f"give an object of it: {value.__name__}(…)"
-        raise ConfigError(f"{values.shown(value)} is no network", where=where, mend=mend)
     if not isinstance(value, str | os.PathLike):
-        raise ConfigError(f"{values.shown(value)} is no network", where=where, mend=f"give {_NETWORK}")
+        mend = f"give an object of it: {value.__name__}(…)" if isinstance(value, type) else f"give {_NETWORK}"
+        raise ConfigError(f"{values.shown(value)} is no network", where=where, mend=mend)
     return values.text(os.fspath(value), where, f"a network: {_NETWORK}")
 
 
@@ -245,18 +234,18 @@ def _classes(value: Any, where: str) -> str:
 
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "network": _network,
-    "builder": lambda value, where: values.text(value, where, "package.module:callable, or a YAML file"),
-    "weights": lambda value, where: values.path(value, where, "a file of weights"),
-    "key": lambda value, where: values.text(value, where, "the name of a state dict"),
+    "builder": partial(values.text, what="package.module:callable, or a YAML file"),
+    "weights": partial(values.path, what="a file of weights"),
+    "key": partial(values.text, what="the name of a state dict"),
     "arguments": values.plain_arguments,
-    "features": lambda value, where: values.text(value, where, "the name of a layer"),
-    "logits": lambda value, where: values.text(value, where, "a key, an attribute or a place"),
+    "features": partial(values.text, what="the name of a layer"),
+    "logits": partial(values.text, what="a key, an attribute or a place"),
     "classes": _classes,
     "mean": normalization.three_numbers,
     "std": normalization.divisors,
     "channels": _channels,
     "size": values.size,
-    "flow_estimator": lambda value, where: values.text(value, where, "a flow estimator"),
+    "flow_estimator": partial(values.text, what="a flow estimator"),
 }
 """For each field a function that returns a value as it is used, or raises `ConfigError` with the option's name."""
 
@@ -279,19 +268,15 @@ def read_network(path: Path) -> dict[str, Any]:
         raise ConfigError("names another file", where=path, mend="write what that one holds")
     found = {}
     for name, value in content.items():
+        where = f"{path}: {name}"
         if value is None:
-            raise ConfigError("is empty", where=f"{path}: {name}", mend="write a value behind it, or leave it out")
-        numbers = name in ("mean", "std", "size")
-        found[name] = _CHECKS[name](values.of_text(value) if numbers else value, f"{path}: {name}")
+            raise ConfigError("is empty", where=where, mend="write a value behind it, or leave it out")
+        found[name] = _CHECKS[name](values.of_text(value) if name in ("mean", "std", "size") else value, where)
     return found
 
 
 def read_classes(name: str, where: str = "--classes") -> LabelSpace:
     """A label space by its name, or from a YAML file: `classes`, and `palette` (RGB of each) if there is one.
-
-    Args:
-        name: of the label space or the file.
-        where: name of the option.
 
     Raises:
         ConfigError: there is no such name or file, or it lists no classes.
@@ -312,6 +297,4 @@ def read_classes(name: str, where: str = "--classes") -> LabelSpace:
         mend = "write 'classes: [road, …]' and, if you like, 'palette: [[r, g, b], …]'"
         raise ConfigError("lacks a list 'classes'", where=path, mend=mend)
     colours = content.get("palette", ())
-    if "palette" in content and colours == []:
-        colours = None
-    return own_classes(names, colours, f"{path}: ")
+    return own_classes(names, None if colours == [] else colours, f"{path}: ")  # an empty list is refused, as null is

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stpl import machine
 from stpl.apply.guard import LOOKED
-from stpl.apply.memory import too_large, too_many
+from stpl.apply.option_values import too_large, too_many
 from stpl.errors import ConfigError
 
 _PROBED = (128, 256)  # the largest frame that the small step sees
@@ -51,22 +51,20 @@ class Estimate:
         return f"about {self.memory / 2**30:.1f} of {self.free / 2**30:.0f} GiB, about {time}"
 
 
-def estimate(
-    network: nn.Module, size: tuple[int, int], batch_size: int, steps: int = 1, device: torch.device | None = None
-) -> Estimate:
-    """What an adaptation takes, extrapolated from one frame: all grows with the number of pixels.
+def estimate(network: nn.Module, size: tuple[int, int], batch_size: int, steps: int = 1) -> Estimate:
+    """What an adaptation takes on a GPU if there is one, extrapolated from one frame: all grows with its pixels.
 
     Args:
         network: takes frames `[B,3,H,W]`, and is left as it is.
         size: height and width of frames in training.
         batch_size: clips a step, and in an evaluation.
         steps: of training.
-        device: where it runs; a GPU if there is one.
     """
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with _learning(network, device):
         kept, classes, seconds = _measured(network, size, device)
-    mine, pixels = sum(p.numel() * p.element_size() for p in network.parameters()), size[0] * size[1]
+    mine = sum(weight.numel() * weight.element_size() for weight in network.parameters())
+    pixels = size[0] * size[1]
     clip = max(kept * _VIEWS, pixels * (_MAPS * classes + _CLIP))  # in training, in evaluation
     memory = int(_PROGRAM + mine * _COPIES + clip * batch_size + LOOKED * pixels * _HELD)
     passes = steps * batch_size * _PASSES + _PREDICTED * _FORWARD
@@ -91,9 +89,11 @@ def _learning(network: nn.Module, device: torch.device) -> Iterator[None]:
 
 def _measured(network: nn.Module, size: tuple[int, int], device: torch.device) -> tuple[float, int, float]:
     """Of a frame of that size: bytes that autograd keeps, classes, seconds forth and back."""
-    probed, scale = _probed(size)
+    shrink = min(1.0, (_PROBED[0] * _PROBED[1] / (size[0] * size[1])) ** 0.5)
+    height, width = (min(side, max(32, 32 * round(side * shrink / 32))) for side in size)
+    scale = size[0] * size[1] / (height * width)
     try:
-        frames = torch.zeros(1, 3, *probed, dtype=torch.uint8, device=device)
+        frames = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=device)
         _pass(network, frames)  # the first one prepares kernels
     except ConfigError:  # perhaps it takes frames of its own size alone
         if scale == 1:
@@ -107,36 +107,25 @@ def _measured(network: nn.Module, size: tuple[int, int], device: torch.device) -
 
 def _pass(network: nn.Module, frames: Tensor) -> tuple[int, int]:
     """A pass and its backward pass: bytes that autograd keeps for it, and the classes."""
-    saved: dict[int, int] = {}
+    saved: dict[int, int] = {}  # each storage once
 
     def keep(tensor: Tensor) -> Tensor:
-        """Count what autograd keeps, each storage once."""
         storage = tensor.untyped_storage()
         saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     weights = list(network.parameters())
-    own = {p.untyped_storage().data_ptr() for p in weights}
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logits = network(frames).logits
         loss = logits.float().logsumexp(1).mean()
         torch.autograd.grad(loss, weights, allow_unused=True)
         loss.item()  # waits for a GPU
+    own = {weight.untyped_storage().data_ptr() for weight in weights}
     return sum(size for place, size in saved.items() if place not in own), int(logits.shape[1])
 
 
-def _probed(size: tuple[int, int]) -> tuple[tuple[int, int], float]:
-    """A size of at most `_PROBED`'s pixels and the same shape, and how many times as many pixels `size` has."""
-    shrink = min(1.0, (_PROBED[0] * _PROBED[1] / (size[0] * size[1])) ** 0.5)
-    probed = tuple(min(side, max(32, 32 * round(side * shrink / 32))) for side in size)
-    return (probed[0], probed[1]), size[0] * size[1] / (probed[0] * probed[1])
-
-
 def fitting(estimates: Iterable[Estimate]) -> Estimate:
-    """The first that fits into the free memory; those behind it are not made.
-
-    Args:
-        estimates: at least one; the one that takes least comes last.
+    """The first that fits into the free memory, of which those behind it are not made; the last one takes least.
 
     Raises:
         ConfigError: none does.
@@ -153,17 +142,12 @@ def fitting(estimates: Iterable[Estimate]) -> Estimate:
 
 
 def check_prediction(num_classes: int, size: tuple[int, int], batch_size: int = 1) -> None:
-    """Refuse frames of which not even the logits and maps that a network makes of them fit into the host's memory.
-
-    Args:
-        num_classes: that it predicts.
-        size: height and width of the frames.
-        batch_size: frames at once.
+    """Refuse frames `[batch_size,3,H,W]` of which not even logits and maps of them fit into the host's memory.
 
     Raises:
         ConfigError: there is too little memory.
     """
-    pixels, free = size[0] * size[1], free_memory(torch.device("cpu"))
+    pixels, free = size[0] * size[1], machine.free_memory()
     need = pixels * batch_size * (_MAPS * num_classes + _CLIP)
     if need > _SPARE * free:
         raise too_large(need, free, (_SPARE * free / need) ** 0.5, "to predict")

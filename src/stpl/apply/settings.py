@@ -69,7 +69,7 @@ class AdaptationSettings:
             if name != "batch_size" or self.batch_size is not None:
                 object.__setattr__(self, name, values.whole(getattr(self, name), name, least, most))
         if self.lr is not None:
-            object.__setattr__(self, "lr", values.number(self.lr, "lr"))
+            object.__setattr__(self, "lr", values.amount(self.lr, "lr"))
         if self.precision is not None and self.precision not in PRECISIONS:
             raise unknown("precision", str(self.precision), PRECISIONS, "precision")
         overlays(self.experiment, BENCH)

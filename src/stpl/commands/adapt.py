@@ -32,7 +32,7 @@ def adapt(
         output: folder to write into; `runs/video/<name of the video>/seed<k>` if not given.
         settings: how to adapt it.
     """
-    from stpl.apply.memory import check_size
+    from stpl.apply.option_values import check_size
     from stpl.apply.settings import BENCH, check_outputs, run_name
     from stpl.data.videos.stream import check_footage
     from stpl.runs.folder import is_fresh

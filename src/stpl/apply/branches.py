@@ -28,11 +28,8 @@ _OWN = (str(Path(torch.__file__).parent), __file__)
 def values_read(net: nn.Module, inputs: tuple[Tensor, ...]) -> str | None:
     """Where a network reads values that depend on its inputs, as "file:line (`source`)"; `None` if it does nowhere.
 
-    A check that only raises an error is no such place: a file without it gives the same on every frame that passes.
-
-    Args:
-        net: is called once.
-        inputs: of it.
+    The network is called once. A check that only raises an error is no such place: a file without it gives the same on
+    every frame that passes.
     """
     _Watched.places, _Watched.turned = [], []
     try:
@@ -44,7 +41,7 @@ def values_read(net: nn.Module, inputs: tuple[Tensor, ...]) -> str | None:
     finally:
         for tensor in _Watched.turned:
             tensor.__class__ = Tensor
-    return next((place for file, line in _Watched.places if (place := _place(file, line)) is not None), None)
+    return next(filter(None, (_place(file, line) for file, line in _Watched.places)), None)
 
 
 class _Watched(Tensor):
@@ -53,8 +50,7 @@ class _Watched(Tensor):
     places: list[tuple[str, int]]
     turned: list[Tensor]
 
-    def __format__(self, form: str) -> str:
-        """As of a plain tensor, whose name is not in it, and note a reading."""
+    def __format__(self, form: str) -> str:  # as of a plain tensor, whose name is not in it
         self.places.append(_caller())
         return format(self.detach().as_subclass(Tensor), form)
 
@@ -62,14 +58,14 @@ class _Watched(Tensor):
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Compute as ever, and note a reading."""
         if func in _READS or (func is Tensor.__getitem__ and _masks(args[1])):
             cls.places.append(_caller())
         for written in _written(func, args, kwargs or {}):
             if type(written) is Tensor:  # a plain one into which values of the frame are written
                 written.__class__ = cls
                 cls.turned.append(written)
-        return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
+        compute: Any = super().__torch_function__
+        return compute(func, types, args, kwargs or {})
 
 
 def _masks(index: Any) -> bool:
@@ -116,7 +112,7 @@ def _spans(statements: Sequence[ast.stmt], line: int) -> bool:
 def _only_checks(node: ast.AST, line: int) -> bool:
     """Whether a statement is an assertion, or a condition under which an error is raised, at that line."""
     if isinstance(node, ast.Assert):
-        return node.lineno <= line <= (node.end_lineno or node.lineno)
+        return _spans([node], line)
     if isinstance(node, ast.If) and not node.orelse and all(isinstance(one, ast.Raise) for one in node.body):
         return node.lineno <= line < node.body[0].lineno or (line == node.lineno == node.body[0].lineno)
     return False

@@ -43,11 +43,7 @@ _FRAMES = {
 
 
 class OneFrame(nn.Module):
-    """Frames `[B,3,H,W]` RGB in 0..255, uint8 or float, to logits `[B,K,H,W]`: the network by itself.
-
-    Args:
-        accel: around it.
-    """
+    """Frames `[B,3,H,W]` RGB in 0..255, uint8 or float, to logits `[B,K,H,W]`: the network without its ACCEL."""
 
     inputs = ("frames",)
 
@@ -61,11 +57,7 @@ class OneFrame(nn.Module):
 
 
 class TwoFrames(nn.Module):
-    """A frame and the one before it, with the flow from the one to the other, to logits: all of ACCEL.
-
-    Args:
-        accel: the network.
-    """
+    """A frame and the one before it, with the flow from the one to the other, to logits: all of ACCEL."""
 
     inputs = ("frames", "previous", "flow")
 
@@ -81,11 +73,7 @@ class TwoFrames(nn.Module):
 
 
 class Classes(nn.Module):
-    """The likeliest class of each pixel, uint8 `[B,H,W]`.
-
-    Args:
-        net: gives logits.
-    """
+    """The likeliest class of each pixel, uint8 `[B,H,W]`, by the logits of a network."""
 
     def __init__(self, net: OneFrame | TwoFrames) -> None:
         super().__init__()
@@ -112,7 +100,7 @@ def write(network: LoadedNetwork, out: Path, kind: Format, output: Output, frame
     """
     accel = network.accel.cpu()
     fused = not torch.equal(accel.score_fusion.weight, no_fusion(accel.num_classes))
-    count = (2 if fused else 1) if frames is None else frames
+    count = frames or (2 if fused else 1)
     if count == 1 and fused:
         note("without the frame before, this is not all that the network predicts with")
     check_prediction(accel.num_classes, network.frame_size, _BATCHES[count][0])
@@ -169,17 +157,24 @@ def _kept(export: Export, written: nn.Module) -> str:
     with whole_file(export.out) as file:
         file.write(content)
         file.flush()
-        with _one_line(export), _odd_names(written):
-            loaded = _LOADERS[export.kind](Path(file.name))
+        with _one_line(export):
+            try:
+                loaded = _LOADERS[export.kind](Path(file.name))
+            except Exception:
+                _check_names(written)
+                raise
         return compare(export, loaded)
 
 
-class _Program(nn.Module):
-    """A network of somebody else's from its source, branches and all, and not from a trace.
+def _check_names(net: nn.Module) -> None:
+    """Raise an error for the module of a class that torch.jit writes and cannot read again: no identifier of Python."""
+    for module in sorted({type(layer).__module__ for layer in nn.Module.modules(net)}):
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise RuntimeError(f"torch.jit cannot read the name of the module '{module}' again") from None
 
-    Args:
-        segmenter: around it.
-    """
+
+class _Program(nn.Module):
+    """A network of somebody else's from its source, branches and all, and not from a trace."""
 
     def __init__(self, segmenter: OwnSegmenter) -> None:
         super().__init__()
@@ -212,24 +207,27 @@ def examples(network: LoadedNetwork, frames: int, batch: int, values: tuple[int,
     return (images[0],) if frames == 1 else (images[0], images[1], flow)
 
 
+@torch.no_grad()
 def compare(export: Export, loaded: Callable[..., Tensor]) -> str:
     """How near a loaded file is to the network, in words.
 
     Raises:
         StplError: not near enough.
     """
-    original, network, frames, form = export.original, export.network, export.frames, export.kind
+    original, form = export.original, export.kind
+    ids = isinstance(original, Classes)
+    network: Any = original.net if ids else original
     apart, same = 0.0, 1.0
-    cases = [("random", batch) for batch in _BATCHES[frames]] + [(kind, 1) for kind in _FRAMES if kind != "random"]
+    batches = _BATCHES[export.frames]
+    cases = [("random", batch) for batch in batches] + [(kind, 1) for kind in _FRAMES if kind != "random"]
     for kind, batch in cases:
-        inputs = examples(network, frames, batch, _FRAMES[kind])
-        with torch.no_grad():
-            expected = (original.net if isinstance(original, Classes) else original)(*inputs)
+        inputs = examples(export.network, export.frames, batch, _FRAMES[kind])
+        expected = network(*inputs)
         try:
             found = loaded(*inputs)
         except Exception as error:  # whatever another library finds wrong with its own file
             raise _differs(f"cannot take a batch of {batch}: {_reason(error)}", form) from error
-        size = expected.argmax(1).shape if isinstance(original, Classes) else expected.shape
+        size = expected.argmax(1).shape if ids else expected.shape
         if found.shape != size:
             raise _differs(f"gives {list(found.shape)} where the network gives {list(size)}", form)
         here, alike = _nearness(expected, found)
@@ -312,19 +310,6 @@ def _one_line(export: Export) -> Iterator[None]:
         raise StplError(what, mend=_other(export.kind)) from error
 
 
-@contextmanager
-def _odd_names(net: nn.Module) -> Iterator[None]:
-    """Name the module of a class that torch.jit writes and cannot read again: its names are those of Python alone."""
-    try:
-        yield
-    except Exception:
-        modules = {type(layer).__module__ for layer in nn.Module.modules(net)}
-        odd = [name for name in sorted(modules) if not all(part.isidentifier() for part in name.split("."))]
-        if odd:
-            raise RuntimeError(f"torch.jit cannot read the name of the module '{odd[0]}' again") from None
-        raise
-
-
 def _write_torchscript(net: nn.Module, inputs: tuple[Tensor, ...], metadata: dict[str, str]) -> bytes:
     trace: Any = torch.jit.trace
     try:
@@ -337,17 +322,17 @@ def _write_torchscript(net: nn.Module, inputs: tuple[Tensor, ...], metadata: dic
 
 
 def _write_onnx(net: nn.Module, inputs: tuple[Tensor, ...], metadata: dict[str, str]) -> bytes:
-    names = list(net.inputs)  # type: ignore[arg-type]
-    batch = torch.export.Dim("batch", min=1, max=1024)
-    shapes: Any = ({0: batch},) if len(names) == 1 else None
-    if isinstance(net, Classes) and shapes is not None:
-        shapes = (shapes,)
+    names: Any = net.inputs
+    shapes: Any = None
+    if len(names) == 1:
+        shapes = ({0: torch.export.Dim("batch", min=1, max=1024)},)
+        shapes = (shapes,) if isinstance(net, Classes) else shapes
     program: Any = torch.onnx.export(
         net,
         inputs,
         dynamo=True,
         opset_version=_OPSET,
-        input_names=names,
+        input_names=list(names),
         output_names=["output"],
         dynamic_shapes=shapes,
         verbose=False,
@@ -361,14 +346,8 @@ def _load_torchscript(path: Path) -> Callable[..., Tensor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         load: Any = torch.jit.load
-        loaded = load(str(path))
-
-    @torch.no_grad()
-    def call(*inputs: Tensor) -> Tensor:
-        """What the file gives."""
-        return loaded(*inputs)  # type: ignore[no-any-return]
-
-    return call
+        loaded: Callable[..., Tensor] = load(str(path))
+    return loaded
 
 
 def _load_onnx(path: Path) -> Callable[..., Tensor]:

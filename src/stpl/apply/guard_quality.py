@@ -27,16 +27,10 @@ _ELSEWHERE = {"data.options.seed", "model.checkpoint"}  # with these it is not o
 
 @dataclass(frozen=True)
 class Case:
-    """One camera and source model, and mIoU in percent.
+    """A camera (`shift`) and a source model (`seed`), and mIoU in percent.
 
-    Attributes:
-        shift: the camera.
-        seed: of the source model.
-        start: mIoU of the source model.
-        statistics: with renewed statistics.
-        best: of all candidates.
-        chosen: of the guard's choice.
-        title: what that is.
+    It is that of the source model, of the same with renewed statistics, of the best candidate, and of the guard's
+    choice, which `title` names.
     """
 
     shift: str

@@ -38,16 +38,7 @@ _EVERY = 5.0  # seconds between two lines of progress
 def write_labels(
     network: LoadedNetwork, sources: Sequence[FrameStream], folder: Path, *, ids: bool, colors: bool, film: bool
 ) -> int:
-    """Write what a network makes of every frame, and how fast; the number of frames.
-
-    Args:
-        network: of any kind.
-        sources: of frames.
-        folder: to write into.
-        ids: write images of ids.
-        colors: write palette images.
-        film: write the video.
-    """
+    """Write images of ids, palette images and a video of what a network makes of all frames; how many these are."""
     space, done, start, shown = network.options.space, 0, time.monotonic(), time.monotonic()
     rows = [
         {"id": number, "name": name, "color": rgb}
@@ -87,12 +78,7 @@ def _palette_image(labels: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Ima
 
 
 def label_benchmark(request: Request, out: Path, colors: bool) -> None:
-    """Write the predictions of a network on a benchmark.
-
-    Args:
-        request: what to predict with and on.
-        out: folder to write into.
-        colors: write images in the palette of Cityscapes as well.
+    """Write the predictions of a network on a benchmark into a folder, with `colors` in the palette of Cityscapes too.
 
     Raises:
         StplError: for a mistake in configuration, data or checkpoint, or a full disk; `out` does not appear then.

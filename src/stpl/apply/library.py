@@ -136,14 +136,7 @@ def _paths(video: File | Sequence[File]) -> list[Path]:
 
 
 def adapt_and_show(origin: NetworkOrigin, videos: Sequence[Path], folder: Path, settings: AdaptationSettings) -> None:
-    """Adapt a network, with progress on stderr, and write the page and the video of the change.
-
-    Args:
-        origin: of the network.
-        videos: to adapt to.
-        folder: to write into.
-        settings: how.
-    """
+    """Adapt a network, with progress on stderr, and write the page and the video of the change."""
     checkpoint = origin.checkpoint
     with nullcontext() if checkpoint is None else weights.read_once(located(checkpoint).absolute()):
         network = open_network(origin)

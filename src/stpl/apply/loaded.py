@@ -183,7 +183,7 @@ def predict(networks: Sequence[Accel], clip: Clip, shape: tuple[int, ...]) -> li
     Args:
         networks: in evaluation mode.
         clip: by itself, its frames at the size the networks see, with the backward flow.
-        shape: height and width of the labels, and what follows them, as of the frame that they are shown with.
+        shape: of the frame that the labels are shown with, of which they have height and width.
 
     Raises:
         DivergedError: a network gives no finite numbers.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -29,9 +29,8 @@ def check_out(out: Path) -> None:
     if not above.is_dir():
         raise ConfigError(f"{above} is no folder", where=out, mend="give another --out")
     if not os.access(above, os.W_OK | os.X_OK):
-        raise ConfigError(
-            f"permission denied: nothing may be written into {above}", where=out, mend="give another --out"
-        )
+        what = f"permission denied: nothing may be written into {above}"
+        raise ConfigError(what, where=out, mend="give another --out")
 
 
 @contextmanager
@@ -77,13 +76,10 @@ def _is_left_over(path: Path) -> bool:
     return path.name.startswith(".") and path.suffix == PARTIAL
 
 
-@contextmanager
-def signals_raise() -> Iterator[None]:
-    """Have signals that end a run raise `Terminated`, so that what is half-written is removed."""
+def signals_raise() -> AbstractContextManager[None]:
+    """Within it, signals that end a run raise `Terminated`, so that what is half-written is removed."""
+    return heard(_terminate, ENDING_SIGNALS)
 
-    def terminate(number: int, _: FrameType | None) -> None:
-        """End what is being done."""
-        raise Terminated(number)
 
-    with heard(terminate, ENDING_SIGNALS):
-        yield
+def _terminate(number: int, _: FrameType | None) -> None:
+    raise Terminated(number)

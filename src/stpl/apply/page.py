@@ -32,17 +32,11 @@ _ASSETS = Path(__file__).parent / "assets"
 
 @dataclass(frozen=True)
 class Change:
-    """What a network makes of a video before and after.
+    """What a network makes of a video before and after."""
 
-    Attributes:
-        shares: of each class in all predicted pixels before and after, in percent, `[K,2]`.
-        changed: share of the pixels whose class changed, in percent.
-        shown: some frames: input, before, after, each uint8 `[H,W,3]`.
-    """
-
-    shares: NDArray[np.float64]
-    changed: float
-    shown: list[tuple[Frame, Frame, Frame]]
+    shares: NDArray[np.float64]  # `[K,2]`: of each class in all predicted pixels before and after, in percent
+    changed: float  # percent of the pixels whose class changed
+    shown: list[tuple[Frame, Frame, Frame]]  # some frames: input, before, after
 
 
 def write_page(found: Adaptation, film: Path | None = None) -> Path:

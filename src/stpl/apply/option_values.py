@@ -75,7 +75,7 @@ def whole(value: Any, where: str, least: int, most: int | None = None) -> int:
 
 def amount(value: Any, where: str) -> float:
     """A finite number of 0 or more; true and false are none."""
-    if isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < math.inf:
+    if not isinstance(value, bool) and isinstance(value, Real) and 0 <= float(value) < math.inf:
         return float(value)
     raise ConfigError(f"{shown(value)} is no finite number of 0 or more", where=where, mend="give such a number")
 
@@ -163,9 +163,8 @@ def _check_plain(value: Any, where: str, deep: int = 0) -> None:
     if deep == _DEEPEST:
         mend = "let the callable build what lies deeper"
         raise ConfigError(f"more than {_DEEPEST} lists or mappings lie in each other", where=where, mend=mend)
-    named = isinstance(value, Mapping)
-    for name, one in value.items() if named else enumerate(value):
-        if named and not isinstance(name, str):
+    for name, one in value.items() if isinstance(value, Mapping) else enumerate(value):
+        if isinstance(value, Mapping) and not isinstance(name, str):
             raise ConfigError(f"the key {shown(name)} is no text", where=where, mend=f"put it in quotes: '{name}'")
         _check_plain(one, f"{where}.{name}", deep + 1)
 

@@ -296,5 +296,7 @@ def read_classes(name: str, where: str = "--classes") -> LabelSpace:
     if not isinstance(names, list):
         mend = "write 'classes: [road, …]' and, if you like, 'palette: [[r, g, b], …]'"
         raise ConfigError("lacks a list 'classes'", where=path, mend=mend)
-    colours: Any = content.get("palette", ())
-    return own_classes(names, None if colours == [] else colours, f"{path}: ")  # an empty list is refused, as null is
+    colours = content.get("palette", ())
+    if colours == []:  # is refused, as null is
+        colours = None
+    return own_classes(names, colours, f"{path}: ")

@@ -82,12 +82,16 @@ def apply_batchnorm(module: nn.Module, options: BatchNormOptions) -> None:
     layers = batchnorm_layers(module)
     for layer in layers:
         layer.train(options.policy != "frozen")
-        if options.momentum is not None:
-            layer.momentum = options.momentum
+        # 1: a pass leaves its own statistics, and `_EqualShares` mixes them with those before.
+        layer.momentum = 1.0 if options.momentum is None else options.momentum
         for parameter in layer.parameters():
             parameter.requires_grad_(options.policy == "train")
     if options.momentum is None and layers:
-        _weigh_equally(module, layers)
+        home = _home(module, set(layers))
+        if not any(isinstance(getattr(hook, "__self__", None), _EqualShares) for hook in home._forward_hooks.values()):
+            shares = _EqualShares(layers)
+            home.register_forward_pre_hook(shares.before)
+            home.register_forward_hook(shares.after)
 
 
 def batchnorm_layers(module: nn.Module) -> list[_BatchNorm]:
@@ -103,17 +107,6 @@ def forget_batches(module: nn.Module) -> None:
             layer.num_batches_tracked.zero_()
 
 
-def _weigh_equally(module: nn.Module, layers: list[_BatchNorm]) -> None:
-    """Have the running statistics be the mean over all batches since `forget_batches`."""
-    for layer in layers:
-        layer.momentum = 1.0  # a pass leaves its own statistics; `_EqualShares` mixes them with those before
-    home = _home(module, set(layers))
-    if not any(isinstance(getattr(hook, "__self__", None), _EqualShares) for hook in home._forward_hooks.values()):
-        shares = _EqualShares(layers)
-        home.register_forward_pre_hook(shares.before)
-        home.register_forward_hook(shares.after)
-
-
 def _home(module: nn.Module, layers: set[_BatchNorm]) -> nn.Module:
     """The smallest part of `module` that holds all `layers`: the one that is called once a pass."""
     for child in nn.Module.children(module):
@@ -123,7 +116,7 @@ def _home(module: nn.Module, layers: set[_BatchNorm]) -> nn.Module:
 
 
 class _EqualShares:
-    """Gives the nth batch the share 1/n, for all layers of a network at once.
+    """Gives the nth batch since `forget_batches` the share 1/n, for all layers of a network at once.
 
     n is read on the device. PyTorch's own way (`momentum=None`) reads it back at every layer; a number that the host
     counts would be frozen into a recorded CUDA graph and have a compiled network compiled anew at every step.
@@ -139,13 +132,12 @@ class _EqualShares:
 
     @torch.no_grad()
     def before(self, home: nn.Module, inputs: tuple[object, ...]) -> None:
-        """Keep the statistics as they are before a pass."""
         if _moves(self.layers[0]):
             self.earlier = list(torch._foreach_mul(self._running(), 1.0))
 
     @torch.no_grad()
     def after(self, home: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-        """Mix those of the pass with the earlier ones: share·new + (1 - share)·earlier."""
+        """Mix the statistics of a pass with the earlier ones: share·new + (1 - share)·earlier."""
         if _moves(self.layers[0]):
             counted = self.layers[0].num_batches_tracked
             assert counted is not None

@@ -118,10 +118,14 @@ def _fault(error: BaseException) -> str:
 
 def _place(error: BaseException) -> str | None:
     """File and line of somebody else's code that an error comes from; `None` if it is of no code of theirs."""
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    places = [place for place in places if _is_theirs(place[0])]
     if isinstance(error, SyntaxError) and error.filename:
-        return f"{_short(error.filename)}:{error.lineno}"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_theirs(frame.filename)]
-    return f"{_short(frames[-1].filename)}:{frames[-1].lineno}" if frames else None
+        places = [(error.filename, error.lineno)]
+    if not places:
+        return None
+    path, here = Path(places[-1][0]), Path.cwd()
+    return f"{path.relative_to(here) if path.is_relative_to(here) else path}:{places[-1][1]}"
 
 
 def _is_theirs(filename: str) -> bool:
@@ -130,8 +134,3 @@ def _is_theirs(filename: str) -> bool:
     known = [_OURS, *(Path(paths[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib"))]
     installed = {"site-packages", "dist-packages"} & set(path.parts) or any(map(path.is_relative_to, known))
     return path.is_file() and not installed
-
-
-def _short(filename: str) -> str:
-    path, here = Path(filename), Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)

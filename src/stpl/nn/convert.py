@@ -211,34 +211,26 @@ def _findings(foreign: Foreign) -> dict[str, str]:
     channels = "BGR, mean only" if layout.normalization == "caffe" else "RGB, mean and standard deviation"
     where = {"first": "1×1 convolution, as in Caffe", "second": "3×3 convolution, as in torchvision"}[layout.stride_in]
     stride = f"a bottleneck's is in its {where}" if made.depth >= 50 else "in the first of two 3×3 convolutions"
+    classes, classifiers = "none: only the backbone can be converted", "none"
+    if foreign.num_classes is not None:
+        spaces = ", ".join(name for name, space in SPACES.items() if space.num_classes == foreign.num_classes)
+        fits = f"label spaces of that size: {spaces}" if spaces else "no label space has as many"
+        levels = "of layer4 and layer3 (multi-level)" if made.auxiliary else "of layer4 (single-level)"
+        fusion = "score fusion" if "sf_layer.weight" in foreign.tensors else "no score fusion: an image network"
+        classes = f"{foreign.num_classes} ({fits})"
+        classifiers = f"{levels}, {len(made.dilations)} dilations each, {fusion}"
     return {
         "layout": f"{foreign.layout}: {layout.title}{alike}",
         "network": f"ResNet-{made.depth}, width {made.width}",
         "stride": stride,
         "normalisation": f"{layout.normalization}: {channels}",
-        "classes": _classes(foreign),
-        "classifiers": _classifiers(foreign),
+        "classes": classes,
+        "classifiers": classifiers,
         "tensors": _counts(foreign.tensors),
         "left out": _names(foreign.left_out),
         "missing": _names(sorted(known - known_absent - foreign.tensors.keys())),
         "unknown": _names(sorted(foreign.tensors.keys() - known)),
     }
-
-
-def _classes(foreign: Foreign) -> str:
-    if foreign.num_classes is None:
-        return "none: only the backbone can be converted"
-    spaces = [name for name, space in SPACES.items() if space.num_classes == foreign.num_classes]
-    fits = f"label spaces of that size: {', '.join(spaces)}" if spaces else "no label space has as many"
-    return f"{foreign.num_classes} ({fits})"
-
-
-def _classifiers(foreign: Foreign) -> str:
-    if foreign.num_classes is None:
-        return "none"
-    levels = "of layer4 and layer3 (multi-level)" if foreign.architecture.auxiliary else "of layer4 (single-level)"
-    fusion = "score fusion" if "sf_layer.weight" in foreign.tensors else "no score fusion: an image network"
-    return f"{levels}, {len(foreign.architecture.dilations)} dilations each, {fusion}"
 
 
 def _counts(tensors: Mapping[str, Tensor]) -> str:

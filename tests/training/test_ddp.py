@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from repository import REPOSITORY, SUPPORT
-from stpl.data.steps import EvaluationShare
+from stpl.data.steps import evaluation_share
 from stpl.data.streets import StreetsOptions, open_split
 from stpl.errors import ConfigError
 from stpl.nn import weights
@@ -230,15 +230,15 @@ def test_batchnorm_is_synchronised_over_several_gpus_only(world_size: int, monke
 
 @pytest.mark.parametrize(("length", "size", "ranks"), [(9, 2, 1), (9, 2, 2), (9, 1, 4), (7, 3, 3), (16, 4, 3)])
 def test_processes_share_the_evaluation_by_whole_batches(length: int, size: int, ranks: int) -> None:
-    shares = [EvaluationShare(length, batch_size=size, rank=r, world_size=ranks) for r in range(ranks)]
+    shares = [evaluation_share(length, batch_size=size, rank=r, world_size=ranks) for r in range(ranks)]
     assert [clip for share in shares for clip in share] == list(range(length))
     assert [len(share) for share in shares] == [len(list(share)) for share in shares]
-    assert all(len(share) > 0 and share.first == next(iter(share)) and share.first % size == 0 for share in shares)
+    assert all(len(share) > 0 and share.start == next(iter(share)) and share.start % size == 0 for share in shares)
 
 
 def test_too_few_evaluation_batches_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"9 evaluation clips in batches of 5 are too few for 3 processes"):
-        EvaluationShare(9, batch_size=5, world_size=3)
+        evaluation_share(9, batch_size=5, world_size=3)
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -213,7 +213,7 @@ def inspect(
     folder = None if flow_folder is None else str(flow_folder)
     report = Report(files.name, files.split, space.name, len(files), published, folder)
     job, title = _Job(files, flow_folder, sample), f"{files.name} {files.split}: checking"
-    findings = list(each(job, range(len(files)), workers=workers, title=title))
+    findings = each(job, range(len(files)), workers=workers, title=title)
     report.problems = sorted(problem for found in findings for problem in found.problems)
     report.frames, report.labels, report.flows = (
         _report_sizes(report, kind, [file for found in findings for file in found.sizes[kind]]) for kind in _KINDS

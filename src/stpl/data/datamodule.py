@@ -140,7 +140,7 @@ class ClipDataModule(LightningDataModule, ABC):
         wants = Wants(flows=(BACKWARD,), labels=(0,) if self.labelled else (), visible=(0,))
         reader, size = self.reader("val"), self.loading.eval_batch_size
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        share = steps.EvaluationShare(len(reader), batch_size=size, rank=rank, world_size=world_size)
+        share = steps.evaluation_share(len(reader), batch_size=size, rank=rank, world_size=world_size)
         return self._in_order(reader, wants, share)
 
     def unlabelled_clips(self, places: range, wants: Wants) -> DataLoader[Clip]:

@@ -6,7 +6,7 @@ Python's lock, so they use all cores; and no process is left behind when this on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
@@ -17,18 +17,17 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def each(
-    function: Callable[[Task], Result], tasks: Sequence[Task], *, workers: int = 0, title: str
-) -> Iterator[Result]:
+def each(function: Callable[[Task], Result], tasks: Sequence[Task], *, workers: int = 0, title: str) -> list[Result]:
     """Results of `function` for all tasks, as they come, from so many threads; 0 for one a core.
 
     Leaving early (an error, Ctrl-C) lets the running tasks end and drops the others.
     """
-    progress = Progress(title, len(tasks))
+    progress, results = Progress(title, len(tasks)), []
     pool = ThreadPoolExecutor(workers or len(cores()), thread_name_prefix=title)
     try:
         for future in as_completed([pool.submit(function, task) for task in tasks]):
-            yield future.result()
+            results.append(future.result())
             progress.add()
     finally:
         pool.shutdown(cancel_futures=True)
+    return results

@@ -89,8 +89,7 @@ class SequenceCache:
         """Have the frames at some offsets of all clips, but for those that others share an array with."""
         elsewhere = set() if offsets == _BASE else self._paths(_BASE).keys()  # whatever else was kept before this call
         paths = [path for path in self._paths(offsets) if path not in elsewhere]
-        suffix = "" if offsets == _BASE else "_" + "_".join(map(str, offsets))
-        names = list(map(self._name, paths))
+        suffix, names = "" if offsets == _BASE else f"_{offsets[0]}", list(map(self._name, paths))
         rows = self._kept("frames", suffix, names, lambda row: self.files.read_frame(paths[row]).transpose(2, 0, 1))
         self._rows |= {path: (rows, row) for row, path in enumerate(paths)}
 
@@ -129,8 +128,7 @@ class SequenceCache:
             title = f"{self.files.name} {self.files.split}: keeping {kept.name}"
             with writing(folder, kind=DataError, then=_THEN), lock:
                 if not rows.finished:  # another process may have made it while this one waited
-                    for _ in each(write, rows.begin(), workers=self._workers, title=title):
-                        pass
+                    each(write, rows.begin(), workers=self._workers, title=title)
                     rows.finish()
         rows.check()
         return rows

@@ -134,8 +134,7 @@ def class_pixels(reader: ClipReader, num_classes: int, folder: Path) -> NDArray[
                 label = reader.label(place).numpy()
                 counts[place] = np.bincount(label[label < num_classes].ravel(), minlength=num_classes)
 
-            for _ in each(count, range(len(reader)), title="class statistics"):
-                pass
+            each(count, range(len(reader)), title="class statistics")
             with whole_file(path, kind=DataError) as file:
                 np.save(file, counts)
     try:
@@ -188,34 +187,19 @@ class StreamSampler(Sampler[list[tuple[str, Ticket]]]):
             yield [(name, one) for name, tickets in zip(self.streams, step, strict=True) for one in tickets]
 
 
-class EvaluationShare(Sampler[int]):
+def evaluation_share(length: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> range:
     """Of `length` clips in order, the stretch that one process evaluates; the first takes the first.
 
     A process takes whole batches, so a batch holds the same clips however many processes there are. Processes may have
-    different numbers of batches, never none.
-
-    Attributes:
-        first: number of the first clip in this process's stretch.
-
-    Raises:
-        ConfigError: there are fewer batches than processes.
+    different numbers of batches, never none: raises `ConfigError` if there are fewer batches than processes.
     """
-
-    def __init__(self, length: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        batches = -(-length // batch_size)
-        if 1 < world_size > batches:
-            what = f"{length} evaluation clips in batches of {batch_size} are too few for {world_size} processes"
-            mend = "choose smaller batches, or fewer devices"
-            raise ConfigError(what, where="data.loading.eval_batch_size", mend=mend)
-        first, end = (batches * r // world_size for r in (rank, rank + 1))
-        self.clips = range(first * batch_size, min(end * batch_size, length))
-        self.first = self.clips.start
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.clips)
+    batches = -(-length // batch_size)
+    if 1 < world_size > batches:
+        what = f"{length} evaluation clips in batches of {batch_size} are too few for {world_size} processes"
+        mend = "choose smaller batches, or fewer devices"
+        raise ConfigError(what, where="data.loading.eval_batch_size", mend=mend)
+    first, end = (batches * r // world_size for r in (rank, rank + 1))
+    return range(first * batch_size, min(end * batch_size, length))
 
 
 class TrainingClips(Dataset[Clip]):

@@ -232,7 +232,7 @@ class Method(LightningModule, ABC):
     def on_validation_start(self) -> None:
         """Set the evaluator's first clip, of all processes' clips; renew the statistics if the policy wants it."""
         loader: Any = self.trainer.val_dataloaders
-        self.evaluator.begin(getattr(loader.sampler, "first", 0))
+        self.evaluator.begin(loader.sampler.start if isinstance(loader.sampler, range) else 0)
         if self.renews_statistics and self.global_step > 0:
             self._running = [buffer.clone() for buffer in self._statistics()]
             self.renew_statistics()

@@ -35,8 +35,7 @@ def write_flow(files: SequenceSet, folder: Path, estimator: str, suffix: str, wo
             for place, flow in zip(places, found, strict=True):
                 write(paths[place], flow)
 
-        for _ in each(write_batch, batches, workers=workers, title=f"{files.name} {files.split}: flow by {estimator}"):
-            pass
+        each(write_batch, batches, workers=workers, title=f"{files.name} {files.split}: flow by {estimator}")
     return len(missing)
 
 

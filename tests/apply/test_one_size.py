@@ -68,7 +68,7 @@ def test_the_same_labels_everywhere(
 
         monkeypatch.setattr(module, "overlay", shown)
 
-    write_labels(model, [FrameStream(video)], tmp_path, ids=True, colors=False, film=False)
+    write_labels(model, [FrameStream(video)], tmp_path, {"ids"})
     predicted = [read_ids(tmp_path / "ids" / f"{number:06d}.png") for number in range(COUNT)]
     assert predicted[0].shape == NATIVE
     assert len(np.unique(predicted)) > 2

@@ -134,7 +134,8 @@ def adapt_to(
         check_footage(videos, stride=settings.stride)
         check_outputs(folder)
         begun = kept_settings(folder, folder / "checkpoints" / "last.ckpt")
-        needed = _affordable(network, settings, begun)
+        given = settings.batch_size or (begun and begun["data"]["init_args"]["loading"]["batch_size"])
+        needed = _affordable(network, settings.steps, [given] if given else [4, 2, 1])
         on_estimate(needed)
         settings = replace(settings, batch_size=needed.batch_size)
         start = _start(network, folder, goes_on=begun is not None)
@@ -166,17 +167,11 @@ def _process_state_kept() -> Iterator[None]:
             torch.use_deterministic_algorithms(enabled, warn_only=warns)
 
 
-def _affordable(network: LoadedNetwork, settings: AdaptationSettings, begun: Mapping[str, Any] | None) -> Estimate:
-    """What it takes with the batch size of the settings, or of the run so far, or the largest that fits.
-
-    Raises:
-        ConfigError: it does not fit.
-    """
-    given = settings.batch_size or (begun and begun["data"]["init_args"]["loading"]["batch_size"])
+def _affordable(network: LoadedNetwork, steps: int, sizes: Sequence[int]) -> Estimate:
+    """What it takes with the first of the batch sizes that fits; raises `ConfigError` if none does."""
     segmenter = network.accel.segmenter
     segmenter.check_trainable()
-    sizes = [given] if given else [4, 2, 1]
-    return fitting(estimate(segmenter, network.frame_size, size, settings.steps) for size in sizes)
+    return fitting(estimate(segmenter, network.frame_size, size, steps) for size in sizes)
 
 
 def spread(data: ClipDataModule, count: int) -> list[Clip]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from stpl.apply.loaded import LoadedNetwork, labelled
@@ -11,33 +10,21 @@ from stpl.apply.settings import Codec
 from stpl.data.flow.flow_cache import FlowCache
 from stpl.data.image import resize_ids, resize_rgb
 from stpl.data.videos.stream import FrameStream
-from stpl.errors import ConfigError, DataError, RecordError, unknown
+from stpl.errors import ConfigError, DataError, RecordError
 from stpl.pictures.labels import overlay
 from stpl.pictures.side_by_side import SideBySide, VideoStyle
 from stpl.runs.artifacts import SAMPLES, VideoSample, read_samples
-from stpl.runs.experiments import Catalogue
-from stpl.runs.record import RECORD, RunKey
+from stpl.runs.record import RunKey
 from stpl.runs.samples import SAMPLE_FPS, film_samples
 
 _PANEL_HEIGHT = 360
 
 
-def film_runs(
-    rows: Sequence[str],
-    key: RunKey,
-    catalogue: Catalogue,
-    runs: Path,
-    output: Path,
-    *,
-    fps: float | None,
-    codec: Codec,
-) -> None:
+def film_runs(keys: Mapping[str, RunKey], runs: Path, output: Path, fps: float | None, codec: Codec) -> None:
     """Write a side-by-side video of the clips that runs kept.
 
     Args:
-        rows: experiments, from left to right.
-        key: of a run of the benchmark and seed to show.
-        catalogue: has the rows' titles.
+        keys: title → run, of one benchmark, from left to right.
         runs: folder of all runs.
         output: the `.webm` to write.
         fps: frames a second; `SAMPLE_FPS` if not given.
@@ -46,19 +33,14 @@ def film_runs(
     Raises:
         RecordError: for a run without samples.
         DataError: for runs that kept different clips.
-        ConfigError: for an unknown experiment.
     """
-    recorded = {path.parents[1].name for path in (runs / key.bench).glob(f"*/seed*/{RECORD}")}
-    for row in rows:
-        if row not in catalogue.experiments and row not in recorded:
-            raise unknown("experiment", row, {*catalogue.experiments, *recorded})
-    titles = catalogue.titles(key.bench)
-    found = [_sample(replace(key, experiment=row), runs) for row in rows]
-    samples = {titles.get(row, row): sample for row, (sample, _) in zip(rows, found, strict=True)}
-    first = next(iter(samples.values()))
+    found = {title: _sample(key, runs) for title, key in keys.items()}
+    samples = {title: sample for title, (sample, _) in found.items()}
+    first, classes = next(iter(samples.values())), [*found.values()][-1][1]
     if any(one.keys != first.keys or one.labels.shape != first.labels.shape for one in samples.values()):
-        raise DataError(f"the runs {', '.join(rows)} kept different clips", mend="show rows of one benchmark and size")
-    film_samples(samples, found[-1][1], output, SAMPLE_FPS if fps is None else fps, VideoStyle(codec))
+        names = ", ".join(key.experiment for key in keys.values())
+        raise DataError(f"the runs {names} kept different clips", mend="show rows of one benchmark and size")
+    film_samples(samples, classes, output, SAMPLE_FPS if fps is None else fps, VideoStyle(codec))
 
 
 def _sample(run: RunKey, runs: Path) -> tuple[VideoSample, list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -35,29 +35,33 @@ from stpl.runs.trainer import callbacks_of, signals_raised
 _EVERY = 5.0  # seconds between two lines of progress
 
 
-def write_labels(
-    network: LoadedNetwork, sources: Sequence[FrameStream], folder: Path, *, ids: bool, colors: bool, film: bool
-) -> int:
-    """Write images of ids, palette images and a video of what a network makes of all frames; how many these are."""
+def write_labels(network: LoadedNetwork, sources: Sequence[FrameStream], folder: Path, kinds: Set[str]) -> int:
+    """Write what a network makes of all frames, as images of "ids" and "colors" and the video "overlay"; their number.
+
+    Args:
+        network: of any kind.
+        sources: of the frames, one after the other.
+        folder: to write into.
+        kinds: what to write of these three.
+    """
     space, done, start, shown = network.options.space, 0, time.monotonic(), time.monotonic()
     rows = [
         {"id": number, "name": name, "color": rgb}
         for number, (name, rgb) in enumerate(zip(space.classes, space.palette.tolist(), strict=True))
     ]
     (folder / "classes.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    for name, asked in {"ids": ids, "colors": colors}.items():
-        if asked:
-            (folder / name).mkdir()
+    for name in {"ids", "colors"} & kinds:
+        (folder / name).mkdir()
     with ExitStack() as stack:
         writer = None
-        if film:
+        if "overlay" in kinds:
             legend = (space.classes, space.palette)
             video = SideBySide(folder / "overlay.webm", sources[0].fps, ["prediction"], legend=legend)
             writer = stack.enter_context(video)
         for frame, (labels,) in (pair for source in sources for pair in labelled([network], source, FlowCache())):
-            if ids:
+            if "ids" in kinds:
                 Image.fromarray(labels).save(folder / "ids" / f"{done:06d}.png")
-            if colors:
+            if "colors" in kinds:
                 _palette_image(labels, space.palette).save(folder / "colors" / f"{done:06d}.png")
             if writer is not None:
                 writer.write([overlaid(frame, labels, space.palette)])

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -137,34 +138,25 @@ def _paths(video: File | Sequence[File]) -> list[Path]:
 
 def adapt_and_show(origin: NetworkOrigin, videos: Sequence[Path], folder: Path, settings: AdaptationSettings) -> None:
     """Adapt a network, with progress on stderr, and write the page and the video of the change."""
-    checkpoint = origin.checkpoint
+    say, lines, checkpoint = partial(print, file=sys.stderr), dict[str, Progress](), origin.checkpoint
+
+    def on_estimate(estimate: Estimate) -> None:
+        say(f"estimate: {estimate}, {estimate.batch_size} clips a step")
+
+    def on_stage(stage: Stage) -> None:
+        line = lines.setdefault(stage.name, Progress(stage.name, stage.total, stage.done - 1))
+        line.add(stage.done - line.done)
+
     with nullcontext() if checkpoint is None else weights.read_once(located(checkpoint).absolute()):
         network = open_network(origin)
-        found = adapt_to(network, videos, folder, settings, _Lines(), _print_estimate)
-        print(f"verdict: {found.verdict.reason}", file=sys.stderr)
-        print(f"adapted: {found.checkpoint}", file=sys.stderr)
+        found = adapt_to(network, videos, folder, settings, on_stage, on_estimate)
+        say(f"verdict: {found.verdict.reason}")
+        say(f"adapted: {found.checkpoint}")
         if found.weights is not None:
-            print(f"weights: {found.weights}", file=sys.stderr)
+            say(f"weights: {found.weights}")
         networks = {f"before: {network.name}": network, "after": found.network}
         written = found.folder / SIDE_BY_SIDE
         sources = [FrameStream(path, stride=settings.stride, limit=_FILMED, as_first=True) for path in found.videos]
         film(networks, sources, written, flow=FlowCache(found.folder / FLOW))
-        print(f"video:   {written}", file=sys.stderr)
-        print(f"page:    {write_page(found, written)}", file=sys.stderr)
-
-
-def _print_estimate(estimate: Estimate) -> None:
-    print(f"estimate: {estimate}, {estimate.batch_size} clips a step", file=sys.stderr)
-
-
-class _Lines:
-    """How far each stage is, on stderr."""
-
-    def __init__(self) -> None:
-        self.progress: Progress | None = None
-
-    def __call__(self, stage: Stage) -> None:
-        """Show a step."""
-        if self.progress is None or self.progress.title != stage.name:
-            self.progress = Progress(stage.name, stage.total, stage.done - 1)
-        self.progress.add(stage.done - self.progress.done)
+        say(f"video:   {written}")
+        say(f"page:    {write_page(found, written)}")

@@ -95,17 +95,9 @@ def size(value: Any, where: str) -> tuple[int, int]:
 
 
 def check_size(size: tuple[int, int] | None, batch_size: int | None = None, where: str = "--size") -> None:
-    """Refuse a frame size, or a number of clips a step, that the memory of this machine cannot hold.
+    """Refuse a frame size, if one is given, or a number of clips a step that the memory of this machine cannot hold.
 
     What passes may still be too much for a network: `stpl.apply.resources` estimates that once the network is there.
-
-    Args:
-        size: height and width of the frames, above 0; nothing is checked without it.
-        batch_size: clips a step, above 0; one if not given.
-        where: the size stands.
-
-    Raises:
-        ConfigError: too much memory.
     """
     if size is None:
         return
@@ -117,14 +109,9 @@ def check_size(size: tuple[int, int] | None, batch_size: int | None = None, wher
 
 
 def too_large(need: int, free: int, shrink: float, how: str, where: str = "--size") -> ConfigError:
-    """The error for frames of which not even one fits.
+    """The error for frames of which not even one fits into the free bytes.
 
-    Args:
-        need: bytes.
-        free: bytes.
-        shrink: share of height and width that would fit; 0 if no frame would.
-        how: with what it needs so much.
-        where: the size stands.
+    Of height and width the share `shrink` would fit, 0 if no frame would. `how` says with what so much is needed.
     """
     smaller = f"give a size of {100 * shrink:.0f} % of its height and width, or " if shrink >= 0.005 else ""
     return ConfigError(

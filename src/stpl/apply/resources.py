@@ -142,11 +142,7 @@ def fitting(estimates: Iterable[Estimate]) -> Estimate:
 
 
 def check_prediction(num_classes: int, size: tuple[int, int], batch_size: int = 1) -> None:
-    """Refuse frames `[batch_size,3,H,W]` of which not even logits and maps of them fit into the host's memory.
-
-    Raises:
-        ConfigError: there is too little memory.
-    """
+    """Raise `ConfigError` if not even logits and maps of frames `[batch_size,3,H,W]` fit into the host's memory."""
     pixels, free = size[0] * size[1], machine.free_memory()
     need = pixels * batch_size * (_MAPS * num_classes + _CLIP)
     if need > _SPARE * free:

@@ -73,8 +73,9 @@ def predict(
 
     model = open_network(network)
     check_prediction(model.options.space.num_classes, model.frame_size)
+    asked = {"ids": ids, "colors": colors is not False, "overlay": overlay}
     with filled(out) as folder:
-        written = write_labels(model, sources, folder, ids=ids, colors=colors is not False, film=overlay)
+        written = write_labels(model, sources, folder, {name for name, wanted in asked.items() if wanted})
     print(f"wrote {written} frames to {out}", file=sys.stderr)
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 from stpl.apply.origin import NetworkOrigin, title_of
 from stpl.apply.settings import Codec
 from stpl.arguments import Short
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, unknown
 from stpl.option_types import Amount, Count, Natural
 
 
@@ -58,17 +58,22 @@ def video(
         written = _film(videos, network, output, stride, fps, codec)
     else:
         from stpl.runs.experiments import check_bench, check_runs, experiment_folders, load_catalogue
-        from stpl.runs.record import RunKey
+        from stpl.runs.record import RECORD, RunKey
 
         folders = experiment_folders(experiments)
         check_bench(bench, folders)
         check_runs(runs)
         shown, catalogue = rows or ["source_only", "stpl"], load_catalogue(folders)
+        recorded = {path.parents[1].name for path in (runs / bench).glob(f"*/seed*/{RECORD}")}
+        for row in shown:
+            if row not in catalogue.experiments and row not in recorded:
+                raise unknown("experiment", row, {*catalogue.experiments, *recorded})
+        titles = catalogue.titles(bench)
         written = output or runs / bench / "report" / "side_by_side.webm"
 
         from stpl.apply.film import film_runs
 
-        film_runs(shown, RunKey(bench, shown[0], seed), catalogue, runs, written, fps=fps, codec=codec)
+        film_runs({titles.get(row, row): RunKey(bench, row, seed) for row in shown}, runs, written, fps, codec)
     print(f"video: {written}")
 
 
@@ -81,13 +86,12 @@ def _film(
     codec: Codec,
 ) -> Path:
     """Write the video of networks on footage; where it lies."""
-    from stpl.data.videos.stream import check_footage
+    from stpl.data.videos.stream import FrameStream, check_footage
 
     sources = check_footage(videos, stride=stride)
 
     from stpl.apply.film import film
     from stpl.apply.loaded import open_network
-    from stpl.data.videos.stream import FrameStream
 
     written = output or videos[0].parent / "side_by_side.webm"
     opened = dict(zip(_titles(networks), map(open_network, networks), strict=True))

@@ -67,10 +67,10 @@ class DAVSN(Method):
         assert batch.source is not None  # wanted
         source = self.network.frame_scores(batch.source)
         found |= supervision(self.network, batch.source, scores=source)
-        sides = {"target": (target, batch.target), "source": (source, batch.source)}
-        for place, (of, share) in enumerate((("main", 1.0), ("auxiliary", _AUXILIARY))[: len(target)]):
-            maps = {domain: _maps(pairs[place], clip) for domain, (pairs, clip) in sides.items()}
-            found |= self._adversarial(of, self.weight * share, maps["target"], maps["source"])
+        shares = {"main": 1.0, "auxiliary": _AUXILIARY}
+        for (of, share), ours, theirs in zip(shares.items(), target, source, strict=False):
+            maps = _maps(ours, batch.target), _maps(theirs, batch.source)
+            found |= self._adversarial(of, self.weight * share, *maps)
         return found
 
     def _adversarial(

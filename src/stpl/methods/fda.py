@@ -95,8 +95,7 @@ class FDASelfTraining(FDA, OfflinePseudoLabels):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Those of FDA, and cross-entropy with the ensemble's labels."""
-        found = super().losses(batch)
-        return found | self.self_training(self.network(batch.target), batch)
+        return super().losses(batch) | self.self_training(self.network(batch.target), batch)
 
     def predictions(self, clip: Clip) -> Predictions:
         """The mean of the members' probabilities."""

@@ -3,9 +3,8 @@
 Begin with `check_method`; `no_read_back` is one of its checks, good for parts of a step too. Needs no test framework.
 """
 
-from stpl.testing.conformance import check_method
+from stpl.testing.conformance import ReadBackError, check_method, no_read_back
 from stpl.testing.processes import check_ranks
-from stpl.testing.read_back import ReadBackError, no_read_back
 from stpl.testing.runs import TINY
 
 __all__ = ["TINY", "ReadBackError", "check_method", "check_ranks", "no_read_back"]

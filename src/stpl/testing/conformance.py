@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stpl.data.clip import Batch
 from stpl.nn import weights
@@ -19,11 +20,16 @@ from stpl.runs.experiments import VARIABLE
 from stpl.runs.fit import fit
 from stpl.runs.record import read_record
 from stpl.testing.processes import compare_ranks, losses_of
-from stpl.testing.read_back import no_read_back
 from stpl.testing.runs import draw_tiny, fit_until, tiny_arguments
 from stpl.training import Method
 
 _STEPS, _CUT = 4, 3
+
+# Operators whose result, or its shape, the host has to wait for; methods of tensors and functions of torch that wait.
+# On a CPU nothing does, so it is seen by what is called.
+_WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "unique_consecutive", "_unique2", "is_nonzero", "equal"}
+_METHODS = ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__", "new_tensor")
+_FUNCTIONS = ("tensor", "as_tensor")
 
 
 def check_method(
@@ -225,3 +231,41 @@ def _check_resumed(whole: Path, args: list[str]) -> None:
     assert one is not None
     assert other is not None
     assert one["last"] == other["last"], "after a kill the evaluation differs"
+
+
+class ReadBackError(Exception):
+    """A tensor's value was asked for."""
+
+
+class _NoReadBack(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses operators that make the host wait for the device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        masks = name.startswith("index") and any(
+            isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8)
+            for a in args
+            if isinstance(a, list)
+            for i in a
+        )
+        if name in _WAITING or masks:
+            raise ReadBackError(name)
+        return func(*args, **(kwargs or {}))
+
+
+def _refuse(name: str) -> Callable[..., None]:
+    def refused(*args: object, **kwargs: object) -> None:
+        raise ReadBackError(name)
+
+    return refused
+
+
+@contextmanager
+def no_read_back() -> Iterator[None]:
+    """Raise `ReadBackError` where the block would have a GPU's host wait: for a value, a shape, a copy to the GPU."""
+    refused: list[tuple[Any, str]] = [(Tensor, name) for name in _METHODS] + [(torch, name) for name in _FUNCTIONS]
+    with ExitStack() as stack:
+        for owner, name in refused:
+            stack.enter_context(mock.patch.object(owner, name, _refuse(name)))
+        with _NoReadBack():  # type: ignore[no-untyped-call]
+            yield

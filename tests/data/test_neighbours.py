@@ -16,7 +16,8 @@ from stpl.data.label_space import SYNTHIA_12
 from stpl.data.sequence import SequenceClips, open_cache
 from stpl.data.sequence_set import open_set
 from stpl.data.steps import StepBefore, StepSampler
-from stpl.data.streets import StreetsClips, StreetsOptions, draw_drive, open_split
+from stpl.data.streets import StreetsOptions, draw_drive, open_split
+from stpl.data.streets.reader import StreetsClips
 from stpl.data.videos.video_clips import VideoFrames
 from stpl.errors import DataError
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from stpl.data.clip import BACKWARD, Wants
 from stpl.data.label_space import SYNTHIA_12, VIPER_15, LabelSpace
-from stpl.data.streets import StreetsClips, open_split
+from stpl.data.streets import open_split
+from stpl.data.streets.reader import StreetsClips
 from stpl.metrics.temporal import (
     TemporalConsistency,
     VideoQuality,

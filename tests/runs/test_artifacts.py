@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from fake_trial import record_of
 from stpl.data.clip import BACKWARD, Clip, Wants, collate
 from stpl.data.label_space import SYNTHIA_12_UNIFIED, VIPER_15
-from stpl.data.streets import StreetsClips, open_split
+from stpl.data.streets import open_split
+from stpl.data.streets.reader import StreetsClips
 from stpl.errors import RecordError, StplError
 from stpl.nn.accel import Observation
 from stpl.nn.deeplab import DeepLabV2

@@ -29,7 +29,8 @@ from stpl.data.loading import Loader, Loading, StepLoader, begin_process, check_
 from stpl.data.sequence import SequenceClips, find_flow, open_cache
 from stpl.data.sequence_set import open_set
 from stpl.data.sets import data_set
-from stpl.data.streets import StreetsClips, StreetsOptions, open_split
+from stpl.data.streets import StreetsOptions, open_split
+from stpl.data.streets.reader import StreetsClips
 from stpl.data.videos.video_clips import Spread, open_footage
 from stpl.errors import ConfigError, check_range
 

@@ -48,11 +48,7 @@ class FlowEstimator(Protocol):
 
 
 def estimator_class(setting: str) -> type[FlowEstimator]:
-    """The class that a setting names; raises `ConfigError` if it names none.
-
-    Args:
-        setting: a key of `KNOWN`, or `package.module.Class`.
-    """
+    """The class that a setting names, a key of `KNOWN` or `package.module.Class`; `ConfigError` if it names none."""
     module, _, name = KNOWN.get(setting, setting).rpartition(".")
     mend = f"choose one of {', '.join(KNOWN)}, or give package.module.Class"
     if not module:
@@ -106,21 +102,15 @@ class DIS:
 
 
 def estimate(later: Frame, earlier: Frame) -> Flow:
-    """Backward flow from `later` to `earlier`.
-
-    Args:
-        later: frame uint8 `[H,W,3]` RGB on whose grid the flow lives.
-        earlier: frame of the same shape.
+    """Backward flow from `later`, on whose grid it lies, to `earlier`, by `DIS`.
 
     Raises:
         DataError: the frames differ in shape, are no uint8 RGB images, or are smaller than about 12 pixels.
     """
     if later.shape != earlier.shape or later.dtype != np.uint8 or earlier.dtype != np.uint8 or later.shape[2:] != (3,):
-        raise DataError(
-            f"optical flow needs two uint8 frames [H,W,3] of one size, got {later.dtype} {later.shape} "
-            f"and {earlier.dtype} {earlier.shape}",
-            mend="resize both frames to one size first",
-        )
+        found = f"{later.dtype} {later.shape} and {earlier.dtype} {earlier.shape}"
+        what = f"optical flow needs two uint8 frames [H,W,3] of one size, got {found}"
+        raise DataError(what, mend="resize both frames to one size first")
     no_start: Any = None
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (later, earlier)]
     try:

@@ -23,12 +23,10 @@ _CHECKSUM_BYTES = 4
 class FlowCache:
     """The flow that an estimator finds, kept so that each pair of frames is estimated once.
 
-    Files are float16 `[H,W,2]` in pixels (half the size; near-exact: the error is at most |flow|/2048, that is below
-    0.01 px for motions up to 16 px, less than the estimator's own). The first call returns the rounded values too, and
-    so does a cache without a folder: a run gives the same numbers with a warm, with a cold and without a cache. Any
-    number of processes may share a cache: a file appears whole or not at all, and two processes that estimate the same
-    pair write the same bytes. A file ends in the CRC-32 of what stands before, which is compared at every reading; one
-    without (an older version's) is made again.
+    Files are float16 `[H,W,2]` in pixels: the error is at most |flow|/2048, below 0.01 px for motions up to 16 px. The
+    first call returns the rounded values too, and so does a cache without a folder: a run gives the same numbers with a
+    warm, with a cold and without a cache. Any number of processes may share one. A file ends in the CRC-32 of what
+    stands before, which is compared at every reading; one without (an older version's) is made again.
 
     Attributes:
         root: what is kept lies in its folder `flow_<estimator's name>`, made when first needed; `None` keeps nothing.
@@ -74,9 +72,8 @@ class FlowCache:
             return None
         parts = PurePosixPath(key).parts
         if not parts or key.startswith("/") or key.endswith("/") or "\\" in key or ".." in parts:
-            raise DataError(
-                f"flow key '{key}' would leave the cache", where=self.root, mend="use a relative key without '..'"
-            )
+            mend = "use a relative key without '..'"
+            raise DataError(f"flow key '{key}' would leave the cache", where=self.root, mend=mend)
         return Path(self.folder, *parts[:-1], parts[-1] + ".npy")
 
     def _read(self, path: Path, size: tuple[int, ...]) -> Flow | None:

@@ -64,21 +64,18 @@ class FlowVerdict:
     Attributes:
         right: whether the flow may be used; also true where the frames hardly move, which shows nothing.
         words: the verdict in one sentence.
+        errors: mean photometric error in grey levels of each reading.
         pairs: number of pairs of frames it rests on.
     """
 
     right: bool
     words: str
+    errors: dict[str, float]
     pairs: int
 
 
 def warp_errors(later: NDArray[np.uint8], earlier: NDArray[np.uint8], flow: Flow) -> dict[str, float]:
-    """Photometric error of every reading of a flow.
-
-    Args:
-        later: frame uint8 `[H,W,3]` RGB on whose grid the flow lives.
-        earlier: frame of the same size.
-        flow: float32 `[2,H,W]`, pixels.
+    """Photometric error of every reading of a flow from one frame uint8 `[H,W,3]` to an earlier one of its size.
 
     Returns:
         Mean absolute difference in grey levels between the later frame and the earlier one, warped; coordinates are
@@ -86,14 +83,12 @@ def warp_errors(later: NDArray[np.uint8], earlier: NDArray[np.uint8], flow: Flow
     """
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) for frame in (later, earlier)]
     readings = {GIVEN: flow} | {name: other.change(flow) for name, other in ALTERNATIVES.items()}
-    return {name: float(np.abs(grey[0] - _warp(grey[1], reading)).mean()) for name, reading in readings.items()}
-
-
-def _warp(image: NDArray[np.float32], flow: Flow) -> NDArray[np.float32]:
-    y, x = np.indices(image.shape, dtype=np.float32)
-    return np.asarray(
-        cv2.remap(image, x + flow[0], y + flow[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32
-    )
+    y, x = np.indices(grey[0].shape, dtype=np.float32)
+    errors = {}
+    for name, (dx, dy) in readings.items():
+        warped = cv2.remap(grey[1], x + dx, y + dy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        errors[name] = float(np.abs(grey[0] - warped).mean())
+    return errors
 
 
 def flow_verdict(errors: Sequence[dict[str, float]]) -> FlowVerdict:
@@ -110,7 +105,7 @@ def flow_verdict(errors: Sequence[dict[str, float]]) -> FlowVerdict:
         right, words = False, _complaint(STILL, numbers)
     else:
         right, words = False, _complaint(best, f"{numbers} and {mean[best]:.1f} {best}")
-    return FlowVerdict(right, words, len(errors))
+    return FlowVerdict(right, words, mean, len(errors))
 
 
 def _complaint(name: str, numbers: str) -> str:

@@ -48,9 +48,7 @@ def _is_whole(path: Path, size: tuple[int, int]) -> bool:
     except DataError:
         return False
     if found != tuple(size):
-        raise DataError(
-            f"this flow is {found[0]}×{found[1]}, asked for is {size[0]}×{size[1]} (height×width)",
-            where=path,
-            mend="give another folder with --out, the same --size as before, or delete the old files",
-        )
+        what = f"this flow is {found[0]}×{found[1]}, asked for is {size[0]}×{size[1]} (height×width)"
+        mend = "give another folder with --out, the same --size as before, or delete the old files"
+        raise DataError(what, where=path, mend=mend)
     return True

@@ -54,9 +54,8 @@ def _probe_npy(path: Path) -> tuple[int, int]:
     try:
         array = np.load(path, mmap_mode="r")  # fails if the file is shorter than its header says
     except Exception as error:  # as in `load_npy`
-        raise DataError(
-            f"the flow file is missing, torn or no .npy file ({error})", where=path, mend=_NPY_MEND
-        ) from None
+        what = f"the flow file is missing, torn or no .npy file ({error})"
+        raise DataError(what, where=path, mend=_NPY_MEND) from None
     height, width = _check_array(array, np.int16, path, _NPY_MEND).shape[:2]
     return height, width
 
@@ -77,14 +76,11 @@ def _probe_flo(path: Path) -> tuple[int, int]:
 def _flo_size(header: bytes, length: int, path: Path) -> tuple[int, int]:
     if len(header) < _FLO_HEADER or np.frombuffer(header[:4], "<f4")[0] != _FLO_MAGIC:
         raise DataError("this is no Middlebury .flo file", where=path, mend="make or download the file again")
-    width, height = (int(side) for side in np.frombuffer(header[4:], "<i4"))
+    width, height = map(int, np.frombuffer(header[4:], "<i4"))
     wanted = _FLO_HEADER + 8 * width * height
     if width < 1 or height < 1 or length != wanted:
-        raise DataError(
-            f"the file holds {length} bytes, its header ({height}×{width}) asks for {wanted}",
-            where=path,
-            mend="the file is torn: make or download it again",
-        )
+        what = f"the file holds {length} bytes, its header ({height}×{width}) asks for {wanted}"
+        raise DataError(what, where=path, mend="the file is torn: make or download it again")
     return height, width
 
 
@@ -149,8 +145,6 @@ _FORMATS = {
     ".flo": Format(_probe_flo, _read_flo, _encode_flo, has_unknown=True),
     ".png": Format(_probe_png, _read_png, _encode_png, has_unknown=True),
 }
-
-
 SUFFIXES = tuple(_FORMATS)
 """Of flow files, in the order they are looked for."""
 
@@ -159,9 +153,8 @@ def format_of(path: Path) -> Format:
     """The format that the suffix of a path names; raises `DataError` for another suffix."""
     suffix = path.suffix.lower()
     if suffix not in _FORMATS:
-        raise DataError(
-            f"unknown flow format '{path.suffix}'", where=path, mend="use .npy (int16, ×10), .flo or .png (KITTI)"
-        )
+        mend = "use .npy (int16, ×10), .flo or .png (KITTI)"
+        raise DataError(f"unknown flow format '{path.suffix}'", where=path, mend=mend)
     return _FORMATS[suffix]
 
 
@@ -232,32 +225,23 @@ def read(path: Path, expected_size: tuple[int, int] | None = None) -> Flow:
     if not known.all():
         flow[:, ~known] = 0
     if expected_size is not None and flow.shape[1:] != tuple(expected_size):
-        raise DataError(
-            f"the flow is {sides(flow.shape[1:])}, expected {sides(expected_size)} (height×width)",
-            where=path,
-            mend="give the flow made for this frame size, or resize it (stpl.data.flow.resize scales the vectors too)",
-        )
+        what = f"the flow is {sides(flow.shape[1:])}, expected {sides(expected_size)} (height×width)"
+        mend = "give the flow made for this frame size, or resize it (stpl.data.flow.resize scales the vectors too)"
+        raise DataError(what, where=path, mend=mend)
     return flow
 
 
 def probe(path: Path) -> tuple[int, int]:
-    """The (height, width) of a flow file, from its header, its length and (PNG) its end alone.
+    """The (height, width) of a flow file, from its header, its length and (PNG) its end alone; raises as `read`.
 
     Quick enough to ask of thousands of files; finds a file that is missing, cut short or of another format, but not
     one with flipped bits.
-
-    Raises:
-        DataError: as `read`.
     """
     return format_of(path).probe(path)
 
 
 def unknown_pixels(path: Path) -> int:
-    """How many pixels of a flow file get zero flow because theirs is unknown; reads no file that cannot say so.
-
-    Raises:
-        DataError: as `read`.
-    """
+    """How many pixels of a flow file get zero flow because theirs is unknown; reads no file that cannot say so."""
     kind = format_of(path)
     return int((~kind.read(path)[1]).sum()) if kind.has_unknown else 0
 
@@ -275,9 +259,8 @@ def write(path: Path, flow: Flow) -> None:
     """
     encode = format_of(path).encode
     if flow.ndim != 3 or flow.shape[0] != 2 or not (np.abs(flow) <= UNKNOWN).all():
-        raise DataError(
-            f"a flow must be finite and [2,H,W], got {flow.shape}", where=path, mend="check how the flow was made"
-        )
+        mend = "check how the flow was made"
+        raise DataError(f"a flow must be finite and [2,H,W], got {flow.shape}", where=path, mend=mend)
     write_atomically(path, encode(flow.transpose(1, 2, 0), path), kind=DataError, sync=False)
 
 

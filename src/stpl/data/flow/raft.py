@@ -21,12 +21,9 @@ _STRIDE, _LEAST = 8, 128  # RAFT halves a frame three times, then its correlatio
 
 
 class Raft:
-    """The large network with torchvision's default weights; see `FlowEstimator`.
+    """The large network with torchvision's default weights; `ConfigError` where either cannot be had.
 
     A batch of pairs is one forward pass, and one thread at a time makes it.
-
-    Raises:
-        ConfigError: torchvision or the weights cannot be had.
     """
 
     name, size = "raft", "large"
@@ -38,11 +35,9 @@ class Raft:
         try:
             network = getattr(zoo, f"raft_{self.size}")(weights=weights, progress=False)
         except (OSError, RuntimeError) as error:  # no network, no space; or a download whose hash is wrong
-            raise ConfigError(
-                f"the weights of {self.name} cannot be had ({error})",
-                where="flow_estimator",
-                mend=f"put {weights.url.rpartition('/')[2]} into {torch.hub.get_dir()}/checkpoints, or use dis",
-            ) from error
+            what = f"the weights of {self.name} cannot be had ({error})"
+            mend = f"put {weights.url.rpartition('/')[2]} into {torch.hub.get_dir()}/checkpoints, or use dis"
+            raise ConfigError(what, where="flow_estimator", mend=mend) from error
         forked = get_worker_info() is not None  # a loader's process cannot use its parent's GPU
         self.device = torch.device("cuda" if torch.cuda.is_available() and not forked else "cpu")
         self.network: Callable[[Tensor, Tensor], list[Tensor]] = network.eval().to(self.device)

@@ -44,8 +44,7 @@ def consistent(flow: Flow, back: Flow) -> NDArray[np.bool_]:
     apart = np.square(flow + found).sum(0)
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     near = apart < 0.01 * (np.square(flow).sum(0) + np.square(found).sum(0)) + 0.5
-    found_at: NDArray[np.bool_] = np.logical_and(near, inside)
-    return found_at
+    return np.asarray(near & inside, np.bool_)
 
 
 def flip(flow: Flow) -> Flow:

@@ -26,12 +26,10 @@ def _twentieth(frames: FrameFiles) -> Iterator[FrameId]:
     for snippet in _snippets(frames):
         if len(snippet) != _LENGTH:
             first, last = snippet[0], snippet[-1]
-            raise DataError(
-                f"the snippet {first.sequence}_{first.number:06d} … {last.number:06d} has {len(snippet)} of "
-                f"{_LENGTH} frames, so its 20th frame is unknown",
-                where=frames.folder,
-                mend="unpack the whole snippet, or name the current frames in a frame list",
-            )
+            name = f"{first.sequence}_{first.number:06d} … {last.number:06d}"
+            what = f"the snippet {name} has {len(snippet)} of {_LENGTH} frames, so its 20th frame is unknown"
+            mend = "unpack the whole snippet, or name the current frames in a frame list"
+            raise DataError(what, where=frames.folder, mend=mend)
         yield snippet[_LABELLED]
 
 

@@ -42,11 +42,8 @@ def read_classes(path: Path) -> Ids:
             return read_ids(path)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
-        raise DataError(
-            "a label must be a 16-bit image with the class in its first channel, this one is an 8-bit colour image",
-            where=path,
-            mend="give the images of GT/LABELS, not those of GT/COLOR",
-        )
+        what = "a label must be a 16-bit image with the class in its first channel, this one is an 8-bit colour image"
+        raise DataError(what, where=path, mend="give the images of GT/LABELS, not those of GT/COLOR")
     return np.asarray(pixels[:, :, _RED], np.uint16)
 
 

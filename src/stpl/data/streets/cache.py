@@ -53,7 +53,7 @@ class SplitPlan(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Drives D, frames per drive T, height H, width W."""
+        """See `StreetsSplit`."""
         options = self.options
         return options.drives(self.domain, self.split), options.frames, options.height, options.width
 
@@ -113,8 +113,7 @@ def open_split(
         domain: "studio" (the clean, labelled source) or "camera" (the target).
         split: "train" or "val".
         options: defaults to `StreetsOptions()`.
-        workers: processes that draw; by default one per available core, all cores of a sweep included. The result
-            does not depend on it.
+        workers: processes that draw, which does not change the result; by default one per core, a sweep's included.
 
     Raises:
         DataError: a file is torn, or the disk is full or not writable.

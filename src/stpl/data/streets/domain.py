@@ -124,16 +124,13 @@ that statistics follow only a part of it.
 def photograph(
     frames: NDArray[np.uint8], depth: NDArray[np.float32], shift: DomainShift, rng: Rng
 ) -> NDArray[np.uint8]:
-    """Clean frames as the foreign camera delivers them.
+    """Clean frames uint8 `[T,H,W,3]` RGB as the foreign camera delivers them; themselves if nothing is to be done.
 
     Args:
-        frames: uint8 `[T,H,W,3]` RGB, clean.
+        frames: clean.
         depth: float32 `[T,H,W]`, metres.
         shift: strengths, already scaled by the severity.
         rng: the drive's own stream for imaging.
-
-    Returns:
-        uint8 `[T,H,W,3]`; `frames` itself if nothing is to be done.
     """
     if shift == CLEAN:
         return frames

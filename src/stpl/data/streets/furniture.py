@@ -127,13 +127,9 @@ def sign(pal: Palette) -> Body:
 
 
 def building(pal: Palette, length: float, house: bool, side: int) -> Body:
-    """A town house or block (flat roof) or a suburban house (gabled roof), from z = 0 to `length`.
+    """A town building (flat roof) or a suburban `house` (gabled), from z = 0 to `length`.
 
-    Args:
-        pal: the domain's palette.
-        length: extent along the street, metres.
-        house: suburban house instead of a town building.
-        side: +1 right of the street, -1 left; the façade lies in the plane x = 0.
+    Its façade lies in the plane x = 0; `side` is +1 right of the street, -1 left.
     """
     floors = int(pal.rng.integers(1, 3)) if house else int(pal.rng.integers(2, 6))
     storey, depth = 2.9, pal.rng.uniform(7, 10)
@@ -157,14 +153,10 @@ def building(pal: Palette, length: float, house: bool, side: int) -> Body:
 
 
 def _facade(pal: Palette, size: Vector, wall: RGB, look: tuple[RGB, ...], shop: bool) -> Canvas:
-    """A wall with windows and a door.
+    """A wall with windows and a door; those of a `shop` reach further down.
 
-    Args:
-        pal: the domain's palette.
-        size: length, height of the eaves, and height of the gable (or parapet) to which it narrows above them.
-        wall: colour.
-        look: colours of windows, their trim and the door.
-        shop: the windows of the ground floor reach further down.
+    `size` is its length, the height of the eaves, and of the gable (or parapet) to which it narrows above them; `look`
+    the colours of windows, their trim and the door.
     """
     (length, eaves, top), (window, trim, door) = size, look
     c = Canvas((0, 0, length, top), 12, wall)

@@ -48,11 +48,8 @@ def make_side(rng: np.random.Generator, direction: int, kerb: float) -> Side:
 def ground(pal: Palette, sides: tuple[Side, Side], length: float, crossings: list[float]) -> Body:
     """The ground from `BEHIND` the start to `length` metres ahead.
 
-    Args:
-        pal: the domain's palette.
-        sides: cross-sections left and right.
-        length: metres.
-        crossings: Z of side streets (7 m wide) with a zebra crossing in front.
+    `sides` are its cross-sections left and right, `crossings` the Z of side streets (7 m wide) with a zebra crossing in
+    front.
     """
     c = Canvas((-REACH, -BEHIND, REACH, length), (12, 7), pal.pick("terrain"), int(C.TERRAIN))
     c.grain(pal, "terrain", 0.6)

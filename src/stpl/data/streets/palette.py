@@ -17,12 +17,9 @@ RGB = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Material:
-    """Look of one material in both domains.
+    """The colours that a material may have in the studio and before the foreign camera.
 
-    Attributes:
-        studio: colours it may have in the clean render.
-        camera: colours it may have before the foreign camera.
-        grain: strength of the surface texture (relative brightness amplitude) in the studio and before the camera.
+    `grain` is the strength of its surface texture (relative brightness amplitude) in either.
     """
 
     studio: tuple[RGB, ...]

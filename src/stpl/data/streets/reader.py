@@ -19,8 +19,8 @@ from stpl.errors import DataError
 class StreetsClips(ClipReader):
     """The clips of every drive of a split, one a frame but the first.
 
-    Beyond a drive's ends its first or last frame comes again. Arrays are memory-mapped when a clip first needs them, in
-    the process that needs them: a reader whose labels are never wanted never opens the label file.
+    Beyond a drive's ends its first or last frame comes again. A reader whose labels are never wanted never opens the
+    label file.
 
     Args:
         split: from `open_split`.
@@ -68,11 +68,8 @@ class StreetsClips(ClipReader):
         if self.estimates == "exact" and frame - other == 1:
             return torch.from_numpy(self._entry("flow", index, of).astype(np.float32))
         if self.estimates == "exact" and of - to > 1:
-            raise DataError(
-                f"exact flow over {of - to} frames",
-                where=self.split.folder,
-                mend="follow the flow from frame to frame, or use flow='estimated'",
-            )
+            mend = "follow the flow from frame to frame, or use flow='estimated'"
+            raise DataError(f"exact flow over {of - to} frames", where=self.split.folder, mend=mend)
         key = f"{self.split.name}/{drive:04d}/{frame:02d}_{other:02d}"
         size = self.split.shape[2:]
         return torch.from_numpy(self.flows.find(key, size, lambda: (self.frame(index, of), self.frame(index, to))))

@@ -21,7 +21,7 @@ from stpl.errors import DataError
 _NEAR = 300  # frames, up to which a place is found by counting
 _ASKED = 4  # pictures that are converted in the other process
 _SECONDS = 60.0
-_PATIENCE = 60  # repetitions, after which one is checked again: a later part may be of another kind
+_PATIENCE = 60  # repetitions, after which one is checked again
 _PROGRESSIVE = frozenset({"VP80", "VP90"})
 """Codecs that know neither interlacing nor layouts of pixels that cannot be converted."""
 
@@ -31,10 +31,6 @@ class Repeats:
 
     Of a still scene, in which pictures repeat too, the first repetition is checked, the fifth, the 25th, and so on, at
     the latest after 60 more: what follows a still beginning may be of another kind.
-
-    Args:
-        path: of the video.
-        codec: its four letters.
     """
 
     def __init__(self, path: Path, codec: str) -> None:

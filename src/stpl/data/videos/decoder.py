@@ -20,7 +20,6 @@ from stpl.errors import DataError, note
 
 Frame = NDArray[np.uint8]
 
-_CONVERT = "convert it: ffmpeg -i IN -c:v libx264 -pix_fmt yuv420p OUT.mp4"
 _AV1, _TEXT = "av01", "ansi"
 _CURVES = {16: "PQ", 18: "HLG"}  # ITU-T H.273
 _SQUARE = 0.02  # a pixel is called square if its sides differ by less
@@ -59,12 +58,12 @@ def open_video(path: Path) -> cv2.VideoCapture:
         cv2.utils.logging.setLogLevel(level)
     if not capture.isOpened() or codec_of(capture) == _TEXT:
         codec = next(iter(read_container(path).codecs), None)
-        raise DataError(
-            "this is no video that OpenCV's FFmpeg can decode" + (f" (its codec is {codec})" if codec else ""),
-            where=path,
-            mend="convert it (ffmpeg -i IN -c:v libx264 OUT.mp4), or give a folder of images; an .mp4 that was cut off "
-            "has lost the index at its end, and needs a repairing program",
+        what = "this is no video that OpenCV's FFmpeg can decode" + (f" (its codec is {codec})" if codec else "")
+        mend = (
+            "convert it (ffmpeg -i IN -c:v libx264 OUT.mp4), or give a folder of images; an .mp4 that was cut off "
+            "has lost the index at its end, and needs a repairing program"
         )
+        raise DataError(what, where=path, mend=mend)
     return capture
 
 
@@ -158,7 +157,7 @@ def _no_frame(path: Path, codec: str) -> DataError:
     what = f"no frame can be decoded (its codec is {codec}): it is damaged, or there is no decoder for it"
     if codec.lower() == _AV1:
         what = "OpenCV's FFmpeg has no decoder for its codec, AV1"
-    return DataError(what, where=path, mend=_CONVERT)
+    return DataError(what, where=path, mend="convert it: ffmpeg -i IN -c:v libx264 -pix_fmt yuv420p OUT.mp4")
 
 
 def _note_format(path: Path, capture: cv2.VideoCapture, transfer: int | None, codecs: tuple[str, ...]) -> None:

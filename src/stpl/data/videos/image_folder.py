@@ -90,9 +90,8 @@ def _files(folder: Path) -> list[Path]:
                 and (entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists()))
             ]
     except OSError as error:
-        raise DataError(
-            f"the folder cannot be read ({error.strerror})", where=folder, mend="mend its permissions"
-        ) from error
+        mend = "mend its permissions"
+        raise DataError(f"the folder cannot be read ({error.strerror})", where=folder, mend=mend) from error
 
 
 def natural(path: Path) -> list[tuple[int, str]]:

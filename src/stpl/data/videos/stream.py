@@ -98,13 +98,9 @@ class FrameStream:
                 capture.release()
         if len(found) < 2:
             alone = self._images is None and self.path.suffix.lower() in image_endings()
-            raise DataError(
-                f"{len(found) or 'no'} frame found, a clip needs two",
-                where=self.path,
-                mend="give the folder of the images"
-                if alone
-                else "give a longer video or a folder with more images, a smaller stride or a larger limit",
-            )
+            longer = "give a longer video or a folder with more images, a smaller stride or a larger limit"
+            mend = "give the folder of the images" if alone else longer
+            raise DataError(f"{len(found) or 'no'} frame found, a clip needs two", where=self.path, mend=mend)
         return found[0][0], found[0][1]
 
     def _step(self) -> int:
@@ -158,11 +154,8 @@ class FrameStream:
         except OSError as error:
             raise DataError(f"the video can no longer be read ({error.strerror})", where=self.path) from error
         if not same:
-            raise DataError(
-                "the video changed while it was read (is it still being written?)",
-                where=self.path,
-                mend="call again when it is whole",
-            )
+            what = "the video changed while it was read (is it still being written?)"
+            raise DataError(what, where=self.path, mend="call again when it is whole")
 
     def _image_times(self) -> Iterator[float]:
         return (place / self._source_fps for place in range(len(self._images or ())))
@@ -206,20 +199,14 @@ def _check_sizes(images: list[Path]) -> None:
 
 
 def _other_size(where: Path, size: tuple[int, ...], first: tuple[int, ...], more: str = "") -> DataError:
-    return DataError(
-        f"the frame is {size}, the first one is {first} (height, width){more}",
-        where=where,
-        mend="set a size (--size=HEIGHT,WIDTH), to which all frames are then resized",
-    )
+    what = f"the frame is {size}, the first one is {first} (height, width){more}"
+    return DataError(what, where=where, mend="set a size (--size=HEIGHT,WIDTH), to which all frames are then resized")
 
 
 def check_pace(size: Size | None = None, *, where: str | None = "video", **pace: Unpack[Pace]) -> None:
     """Raise `ConfigError` for an option of `FrameStream` that is out of range.
 
-    Args:
-        size: see `FrameStream`.
-        where: what messages begin with; the option as the command line has it if not given.
-        pace: see `Pace`.
+    Messages begin with `where`, or else with the option as the command line has it.
     """
 
     def refused(name: str, what: str) -> ConfigError:
@@ -253,10 +240,8 @@ def note_missing(path: Path, found: int, seconds: float) -> None:
     """Warn, once a process, if a video's container promises more than the `found` frames, the last at `seconds`."""
     header = video_header(path)
     if not header.is_whole(found, seconds):
-        _warn(
-            f"{path}: {found} frames could be read of {header.frames} that the file promises; "
-            "it is cut off or damaged there, and the rest is left out"
-        )
+        read = f"{found} frames could be read of {header.frames} that the file promises"
+        _warn(f"{path}: {read}; it is cut off or damaged there, and the rest is left out")
 
 
 @cache
@@ -265,16 +250,9 @@ def _warn(what: str) -> None:
 
 
 def check_footage(paths: Sequence[Path | str], **pace: Unpack[Pace]) -> list[FrameStream]:
-    """Refuse footage that cannot be used, by the names, headers and first frames of its files.
+    """The frames of video files and folders of images, each at the size of its first; see `FrameStream`.
 
-    Asked before anything heavy is imported, so that a refusal comes at once.
-
-    Args:
-        paths: video files and folders of images.
-        pace: see `Pace`.
-
-    Returns:
-        The frames of each, at the size of its first.
+    Asked before anything heavy is imported, so that a refusal, by names, headers and first frames, comes at once.
 
     Raises:
         ConfigError: no video is named, or an option is out of range.
@@ -288,18 +266,9 @@ def check_footage(paths: Sequence[Path | str], **pace: Unpack[Pace]) -> list[Fra
 
 
 def one_size(sources: Sequence[FrameStream], what: str, mend: str) -> None:
-    """Raise `ConfigError` for sources whose frames differ in size.
-
-    Args:
-        sources: of frames.
-        what: needs one size.
-        mend: what else to do.
-    """
+    """Raise `ConfigError` if frames differ in size, which `what` cannot take; `mend` says what else to do."""
     for source in sources[1:]:
         if source.size != sources[0].size:
-            raise ConfigError(
-                f"its frames are {source.size}, those of {sources[0].path} {sources[0].size} (height, width); {what} "
-                "needs one size",
-                where=source.path,
-                mend=mend,
-            )
+            first = f"those of {sources[0].path} {sources[0].size} (height, width)"
+            found = f"its frames are {source.size}, {first}; {what} needs one size"
+            raise ConfigError(found, where=source.path, mend=mend)

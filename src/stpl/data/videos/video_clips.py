@@ -37,16 +37,12 @@ class VideoFrames(FrameStream, ClipReader):
     with the flow. Frames are then sought, checked and kept up to `MEMORY_LIMIT` bytes.
 
     Args:
-        path: see `FrameStream`.
-        size: see `FrameStream`.
+        path: see `FrameStream`, as for what else is not said here.
+        size: of the frames.
         flow: estimates flow, and keeps it.
         cuts: look for changes of the scene.
-        as_first: see `FrameStream`.
-        pace: see `Pace`; optical flow and temporal methods want small motion, so mostly a stride of 1.
-
-    Raises:
-        ConfigError: an option is out of range.
-        DataError: the footage cannot be used; see `FrameStream`.
+        as_first: of several sizes, that of the first.
+        pace: optical flow and temporal methods want small motion, so mostly a stride of 1.
     """
 
     def __init__(
@@ -162,24 +158,14 @@ class VideoFrames(FrameStream, ClipReader):
 
 
 def flow_key(stamp: str, size: Size, of: int, to: int) -> str:
-    """The name in a `FlowCache` of flow between frames of a video, by their numbers in it.
-
-    Args:
-        stamp: the video's `content_id`.
-        size: of the frames.
-        of: number of the frame on whose grid the flow lies.
-        to: of the other.
-    """
+    """The name in a `FlowCache` of the flow between two frames, by their video's `content_id` and their numbers."""
     return f"video/{stamp}_{size[0]}x{size[1]}/{of:06d}_{to:06d}"
 
 
 def clips_in_order(stream: FrameStream, size: Size, flow: FlowCache) -> Iterator[tuple[Frame, Clip]]:
-    """Every frame of a stream, and its clip as a network sees it; the first frame comes after itself, with flow 0.
+    """Every frame of a stream, and its clip as a network of this size sees it.
 
-    Args:
-        stream: of frames.
-        size: height and width the network sees.
-        flow: estimates flow, and keeps it.
+    The first frame comes after itself, with flow 0.
     """
     stamp = "" if flow.root is None else content_id(stream.path)
     before: tuple[int, Frame] | None = None
@@ -197,12 +183,7 @@ def pair_clip(earlier: Frame, later: Frame, flow: FlowCache, key: str = "") -> C
 
 
 def open_footage(paths: Sequence[Path], size: tuple[int, int] | None, **options: Any) -> ClipReader:
-    """Videos as one reader.
-
-    Args:
-        paths: files and folders of images.
-        size: height and width of the frames.
-        options: of each, see `VideoFrames`.
+    """Videos as one reader; for size and options see `VideoFrames`.
 
     Raises:
         DataError: their frames differ in size, one cannot be read, or no two successive frames are of one scene.
@@ -210,18 +191,13 @@ def open_footage(paths: Sequence[Path], size: tuple[int, int] | None, **options:
     videos = [VideoFrames(path, size, **options) for path in paths]
     for video in videos:
         if video.size != videos[0].size:
-            raise DataError(
-                f"the frames are {video.size}, those of {videos[0].path} {videos[0].size} (height, width)",
-                where=video.path,
-                mend="set a size (--size=HEIGHT,WIDTH), to which all frames are then resized",
-            )
+            what = f"the frames are {video.size}, those of {videos[0].path} {videos[0].size} (height, width)"
+            mend = "set a size (--size=HEIGHT,WIDTH), to which all frames are then resized"
+            raise DataError(what, where=video.path, mend=mend)
     footage = videos[0] if len(videos) == 1 else Footage(videos)
     if not len(footage):
-        raise DataError(
-            "no two successive frames are of one scene",
-            where=", ".join(map(str, paths)),
-            mend="use a smaller stride, or footage whose scenes last longer",
-        )
+        mend = "use a smaller stride, or footage whose scenes last longer"
+        raise DataError("no two successive frames are of one scene", where=", ".join(map(str, paths)), mend=mend)
     return footage
 
 
@@ -280,17 +256,11 @@ class Footage(ClipReader):
 
 
 class Spread(Footage):
-    """Some clips of a reader: short runs of successive ones, spread evenly.
+    """At most `count` clips of a reader: runs of 4, so that change over time can be seen, spread evenly."""
 
-    Args:
-        clips: of which some are chosen.
-        count: at most so many.
-        together: clips of a run, so that what changes over time can be seen.
-    """
-
-    def __init__(self, clips: ClipReader, count: int, together: int = 4) -> None:
+    def __init__(self, clips: ClipReader, count: int) -> None:
         super().__init__([clips])
-        self.places = list(spread_places(len(clips), count, together))
+        self.places = list(spread_places(len(clips), count, together=4))
 
     def __len__(self) -> int:
         return len(self.places)

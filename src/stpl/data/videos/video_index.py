@@ -160,9 +160,8 @@ class RandomAccess:
         self._reopen()
         frame = self._forward(number)  # by count: what is damaged need not be filled in twice in the same way
         if frame is None or file_state(self.path) != self._file:
-            raise DataError(
-                "the video is not what it was when it was looked through", where=self.path, mend="call again"
-            )
+            what = "the video is not what it was when it was looked through"
+            raise DataError(what, where=self.path, mend="call again")
         self._tell()
         return frame
 
@@ -213,8 +212,5 @@ class RandomAccess:
         """Say once that a video seeks badly."""
         if not self._told and self._place > _STEPS_BACK[-1]:
             self._told = True
-            note(
-                "seeking fails, so frames are decoded from the beginning; quicker after "
-                "ffmpeg -i IN -c:v libx264 -g 15 OUT.mp4",
-                self.path,
-            )
+            quicker = "quicker after ffmpeg -i IN -c:v libx264 -g 15 OUT.mp4"
+            note(f"seeking fails, so frames are decoded from the beginning; {quicker}", self.path)

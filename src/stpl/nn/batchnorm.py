@@ -60,9 +60,7 @@ class BatchNormOptions:
 class LocalBatchNorm(_BatchNorm):
     """What SyncBatchNorm is within one process: BatchNorm of inputs `[B,C,…]` of any number of dimensions."""
 
-    def _check_input_dim(self, input: torch.Tensor) -> None:  # noqa: A002 -- torch's name
-        if input.dim() < 2:
-            raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
+    _check_input_dim = nn.SyncBatchNorm._check_input_dim
 
 
 def without_synchronization(module: nn.Module) -> nn.Module:

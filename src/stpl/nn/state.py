@@ -152,11 +152,10 @@ def unexpected(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]
 
 def other_shapes(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Names of tensors that have another shape in the network, sorted."""
-    pairs = {name: (value, wanted[name]) for name, value in state.items() if name in wanted}
     return sorted(
         name
-        for name, (value, mine) in pairs.items()
-        if isinstance(value, Tensor) and isinstance(mine, Tensor) and value.shape != mine.shape
+        for name, value in state.items()
+        if isinstance(value, Tensor) and isinstance(wanted.get(name), Tensor) and value.shape != wanted[name].shape
     )
 
 

@@ -96,11 +96,8 @@ def save(view: Any) -> None:
 def workspace(bench: str, project: str, entity: str, experiments: Path | None = None) -> Any:
     """The view: runs of one benchmark, those of one experiment as one curve with its spread over seeds.
 
-    Args:
-        bench: the benchmark.
-        project: W&B project that the runs are in.
-        entity: user or team that owns it; the account's default if empty.
-        experiments: the user's own overlays, see `experiment_folders`.
+    `project` is W&B's; `entity` the user or team that owns it, if empty the account's default; `experiments` the
+    folder of the user's own overlays.
     """
     folders = experiment_folders(experiments)
     check_bench(bench, folders)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from stpl.errors import RecordError
 from stpl.pictures.colours import class_colour
@@ -16,48 +15,13 @@ from stpl.runs.experiments import NEEDS
 from stpl.runs.record import Evaluation, RunRecord, flat
 
 
-@dataclass(frozen=True)
-class ClassLine:
-    """IoU of every class at the last step, in percent; `None` where there is nothing to show.
-
-    Attributes:
-        title: the first row title that shows this experiment; for a row of the paper, "(paper)" is added.
-        experiment: whose runs it averages; `None` for a row of the paper.
-        seeds: number of records; 0 for a row of the paper.
-        miou: mean over seeds.
-        iou: class → mean over the seeds where the class occurs.
-    """
-
-    title: str
-    experiment: str | None
-    seeds: int
-    miou: float | None
-    iou: dict[str, float | None]
-
-
-def class_lines(suite: Suite) -> tuple[list[str], list[ClassLine]]:
-    """Class names in train-id order, and one line per experiment that any table shows, in the tables' order.
-
-    Where the paper states IoU per class on the benchmark, its lines follow.
+def class_names(suite: Suite) -> list[str]:
+    """Class names in train-id order; without any run, of the classes whose IoU the paper states on the benchmark.
 
     Raises:
         RecordError: for a torn record, or records of different label spaces.
     """
-    titles = suite.shown()
-    classes = _common_classes([record for name in titles for record in suite.records(name)], suite)
-    lines = []
-    for name, title in titles.items():
-        records = suite.records(name)
-        iou = {key: mean(record["last"]["iou"].get(key) for record in records) for key in classes}
-        lines.append(ClassLine(title, name, len(records), mean(record["last"]["miou"] for record in records), iou))
-    stated = list(suite.catalogue.paper_classes.get(suite.bench, ()))
-    for row in (row for table in suite.catalogue.tables for row in table.rows if suite.bench in row.paper_iou):
-        iou = dict(zip(stated, row.paper_iou[suite.bench], strict=True))
-        lines.append(ClassLine(f"{row.title} (paper)", None, 0, row.paper.get(suite.bench), iou))
-    return classes or stated, lines
-
-
-def _common_classes(records: Sequence[RunRecord], suite: Suite) -> list[str]:
+    records = [record for name in suite.shown() for record in suite.records(name)]
     for record in records:
         if record["classes"] != records[0]["classes"]:
             folder = suite.directory(record)
@@ -66,20 +30,38 @@ def _common_classes(records: Sequence[RunRecord], suite: Suite) -> list[str]:
                 where=folder,
                 mend=f"delete the folder {folder} to run it again",
             )
-    return records[0]["classes"] if records else []
+    return records[0]["classes"] if records else list(suite.catalogue.paper_classes.get(suite.bench, ()))
+
+
+def class_means(records: Sequence[RunRecord], classes: Sequence[str]) -> dict[str, float | None]:
+    """Class → mean IoU in percent over the runs in which the class occurs, at the last step; `None` without any."""
+    return {name: mean(record["last"]["iou"].get(name) for record in records) for name in classes}
 
 
 def classes_sheet(suite: Suite) -> Sheet:
-    """IoU of every class at the last step."""
-    classes, lines = class_lines(suite)
+    """IoU of every class at the last step, of each experiment once; where the paper states it, its lines follow.
+
+    Raises:
+        RecordError: as `class_names`.
+    """
+    classes = class_names(suite)
+    rows: list[tuple[str, str | None, int, dict[str, float | None]]] = []  # title, experiment, seeds, mIoU and IoU
+    for name, title in suite.shown().items():
+        records = suite.records(name)
+        miou = mean(record["last"]["miou"] for record in records)
+        rows.append((title, name, len(records), {"miou": miou, **class_means(records, classes)}))
+    for row in (row for table in suite.catalogue.tables for row in table.rows if suite.bench in row.paper_iou):
+        stated = zip(suite.catalogue.paper_classes[suite.bench], row.paper_iou[suite.bench], strict=True)
+        rows.append((f"{row.title} (paper)", None, 0, {"miou": row.paper.get(suite.bench), **dict(stated)}))
     columns = [
-        Column("row", ("row",), [same(line.title) for line in lines]),
-        Column("seeds", ("seeds",), [same(line.seeds) for line in lines]),
-        Column("miou", ("miou",), [_iou(line.miou) for line in lines]),
-        *(Column(name, (name,), [_iou(line.iou.get(name)) for line in lines], class_colour(name)) for name in classes),
+        Column("row", ("row",), [same(title) for title, *_ in rows]),
+        Column("seeds", ("seeds",), [same(seeds) for _, _, seeds, _ in rows]),
     ]
+    for name in ("miou", *classes):
+        colour = class_colour(name) if name in classes else ""
+        columns.append(Column(name, (name,), [_iou(values.get(name)) for *_, values in rows], colour))
+    names = [experiment for _, experiment, *_ in rows]
     note = "IoU in percent at the last step, mean over seeds; – where a class or a record is absent."
-    names = [line.experiment for line in lines]
     return Sheet("per_class", f"Per-class IoU, {suite.title}", columns, [note], names)
 
 

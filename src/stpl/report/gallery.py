@@ -21,7 +21,7 @@ from stpl.pictures.pages import LIGHT
 from stpl.report import plots
 from stpl.report.changed_settings import sensitivity_sheet
 from stpl.report.curves import curves
-from stpl.report.further_tables import class_lines
+from stpl.report.further_tables import class_means, class_names
 from stpl.report.plots import FIGURE_CLASSES, Style, plane
 from stpl.report.rows import TableLines
 from stpl.report.suite import Suite
@@ -121,22 +121,16 @@ def gallery(suite: Suite, tables: Sequence[TableLines], chosen: str, place: Path
 
 def _intervals(tables: Sequence[TableLines], chosen: str) -> Iterator[Picture]:
     for table in tables:
-        rows = [
-            (line.title, line.last, line.interval, line.paper if table.comparable else None)
-            for line in table.lines
-            if line.last is not None
-        ]
-        bold = next((line.title for line in table.lines if line.experiment == chosen), "")
-        if any(row[2] for row in rows):
-            figure = plots.interval_figure(rows, table.table.title, bold)
+        if any(line.interval for line in table.lines):
+            figure = plots.interval_figure(table, chosen)
             caption = "Mean over seeds, with the 95 % bootstrap interval over clips and seeds."
             yield Picture(f"intervals-{table.table.id}", "intervals", caption, figure)
 
 
 def _classes(suite: Suite, rows: Focus, looks: Mapping[str, Style]) -> Iterator[Picture]:
-    classes, lines = class_lines(suite)
-    found = {line.experiment: line.iou for line in lines if line.seeds}
-    shown = [(looks[name], found[name]) for name in rows.rows if name in found]
+    classes, titles = class_names(suite), suite.shown()
+    names = [name for name in rows.rows if name in titles and suite.records(name)]
+    shown = [(looks[name], class_means(suite.records(name), classes)) for name in names]
     if shown:
         caption = "Mean over seeds at the last step. The squares are the classes' colours in labels and player."
         yield Picture("classes", "classes", caption, plots.class_figure(classes, shown))

@@ -106,9 +106,7 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 def server(page: LivePage, folder: Path, port: int) -> ThreadingHTTPServer:
-    """A server of the page, and of the benchmark's `folder` of runs that it links to, not yet serving.
-
-    It is bound to this machine's own address; port 0 takes a free one.
+    """A server, on this machine alone, of the page and of the benchmark's `folder` of runs; port 0 takes a free one.
 
     Raises:
         ConfigError: if the port is in use or no port.

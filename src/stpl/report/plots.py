@@ -16,7 +16,7 @@ from stpl.errors import StplError
 from stpl.pictures.colours import class_colour
 from stpl.pictures.pages import LIGHT
 from stpl.report.curves import Curve
-from stpl.report.significance import Interval
+from stpl.report.rows import TableLines
 from stpl.report.theme import drawing
 
 if TYPE_CHECKING:
@@ -98,23 +98,18 @@ def curve_figure(curves: Sequence[Curve], styles: Mapping[str, Style], title: st
 
 
 @drawing()
-def interval_figure(rows: Sequence[tuple[str, float, Interval | None, float | None]], title: str, bold: str) -> Figure:
-    """The mIoU of the rows of a table with their intervals, and the paper's beside them.
-
-    Args:
-        rows: title, mIoU in percent, its interval, and the paper's mIoU on the same benchmark, from top to bottom.
-        title: of the figure.
-        bold: title of the row to stress.
-    """
-    figure, axes = _axes(0.9 + 0.24 * len(rows), title, "mIoU at the last step, percent")
-    for y, (name, miou, interval, paper) in enumerate(rows):
-        colour = LIGHT["chosen" if name == bold else "accent"]
-        if interval:
-            axes.plot([interval.low, interval.high], [y, y], color=colour, linewidth=2, solid_capstyle="round")
-        axes.plot(miou, y, "o", color=colour, markersize=6, label="ours, with its 95 % interval" if not y else None)
-        if paper is not None:
-            axes.plot(paper, y, "|", color=LIGHT["ink"], markersize=11, markeredgewidth=2, label="paper")
-    _name_rows(axes, [row[0] for row in rows])
+def interval_figure(table: TableLines, chosen: str) -> Figure:
+    """The mIoU of a table's rows with their intervals, that of `chosen` stressed, and the paper's where it compares."""
+    lines = [(line, line.last) for line in table.lines if line.last is not None]
+    figure, axes = _axes(0.9 + 0.24 * len(lines), table.table.title, "mIoU at the last step, percent")
+    for y, (line, miou) in enumerate(lines):
+        colour, ends = LIGHT["chosen" if line.experiment == chosen else "accent"], line.interval
+        if ends:
+            axes.plot([ends.low, ends.high], [y, y], color=colour, linewidth=2, solid_capstyle="round")
+        axes.plot(miou, y, "o", color=colour, markersize=6, label=None if y else "ours, with its 95 % interval")
+        if table.comparable and line.paper is not None:
+            axes.plot(line.paper, y, "|", color=LIGHT["ink"], markersize=11, markeredgewidth=2, label="paper")
+    _name_rows(axes, [line.title for line, _ in lines])
     return figure
 
 

@@ -17,8 +17,8 @@ from stpl.data.label_space import VIPER_15
 from stpl.pictures.pages import DARK, LIGHT
 from stpl.report.curves import Curve, curves, read_metric, unfinished
 from stpl.report.gallery import Picture, focus, gallery, styles
-from stpl.report.player import frame_image, ids_png, player
 from stpl.report.plots import Style, class_figure, confusion_figure, curve_figure, purity_figure, sensitivity_figure
+from stpl.report.report_page import frame_image, ids_png, player
 from stpl.report.rows import tables
 from stpl.report.suite import Suite
 from stpl.report.theme import export, inline_svg
@@ -187,7 +187,7 @@ def test_the_player_leaves_out_what_does_not_fit(suite: Suite, monkeypatch: pyte
     assert [row["name"] for row in whole["rows"]][:2] == ["source_only", "stpl"]
     assert whole["left_out"] == []
     size = sum(map(len, [*whole["frames"], *whole["labels"], *whole["rows"][0]["images"], *whole["rows"][1]["images"]]))
-    monkeypatch.setattr("stpl.report.player.BUDGET", size)
+    monkeypatch.setattr("stpl.report.report_page.BUDGET", size)
     part = player(suite, ["source_only", "stpl"])
     assert part is not None
     assert [row["name"] for row in part["rows"]] == ["source_only", "stpl"]

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-BACKGROUND, TEXT = (22, 24, 28), (226, 228, 232)
-GAP = 8
+BACKGROUND, TEXT, GAP = (22, 24, 28), (226, 228, 232), 8
 """Colours of all pictures, and pixels between their parts."""
 
 _SWATCH_EDGE = (90, 94, 102)
@@ -19,14 +18,11 @@ _LEGEND_ROW, _LEGEND_SIZE, _SWATCH = 26, 15, 15
 
 
 def paint(labels: NDArray[np.integer[Any]], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Colour a label map.
+    """Colour a label map: uint8 `[H,W,3]`, black where no class is known.
 
     Args:
-        labels: train ids, integers `[H,W]`; every value outside 0..K-1 (255 = ignore) becomes black.
+        labels: train ids, integers `[H,W]`; every value outside 0..K-1 (255 = ignore) is no class.
         palette: RGB uint8 `[K,3]`, for example `LabelSpace.palette`.
-
-    Returns:
-        uint8 `[H,W,3]`.
     """
     table = np.vstack([palette, np.zeros((1, 3), np.uint8)])
     known = (labels >= 0) & (labels < len(palette))
@@ -36,16 +32,9 @@ def paint(labels: NDArray[np.integer[Any]], palette: NDArray[np.uint8]) -> NDArr
 def overlay(
     frame: NDArray[np.uint8], labels: NDArray[np.integer[Any]], palette: NDArray[np.uint8], alpha: float = 0.55
 ) -> NDArray[np.uint8]:
-    """Blend painted labels over a frame; pixels without a class (255) show the frame alone.
+    """Blend labels, as `paint` colours them, over a frame uint8 `[H,W,3]` RGB; it shows alone where there is no class.
 
-    Args:
-        frame: uint8 `[H,W,3]` RGB.
-        labels: train ids, integers `[H,W]`.
-        palette: RGB uint8 `[K,3]`.
-        alpha: weight of the colours, 0 (frame only) to 1 (colours only).
-
-    Returns:
-        uint8 `[H,W,3]`.
+    `alpha` is the weight of the colours, 0 (frame only) to 1 (colours only).
     """
     known = ((labels >= 0) & (labels < len(palette)))[..., None]
     blend = (1.0 - alpha) * frame + alpha * paint(labels, palette)

@@ -166,13 +166,9 @@ def plane(features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
 def embedding_figure(
     positions: NDArray[np.float32], classes: NDArray[np.uint8], names: Sequence[str], title: str
 ) -> Figure:
-    """Figure 6 of the paper: pixels of a few classes, near on paper where they are near in feature space.
+    """Figure 6 of the paper: pixels of train ids `classes` `[N]` at `positions` `[N,2]`, the `plane` of their features.
 
-    Args:
-        positions: `plane` of their features, `[N,2]`.
-        classes: their train ids `[N]`.
-        names: of the classes in train-id order.
-        title: of the figure.
+    `names` are those of the classes in train-id order.
     """
     figure, axes = _axes(_WIDTH * 0.98, title)
     for number, index in enumerate(dict.fromkeys(classes.tolist())):

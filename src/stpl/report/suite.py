@@ -86,12 +86,15 @@ class Suite:
         Raises:
             RecordError: for a torn file, one that does not belong to its record, or runs on different clips.
         """
-        if experiment in self._counts:
-            return self._counts[experiment]
-        kept = [(record, read_evaluation(self.directory(record))) for record in self.records(experiment)]
+        if experiment not in self._counts:
+            self._counts[experiment] = self._read_counts(self.records(experiment))
+        return self._counts[experiment]
+
+    def _read_counts(self, records: list[RunRecord]) -> Counts | None:
+        kept = [(record, read_evaluation(self.directory(record))) for record in records]
         found = [(record, clips) for record, clips in kept if clips is not None]
         if not found:
-            return self._counts.setdefault(experiment, None)
+            return None
         record, clips = found[0]
         for other, more in found:
             if more.keys != clips.keys or more.confusions.shape != clips.confusions.shape:
@@ -100,7 +103,6 @@ class Suite:
         for (other, _), miou in zip(found, counts.mious, strict=True):
             if abs(other["last"]["miou"] - miou) > _TOLERANCE:
                 raise self._unusable(other, f"it counts {miou:.2f} mIoU, the record says {other['last']['miou']:.2f}")
-        self._counts[experiment] = counts
         return counts
 
     def _unusable(self, record: RunRecord, fault: str) -> RecordError:

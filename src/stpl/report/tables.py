@@ -55,7 +55,7 @@ def main_sheet(lines: TableLines, suite: Suite) -> Sheet:
     rows = lines.lines
     control = "Δ control" if lines.table.controls else "Δ best other"
     paper = "paper" if lines.comparable else f"paper ({suite.called(lines.paper_bench)})"
-    has_baseline, has_paper = _has_baseline(lines), _has_paper(lines)
+    has_paper = any(line.paper is not None for line in rows)
     to_source, to_baseline = "delta_vs_source", "delta_vs_baseline"
     columns = [
         Column("Method", ("row",), [same(line.title) for line in rows]),
@@ -66,7 +66,7 @@ def main_sheet(lines: TableLines, suite: Suite) -> Sheet:
         Column("best", ("miou_best_mean",), [numeric(line.best) for line in rows]),
         Column("Δ source", (to_source, f"{to_source}_low", f"{to_source}_high"), [_to_source(line) for line in rows]),
         Column(
-            control if has_baseline else "",
+            control if any(line.baseline for line in rows) else "",
             ("baseline", to_baseline, f"{to_baseline}_low", f"{to_baseline}_high", f"{to_baseline}_se"),
             [_to_baseline(line, suite) for line in rows],
         ),
@@ -79,15 +79,6 @@ def main_sheet(lines: TableLines, suite: Suite) -> Sheet:
     ]
     names = [line.experiment for line in rows]
     return Sheet(lines.table.id, f"{lines.table.title}, {suite.title}", columns, _notes(lines, suite), names)
-
-
-def _has_baseline(lines: TableLines) -> bool:
-    """Whether any row was held against a control or, without controls, the best other row."""
-    return any(line.baseline for line in lines.lines)
-
-
-def _has_paper(lines: TableLines) -> bool:
-    return any(line.paper is not None for line in lines.lines)
 
 
 def _last(line: Line) -> TableCell:
@@ -157,7 +148,7 @@ def _notes(lines: TableLines, suite: Suite) -> list[str]:
         "best: at the checkpoint chosen on target labels, hence optimistic.",
         "Δ source: mean over common seeds of the difference of last to the source-only model.",
     ]
-    if _has_baseline(lines):
+    if any(line.baseline for line in lines.lines):
         controls = " or ".join(suite.title_of(name) for name in lines.table.controls)
         to = f"Δ control: to the better of the controls ({controls})" if controls else "Δ best other: to the best row"
         notes.append(
@@ -170,7 +161,7 @@ def _notes(lines: TableLines, suite: Suite) -> list[str]:
             "other. Significant: permutation test over clips with Holm's correction within the table, p < 0.05, and "
             "the bootstrap interval over clips and seeds leaves out 0 (tests.csv)."
         )
-    if _has_paper(lines):
+    if any(line.paper is not None for line in lines.lines):
         context = "" if lines.comparable else ", another benchmark: context, not a comparison"
         notes.append(f"Paper ({suite.called(lines.paper_bench)}{context}): {lines.table.citation}.")
     return notes

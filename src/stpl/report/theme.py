@@ -88,11 +88,7 @@ def _saved(figure: Figure, kind: str) -> bytes:
 def export(figure: Figure, path: Path) -> list[Path]:
     """Write a figure that was drawn under `drawing` as SVG, PNG (200 dots an inch) and PDF on white.
 
-    Returns:
-        The files, whose `path` is given without suffix.
-
-    Raises:
-        StplError: if the disk refuses one; it is then not there at all.
+    The files are `path` with these suffixes. Each is written as a whole; raises `StplError` if the disk refuses one.
     """
     files = []
     figure.set_facecolor("white")

@@ -14,8 +14,8 @@ from stpl.errors import ConfigError, DataError, RecordError
 from stpl.pictures.labels import overlay
 from stpl.pictures.side_by_side import SideBySide, VideoStyle
 from stpl.runs.artifacts import SAMPLES, VideoSample, read_samples
+from stpl.runs.charts import SAMPLE_FPS, film_samples
 from stpl.runs.record import RunKey
-from stpl.runs.samples import SAMPLE_FPS, film_samples
 
 _PANEL_HEIGHT = 360
 

@@ -60,10 +60,9 @@ class FeatureSample:
 
 @dataclass(frozen=True)
 class VideoSample:
-    """Consecutive evaluation clips with what was predicted on them.
+    """S consecutive evaluation clips (`keys`) with what was predicted on them.
 
     Attributes:
-        keys: names of the S clips.
         frames: current frames uint8 `[S,H,W,3]` RGB.
         labels: train ids uint8 `[S,H,W]`, 255 = ignore.
         predictions: train ids uint8 `[S,H,W]`.

@@ -97,8 +97,7 @@ class SuiteCLI(LightningCLI):
     @property
     def settings(self) -> dict[str, Any]:
         """The resolved settings in plain types, nested."""
-        settings: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_validation=True))
-        return settings
+        return dict(yaml.safe_load(self.parser.dump(self.config, skip_validation=True)))
 
     def _begin(self, option: str, name: str, value: Any) -> None:
         """Set what the method begins with; raises `ConfigError` if it takes no such thing."""

@@ -5,21 +5,26 @@ A chart is a table under one of W&B's own presets, so that it needs no definitio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpl.runs.artifacts import ClipConfusions, FeatureSample, read_evaluation, read_features, read_samples
+from stpl.runs.artifacts import ClipConfusions, FeatureSample, VideoSample, read_evaluation, read_features, read_samples
 from stpl.runs.record import RunRecord
 
 if TYPE_CHECKING:
     from wandb.plot.custom_chart import CustomChart
 
+    from stpl.pictures.side_by_side import VideoStyle
+
 PICTURES, IOU, VIDEO = "predictions", "iou per class", "video"
 """Under which names W&B keeps pictures, the table of IoU, and the video."""
+
+SAMPLE_FPS = 2.0
+"""Frames a second: a sample holds a few frames of several drives."""
 
 _PANEL_WIDTH = 320
 _PER_CLASS = 100  # points of the scatter: W&B draws 10 000 at most, in all runs together
@@ -55,26 +60,16 @@ class Chart:
 
 
 CONFUSION = Chart(
-    "confusion",
-    "Confusion matrix (pixels)",
-    "wandb/confusion_matrix/v1",
-    ("truth", "prediction", "pixels"),
-    {"Actual": "truth", "Predicted": "prediction", "nPredictions": "pixels"},
-)
+    "confusion", "Confusion matrix (pixels)", "wandb/confusion_matrix/v1",
+    ("truth", "prediction", "pixels"), {"Actual": "truth", "Predicted": "prediction", "nPredictions": "pixels"},
+)  # fmt: skip
 PURITY = Chart(
-    "purity",
-    "Purity of the k nearest neighbours (%)",
-    "wandb/line/v0",
-    ("k", "purity"),
-    {"x": "k", "y": "purity"},
+    "purity", "Purity of the k nearest neighbours (%)", "wandb/line/v0", ("k", "purity"), {"x": "k", "y": "purity"}
 )
 FEATURES = Chart(
-    "features",
-    "Feature space, first two principal components",
-    "wandb/scatter/v0",
-    ("class", "first", "second"),
-    {"x": "first", "y": "second"},
-)
+    "features", "Feature space, first two principal components", "wandb/scatter/v0",
+    ("class", "first", "second"), {"x": "first", "y": "second"},
+)  # fmt: skip
 
 
 def charts(record: RunRecord, run: Path) -> dict[str, CustomChart]:
@@ -123,7 +118,27 @@ def film(record: RunRecord, run: Path, output: Path) -> Path | None:
     if sample is None or not sample.keys:
         return None
     from stpl.pictures.side_by_side import VideoStyle
-    from stpl.runs.samples import SAMPLE_FPS, film_samples
 
     film_samples({"prediction": sample}, record["classes"], output, SAMPLE_FPS, VideoStyle("vp9", _PANEL_WIDTH))
     return output
+
+
+def film_samples(
+    samples: Mapping[str, VideoSample], classes: Sequence[str], output: Path, fps: float, style: VideoStyle
+) -> None:
+    """Write input, label and the predictions of each sample (by title, of the same clips) side by side into a `.webm`.
+
+    Raises:
+        StplError: if the video cannot be written.
+    """
+    from stpl.pictures.colours import class_rgb
+    from stpl.pictures.labels import overlay
+    from stpl.pictures.side_by_side import SideBySide
+
+    palette = np.array([class_rgb(name) for name in classes], np.uint8)
+    first, legend = next(iter(samples.values())), (classes, palette)
+    titles = ["input", "label", *samples]
+    with SideBySide(output, fps, titles, legend=legend, style=style) as video:
+        for index, frame in enumerate(first.frames):
+            layers = [first.labels[index], *(sample.predictions[index] for sample in samples.values())]
+            video.write([frame, *(overlay(frame, layer, palette) for layer in layers)])

@@ -41,14 +41,14 @@ def experiment_folders(own: Path | None = None) -> list[Path]:
     return [here, EXPERIMENTS] if here.is_dir() and not here.samefile(EXPERIMENTS) else [EXPERIMENTS]
 
 
+NEEDS = ("source", "video")
+"""What a row may need; see `Row`."""
+
+
 def find_overlay(name: str, folders: Sequence[Path]) -> Path:
     """The overlay `name` (no suffix) in the first of the folders that has it; otherwise where the last should."""
     paths = [folder / f"{name}.yaml" for folder in folders]
     return next((path for path in paths if path.is_file()), paths[-1])
-
-
-NEEDS = ("source", "video")
-"""What a row may need; see `Row`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +155,13 @@ def load_catalogue(folders: Sequence[Path] | None = None) -> Catalogue:
     paths = [folder / "tables.yaml" for folder in folders or experiment_folders()]
     joined = Catalogue((), {}, {}, {})
     for path in (paths[-1], *(path for path in reversed(paths[:-1]) if path.is_file())):
-        joined = _joined(joined, load_yaml(path), path)
+        joined = _joined(joined, path)
     return joined
 
 
-def _joined(base: Catalogue, content: dict[str, Any], path: Path) -> Catalogue:
+def _joined(base: Catalogue, path: Path) -> Catalogue:
     """The catalogue `base` with what a `tables.yaml` adds to it."""
-    file = Section(content, str(path))
+    file = Section(load_yaml(path), str(path))
     file.check_keys("benchmarks", "paper_classes", "tables", "experiments")
     experiments = dict(base.experiments)
     for name, entry in file.sections("experiments").items():
@@ -198,11 +198,10 @@ def check_bench(bench: str, folders: Sequence[Path] | None = None) -> None:
 
 def check_runs(runs: Path) -> None:
     """Raise `ConfigError` with «did you mean» unless the folder of runs is there to be read."""
-    if runs.is_dir():
-        return
-    beside = [path.name for path in runs.parent.glob("*/")] if runs.parent.is_dir() else []
-    hint = did_you_mean(runs.name, beside, f"'{runs.parent / '{}'}'")
-    raise ConfigError("no such folder of runs", where=runs, mend=f"{hint}check --runs; `make ablation` fills 'runs'")
+    if not runs.is_dir():
+        hint = did_you_mean(runs.name, (path.name for path in runs.parent.glob("*/")), f"'{runs.parent / '{}'}'")
+        mend = f"{hint}check --runs; `make ablation` fills 'runs'"
+        raise ConfigError("no such folder of runs", where=runs, mend=mend)
 
 
 def overlays(experiment: str, bench: str, folders: Sequence[Path] | None = None) -> list[Path]:

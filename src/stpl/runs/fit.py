@@ -134,17 +134,15 @@ def evaluate(args: Sequence[str]) -> None:
         found = cli.model.evaluation()
     if not cli.trainer.is_global_zero:
         return
-    rows = [(name, iou) for name, iou in found["iou"].items() if iou is not None]
-    for name, value in [*rows, ("mIoU", found["miou"]), ("pixel accuracy", found["accuracy"])]:
-        print(f"{name:<16}{value:6.2f}")
+    for name, value in {**found["iou"], "mIoU": found["miou"], "pixel accuracy": found["accuracy"]}.items():
+        if value is not None:
+            print(f"{name:<16}{value:6.2f}")
 
 
 def build_evaluation(request: Request) -> SuiteCLI:
     """The network of the checkpoint that `request` names, built as the checkpoint describes it, and nothing recorded.
 
-    Args:
-        request: a command line with `network`; what it says of the network wins over the checkpoint's description,
-            so that `network.label_space` can choose another protocol of evaluation.
+    What the request says of the network wins, so that `network.label_space` can choose another protocol of evaluation.
 
     Raises:
         StplError: for a mistake in configuration, data or checkpoint.

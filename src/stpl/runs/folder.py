@@ -15,13 +15,11 @@ from stpl.runs.record import CONFIG, METRICS, RECORD
 LOG = "log.txt"
 """File name of what a trial of a sweep said, which is there before its run is."""
 
-_LOCK = ".lock"
 START = "start.ckpt"
 """File name of the network that an adaptation begins with, inside its folder."""
 
-_OF_RUNS = frozenset({_LOCK, RECORD})
-"""Files by which a run's folder is known, beside its settings."""
-
+_LOCK = ".lock"
+_OF_RUNS = frozenset({_LOCK, RECORD})  # by which a run's folder is known, beside its settings
 _BEFORE = frozenset({LOG, "sweep_arguments.json", "wandb.id", "wandb", "flow"})
 """What may lie in a run's folder before it: of a sweep, of W&B, and flow that a refused call estimated."""
 
@@ -86,7 +84,6 @@ def lock_run(directory: Path) -> Iterator[None]:
     path = directory / _LOCK
 
     def refuse() -> None:
-        """Name the process that holds the lock."""
         what = f"process {path.read_text(errors='replace').strip() or 'unknown'} is training in this folder"
         raise RecordError(what, where=directory, mend="wait for it to end, or stop it, then call again")
 

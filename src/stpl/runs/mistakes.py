@@ -39,11 +39,9 @@ def explained(error: BaseException, request: Request) -> BaseException:
     """
     causes = list(_causes(error))
     known = next((cause for cause in causes if isinstance(cause, StplError)), None)
-    if known is not None:
-        return known
-    own = _of_own_code(causes[-1], wrapped=len(causes) > 1)
-    if own is not None:
-        return own
+    found = known or _of_own_code(causes[-1], wrapped=len(causes) > 1)
+    if found is not None:
+        return found
     text = str(error)
     if _NO_CLASS.search(text) or text.startswith(_NO_MODEL):
         return _no_class(text, request)

@@ -36,12 +36,8 @@ def computes_right(network: Accel, frames: Tensor, context: Callable[[], Abstrac
     In bfloat16 some kernels of the CPU read memory that nobody wrote (torch 2.13 with oneDNN: the gradient of grouped,
     dilated convolutions in `channels_last`). Whether they do depends on the layer and on the grid, so this asks the
     network itself, at the frames' true size: two passes with their backward passes, less than a step of most methods.
-    Statistics and generators of random numbers are left as they were.
-
-    Args:
-        network: as it will be trained, on the CPU.
-        frames: uint8 `[B,3,H,W]`, of the run.
-        context: in which the passes are made: autocast.
+    Statistics and generators of random numbers are left as they were. The `frames` are uint8 `[B,3,H,W]`, of the run;
+    the passes are made in `context`: autocast.
     """
     kept = [(buffer, buffer.clone()) for buffer in network.buffers()]
     try:
@@ -52,7 +48,7 @@ def computes_right(network: Accel, frames: Tensor, context: Callable[[], Abstrac
     finally:
         for buffer, before in kept:
             buffer.copy_(before)
-    return all(_same(one, other) for one, other in zip(first, second, strict=True))
+    return all(torch.equal(a, b) and bool(a.isfinite().all()) for a, b in zip(first, second, strict=True))
 
 
 def _step(network: Accel, frames: Tensor, context: Callable[[], AbstractContextManager[object]]) -> list[Tensor]:
@@ -70,10 +66,6 @@ def _step(network: Accel, frames: Tensor, context: Callable[[], AbstractContextM
         loss = found.logits.float().square().mean() + found.features.float().square().mean()
         gradients = torch.autograd.grad(loss, learn, allow_unused=True)
     return [found.logits.detach(), found.features.detach(), *(one for one in gradients if one is not None)]
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return torch.equal(one, other) and bool(one.isfinite().all())
 
 
 def _poison() -> None:

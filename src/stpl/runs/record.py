@@ -97,17 +97,14 @@ def experiment_name(base: str, overrides: Mapping[str, str]) -> str:
         E.g. `stpl,confident_proportion=0.5`: at most 120 characters, safe as a folder's name. Settings whose
         characters had to be replaced, or that are too long to show, differ by a hash at the end.
     """
-    settings = sorted(f"{_short(key)}={value}" for key, value in overrides.items() if not key.startswith(NEUTRAL))
+    counted = [(key, value) for key, value in overrides.items() if not key.startswith(NEUTRAL)]
+    settings = sorted(f"{re.sub(r'^model[.](init_args[.])?', '', key)}={value}" for key, value in counted)
     plain = ",".join([base, *settings])
     safe = re.sub(r"[^A-Za-z0-9._=,+-]", "_", plain)
     if safe == plain and len(safe) <= _MAX_NAME:
         return safe
     digest = hashlib.sha256(plain.encode()).hexdigest()[:8]
     return f"{safe[: _MAX_NAME - len(digest) - 1]}-{digest}"
-
-
-def _short(key: str) -> str:
-    return key.removeprefix("model.").removeprefix("init_args.") if key.startswith("model.") else key
 
 
 Evaluation = dict[str, Any]
@@ -308,13 +305,8 @@ def read_steps(path: Path) -> tuple[int, int]:
             tail = file.read().split(b"\n")[:-1]  # a line without its end is still being written
     except OSError:
         return 0, 0
-    total = next((_whole(line.split(b",")[2]) for line in head if line.startswith(b"0,progress/steps,")), 0)
+    total = 0
+    with contextlib.suppress(ValueError, OverflowError):  # of a damaged line
+        total = next((int(float(line.split(b",")[2])) for line in head if line.startswith(b"0,progress/steps,")), 0)
     steps = [int(line.split(b",")[0]) for line in tail[-50:] if line.split(b",")[0].isdigit()]
     return max(steps, default=0), total
-
-
-def _whole(text: bytes) -> int:
-    try:
-        return int(float(text))
-    except (ValueError, OverflowError):  # a damaged line
-        return 0

@@ -309,14 +309,13 @@ def peak_memory_mb() -> float:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on."""
-    return {"python": sys.version.split()[0], "stpl": __version__, **{name: _version(name) for name in _PACKAGES}}
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # its import name may come from another distribution
-        return "unknown"
+    found = {"python": sys.version.split()[0], "stpl": __version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # its import name may come from another distribution
+            found[package] = "unknown"
+    return found
 
 
 def git_commit() -> str | None:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 SHOWN = 4
 """Clips of which every evaluation shows frame, prediction and label."""
 
-_ID = "wandb.id"
 _FILES = "files"
 _placed: dict[str, str] = {}  # what this program set, which another run in this process may change
 
@@ -51,10 +50,17 @@ def wandb_logger(options: RunOptions, directory: Path, key: RunKey) -> WandbLogg
     from lightning.pytorch.loggers import WandbLogger
 
     offline = options.wandb == "offline" or os.environ.get("WANDB_MODE") == "offline"
-    if not offline:
-        _check_account()
+    if not offline and os.environ.get("WANDB_MODE") != "disabled":
+        import wandb
+
+        if not wandb.login(prompt=False):
+            mend = "call `wandb login`, or set run.wandb=offline and `wandb sync` the run's folder later"
+            raise ConfigError("no W&B account is known here", where="run.wandb", mend=mend)
     directory.mkdir(parents=True, exist_ok=True)
     _keep_files(directory, offline)
+    kept_id = directory / "wandb.id"
+    if not in_sweep and not kept_id.exists():
+        write_atomically(kept_id, secrets.token_hex(8) + "\n")
     return WandbLogger(
         name=f"{key.experiment} seed {key.seed}",
         group=f"{key.bench}/{key.experiment}",
@@ -62,16 +68,8 @@ def wandb_logger(options: RunOptions, directory: Path, key: RunKey) -> WandbLogg
         save_dir=directory,
         project="stpl",
         offline=offline,
-        id=None if in_sweep else _run_id(directory),  # the agent gives its own
+        id=None if in_sweep else kept_id.read_text(encoding="utf-8").strip(),  # the agent gives its own
     )
-
-
-def _check_account() -> None:
-    import wandb
-
-    if os.environ.get("WANDB_MODE") != "disabled" and not wandb.login(prompt=False):
-        mend = "call `wandb login`, or set run.wandb=offline and `wandb sync` the run's folder later"
-        raise ConfigError("no W&B account is known here", where="run.wandb", mend=mend)
 
 
 def _keep_files(directory: Path, offline: bool) -> None:
@@ -97,13 +95,6 @@ def _may_write(folder: Path) -> bool:
     except StplError:
         return False
     return True
-
-
-def _run_id(directory: Path) -> str:
-    path = directory / _ID
-    if not path.exists():
-        write_atomically(path, secrets.token_hex(8) + "\n")
-    return path.read_text(encoding="utf-8").strip()
 
 
 class Tracking(Callback):

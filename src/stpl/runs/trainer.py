@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import Callback, Trainer
@@ -90,8 +90,7 @@ def build_trainer(settings: dict[str, Any], *, synchronized: bool, leaves_idle: 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:
     """The callbacks of a trainer, which Lightning does not declare; changes of the list take effect."""
-    callbacks: list[Callback] = vars(trainer)["callbacks"]
-    return callbacks
+    return cast(list[Callback], vars(trainer)["callbacks"])
 
 
 def records_steps(trainer: Trainer) -> bool:

@@ -21,7 +21,7 @@ from typing import TypedDict, cast
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
+from optuna.pruners import NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -61,13 +61,14 @@ class Claims:
     """The trials of one sweep in a shared study, whose runs go to the folder `runs`."""
 
     def __init__(self, storage: BaseStorage, sweep: Sweep, runs: Path) -> None:
+        early = sweep.early
         self.study = optuna.create_study(
             storage=storage,
             study_name=f"{sweep.bench}/{sweep.path.stem}",
             direction=sweep.goal,
             load_if_exists=True,
             sampler=RandomSampler(),
-            pruner=_pruner(sweep),
+            pruner=NopPruner() if early is None else SuccessiveHalvingPruner(early.first, early.eta),
         )
         self.sweep, self.runs = sweep, runs
         self._signature = {"worker": f"{platform.node()}:{os.getpid()}", "runs": _made_token(runs)}
@@ -199,11 +200,6 @@ def _made_token(runs: Path) -> str:
             os.link(own, path)
         own.unlink()
     return path.read_text(encoding="utf-8")
-
-
-def _pruner(sweep: Sweep) -> BasePruner:
-    early = sweep.early
-    return NopPruner() if early is None else SuccessiveHalvingPruner(early.first, early.eta, 0)
 
 
 def _alive(process: int) -> bool:

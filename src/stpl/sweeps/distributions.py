@@ -136,22 +136,20 @@ Distribution = Choice | Range | Quantile
 """How one parameter varies in a search."""
 
 # The keys that each distribution takes, with W&B's defaults; `None`: must be given.
-_KEYS: dict[str, dict[str, float | None]] = {
-    "int_uniform": {"min": None, "max": None},
-    "uniform": {"min": None, "max": None},
-    "q_uniform": {"min": None, "max": None, "q": 1.0},
-    "log_uniform": {"min": None, "max": None},
-    "log_uniform_values": {"min": None, "max": None},
-    "inv_log_uniform": {"min": None, "max": None},
-    "inv_log_uniform_values": {"min": None, "max": None},
-    "q_log_uniform": {"min": None, "max": None, "q": 1.0},
-    "q_log_uniform_values": {"min": None, "max": None, "q": 1.0},
-    "normal": {"mu": 0.0, "sigma": 1.0},
-    "q_normal": {"mu": 0.0, "sigma": 1.0, "q": 1.0},
-    "log_normal": {"mu": 0.0, "sigma": 1.0},
-    "q_log_normal": {"mu": 0.0, "sigma": 1.0, "q": 1.0},
+_ENDS: dict[str, float | None] = {"min": None, "max": None}
+_NORMAL: dict[str, float | None] = {"mu": 0.0, "sigma": 1.0}
+_ROUNDED: dict[str, dict[str, float | None]] = {
+    "uniform": _ENDS,
+    "log_uniform": _ENDS,
+    "log_uniform_values": _ENDS,
+    "normal": _NORMAL,
+    "log_normal": _NORMAL,
     "beta": {"a": 1.0, "b": 1.0},
-    "q_beta": {"a": 1.0, "b": 1.0, "q": 1.0},
+}
+_KEYS = {
+    **dict.fromkeys(("int_uniform", "inv_log_uniform", "inv_log_uniform_values"), _ENDS),
+    **_ROUNDED,
+    **{f"q_{name}": {**keys, "q": 1.0} for name, keys in _ROUNDED.items()},
 }
 NAMES = ("constant", "categorical", "categorical_w_probabilities", *_KEYS)
 """Every distribution of the schema."""

@@ -33,28 +33,23 @@ def run(sweeps: Sequence[Sweep], options: WorkerOptions, workers: int = 1, *, dr
     if os.name != "posix":
         raise StplError("sweeps need process groups, which this system lacks", mend="run it on Linux, macOS or WSL")
     console = Console(highlight=False)
-    _check(sweeps, options.sampler)
+    for plan in sweeps:  # every mistake is told before anything runs
+        for cell in examples(plan):
+            command_line(plan, cell)
+        if plan.method != "grid" and options.sampler is not None:
+            from stpl.sweeps.queues import check_sampler
+
+            check_sampler(options.sampler)
     if dry_run:
         for plan in sweeps:
             _show(plan, options.runs, console)
-    elif all(_is_recorded(plan, options.runs) for plan in sweeps):
+    elif all(plan.method == "grid" and all(cell.key.read(options.runs) for cell in cells(plan)) for plan in sweeps):
         for plan in sweeps:
             console.print(f"{plan.path.stem}: all {len(cells(plan))} cells are recorded", markup=False, soft_wrap=True)
     elif len(places(workers)) == 1:
         _work(sweeps, options, console)
     else:
         supervise([plan.path for plan in sweeps], {**sweeps[0].narrowed, **asdict(options)}, workers, console)
-
-
-def _check(sweeps: Sequence[Sweep], sampler: str | None) -> None:
-    """Tell every mistake before anything runs."""
-    for plan in sweeps:
-        for cell in examples(plan):
-            command_line(plan, cell)
-        if plan.method != "grid" and sampler is not None:
-            from stpl.sweeps.queues import check_sampler
-
-            check_sampler(sampler)
 
 
 def _show(plan: Sweep, runs: Path, console: Console) -> None:
@@ -67,10 +62,6 @@ def _show(plan: Sweep, runs: Path, console: Console) -> None:
     for index, cell in enumerate(found, 1):
         state = "to run" if cell.key.read(runs) is None else "recorded"
         console.print(f"[{index}/{len(found)}] {cell.title}: {state}", markup=False, soft_wrap=True)
-
-
-def _is_recorded(plan: Sweep, runs: Path) -> bool:
-    return plan.method == "grid" and all(cell.key.read(runs) is not None for cell in cells(plan))
 
 
 def _work(sweeps: Sequence[Sweep], options: WorkerOptions, console: Console) -> None:

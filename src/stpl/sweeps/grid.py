@@ -26,12 +26,7 @@ _JSON_FILE = "sweep_arguments.json"  # in a run's folder, what `${args_json_file
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a grid, or one seed of a trial of a search: one run.
-
-    Attributes:
-        key: the run it makes.
-        parameters: every parameter of the sweep with the cell's value.
-    """
+    """One cell of a grid, or one seed of a trial of a search: one run, and every parameter with the cell's value."""
 
     key: RunKey
     parameters: Mapping[str, Value]
@@ -161,11 +156,7 @@ def command_line(sweep: Sweep, cell: Cell, runs: Path = Path("runs")) -> list[st
 def write_arguments(sweep: Sweep, cell: Cell, runs: Path) -> None:
     """Write the file that `${args_json_file}` stands for, if the command asks for it."""
     if "${args_json_file}" in sweep.command:
-        write_atomically(cell.key.directory(runs) / _JSON_FILE, _json(cell) + "\n")
-
-
-def _json(cell: Cell) -> str:
-    return json.dumps(dict(sorted(cell.parameters.items())))
+        write_atomically(cell.key.directory(runs) / _JSON_FILE, _macros(sweep, cell, runs)["args_json"][0] + "\n")
 
 
 def _macros(sweep: Sweep, cell: Cell, runs: Path) -> dict[str, list[str]]:
@@ -178,7 +169,7 @@ def _macros(sweep: Sweep, cell: Cell, runs: Path) -> dict[str, list[str]]:
         "args_append_hydra": [f"+{name}={value}" for name, value in items],
         "args_override_hydra": [f"++{name}={value}" for name, value in items],
         "args_no_boolean_flags": flags,
-        "args_json": [_json(cell)],
+        "args_json": [json.dumps(dict(items))],
         "args_json_file": [str(cell.key.directory(runs) / _JSON_FILE)],
         "program": [sweep.program],
         "interpreter": [sys.executable],

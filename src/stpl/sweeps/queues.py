@@ -12,7 +12,6 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import optuna
@@ -56,12 +55,19 @@ class Job:
 
 
 class Queue(Claims, ABC):
-    """A sweep's trials, each tried `attempts` times at most; the `sampler` of a search as `stpl sweep` takes it."""
+    """A sweep's trials, each tried `attempts` times at most; the `sampler` of a search as `stpl sweep` takes it.
+
+    Attributes:
+        cells: run's key → cell, in the order of running; none of a search, whose cells are not known beforehand.
+        total: number of trials when all is done.
+    """
 
     def __init__(
         self, storage: BaseStorage, sweep: Sweep, runs: Path, attempts: int = 3, sampler: str | None = None
     ) -> None:
         super().__init__(storage, sweep, runs)
+        self.cells = {str(cell.key): cell for cell in cells(sweep)} if sweep.method == "grid" else {}
+        self.total = sweep.run_cap if sweep.run_cap is not None and sweep.method != "grid" else len(self.cells)
         self._attempts = attempts
         self._sampler = sampler or ("tpe" if sweep.method == "bayes" else "random")
         self._check_space()
@@ -75,16 +81,6 @@ class Queue(Claims, ABC):
         }
         for name, value in attributes.items():
             self.study.set_user_attr(name, value)
-
-    @property
-    @abstractmethod
-    def total(self) -> int:
-        """Number of trials when all is done."""
-
-    @property
-    def cells(self) -> Mapping[str, Cell]:
-        """Run's key → cell, of those that are known beforehand."""
-        return {}
 
     def records(self) -> dict[str, RunRecord]:
         """The records of `cells`; raises `RecordError` for a torn one."""
@@ -148,7 +144,7 @@ class Queue(Claims, ABC):
 
     def _counts(self, trial: FrozenTrial) -> bool:
         """Whether the file still asks for a trial: an earlier version of it may have asked for others."""
-        return True
+        return not self.cells or name_of(trial) in self.cells
 
     def _reached(self) -> bool:
         """Whether any trial met the target."""
@@ -163,19 +159,6 @@ class Queue(Claims, ABC):
 
 class GridQueue(Queue):
     """The cells of a grid, each once."""
-
-    @cached_property
-    def cells(self) -> Mapping[str, Cell]:
-        """Run's key → cell, in the order of running."""
-        return {str(cell.key): cell for cell in cells(self.sweep)}
-
-    @property
-    def total(self) -> int:
-        """Number of cells."""
-        return len(self.cells)
-
-    def _counts(self, trial: FrozenTrial) -> bool:
-        return name_of(trial) in self.cells
 
     def left(self) -> int:
         """Number of cells that are neither recorded, nor ended early, nor given up."""
@@ -221,12 +204,6 @@ class SearchQueue(Queue):
     the first one.
     """
 
-    @property
-    def total(self) -> int:
-        """Number of trials when all is done."""
-        assert self.sweep.run_cap is not None  # the schema sees to it
-        return self.sweep.run_cap
-
     def left(self) -> int:
         """Number of trials that are neither done nor given up."""
         roots = self._roots()
@@ -256,9 +233,8 @@ class SearchQueue(Queue):
     def job(self, trial: Trial) -> Job:
         """The runs with the parameters that the sampler proposes; a trial too many, or one that runs, is dropped."""
         root = trial.user_attrs.get("root")
-        if root is None and self._originals(before=trial.number) >= self.total:
-            raise TrialDroppedError
-        if root is not None and self._is_done(self._roots()[root]):
+        over = self._originals(trial.number) >= self.total if root is None else self._is_done(self._roots()[root])
+        if over:
             raise TrialDroppedError
         drawn = {name: distribution.draw(trial, name) for name, distribution in self.sweep.space.items()}
         found = trial_cells(self.sweep, drawn)

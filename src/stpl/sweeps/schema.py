@@ -40,12 +40,9 @@ _ELSEWHERE = {
 class Hyperband:
     """`early_terminate: {type: hyperband}`: asynchronous successive halving in one bracket.
 
-    At the evaluations `first`, `first`·`eta`, `first`·`eta`², … a trial goes on only if its metric is among the best
-    1/`eta` of those that came as far (Li et al., «A System for Massively Parallel Hyperparameter Tuning», 2020).
-
-    Attributes:
-        first: evaluation of the first rung, counted from 0, the evaluation of the starting point (as W&B counts).
-        eta: ≥ 2.
+    At the evaluations `first`, `first`·`eta`, `first`·`eta`², … (0 is the starting point, as W&B counts) a trial goes
+    on only if its metric is among the best 1/`eta`, `eta` ≥ 2, of those that came as far (Li et al., «A System for
+    Massively Parallel Hyperparameter Tuning», 2020).
     """
 
     first: int

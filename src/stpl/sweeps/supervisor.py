@@ -62,12 +62,10 @@ class Place:
 
 
 def places(count: int) -> list[Place]:
-    """Divide the machine among `count` workers: a GPU each, or equal shares of the CPU cores.
+    """Divide the machine among `count` workers: a GPU each, or equal shares of the CPU cores. Some may share one.
 
     0 makes one worker per GPU; without a GPU one per core, at most four: two runs of one thread each are done sooner
     than one of two threads after the other, but each run has a gigabyte of its own.
-
-    With more workers than GPUs some share one; with more than cores likewise.
     """
     gpus, cores = machine.visible_gpus(), machine.cores()
     count = count or len(gpus) or min(len(cores), _MOST_ON_CPU)
@@ -119,11 +117,10 @@ def supervise(files: Sequence[Path], options: Mapping[str, object], workers: int
 
 @contextmanager
 def _forwarded(crew: Sequence[_Member], console: Console) -> Iterator[list[int]]:
-    """Hand interrupts on to the crew; the list fills with their numbers."""
+    """Hand interrupts on to the crew: the first has it end in good order, the next now. The list has their numbers."""
     stopped: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        """Pass the signal on: the first has the crew end in good order, the next to end now."""
         if not stopped:
             console.print("stopping; once more to stop at once")
         stopped.append(number)
@@ -148,7 +145,7 @@ class _Member:
     began: str = field(default_factory=lambda: datetime.now().isoformat())
     process: subprocess.Popen[str] | None = None
     stopping: bool = False
-    deaths: int = 0
+    _deaths: int = 0
     _started: float = 0.0
     _reader: threading.Thread | None = None
 
@@ -160,7 +157,12 @@ class _Member:
     def start(self) -> None:
         """Begin it, or begin it again."""
         if self.process is not None:
-            self._count_death()
+            quick = time.monotonic() - self._started < _QUICK_SECONDS
+            self._deaths, signal_number = self._deaths + 1 if quick else 1, -(self.code or 0)
+            if self._deaths >= _QUICK_DEATHS:
+                what = f"worker {self.place.number} was killed {self._deaths} times in a row by signal {signal_number}"
+                raise StplError(what, mend="see whether memory runs out, and use fewer workers")
+            self._print(f"killed by signal {signal_number}, begun again")
         self._started = time.monotonic()
         # Its own group: Ctrl-C in the terminal reaches the supervisor alone. `launch.py` ties it to this process.
         launch = str(Path(__file__).with_name("launch.py"))
@@ -182,7 +184,7 @@ class _Member:
 
     def is_alive(self) -> bool:
         """Whether it runs, or is about to be begun again."""
-        return self.code is None or (self.was_killed() and not self.stopping)
+        return self.code is None or self.was_killed()
 
     def was_killed(self) -> bool:
         """Whether a signal ended it that did not come from here."""
@@ -201,13 +203,6 @@ class _Member:
             self.process.wait()
         if self._reader is not None:
             self._reader.join()
-
-    def _count_death(self) -> None:
-        self.deaths = self.deaths + 1 if time.monotonic() - self._started < _QUICK_SECONDS else 1
-        if self.deaths >= _QUICK_DEATHS:
-            what = f"worker {self.place.number} was killed {self.deaths} times in a row by signal {-(self.code or 0)}"
-            raise StplError(what, mend="see whether memory runs out, and use fewer workers")
-        self._print(f"killed by signal {-(self.code or 0)}, begun again")
 
     def _relay(self, stream: IO[str]) -> None:
         with stream:

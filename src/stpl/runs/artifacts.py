@@ -1,8 +1,4 @@
-"""The arrays that a run leaves beside its record. A run without them is valid: older runs have none.
-
-`evaluation.npz` (one confusion matrix a clip), `features.npz` (pixels of the feature space) and `samples.npz` (a few
-clips as a short video), all of the last step.
-"""
+"""The arrays of the last step that a run leaves beside its record; older runs have none."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Experiments by name: which overlays make one, where these lie, and which rows of which paper tables they are.
 
-`experiments/tables.yaml` is the catalogue; its head explains its layout. An experiment is nothing but a list of YAML
-overlays merged in order, so a row of a table is data and never a branch in code. This module imports no torch.
+`experiments/tables.yaml` is the catalogue; its head explains its layout. Imports no torch.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """What a run is: its key, its settings, and the content of the files that these name; a resumed run is the same one.
 
-A path says where a file lies and not what it holds: a video may be replaced, moved, or named by another path. So a run
-keeps a hash of the content of every file that decides its numbers (`run.inputs` in its config.yaml), and each of its
-checkpoints carries a mark of the run. Imports no torch.
+A path does not say what a file holds, so a run keeps a hash of the content of every file that decides its numbers
+(`run.inputs` in its config.yaml), and each of its checkpoints carries a mark of the run. Imports no torch.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ MARK = "run"
 
 _INPUTS = ("checkpoint", "ensemble", "path", "source_list", "target_train_list", "target_val_list")
 """Last names of the settings that name a file or folder whose content decides a run's numbers."""
-
 
 _SHOWN = 6
 
@@ -89,10 +87,7 @@ def mark_in(directory: Path, key: RunKey) -> dict[str, Any]:
 
 
 def check_mark(content: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
-    """Raise `CheckpointError` for the content of another run's checkpoint, whose mark is not as `expected`.
-
-    One of an older version, which carries no mark, passes.
-    """
+    """Raise `CheckpointError` for another run's checkpoint; one of an older version, which carries no mark, passes."""
     mark = content.get(MARK)
     if not isinstance(mark, Mapping) or all(mark.get(name) == value for name, value in expected.items()):
         return
@@ -133,8 +128,7 @@ def keep_settings(directory: Path, last: Path, settings: Mapping[str, Any]) -> N
 
     What a checkpoint resumes (optimiser, schedule) keeps the old settings and everything else takes the new ones: a run
     that went on with others would be none that any record could describe. Only what changes where or how fast it
-    computes (`NEUTRAL`) may differ, since a run may be finished on another machine, or with more loader processes; and
-    a file may lie elsewhere or be called otherwise, if it holds the same.
+    computes (`NEUTRAL`) may differ, and a file may lie elsewhere or be called otherwise, if it holds the same.
 
     Args:
         directory: the run's folder.

@@ -1,8 +1,4 @@
-"""What the parser, or a class of the user's own, refuses while a run is built: in one line, with its place.
-
-The parser wraps what a constructor raises into a list of all the types that a value is not. What was raised is found
-again at the end of the chain of causes.
-"""
+"""What the parser, or a class of the user's own, refuses while a run is built: in one line, with its place."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Run records: what one run leaves on disk, and the only thing that sweeps and reports know about it.
+"""Run records: what a run leaves in `runs/<bench>/<experiment>/seed<k>/`, and all that sweeps and reports know of it.
 
-A run lives in `runs/<bench>/<experiment>/seed<k>/`. Its record, `result.json`, is written last and atomically, so a run
-is either recorded or not: a killed run leaves checkpoints to resume from, never half a record. This module imports no
-torch, so that everything which merely reads results starts at once.
+`result.json` is written last and atomically: a killed run leaves checkpoints to resume from, never half a record.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -89,13 +88,10 @@ def key_of(record: RunRecord) -> RunKey:
 
 
 def experiment_name(base: str, overrides: Mapping[str, str]) -> str:
-    """The name of an experiment: its overlay's name plus the settings overridden on the command line, sorted.
+    """The name of an experiment: its overlay's name plus the overridden settings, sorted, without those of `NEUTRAL`.
 
-    Settings under `NEUTRAL` are left out.
-
-    Returns:
-        E.g. `stpl,confident_proportion=0.5`: at most 120 characters, safe as a folder's name. Settings whose
-        characters had to be replaced, or that are too long to show, differ by a hash at the end.
+    E.g. `stpl,confident_proportion=0.5`: at most 120 characters, safe as a folder's name. Settings whose characters had
+    to be replaced, or that are too long to show, differ by a hash at the end.
     """
     counted = [(key, value) for key, value in overrides.items() if not key.startswith(NEUTRAL)]
     settings = sorted(f"{re.sub(r'^model[.](init_args[.])?', '', key)}={value}" for key, value in counted)
@@ -172,9 +168,7 @@ _EVALUATION: dict[str, tuple[type, ...]] = {
 
 
 def write_record(directory: Path, record: RunRecord) -> None:
-    """Write `record` into `directory` (made if absent) as a whole: a reader sees the old record or the new one.
-
-    Numbers that are not finite become `null`: JSON knows none, and an absent class has no IoU.
+    """Write `record` into `directory` (made if absent) as a whole; numbers that are not finite become `null`.
 
     Raises:
         RecordError: if the record itself breaks the schema (a defect of the caller).

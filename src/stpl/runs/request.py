@@ -1,8 +1,4 @@
-"""The command line of `stpl fit`, taken apart and expanded. Imports no torch.
-
-A run is composed of overlays: `--bench` and `--experiment` name them (`experiments/tables.yaml`), more `-c` files and
-settings on the command line follow and win.
-"""
+"""The command line of `stpl fit`, taken apart and expanded: overlays by name, files, settings. Imports no torch."""
 
 from __future__ import annotations
 

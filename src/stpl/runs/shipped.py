@@ -1,8 +1,7 @@
 """The source models of `streets` that the package ships, so that nobody has to train them first.
 
-A model belongs to the recipe that made it: what is drawn, how it is trained, which network. A hash of all that stands
-in its file. It leaves out the versions of OpenCV and NumPy, which may change single grey levels of a picture: a new one
-of these must not make every shipped model useless.
+Each file holds a hash of the recipe that made it: what is drawn, how it is trained, which network. The versions of
+OpenCV and NumPy are left out: a new one may change single grey levels, and must not make every model useless.
 """
 
 from __future__ import annotations

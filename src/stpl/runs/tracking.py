@@ -75,8 +75,7 @@ def wandb_logger(options: RunOptions, directory: Path, key: RunKey) -> WandbLogg
 def _keep_files(directory: Path, offline: bool) -> None:
     """Have W&B keep in the run's folder what else it writes below HOME: always offline, else where HOME is read-only.
 
-    What an offline run uploads later then lies beside it, and a job whose HOME cannot be written to is none that fails
-    at its end. A place that the user named stays.
+    What an offline run uploads later then lies beside it. A place that the user named stays.
     """
     import platformdirs  # W&B brings it
 

@@ -1,8 +1,7 @@
-"""Runs on several devices: one process each, by Lightning's DistributedDataParallel.
+"""Trainers on one device, or on several: one process each, by Lightning's DistributedDataParallel.
 
 The first process starts the others of its node by its own command line, unless a launcher (torchrun, Slurm) did. Each
-builds the same run; the first alone locks the run's folder and writes into it. It also sets up torch
-and the C library before a run, on one device or several.
+builds the same run; the first alone locks the run's folder and writes into it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Weights × statistics: what a run's weights are worth with statistics other than those they were recorded with.
-
-Renewed statistics alone already adapt a network, so a row's gain is split here in two: what its weights are worth with
-statistics that all rows share, and what its statistics are worth with the weights of the source model.
-"""
+"""Weights × statistics: what a run's weights are worth with statistics other than those they were recorded with."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """Which worker runs which trial: claims in an Optuna study that several workers may share.
 
-A trial is claimed by the one worker that turns it from WAITING (or nothing) to RUNNING, which then signs it and lets
-its heart beat: a number that grows. A claim is free again when its process on this machine is gone, or when its number
-has stood still for long, as every worker sees for itself: no clocks are compared, and every storage serves, also one
-without Optuna's own heartbeats (gRPC). What a trial is, and when all are done, `stpl.sweeps.queues` knows.
+A trial is claimed by the one worker that turns it to RUNNING, which then signs it and lets its heart beat: a number
+that grows. A claim is free again when its process on this machine is gone, or for a worker that saw its number stand
+still for long: no clocks are compared, and every storage serves, also one without Optuna's own heartbeats (gRPC).
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""The distributions of W&B's sweep schema, drawn by Optuna's samplers.
+"""The distributions of W&B's sweep schema («Sweep configuration options», `schema.json`), drawn by Optuna's samplers.
 
-As W&B's documentation defines them («Sweep configuration options») and its public `schema.json`: `log_uniform` has
-bounds in exponents, `log_uniform_values` in values; `inv_log_uniform` means that log(1/X) is uniform, which makes X
-log-uniform too; `q_…` rounds to multiples of q. What Optuna has no distribution for (normal, beta, categories with
-probabilities) is drawn as a quantile in (0, 1) and mapped by the inverse of its cumulative distribution (for beta,
-SciPy's), so samplers that learn (TPE) learn on the quantile.
+`log_uniform` has bounds in exponents, `log_uniform_values` in values; `inv_log_uniform` means that log(1/X) is uniform,
+which makes X log-uniform too; `q_…` rounds to multiples of q. What Optuna has no distribution for (normal, beta,
+categories with probabilities) is drawn as a quantile, on which samplers learn, and mapped by the inverse of its
+cumulative distribution.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Ctrl-C and the signals that end a run: they take effect where a worker waits and nowhere else.
 
-An interrupt in the middle of a database transaction would leave the connection, and the claim with it, in a state that
-nobody knows. So the first one is kept until the worker waits, for its trial or for others, which is nearly always;
-a second one that comes before the first took effect is raised where it is.
+In the middle of a database transaction one would leave the claim in a state that nobody knows. So the first is kept
+until the worker waits, which is nearly always; a second one that comes before that is raised where it is.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
-"""Start what cannot outlive its parent: a worker of a sweep, or a worker's trials from one process that is prepared.
+"""Start what cannot outlive its parent: a worker of a sweep, or a worker's trials.
 
-Importing Lightning takes longer than many a trial trains. So a worker keeps a launcher: `python -m stpl.sweeps.launch`
-imports `stpl.runs.fit` once, while the worker opens its storage, and forks for every trial. Other programs it executes.
-
-On Linux the kernel kills a process of this kind when its parent dies, even by `kill -9`, so that no orphan trains on
-beside the next call; the setting survives `exec`. Elsewhere an orphan trains on, and the lock on its folder keeps a
-second one out.
+Importing Lightning takes longer than many a trial trains, so `python -m stpl.sweeps.launch` imports it once and forks
+for every trial. On Linux the kernel kills a process of this kind when its parent dies, even by `kill -9`; the setting
+survives `exec`. Elsewhere an orphan trains on, and the lock on its folder keeps a second one out.
 """
 
 from __future__ import annotations

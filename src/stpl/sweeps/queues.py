@@ -1,8 +1,8 @@
-"""What there is to do in a sweep, and when it is done.
+"""What there is to do in a sweep, and when it is done: of a grid the records on disk say so, of a search the study.
 
 Optuna's own GridSampler misses cells when workers run in parallel or die, so every cell of a grid is enqueued as a
-trial under its run's name. The study never decides that a cell is done: the record on disk does. A search counts its
-trials instead; one whose worker died is tried again with the same parameters, so its runs go on from their checkpoints.
+trial under its run's name. A trial of a search whose worker died is tried again with the same parameters, so its runs
+go on from their checkpoints.
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ class Job:
         name: the run's key in a grid, without the seed in a search.
         title: on screen.
         place: its number from 1.
-        cells: the runs.
     """
 
     name: str
@@ -200,8 +199,7 @@ class GridQueue(Queue):
 class SearchQueue(Queue):
     """The trials of a random or Bayesian search: `run_cap` of them, each with all its seeds.
 
-    A trial that is tried again is a new trial of the study with the same parameters and the same `root`, the number of
-    the first one.
+    A trial that is tried again is a new trial of the study with the same `root`, the number of the first one.
     """
 
     def left(self) -> int:

@@ -79,12 +79,11 @@ class Worker:
         """Run one claimed trial; the mean over its seeds of the metric."""
         job = self._queue.job(trial)
         self._look_around()
-        watch = _Watch(trial, self.sweep)
+        watch = _Watch(trial, self.sweep.metric)
         values = []
         for cell in job.cells:
-            watch.follow(cell.key.directory(self._runs))
             values.append(self._value(cell, self._complete(cell, job, trial, watch)))
-            watch.look(may_end=cell is not job.cells[-1])
+            watch.look(cell.key.directory(self._runs), may_end=cell is not job.cells[-1])
         return statistics.fmean(values)
 
     def _look_around(self, ended: int = 0) -> None:
@@ -111,7 +110,7 @@ class Worker:
         write_arguments(self.sweep, cell, self._runs)
         command = command_line(self.sweep, cell, self._runs)
         try:
-            ended = self._launcher.run(command, directory, self._runs, lambda: self._tick(watch))
+            ended = self._launcher.run(command, directory, self._runs, lambda: self._tick(watch, directory))
         except optuna.TrialPruned as early:
             self._display.on_end(f"ended early ({early})")
             raise
@@ -120,11 +119,11 @@ class Worker:
             raise
         self._conclude(cell, job, trial, ended)
 
-    def _tick(self, watch: _Watch) -> None:
+    def _tick(self, watch: _Watch, directory: Path) -> None:
         if time.monotonic() - self._looked > _LOOK_SECONDS:
             self._look_around()
         self._display.on_tick()
-        watch.look(may_end=True)
+        watch.look(directory, may_end=True)
 
     def _conclude(self, cell: Cell, job: Job, trial: Trial, ended: EndedTrial) -> None:
         record, directory = cell.key.read(self._runs), cell.key.directory(self._runs)
@@ -172,32 +171,26 @@ class _Watch:
     evaluation i of a seed, the value is the mean over the seeds begun of their values at i.
     """
 
-    def __init__(self, trial: Trial, sweep: Sweep) -> None:
-        self._trial, self._name = trial, sweep.metric
-        self._curves: list[list[float]] = []
-        self._reported = 0
+    def __init__(self, trial: Trial, metric: str) -> None:
+        self._trial, self._name = trial, metric
+        self._curves: dict[Path, list[float]] = {}
 
-    def follow(self, directory: Path) -> None:
-        """The next cell begins."""
-        self._directory = directory
-        self._curves.append([])
-        self._reported = 0
+    def look(self, directory: Path, *, may_end: bool) -> None:
+        """Report what is new in a run's folder.
 
-    def look(self, *, may_end: bool) -> None:
-        """Report what is new; raises `optuna.TrialPruned` if the trial may end here and the pruner says so."""
-        found = curve(self._directory, self._name)
-        if len(found) <= self._reported:
+        Raises:
+            optuna.TrialPruned: the trial may end here and the pruner says so.
+        """
+        found, reported = curve(directory, self._name), len(self._curves.get(directory, ()))
+        if len(found) <= reported:
             return
-        self._curves[-1] = found
-        before = sum(map(len, self._curves[:-1]))
-        for index in range(self._reported, len(found)):
-            self._trial.report(self._mean_at(index), before + index)
+        self._curves[directory] = found
+        before = sum(map(len, self._curves.values())) - len(found)
+        for index in range(reported, len(found)):
+            mean = statistics.fmean(values[min(index, len(values) - 1)] for values in self._curves.values())
+            self._trial.report(mean, before + index)
             if may_end and self._trial.should_prune():
-                raise optuna.TrialPruned(f"evaluation {before + index}: {self._name} {self._mean_at(index):.2f}")
-        self._reported = len(found)
-
-    def _mean_at(self, index: int) -> float:
-        return statistics.fmean(values[min(index, len(values) - 1)] for values in self._curves if values)
+                raise optuna.TrialPruned(f"evaluation {before + index}: {self._name} {mean:.2f}")
 
 
 def curve(directory: Path, name: str) -> list[float]:

@@ -1,8 +1,6 @@
-"""Sweep files: W&B's schema, read and checked before anything runs.
+"""Sweep files in W&B's schema, for `stpl sweep` and `wandb agent` alike, read and checked before anything runs.
 
-The same file serves `stpl sweep FILE` and `wandb sweep FILE` with `wandb agent`. W&B's own client checks nothing, so
-the traps are refused here: nested `parameters:` reset whole option groups without a word, and `null` arrives at the
-trial as the text "None".
+W&B's own client checks nothing, so its traps are refused here.
 """
 
 from __future__ import annotations

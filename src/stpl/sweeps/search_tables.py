@@ -21,10 +21,9 @@ _FEWEST = 4  # completed trials, below which an importance says nothing
 def write_results(queue: SearchQueue, on_result: Callable[[str], None]) -> None:
     """Write `<name>_trials.csv` and `<name>_importance.csv` into `<runs>/<bench>/tables`, and report the best trial.
 
-    The first has one line a trial: its number, `complete` or `early`, the metric (mean over seeds; the last one seen
-    of a trial that ended early), the number of evaluations seen, its runs' folder below the bench, then the parameters.
-    The second holds each parameter's share of what makes a trial one of the best tenth (PED-ANOVA, Watanabe et al.,
-    IJCAI 2023); it is left out below four completed trials.
+    The first has the metric as its mean over seeds (the last one seen of a trial that ended early), the number of
+    evaluations seen, and the runs' folder below the bench. The second, left out below four completed trials, has each
+    parameter's share of what makes a trial one of the best tenth (PED-ANOVA, Watanabe et al., IJCAI 2023).
     """
     bench, _, name = queue.study.study_name.partition("/")
     folder = queue.runs / bench / "tables"

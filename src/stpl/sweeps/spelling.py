@@ -1,7 +1,6 @@
 """Which names are one setting, and which values one value, however a sweep file spells them.
 
-A trial reads `model.temperature` and `model.init_args.temperature` as one setting, and `0.1`, `1e-1` and `0.10` as one
-number. Where a sweep file gives both, a run would be made twice, or one of two values would win without a word.
+Where a file gives two spellings, a run would be made twice, or one of two values would win without a word.
 """
 
 from __future__ import annotations

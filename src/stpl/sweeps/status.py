@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,10 +27,7 @@ from stpl.sweeps.storage import opened
 
 @dataclass(frozen=True)
 class Running:
-    """A trial that runs: its name, its worker (host and process), seconds since it was claimed, and how far it is.
-
-    `step` is the last step of the run that is being trained, of `steps`; 0 if unknown.
-    """
+    """A trial that runs: its worker (host and process), seconds since its claim, its step (0 of 0 if unknown)."""
 
     name: str
     worker: str
@@ -81,6 +78,10 @@ def _status(study: optuna.Study, runs: Path) -> Status:
     early = {name for name, found in states.items() if TrialState.PRUNED in found} - done
     active = {name for name, found in states.items() if found & {TrialState.RUNNING, TrialState.WAITING}}
     running = [_running(trial, runs) for trial in trials if trial.state == TrialState.RUNNING]
+    failed: dict[str, Failure] = {}
+    for name, trial in ((name, trial) for name, found in by_name.items() for trial in found):
+        if "failure" in trial.user_attrs and name not in done | early | active:
+            failed[name] = trial.user_attrs["failure"]
     ended = len(done) + len(early)
     if wanted is None:
         total = max(int(study.user_attrs.get("total", 0)), ended)
@@ -93,7 +94,7 @@ def _status(study: optuna.Study, runs: Path) -> Status:
         early=len(early),
         waiting=len([name for name, found in states.items() if TrialState.WAITING in found]),
         running=tuple(running),
-        failed=_failures(by_name, done | early | active),
+        failed=failed,
         eta=_eta(trials, running, total - ended),
     )
 
@@ -145,15 +146,6 @@ def _running(trial: FrozenTrial, runs: Path) -> Running:
     step, steps = (0, 0) if newest is None else read_steps(newest)
     seconds = (datetime.now() - began).total_seconds()
     return Running(name, str(trial.user_attrs.get("worker", "?")), seconds, step, steps)
-
-
-def _failures(by_name: dict[str, list[FrozenTrial]], fine: Iterable[str]) -> dict[str, Failure]:
-    found: dict[str, Failure] = {}
-    for name, trials in by_name.items():
-        for trial in trials:
-            if "failure" in trial.user_attrs and name not in fine:
-                found[name] = trial.user_attrs["failure"]
-    return found
 
 
 def _eta(trials: Sequence[FrozenTrial], running: Sequence[Running], left: int) -> float | None:

@@ -29,11 +29,7 @@ def default_url(runs: Path, bench: str) -> str:
 
 
 def open_storage(url: str) -> BaseStorage:
-    """Open or make the database at `url`: SQLite, PostgreSQL, MySQL, or `grpc://host:port` of `stpl sweep serve`.
-
-    Raises:
-        ConfigError: if it cannot be opened.
-    """
+    """Open or make the database at `url` (SQLite, PostgreSQL, MySQL, `grpc://host:port`), or raise `ConfigError`."""
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     if url.startswith("sqlite:///"):
@@ -86,8 +82,7 @@ def opened(url: str) -> Iterator[BaseStorage]:
     """The database at `url`, closed in the end.
 
     Raises:
-        StplError: naming `url`, if it cannot be opened, or fails in the middle: damaged, full, gone. What is recorded
-            is kept.
+        StplError: naming `url`, if it cannot be opened, or fails in the middle: damaged, full, gone.
     """
     storage = open_storage(url)
     try:

@@ -139,7 +139,7 @@ class SuiteCLI(LightningCLI):
         self.recorder = Recorder(options.directory or self.key.directory(runs_root()), options)
         settings = dict(self.config_init.trainer)
         settings["default_root_dir"] = settings["default_root_dir"] or self.recorder.directory
-        first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+        first = vars(rank_zero_only)["rank"] == 0
         logger = wandb_logger(options, self.recorder.directory, self.key) if first else None
         self.tracking = None if logger is None else Tracking(logger, self.settings)
         extra: list[Callback] = [self.tracking] if self.tracking else []

@@ -160,7 +160,7 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "bench": (str,), "experiment": (str,), "base": (str,), "overrides": (dict,), "seed": (int,), "classes": (list,),
     "steps": (int,), "seconds": _NUMBER, "peak_memory_mb": (*_NUMBER, type(None)), "selection": (str,),
     "last": (dict,), "selected": (dict, type(None)), "best": (dict, type(None)), "versions": (dict,),
-    "git": (str, type(None)), "command": (list,),
+    "git": (str, type(None)), "command": (list,), "selections": (dict,),
 }  # fmt: skip
 _EVALUATION: dict[str, tuple[type, ...]] = {
     "step": (int,), "miou": _NUMBER, "iou": (dict,), "score": (*_NUMBER, type(None)),
@@ -226,12 +226,10 @@ def _faults(content: Any) -> Iterator[str]:
         yield "the record is not a JSON object"
     if content.get("schema") != SCHEMA:
         yield f"the record has schema {content.get('schema')!r}, this version of stpl reads {SCHEMA}"
+    content = {"selections": {}, **content}
     yield from _field_faults(content, _FIELDS, "")
-    selections = content.get("selections", {})
-    if not isinstance(selections, dict):
-        yield f"'selections' is {selections!r}, expected dict"
     evaluations = {name: content[name] for name in ("last", "selected", "best") if content[name] is not None}
-    evaluations |= {f"selections.{name}": evaluation for name, evaluation in selections.items()}
+    evaluations |= {f"selections.{name}": evaluation for name, evaluation in content["selections"].items()}
     for name, evaluation in evaluations.items():
         yield from _evaluation_faults(evaluation, name, content["classes"])
 

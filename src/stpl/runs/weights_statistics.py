@@ -89,7 +89,6 @@ def _evaluated(cli: SuiteCLI, change: Callable[[Method], None]) -> float:
 
 def _restore(method: Method, folder: Path) -> None:
     """Put the statistics in place that the run ended with."""
-    running = weights.read(_last(folder)).get("running_statistics", {})
     buffers = dict(method.named_buffers())
-    for name, values in running.items():
+    for name, values in weights.read(_last(folder)).get("running_statistics", {}).items():
         buffers[name].copy_(values)

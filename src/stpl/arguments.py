@@ -14,9 +14,10 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from types import NoneType
+from types import GenericAlias, NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from stpl.errors import ConfigError, did_you_mean
@@ -58,14 +59,9 @@ class Option:
     group: str | None = None
     hidden: bool = False
 
-    @property
-    def kinds(self) -> list[Any]:
-        """Types of its values, without `None` and annotations."""
-        return members(self.hint)
-
     def takes(self, kind: type) -> bool:
         """Whether values may be of a type; `list` for lists of anything."""
-        return any(kind in (member, get_origin(member)) for member in self.kinds)
+        return any(kind in (member, get_origin(member)) for member in members(self.hint))
 
     @property
     def required(self) -> bool:
@@ -75,7 +71,7 @@ class Option:
     @property
     def metavar(self) -> str:
         """What stands for its value in help."""
-        return "|".join(dict.fromkeys(map(_metavar, self.kinds)))
+        return "|".join(dict.fromkeys(map(_metavar, members(self.hint))))
 
     @property
     def help(self) -> str:
@@ -207,7 +203,8 @@ class Command:
         return parser
 
     def _parser(self, everything: bool = True) -> argparse.ArgumentParser:
-        parser = argparse.ArgumentParser(self.prog, add_help=False, allow_abbrev=False, formatter_class=_Formatter)
+        form = partial(_Formatter, max_help_position=24, width=79)
+        parser = argparse.ArgumentParser(self.prog, add_help=False, allow_abbrev=False, formatter_class=form)
         for option in self.options.values():
             shown = option is not self.word and (everything or not option.hidden)
             parser.add_argument(
@@ -234,23 +231,12 @@ class _Store(argparse.Action):
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Help in 80 columns."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=24, width=79)
-
     def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
         return str(action.metavar or default_metavar)
 
 
 def unknown_option(word: str, names: Mapping[str, Any], prog: str) -> ConfigError:
-    """The error for an option that is none of `names`, with «did you mean».
-
-    Args:
-        word: as it was written.
-        names: of the options that there are.
-        prog: which program it was given to.
-    """
+    """The error for a `word` that is no option of the program `prog`, with «did you mean» of the `names` there are."""
     name = word.lstrip("-").partition("=")[0]
     return ConfigError(f"unknown option --{name}", mend=f"{did_you_mean(name, names, '--{}')}see `{prog} --help`")
 
@@ -267,7 +253,7 @@ def _options(function: Callable[..., Any]) -> Iterator[Option]:
         if group is not None:
             short = next((note.names for note in notes if isinstance(note, Short)), None)
             for field in _options(group):
-                hint = list[field.kinds[0]] if several and field.name == name else field.hint  # type: ignore[name-defined]
+                hint = GenericAlias(list, members(field.hint)[0]) if several and field.name == name else field.hint
                 yield replace(field, hint=hint, group=name, hidden=short is not None and field.name not in short)
         else:
             yield Option(name, hints[name], parameter.default, about.get(name, ""))
@@ -275,10 +261,8 @@ def _options(function: Callable[..., Any]) -> Iterator[Option]:
 
 def _dataclass(hint: Any) -> tuple[Any, bool]:
     """The dataclass that a parameter takes, and whether it takes a list of them; no dataclass for other types."""
-    kind = next(iter(members(hint)), None)
-    several = get_origin(kind) is list
-    kind = get_args(kind)[0] if several else kind
-    return (kind if is_dataclass(kind) else None), several
+    kind = next(iter(members(items(hint))), None)
+    return (kind if is_dataclass(kind) else None), items(hint) is not hint
 
 
 def _metavar(kind: Any) -> str:
@@ -287,4 +271,5 @@ def _metavar(kind: Any) -> str:
         return f"{{{','.join(map(str, inner))}}}"
     if get_origin(kind) is tuple:
         return "HEIGHT,WIDTH" if len(inner) == 2 else ",".join("X" for _ in inner)
-    return _METAVARS.get(items(kind) if inner and get_origin(kind) is list else get_origin(kind) or kind, "VALUE")
+    kind = items(kind)
+    return _METAVARS.get(get_origin(kind) or kind, "VALUE")

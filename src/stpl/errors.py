@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+from traceback import walk_tb
 
 DIVERGED = 4
 """Exit code of a run whose numbers went off: trying again gives the same."""
@@ -92,12 +93,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def note(what: str, where: str | Path | None = None) -> None:
-    """Print one line on stderr about something that is no error and that the user should know.
-
-    Args:
-        what: a sentence.
-        where: the file or option it is about.
-    """
+    """Print one line on stderr about a file or option: `what` is no error, and the user should know it."""
     print(f"note: {what}" if where is None else f"note: {where}: {what}", file=sys.stderr)
 
 
@@ -123,14 +119,7 @@ _WITHOUT_NUMBER: dict[type[OSError], int] = {
 def cannot_write(
     path: str | Path, error: Exception, *, kind: type[StplError] = StplError, then: str | None = None
 ) -> StplError:
-    """The error for a file or folder that cannot be written, with its cause and what mends that.
-
-    Args:
-        path: what was to be written.
-        error: why it could not be.
-        kind: of the error.
-        then: what to do once it is mended.
-    """
+    """The error for a file or folder that cannot be written: its cause, what mends that, and what to do `then`."""
     reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
     mend = file_mend(error)
     return kind(f"cannot be written: {reason}", where=path, mend=mend if then is None else f"{mend}; then {then}")
@@ -150,11 +139,7 @@ _OUT_OF_MEMORY = ("allocate memory", "out of memory", "Storage size calculation 
 
 
 def lacking(error: Exception) -> StplError | None:
-    """The error for what a machine lacks: memory, or shared memory of loader processes; `None` for any other error.
-
-    Args:
-        error: of Python, NumPy or torch.
-    """
+    """The error for what a machine lacks: memory, or shared memory of loader processes; `None` for any other error."""
     text = first_line(error)
     if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
         mend = "set data.loading.num_workers=0: shared memory (/dev/shm) or memory is too small for these processes"
@@ -169,10 +154,7 @@ def lacking(error: Exception) -> StplError | None:
 def did_you_mean(name: str, known: Iterable[str], form: str = "'{}'") -> str:
     """A question that begins a hint, with a space at its end: "did you mean 'x'? "; empty if nothing is close to it.
 
-    Args:
-        name: as it was given.
-        known: the names there are.
-        form: how the closest of them is written.
+    `form` says how the closest of the `known` names is written.
     """
     close = get_close_matches(name, list(known), 1)
     return f"did you mean {form.replace('{}', close[0])}? " if close else ""
@@ -186,14 +168,7 @@ def unknown(kind: str, name: str, known: Iterable[str], where: str | Path | None
 
 
 def check_range(where: str, value: float, low: float = 0.0, high: float = math.inf) -> None:
-    """Raise `ConfigError` unless `value` is finite and lies between `low` and `high`, ends included.
-
-    Args:
-        where: name of the option.
-        value: what it was set to.
-        low: least value.
-        high: greatest value.
-    """
+    """Raise `ConfigError` unless the option `where` is finite and lies between `low` and `high`, ends included."""
     if math.isfinite(value) and low <= value <= high:
         return
     bounds = f"{low:g} or more" if high == math.inf else f"between {low:g} and {high:g}"
@@ -203,18 +178,14 @@ def check_range(where: str, value: float, low: float = 0.0, high: float = math.i
 
 @contextmanager
 def refusals(where: str | None = None, mend: str = "mend the setting it names", among: str = "") -> Iterator[None]:
-    """Tell in one line what other libraries refuse within; errors of this package's own code pass through.
+    """Within, what another library raises becomes one line, for it refuses a user's settings.
 
-    What another library raises while it is given a user's settings is a refusal of these. What is raised in our own
-    code is a defect and keeps its traceback. Errors of files and memory are neither and pass through as well.
+    What is raised in our own code is a defect and keeps its traceback. Errors of files and memory pass through as well.
 
     Args:
-        where: what was being set up.
+        where: what is being set up.
         mend: what to do next.
         among: only errors raised in modules whose name begins so.
-
-    Raises:
-        ConfigError: for a refusal.
     """
     try:
         yield
@@ -237,7 +208,5 @@ def _raised_in(error: BaseException) -> str:
     """Name of the module in which an error, or what it says it was caused by, was raised."""
     while error.__cause__ is not None:
         error = error.__cause__
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    return str(frames[-1].f_globals.get("__name__", "")) if frames else ""

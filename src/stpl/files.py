@@ -107,13 +107,13 @@ def check_file(path: Path) -> None:
 def locked(
     path: Path, on_busy: Callable[[], None], *, kind: type[StplError] = StplError, then: str | None = None
 ) -> Iterator[None]:
-    """Hold the lock of the file `path`, which is made, with its folder, and stays.
+    """Hold the lock of the file `path`, which is made, with its folder, and stays; only its content is the caller's.
 
     The system releases it when the process ends in whatever way; forked processes do not inherit it. Where
     the variable `STPL_LOCKS` is `off`, for file systems that keep no locks, only threads of this process are excluded.
 
     Args:
-        path: the file; only its content is the caller's.
+        path: the file.
         on_busy: called once while another process or thread holds the lock, which is then waited for unless this
             raises.
         kind: of the error.
@@ -123,29 +123,20 @@ def locked(
         ConfigError: the file system keeps no locks.
         StplError: of that kind, if the file cannot be made.
     """
+    lock: threading.Lock | FileLock
     if os.environ.get(_LOCKS) == "off":
         with writing(path, kind=kind, then=then):
             path.parent.mkdir(parents=True, exist_ok=True)
-        with _kept_from_threads(path, on_busy):
-            yield
-        return
-    import filelock  # takes a twentieth of a second, and `--help` locks nothing
+        lock = _OF_THREADS.setdefault(path.absolute(), threading.Lock())
+        if not lock.acquire(blocking=False):
+            on_busy()
+            lock.acquire()
+    else:
+        import filelock  # takes a twentieth of a second, and `--help` locks nothing
 
-    lock = filelock.FileLock(path, fallback_to_soft=False)
-    with writing(path, kind=kind, then=then):
-        _acquire(lock, path, on_busy)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextlib.contextmanager
-def _kept_from_threads(path: Path, on_busy: Callable[[], None]) -> Iterator[None]:
-    lock = _OF_THREADS.setdefault(path.absolute(), threading.Lock())
-    if not lock.acquire(blocking=False):
-        on_busy()
-        lock.acquire()
+        lock = filelock.FileLock(path, fallback_to_soft=False)
+        with writing(path, kind=kind, then=then):
+            _acquire(lock, path, on_busy)
     try:
         yield
     finally:

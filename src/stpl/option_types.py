@@ -16,11 +16,7 @@ from stpl.yaml_files import parse_yaml
 
 @dataclass(frozen=True)
 class AtLeast:
-    """The least value of a numeric option, in its annotation.
-
-    Attributes:
-        least: the value.
-    """
+    """The least value of a numeric option, in its annotation."""
 
     least: float
 
@@ -54,11 +50,18 @@ def read(text: str, hint: Any, where: str) -> Any:
         kinds = [kind for kind in get_args(hint) if kind is not NoneType]
         hint = next((kind for kind in kinds if kind is Path), kinds[0])
     kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-    if kind in _NUMBERS or kind is bool:
-        value: Any = _scalar(text, kind, where)
+    if kind is bool:
+        if text.lower() not in _SWITCH:
+            raise ConfigError(f"'{text}' is neither true nor false", where=where, mend=f"write {where}=true or =false")
+        return _SWITCH[text.lower()]
+    if kind in _NUMBERS:
+        try:
+            number = kind(text)
+        except ValueError:
+            raise ConfigError(f"'{text}' is not {_NUMBERS[kind]}", where=where, mend="write it in digits") from None
         for note in notes:
-            check_range(where, value, note.least)
-        return value
+            check_range(where, number, note.least)
+        return number
     if get_origin(kind) is Literal:
         if text not in get_args(kind):
             raise unknown("value", text, get_args(kind), where)
@@ -68,17 +71,6 @@ def read(text: str, hint: Any, where: str) -> Any:
     if get_origin(kind) is dict:
         return _mapping(text, where)
     return kind(text)
-
-
-def _scalar(text: str, kind: type, where: str) -> bool | int | float:
-    if kind is bool:
-        if text.lower() not in _SWITCH:
-            raise ConfigError(f"'{text}' is neither true nor false", where=where, mend=f"write {where}=true or =false")
-        return _SWITCH[text.lower()]
-    try:
-        return int(text) if kind is int else float(text)
-    except ValueError:
-        raise ConfigError(f"'{text}' is not {_NUMBERS[kind]}", where=where, mend="write it in digits") from None
 
 
 def _numbers(text: str, kinds: Sequence[Any], where: str) -> tuple[Any, ...]:

@@ -63,14 +63,13 @@ class Rows:
         """The finished rows in a folder, whatever they are; raises `DataError` if they are torn."""
         bare = cls(folder, {}, 0, title=title)
         try:
-            arrays = {
-                name: (str(kind), tuple(map(int, shape))) for name, (kind, shape) in bare._manifest["arrays"].items()
-            }
-            (count,) = {shape[0] for _, shape in arrays.values()}
+            held = bare._manifest["arrays"].items()
+            arrays = {name: (str(kind), tuple(map(int, shape[1:]))) for name, (kind, shape) in held}
+            (count,) = {int(shape[0]) for _, (_, shape) in held}
             about = dict(bare._manifest["about"])
         except (ValueError, TypeError, AttributeError, IndexError) as error:
             raise bare._torn(MANIFEST, repr(error)) from error
-        rows = cls(folder, {name: (kind, shape[1:]) for name, (kind, shape) in arrays.items()}, count, about, title)
+        rows = cls(folder, arrays, count, about, title)
         rows.check()
         return rows
 
@@ -82,12 +81,13 @@ class Rows:
     def begin(self) -> list[int]:
         """Make room for all rows unless that is done; the indices of those that are not written yet."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        done = self.written() if self._is_begun() else {}
-        done = {index: row for index, row in done.items() if self._holds(index, row)}  # not so after a power cut
+        begun = self._is_begun()
+        written = self.written().items() if begun else ()
+        done = {index: row for index, row in written if self._holds(index, row)}  # not so after a power cut
         need = (self.count - len(done)) * sum(self._row_bytes(name) for name in self.arrays)
         if (free := shutil.disk_usage(self.folder.parent).free) < need:
             raise OSError(ENOSPC, f"{need / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")
-        if not self._is_begun():
+        if not begun:
             shutil.rmtree(self.partial, ignore_errors=True)
             self.partial.mkdir()
             for name in self.arrays:
@@ -102,13 +102,7 @@ class Rows:
         return [index for index in range(self.count) if index not in done]
 
     def write(self, index: int, row: Mapping[str, NDArray[Any]], name: str = "") -> None:
-        """Write one row of every array; not through a memory map, where a full disk would kill the process.
-
-        Args:
-            index: of the row.
-            row: what each array gets.
-            name: of the row; see `names`.
-        """
+        """Write one row of every array; not through a memory map, where a full disk would kill the process."""
         checksums = []
         for array, (kind, shape) in self.arrays.items():
             values = np.ascontiguousarray(row[array], kind)
@@ -150,11 +144,8 @@ class Rows:
         """Raise `DataError` if the finished rows are torn, as far as sizes show, or were made with something else."""
         held, wanted = self._manifest["arrays"], self._description["arrays"]
         if (held, self._manifest["about"]) != (wanted, self._description["about"]):
-            raise DataError(
-                f"{self.title} was made from something else (it holds {held}, wanted are {wanted})",
-                where=self.folder,
-                mend=f"delete the folder {self.folder}; it will be made again",
-            )
+            what = f"{self.title} was made from something else (it holds {held}, wanted are {wanted})"
+            raise DataError(what, where=self.folder, mend=self._mend)
         for name in self._checksums:
             path, size = self.folder / f"{name}.npy", self._place(name, self.count)
             if not path.is_file() or path.stat().st_size != size:
@@ -261,9 +252,12 @@ class Rows:
         """Where a row begins in its file."""
         return len(self._header(name)) + index * self._row_bytes(name)
 
+    @property
+    def _mend(self) -> str:
+        return f"delete the folder {self.folder}; it will be made again"
+
     def _torn(self, name: str, why: str) -> DataError:
-        mend = f"delete the folder {self.folder}; it will be made again"
-        return DataError(f"{self.title} is torn ({why})", where=self.folder / name, mend=mend)
+        return DataError(f"{self.title} is torn ({why})", where=self.folder / name, mend=self._mend)
 
 
 def _line(index: int, row: _Written) -> str:

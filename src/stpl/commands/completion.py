@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from stpl.arguments import Command, Option
 from stpl.commands import VERBS, function
+from stpl.option_types import members
 
 _OF_FIT = {
     "bench": str, "experiment": str, "experiments": Path, "config": Path, "start_from": str, "seed_everything": int,
@@ -85,4 +86,4 @@ def _words(option: Option) -> Iterable[str]:
         return load_catalogue().experiments
     if option.takes(bool):
         return ["true", "false"]
-    return [str(word) for kind in option.kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    return [str(word) for kind in members(option.hint) if get_origin(kind) is Literal for word in get_args(kind)]

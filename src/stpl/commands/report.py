@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +55,6 @@ def report(
         port: of the served page; 0 takes a free one.
     """
     from rich.console import Console
-    from rich.text import Text
 
     from stpl.report.rows import tables
     from stpl.report.suite import Suite
@@ -67,64 +65,38 @@ def report(
     check_bench(bench, experiment_folders(experiments))
     check_runs(runs)
     catalogue = load_catalogue(experiment_folders(experiments))
+    known = {*(table.id for table in catalogue.tables), *FURTHER_IDS}
     for name in only or ():
-        if name not in (known := {*(table.id for table in catalogue.tables), *FURTHER_IDS}):
+        if name not in known:
             raise unknown("table", name, known, "--only")
-    suite = Suite(bench, runs, catalogue)
-    console = Console(highlight=False)
-    folder = suite.folder / "tables" if output is None else output
+    suite, console = Suite(bench, runs, catalogue), Console(highlight=False)
     found = tables(suite)
-    printed = [lines.table.id for lines in found] if only is None else only
-    _write_tables(suite, found, folder, console, printed)
-    drawn = figures or live or (page and _has_extra())
-    if drawn:
-        place = suite.folder / "report" if output is None else output
-        folders = _Folders(folder, place if page or live else None, figures)
-        _draw(suite, found, chosen, folders, console)
+    folder = output or suite.folder / "tables"
+    _write_tables(suite, found, folder, console, [lines.table.id for lines in found] if only is None else only)
+    place = (output or suite.folder / "report") if page or live else None
+    if figures or live or (page and all(map(importlib.util.find_spec, EXTRA))):
+        from stpl.report.gallery import gallery
+        from stpl.report.report_page import Contents, write_page
+        from stpl.report.theme import export
+
+        pictures = gallery(suite, found, chosen, place or figures or folder, folder)
+        if figures:
+            for picture in pictures:
+                export(picture.figure, figures / picture.name)
+            _say(console, f"{len(pictures)} figures: {figures}")
+        if place:
+            _say(console, f"page: {write_page(Contents(suite, found, pictures, chosen), place)}")
     elif page:
-        console.print(Text("no page: pip install 'stpl[report]' for it"), soft_wrap=True)
+        _say(console, "no page: pip install 'stpl[report]' for it")
     if live:
         from stpl.report.live import serve
 
         serve(suite, chosen, port)
 
 
-@dataclass(frozen=True)
-class _Folders:
-    """Where a report is written: its tables, its page and its figures."""
-
-    tables: Path
-    page: Path | None
-    figures: Path | None
-
-
-def _draw(suite: Suite, found: list[TableLines], chosen: str, folders: _Folders, console: Console) -> None:
-    """Draw the figures; export them and write the page if these have a folder."""
-    from rich.text import Text
-
-    from stpl.report.gallery import gallery
-    from stpl.report.report_page import Contents, write_page
-    from stpl.report.theme import export
-
-    pictures = gallery(suite, found, chosen, folders.page or folders.figures or folders.tables, folders.tables)
-    if folders.figures:
-        for picture in pictures:
-            export(picture.figure, folders.figures / picture.name)
-        console.print(Text(f"{len(pictures)} figures: {folders.figures}"), soft_wrap=True)
-    if folders.page:
-        path = write_page(Contents(suite, found, pictures, chosen), folders.page)
-        console.print(Text(f"page: {path}"), soft_wrap=True)
-
-
-def _has_extra() -> bool:
-    return all(importlib.util.find_spec(name) for name in EXTRA)
-
-
 def _write_tables(
     suite: Suite, found: list[TableLines], folder: Path, console: Console, printed: Sequence[str]
 ) -> None:
-    from rich.text import Text
-
     from stpl.report.sheet import show
     from stpl.report.tables import main_sheet, sheets
 
@@ -132,13 +104,19 @@ def _write_tables(
     known = {sheet.id for sheet in written}
     for name in printed:
         if name not in known:
-            raise ConfigError(
+            what, mend = (
                 f"the table '{name}' has nothing to show of these runs",
-                where="--only",
-                mend=f"choose of {', '.join(sorted(known))}",
+                f"choose of {', '.join(sorted(known))}",
             )
+            raise ConfigError(what, where="--only", mend=mend)
     for sheet in written:
         sheet.write(folder)
         if sheet.id in printed:
             show(sheet, console)
-    console.print(Text(f"written to {folder}"), soft_wrap=True)
+    _say(console, f"written to {folder}")
+
+
+def _say(console: Console, line: str) -> None:
+    from rich.text import Text
+
+    console.print(Text(line), soft_wrap=True)

@@ -54,8 +54,19 @@ def video(
             mend="give --video=FILE --network=[A,B], or names of experiments",
         )
     if video is not None and network:
+        from stpl.data.videos.stream import FrameStream, check_footage
+
         videos = video if isinstance(video, list) else [video]
-        written = _film(videos, network, output, stride, fps, codec)
+        sources = check_footage(videos, stride=stride)
+
+        from stpl.apply.film import film
+        from stpl.apply.loaded import open_network
+
+        written = output or videos[0].parent / "side_by_side.webm"
+        opened = dict(zip(_titles(network), map(open_network, network), strict=True))
+        if network[0].size is None:  # then frames of several sizes are refused
+            sources = [FrameStream(path, stride=stride) for path in videos]
+        film(opened, sources, written, fps=fps, codec=codec)
     else:
         from stpl.runs.experiments import check_bench, check_runs, experiment_folders, load_catalogue
         from stpl.runs.record import RECORD, RunKey
@@ -75,30 +86,6 @@ def video(
 
         film_runs({titles.get(row, row): RunKey(bench, row, seed) for row in shown}, runs, written, fps, codec)
     print(f"video: {written}")
-
-
-def _film(
-    videos: Sequence[Path],
-    networks: Sequence[NetworkOrigin],
-    output: Path | None,
-    stride: int,
-    fps: float | None,
-    codec: Codec,
-) -> Path:
-    """Write the video of networks on footage; where it lies."""
-    from stpl.data.videos.stream import FrameStream, check_footage
-
-    sources = check_footage(videos, stride=stride)
-
-    from stpl.apply.film import film
-    from stpl.apply.loaded import open_network
-
-    written = output or videos[0].parent / "side_by_side.webm"
-    opened = dict(zip(_titles(networks), map(open_network, networks), strict=True))
-    if networks[0].size is None:  # then frames of several sizes are refused
-        sources = [FrameStream(path, stride=stride) for path in videos]
-    film(opened, sources, written, fps=fps, codec=codec)
-    return written
 
 
 def _titles(networks: Sequence[NetworkOrigin]) -> list[str]:

@@ -135,7 +135,6 @@ def refuse_agpl_fork() -> None:
         version = importlib.metadata.version("albumentationsx")
     except importlib.metadata.PackageNotFoundError:
         return
-    raise ConfigError(
-        f"AlbumentationsX {version} (AGPL-3.0) is installed in place of albumentations (MIT)",
-        mend="run: pip uninstall albumentationsx && pip install --force-reinstall albumentations==2.0.8",
-    )
+    what = f"AlbumentationsX {version} (AGPL-3.0) is installed in place of albumentations (MIT)"
+    mend = "run: pip uninstall albumentationsx && pip install --force-reinstall albumentations==2.0.8"
+    raise ConfigError(what, mend=mend)

@@ -148,7 +148,7 @@ class _Findings:
 
 
 class _Job:
-    """Looks at the files of one clip, in any thread; judges the flow of a sample of them."""
+    """Looks at the files of one clip, in any thread; judges the flow of a sample of the clips."""
 
     def __init__(self, files: SequenceSet, flow_folder: Path | None, sample: int) -> None:
         self.files, self.flow_folder = files, flow_folder

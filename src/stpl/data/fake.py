@@ -39,10 +39,7 @@ def fake(
     seed: int = 0,
     layout: str | None = None,
 ) -> None:
-    """Write a tiny data set in its true layout, drawn by the street renderer, with labels in its own ids.
-
-    Its arguments are the options of `stpl data fake`.
-    """
+    """Write a tiny data set in its true layout, drawn by the street renderer; see the options of `stpl data fake`."""
     known = data_set(dataset)
     videos = known.fake.videos(known.fake.clips if clips is None else clips)
     target = root / known.folder

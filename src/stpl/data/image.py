@@ -153,10 +153,8 @@ def image_count(path: Path) -> int:
 def checked_bytes(path: Path, what: str = "the image", mend: str = _TORN) -> bytes:
     """The content of a PNG, once every chunk's checksum is compared: OpenCV may return half of a torn image.
 
-    Args:
-        path: the file; `DataError` is raised if it is missing, torn, no image or too large.
-        what: what messages call it.
-        mend: what they advise.
+    Raises:
+        DataError: it is missing, torn, no image or too large; the message calls it `what` and advises to `mend`.
     """
     with _naming(path, what, mend):
         data = path.read_bytes()

@@ -136,12 +136,7 @@ class SequenceSet:
 
 
 def open_set(
-    root: Path,
-    name: str,
-    split: str,
-    *,
-    frame_list: Path | None = None,
-    size: tuple[int, int] | None = None,
+    root: Path, name: str, split: str, *, frame_list: Path | None = None, size: tuple[int, int] | None = None
 ) -> SequenceSet:
     """What one split holds. Every frame that will be needed is looked for now, and not hours into a training run.
 

@@ -147,13 +147,10 @@ def class_pixels(reader: ClipReader, num_classes: int, folder: Path) -> NDArray[
 
 
 class RareClassSampler(StepSampler):
-    """Steps of clips drawn by class; raises `DataError` if no clip shows enough of any.
+    """Steps of clips drawn by class, from `class_pixels` and the pixels of one label; the rest as `StepSampler`.
 
-    Args:
-        counts: from `class_pixels`.
-        pixels: of one label.
-        options: how strongly rare classes are preferred.
-        steps: see `StepSampler`.
+    Raises:
+        DataError: no clip shows enough of any class.
     """
 
     def __init__(self, counts: NDArray[np.int64], pixels: int, options: RareClasses, **steps: int) -> None:

@@ -31,10 +31,8 @@ def read_classes(path: Path) -> Ids:
     """Class ids `[H,W]` of a SYNTHIA label: channel R of a 16-bit colour PNG, or the only channel of a grey one.
 
     OpenCV decodes it, because Pillow keeps the upper byte of 16-bit colours only, where the ids are not; but OpenCV
-    may return half of a torn image, so Pillow checks the file first.
-
-    Raises:
-        DataError: the file is missing or torn, or an 8-bit colour image.
+    may return half of a torn image, so Pillow checks the file first. Raises `DataError` for one that is missing, torn
+    or an 8-bit colour image.
     """
     data = checked_bytes(path)
     with Image.open(io.BytesIO(data)) as image:

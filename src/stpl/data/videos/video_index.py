@@ -53,11 +53,9 @@ class VideoIndex:
 
 
 def open_index(path: Path, kept: Path | None) -> VideoIndex:
-    """The index of a video file: what was kept of an earlier pass, or of a pass that is made now.
+    """The index of a video file: the one that an earlier pass left at `kept`, or that of a pass that is made now.
 
-    Args:
-        path: the video.
-        kept: where it is kept; `None` keeps nothing. What is there and cannot be read is made again.
+    Where `kept` is `None`, nothing is kept; what is there and cannot be read is made again.
     """
     found = None if kept is None else _read(kept)
     if found is None:
@@ -99,12 +97,7 @@ def _scan(path: Path) -> VideoIndex:
 
 
 class RandomAccess:
-    """Any frame of a video file by its number, checked by its fingerprint.
-
-    Args:
-        path: the video.
-        index: of that very file.
-    """
+    """Any frame of a video file by its number, checked by its fingerprint; the index is of that very file."""
 
     def __init__(self, path: Path, index: VideoIndex) -> None:
         self.path, self.index = path, index
@@ -162,7 +155,10 @@ class RandomAccess:
         if frame is None or file_state(self.path) != self._file:
             what = "the video is not what it was when it was looked through"
             raise DataError(what, where=self.path, mend="call again")
-        self._tell()
+        if not self._told and self._place > _STEPS_BACK[-1]:
+            self._told = True
+            quicker = "quicker after ffmpeg -i IN -c:v libx264 -g 15 OUT.mp4"
+            note(f"seeking fails, so frames are decoded from the beginning; {quicker}", self.path)
         return frame
 
     def _seek(self, target: int, number: int) -> bool:
@@ -207,10 +203,3 @@ class RandomAccess:
         if self._capture is not None:
             self._capture.release()
         self._capture, self._place = open_video(self.path), -1
-
-    def _tell(self) -> None:
-        """Say once that a video seeks badly."""
-        if not self._told and self._place > _STEPS_BACK[-1]:
-            self._told = True
-            quicker = "quicker after ffmpeg -i IN -c:v libx264 -g 15 OUT.mp4"
-            note(f"seeking fails, so frames are decoded from the beginning; {quicker}", self.path)

@@ -47,13 +47,18 @@ def data(
     """
     with TemporaryDirectory() as folder:
         if root is None:
-            root = Path(folder) / "drawn"
-            with redirect_stdout(sys.stderr):
-                fake(dataset, root, size=data_set(dataset).native, clips=clips)
+            root = drawn(dataset, Path(folder) / "drawn", clips, data_set(dataset).native)
         files = _linked(open_set(root, dataset, "train", size=size), Path(folder) / "linked", clips)
         timings = interleaved(_stages(files), repeats * len(files), warm=len(files))
     title = f"reading clips of {dataset} at {files.size[0]}×{files.size[1]}, one thread of one process"
     return {"dataset": dataset, "size": list(files.size), **report(title, timings, "whole clip")}
+
+
+def drawn(dataset: str, root: Path, clips: int, size: tuple[int, int]) -> Path:
+    """Draw a data set below `root`; what is said of it goes to stderr."""
+    with redirect_stdout(sys.stderr):
+        fake(dataset, root, size, clips)
+    return root
 
 
 def _linked(files: SequenceSet, folder: Path, count: int) -> SequenceSet:

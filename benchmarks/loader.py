@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import redirect_stdout
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,11 +11,11 @@ from torch.utils.benchmark import Timer, timer
 from torch.utils.data import DataLoader
 
 from benchmarks import cuda
+from benchmarks.data import drawn
 from benchmarks.measure import Figures, run, table
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.augment_device import augment
 from stpl.data.clip import BACKWARD, Wants, collate
-from stpl.data.fake import fake
 from stpl.data.label_space import VIPER_15
 from stpl.data.loading import begin_process
 from stpl.data.sequence import SequenceClips, open_cache
@@ -49,9 +47,7 @@ def loader(
     place = cuda.check_device(device)
     with TemporaryDirectory() as folder:
         if root is None:
-            root = Path(folder)
-            with redirect_stdout(sys.stderr):
-                fake("cityscapes", root, clips=clips)  # small: the cache is made at the size below, and read
+            root = drawn("cityscapes", Path(folder), clips, (128, 256))  # small: the cache has the size below
         files = open_set(root, "cityscapes", "train", size=size)
         reader = SequenceClips(files, VIPER_15, cache=open_cache(files))
         counts = [number for number in workers if number <= len(cores())]

@@ -62,7 +62,10 @@ def check(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 @pytest.mark.parametrize("bench", ["viper", "synthia"])
 def test_data_sets_and_tables(bench: str, workplace: Path, check: Callable[..., str]) -> None:
-    """Every row that runs, each in the way `stpl sweep` runs it, then the tables."""
+    """Every row that runs, each in the way `stpl sweep` runs it, then the tables.
+
+    On SYNTHIA rows that use each of its overlays: what else differs is the data set.
+    """
     for name in (bench, "cityscapes"):
         check("data", "fake", name, "--root=data", "--size=64,128", "--clips=2")
         for split in ("train", "val") if name == "cityscapes" else ("train",):
@@ -73,7 +76,9 @@ def test_data_sets_and_tables(bench: str, workplace: Path, check: Callable[..., 
     rows = {
         row.experiment for name in ("table1", "table3", "table4", "baselines") for row in catalogue.table(name).rows
     }
-    for experiment in ("source", "vat", *sorted(filter(None, rows))):
+    few = {"source_only", "self_training", "stpl", "rda", "tps_target", "oracle"}
+    run = {name for name in rows if name and (bench == "viper" or name in few)}
+    for experiment in ("source", "vat", *sorted(run)):
         files = "files" if experiment == "stpl" else "estimated"  # the lineage's files and our cache are both read
         check("fit", f"--bench={bench}", f"--experiment={experiment}", "--data.root=data",
               f"--run.experiment={experiment}", f"--data.flow={files}", "--trainer.precision=32-true")  # fmt: skip
@@ -83,7 +88,9 @@ def test_data_sets_and_tables(bench: str, workplace: Path, check: Callable[..., 
     said = check("report", f"--bench={bench}")
     with Path(f"runs/{bench}/tables/table3.csv").open() as file:
         table = {row["row"]: row for row in csv.DictReader(file)}
-    assert all(row["seeds"] == "1" and float(row["miou_last_mean"]) >= 0 for row in table.values())
+    shown = [row for row in table.values() if row["miou_last_mean"]]
+    assert all(row["seeds"] == "1" and float(row["miou_last_mean"]) >= 0 for row in shown)
+    assert len(shown) == (len(table) if bench == "viper" else 4)
     assert table["STPL"]["paper_miou"] == {"viper": "52.50", "synthia": "51.80"}[bench]
     own = {"viper": "Table 1", "synthia": "Table 2"}[bench]
     assert own in said

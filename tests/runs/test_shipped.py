@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ class Drawn(ClipReader):
 
     def drawn(self, index: int, offset: int) -> tuple[Drive, int]:
         number, frame = divmod(index, self.options.frames - 1)
-        return draw_drive(self.options, *self.place, number), frame + 1 + offset
+        return _drive(*self.place, number), frame + 1 + offset
 
     def frame(self, index: int, offset: int = 0) -> Frame:
         drive, number = self.drawn(index, offset)
@@ -130,6 +131,12 @@ class Drawn(ClipReader):
     def label(self, index: int, offset: int = 0) -> torch.Tensor:
         drive, number = self.drawn(index, offset)
         return torch.from_numpy(drive.labels[number].astype(np.int64))
+
+
+@lru_cache(maxsize=4)
+def _drive(domain: str, split: str, number: int) -> Drive:
+    """A clip asks for its drive at each frame, flow and label."""
+    return draw_drive(StreetsOptions(), domain, split, number)
 
 
 @pytest.mark.slow

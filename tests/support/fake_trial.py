@@ -1,8 +1,9 @@
 """A torch-free stand-in for `stpl fit`, run as a subprocess by the sweep's tests.
 
 Behaviour is set by the environment: FAKE_LEDGER (a line per start), FAKE_STEPS and FAKE_SECONDS (per step),
-FAKE_BREAK=`experiment:exit code[:times]`, FAKE_SESSION (steps after which it stops, as by `trainer.max_time`). It
-"checkpoints" and evaluates every step, and resumes. Its mIoU depends on the seed and on the settings model.x and
+FAKE_BREAK=`experiment:exit code[:times]` (an
+experiment's whole name, or that of its overlay), FAKE_SESSION (steps after which it stops, as by `trainer.max_time`).
+It "checkpoints" and evaluates every step, and resumes. Its mIoU depends on the seed and on the settings model.x and
 model.colour.
 """
 
@@ -38,9 +39,9 @@ def _log(message: str) -> None:
         file.write(message + "\n")
 
 
-def _break(experiment: str, directory: Path) -> None:
+def _break(names: tuple[str, str], directory: Path) -> None:
     name, _, rule = os.environ.get("FAKE_BREAK", "").partition(":")
-    if name != experiment:
+    if name not in names:
         return
     code, _, times = rule.partition(":")
     count = directory / "broken"
@@ -84,7 +85,7 @@ def main(arguments: list[str]) -> None:
     directory = key.directory(runs_root())
     with lock_run(directory), _tracked() as log:
         _log(f"{key} started")
-        _break(base, directory)
+        _break((base, key.experiment), directory)
         steps, miou = int(os.environ.get("FAKE_STEPS", "2")), 40.0 + seed + _quality(options)
         _train(directory, steps, miou, log)
         write_record(directory, record_of(key, miou, steps))

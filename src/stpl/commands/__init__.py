@@ -19,6 +19,7 @@ VERBS = {
     "video": "show predictions side by side in a video",
     "sweep": "run sweep files, one process a trial",
     "sweep check": "check a sweep file, and list what it would run",
+    "sweep tune": "search the settings of many rows, each in the same way",
     "sweep status": "show what runs where, what failed and why",
     "sweep serve": "share a sweep's database through one port",
     "report": "write tables, figures and a page of the runs",

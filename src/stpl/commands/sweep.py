@@ -66,6 +66,33 @@ def sweep(sweeps: SweepFiles, *, options: WorkerOptions, workers: Natural = 1, d
     run(sweeps.read(), options, workers, dry_run=dry_run)
 
 
+def sweep_tune(
+    file: Path,
+    *,
+    options: WorkerOptions,
+    rows: list[str] | None = None,
+    tables: Path = Path("tuning"),
+    workers: Natural = 1,
+) -> None:
+    """Search the settings of many rows, each in the same way.
+
+    A tuning file names the rows, what their runs have in common, and for each the settings that are searched, one after
+    the other: every value of the first, at the first values of the rest; then those of the second at the best value of
+    the first; and so on. The best has the highest mean mIoU over the seeds at the last step; of means within 0.05 the
+    smallest value. A row that has a table is done. Call it again at any time: what is recorded is not run again.
+
+    Args:
+        file: tuning file, such as `sweeps/tune.yaml`.
+        options: of each worker.
+        rows: search these alone.
+        tables: folder of the tables; each row's is written at its end.
+        workers: trials side by side on this machine, as for `stpl sweep`.
+    """
+    from stpl.sweeps.tuning import read_tuning, tune
+
+    tune(read_tuning(file), rows or (), tables, options, workers)
+
+
 def sweep_check(sweeps: SweepFiles, *, runs: Path = Path("runs")) -> None:
     """Check sweep files and print the commands that they would run.
 

@@ -189,7 +189,7 @@ class _Search:
 
 def _order(value: Value) -> tuple[int, float, str]:
     """Numbers by size, and words as they are written."""
-    return (0, float(value), "") if is_number(value) else (1, 0.0, str(value))
+    return (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value))
 
 
 def tune(tuning: Tuning, rows: Sequence[str], tables: Path, options: WorkerOptions, workers: int) -> None:

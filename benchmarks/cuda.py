@@ -1,7 +1,5 @@
 """Measuring on a GPU: actions replayed as graphs, memory, and the rate of its matrix units."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """An evaluation of a benchmark's size: network, all metrics, clips moved from the host."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

@@ -4,8 +4,6 @@ Every part is a process of its own with a limit of its own: one that fails or ha
 they print and find goes to one folder, and into one table. Imports no torch: without a GPU it says so and ends well.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

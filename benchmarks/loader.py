@@ -1,7 +1,5 @@
 """Clips a second that loader processes deliver from the memory-mapped cache."""
 
-from __future__ import annotations
-
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory

@@ -7,8 +7,6 @@ Memory is the process's peak resident set (`VmHWM` of /proc, reset just before t
 then.
 """
 
-from __future__ import annotations
-
 import inspect
 import json
 import os

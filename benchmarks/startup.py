@@ -1,7 +1,5 @@
 """How long a user waits before anything happens: for help, and for the first step of a run."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -13,8 +13,6 @@ Methods are built as the overlays for VIPER say, from random weights. Frames are
 VIPER's are, labels of an earlier stage drawn. Reading is no part of a step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Warping on the paper's grid against a Python loop over its pixels, which published code uses."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

@@ -6,8 +6,6 @@ argparse with one reader a type, because jsonargparse reads each text as YAML fi
 are no names. This module imports no torch.
 """
 
-from __future__ import annotations
-
 import argparse
 import inspect
 import re

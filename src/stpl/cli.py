@@ -1,7 +1,5 @@
 """The program `stpl`: which verb is called, and how it ends. Nothing heavy is imported before a verb needs it."""
 
-from __future__ import annotations
-
 import codecs
 import os
 import sys

@@ -4,8 +4,6 @@ Every message names what was wrong, where, the value found, and what to do next.
 alone (no traceback) and exits with the error's code, 2 for nearly all; anything else is a defect of this program.
 """
 
-from __future__ import annotations
-
 import errno
 import math
 import re

@@ -1,7 +1,5 @@
 """What this machine has that a process may use; nothing heavy is imported for it."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Types of options, and the value of a type that a text means. Imports no torch."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Sequence

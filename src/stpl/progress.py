@@ -4,8 +4,6 @@ Not by `rich`: its live display hides the cursor until it is stopped, which ever
 ends it; and where stderr is no terminal it prints nothing before the end.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 

@@ -1,7 +1,5 @@
 """Arrays on disk that are complete or absent."""
 
-from __future__ import annotations
-
 import io
 import json
 import math

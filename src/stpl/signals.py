@@ -1,7 +1,5 @@
 """Signals that a run hears: which end it, and how a handler is set for a while. Imports no torch."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """`stpl adapt`: a network and unlabelled video in, an adapted one out; how well its guard chooses."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

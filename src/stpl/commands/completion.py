@@ -1,7 +1,5 @@
 """`stpl completion`: scripts that complete verbs, options and names in a shell, made by shtab."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterable
 from pathlib import Path

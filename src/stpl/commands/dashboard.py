@@ -1,7 +1,5 @@
 """The verbs of `stpl dashboard`: runs in W&B, sweeps in Optuna's dashboard."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from stpl.option_types import Natural

@@ -1,7 +1,5 @@
 """`stpl export`: a network as one file for other programs; what options alone decide is refused before torch loads."""
 
-from __future__ import annotations
-
 import sys
 from importlib import import_module
 from pathlib import Path

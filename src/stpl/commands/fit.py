@@ -1,7 +1,5 @@
 """`stpl fit`: LightningCLI's settings, composed of overlays; its help needs neither."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterable
 

@@ -3,8 +3,6 @@
 What options, paths and footage decide is refused here, before torch is imported.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path

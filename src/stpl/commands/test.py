@@ -1,7 +1,5 @@
 """`stpl test`: evaluate a network on a benchmark, with LightningCLI's settings."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from stpl.apply.origin import NetworkOrigin

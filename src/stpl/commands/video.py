@@ -3,8 +3,6 @@
 What options, paths and footage decide is refused here, before torch is imported; `stpl.apply.film` writes the video.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """The verbs of `stpl weights`: checkpoints of any program, and those of runs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

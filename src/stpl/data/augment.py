@@ -6,8 +6,6 @@ pseudo-labels of the original view hold for the augmented one. How a clip is aug
 (`clip_seed`) alone: nothing here reads or advances a global generator.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import threading

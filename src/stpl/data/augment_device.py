@@ -7,8 +7,6 @@ does with 8 bits, so both give the same frames but for single grey levels.
 Shape legend: T frames of a clip, H×W pixels. Frames are float32 `[T,3,H,W]` holding whole numbers in 0..255.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

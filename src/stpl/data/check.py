@@ -1,7 +1,5 @@
 """`stpl data check`: looks once at every file of a split and reports what is missing, torn or wrong."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What a recorded data set declares: one `DataSet`, in one file, is all there is of it. Imports no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -6,8 +6,6 @@ no label file of the training split is ever opened, and unless it wants source c
 is never opened at all.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import replace

@@ -5,8 +5,6 @@ fills the layouts with drives of the street renderer: its clean studio stands fo
 recorded ones.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path

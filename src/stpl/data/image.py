@@ -4,8 +4,6 @@ Pillow does the work, for two reasons: a torn PNG is an error here (OpenCV print
 and its bicubic filter, which widens when it shrinks an image, is the very one of the DA-VSN/TPS data loaders.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import struct

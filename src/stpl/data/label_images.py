@@ -1,7 +1,5 @@
 """Label images among the frames of a folder: known by their names and by what they hold. Imports no torch."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence

@@ -7,8 +7,6 @@ Sources: the released data loaders of DA-VSN, TPS and CMOM (`dataset/Viper.py`, 
 palette of the Cityscapes benchmark (Cordts et al., CVPR 2016).
 """
 
-from __future__ import annotations
-
 import colorsys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

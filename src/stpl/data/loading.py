@@ -1,7 +1,5 @@
 """How clips are loaded: batch sizes, loader processes, which source clips are drawn."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

@@ -4,8 +4,6 @@ Threads are enough: decoding and resizing (Pillow), optical flow (OpenCV, torch)
 Python's lock, so they use all cores; and no process is left behind when this one is killed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar

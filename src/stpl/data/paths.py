@@ -1,7 +1,5 @@
 """What can be said of the path of footage before it is opened. Imports neither torch nor OpenCV."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

@@ -1,7 +1,5 @@
 """Pseudo-labels of a whole split on disk: what a network said of every clip, made in one go, complete or absent."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

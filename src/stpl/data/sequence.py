@@ -1,7 +1,5 @@
 """The one reader that serves the clips of recorded data sets, and the arrays that `stpl data cache` keeps of them."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """One split of a recorded data set: what is on disk, which frames make a clip, how its files become arrays."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

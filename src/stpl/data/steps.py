@@ -4,8 +4,6 @@ Nothing here depends on a generator's history, so a run that is killed at step s
 would have seen, with any number of workers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from functools import partial

@@ -3,8 +3,6 @@
 Source has label 0 and target 1 (ADVENT, DA-VSN; AdaptSegNet has it so too).
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -1,7 +1,5 @@
 """Pseudo-labels and which of them to trust (paper §3.2, «confident proportion k»)."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

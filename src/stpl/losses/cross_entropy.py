@@ -1,7 +1,5 @@
 """Cross-entropy that survives frames without a single labelled pixel."""
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn import functional as F
 

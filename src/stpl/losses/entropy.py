@@ -1,7 +1,5 @@
 """Losses on the entropy of predictions, which is relative to that of ignorance."""
 
-from __future__ import annotations
-
 import math
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Contrast of each pixel with itself as an earlier network saw it (Huang et al., HCL, NeurIPS 2021, HCID)."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Literal
 

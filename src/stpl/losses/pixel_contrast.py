@@ -20,8 +20,6 @@ Three engines do the same mathematics, chosen by device: `sorted` (CPU: classes 
 the first reads values back to Python, where that costs nothing.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import warnings

@@ -1,7 +1,5 @@
 """The contrast on any device, without reading a value back to Python: the sets are masks made block by block."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -5,8 +5,6 @@ the end of that class to its next beginning, and each product is one call withou
 units of log 2, because `exp2` is four times as fast as `exp` in torch's CPU kernels.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

@@ -14,8 +14,6 @@ Similarities are in units of log 2, because the hardware's exponential is 2^x.
 Shape legend: TILE queries meet STEP keys at a time (in `_columns`: keys, queries), DIM = D rounded up to a power of 2.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

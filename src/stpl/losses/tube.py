@@ -1,7 +1,5 @@
 """Tube matching: the overlap of predicted and true tubes of each class through a clip."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

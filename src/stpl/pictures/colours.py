@@ -1,7 +1,5 @@
 """The colour of a class, the same in every picture, figure and page. Imports no torch."""
 
-from __future__ import annotations
-
 import zlib
 
 from stpl.data.label_space import PALETTE

@@ -1,7 +1,5 @@
 """The painting of labels: colours by class, blended over a frame, and a legend of them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

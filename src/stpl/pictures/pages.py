@@ -1,7 +1,5 @@
 """Pages in one HTML file that need neither server nor network: they share frame, colours and base style."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -4,8 +4,6 @@ The file is WebM with VP8 or VP9: the codecs that the OpenCV wheel can encode *a
 MPEG-4 Part 2 in an .mp4, of which Chromium shows a black frame.)
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os

@@ -3,8 +3,6 @@
 `stpl.runs.request` expands the command line; LightningCLI parses it and builds everything.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import inspect
 import logging

@@ -3,8 +3,6 @@
 `experiments/tables.yaml` is the catalogue; its head explains its layout. Imports no torch.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """`stpl fit` and `stpl test`: a configuration in, a recorded run out."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """The folder of a run: made, locked, and cleared of what a refusal left behind. Imports no torch."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

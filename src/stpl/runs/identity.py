@@ -4,8 +4,6 @@ A path does not say what a file holds, so a run keeps a hash of the content of e
 (`run.inputs` in its config.yaml), and each of its checkpoints carries a mark of the run. Imports no torch.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """What the parser, or a class of the user's own, refuses while a run is built: in one line, with its place."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import sys

@@ -1,7 +1,5 @@
 """The precision that a run chooses by itself: what the hardware is fast in, if it computes this network right."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager

@@ -1,7 +1,5 @@
 """What a run leaves behind: metrics line by line, checkpoints, and at the very end its record."""
 
-from __future__ import annotations
-
 import csv
 import importlib.metadata
 import resource

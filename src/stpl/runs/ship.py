@@ -1,7 +1,5 @@
 """`stpl weights ship`: from recorded source models to those that the package ships (see `stpl.runs.shipped`)."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Each file holds a hash of the recipe that made it: what is drawn, how it is trai
 OpenCV and NumPy are left out: a new one may change single grey levels, and must not make every model useless.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import tokenize

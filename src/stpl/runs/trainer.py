@@ -4,8 +4,6 @@ The first process starts the others of its node by its own command line, unless 
 builds the same run; the first alone locks the run's folder and writes into it.
 """
 
-from __future__ import annotations
-
 import atexit
 import ctypes
 import os

@@ -1,7 +1,5 @@
 """Weights × statistics: what a run's weights are worth with statistics other than those they were recorded with."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable

@@ -5,8 +5,6 @@ that grows. A claim is free again when its process on this machine is gone, or f
 still for long: no clocks are compared, and every storage serves, also one without Optuna's own heartbeats (gRPC).
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import secrets

@@ -1,7 +1,5 @@
 """What a sweep shows while it runs: one live line on a terminal, plain lines elsewhere."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from datetime import timedelta

@@ -6,8 +6,6 @@ categories with probabilities) is drawn as a quantile, on which samplers learn, 
 cumulative distribution.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

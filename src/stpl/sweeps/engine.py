@@ -1,7 +1,5 @@
 """`stpl sweep`: run every cell of sweep files exactly once, whatever dies in between."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """From a sweep file to its cells, and from a cell to its command line."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

@@ -4,8 +4,6 @@ In the middle of a database transaction one would leave the claim in a state tha
 until the worker waits, which is nearly always; a second one that comes before that is raised where it is.
 """
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -5,8 +5,6 @@ for every trial. On Linux the kernel kills a process of this kind when its paren
 survives `exec`. Elsewhere an orphan trains on, and the lock on its folder keeps a second one out.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import ctypes

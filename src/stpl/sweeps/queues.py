@@ -5,8 +5,6 @@ trial under its run's name. A trial of a search whose worker died is tried again
 go on from their checkpoints.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import zlib
 from abc import ABC, abstractmethod

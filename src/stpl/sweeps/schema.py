@@ -3,8 +3,6 @@
 W&B's own client checks nothing, so its traps are refused here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a search found, as CSV: its trials, and how much each parameter matters."""
 
-from __future__ import annotations
-
 import csv
 import io
 import warnings

@@ -3,8 +3,6 @@
 Where a file gives two spellings, a run would be made twice, or one of two values would win without a word.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Hashable, Iterable

@@ -1,7 +1,5 @@
 """`stpl sweep status`: what runs where, what failed and why, and how long it will take."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The database that the workers of a sweep share, and errors in it as people understand them."""
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Iterator

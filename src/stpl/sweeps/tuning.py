@@ -1,7 +1,5 @@
 """`stpl sweep tune`: the same search for every row of a table, one setting after the other."""
 
-from __future__ import annotations
-
 import json
 import math
 import statistics

@@ -1,7 +1,5 @@
 """What an estimator of optical flow is, how the setting `flow_estimator` names one, and the one that is the default."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Estimated flow, kept on disk: the one place where readers, `predict`, page and film get it."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass

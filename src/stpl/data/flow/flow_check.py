@@ -4,8 +4,6 @@ The flow as it is given competes with the flows that the common mistakes would n
 other units. What explains the frames best, over several pairs, is what the file holds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

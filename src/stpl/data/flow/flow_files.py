@@ -1,7 +1,5 @@
 """`stpl data flow`: the flow files of a data set, as the DA-VSN lineage names them, from frames on disk."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

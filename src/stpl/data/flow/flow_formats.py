@@ -4,8 +4,6 @@ Each reader gives the flow and which of its pixels the file knows. Files have se
 mark, Middlebury writes values beyond 1e9, and programs leave NaN or infinity where they found no match.
 """
 
-from __future__ import annotations
-
 import io
 import struct
 from collections.abc import Callable, Iterator

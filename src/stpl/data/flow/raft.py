@@ -1,7 +1,5 @@
 """RAFT (Teed and Deng, ECCV 2020) as torchvision has it, if that is installed; on the GPU if there is one."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module

@@ -1,7 +1,5 @@
 """Operations on flow in memory: resize, mirror, compare with the flow in the other direction."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray

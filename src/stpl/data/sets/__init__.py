@@ -3,8 +3,6 @@
 A new data set is one new file here whose `SET` is a `DataSet`, or such a file of your own, named by its import path.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from pkgutil import iter_modules
 

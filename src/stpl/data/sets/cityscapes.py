@@ -5,8 +5,6 @@ labelled frame is the 20th of its snippet, but its *number* is 000019 in only 18
 validation snippets: numbers are always read from file names.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 from stpl.data.data_set import DataSet, Fake, FakeVideo, FileLayout, LabelFormat

@@ -6,8 +6,6 @@ the instance in G. Frames are resized to 760×1280; then the bottom 120 rows, wh
 one sequence.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from pathlib import Path

@@ -5,8 +5,6 @@ resized to 720×1280 as all released code of the lineage does (the STPL paper's 
 height). The player's own car is removed from the labels: see `without_own_car`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import cv2

@@ -3,8 +3,6 @@
 Read from MP4 and MOV (ISO 14496-12), Matroska and WebM, and AVI; of any other file nothing is known. Imports no torch.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 import struct

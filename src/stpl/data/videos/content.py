@@ -1,7 +1,5 @@
 """What footage is by its content: the same for a copy, a link and a file that moved. Imports no torch."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from functools import cache

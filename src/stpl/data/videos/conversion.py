@@ -6,8 +6,6 @@ one for the whole process and which goes past Python to stderr. So a video that 
 a process of its own, whose log is read. Imports no torch.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """A video file as OpenCV's FFmpeg decodes it, frame after frame. Imports no torch."""
 
-from __future__ import annotations
-
 import os
 import zlib
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A folder of images as footage: which of its files are frames, and in which order. Imports no torch."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

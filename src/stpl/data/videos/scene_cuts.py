@@ -3,8 +3,6 @@
 Only hard cuts are looked for. A fade changes each pair of frames a little, and its flow is as good as any.
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray

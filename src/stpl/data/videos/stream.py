@@ -1,7 +1,5 @@
 """Any video file, or any folder of images, as a stream of frames. Imports no torch; clips are made in `video_clips`."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Footage, that is video files and folders of images, as unlabelled clips: the camera a user wants to adapt to."""
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property

@@ -4,8 +4,6 @@
 interruption, it goes on from there.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import threading

@@ -1,7 +1,5 @@
 """Whether a network reads values of its frames: a traced file would keep what it then decided for the frame at hand."""
 
-from __future__ import annotations
-
 import ast
 import linecache
 import sys

@@ -1,7 +1,5 @@
 """Writing a network as ONNX or TorchScript, compared with the original before the file is kept."""
 
-from __future__ import annotations
-
 import json
 import logging
 import warnings

@@ -1,7 +1,5 @@
 """Predictions side by side as a video that a browser plays, of recorded runs or of any video file."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

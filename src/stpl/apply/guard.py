@@ -7,8 +7,6 @@ among trained networks. The last one is taken that has lost next to nothing of t
 what renewed statistics alone say of them. How often that is right is measured by `stpl adapt guard`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`stpl adapt guard`: which networks the guard chooses in recorded runs, and how good they are by labels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from json import dumps

@@ -1,7 +1,5 @@
 """Labels as files: of footage, images and a video; of a benchmark, what the official Cityscapes evaluator reads."""
 
-from __future__ import annotations
-
 import json
 import sys
 import time

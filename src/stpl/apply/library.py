@@ -1,7 +1,5 @@
 """`stpl.load` and `stpl.adapt`: the suite from Python, with the defaults of the command line; and `stpl adapt`."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Mapping, Sequence

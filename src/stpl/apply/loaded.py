@@ -1,7 +1,5 @@
 """A network with its weights, opened as its description says, and how it labels frames."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -124,7 +122,7 @@ class LoadedNetwork:
             yield predict([self.accel], clip, frame.shape)[0]
             before = seen
 
-    def adapted(self, checkpoint: Path) -> LoadedNetwork:
+    def adapted(self, checkpoint: Path) -> "LoadedNetwork":
         """The same with the weights of a checkpoint that an adaptation of it wrote."""
         with self.buildable():
             network = load_network(checkpoint, self.builder)

@@ -3,8 +3,6 @@
 Each check takes the value and `where`, the name of its option, and raises `ConfigError` if it is none.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """Where a network comes from and what it returns: one description for all commands and Python. It imports no torch."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -275,7 +273,7 @@ def read_network(path: Path) -> dict[str, Any]:
     return found
 
 
-def read_classes(name: str, where: str = "--classes") -> LabelSpace:
+def read_classes(name: str, where: str = "--classes") -> "LabelSpace":
     """A label space by its name, or from a YAML file: `classes`, and `palette` (RGB of each) if there is one.
 
     Raises:

@@ -1,7 +1,5 @@
 """The page of an adaptation: what was done, what came of it, and what it looks like, in one HTML file."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

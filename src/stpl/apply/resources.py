@@ -1,7 +1,5 @@
 """What an adaptation takes of memory and time, estimated before it begins from one small step."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

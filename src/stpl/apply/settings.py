@@ -1,7 +1,5 @@
 """How to adapt, checked before anything heavy is imported. Imports no torch."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """ACCEL (Jain et al., CVPR 2019) in the form of DA-VSN, TPS and STPL: one network for both frames, scores fused."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

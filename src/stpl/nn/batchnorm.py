@@ -1,7 +1,5 @@
 """What adaptation may do to BatchNorm: nothing, renew its statistics, or train it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

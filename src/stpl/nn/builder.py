@@ -4,8 +4,6 @@ What its author's code does wrong becomes one line that names the file and its l
 import or in the call, and `sys.exit` in either, which would end this program without a word.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import re

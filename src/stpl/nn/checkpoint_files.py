@@ -1,7 +1,5 @@
 """Where a checkpoint lies: a file, or a source model that the package ships. This module imports no torch."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from stpl.errors import CheckpointError

@@ -13,8 +13,6 @@ AdaptSegNet's single-level network calls its one classifier `layer5`. An image n
 predicts the same: its score fusion is [I|0]. The classifiers of the first two are for other classes and stay out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple

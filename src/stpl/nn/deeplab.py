@@ -1,7 +1,5 @@
 """DeepLabV2: a dilated ResNet and a classifier of parallel dilated convolutions (Chen et al., TPAMI 2018)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -78,7 +76,7 @@ class DeepLabV2(Architecture):
         for dilation in self.dilations:
             check_range("network.architecture.dilations", dilation, 1)
 
-    def build(self, num_classes: int) -> DeepLabV2Segmenter:
+    def build(self, num_classes: int) -> "DeepLabV2Segmenter":
         """The network, freshly initialised."""
         return DeepLabV2Segmenter(self, num_classes)
 

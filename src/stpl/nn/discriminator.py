@@ -1,7 +1,5 @@
 """Discriminators: which domain do maps come from? Trained against the network that makes the maps."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise

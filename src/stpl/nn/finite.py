@@ -1,7 +1,5 @@
 """Are there numbers to go on with? NaN and infinity in weights, statistics and losses."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

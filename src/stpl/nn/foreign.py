@@ -1,7 +1,5 @@
 """Networks that somebody else wrote: called, copied, taken out of their wrappers; what they raise becomes one line."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar

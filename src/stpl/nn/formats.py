@@ -10,8 +10,6 @@
 Nothing but tensors and plain types is ever unpickled (`weights_only=True`).
 """
 
-from __future__ import annotations
-
 import codecs
 import json
 import pickle

@@ -3,8 +3,6 @@
 Every operation maps `(previous_warped [B,C,h,w], current [B,C,h,w])` to `[B,out_dim,h,w]`.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 

@@ -3,8 +3,6 @@
 `transformers` is an extra (`pip install 'stpl[hf]'`), and is imported when it is needed.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress

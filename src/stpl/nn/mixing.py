@@ -1,7 +1,5 @@
 """Pasting one clip into another, mirroring and resizing clips: frames, flow and label together."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

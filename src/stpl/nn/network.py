@@ -1,10 +1,8 @@
 """From options to a network: the one place that puts ACCEL around a segmenter."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from stpl.data.label_space import LabelSpace, label_space, own_classes
 from stpl.errors import ConfigError
@@ -45,7 +43,7 @@ class NetworkOptions:
         return plain
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> NetworkOptions:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`, for architectures whose module is imported: the text of a file imports nothing.
 
         Raises:

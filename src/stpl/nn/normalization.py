@@ -1,7 +1,5 @@
 """Whether numbers can be the mean and the standard deviation of frames in 0..255. This module imports no torch."""
 
-from __future__ import annotations
-
 import math
 from numbers import Number, Real
 from typing import Any

@@ -3,8 +3,6 @@
 Shape legend: B images, K classes, D feature channels, h×w the grid of logits or features.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial

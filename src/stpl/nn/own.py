@@ -3,8 +3,6 @@
 Shape legend: B images, K classes, D feature channels, H×W pixels, h×w features.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -82,7 +80,7 @@ class OwnNetwork(Architecture):
         """What builds it."""
         return self.builder
 
-    def build(self, num_classes: int) -> OwnSegmenter:
+    def build(self, num_classes: int) -> "OwnSegmenter":
         """The network that the callable gives."""
         return OwnSegmenter(build_module(self), self, num_classes)
 

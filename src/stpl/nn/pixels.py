@@ -5,8 +5,6 @@ of a maximum goes to one place (one of them, where several are equal), and x, it
 pass. Features are `[B,h,w,C]`: the channels of a pixel lie side by side, as in the memory format `channels_last`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """The projection head H (paper §3.2, «similar to SimCLR»)."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

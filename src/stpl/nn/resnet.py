@@ -7,8 +7,6 @@ max-pooling rounds up (`ceil_mode`), so 512×1024 pixels become 65×129 features
 torchvision's weights were trained with the stride on the 3×3 convolution: `stride_in="second"` puts it there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal
 

@@ -3,8 +3,6 @@
 Shape legend: B images, K classes, D feature channels, H×W pixels, h×w features.
 """
 
-from __future__ import annotations
-
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable

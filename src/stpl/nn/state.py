@@ -4,8 +4,6 @@ It is looked for in this order: the one that `key` names; the one under `state_d
 that holds several others (a model and its moving average, a student and its teacher) is refused with their names.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path

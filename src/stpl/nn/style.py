@@ -4,8 +4,6 @@ Low frequencies: Yang and Soatto, FDA, CVPR 2020. Bands are what Huang et al. (R
 about frequency 0, for each channel.
 """
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 import torch
@@ -60,7 +58,7 @@ class Spectrum(NamedTuple):
     size: tuple[int, int]  # of the images
 
     @staticmethod
-    def of(frames: Tensor) -> Spectrum:
+    def of(frames: Tensor) -> "Spectrum":
         """Of frames `[B,3,H,W]` in 0..255, in float32."""
         with torch.autocast(frames.device.type, enabled=False):
             spectrum = torch.fft.rfft2(frames.float())

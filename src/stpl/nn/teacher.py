@@ -1,7 +1,5 @@
 """A teacher: the exponential moving average of a network (Tarvainen and Valpola, Mean Teacher, NeurIPS 2017)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, Self
 

@@ -1,7 +1,5 @@
 """Warping by backward flow, which lives on the grid of the later frame and points into the earlier one."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -6,8 +6,6 @@ A checkpoint of this suite is a Lightning checkpoint whose entry `stpl` says, in
 may be, and how damage is noticed: see `stpl.nn.formats`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar

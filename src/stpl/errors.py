@@ -12,11 +12,14 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from numbers import Real
 from pathlib import Path
 from traceback import walk_tb
 
 DIVERGED = 4
 """Exit code of a run whose numbers went off: trying again gives the same."""
+
+_MOST_SHOWN = 60  # letters of a value
 
 STOPPED = 75
 """Exit code of a run that something ended before its last step (EX_TEMPFAIL of sysexits.h): the same call goes on."""
@@ -156,6 +159,18 @@ def did_you_mean(name: str, known: Iterable[str], form: str = "'{}'") -> str:
     """
     close = get_close_matches(name, list(known), 1)
     return f"did you mean {form.replace('{}', close[0])}? " if close else ""
+
+
+def shown(value: object) -> str:
+    """A value that a user gave, in one short line; what is no plain type by the name of its type."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if not isinstance(value, str | Real | list | tuple | dict):
+        return f"a {type(value).__name__}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
 def unknown(kind: str, name: str, known: Iterable[str], where: str | Path | None = None) -> ConfigError:

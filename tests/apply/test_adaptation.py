@@ -21,7 +21,7 @@ from fakes import MovingShapes
 from repository import REPOSITORY
 from stpl.apply import adapt as adaptation
 from stpl.apply import resources
-from stpl.apply.guard import Candidate, Scored, Seen, agreement, choose, judged, see
+from stpl.apply.guard import Candidate, Seen, agreement, choose, judged, see
 from stpl.apply.loaded import LoadedNetwork, load_network, open_network
 from stpl.apply.option_values import check_size
 from stpl.apply.origin import NetworkOrigin
@@ -38,9 +38,9 @@ pytestmark = pytest.mark.slow
 SIZE = (64, 96)
 
 
-def scored(*rows: tuple[str, float, float]) -> list[Scored]:
+def scored(*rows: tuple[str, float, float]) -> list[Candidate]:
     steps = {title: int(title) for title, _, _ in rows if title.isdecimal()}
-    return [Scored(Candidate(title, Path(title), steps.get(title, 0)), score, agrees) for title, score, agrees in rows]
+    return [Candidate(title, Path(title), steps.get(title, 0), score, agrees) for title, score, agrees in rows]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_the_guard_takes_the_last_that_it_trusts(
 ) -> None:
     """Which agrees with renewed statistics, keeps 98.5 % of the score, and is not below the start's."""
     verdict = choose(scored(*rows))
-    assert verdict.chosen.candidate.title == chosen
+    assert verdict.chosen.title == chosen
     assert verdict.adapted == (chosen != "start")
     expected = {"start": "as it was", "statistics": "Renewed statistics alone"}.get(chosen, f"({chosen}) is returned")
     assert expected in verdict.reason
@@ -105,10 +105,10 @@ def test_a_network_is_adapted_from_python(drive: Path, tmp_path: Path, monkeypat
         (n, 4) for n in (1, 2, 3, 4)
     ]
     assert {stage.name for stage in told} == {"affine_teacher", "renewing statistics", "comparing"}
-    titles = [one.candidate.title for one in result.verdict.scored]
+    titles = [one.title for one in result.verdict.scored]
     assert titles == ["start", "renewed statistics", "step 1", "step 2", "step 3", "step 4"]
     kept = json.loads((result.folder / "adaptation.json").read_text())
-    assert kept["chosen"] == result.verdict.chosen.candidate.title
+    assert kept["chosen"] == result.verdict.chosen.title
     frames = list(VideoFrames(drive).frames())
     labels = list(result.network.predict(iter(frames)))
     assert len(labels) == len(frames)
@@ -131,7 +131,7 @@ def test_a_network_of_one_s_own_from_python(drive: Path, tmp_path: Path, monkeyp
     card = tmp_path / "network.yaml"
     card.write_text("network: own_networks:WithoutBatchNorm\nsize: [64, 96]\nclasses: classes.yaml\nfeatures: mix\n")
     result = stpl.adapt(str(card), [drive], "out", steps=2, batch_size=2)
-    assert [one.candidate.title for one in result.verdict.scored] == ["start", "step 1", "step 2"]
+    assert [one.title for one in result.verdict.scored] == ["start", "step 1", "step 2"]
     assert isinstance(result.module, own_networks.WithoutBatchNorm)
     assert "agrees with start" in (result.folder / "index.html").read_text()
     weights = result.weights
@@ -200,7 +200,7 @@ def test_a_sitting_goes_on_with_the_batch_it_began_with(
             adaptation.adapt_to(net, [drive], tmp_path / "out", settings)
     result = stpl.adapt(net, drive, "out", steps=9)
     assert result.estimate.batch_size == 2
-    assert [one.candidate.step for one in result.verdict.scored] == [0, 0, 3, 6, 9]
+    assert [one.step for one in result.verdict.scored] == [0, 0, 3, 6, 9]
     command = ["adapt", "--network=streets", f"--video={drive}", "--steps=11", "--size=64,96", "--output=other"]
     assert main(command) == 0
     said = capsys.readouterr().err
@@ -352,7 +352,7 @@ def test_the_examples_of_the_documentation_run(drive: Path, tmp_path: Path, monk
         exec(compile(example, "docs/own.md", "exec"), scope)
         result = scope["result"]
         assert isinstance(result, stpl.Adaptation)
-        assert [one.candidate.step for one in result.verdict.scored] == [0, 0, 1, 2]
+        assert [one.step for one in result.verdict.scored] == [0, 0, 1, 2]
     commands = [line for block in (*blocks("Adapt, and be safe", "bash"), *blocks("Predict and export", "bash"))
                 for line in block.splitlines()]  # fmt: skip
     assert len(commands) == 3

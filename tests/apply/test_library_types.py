@@ -13,7 +13,7 @@ from torch import nn
 import own_networks
 import stpl
 from refusals import refused
-from stpl.apply import option_values as values
+from stpl.errors import shown
 
 SIZE = (64, 96)
 OWN: dict[str, Any] = {"network": "own_networks:Dictionary", "size": SIZE}
@@ -74,6 +74,6 @@ def test_wrong_types_of_an_adaptation(given: dict[str, Any], option: str, here: 
 
 
 def test_what_is_shown_of_a_value_is_short() -> None:
-    assert values.shown("x" * 1000).endswith("…")
-    assert values.shown(None) == "nothing"
-    assert values.shown(nn.ReLU()) == "a ReLU"
+    assert shown("x" * 1000).endswith("…")
+    assert shown(None) == "nothing"
+    assert shown(nn.ReLU()) == "a ReLU"

@@ -102,7 +102,7 @@ def test_the_same_labels_everywhere(
         with torch.no_grad():
             written = exported(pictures[place + 1], pictures[place], flow)[0].numpy()
         assert np.array_equal(guarded[place], written)
-        assert np.array_equal(guarded[place], predict([model.accel], own, SIZE)[0])
+        assert np.array_equal(guarded[place], predict(model.accel, own, SIZE))
     by_arrays = list(model.predict(FrameStream(video).frames()))
     assert all(np.array_equal(ids, expected) for ids, expected in zip(by_arrays, predicted, strict=True))
 

@@ -145,7 +145,7 @@ def adapt_to(
                 candidates.insert(1, runs.renew(str(cli.config.trainer.precision)))
         seen = list(_seen(network, candidates, spread(cli.datamodule, LOOKED), on_stage))
         verdict = choose(judged(candidates, seen))
-        chosen, checkpoint = verdict.chosen.candidate.checkpoint, folder / ADAPTED
+        chosen, checkpoint = verdict.chosen.checkpoint, folder / ADAPTED
         with chosen.open("rb") as content, whole_file(checkpoint) as file:
             shutil.copyfileobj(content, file)
         adapted = network.adapted(checkpoint)
@@ -303,12 +303,12 @@ def _start(network: LoadedNetwork, folder: Path, *, goes_on: bool) -> Path:
 def _summary(verdict: Verdict, experiment: str) -> dict[str, Any]:
     """What `adaptation.json` says."""
     return {
-        "chosen": verdict.chosen.candidate.title,
+        "chosen": verdict.chosen.title,
         "adapted": verdict.adapted,
         "reason": verdict.reason,
         "experiment": experiment,
         "candidates": [
-            {"title": one.candidate.title, "step": one.candidate.step, "score": one.score, "agreement": one.agreement}
+            {"title": one.title, "step": one.step, "score": one.score, "agreement": one.agreement}
             for one in verdict.scored
         ],
     }

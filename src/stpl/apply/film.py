@@ -80,14 +80,10 @@ def film(
     palette, titles = spaces[0].palette, ["input", *networks]
     fps = sources[0].fps if fps is None else fps
     with SideBySide(output, fps, titles, legend=(spaces[0].classes, palette), style=VideoStyle(codec)) as writer:
-        panel = _panel(sources[0].size)
+        height, width = sources[0].size
+        scale = min(1.0, _PANEL_HEIGHT / height)
+        panel = (max(1, round(height * scale)), max(1, round(width * scale)))
         for source in sources:
             for frame, labels in labelled(list(networks.values()), source, flow or FlowCache(), first=1):
                 shown = resize_rgb(frame, panel)
                 writer.write([shown, *(overlay(shown, resize_ids(one, panel), palette) for one in labels)])
-
-
-def _panel(size: tuple[int, int]) -> tuple[int, int]:
-    """The size at which frames of `size` are shown: no taller than a panel."""
-    scale = min(1.0, _PANEL_HEIGHT / size[0])
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

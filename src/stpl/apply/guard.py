@@ -8,8 +8,10 @@ what renewed statistics alone say of them. How often that is right is measured b
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import nan
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,32 +33,21 @@ KEPT = 98.5
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network that could be returned.
+    """A network that could be returned, and what the guard sees of it.
 
     Attributes:
         title: what it is, in words.
         checkpoint: the network.
         step: training step it is of; 0 where nothing was trained.
+        score: mutual information between pixel and predicted class, in nats; higher is better.
+        agreement: percent of the pixels where it predicts what the reference does.
     """
 
     title: str
     checkpoint: Path
     step: int = 0
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A candidate and what the guard sees of it.
-
-    Attributes:
-        candidate: the network.
-        score: mutual information between pixel and predicted class, in nats; higher is better.
-        agreement: percent of the pixels where it predicts what the reference does.
-    """
-
-    candidate: Candidate
-    score: float
-    agreement: float
+    score: float = nan
+    agreement: float = nan
 
 
 @dataclass(frozen=True)
@@ -70,15 +61,15 @@ class Verdict:
         doubted: trained networks that cannot be trusted.
     """
 
-    chosen: Scored
-    scored: tuple[Scored, ...]
+    chosen: Candidate
+    scored: tuple[Candidate, ...]
     reason: str
-    doubted: tuple[Scored, ...] = ()
+    doubted: tuple[Candidate, ...] = ()
 
     @property
-    def reference(self) -> Scored:
+    def reference(self) -> Candidate:
         """What the agreement is with: the start with renewed statistics, or the start where a network has none."""
-        return [one for one in self.scored if not one.candidate.step][-1]
+        return [one for one in self.scored if not one.step][-1]
 
     @property
     def adapted(self) -> bool:
@@ -86,12 +77,11 @@ class Verdict:
         return self.chosen is not self.scored[0]
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What a network makes of clips: the score (see `Scored`), and classes uint8 `[N,H,W]` at the frames' size."""
+class Seen(NamedTuple):
+    """What a network makes of clips."""
 
-    score: float
-    labels: Tensor
+    score: float  # see `Candidate`
+    labels: Tensor  # classes uint8 `[N,H,W]` at the frames' size
 
 
 @torch.no_grad()
@@ -112,21 +102,21 @@ def agreement(one: Tensor, other: Tensor) -> float:
     return 100 * float((one == other).double().mean())
 
 
-def judged(candidates: Sequence[Candidate], seen: Sequence[Seen]) -> list[Scored]:
+def judged(candidates: Sequence[Candidate], seen: Sequence[Seen]) -> list[Candidate]:
     """Candidates with their score, and how far each agrees with the reference (`Verdict.reference`)."""
     pairs = list(zip(candidates, seen, strict=True))
-    reference = [found.labels for candidate, found in pairs if not candidate.step][-1]
-    return [Scored(candidate, found.score, agreement(found.labels, reference)) for candidate, found in pairs]
+    reference = [labels for candidate, (_, labels) in pairs if not candidate.step][-1]
+    return [replace(one, score=score, agreement=agreement(labels, reference)) for one, (score, labels) in pairs]
 
 
-def choose(scored: Sequence[Scored]) -> Verdict:
+def choose(scored: Sequence[Candidate]) -> Verdict:
     """The last of the trained networks that can be trusted; if there is none, the better one of start and reference.
 
     Args:
         scored: the start first, then the same with renewed statistics if it has any, both of step 0; behind them those
             that were trained, in the order of their steps.
     """
-    untrained, trained = [[one for one in scored if bool(one.candidate.step) == kind] for kind in (False, True)]
+    untrained, trained = [[one for one in scored if bool(one.step) == kind] for kind in (False, True)]
     start, base = untrained[0], untrained[-1]
     least = max(start.score, KEPT / 100 * base.score)
     trusted = [one for one in trained if one.agreement >= TRUSTED and one.score >= least]
@@ -138,7 +128,7 @@ def choose(scored: Sequence[Scored]) -> Verdict:
     elif best is base:
         reason = f"Renewed statistics alone are returned ({gain}): training made nothing better of them."
     else:
-        title, like = best.candidate.title, "the start" if base is start else "renewed statistics"
+        title, like = best.title, "the start" if base is start else "renewed statistics"
         reason = f"The adapted network ({title}) is returned: {gain}; it agrees with {like}"
         reason += f" on {best.agreement:.0f} % of the pixels."
     if doubted:

@@ -92,5 +92,5 @@ def _case(path: Path, conditions: tuple[str, int], control: Path, renewed: RunRe
     values = [miou[0], float(renewed["last"]["miou"]), *(miou[one.step] for one in candidates[2:])]
     looked = spread(StreetsData(options=StreetsOptions(shift=cast("ShiftName", shift))), clips)
     verdict = choose(judged(candidates, [see(load_network(one.checkpoint), looked) for one in candidates]))
-    chosen = values[candidates.index(verdict.chosen.candidate)]
-    return Case(shift, seed, values[0], values[1], max(values), chosen, verdict.chosen.candidate.title)
+    chosen = values[verdict.scored.index(verdict.chosen)]
+    return Case(shift, seed, values[0], values[1], max(values), chosen, verdict.chosen.title)

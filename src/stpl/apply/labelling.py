@@ -43,6 +43,7 @@ def write_labels(network: LoadedNetwork, sources: Sequence[FrameStream], folder:
         kinds: what to write of these three.
     """
     space, done, start, shown = network.options.space, 0, time.monotonic(), time.monotonic()
+    colours = np.pad(space.palette, ((0, 256 - len(space.palette)), (0, 0))).tobytes()
     rows = [
         {"id": number, "name": name, "color": rgb}
         for number, (name, rgb) in enumerate(zip(space.classes, space.palette.tolist(), strict=True))
@@ -60,7 +61,9 @@ def write_labels(network: LoadedNetwork, sources: Sequence[FrameStream], folder:
             if "ids" in kinds:
                 Image.fromarray(labels).save(folder / "ids" / f"{done:06d}.png")
             if "colors" in kinds:
-                _palette_image(labels, space.palette).save(folder / "colors" / f"{done:06d}.png")
+                image = Image.fromarray(labels)
+                image.putpalette(colours)
+                image.save(folder / "colors" / f"{done:06d}.png")
             if writer is not None:
                 writer.write([overlaid(frame, labels, space.palette)])
             done += 1
@@ -70,13 +73,6 @@ def write_labels(network: LoadedNetwork, sources: Sequence[FrameStream], folder:
                 print(f"predicting: {done} frames, {done / (now - start):.1f} a second", file=sys.stderr, flush=True)
     print(f"predicted {done} frames, {done / (time.monotonic() - start):.1f} a second", file=sys.stderr)
     return done
-
-
-def _palette_image(labels: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Image.Image:
-    """Labels uint8 `[H,W]` as an image whose values are the ids and whose palette shows them in colour."""
-    image = Image.fromarray(labels)
-    image.putpalette(np.pad(palette, ((0, 256 - len(palette)), (0, 0))).tobytes())
-    return image
 
 
 def label_benchmark(request: Request, out: Path, colors: bool) -> None:

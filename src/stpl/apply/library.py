@@ -21,7 +21,7 @@ from stpl.apply.resources import Estimate
 from stpl.apply.settings import BENCH, RECOMMENDED, SIDE_BY_SIDE, AdaptationSettings, run_name
 from stpl.data.flow.flow_cache import FlowCache
 from stpl.data.videos.stream import FrameStream
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, shown
 from stpl.nn import weights
 from stpl.nn.checkpoint_files import located
 from stpl.progress import Progress
@@ -107,7 +107,7 @@ def adapt(
     on_stage: Any = ignored if progress is None else progress
     if not callable(on_stage):
         mend = "give a function, or leave it out"
-        raise ConfigError(f"{values.shown(on_stage)} cannot be called", where="progress", mend=mend)
+        raise ConfigError(f"{shown(on_stage)} cannot be called", where="progress", mend=mend)
     settings = AdaptationSettings(experiment, steps, lr, batch_size, stride, seed, precision)
     written = RunKey(BENCH, run_name(videos), seed).directory(runs_root()) if output is None else output
     folder = values.path(written, "output", "a folder to write into").absolute()
@@ -125,7 +125,7 @@ def _paths(video: File | Sequence[File]) -> list[Path]:
         return [values.path(video, "video", what)]
     several = isinstance(video, Sequence) and not isinstance(video, bytes)
     if not several or not video:
-        found = "no video is given" if several else f"{values.shown(video)} is no path"
+        found = "no video is given" if several else f"{shown(video)} is no path"
         raise ConfigError(found, where="video", mend=f"give the path of {what}, or a list of them")
     for one in video:
         if hasattr(one, "shape"):

@@ -119,7 +119,7 @@ class LoadedNetwork:
         for frame in _checked(frames):
             seen = resize_rgb(frame, self.frame_size)
             clip = pair_clip(seen if before is None else before, seen, flow)
-            yield predict([self.accel], clip, frame.shape)[0]
+            yield predict(self.accel, clip, frame.shape)
             before = seen
 
     def adapted(self, checkpoint: Path) -> "LoadedNetwork":
@@ -175,22 +175,23 @@ def _checked(frames: Iterable[Frame]) -> Iterator[Frame]:
 
 
 @torch.inference_mode()
-def predict(networks: Sequence[Accel], clip: Clip, shape: tuple[int, ...]) -> list[Frame]:
-    """What each network says of a clip's current frame: labels uint8 `[H,W]` (train ids).
+def predict(network: Accel, clip: Clip, shape: tuple[int, ...]) -> Frame:
+    """What a network, in evaluation mode, says of a clip's current frame: labels uint8 `[H,W]` (train ids).
 
     Args:
-        networks: in evaluation mode.
-        clip: by itself, its frames at the size the networks see, with the backward flow.
+        network: what predicts.
+        clip: by itself, its frames at the size the network sees, with the backward flow.
         shape: of the frame that the labels are shown with, of which they have height and width.
 
     Raises:
-        DivergedError: a network gives no finite numbers.
+        DivergedError: the network gives no finite numbers.
     """
-    batch = collate([clip]).to(next(networks[0].parameters()).device)
-    logits = [upsample(network(batch), (shape[0], shape[1])) for network in networks]
-    if not all(bool(x.isfinite().all()) for x in logits):
+    batch = collate([clip]).to(next(network.parameters()).device)
+    logits = upsample(network(batch), (shape[0], shape[1]))
+    if not bool(logits.isfinite().all()):
         raise DivergedError("the network's output is not finite", mend="use another checkpoint")
-    return [x.argmax(1)[0].to(torch.uint8).cpu().numpy() for x in logits]
+    labels: Frame = logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
+    return labels
 
 
 def labelled(
@@ -204,17 +205,14 @@ def labelled(
         flow: where flow is kept.
         first: number of the first frame to label.
     """
-    kinds: dict[tuple[tuple[int, int], str], list[int]] = {}
-    for place, network in enumerate(networks):
-        kinds.setdefault((network.frame_size, network.flow_estimator), []).append(place)
+    views = [(network.frame_size, network.flow_estimator) for network in networks]
+    kinds = list(dict.fromkeys(views))
     streams = [clips_in_order(source, size, replace(flow, estimator=name)) for size, name in kinds]
     for seen in islice(zip(*streams, strict=True), first, None):
         frame = seen[0][0]
-        labels: dict[int, Frame] = {}
-        for places, (_, clip) in zip(kinds.values(), seen, strict=True):
-            found = predict([networks[place].accel for place in places], clip, frame.shape)
-            labels |= dict(zip(places, found, strict=True))
-        yield frame, [labels[place] for place in range(len(networks))]
+        clips = {kind: clip for kind, (_, clip) in zip(kinds, seen, strict=True)}
+        pairs = zip(networks, views, strict=True)
+        yield frame, [predict(network.accel, clips[view], frame.shape) for network, view in pairs]
 
 
 def load_network(checkpoint: Path, builder: str | None = None) -> Accel:

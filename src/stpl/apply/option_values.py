@@ -12,26 +12,14 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, shown
 from stpl.machine import free_memory
+from stpl.nn.normalization import is_number
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_MOST_SHOWN = 60
 _DEEPEST = 3  # lists and mappings in each other, in an argument of a callable: `stpl.nn.own.Value`
 _LEAST = 16  # bytes of a pixel: of a frame as bytes, and as float32 for the network; all else comes on top
 _GIB = 2**30
-
-
-def shown(value: object) -> str:
-    """A value in one short line; what is no plain type by the name of its type."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    if not isinstance(value, str | bool | Real | list | tuple | dict):
-        return f"a {type(value).__name__}"
-    text = " ".join(repr(value).split())
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
 def _is_whole(value: object) -> bool:
@@ -73,7 +61,7 @@ def whole(value: Any, where: str, least: int, most: int | None = None) -> int:
 
 def amount(value: Any, where: str) -> float:
     """A finite number of 0 or more; true and false are none."""
-    if not isinstance(value, bool) and isinstance(value, Real) and 0 <= float(value) < math.inf:
+    if is_number(value) and 0 <= float(value) < math.inf:
         return float(value)
     raise ConfigError(f"{shown(value)} is no finite number of 0 or more", where=where, mend="give such a number")
 

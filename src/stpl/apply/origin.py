@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stpl.apply import option_values as values
-from stpl.errors import CheckpointError, ConfigError, unknown
+from stpl.errors import CheckpointError, ConfigError, shown, unknown
 from stpl.nn import normalization
-from stpl.nn.builder import check_found, is_name, no_name
+from stpl.nn.builder import check_found
 from stpl.nn.checkpoint_files import existing, located
 from stpl.option_types import Size
 from stpl.yaml_files import load_yaml
@@ -153,8 +153,6 @@ def _check_builder(name: str, where: str, nameless: bool = False) -> None:
     `hf:` alone suffices where it may be nameless, because a checkpoint holds the name.
     """
     if not name.startswith(HUGGING_FACE):
-        if not is_name(name):
-            raise no_name(name, where)
         check_found(name, where)
         return
     place = name.removeprefix(HUGGING_FACE)
@@ -212,13 +210,8 @@ def _network(value: Any, where: str) -> Any:
         return value
     if not isinstance(value, str | os.PathLike):
         mend = f"give an object of it: {value.__name__}(…)" if isinstance(value, type) else f"give {_NETWORK}"
-        raise ConfigError(f"{values.shown(value)} is no network", where=where, mend=mend)
+        raise ConfigError(f"{shown(value)} is no network", where=where, mend=mend)
     return values.text(os.fspath(value), where, f"a network: {_NETWORK}")
-
-
-def _channels(value: Any, where: str) -> str:
-    normalization.check_channels(value if isinstance(value, str) else values.shown(value), where)
-    return str(value)
 
 
 def _classes(value: Any, where: str) -> str:
@@ -226,7 +219,7 @@ def _classes(value: Any, where: str) -> str:
         from stpl.data.label_space import SPACES
 
         mend = f"give one of {', '.join(SPACES)}, or a YAML file: 'classes: [road, …]'"
-        raise ConfigError(f"{values.shown(value)} is no label space", where=where, mend=mend)
+        raise ConfigError(f"{shown(value)} is no label space", where=where, mend=mend)
     return values.text(os.fspath(value), where, "a label space, or a YAML file")
 
 
@@ -241,7 +234,7 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "classes": _classes,
     "mean": normalization.three_numbers,
     "std": normalization.divisors,
-    "channels": _channels,
+    "channels": normalization.channels,
     "size": values.size,
     "flow_estimator": partial(values.text, what="a flow estimator"),
 }

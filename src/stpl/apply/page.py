@@ -1,10 +1,9 @@
 """The page of an adaptation: what was done, what came of it, and what it looks like, in one HTML file."""
 
 import base64
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -28,8 +27,7 @@ _QUALITY = 82
 _ASSETS = Path(__file__).parent / "assets"
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """What a network makes of a video before and after."""
 
     shares: NDArray[np.float64]  # `[K,2]`: of each class in all predicted pixels before and after, in percent
@@ -78,7 +76,8 @@ def look(found: Adaptation) -> Change:
     often = max(1, len(chosen) // _SHOWN)
     for place, (clips, shown_at, number) in enumerate(chosen):
         frame = shown_at.frame(number)
-        before, after = predict(networks, clips.read(number, Wants(flows=(BACKWARD,))), frame.shape)
+        clip = clips.read(number, Wants(flows=(BACKWARD,)))
+        before, after = (predict(network, clip, frame.shape) for network in networks)
         for column, labels in enumerate((before, after)):
             pixels[:, column] += np.bincount(labels.ravel(), minlength=count)[:count]
         changed, total = changed + int((before != after).sum()), total + before.size
@@ -108,28 +107,28 @@ def _facts(found: Adaptation, change: Change) -> dict[str, str]:
         "frames the network sees": f"{height}×{width}, every {settings.stride}. frame".replace("every 1. frame", "all"),
         "pixels whose class changed": f"{change.changed:.1f} %",
         "estimated need": str(found.estimate),
-        "returned": found.verdict.chosen.candidate.title,
+        "returned": found.verdict.chosen.title,
         "files": ", ".join(path.name for path in (found.checkpoint, found.weights) if path is not None),
     }
 
 
 def _curves(metrics: Path) -> list[dict[str, Any]]:
-    """The losses of a run as curves; one that was logged once is none."""
+    """The losses of a run as points of plots, with first and last values in words; one that was logged once is none."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for step, name, value in read_metrics(metrics):
         if name.startswith("train/") and name not in ("train/lr", "train/loss"):
             curves.setdefault(name.removeprefix("train/"), []).append((step, value))
-    return [_plot(name, points) for name, points in curves.items() if len(points) > 1]
-
-
-def _plot(name: str, points: Sequence[tuple[int, float]]) -> dict[str, Any]:
-    """One curve as points of a plot, with the first and the last value in words."""
-    steps, values = (np.array(column, float) for column in zip(*points, strict=True))
-    low, high = float(values.min()), float(values.max())
-    x = 4 + (_WIDTH - 8) * (steps - steps[0]) / max(1, steps[-1] - steps[0])
-    y = 6 + (_HEIGHT - 12) * (high - values) / max(high - low, 1e-12)
-    caption = f"{name}: {values[0]:.4g} at step {steps[0]:.0f}, {values[-1]:.4g} at step {steps[-1]:.0f}"
-    return {"caption": caption, "width": _WIDTH, "height": _HEIGHT, "points": [*zip(x, y, strict=True)]}
+    plots = []
+    for name, points in curves.items():
+        if len(points) == 1:
+            continue
+        steps, values = (np.array(column, float) for column in zip(*points, strict=True))
+        low, high = float(values.min()), float(values.max())
+        x = 4 + (_WIDTH - 8) * (steps - steps[0]) / max(1, steps[-1] - steps[0])
+        y = 6 + (_HEIGHT - 12) * (high - values) / max(high - low, 1e-12)
+        caption = f"{name}: {values[0]:.4g} at step {steps[0]:.0f}, {values[-1]:.4g} at step {steps[-1]:.0f}"
+        plots.append({"caption": caption, "width": _WIDTH, "height": _HEIGHT, "points": [*zip(x, y, strict=True)]})
+    return plots
 
 
 def _jpeg(frame: Frame) -> str:

@@ -12,6 +12,7 @@ from stpl import machine
 from stpl.apply.guard import LOOKED
 from stpl.apply.option_values import too_large, too_many
 from stpl.errors import ConfigError
+from stpl.nn.outputs import shrunk
 
 _PROBED = (128, 256)  # the largest frame that the small step sees
 _COPIES = 5  # weights, gradients, momentum, the teacher, and one in transit to a checkpoint
@@ -87,17 +88,16 @@ def _learning(network: nn.Module, device: torch.device) -> Iterator[None]:
 
 def _measured(network: nn.Module, size: tuple[int, int], device: torch.device) -> tuple[float, int, float]:
     """Of a frame of that size: bytes that autograd keeps, classes, seconds forth and back."""
-    shrink = min(1.0, (_PROBED[0] * _PROBED[1] / (size[0] * size[1])) ** 0.5)
-    height, width = (min(side, max(32, 32 * round(side * shrink / 32))) for side in size)
-    scale = size[0] * size[1] / (height * width)
+    seen = shrunk(size, _PROBED)
     try:
-        frames = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=device)
+        frames = torch.zeros(1, 3, *seen, dtype=torch.uint8, device=device)
         _pass(network, frames)  # the first one prepares kernels
     except ConfigError:  # perhaps it takes frames of its own size alone
-        if scale == 1:
+        if seen == size:
             raise
-        scale, frames = 1.0, torch.zeros(1, 3, *size, dtype=torch.uint8, device=device)
+        seen, frames = size, torch.zeros(1, 3, *size, dtype=torch.uint8, device=device)
         _pass(network, frames)
+    scale = size[0] * size[1] / (seen[0] * seen[1])
     start = time.monotonic()
     kept, classes = _pass(network, frames)
     return kept * scale, classes, (time.monotonic() - start) * scale

@@ -21,24 +21,21 @@ _NAME = re.compile(r"\w+(\.\w+)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _OURS = Path(__file__).parents[1]
 
 
-def is_name(text: str) -> bool:
-    """Whether `text` is written as `package.module:callable`."""
-    return _NAME.fullmatch(text) is not None
-
-
-def no_name(text: str, where: str) -> ConfigError:
-    """The error for what should be written as `package.module:callable`, with what may be meant."""
+def _check_name(text: str, where: str) -> None:
+    """Raise `ConfigError`, with what may be meant, unless `text` is written as `package.module:callable`."""
+    if _NAME.fullmatch(text):
+        return
     module, _, name = text.partition(":")
-    folder, name = module.startswith("/") or ".." in module, name.removesuffix("()")
-    meant = f"{module.removesuffix('.py').lstrip('./').replace('/', '.')}:{name}"
+    meant = f"{module.removesuffix('.py').lstrip('./').replace('/', '.')}:{name.removesuffix('()')}"
     mend = "write package.module:callable, such as my_networks:build"
-    if is_name(meant) and not folder:
+    if _NAME.fullmatch(meant) and not module.startswith("/") and ".." not in module:
         mend = f"write it as Python imports it: {meant}"
-    return ConfigError(f"'{text}' names no callable", where=where, mend=mend)
+    raise ConfigError(f"'{text}' names no callable", where=where, mend=mend)
 
 
 def check_found(build: str, where: str) -> None:
-    """Raise `ConfigError`, with the option's name, if the package of `build` is not there; nothing is imported."""
+    """Raise `ConfigError` if `build` is written otherwise, or its package is not there; nothing is imported."""
+    _check_name(build, where)
     package = build.partition(":")[0].partition(".")[0]
     if package in sys.modules:
         return
@@ -59,8 +56,7 @@ def call(build: str, arguments: Mapping[str, Any], where: str) -> Any:
         ConfigError: there is no such callable, or its author's code fails or ends the program. It names a line of that
             code, or where none is known an option in the group `where`.
     """
-    if not is_name(build):
-        raise no_name(build, f"{where}.builder")
+    _check_name(build, f"{where}.builder")
     called = imported(build, f"{where}.builder")
     try:
         return called(**arguments)

@@ -181,21 +181,17 @@ def describe(checkpoint: Path, layout: LayoutName | Literal["auto"] = "auto", ke
     """What a checkpoint is, foreign or one of ours: property → its value in words; see `understand`."""
     content = weights.read(checkpoint)
     if "stpl" in content:
-        return _described(weights.entry(checkpoint))
+        ours = weights.entry(checkpoint)
+        made = ours["network"]["architecture"]
+        options = ", ".join(f"{name}={value}" for name, value in made["init_args"].items())
+        network = f"{made['class_path'].rpartition('.')[2]}, {options}, label_space={ours['network']['label_space']}"
+        found = {"layout": "stpl", "holds": ours.get("holds", "network"), "network": network, "step": ours["step"]}
+        return {**found, "classes": ", ".join(ours["classes"]), "origin": ours.get("origin", "trained by stpl")}
     found = _findings(understand(checkpoint, layout, key))
     chosen = find(content, key)[0]
     beside = ", ".join(name for name in candidates(content) if name != chosen)
     where = "the file itself" if chosen == TOP else chosen
     return found | {"state_dict": f"{where} (there is also {beside}: --key)" if beside else where}
-
-
-def _described(ours: Mapping[str, Any]) -> dict[str, str]:
-    """What a checkpoint of ours says of itself."""
-    made = ours["network"]["architecture"]
-    options = ", ".join(f"{name}={value}" for name, value in made["init_args"].items())
-    network = f"{made['class_path'].rpartition('.')[2]}, {options}, label_space={ours['network']['label_space']}"
-    found = {"layout": "stpl", "holds": ours.get("holds", "network"), "network": network, "step": ours["step"]}
-    return {**found, "classes": ", ".join(ours["classes"]), "origin": ours.get("origin", "trained by stpl")}
 
 
 def _findings(foreign: Foreign) -> dict[str, str]:
@@ -217,6 +213,9 @@ def _findings(foreign: Foreign) -> dict[str, str]:
         fusion = "score fusion" if "sf_layer.weight" in foreign.tensors else "no score fusion: an image network"
         classes = f"{foreign.num_classes} ({fits})"
         classifiers = f"{levels}, {len(made.dilations)} dilations each, {fusion}"
+    counts = {"backbone": sum(not key.startswith(_HEADS) for key in foreign.tensors)}
+    counts |= {head.rstrip("."): len(_starting(foreign.tensors, head)) for head in _HEADS}
+    parts = [f"{count} {name}" for name, count in counts.items() if count]
     return {
         "layout": f"{foreign.layout}: {layout.title}{alike}",
         "network": f"ResNet-{made.depth}, width {made.width}",
@@ -224,17 +223,11 @@ def _findings(foreign: Foreign) -> dict[str, str]:
         "normalisation": f"{layout.normalization}: {channels}",
         "classes": classes,
         "classifiers": classifiers,
-        "tensors": _counts(foreign.tensors),
+        "tensors": f"{len(foreign.tensors)}: {', '.join(parts)}",
         "left out": _names(foreign.left_out),
         "missing": _names(sorted(known - known_absent - foreign.tensors.keys())),
         "unknown": _names(sorted(foreign.tensors.keys() - known)),
     }
-
-
-def _counts(tensors: Mapping[str, Tensor]) -> str:
-    parts = {"backbone": sum(not key.startswith(_HEADS) for key in tensors)}
-    parts |= {head.rstrip("."): len(_starting(tensors, head)) for head in _HEADS}
-    return f"{len(tensors)}: " + ", ".join(f"{count} {name}" for name, count in parts.items() if count)
 
 
 def _names(names: Sequence[str]) -> str:

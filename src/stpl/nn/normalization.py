@@ -1,10 +1,10 @@
 """Whether numbers can be the mean and the standard deviation of frames in 0..255. This module imports no torch."""
 
 import math
-from numbers import Number, Real
+from numbers import Real
 from typing import Any
 
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, shown
 
 Triple = tuple[float, float, float]
 
@@ -24,16 +24,12 @@ def three_numbers(value: Any, where: str) -> Triple:
     """
     found = value.tolist() if hasattr(value, "tolist") else value
     if not isinstance(found, tuple | list) or len(found) != 3:
-        what = "one number, not three" if _is_number(found) else "not three numbers"
-        raise ConfigError(f"{_shown(found)} is {what}", where=where, mend=_EXAMPLE)
+        what = "one number, not three" if is_number(found) else "not three numbers"
+        raise ConfigError(f"{shown(found)} is {what}", where=where, mend=_EXAMPLE)
     for number in found:
-        if not _is_number(number) or not math.isfinite(number):
-            raise ConfigError(f"{_shown(number)} is no finite number", where=where, mend=_EXAMPLE)
+        if not is_number(number) or not math.isfinite(number):
+            raise ConfigError(f"{shown(number)} is no finite number", where=where, mend=_EXAMPLE)
     return float(found[0]), float(found[1]), float(found[2])
-
-
-def _is_number(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, Real)
 
 
 def divisors(value: Any, where: str) -> Triple:
@@ -75,15 +71,17 @@ def _no_frames(what: str, where: str, mend: str) -> ConfigError:
     return ConfigError(f"{what} of no frames in 0…255", where=where, mend=mend)
 
 
-def check_channels(value: str, where: str) -> None:
-    """Raise `ConfigError` for an order of channels that is neither rgb nor bgr."""
+def is_number(value: Any) -> bool:
+    """Whether it is of a type of real numbers; true and false are none."""
+    return not isinstance(value, bool) and isinstance(value, Real)
+
+
+def channels(value: Any, where: str) -> str:
+    """An order of channels; raises `ConfigError` for anything but rgb and bgr."""
     if value not in ("rgb", "bgr"):
-        raise ConfigError(f"'{value}' is no order", where=where, mend="choose rgb or bgr")
-
-
-def _shown(value: Any) -> str:
-    plain = isinstance(value, str | Number | list | tuple | dict)
-    return "nothing" if value is None else " ".join(repr(value).split())[:40] if plain else f"a {type(value).__name__}"
+        found = value if isinstance(value, str) else shown(value)
+        raise ConfigError(f"'{found}' is no order", where=where, mend="choose rgb or bgr")
+    return str(value)
 
 
 def _listed(numbers: Triple) -> str:

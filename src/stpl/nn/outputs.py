@@ -223,15 +223,20 @@ def _apart(one: Tensor, logits: Tensor) -> float:
 
 def _evaluated(net: nn.Module, size: tuple[int, int]) -> tuple[Tensor, Any]:
     """Frames, small ones if it takes them, and what a network returns for them in evaluation."""
-    shrink = min(1.0, (_PROBED[0] * _PROBED[1] / (size[0] * size[1])) ** 0.5)
-    height, width = (min(side, max(32, 32 * round(side * shrink / 32))) for side in size)
     generator = torch.Generator().manual_seed(0)
-    frames = torch.randn(2, 3, height, width, generator=generator)
+    frames = torch.randn(2, 3, *shrunk(size, _PROBED), generator=generator)
     try:
         return frames, output_of(net, frames)
     except ConfigError:  # perhaps it takes frames of its own size alone
         frames = torch.randn(2, 3, *size, generator=generator)
         return frames, output_of(net, frames)
+
+
+def shrunk(size: tuple[int, int], most: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of frames like those of `size` with at most about the pixels of `most`, in multiples of 32."""
+    shrink = min(1.0, (most[0] * most[1] / (size[0] * size[1])) ** 0.5)
+    height, width = (min(side, max(32, 32 * round(side * shrink / 32))) for side in size)
+    return height, width
 
 
 def _learns(layer: nn.Module) -> bool:

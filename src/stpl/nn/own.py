@@ -73,7 +73,7 @@ class OwnNetwork(Architecture):
         object.__setattr__(self, "mean", normalization.three_numbers(self.mean, where_mean))
         object.__setattr__(self, "std", normalization.divisors(self.std, where_std))
         normalization.check_scale(self.mean, self.std, where_mean, where_std)
-        normalization.check_channels(self.channels, f"{_WHERE}.channels")
+        normalization.channels(self.channels, f"{_WHERE}.channels")
 
     @property
     def title(self) -> str:

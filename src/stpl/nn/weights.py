@@ -43,7 +43,8 @@ def read(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing, damaged, no checkpoint, or not made of tensors and plain types.
     """
     path = existing(path)
-    kept, state = _KEPT.get(), _state(path)
+    kept, file = _KEPT.get(), path.stat()
+    state = (file.st_size, file.st_mtime_ns, file.st_ctime_ns, file.st_ino)  # size and time alone can be copied
     if path in kept and (found := kept[path]) is not None and found[0] == state:
         return found[1]
     content = formats.read(path)
@@ -67,12 +68,6 @@ def read_once(path: Path) -> Iterator[None]:
         yield
     finally:
         _KEPT.reset(token)
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    """Recognises a file that was replaced; size and time alone can be copied."""
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
 def describe(path: Path, builder: str | None = None) -> NetworkOptions:
@@ -254,22 +249,17 @@ def check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: P
 
 def check_kinds(state: Mapping[str, Any], wanted: Mapping[str, Any], path: Path, mend: str) -> None:
     """Raise `CheckpointError`, naming types, for tensors that are sparse, complex, bool and the like."""
-    pairs = {key: (value, wanted[key]) for key, value in state.items() if key in wanted}
-    tensors = {key: pair for key, pair in pairs.items() if all(isinstance(one, Tensor) for one in pair)}
-    strangers = [f"{key} ({_kind(value)})" for key, (value, mine) in tensors.items() if not _is_plain(value, mine)]
+    strangers = []
+    for key, value in state.items():
+        mine = wanted.get(key)
+        if not isinstance(value, Tensor) or not isinstance(mine, Tensor):
+            continue
+        plain = value.layout == torch.strided and not value.is_meta and not value.is_quantized
+        if not plain or (mine.is_floating_point() and not value.is_floating_point()):
+            kind = f"{value.dtype} {value.layout}".replace(" torch.strided", "").replace("torch.", "")
+            strangers.append(f"{key} ({'meta ' if value.is_meta else ''}{kind})")
     if strangers:
         raise CheckpointError(f"holds what no such network has: {_names(strangers)}", where=path, mend=mend)
-
-
-def _is_plain(value: Tensor, wanted: Tensor) -> bool:
-    """Whether a tensor holds numbers of the kind that a network's has: real ones for real ones, one by one."""
-    plain = value.layout == torch.strided and not value.is_meta and not value.is_quantized
-    return plain and (value.is_floating_point() or not wanted.is_floating_point())
-
-
-def _kind(value: Tensor) -> str:
-    layout = "" if value.layout == torch.strided else f" {str(value.layout).removeprefix('torch.')}"
-    return f"{'meta ' if value.is_meta else ''}{str(value.dtype).removeprefix('torch.')}{layout}"
 
 
 def check_finite(state: Mapping[str, Any], path: Path) -> None:

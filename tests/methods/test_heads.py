@@ -18,8 +18,8 @@ from stpl.metrics.feature_space import linear_probe
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.deeplab import DeepLabV2
+from stpl.nn.fusion import HeadName, ProjectionHead
 from stpl.nn.network import NetworkOptions
-from stpl.nn.projection import HeadName, ProjectionHead
 from stpl.runs.build import build
 from stpl.runs.fit import fit
 from stpl.training import OptimizerOptions

@@ -9,9 +9,8 @@ from stpl.errors import ConfigError
 from stpl.nn.accel import Accel
 from stpl.nn.batchnorm import BatchNormOptions, BatchNormPolicy, apply_batchnorm, forget_batches
 from stpl.nn.deeplab import DeepLabV2
-from stpl.nn.fusion import FUSIONS, STAM, Conv1x1
+from stpl.nn.fusion import FUSIONS, STAM, Conv1x1, ProjectionHead
 from stpl.nn.pixels import Over, pool, reweigh, take
-from stpl.nn.projection import ProjectionHead
 from stpl.nn.resnet import ResNet
 from stpl.nn.warp import resize_flow, warp
 
@@ -43,7 +42,7 @@ def test_stride_8_and_the_lineage_s_feature_size() -> None:
 
 def test_unknown_depth_is_refused() -> None:
     with pytest.raises(ConfigError, match="no ResNet of depth 20"):
-        ResNet(20)
+        DeepLabV2(20)
 
 
 def test_the_stride_sits_where_it_is_asked_for() -> None:

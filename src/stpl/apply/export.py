@@ -112,23 +112,14 @@ def write(network: LoadedNetwork, out: Path, kind: Format, output: Output, frame
 
 @dataclass(frozen=True)
 class Export:
-    """An export under way.
+    """An export under way."""
 
-    Attributes:
-        original: the network with the inputs and the output of the file.
-        network: the same as it was loaded.
-        out: the file.
-        kind: its format.
-        frames: 1 or 2.
-        read: where the network reads values of a frame, if it does.
-    """
-
-    original: nn.Module
-    network: LoadedNetwork
+    original: nn.Module  # the network with the inputs and the output of the file
+    network: LoadedNetwork  # the same as it was loaded
     out: Path
     kind: Format
-    frames: int
-    read: str | None
+    frames: int  # 1 or 2
+    read: str | None  # where the network reads values of a frame, if it does
 
 
 def _traced_or_scripted(export: Export) -> str:

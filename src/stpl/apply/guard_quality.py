@@ -1,10 +1,9 @@
 """`stpl adapt guard`: which networks the guard chooses in recorded runs, and how good they are by labels."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -23,21 +22,16 @@ from stpl.runs.shipped import source_model
 _ELSEWHERE = {"data.options.seed", "model.checkpoint"}  # with these it is not of a shipped source model
 
 
-@dataclass(frozen=True)
-class Case:
-    """A camera (`shift`) and a source model (`seed`), and mIoU in percent.
+class Case(NamedTuple):
+    """A camera and a source model, and what mIoU in percent the guard could have chosen there."""
 
-    It is that of the source model, of the same with renewed statistics, of the best candidate, and of the guard's
-    choice, which `title` names.
-    """
-
-    shift: str
-    seed: int
-    start: float
-    statistics: float
-    best: float
-    chosen: float
-    title: str
+    shift: str  # the camera
+    seed: int  # of the source model
+    start: float  # mIoU of the source model
+    statistics: float  # of the same with renewed statistics
+    best: float  # of the best candidate
+    chosen: float  # of the guard's choice
+    title: str  # which that is
 
 
 def show_choices(experiment: str, runs: Path, clips: int | None = None, json: Path | None = None) -> None:
@@ -58,7 +52,7 @@ def show_choices(experiment: str, runs: Path, clips: int | None = None, json: Pa
     within = f"within 1 mIoU of the best: {near} of {len(cases)}"
     print(f"{within}; worse than the start: {worse}; than renewed statistics: {below}")
     if json is not None:
-        figures = {"cases": [asdict(case) for case in cases], "near": near, "worse": worse, "below": below}
+        figures = {"cases": [case._asdict() for case in cases], "near": near, "worse": worse, "below": below}
         write_atomically(json, dumps(figures, indent=1) + "\n")
 
 

@@ -76,8 +76,8 @@ def _is_left_over(path: Path) -> bool:
 
 def signals_raise() -> AbstractContextManager[None]:
     """Within it, signals that end a run raise `Terminated`, so that what is half-written is removed."""
-    return heard(_terminate, ENDING_SIGNALS)
 
+    def terminate(number: int, _: FrameType | None) -> None:
+        raise Terminated(number)
 
-def _terminate(number: int, _: FrameType | None) -> None:
-    raise Terminated(number)
+    return heard(terminate, ENDING_SIGNALS)

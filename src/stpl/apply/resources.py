@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,23 +27,14 @@ _HELD = 40  # bytes of a pixel of the clips that guard and page hold at once: th
 _PREDICTED = 1600  # frames that are only predicted, at most: by five evaluations, the guard and the film
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What an adaptation takes.
+class Estimate(NamedTuple):
+    """What an adaptation takes."""
 
-    Attributes:
-        batch_size: clips a step.
-        memory: bytes, beside those that the process has already.
-        seconds: of all that the network does.
-        free: bytes that there are.
-        clip: bytes of `memory` that one clip of a step takes.
-    """
-
-    batch_size: int
-    memory: int
-    seconds: float
-    free: int
-    clip: int = 0
+    batch_size: int  # clips a step
+    memory: int  # bytes, beside those that the process has already
+    seconds: float  # of all that the network does
+    free: int  # bytes that there are
+    clip: int = 0  # bytes of `memory` that one clip of a step takes
 
     def __str__(self) -> str:
         time = f"{self.seconds:.0f} s" if self.seconds < 100 else f"{self.seconds / 60:.0f} min"

@@ -24,9 +24,8 @@ from stpl.errors import ConfigError
 from stpl.losses.pixel_contrast import Denominator, EngineName, choose_engine, pixel_contrast
 from stpl.nn.accel import clip_flow
 from stpl.nn.batchnorm import statistics_kept
-from stpl.nn.fusion import FUSIONS, Fusion, FusionName
+from stpl.nn.fusion import FUSIONS, Fusion, FusionName, HeadName, ProjectionHead
 from stpl.nn.pixels import take
-from stpl.nn.projection import HeadName, ProjectionHead
 from stpl.nn.segmenter import Segmentation, grid_of, on_grid
 from stpl.nn.warp import warp
 from stpl.training.base import check_settings

@@ -30,16 +30,13 @@ from stpl.nn.resnet import BLOCKS, StrideIn
 from stpl.nn.state import COUNTER, TOP, candidates, find
 
 LayoutName = Literal["torchvision", "caffe", "advent", "adaptsegnet", "accel"]
-FRAME_SIZE = (512, 1024)
-"""Height and width at which the lineage evaluates: what a converted checkpoint says of its frames."""
-
+FRAME_SIZE = (512, 1024)  # at which the lineage evaluates: what a converted checkpoint says of its frames
 _OURS = (
     (weights.BACKBONE, ""), ("segmenter.classifier.", "layer6."), ("segmenter.auxiliary.", "layer5."),
     ("score_fusion.", "sf_layer."),
 )  # fmt: skip
 _HEADS = ("layer5.", "layer6.", "sf_layer.")
 _DILATIONS = {4: (6, 12, 18, 24), 2: (6, 12)}
-_OF_BACKBONE = ("depth", "width", "normalization", "stride_in")
 _NAMES_SHOWN = 6
 
 
@@ -60,7 +57,6 @@ LAYOUTS: dict[LayoutName, ForeignLayout] = {
     "adaptsegnet": ForeignLayout("AdaptSegNet's DeepLabV2: the first two dilations only", "caffe", "first", True),
     "accel": ForeignLayout("ACCEL of DA-VSN, TPS and CMOM", "caffe", "first", True),
 }
-"""By name."""
 
 
 class Foreign(NamedTuple):
@@ -256,5 +252,6 @@ def convert(
     description = weights.description(options, FRAME_SIZE, step=0, holds=holds, origin=origin)
     formats.write(out, {"state_dict": {f"network.{key}": value for key, value in state.items()}, "stpl": description})
     given = options.architecture.to_dict()["init_args"]
-    settings = {f"architecture.{n}": value for n, value in given.items() if holds == "network" or n in _OF_BACKBONE}
-    return holds, settings | ({"label_space": label_space} if holds == "network" else {})
+    if holds == "network":
+        return holds, {f"architecture.{name}": value for name, value in given.items()} | {"label_space": label_space}
+    return holds, {f"architecture.{name}": given[name] for name in options.architecture.of_backbone}

@@ -55,7 +55,7 @@ class DeepLabV2(Architecture):
     """
 
     shapeless: ClassVar[tuple[str, ...]] = ("normalization", "stride_in", "dilations", "auxiliary")
-    shapeless_of_backbone: ClassVar[tuple[str, ...]] = ("normalization", "stride_in")
+    of_backbone: ClassVar[tuple[str, ...]] = ("depth", "width", "normalization", "stride_in")
 
     depth: int = 101
     width: int = 64
@@ -93,7 +93,6 @@ class DeepLabV2Segmenter(Segmenter):
         if options.auxiliary:
             self.auxiliary = DilatedClassifier(self.backbone.middle_dim, num_classes, options.dilations)
             self.classifiers = ("main", "auxiliary")
-        self.stride = self.backbone.stride
         self.feature_dim = self.backbone.feature_dim if options.level == "layer4" else self.backbone.middle_dim
         self.num_classes = num_classes
         self.normalization = NORMALIZATIONS[options.normalization]

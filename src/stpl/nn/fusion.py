@@ -1,6 +1,6 @@
-"""The fusion operations f of STPL (paper §3.1, Table 4): previous features, warped, and current features become one.
+"""What STPL puts on features: the fusion operations f (paper §3.1, Table 4) and the projection head H (§3.2).
 
-Every operation maps `(previous_warped [B,C,h,w], current [B,C,h,w])` to `[B,out_dim,h,w]`.
+Every fusion maps previous features, warped, and current ones, both `[B,C,h,w]`, to `[B,out_dim,h,w]`.
 """
 
 from abc import ABC, abstractmethod
@@ -8,10 +8,14 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from stpl.nn.pixels import pool, reweigh
 
 FusionName = Literal["add", "conv", "concat", "stam"]
+
+HeadName = Literal["mlp", "linear", "none"]
+"""`mlp`: two layers with a ReLU between them. `linear`: one. `none`: the features themselves are contrasted."""
 
 
 class Fusion(nn.Module, ABC):
@@ -82,18 +86,15 @@ class STAM(Fusion):
 
     The paper says only that it infers attention "along the spatial and temporal dimensions separately", after CBAM
     (Woo et al., ECCV 2018). Here a temporal gate weights every channel of either frame (CBAM's channel gate over the 2C
-    stacked channels), then a spatial gate weights every pixel (CBAM's 7×7 gate); the output is the re-weighted stack.
-
-    Args:
-        channels: channels C of one frame.
-        reduction: of the temporal gate's hidden layer, CBAM's r.
+    stacked channels, r = 16), then a spatial gate weights every pixel (CBAM's 7×7 gate); the output is the re-weighted
+    stack.
     """
 
     frames = 2
 
-    def __init__(self, channels: int, reduction: int = 16) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__(channels)
-        hidden = max(1, self.out_dim // reduction)
+        hidden = max(1, self.out_dim // 16)
         self.temporal = nn.Sequential(
             nn.Linear(self.out_dim, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, self.out_dim)
         )
@@ -111,3 +112,28 @@ class STAM(Fusion):
 
 FUSIONS: dict[str, type[Fusion]] = {"add": Add, "conv": Conv1x1, "concat": Concat, "stam": STAM}
 """Fusion operations by name."""
+
+
+class ProjectionHead(nn.Module):
+    """Layers over each pixel's channels («similar to SimCLR»), then L2 normalisation; dropped after training.
+
+    The paper gives no sizes; those of the mlp are SupCon's (hidden = input, 128 out). Normalisation is required by the
+    contrast: Eq. 3 has no positives in its denominator and is unbounded below without it. Without layers, `out_dim` is
+    `channels`.
+    """
+
+    def __init__(self, channels: int, out_dim: int = 128, kind: HeadName = "mlp") -> None:
+        super().__init__()
+        self.out_dim = channels if kind == "none" else out_dim
+        if kind == "mlp":
+            layers = [nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, out_dim)]
+        else:
+            layers = [nn.Linear(channels, out_dim)] if kind == "linear" else []
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map features of pixels `[...,C]` to unit vectors `[...,out_dim]`, normalised in float32."""
+        # As a matrix: a linear layer of more dimensions returns a view, whose change in place copies it whole.
+        embedding = self.layers(pixels.flatten(0, -2)).unflatten(0, pixels.shape[:-1])
+        with torch.autocast(pixels.device.type, enabled=False):
+            return F.normalize(embedding.float(), dim=-1)

@@ -12,8 +12,6 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from stpl.errors import ConfigError
-
 StrideIn = Literal["first", "second"]
 """Which convolution of a bottleneck takes the stride: the 1×1 (Caffe's ResNet) or the 3×3 (torchvision's)."""
 
@@ -97,18 +95,12 @@ class ResNet(nn.Module):
     Attributes:
         feature_dim: channels D of the output (8·width·expansion; 2048 for ResNet-101).
         middle_dim: channels of layer3's output, half as many.
-
-    Raises:
-        ConfigError: for another depth.
     """
 
-    stride = 8
     __call__: Callable[..., tuple[Tensor, Tensor]]
 
     def __init__(self, depth: int = 101, width: int = 64, stride_in: StrideIn = "first") -> None:
         super().__init__()
-        if depth not in BLOCKS:
-            raise ConfigError(f"no ResNet of depth {depth}", mend=f"choose one of: {', '.join(map(str, BLOCKS))}")
         block = BasicBlock if depth < 50 else Bottleneck
         stride_last = block is Bottleneck and stride_in == "second"
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)

@@ -53,13 +53,11 @@ class ParameterGroup(NamedTuple):
 
 
 class Segmenter(nn.Module, ABC):
-    """A network that is called once: frames in, features of a named level and logits out.
+    """A network that is called once: frames in, features of one of its levels and logits out.
 
     Nothing says that logits can be had from the features alone: an encoder–decoder with skip connections needs more.
     """
 
-    level: str  # that the features are of, by name
-    stride: int  # pixels per feature along each axis
     feature_dim: int  # channels D of the features
     num_classes: int  # channels K of the logits
     normalization: Normalization
@@ -122,8 +120,8 @@ class Architecture(ABC):
     shapeless: ClassVar[tuple[str, ...]] = ()
     """Options that change no tensor's shape: weights that were trained with other values would load in silence."""
 
-    shapeless_of_backbone: ClassVar[tuple[str, ...]] = ()
-    """Those of them that concern the backbone alone."""
+    of_backbone: ClassVar[tuple[str, ...]] = ()
+    """Options that the backbone by itself has, which a checkpoint may hold alone."""
 
     @abstractmethod
     def build(self, num_classes: int) -> Segmenter:

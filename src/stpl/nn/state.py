@@ -16,19 +16,13 @@ from stpl.errors import CheckpointError
 
 State = dict[str, Tensor]
 
-TOP = "."
-"""What the content itself is called where it is a state_dict."""
-
+TOP = "."  # what the content itself is called where it is a state_dict
+COUNTER = "num_batches_tracked"  # what the names of BatchNorm's counters end with
+EXTRA = "_extra_state"  # what those of extra state end with (`nn.Module.get_extra_state`), which need not be tensors
 _USUAL = "state_dict"
 _NETWORK = "network."  # the entries of a training module of ours that are its network
+# What DistributedDataParallel, `torch.compile`, FSDP and activation checkpointing put into names, in any order:
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-"""What DistributedDataParallel, `torch.compile`, FSDP and activation checkpointing put into names, in any order."""
-
-COUNTER = "num_batches_tracked"
-"""What the names of BatchNorm's counters end with."""
-
-EXTRA = "_extra_state"
-"""What the names of extra state end with (`nn.Module.get_extra_state`), which need not be tensors."""
 
 _ASIDE = ("optim", "sched", "lr_", "scaler", "callbacks", "loops")  # beginnings of keys that hold no network
 _DEPTH, _NAMES_SHOWN = 3, 8

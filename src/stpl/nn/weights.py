@@ -25,11 +25,9 @@ from stpl.nn.own import OwnNetwork
 from stpl.nn.state import find, fits, missing, of_network, of_ours, other_shapes, unexpected, unwrapped
 
 SCHEMA = 2
+BACKBONE = "segmenter.backbone."  # what the backbone's keys begin with
 Holds = Literal["network", "backbone"]
 """What a checkpoint declares to hold: the whole network, or only its backbone."""
-
-BACKBONE = "segmenter.backbone."
-"""What the backbone's keys begin with."""
 
 _NAMES_SHOWN = 5
 _Content = tuple[tuple[int, ...], dict[str, Any]]
@@ -195,7 +193,7 @@ def _check_options(meta: Mapping[str, Any], options: NetworkOptions, path: Path,
         trained, wanted = (f"{len(names)} classes ({', '.join(names)})" for names in (made_for, classes))
         mend = "choose the label space the checkpoint was trained for (network.label_space)"
         raise CheckpointError(f"was trained for {trained}, the network has {wanted}", where=path, mend=mend)
-    names = asked.shapeless_of_backbone if backbone_only else asked.shapeless
+    names = [name for name in asked.shapeless if name in asked.of_backbone or not backbone_only]
     differing = {name: getattr(made, name) for name in names if getattr(made, name) != getattr(asked, name)}
     if differing:
         values = ", ".join(f"{name}={value}" for name, value in differing.items())

@@ -106,7 +106,7 @@ def test_each_score_selects_its_own_evaluation(finished: Path) -> None:
 @pytest.mark.slow
 def test_arrays_of_the_last_step(finished: Path) -> None:
     found, said = load(finished), record(finished)
-    assert set(found) == {"evaluation", "features", "samples"}
+    assert set(found) == {"evaluation", "features", "samples", "statistics"}
     assert {int(arrays["step"]) for arrays in found.values()} == {4}
     confusions = found["evaluation"]["confusions"]
     assert confusions.dtype == np.int32

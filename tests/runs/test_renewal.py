@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,15 +18,17 @@ from stpl.commands.weights import weights_statistics
 from stpl.data.clip import BACKWARD, Batch, Clip
 from stpl.data.datamodule import StreetsData
 from stpl.data.loading import Loading
+from stpl.errors import RecordError
 from stpl.methods import STPL, Contrast
 from stpl.methods.stpl import View
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions, apply_batchnorm, batchnorm_layers, renew, statistics_kept
 from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions, build_network
+from stpl.runs.artifacts import KINDS, STATISTICS, read_evaluation, read_statistics
 from stpl.runs.build import build
 from stpl.runs.fit import fit
-from stpl.runs.record import read_metrics, read_record
+from stpl.runs.record import RECORD, read_metrics, read_record
 from stpl.testing import TINY
 from stpl.training import OptimizerOptions
 
@@ -237,22 +240,79 @@ def test_how_far_the_encoder_moved(tiny_run: Arguments, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_weights_by_statistics(tiny_run: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The run's own kind is that of its record; the others differ; what is measured is not measured again."""
+    """A run measures its last weights with every kind; a recorded one that has not is measured by the verb, alike."""
     renewed = run(tiny_run, "stpl", *RENEWED)
     lagging = run(tiny_run, "stpl", *RENEWED, "--batchnorm.evaluation=running", "--run.experiment=lagging")
+    start = fit([*tiny_run("source_only", "--start_from=null"), "--batchnorm.renewal_batches=3"])
     source = run(tiny_run, "source", steps=2)
+    assert not (source / STATISTICS).exists()
+    for folder, own, step in ((renewed, "all", 4), (lagging, "running", 4), (start, "running", 0)):
+        evaluation, found = read_evaluation(folder), read_statistics(folder, step)
+        assert evaluation is not None
+        assert found is not None
+        assert np.array_equal(found[own].confusions, evaluation.confusions)  # type: ignore[index]
+        assert {counts.keys for counts in found.values()} == {evaluation.keys}
+        assert not any(np.array_equal(found[a].confusions, found[b].confusions) for a, b in combinations(KINDS, 2))
+        with pytest.raises(RecordError, match="is of step"):
+            read_statistics(folder, step + 1)
+    files = [(folder / STATISTICS).read_bytes() for folder in (renewed, lagging, start)]
+    for kind in KINDS:  # the weights are the same, and each run measured what the other knows
+        a, b = (read_statistics(folder, 4) for folder in (renewed, lagging))
+        assert a is not None
+        assert b is not None
+        assert np.array_equal(a[kind].confusions, b[kind].confusions)
+    for folder in (renewed, lagging, start):
+        (folder / STATISTICS).unlink()
+    capsys.readouterr()
     weights_statistics(runs=tmp_path / "runs")
-    contents = [json.loads((folder / "statistics.json").read_text()) for folder in (renewed, lagging)]
-    assert not (source / "statistics.json").exists()
-    records = [read_record(folder) for folder in (renewed, lagging)]
-    assert records[0] is not None
-    assert records[1] is not None
-    assert [content["step"] for content in contents] == [4, 4]
-    assert contents[0]["miou"]["all"] == records[0]["last"]["miou"]
-    assert contents[1]["miou"]["running"] == records[1]["last"]["miou"]
-    for kind in ("running", "original", "all"):  # the weights are the same, and each run measured what the other knows
-        assert contents[0]["miou"][kind] == pytest.approx(contents[1]["miou"][kind], abs=1e-6)
-    assert len(set(contents[0]["miou"].values())) == 3
+    assert [(folder / STATISTICS).read_bytes() for folder in (renewed, lagging, start)] == files
+    assert not (source / STATISTICS).exists()
     capsys.readouterr()
     weights_statistics(runs=tmp_path / "runs")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["stpl", "source_only"])
+def test_a_run_killed_before_its_record_is_measured_and_recorded(experiment: str, tiny_run: Arguments) -> None:
+    arguments = tiny_run(experiment, "--start_from=null", *RENEWED, steps=4 if experiment == "stpl" else 0)
+    folder = fit(arguments)
+    before, written = read_record(folder), (folder / STATISTICS).read_bytes()
+    for name in (RECORD, STATISTICS):
+        (folder / name).unlink()
+    fit(arguments)
+    after = read_record(folder)
+    assert before is not None
+    assert after is not None
+    assert [after[name] for name in ("last", "selected", "best")] == [  # type: ignore[literal-required]
+        before[name]
+        for name in ("last", "selected", "best")  # type: ignore[literal-required]
+    ]
+    assert (folder / STATISTICS).read_bytes() == written
+
+
+@pytest.mark.slow
+def test_measuring_happens_aside(tiny_run: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints, metrics and record are those of a run that does not measure."""
+    kept: list[Any] = []
+    for name in ("measured", "unmeasured"):
+        if name == "unmeasured":
+            monkeypatch.setattr("stpl.runs.fit.measure", lambda *_: None)
+        folder = run(tiny_run, "stpl", *RENEWED, f"--run.experiment={name}")
+        contents = [weights.read(folder / "checkpoints" / f"{moment}.ckpt") for moment in ("last", "selected", "best")]
+        record = read_record(folder)
+        assert record is not None
+        tensors = [{**content["state_dict"], **content["running_statistics"]} for content in contents]
+        kept.append((tensors, (folder / "metrics.csv").read_text(), record["last"], record["selected"], record["best"]))
+    for one, other in zip(kept[0][0], kept[1][0], strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert kept[0][1:] == kept[1][1:]
+
+
+@pytest.mark.slow
+def test_without_batchnorm_nothing_is_evaluated_again(tiny_run: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stpl.runs.weights_statistics.batchnorm_layers", lambda _: [])
+    monkeypatch.setattr("stpl.runs.weights_statistics._evaluated", lambda *_: pytest.fail("evaluated again"))
+    found = read_statistics(run(tiny_run, "stpl"), 4)
+    assert found is not None
+    assert all(np.array_equal(found[kind].confusions, found["running"].confusions) for kind in KINDS)

@@ -162,6 +162,18 @@ def test_the_same_evaluation_to_the_last_digit(runs: Runs) -> None:
 
 
 @pytest.mark.slow
+def test_processes_measure_every_kind_of_statistics_together(runs: Runs) -> None:
+    """Renewed ones differ: a process renews from batches of its own size."""
+    alone, shared = (np.load(runs.folder(f"source_only-{ranks}") / "statistics.npz") for ranks in (1, 2))
+    assert alone.files == shared.files
+    for key in ("step", "keys", "running"):
+        np.testing.assert_array_equal(alone[key], shared[key])
+    for kind in ("original", "all"):
+        assert shared[kind].shape == alone[kind].shape
+        np.testing.assert_array_equal(shared[kind].sum((1, 2)), alone[kind].sum((1, 2)))  # each clip once, in its place
+
+
+@pytest.mark.slow
 def test_a_shared_run_that_is_resumed_ends_with_the_same_weights(runs: Runs) -> None:
     """To the last bit, with BatchNorm that moves: its statistics are the same in all processes at every step."""
     whole, cut = (runs.checkpoint(name)["state_dict"] for name in ("whole", "cut"))

@@ -52,12 +52,12 @@ def weights_convert(
 
 
 def weights_statistics(*, bench: str = "streets", runs: Path = Path("runs")) -> None:
-    """Evaluate the last weights of recorded runs with renewed statistics, for the table weights × statistics.
+    """Evaluate the last weights of recorded runs with renewed statistics, where the run did not do so itself.
 
-    Writes `statistics.json` into each run's folder that has none: mIoU in percent with the statistics that came about
-    in training ("running"), and with those renewed for the last weights from original frames alone ("original") and
-    from original and augmented ones ("all"). It takes seconds a run. Runs that train on the source domain, and runs
-    without a checkpoint, are left out. `stpl report --only=statistics` prints the table.
+    Writes `statistics.npz` into each run's folder that has none: the counts of every clip with the statistics that came
+    about in training ("running"), and with those renewed for the last weights from original frames alone ("original")
+    and from original and augmented ones ("all"). It takes seconds a run. Runs that train on the source domain, and runs
+    without a checkpoint, are left out. The tables of `stpl report` compare methods by these.
 
     Args:
         bench: benchmark whose runs to evaluate.

@@ -60,14 +60,15 @@ def sensitivity_sheet(suite: Suite) -> Sheet | None:
         Column("Setting", ("parameter",), [same(name) for name, _ in varied]),
         Column("value", ("value",), [same(value) for _, value in varied]),
         Column("seeds", ("seeds",), [same(len(points[point])) for point in varied]),
-        Column("mIoU last", ("miou_mean", "miou_std"), [_average(points[point]) for point in varied]),
+        Column("mIoU last", ("miou_mean", "miou_std"), [average(points[point]) for point in varied]),
     ]
     title = f"Sensitivity of {_BASE} to single settings, {suite.title}"
     note = "mIoU in percent at the last step: mean ± sample standard deviation over seeds."
     return Sheet("sensitivity", title, columns, [note]) if varied else None
 
 
-def _average(mious: Sequence[float]) -> TableCell:
+def average(mious: Sequence[float]) -> TableCell:
+    """Mean and sample standard deviation of mIoU over seeds."""
     values = mean(mious), deviation(mious)
     return TableCell(plus_minus(*values), plain(*values))
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from stpl.errors import RecordError
 from stpl.pictures.colours import class_colour
-from stpl.report.sheet import NOTHING, Column, Sheet, TableCell, number, plain, plus_minus, same
-from stpl.report.significance import deviation, error, mean
+from stpl.report.changed_settings import average
+from stpl.report.sheet import NOTHING, Column, Sheet, TableCell, number, plain, same
+from stpl.report.significance import mean
 from stpl.report.suite import Suite
-from stpl.runs.artifacts import RENEWED, RUNNING, read_statistics
+from stpl.runs.artifacts import KINDS
 from stpl.runs.experiments import NEEDS
 from stpl.runs.record import Evaluation, RunRecord, flat
 
@@ -193,44 +194,24 @@ _STATISTICS_NOTES = (
     "mIoU in percent of each row's last weights, mean ± sample standard deviation over seeds, with statistics: as "
     "trained; renewed for these weights from original frames; from original and augmented ones. The same clips in "
     "every row.",
-    "Δ: mean paired difference to the source model's weights with the same kind of statistics, ± its standard error: "
-    "what the weights are worth. What statistics are worth is seen in the rows of the source model.",
 )
-
-Measured = Mapping[int, Mapping[str, float]]
-"""Seed → kind of statistics → mIoU."""
 
 
 def statistics_sheet(suite: Suite) -> Sheet | None:
-    """One line per experiment whose runs `stpl weights statistics` evaluated; `None` if there is none.
+    """One line per experiment whose runs measured every kind of statistics; `None` if there is none.
 
     Raises:
         RecordError: for a torn file, or one that is not of its run's last step.
     """
-    found: dict[str, dict[int, Mapping[str, float]]] = {}
-    for record in suite.all_records():
-        values = read_statistics(suite.directory(record), record["last"]["step"])
-        if values is not None:
-            found.setdefault(record["experiment"], {})[record["seed"]] = values
-    source = found.get("batchnorm_statistics", {})  # has the weights of the source model
+    names = [name for name in suite.recorded() if suite.counts(name, "running") is not None]
+    counts = [{kind: suite.counts(name, kind) for kind in KINDS} for name in names]
+    mious = [{kind: found.mious.tolist() for kind, found in of_kind.items() if found} for of_kind in counts]
     columns = [
-        Column("Weights of", ("weights",), [TableCell(suite.title_of(name), (name,)) for name in found]),
-        Column("Seeds", ("seeds",), [same(len(runs)) for runs in found.values()]),
+        Column("Weights of", ("weights",), [TableCell(suite.title_of(name), (name,)) for name in names]),
+        Column("Seeds", ("seeds",), [same(len(runs["running"])) for runs in mious]),
+        *(
+            Column(title, (kind, f"{kind}_std"), [average(runs[kind]) for runs in mious])
+            for kind, title in zip(KINDS, ("as trained", "original", "original and augmented"), strict=True)
+        ),
     ]
-    for kind, title in ((RUNNING, "as trained"), *zip(RENEWED, ("original", "augmented too"), strict=True)):
-        columns.append(Column(title, (kind,), [_average(runs, kind) for runs in found.values()]))
-        if kind in RENEWED:
-            gains = [_gain(runs, source, kind) for runs in found.values()]
-            columns.append(Column(f"Δ {title}", (f"{kind}_delta", f"{kind}_delta_se"), gains))
-    return Sheet("statistics", f"Weights × statistics, {suite.title}", columns, _STATISTICS_NOTES) if found else None
-
-
-def _average(runs: Measured, kind: str) -> TableCell:
-    mious = [run[kind] for run in runs.values()]
-    return TableCell(plus_minus(mean(mious), deviation(mious)), plain(mean(mious)))
-
-
-def _gain(runs: Measured, source: Measured, kind: str) -> TableCell:
-    gains = [run[kind] - source[seed][kind] for seed, run in runs.items() if seed in source]
-    gain, spread = mean(gains), error(gains)
-    return TableCell(plus_minus(gain, spread, "+.2f"), plain(gain, spread))
+    return Sheet("statistics", f"Weights × statistics, {suite.title}", columns, _STATISTICS_NOTES) if names else None

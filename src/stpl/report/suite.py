@@ -9,7 +9,7 @@ from pathlib import Path
 from stpl.data.label_space import SPACES
 from stpl.errors import RecordError
 from stpl.report.significance import Counts, count
-from stpl.runs.artifacts import EVALUATION, read_evaluation
+from stpl.runs.artifacts import EVALUATION, STATISTICS, ClipConfusions, Kind, read_evaluation, read_statistics
 from stpl.runs.experiments import Catalogue, Table, titles_of
 from stpl.runs.record import RECORD, RunRecord, key_of, read_records
 
@@ -24,7 +24,7 @@ class Suite:
     runs: Path
     catalogue: Catalogue
     _records: dict[str, list[RunRecord]] = field(default_factory=dict, repr=False)
-    _counts: dict[str, Counts | None] = field(default_factory=dict, repr=False)
+    _counts: dict[tuple[str, Kind | None], Counts | None] = field(default_factory=dict, repr=False)
 
     @property
     def folder(self) -> Path:
@@ -80,34 +80,44 @@ class Suite:
         """The folder of a run."""
         return key_of(record).directory(self.runs)
 
-    def counts(self, experiment: str) -> Counts | None:
-        """The per-clip counts of an experiment's runs; `None` if none kept them.
+    def counts(self, experiment: str, kind: Kind | None = None) -> Counts | None:
+        """The per-clip counts of the last weights of an experiment's runs; `None` if none kept them.
+
+        They are those with the kind of statistics `kind`; if not given, with that which each run was recorded with.
 
         Raises:
             RecordError: for a torn file, one that does not belong to its record, or runs on different clips.
         """
-        if experiment not in self._counts:
-            self._counts[experiment] = self._read_counts(self.records(experiment))
-        return self._counts[experiment]
+        if (experiment, kind) not in self._counts:
+            self._counts[experiment, kind] = self._read_counts(self.records(experiment), kind)
+        return self._counts[experiment, kind]
 
-    def _read_counts(self, records: list[RunRecord]) -> Counts | None:
-        kept = [(record, read_evaluation(self.directory(record))) for record in records]
-        found = [(record, clips) for record, clips in kept if clips is not None]
+    def _read_counts(self, records: list[RunRecord], kind: Kind | None) -> Counts | None:
+        found = [(record, clips) for record in records if (clips := self._read(record, kind)) is not None]
         if not found:
             return None
         record, clips = found[0]
         for other, more in found:
             if more.keys != clips.keys or more.confusions.shape != clips.confusions.shape:
-                raise self._unusable(other, f"its clips are not those of seed {record['seed']}")
+                raise self._unusable(other, kind, f"its clips are not those of seed {record['seed']}")
         counts = count(clips.keys, {r["seed"]: c.confusions for r, c in found}, _reported(record))
         for (other, _), miou in zip(found, counts.mious, strict=True):
-            if abs(other["last"]["miou"] - miou) > _TOLERANCE:
-                raise self._unusable(other, f"it counts {miou:.2f} mIoU, the record says {other['last']['miou']:.2f}")
+            if kind is None and abs(other["last"]["miou"] - miou) > _TOLERANCE:
+                fault = f"it counts {miou:.2f} mIoU, the record says {other['last']['miou']:.2f}"
+                raise self._unusable(other, kind, fault)
         return counts
 
-    def _unusable(self, record: RunRecord, fault: str) -> RecordError:
+    def _read(self, record: RunRecord, kind: Kind | None) -> ClipConfusions | None:
+        run = self.directory(record)
+        if kind is None:
+            return read_evaluation(run)
+        found = read_statistics(run, record["last"]["step"])
+        return None if found is None else found[kind]
+
+    def _unusable(self, record: RunRecord, kind: Kind | None, fault: str) -> RecordError:
         folder = self.directory(record)
-        return RecordError(fault, where=folder / EVALUATION, mend=f"delete the folder {folder} to run it again")
+        file = folder / (EVALUATION if kind is None else STATISTICS)
+        return RecordError(fault, where=file, mend=f"delete the folder {folder} to run it again")
 
 
 def _reported(record: RunRecord) -> list[int]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +16,11 @@ from stpl.files import write_atomically
 
 EVALUATION, FEATURES, SAMPLES = "evaluation.npz", "features.npz", "samples.npz"
 
-STATISTICS, STATISTICS_SCHEMA = "statistics.json", 1
-"""Beside a record: mIoU of its last weights by the statistics they were evaluated with (`stpl weights statistics`)."""
+STATISTICS = "statistics.npz"
+"""What was counted with each kind of BatchNorm statistics; `stpl weights statistics` makes a missing one."""
 
-RUNNING, RENEWED = "running", ("original", "all")
+Kind = Literal["running", "original", "all"]
+KINDS: tuple[Kind, ...] = ("running", "original", "all")
 """Kinds of statistics: those of training; those renewed from original frames, and from original and augmented ones."""
 
 
@@ -98,25 +98,23 @@ def read_samples(run: Path) -> VideoSample | None:
     return VideoSample(tuple(map(str, keys)), frames, labels, predictions)
 
 
-def read_statistics(run: Path, step: int) -> Mapping[str, float] | None:
-    """What was measured of the run in folder `run`, whose record ends at `step`; `None` if nothing was.
+def read_statistics(run: Path, step: int) -> dict[Kind, ClipConfusions] | None:
+    """The counts by kind of statistics of the run in folder `run`, whose record ends at `step`; `None` if it has none.
 
     Raises:
         RecordError: for a torn file, or one of another step.
     """
-    path = run / STATISTICS
-    mend = f"delete {path} to measure it again"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        values = {kind: float(content["miou"][kind]) for kind in (RUNNING, *RENEWED)}
-        right = content["schema"] == STATISTICS_SCHEMA and content["step"] == step
-    except FileNotFoundError:
+    if (found := _read(run / STATISTICS, "step", "keys", *KINDS)) is None:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecordError(f"cannot be read ({error!r})", where=path, mend=mend) from error
-    if not right or not all(0 <= value <= 100 for value in values.values()):
-        raise RecordError(f"is not of the run's step {step}", where=path, mend=mend)
-    return values
+    of_step, keys, *confusions = found
+    _check(run / STATISTICS, all(counts.ndim == 3 and len(counts) == len(keys) for counts in confusions))
+    if of_step != step:
+        what, mend = f"is of step {of_step}, the run ended at {step}", "delete it, and call `stpl weights statistics`"
+        raise RecordError(what, where=run / STATISTICS, mend=mend)
+    names = tuple(map(str, keys))
+    return {
+        kind: ClipConfusions(names, counts.astype(np.int64)) for kind, counts in zip(KINDS, confusions, strict=True)
+    }
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from stpl.runs.build import SuiteCLI, build, build_request
 from stpl.runs.folder import run_folder
 from stpl.runs.identity import check_mark, keep_settings, mark_of
 from stpl.runs.precision import computes_right, has_grouped_convolutions
-from stpl.runs.record import read_record
+from stpl.runs.record import read_record, write_record
 from stpl.runs.request import Request
 from stpl.runs.tracking import Tracking
 from stpl.runs.trainer import (
@@ -29,6 +29,7 @@ from stpl.runs.trainer import (
     records_steps,
     signals_raised,
 )
+from stpl.runs.weights_statistics import measure
 
 
 def fit(args: Sequence[str]) -> Path:
@@ -52,13 +53,16 @@ def fit(args: Sequence[str]) -> Path:
     if not cli.trainer.is_global_zero:
         settle_precision(cli)
         run(cli)
+        measure(cli, directory, cli.trainer.global_step)
         return directory
     with run_folder(directory), ended_together(cli.trainer), _failures_reported(cli.tracking):
         begin(cli)
         run(cli)
         if cli.datamodule.labelled:
             overrides = {k: v for k, v in request.overrides.items() if not k.startswith("run.")}
-            recorder.write_record(cli.key, overrides, list(cli.model.options.space.classes))
+            record = recorder.record(cli.key, overrides, list(cli.model.options.space.classes))
+            measure(cli, directory, cli.trainer.global_step)
+            write_record(directory, record)
         if cli.tracking is not None:
             cli.tracking.finish(read_record(directory))
     return directory
@@ -172,7 +176,7 @@ def _match_labels(cli: SuiteCLI) -> None:
 def run(cli: SuiteCLI) -> None:
     """Evaluate the starting point, then train; or go on where the last checkpoint stands."""
     trainer, last = cli.trainer, cli.recorder.last_checkpoint
-    resume = last.is_file()
+    resume = last.is_file() and trainer.max_steps > 0
     cli.model.folder = cli.recorder.directory
     _match_labels(cli)
     if cli.recorder.options.compile:

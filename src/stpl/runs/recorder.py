@@ -22,7 +22,7 @@ from stpl.files import whole_file, write_atomically, writing
 from stpl.nn.finite import fault
 from stpl.runs.artifacts import write_arrays
 from stpl.runs.identity import MARK
-from stpl.runs.record import METRICS, SCHEMA, Evaluation, RunKey, RunRecord, flat, read_metrics, write_record
+from stpl.runs.record import METRICS, SCHEMA, Evaluation, RunKey, RunRecord, flat, read_metrics
 from stpl.training import Method
 
 SELECTION = "information maximisation, H(mean p) - mean H(p), on the unlabelled evaluation frames"
@@ -246,10 +246,10 @@ class Recorder(Callback):
         names = dict.fromkeys(name for e in self.evaluations.values() for name in e.get("scores", {}))
         return {name: chosen for name in names if (chosen := self.chosen(name)) is not None}
 
-    def write_record(self, key: RunKey, overrides: dict[str, str], classes: list[str]) -> None:
-        """Write the run's record, once everything else is on disk."""
+    def record(self, key: RunKey, overrides: dict[str, str], classes: list[str]) -> RunRecord:
+        """The run's record, which ends here; to be written once everything else is on disk."""
         last = self.evaluations[max(self.evaluations)]
-        record: RunRecord = {
+        return {
             "schema": SCHEMA,
             "bench": key.bench,
             "experiment": key.experiment,
@@ -269,7 +269,6 @@ class Recorder(Callback):
             "git": git_commit(),
             "command": sys.argv,
         }
-        write_record(self.directory, record)
 
     def _log(self, trainer: Trainer, step: int, values: dict[str, float]) -> None:
         if trainer.is_global_zero:

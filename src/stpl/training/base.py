@@ -5,7 +5,7 @@ import os
 from abc import ABC, abstractmethod
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -33,6 +33,10 @@ from stpl.training.cuda_graph import Losses, RecordedLosses
 from stpl.training.evaluation import Evaluator, predicted
 from stpl.training.optimization import WITHOUT_DECAY, OptimizerOptions, build_optimizer, learning_rates
 from stpl.training.ranks import from_first
+
+Statistics = Literal["running", "original", "all"]
+"""Kinds of BatchNorm statistics: as they came about in training; renewed for the weights as they are, from original
+frames alone, or from original and augmented ones."""
 
 _DRAWN = -16  # no clip stands at this position or below: seeds of numbers drawn in a step
 
@@ -68,6 +72,9 @@ class Method(LightningModule, ABC):
 
     folder: Path | None = None
     """The run's folder, once the run has one."""
+
+    statistics: Statistics | None = None
+    """Kind of the statistics of the evaluations that follow; the method's own if not set."""
 
     recordable = False
     """Whether `losses` does nothing in Python that differs from step to step, such as drawing numbers or counting. On a
@@ -230,12 +237,13 @@ class Method(LightningModule, ABC):
             torch.nn.utils.clip_grad_norm_(parameters, limit)
 
     def on_validation_start(self) -> None:
-        """Set the evaluator's first clip, of all processes' clips; renew the statistics if the policy wants it."""
+        """Set the evaluator's first clip, of all processes' clips; put the statistics in place."""
         loader: Any = self.trainer.val_dataloaders
         self.evaluator.begin(loader.sampler.start if isinstance(loader.sampler, range) else 0)
-        if self.renews_statistics and self.global_step > 0:
+        kind = self.statistics or self.statistics_at(self.global_step)
+        if kind != "running":
             self._running = [buffer.clone() for buffer in self._statistics()]
-            self.renew_statistics()
+            self.renew_statistics(kind)
 
     def on_validation_end(self) -> None:
         """Go on with the statistics from before; checkpoints that were saved meanwhile keep the renewed ones."""
@@ -243,19 +251,18 @@ class Method(LightningModule, ABC):
             buffer.copy_(running)
         self._running = []
 
-    @property
-    def renews_statistics(self) -> bool:
-        """Whether networks predict with statistics that were renewed for their weights."""
-        return self.batchnorm.evaluation == "renewed" and self.batchnorm.policy != "frozen"
+    def statistics_at(self, step: int) -> Statistics:
+        """Kind of the statistics that the method itself evaluates with; at the start they belong to the weights."""
+        if step == 0 or self.batchnorm.evaluation == "running" or self.batchnorm.policy == "frozen":
+            return "running"
+        return "all" if self.batchnorm.views == "all" and self.wants.augmented else "original"
 
-    def renew_statistics(self, *, augmented: bool | None = None) -> None:
+    def renew_statistics(self, kind: Statistics) -> None:
         """Replace the running statistics by those that belong to the weights as they are, of fixed clips of the target.
 
-        Previous and current frames are passes of their own, as in training, and so are augmented ones, which take part
-        by `batchnorm.views` if `augmented` does not say.
+        Previous and current frames are passes of their own, as in training, and so are augmented ones of kind "all".
         """
-        augmented = self.batchnorm.views == "all" and self.wants.augmented if augmented is None else augmented
-        clips: list[Clip] = self._data.renewal_clips(self.batchnorm.renewal_batches, augmented=augmented)
+        clips: list[Clip] = self._data.renewal_clips(self.batchnorm.renewal_batches, augmented=kind == "all")
         views = (view for clip in clips for view in (clip.frames, clip.augmented) if view is not None)
         frames = (view[:, place].to(self.device) for view in views for place in (-2, -1))
         with self.trainer.precision_plugin.val_step_context():

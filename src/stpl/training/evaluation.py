@@ -139,11 +139,15 @@ class Evaluator(nn.Module):
             "samples": self.samples.arrays(),
         }
         if self.quality.update_called:
-            confusions = torch.cat(self.quality.confusions)[:, :-1].clone()
-            confusions[:, self.segmentation.dropped] = 0
-            confusions[:, :, self.segmentation.dropped] = 0
-            found["evaluation"] = {"keys": np.array(self.quality.keys), "confusions": confusions.int().cpu().numpy()}
+            found["evaluation"] = {"keys": np.array(self.quality.keys), "confusions": self.clip_confusions()}
         return found
+
+    def clip_confusions(self) -> NDArray[np.int32]:
+        """Pixel counts `[N,K,K]` of each labelled clip, in the order of `quality.keys`; rows are the truth."""
+        confusions = torch.cat(self.quality.confusions)[:, :-1].clone()
+        confusions[:, self.segmentation.dropped] = 0
+        confusions[:, :, self.segmentation.dropped] = 0
+        return np.asarray(confusions.int().cpu().numpy())
 
     def reset(self) -> None:
         """Forget everything."""

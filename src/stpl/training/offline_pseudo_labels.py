@@ -206,8 +206,8 @@ class OfflinePseudoLabels(Method):
         running = [buffer.clone() for buffer in self._statistics()]
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
-        if self.renews_statistics:
-            self.renew_statistics()
+        if (kind := self.statistics_at(self.global_step + 1)) != "running":  # labels of the start, too
+            self.renew_statistics(kind)
         try:
             _, first = next(self._predicted(range(1)))
             rows = growing(folder, about, count, grid_of(first.doubts))

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from repository import REPOSITORY
 from stpl.commands.report import report as report_all
@@ -137,7 +136,7 @@ def test_metrics_are_means_over_seeds(suite: Path) -> None:
     assert row["vpq@2"] == "38.70"
 
 
-def statistics_of(run: Path) -> dict[str, NDArray[Any]]:
+def statistics_of(run: Path) -> dict[str, Any]:
     with np.load(run / "statistics.npz") as arrays:
         return dict(arrays)
 

@@ -284,9 +284,8 @@ def test_a_run_killed_before_its_record_is_measured_and_recorded(experiment: str
     after = read_record(folder)
     assert before is not None
     assert after is not None
-    assert [after[name] for name in ("last", "selected", "best")] == [  # type: ignore[literal-required]
-        before[name]
-        for name in ("last", "selected", "best")  # type: ignore[literal-required]
+    assert [after[name] for name in ("last", "selected", "best")] == [
+        before[name] for name in ("last", "selected", "best")
     ]
     assert (folder / STATISTICS).read_bytes() == written
 

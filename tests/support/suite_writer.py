@@ -139,7 +139,7 @@ def _write_arrays(
     random: np.random.Generator,
 ) -> None:
     np.savez_compressed(folder / "evaluation.npz", keys=np.array(KEYS), confusions=confusions)
-    kinds = {
+    kinds: dict[str, Any] = {
         kind: confusions_of(picture.labels, predict(picture.labels, min(1, error + worse), random))
         for kind, worse in WORSE.items()
     }

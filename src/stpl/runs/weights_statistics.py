@@ -34,8 +34,9 @@ def measure(cli: SuiteCLI, folder: Path, step: int) -> None:
         if kind not in counts:
             counts[kind] = counts[own] if alike else _evaluated(cli, kind)
     if cli.trainer.is_global_zero:
-        kinds = {kind: counts[kind].confusions.astype(np.int32) for kind in KINDS}
-        write_arrays(folder / STATISTICS, {"step": np.array(step), "keys": np.array(counts[own].keys), **kinds})
+        arrays = {"step": np.array(step), "keys": np.array(counts[own].keys)}
+        arrays |= {str(kind): counts[kind].confusions.astype(np.int32) for kind in KINDS}
+        write_arrays(folder / STATISTICS, arrays)
 
 
 def _evaluated(cli: SuiteCLI, kind: Statistics) -> ClipConfusions:

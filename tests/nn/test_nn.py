@@ -8,10 +8,9 @@ from stpl.data.clip import BACKWARD, Clip
 from stpl.errors import ConfigError
 from stpl.nn.accel import Accel
 from stpl.nn.batchnorm import BatchNormOptions, BatchNormPolicy, apply_batchnorm, forget_batches
-from stpl.nn.deeplab import DeepLabV2
+from stpl.nn.deeplab import DeepLabV2, ResNet
 from stpl.nn.fusion import FUSIONS, STAM, Conv1x1, ProjectionHead
 from stpl.nn.pixels import Over, pool, reweigh, take
-from stpl.nn.resnet import ResNet
 from stpl.nn.warp import resize_flow, warp
 
 

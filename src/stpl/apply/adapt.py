@@ -114,15 +114,8 @@ def adapt_to(
 ) -> Adaptation:
     """Adapt a network to videos without labels and write the best candidate as `adapted.ckpt`.
 
-    Two adaptations in two threads run one after the other; two into one folder are refused.
-
-    Args:
-        network: what to adapt (`open_network`).
-        videos: video files and folders of images.
-        folder: to write into.
-        settings: how.
-        on_stage: called after every step.
-        on_estimate: called once with what it takes, before the first step.
+    Two adaptations in two threads run one after the other; two into one folder are refused. `on_stage` is called after
+    every step, `on_estimate` once before the first.
 
     Raises:
         StplError: for a network, a video or a setting that cannot be used, or a full disk.

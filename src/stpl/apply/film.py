@@ -19,14 +19,9 @@ _PANEL_HEIGHT = 360
 
 
 def film_runs(keys: Mapping[str, RunKey], runs: Path, output: Path, fps: float | None, codec: Codec) -> None:
-    """Write a side-by-side video of the clips that runs kept.
+    """Write a side-by-side video (`.webm`) of the clips that runs of one benchmark kept, from left to right by title.
 
-    Args:
-        keys: title → run, of one benchmark, from left to right.
-        runs: folder of all runs.
-        output: the `.webm` to write.
-        fps: frames a second; `SAMPLE_FPS` if not given.
-        codec: of the video.
+    It has `SAMPLE_FPS` frames a second if nothing is given.
 
     Raises:
         RecordError: for a run without samples.
@@ -60,18 +55,13 @@ def film(
     codec: Codec = "vp8",
     flow: FlowCache | None = None,
 ) -> None:
-    """Write a side-by-side video of what networks predict on footage.
+    """Write a side-by-side video (`.webm`) of what networks predict on footage, from left to right by title.
 
-    Args:
-        networks: title → network, of one label space, from left to right.
-        sources: of frames, one after the other; all but the first one of each are shown.
-        output: the `.webm` to write.
-        fps: frames a second; the first source's own if not given.
-        codec: of the video.
-        flow: where flow is kept; nowhere if not given.
+    The sources come one after the other; all frames but the first one of each are shown, at the first source's own rate
+    if none is given. `flow` says where flow is kept.
 
     Raises:
-        StplError: for a network, video or output that cannot be used.
+        StplError: for a network, video or output that cannot be used, and for networks of several label spaces.
     """
     spaces = [network.options.space for network in networks.values()]
     if any(space.classes != spaces[0].classes for space in spaces):

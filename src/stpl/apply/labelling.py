@@ -36,11 +36,7 @@ _EVERY = 5.0  # seconds between two lines of progress
 def write_labels(network: LoadedNetwork, sources: Sequence[FrameStream], folder: Path, kinds: Set[str]) -> int:
     """Write what a network makes of all frames, as images of "ids" and "colors" and the video "overlay"; their number.
 
-    Args:
-        network: of any kind.
-        sources: of the frames, one after the other.
-        folder: to write into.
-        kinds: what to write of these three.
+    The sources come one after the other; `kinds` says what to write into the folder of these three.
     """
     space, done, start, shown = network.options.space, 0, time.monotonic(), time.monotonic()
     colours = np.pad(space.palette, ((0, 256 - len(space.palette)), (0, 0))).tobytes()

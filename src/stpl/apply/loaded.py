@@ -176,12 +176,9 @@ def _checked(frames: Iterable[Frame]) -> Iterator[Frame]:
 
 @torch.inference_mode()
 def predict(network: Accel, clip: Clip, shape: tuple[int, ...]) -> Frame:
-    """What a network, in evaluation mode, says of a clip's current frame: labels uint8 `[H,W]` (train ids).
+    """What a network, in evaluation mode, says of a clip's current frame: train ids uint8 `[H,W]` of a frame's shape.
 
-    Args:
-        network: what predicts.
-        clip: by itself, its frames at the size the network sees, with the backward flow.
-        shape: of the frame that the labels are shown with, of which they have height and width.
+    The clip has no batch; its frames have the size that the network sees, and it carries the backward flow.
 
     Raises:
         DivergedError: the network gives no finite numbers.
@@ -197,13 +194,10 @@ def predict(network: Accel, clip: Clip, shape: tuple[int, ...]) -> Frame:
 def labelled(
     networks: Sequence[LoadedNetwork], source: FrameStream, flow: FlowCache, first: int = 0
 ) -> Iterator[tuple[Frame, list[Frame]]]:
-    """Frames with what each network predicts, at the frames' size; networks that see the same clips share them.
+    """Frames, from the one of number `first` on, with what each network predicts at their size.
 
-    Args:
-        networks: each has its own frame size and flow estimator.
-        source: of the frames; its first one comes after itself.
-        flow: where flow is kept.
-        first: number of the first frame to label.
+    Each network sees them at its own size, with the flow of its own estimator, which `flow` keeps; those that see the
+    same clips share them. The frame before a source's first one is that one itself.
     """
     views = [(network.frame_size, network.flow_estimator) for network in networks]
     kinds = list(dict.fromkeys(views))

@@ -36,12 +36,7 @@ class Change(NamedTuple):
 
 
 def write_page(found: Adaptation, film: Path | None = None) -> Path:
-    """Write `index.html` into the folder of an adaptation.
-
-    Args:
-        found: the result of the adaptation.
-        film: a video of the change that lies beside the page, if there is one.
-    """
+    """Write `index.html` into the folder of an adaptation; `film` is a video of the change that lies beside it."""
     change, space = look(found), found.before.options.space
     more = len(found.videos) - 1
     shares = [

@@ -44,11 +44,7 @@ class Estimate(NamedTuple):
 def estimate(network: nn.Module, size: tuple[int, int], batch_size: int, steps: int = 1) -> Estimate:
     """What an adaptation takes on a GPU if there is one, extrapolated from one frame: all grows with its pixels.
 
-    Args:
-        network: takes frames `[B,3,H,W]`, and is left as it is.
-        size: height and width of frames in training.
-        batch_size: clips a step, and in an evaluation.
-        steps: of training.
+    The network takes frames `[B,3,*size]`, and is left as it is; `batch_size` is that of evaluations too.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with _learning(network, device):

@@ -24,9 +24,8 @@ from stpl.data.label_space import SPACES
 from stpl.errors import CheckpointError, ConfigError
 from stpl.nn import formats, weights
 from stpl.nn.accel import no_fusion
-from stpl.nn.deeplab import DeepLabV2
+from stpl.nn.deeplab import BLOCKS, DeepLabV2, StrideIn
 from stpl.nn.network import NetworkOptions, build_network
-from stpl.nn.resnet import BLOCKS, StrideIn
 from stpl.nn.state import COUNTER, TOP, candidates, find
 
 LayoutName = Literal["torchvision", "caffe", "advent", "adaptsegnet", "accel"]

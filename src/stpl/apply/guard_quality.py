@@ -58,25 +58,24 @@ def show_choices(experiment: str, runs: Path, clips: int | None = None, json: Pa
 
 def _cases(experiment: str, folder: Path, clips: int) -> Iterator[Case]:
     """Each run of the experiment that kept its checkpoints, beside that of renewed statistics it is compared with."""
-    read = [(path.parent, read_record(path.parent)) for path in sorted(folder.glob(f"*/seed*/{RECORD}"))]
-    records = [(path, record) for path, record in read if record and not _ELSEWHERE & record["overrides"].keys()]
     controls: dict[tuple[str, int], tuple[Path, RunRecord]] = {}
-    for path, record in records:
+    trained = []
+    for path in sorted(folder.glob(f"*/seed*/{RECORD}")):
+        run, record = path.parent, read_record(path.parent)
+        if not record or _ELSEWHERE & record["overrides"].keys():
+            continue
+        conditions = (record["overrides"].get("data.options.shift", "camera"), record["seed"])
         if record["base"] == STATISTICS:
-            controls.setdefault(_conditions(record), (path, record))
-    for path, record in records:
-        kept = (path / "checkpoints" / f"step{record['steps']}.ckpt").is_file()
-        if record["base"] == experiment and kept and _conditions(record) in controls:
-            yield _case(path, _conditions(record), *controls[_conditions(record)], clips)
-
-
-def _conditions(record: RunRecord) -> tuple[str, int]:
-    """The camera and the source model of a run."""
-    return record["overrides"].get("data.options.shift", "camera"), record["seed"]
+            controls.setdefault(conditions, (run, record))
+        if record["base"] == experiment and (run / "checkpoints" / f"step{record['steps']}.ckpt").is_file():
+            trained.append((run, conditions))
+    for run, conditions in trained:
+        if conditions in controls:
+            yield _case(run, conditions, *controls[conditions], clips)
 
 
 def _case(path: Path, conditions: tuple[str, int], control: Path, renewed: RunRecord, clips: int) -> Case:
-    shift, seed = conditions
+    shift, seed = conditions  # the camera and the source model
     miou = {step: value for step, name, value in read_metrics(path / METRICS) if name == "val/miou"}
     candidates = [
         Candidate("start", source_model(seed)),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from stpl.apply import option_values as values
-from stpl.errors import ConfigError, unknown
+from stpl.errors import unknown
 from stpl.files import check_file
 from stpl.option_types import Amount, Count, Natural
 from stpl.runs.experiments import overlays
@@ -74,9 +74,7 @@ class AdaptationSettings:
 
 
 def run_name(videos: Sequence[Path]) -> str:
-    """The first video's name, without what cannot be in the name of a run; raises `ConfigError` if there is none."""
-    if not videos:
-        raise ConfigError("no video was named", where="video", mend="name a file or a folder of images")
+    """The first video's name, without what cannot be in the name of a run."""
     name = re.sub(r"^\.+|[^\w .=,+()-]", "_", videos[0].resolve().stem)[:_MOST_LETTERS].strip()
     return name or "video"
 

@@ -37,9 +37,9 @@ def adapt(
     from stpl.runs.record import RunKey, runs_root
 
     videos = video if isinstance(video, list) else [video]
-    folder = output or RunKey(BENCH, run_name(videos), settings.seed).directory(runs_root())
     check_size(network.size, settings.batch_size)
     check_footage(videos, stride=settings.stride)
+    folder = output or RunKey(BENCH, run_name(videos), settings.seed).directory(runs_root())
     is_fresh(folder)
     check_outputs(folder)
     from stpl.apply.library import adapt_and_show  # imports torch, which takes seconds

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fakes import MovingShapes
-from stpl.apply import export, film, page
+from stpl.apply import export, labelling, page
 from stpl.apply.adapt import FLOW
 from stpl.apply.guard import see
 from stpl.apply.labelling import write_labels
@@ -60,7 +60,7 @@ def test_the_same_labels_everywhere(
 ) -> None:
     model = open_network(NetworkOrigin(network=str(checkpoint)))
     labels: dict[str, list[Any]] = {"film": [], "page": []}
-    for module, name in ((film, "film"), (page, "page")):
+    for module, name in ((labelling, "film"), (page, "page")):
 
         def shown(frame: Any, ids: Any, palette: Any, name: str = name) -> Any:
             labels[name].append(ids)
@@ -73,7 +73,7 @@ def test_the_same_labels_everywhere(
     assert predicted[0].shape == NATIVE
     assert len(np.unique(predicted)) > 2
 
-    film.film({"net": model}, [FrameStream(video)], tmp_path / "film.webm")
+    labelling.film({"net": model}, [FrameStream(video)], tmp_path / "film.webm")
     panel = labels["film"][0].shape
     assert panel == (360, 640)
     assert len(labels["film"]) == COUNT - 1

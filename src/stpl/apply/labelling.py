@@ -1,9 +1,9 @@
-"""Labels as files: of footage, images and a video; of a benchmark, what the official Cityscapes evaluator reads."""
+"""What networks predict, as files: videos side by side, label images, what the official Cityscapes evaluator reads."""
 
 import json
 import sys
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,27 @@ from PIL import Image
 
 from stpl.apply.loaded import LoadedNetwork, labelled
 from stpl.apply.out_folder import filled
+from stpl.apply.settings import Codec
 from stpl.data.clip import Clip
 from stpl.data.data_set import DataSet
 from stpl.data.flow.flow_cache import FlowCache
-from stpl.data.image import write_png
+from stpl.data.image import resize_ids, resize_rgb, write_png
 from stpl.data.label_space import LabelSpace
 from stpl.data.sets import data_set
 from stpl.data.videos.stream import FrameStream
-from stpl.errors import ConfigError, refusals
-from stpl.pictures.labels import overlay as overlaid
-from stpl.pictures.side_by_side import SideBySide
+from stpl.errors import ConfigError, DataError, RecordError, refusals
+from stpl.pictures.labels import overlay
+from stpl.pictures.side_by_side import SideBySide, VideoStyle
 from stpl.progress import Progress
+from stpl.runs.artifacts import SAMPLES, VideoSample, read_samples
+from stpl.runs.charts import SAMPLE_FPS, film_samples
 from stpl.runs.fit import build_evaluation
+from stpl.runs.record import RunKey
 from stpl.runs.request import Request
 from stpl.runs.trainer import callbacks_of, signals_raised
 
 _EVERY = 5.0  # seconds between two lines of progress
+_PANEL_HEIGHT = 360
 
 
 def write_labels(network: LoadedNetwork, sources: Sequence[FrameStream], folder: Path, kinds: Set[str]) -> int:
@@ -61,7 +66,7 @@ def write_labels(network: LoadedNetwork, sources: Sequence[FrameStream], folder:
                 image.putpalette(colours)
                 image.save(folder / "colors" / f"{done:06d}.png")
             if writer is not None:
-                writer.write([overlaid(frame, labels, space.palette)])
+                writer.write([overlay(frame, labels, space.palette)])
             done += 1
             now = time.monotonic()
             if now - shown > _EVERY:
@@ -121,3 +126,64 @@ def label_ids(space: LabelSpace, known: DataSet) -> NDArray[np.uint8]:
     table, void = known.table(space), known.labels.void or 0
     ids = [np.flatnonzero(table == train_id) for train_id in range(space.num_classes)]
     return np.array([found[0] if len(found) else void for found in ids], dtype=np.uint8)
+
+
+def film_runs(keys: Mapping[str, RunKey], runs: Path, output: Path, fps: float | None, codec: Codec) -> None:
+    """Write a side-by-side video (`.webm`) of the clips that runs of one benchmark kept, from left to right by title.
+
+    It has `SAMPLE_FPS` frames a second if nothing is given.
+
+    Raises:
+        RecordError: for a run without samples.
+        DataError: for runs that kept different clips.
+    """
+    found = {title: _sample(key, runs) for title, key in keys.items()}
+    samples = {title: sample for title, (sample, _) in found.items()}
+    first, classes = next(iter(samples.values())), [*found.values()][-1][1]
+    if any(one.keys != first.keys or one.labels.shape != first.labels.shape for one in samples.values()):
+        names = ", ".join(key.experiment for key in keys.values())
+        raise DataError(f"the runs {names} kept different clips", mend="show rows of one benchmark and size")
+    film_samples(samples, classes, output, SAMPLE_FPS if fps is None else fps, VideoStyle(codec))
+
+
+def _sample(run: RunKey, runs: Path) -> tuple[VideoSample, list[str]]:
+    """The clips that a run kept, and its classes."""
+    record = run.read(runs)
+    sample = None if record is None else read_samples(run.directory(runs))
+    if record is None or sample is None:
+        call = f"stpl fit --bench={run.bench} --experiment={run.experiment} --seed_everything={run.seed}"
+        raise RecordError(f"the run kept no {SAMPLES}", where=run.directory(runs), mend=f"run it (again): {call}")
+    return sample, record["classes"]
+
+
+def film(
+    networks: Mapping[str, LoadedNetwork],
+    sources: Sequence[FrameStream],
+    output: Path,
+    *,
+    fps: float | None = None,
+    codec: Codec = "vp8",
+    flow: FlowCache | None = None,
+) -> None:
+    """Write a side-by-side video (`.webm`) of what networks predict on footage, from left to right by title.
+
+    The sources come one after the other; all frames but the first one of each are shown, at the first source's own rate
+    if none is given. `flow` says where flow is kept.
+
+    Raises:
+        StplError: for a network, video or output that cannot be used, and for networks of several label spaces.
+    """
+    spaces = [network.options.space for network in networks.values()]
+    if any(space.classes != spaces[0].classes for space in spaces):
+        what = f"the networks predict {', '.join(space.name for space in spaces)}"
+        raise ConfigError(what, mend="compare networks of one label space")
+    palette, titles = spaces[0].palette, ["input", *networks]
+    fps = sources[0].fps if fps is None else fps
+    with SideBySide(output, fps, titles, legend=(spaces[0].classes, palette), style=VideoStyle(codec)) as writer:
+        height, width = sources[0].size
+        scale = min(1.0, _PANEL_HEIGHT / height)
+        panel = (max(1, round(height * scale)), max(1, round(width * scale)))
+        for source in sources:
+            for frame, labels in labelled(list(networks.values()), source, flow or FlowCache(), first=1):
+                shown = resize_rgb(frame, panel)
+                writer.write([shown, *(overlay(shown, resize_ids(one, panel), palette) for one in labels)])

@@ -12,8 +12,8 @@ from torch import nn
 
 from stpl.apply import option_values as values
 from stpl.apply.adapt import FLOW, Adaptation, OnStage, Stage, adapt_to, ignored
-from stpl.apply.film import film
 from stpl.apply.guard import Verdict
+from stpl.apply.labelling import film
 from stpl.apply.loaded import LoadedNetwork, open_network
 from stpl.apply.origin import NetworkOrigin
 from stpl.apply.page import write_page

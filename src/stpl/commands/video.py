@@ -1,6 +1,6 @@
 """`stpl video`: predictions side by side as a video that a browser plays, of recorded runs or of any video file.
 
-What options, paths and footage decide is refused here, before torch is imported; `stpl.apply.film` writes the video.
+What options, paths and footage decide is refused here, before torch is imported.
 """
 
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ def video(
         videos = video if isinstance(video, list) else [video]
         sources = check_footage(videos, stride=stride)
 
-        from stpl.apply.film import film
+        from stpl.apply.labelling import film
         from stpl.apply.loaded import open_network
 
         written = output or videos[0].parent / "side_by_side.webm"
@@ -80,7 +80,7 @@ def video(
         titles = catalogue.titles(bench)
         written = output or runs / bench / "report" / "side_by_side.webm"
 
-        from stpl.apply.film import film_runs
+        from stpl.apply.labelling import film_runs
 
         film_runs({titles.get(row, row): RunKey(bench, row, seed) for row in shown}, runs, written, fps, codec)
     print(f"video: {written}")

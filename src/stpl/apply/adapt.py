@@ -126,7 +126,9 @@ def adapt_to(
         check_outputs(folder)
         begun = kept_settings(folder, folder / "checkpoints" / "last.ckpt")
         given = settings.batch_size or (begun and begun["data"]["init_args"]["loading"]["batch_size"])
-        needed = _affordable(network, settings.steps, [given] if given else [4, 2, 1])
+        segmenter, sizes = network.accel.segmenter, [given] if given else [4, 2, 1]
+        segmenter.check_trainable()
+        needed = fitting(estimate(segmenter, network.frame_size, size, settings.steps) for size in sizes)
         on_estimate(needed)
         settings = replace(settings, batch_size=needed.batch_size)
         start = _start(network, folder, goes_on=begun is not None)
@@ -156,13 +158,6 @@ def _process_state_kept() -> Iterator[None]:
             yield
         finally:
             torch.use_deterministic_algorithms(enabled, warn_only=warns)
-
-
-def _affordable(network: LoadedNetwork, steps: int, sizes: Sequence[int]) -> Estimate:
-    """What it takes with the first of the batch sizes that fits; raises `ConfigError` if none does."""
-    segmenter = network.accel.segmenter
-    segmenter.check_trainable()
-    return fitting(estimate(segmenter, network.frame_size, size, steps) for size in sizes)
 
 
 def spread(data: ClipDataModule, count: int) -> list[Clip]:

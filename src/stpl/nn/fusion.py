@@ -3,7 +3,6 @@
 Every fusion maps previous features, warped, and current ones, both `[B,C,h,w]`, to `[B,out_dim,h,w]`.
 """
 
-from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
 import torch
@@ -18,8 +17,8 @@ HeadName = Literal["mlp", "linear", "none"]
 """`mlp`: two layers with a ReLU between them. `linear`: one. `none`: the features themselves are contrasted."""
 
 
-class Fusion(nn.Module, ABC):
-    """Base of the fusion operations.
+class Fusion(nn.Module):
+    """Base of the fusion operations, which take the previous frame's features and the current ones.
 
     Args:
         channels: channels C of one frame.
@@ -33,10 +32,6 @@ class Fusion(nn.Module, ABC):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.out_dim = self.frames * channels
-
-    @abstractmethod
-    def forward(self, previous_warped: Tensor, current: Tensor) -> Tensor:
-        """Fuse two feature maps `[B,C,h,w]` into `[B,out_dim,h,w]`."""
 
 
 class Add(Fusion):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -78,6 +79,23 @@ def test_a_failure_of_any_kind_keeps_the_old_file(tmp_path: Path) -> None:
             torch.save({"weights": torch.zeros(3), "odd": Full()}, file)
     with pytest.raises(ValueError, match="odd"), whole_file(path):
         raise ValueError("odd")
+    assert [one.name for one in tmp_path.iterdir()] == ["net.pt"]
+    assert path.read_bytes() == b"old"
+
+
+def test_a_checkpoint_that_does_not_fit_is_told_with_its_cause(tmp_path: Path) -> None:
+    """Where a write fails, torch ends the archive with an error of its own, which names no cause."""
+    path = tmp_path / "net.pt"
+    write_atomically(path, b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))
+    try:
+        with pytest.raises(StplError, match=r"net\.pt: cannot be written: File too large"), whole_file(path) as file:
+            torch.save({"weights": torch.zeros(200_000)}, file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with pytest.raises(RuntimeError, match="odd"), whole_file(path):
+        raise RuntimeError("odd")
     assert [one.name for one in tmp_path.iterdir()] == ["net.pt"]
     assert path.read_bytes() == b"old"
 

@@ -33,6 +33,11 @@ def writing(path: Path, *, kind: type[StplError] = StplError, then: str | None =
         yield
     except OSError as error:
         raise cannot_write(path, error, kind=kind, then=then) from error
+    except RuntimeError as error:
+        cause = error.__context__  # torch.save ends its archive even where a write failed, and that fails, too
+        if not isinstance(cause, OSError):
+            raise
+        raise cannot_write(path, cause, kind=kind, then=then) from error
 
 
 @contextlib.contextmanager

@@ -65,7 +65,7 @@ class Rows:
             arrays = {name: (str(kind), tuple(map(int, shape[1:]))) for name, (kind, shape) in held}
             (count,) = {int(shape[0]) for _, (_, shape) in held}
             about = dict(bare._manifest["about"])
-        except (ValueError, TypeError, AttributeError, IndexError) as error:
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
             raise bare._torn(MANIFEST, repr(error)) from error
         rows = cls(folder, arrays, count, about, title)
         rows.check()

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from lightning import LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.cloud_io import get_filesystem
 
 from fake_trial import record_of
 from stpl.errors import ConfigError, RecordError, StplError
@@ -26,7 +29,7 @@ from stpl.runs.record import (
     runs_root,
     write_record,
 )
-from stpl.runs.recorder import MetricsFile
+from stpl.runs.recorder import MetricsFile, Recorder, RunOptions
 from stpl.sweeps.runner import curve
 from waiting import PATIENCE
 
@@ -217,3 +220,15 @@ def test_lock_ends_with_its_process_though_a_forked_worker_lives(tmp_path: Path)
     subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
     with lock_run(tmp_path):
         pass
+
+
+def test_a_plugin_of_the_user_writes_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept, remote = type("Own", (TorchCheckpointIO,), {})(), "memory://net.ckpt"
+    for plugins in ([], [kept]):
+        trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, plugins=plugins)
+        Recorder(tmp_path, RunOptions()).setup(trainer, LightningModule(), "fit")
+        assert (trainer.strategy.checkpoint_io is kept) == bool(plugins)
+        trainer.strategy.checkpoint_io.save_checkpoint({"step": 1}, remote)  # as a callback of the user's may
+        get_filesystem(remote).rm(remote)
+    assert not any(tmp_path.iterdir())

@@ -89,6 +89,8 @@ def test_a_list_goes_on_in_its_own_ratio_at_either_end() -> None:
         (("values: [red, green]", "valeus: [red]"), "did you mean 'values'"),
         (("bench: streets", "bench: 1"), "1 is not a text"),
         (("seeds: [0, 1]\n", ""), "lacks 'seeds'"),
+        (("seeds: [0, 1]", "seeds: [0, 0.5]"), r"'seeds' is \[0, 0.5\]"),
+        (("extensions: 2", "extensions: -1"), "'extensions' is -1"),
     ],
 )
 def test_mistakes_are_named(work: Path, change: tuple[str, str], message: str) -> None:

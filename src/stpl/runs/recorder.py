@@ -135,8 +135,9 @@ class Recorder(Callback):
         self.evaluations, self.seconds = state_dict["evaluations"], state_dict["seconds"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Have checkpoints replaced as a whole."""
-        trainer.strategy.checkpoint_io = _WholeFiles()
+        """Have checkpoints replaced as a whole, unless a plugin of the user's own writes them."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = _WholeFiles()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Mark the checkpoint as one of this run."""
@@ -278,14 +279,18 @@ class Recorder(Callback):
 
     def _save(self, trainer: Trainer, path: Path) -> None:
         self._check_weights(trainer)
-        trainer.save_checkpoint(path, weights_only=False)
+        with writing(path, then="call again"):
+            trainer.save_checkpoint(path, weights_only=False)
 
 
 class _WholeFiles(TorchCheckpointIO):
     """Lightning would write into the system's folder for temporary files first, which may be small, and then copy."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint; Lightning itself writes to other file systems, such as s3://, of a user's callback."""
+        if storage_options is not None or "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
         with whole_file(Path(path), then="call again") as file:
             torch.save(checkpoint, file)
 

@@ -77,12 +77,18 @@ def read_tuning(path: Path) -> Tuning:
     }
     if not rows or not all(rows.values()):
         raise ConfigError("nothing is searched", where=path, mend="name 'rows:', and 'coordinates:' for all of them")
+    seeds, extensions = content.numbers("seeds"), content.number("extensions")
+    for name, numbers in (("seeds", seeds), ("extensions", (extensions,))):
+        if any(number < 0 or number != int(number) for number in numbers):
+            raise ConfigError(
+                f"'{name}' is {shown(content.content[name])}", where=path, mend="write whole numbers from 0"
+            )
     return Tuning(
         path=path,
         bench=content.text("bench"),
-        seeds=tuple(int(seed) for seed in content.numbers("seeds")),
+        seeds=tuple(map(int, seeds)),
         settings=dict(content.section("settings").content),
-        extensions=int(content.number("extensions")),
+        extensions=int(extensions),
         rows=rows,
     )
 

@@ -11,22 +11,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
+from numpy.typing import NDArray
 
 from repository import REPOSITORY
 from stpl.commands.report import report as report_all
 from stpl.errors import ConfigError, RecordError
+from stpl.report import print_table
 from stpl.report.sheet import tex
-from stpl.runs.record import RunKey, read_record, read_records
+from stpl.runs.record import RunKey, read_record
 from suite_writer import CLASSES, ERRORS, KEYS, iou, scene, write_run, write_suite
 
 report = partial(report_all, page=False, experiments=REPOSITORY / "experiments")
+SEEDS = 5
 
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of all experiments but stpl_concat, reported."""
     runs = tmp_path_factory.mktemp("suite")
-    write_suite(runs)
+    write_suite(runs, ERRORS | {"self_training": ERRORS["source_only"]}, seeds=SEEDS)
     report(runs=runs)
     return runs
 
@@ -46,81 +50,109 @@ def cells(runs: Path, name: str, row: str) -> list[str]:
     return [cell.strip() for line in lines if line.startswith(f"| {row} ") for cell in line.split("|")[1:-1]]
 
 
+KINDS = ("original", "all")
+
+
+def differences_of(runs: Path, row: str, kind: str) -> NDArray[np.float64]:
+    """Of mIoU to the source model's weights with the same statistics, by hand from the arrays, by seed."""
+    folders = [[runs / "streets" / name / f"seed{seed}" for seed in range(SEEDS)] for name in (row, "source_only")]
+    ours, theirs = ([iou(statistics_of(run)[kind].sum(0)).mean() for run in runs] for runs in folders)
+    return np.subtract(ours, theirs)
+
+
 def test_what_is_significant_is_marked_and_what_is_not_too(suite: Path) -> None:
     stpl = cells(suite, "table3", "STPL")
-    assert re.fullmatch(r"\d+\.\d\d ± \d+\.\d\d†", stpl[2])  # far above the controls by construction
-    assert stpl[5].endswith("*")
-    assert re.fullmatch(r"\+\d+\.\d\d \[\+\d+\.\d, \+\d+\.\d\]\*", stpl[6])
-    assert "†" not in cells(suite, "table3", "BatchNorm statistics only")[2]
-    found = {(t["row"], t["against"]): t for t in table(suite, "tests") if t["table"] == "table3"}
-    assert found["STPL", "batchnorm_augmented"]["significant"] == "yes"
-    assert found["BatchNorm statistics only", "batchnorm_augmented"]["significant"] == "yes"  # worse than the other one
-    assert float(found["BatchNorm statistics only", "batchnorm_augmented"]["difference"]) < 0
+    assert re.fullmatch(r"\d+\.\d\d ± \d+\.\d\d", stpl[2])
+    for delta in (stpl[5], stpl[7]):
+        assert re.fullmatch(r"\+\d+\.\d\d\* \[\+\d+\.\d, \+\d+\.\d\]", delta)  # far above, by construction
+    alike = cells(suite, "table3", "Vanilla self-training")
+    assert alike[5].split()[1] == alike[7].split()[1] == "ns"  # as good as the source model, by construction
+    # The control has the weights of the source model: its differences are told and not tested.
+    assert not re.search(r"\*|ns", " ".join(cells(suite, "table3", "BatchNorm statistics only")[1:]))
+    found = {(t["row"], t["statistics"]): t["significant"] for t in table(suite, "tests")}
+    assert [found["STPL", kind] for kind in KINDS] == ["yes", "yes"]
+    assert [found["Vanilla self-training", kind] for kind in KINDS] == ["no", "no"]
+    assert not {"Source-only", "BatchNorm statistics only"} & {row for row, _ in found}
 
 
-def test_differences_are_paired_by_seed(suite: Path) -> None:
-    """Mean and standard error over seeds, by hand from the records."""
-    mious = {
-        name: [record["last"]["miou"] for record in read_records("streets", name, suite)]
-        for name in ("stpl", "batchnorm_augmented")
-    }
-    differences = np.subtract(mious["stpl"], mious["batchnorm_augmented"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_differences_are_to_the_control_of_the_same_column_and_paired_by_seed(suite: Path, kind: str) -> None:
+    """Mean, standard error, t interval and p over source models, against scipy's."""
+    differences = differences_of(suite, "stpl", kind)
+    expected = scipy.stats.ttest_1samp(differences, 0)
+    ends = expected.confidence_interval()
     row = next(row for row in table(suite, "table3") if row["row"] == "STPL")
-    assert row["baseline"] == "batchnorm_augmented"
-    assert float(row["delta_vs_baseline"]) == pytest.approx(differences.mean(), abs=0.006)
-    assert float(row["delta_vs_baseline_se"]) == pytest.approx(differences.std(ddof=1) / 2**0.5, abs=0.006)
-    assert float(row["delta_vs_baseline_low"]) < differences.mean() < float(row["delta_vs_baseline_high"])
-    test = next(t for t in table(suite, "tests") if (t["row"], t["against"]) == ("STPL", "batchnorm_augmented"))
-    assert (test["se"], test["ci_low"]) == (row["delta_vs_baseline_se"], row["delta_vs_baseline_low"])
+    test = next(t for t in table(suite, "tests") if (t["row"], t["statistics"]) == ("STPL", kind))
+    names = ("", "_low", "_high", "_se")
+    found = [float(row[f"{kind}_delta{name}"]) for name in names]
+    assert found == pytest.approx([differences.mean(), *ends, scipy.stats.sem(differences)], abs=0.006)
+    assert found == [float(test[name]) for name in ("difference", "ci_low", "ci_high", "se")]
+    assert float(test["p"]) == pytest.approx(expected.pvalue, abs=6e-5)
+    assert float(test["p_signs"]) == pytest.approx(2 / 2**SEEDS, abs=6e-5)
+    assert float(test["nested_low"]) < differences.mean() < float(test["nested_high"])
+    assert (test["experiment"], test["against"], test["source_models"]) == ("stpl", "source_only", str(SEEDS))
 
 
-def test_the_control_is_the_better_one_on_the_rows_own_seeds(tmp_path: Path) -> None:
-    """Seed 2 turns the order of the controls round; a row that has no seed 2 is not held against it."""
-    errors = {"source_only": 0.6, "batchnorm_statistics": 0.45, "batchnorm_augmented": 0.43, "stpl": 0.3}
-    write_suite(tmp_path, errors)
-    write_run(tmp_path, "batchnorm_statistics", 2, 0.0, scene(), np.random.default_rng(0), True)
+def test_one_run_has_one_verdict_in_all_tables(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The family is the report: each run counts once in it, and a table that is printed alone says the same."""
+    tests = table(suite, "tests")
+    assert len({(t["experiment"], t["statistics"]) for t in tests}) == len(tests)
+    ps = sorted(float(t["p"]) for t in tests)
+    assert float(max(tests, key=lambda t: float(t["p"]))["p_holm"]) >= ps[-1]
+    least = min(tests, key=lambda t: float(t["p_holm"]))
+    assert float(least["p_holm"]) == pytest.approx(min(1, ps[0] * len(tests)), abs=len(tests) * 1e-4)
+    assert cells(suite, "table3", "STPL")[3:8] == cells(suite, "table4", "STAM")[3:8]
+    print_table("table4", runs=suite, experiments=REPOSITORY / "experiments")
+    shown = capsys.readouterr().out
+    assert all(delta.split()[0] in shown for delta in (cells(suite, "table4", "STAM")[i] for i in (5, 7)))
+
+
+def test_the_page_says_the_verdicts_of_the_tables(suite: Path, tmp_path: Path) -> None:
+    rows = (("stpl", "STPL", "significant"), ("self_training", "Vanilla self-training", "not significant"))
+    for chosen, title, said in rows:
+        report_all(runs=suite, experiments=REPOSITORY / "experiments", output=tmp_path / chosen, chosen=chosen)
+        page = " ".join(re.sub(r"<[^>]*>", " ", (tmp_path / chosen / "index.html").read_text()).split())
+        row = next(row for row in table(suite, "table3") if row["row"] == title)
+        for kind, which in (("original", "With original"), ("all", "with augmented")):
+            delta = f"{float(row[f'{kind}_delta']):+.2f}"
+            assert f"{which} statistics its weights differ from those of the source model by {delta} ({said})" in page
+
+
+def test_too_few_source_models_have_no_mark_and_one_claims_nothing(tmp_path: Path) -> None:
+    write_suite(tmp_path, {"source_only": 0.6, "stpl": 0.2}, seeds=4)
+    write_run(tmp_path, "spatial", 0, 0.2, scene(), np.random.default_rng(0), True)
     report(runs=tmp_path)
-    against = {row["row"]: row["baseline"] for row in table(tmp_path, "table3")}
-    assert against["STPL"] == "batchnorm_augmented"
-    assert "Δ control" in (tmp_path / "streets/tables/table3.md").read_text()
+    text = (tmp_path / "streets/tables/table3.md").read_text()
+    assert re.fullmatch(r"\+\d+\.\d\d \[\+\d+\.\d, \+\d+\.\d\]", cells(tmp_path, "table3", "STPL")[5])
+    assert re.fullmatch(r"\+\d+\.\d\d", cells(tmp_path, "table3", "Spatial-only CL")[5])
+    assert "fewer than 5 source models has no mark" in text
+    assert "significantly" not in text
+    tests = {t["row"]: t for t in table(tmp_path, "tests") if t["statistics"] == "all"}
+    assert (tests["STPL"]["p_holm"], tests["STPL"]["significant"]) == ("", "")
+    assert [tests["Spatial-only CL"][name] for name in ("ci_low", "se", "p", "p_signs", "nested_low")] == [""] * 5
 
 
-def test_rows_that_are_alike_are_said_to_be_so(tmp_path: Path) -> None:
-    write_suite(tmp_path, {"source_only": 0.4, "batchnorm_statistics": 0.4, "stpl": 0.2})
-    report(runs=tmp_path)
-    assert cells(tmp_path, "table3", "BatchNorm statistics only")[5].endswith(" ns")
-    found = {(t["row"], t["against"]): t for t in table(tmp_path, "tests")}
-    assert found["BatchNorm statistics only", "source_only"]["significant"] == "no"
-    low, high = (float(found["BatchNorm statistics only", "source_only"][name]) for name in ("ci_low", "ci_high"))
-    assert low < 0 < high
+def test_runs_that_were_not_measured_show_nothing_and_are_named(suite: Path, copy: Path) -> None:
+    for seed in range(SEEDS):
+        (copy / "streets/naive" / f"seed{seed}" / "statistics.npz").unlink()
+    (copy / "streets/spatial/seed0/statistics.npz").unlink()
+    report(runs=copy)
+    assert cells(copy, "table3", "Naive T+S CL")[4:8] == ["–"] * 4
+    assert cells(copy, "table3", "Naive T+S CL")[2] == cells(suite, "table3", "Naive T+S CL")[2]
+    text = (copy / "streets/tables/table3.md").read_text()
+    assert "in all runs with both kinds of statistics: Spatial-only CL, Naive T+S CL. `stpl weights statistics" in text
+    spatial = next(t for t in table(copy, "tests") if t["experiment"] == "spatial")
+    assert spatial["source_models"] == str(SEEDS - 1)
 
 
-def test_the_best_baseline_never_trains_on_target_labels(suite: Path, tmp_path: Path) -> None:
-    """Without controls in the catalogue, it is the best other row."""
-    copy = shutil.copytree(REPOSITORY / "experiments", tmp_path / "experiments")
-    text = (copy / "tables.yaml").read_text()
-    (copy / "tables.yaml").write_text(re.sub(r"\n    controls: .*", "", text))
-    report_all(runs=suite, experiments=copy, output=tmp_path / "out", page=False)
-    with (tmp_path / "out" / "tests.csv").open(newline="") as file:
-        against = {t["row"]: t["against"] for t in csv.DictReader(file) if t["against"] != "source_only"}
-    assert against["STPL"] == "naive"
-    assert "Oracle" not in against
-    assert "Source-only" not in against
-    assert "oracle" not in against.values()
-    assert "Δ best other" in (tmp_path / "out" / "table3.md").read_text()
-
-
-def test_differences_of_tests_are_those_of_the_table(suite: Path) -> None:
-    deltas = {row["row"]: row["delta_vs_source"] for row in table(suite, "table3")}
-    tested = {
-        t["row"]: t["difference"]
-        for t in table(suite, "tests")
-        if (t["table"], t["against"]) == ("table3", "source_only")
-    }
-    assert tested
-    for row, difference in tested.items():
-        assert float(difference) == pytest.approx(float(deltas[row]), abs=0.011)
-        assert {t["clips"] for t in table(suite, "tests")} == {str(len(KEYS))}
+def test_seeds_of_one_source_model_are_not_taken_for_several(copy: Path) -> None:
+    name = "stpl,start_seed=0"
+    for seed in range(SEEDS):
+        write_run(copy, name, seed, 0.2, scene(), np.random.default_rng(seed), True, {"start_seed": "0"})
+    report(runs=copy)
+    row = next(row for row in table(copy, "variants") if row["row"] == name)
+    assert row["miou_all_mean"]
+    assert row["all_delta"] == ""
 
 
 def test_validators_have_columns_between_last_and_best(suite: Path) -> None:
@@ -143,7 +175,7 @@ def statistics_of(run: Path) -> dict[str, Any]:
 
 def test_weights_by_statistics(suite: Path, copy: Path) -> None:
     """Means over seeds, by hand; nothing where none was measured."""
-    runs = [suite / "streets/stpl" / f"seed{seed}" for seed in range(2)]
+    runs = [suite / "streets/stpl" / f"seed{seed}" for seed in range(SEEDS)]
     row = {row["weights"]: row for row in table(suite, "statistics")}["stpl"]
     for kind in ("running", "original", "all"):
         mious = [iou(statistics_of(run)[kind].sum(0)).mean() for run in runs]
@@ -169,27 +201,30 @@ def test_torn_or_foreign_statistics_are_named(copy: Path, fault: str) -> None:
 
 
 def test_cameras_side_by_side(copy: Path) -> None:
-    """Each is held against the better control before the same camera."""
-    runs = {"batchnorm_statistics": (0.5, 0.5), "batchnorm_augmented": (0.3, 0.4), "stpl": (0.2, 0.2)}
+    """Each is held against the source model's weights before the same camera, with its own kind of statistics."""
+    own = {"source_only": "running", "batchnorm_augmented": "all", "self_training": "original", "stpl": "all"}
     mious: dict[str, list[float]] = {}
-    for name, errors in runs.items():
-        for seed, error in enumerate(errors):
+    for number, (name, kind) in enumerate(own.items()):
+        for seed in range(3 if name == "stpl" else 2):
             experiment, settings = f"{name},data.options.shift=fog", {"data.options.shift": "fog"}
-            random = np.random.default_rng(seed)
-            write_run(copy, experiment, seed, error, scene(), random, True, settings)
+            random = np.random.default_rng([number, seed])
+            write_run(copy, experiment, seed, 0.5 - number / 10, scene(), random, True, settings, kind)
             record = read_record(RunKey("streets", experiment, seed).directory(copy))
             assert record is not None
             mious.setdefault(name, []).append(record["last"]["miou"])
     often = {"data.options.shift": "fog", "trainer.val_check_interval": "20"}  # no row of a table, evaluated more often
-    write_run(copy, "affine_teacher,fog,often", 0, 0.1, scene(), np.random.default_rng(0), True, often)
+    write_run(copy, "affine_teacher,fog,often", 0, 0.1, scene(), np.random.default_rng(0), True, often, "all")
     report(runs=copy)
     found = {row["row"]: row for row in table(copy, "shifts")}
-    assert list(found) == ["batchnorm_statistics", "batchnorm_augmented", "stpl", "affine_teacher"]
+    assert list(found) == ["source_only", "batchnorm_augmented", "self_training", "stpl", "affine_teacher"]
     assert found["affine_teacher"]["fog_delta_control"]
-    differences = np.subtract(mious["stpl"], mious["batchnorm_augmented"])
-    assert float(found["stpl"]["fog"]) == pytest.approx(np.mean(mious["stpl"]), abs=0.006)
-    assert float(found["stpl"]["fog_delta_control"]) == pytest.approx(differences.mean(), abs=0.006)
-    assert float(found["stpl"]["fog_delta_control_se"]) == pytest.approx(differences.std(ddof=1) / 2**0.5, abs=0.006)
+    assert found["source_only"]["fog_delta_control"] == found["batchnorm_augmented"]["fog_delta_control"] == ""
+    source = [copy / "streets/source_only,data.options.shift=fog" / f"seed{seed}" for seed in range(2)]
+    for name in ("self_training", "stpl"):
+        differences = np.subtract(mious[name][:2], [iou(statistics_of(run)[own[name]].sum(0)).mean() for run in source])
+        assert float(found[name]["fog"]) == pytest.approx(np.mean(mious[name]), abs=0.006)
+        assert float(found[name]["fog_delta_control"]) == pytest.approx(differences.mean(), abs=0.006)
+        assert float(found[name]["fog_delta_control_se"]) == pytest.approx(scipy.stats.sem(differences), abs=0.006)
     assert float(found["stpl"]["camera"]) == float(
         next(r for r in table(copy, "table3") if r["row"] == "STPL")["miou_last_mean"]
     )
@@ -227,7 +262,7 @@ def test_runs_without_arrays_are_reported_as_before(tmp_path: Path) -> None:
     report(runs=tmp_path)
     assert {path.stem for path in (tmp_path / "streets/tables").iterdir()} == {"table3", "table4", "per_class"}
     assert "±" in cells(tmp_path, "table3", "STPL")[2]
-    assert not set("†*") & set("".join(cells(tmp_path, "table3", "STPL")))
+    assert "*" not in "".join(cells(tmp_path, "table3", "STPL"))
 
 
 def test_counts_that_are_not_the_records_are_refused(copy: Path) -> None:

@@ -88,7 +88,9 @@ def write_run(
     random: np.random.Generator,
     artifacts: bool,
     overrides: dict[str, str] | None = None,
+    own: str = "",
 ) -> None:
+    """A run; if it kept arrays, `own` is the kind of statistics that it was recorded with, or none of them."""
     key = RunKey("streets", experiment, seed)
     folder = key.directory(runs)
     predictions = predict(picture.labels, error, random)
@@ -107,6 +109,7 @@ def write_run(
     _write_texts(folder, experiment, error)
     if artifacts:
         _write_arrays(folder, picture, predictions, confusions, error, random)
+        _write_statistics(folder, picture, confusions, error, random, own)
 
 
 def _groups(error: float) -> dict[str, Any]:
@@ -139,11 +142,6 @@ def _write_arrays(
     random: np.random.Generator,
 ) -> None:
     np.savez_compressed(folder / "evaluation.npz", keys=np.array(KEYS), confusions=confusions)
-    kinds: dict[str, Any] = {
-        kind: confusions_of(picture.labels, predict(picture.labels, min(1, error + worse), random))
-        for kind, worse in WORSE.items()
-    }
-    np.savez_compressed(folder / "statistics.npz", keys=np.array(KEYS), step=40, **kinds)
     classes = np.arange(len(CLASSES), dtype=np.uint8).repeat(8)
     features = random.normal(size=(len(classes), 6)) * error + np.eye(15)[classes][:, :6]
     np.savez_compressed(folder / "features.npz", features=features.astype(np.float16), classes=classes, step=40)
@@ -155,3 +153,20 @@ def _write_arrays(
         labels=picture.labels[shown],
         predictions=predictions[shown],
     )
+
+
+def _write_statistics(
+    folder: Path,
+    picture: Scene,
+    confusions: NDArray[np.int32],
+    error: float,
+    random: np.random.Generator,
+    own: str,
+) -> None:
+    kinds: dict[str, Any] = {
+        kind: confusions_of(picture.labels, predict(picture.labels, min(1, error + worse), random))
+        for kind, worse in WORSE.items()
+    }
+    if own:
+        kinds[own] = confusions
+    np.savez_compressed(folder / "statistics.npz", keys=np.array(KEYS), step=40, **kinds)

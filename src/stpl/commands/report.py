@@ -35,10 +35,15 @@ def report(
 ) -> None:
     """Write and print every table of the catalogue from the records on disk, and write the page.
 
+    Methods are compared like for like: the last weights of each row with those of the source model, both with
+    statistics renewed from original frames, and both with statistics renewed from original and augmented ones. A star
+    marks a difference whose paired t test over source models (seeds) has p < 0.05 after Holm's correction for all rows
+    of the report, «ns» one that has not; with fewer than five source models nothing is marked.
+
     Writes `<id>.csv`, `<id>.md` and `<id>.tex` (booktabs) for each table, for `per_class`, and, where there is any of
-    it, for `variants` (settings changed on the command line), `tests` (what is significant), `metrics` (feature space
-    and consistency in time), `selection` (label-free validators), `statistics` (weights × statistics, which `stpl
-    weights statistics` evaluates), `shifts` (the cameras of `streets`) and `costs` (what methods need and take). Then
+    it, for `variants` (settings changed on the command line), `tests` (every comparison with its intervals and p),
+    `metrics` (feature space and consistency in time), `selection` (label-free validators), `statistics` (weights ×
+    statistics, of all experiments), `shifts` (the cameras of `streets`) and `costs` (what methods need and take). Then
     `<runs>/<bench>/report/index.html`: one file that needs no server and no network. The same records give the same
     bytes.
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from stpl.report.sheet import Column, Sheet, TableCell, number, plain, plus_minus, same
-from stpl.report.significance import deviation, error, mean
+from stpl.report.sheet import Column, Sheet, TableCell, average, number, plain, plus_minus, same
+from stpl.report.significance import error, mean
 from stpl.report.suite import Suite
+from stpl.runs.artifacts import KINDS, Kind
 from stpl.runs.experiments import Row, Table
 from stpl.runs.record import NEUTRAL, RunRecord
 
 _BASE = "stpl"  # the experiment whose settings are varied
 _CAMERA, _DEFAULT = "data.options.shift", "camera"  # names the camera of `streets`: no setting of a method
 _LOOKS = {"trainer.val_check_interval"}  # when a run is evaluated changes nothing at its last step
-
-Runs = dict[int, float]
-"""Seed → mIoU."""
 
 
 def _changed(record: RunRecord) -> dict[str, str]:
@@ -60,17 +57,15 @@ def sensitivity_sheet(suite: Suite) -> Sheet | None:
         Column("Setting", ("parameter",), [same(name) for name, _ in varied]),
         Column("value", ("value",), [same(value) for _, value in varied]),
         Column("seeds", ("seeds",), [same(len(points[point])) for point in varied]),
-        Column("mIoU last", ("miou_mean", "miou_std"), [average(points[point]) for point in varied]),
+        Column(
+            "mIoU last",
+            ("miou_mean", "miou_std"),
+            [average(points[point]) for point in varied],
+        ),
     ]
     title = f"Sensitivity of {_BASE} to single settings, {suite.title}"
     note = "mIoU in percent at the last step: mean ± sample standard deviation over seeds."
     return Sheet("sensitivity", title, columns, [note]) if varied else None
-
-
-def average(mious: Sequence[float]) -> TableCell:
-    """Mean and sample standard deviation of mIoU over seeds."""
-    values = mean(mious), deviation(mious)
-    return TableCell(plus_minus(*values), plain(*values))
 
 
 def _by_number(point: tuple[str, str]) -> tuple[str, float, str]:
@@ -84,41 +79,50 @@ def _by_number(point: tuple[str, str]) -> tuple[str, float, str]:
 
 def shifts_sheet(suite: Suite) -> Sheet | None:
     """One line per experiment and one column per camera; `None` if none but the default was run."""
-    found: dict[tuple[str, str], Runs] = {}  # by experiment and camera, of those with no other setting changed
+    found: dict[tuple[str, str], list[RunRecord]] = {}  # by experiment and camera, if no other setting is changed
     for record in suite.all_records():
         settings = _changed(record)
         if settings.keys() - _LOOKS <= {_CAMERA}:
-            runs = found.setdefault((record["base"], settings.get(_CAMERA, _DEFAULT)), {})
-            runs[record["seed"]] = float(record["last"]["miou"])
+            found.setdefault((record["base"], settings.get(_CAMERA, _DEFAULT)), []).append(record)
     others = sorted({camera for _, camera in found} - {_DEFAULT})
     if not others:
         return None
     shown = suite.shown()
     recorded = {name for name, camera in found if camera in others}
     names = [name for name in shown if name in recorded] + sorted(recorded - shown.keys())
-    controls = [name for table in suite.catalogue.tables for name in table.controls]
+    sources = {name for table in suite.catalogue.tables for name in (table.reference, *table.controls)}
     columns = [Column("Method", ("row",), [TableCell(suite.title_of(name), (name,)) for name in names])]
     for camera in (_DEFAULT, *others):
-        before = {name: runs for (name, shift), runs in found.items() if shift == camera}
-        cells = [_before_camera(name, before, controls) for name in names]
+        unadapted = [record for name in sources for record in found.get((name, camera), [])]
+        control = _control({record["experiment"] for record in unadapted}, suite)
+        cells = [
+            _before_camera(found.get((name, camera), []), {} if name in sources else control, suite) for name in names
+        ]
         columns.append(Column(camera, (camera, f"{camera}_delta_control", f"{camera}_delta_control_se"), cells))
     note = (
-        "mIoU in percent at the last step, mean over seeds. Behind it, the mean paired difference to the better of the "
-        "controls before the same camera ± its standard error."
+        "mIoU in percent at the last step, mean over seeds. Behind it, the mean paired difference to the weights of "
+        "the source model before the same camera with the same kind of statistics ± its standard error."
     )
     return Sheet("shifts", f"Cameras, {suite.title}", columns, [note])
 
 
-def _before_camera(name: str, found: Mapping[str, Runs], controls: Sequence[str]) -> TableCell:
-    """The mIoU, and the paired difference to the control with the highest mean over common seeds, if there is one."""
-    runs = found.get(name, {})
-    means = []
-    for control in controls:
-        common = [miou for seed, miou in found.get(control, {}).items() if seed in runs]
-        if common and control != name:
-            means.append((statistics.fmean(common), control))
-    best = found[max(means)[1]] if means else {}
-    gains = [runs[seed] - miou for seed, miou in best.items() if seed in runs]
-    miou, gain, spread = mean(runs.values()), mean(gains), error(gains)
+def _control(experiments: Collection[str], suite: Suite) -> dict[tuple[Kind, int], float]:
+    """Kind of statistics and seed → mIoU of the source models' weights, which all `experiments` have."""
+    return {
+        (kind, seed): miou
+        for experiment in sorted(experiments)
+        for kind in KINDS
+        for seed, miou in suite.mious(experiment, kind).items()
+    }
+
+
+def _before_camera(records: Sequence[RunRecord], control: Mapping[tuple[Kind, int], float], suite: Suite) -> TableCell:
+    """The mIoU, and the paired difference to the control with the kind of statistics that each run has."""
+    gains = []
+    for record in records:
+        kind = suite.kind_of(record)
+        if kind is not None and (kind, record["seed"]) in control:
+            gains.append(float(record["last"]["miou"]) - control[kind, record["seed"]])
+    miou, gain, spread = mean(float(record["last"]["miou"]) for record in records), mean(gains), error(gains)
     beside = f" ({plus_minus(gain, spread, '+.2f')})" if gains else ""
     return TableCell(number(miou) + beside, plain(miou, gain, spread))

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from stpl.errors import RecordError
 from stpl.pictures.colours import class_colour
-from stpl.report.changed_settings import average
-from stpl.report.sheet import NOTHING, Column, Sheet, TableCell, number, plain, same
+from stpl.report.sheet import NOTHING, Column, Sheet, TableCell, average, number, plain, same
 from stpl.report.significance import mean
 from stpl.report.suite import Suite
 from stpl.runs.artifacts import KINDS
@@ -203,15 +202,12 @@ def statistics_sheet(suite: Suite) -> Sheet | None:
     Raises:
         RecordError: for a torn file, or one that is not of its run's last step.
     """
-    names = [name for name in suite.recorded() if suite.counts(name, "running") is not None]
-    counts = [{kind: suite.counts(name, kind) for kind in KINDS} for name in names]
-    mious = [{kind: found.mious.tolist() for kind, found in of_kind.items() if found} for of_kind in counts]
+    names = [name for name in suite.recorded() if suite.mious(name, "running")]
     columns = [
         Column("Weights of", ("weights",), [TableCell(suite.title_of(name), (name,)) for name in names]),
-        Column("Seeds", ("seeds",), [same(len(runs["running"])) for runs in mious]),
-        *(
-            Column(title, (kind, f"{kind}_std"), [average(runs[kind]) for runs in mious])
-            for kind, title in zip(KINDS, ("as trained", "original", "original and augmented"), strict=True)
-        ),
+        Column("Seeds", ("seeds",), [same(len(suite.mious(name, "running"))) for name in names]),
     ]
+    for kind, title in zip(KINDS, ("as trained", "original", "original and augmented"), strict=True):
+        mious = [list(suite.mious(name, kind).values()) for name in names]
+        columns.append(Column(title, (kind, f"{kind}_std"), [average(runs) for runs in mious]))
     return Sheet("statistics", f"Weights × statistics, {suite.title}", columns, _STATISTICS_NOTES) if names else None

@@ -123,7 +123,7 @@ def _intervals(tables: Sequence[TableLines], chosen: str) -> Iterator[Picture]:
     for table in tables:
         if any(line.interval for line in table.lines):
             figure = plots.interval_figure(table, chosen)
-            caption = "Mean over seeds, with the 95 % bootstrap interval over clips and seeds."
+            caption = "Mean over seeds, with the 95 % nested bootstrap interval: source models, and clips within each."
             yield Picture(f"intervals-{table.table.id}", "intervals", caption, figure)
 
 

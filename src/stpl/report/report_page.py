@@ -23,9 +23,9 @@ from stpl.pictures.colours import class_colour, class_rgb
 from stpl.pictures.pages import render_page
 from stpl.report.curves import unfinished
 from stpl.report.gallery import Focus, Picture, focus
-from stpl.report.rows import TableLines
+from stpl.report.rows import RENEWED, TableLines
 from stpl.report.sheet import NOTHING, Sheet, number
-from stpl.report.significance import Comparison
+from stpl.report.significance import FEWEST, Comparison
 from stpl.report.suite import Suite
 from stpl.report.tables import between, evidence, main_sheet, sheets
 from stpl.report.theme import inline_svg
@@ -109,17 +109,17 @@ def _anchor(experiment: str) -> str:
 def _summary(suite: Suite, tables: Sequence[TableLines], rows: Focus) -> dict[str, Any]:
     lines = [line for table in tables for line in table.lines if line.experiment]
     first = {line.experiment: line for line in reversed(lines)}
-    line, best, bound = map(first.get, (rows.chosen, rows.baseline, rows.bound))
-    gain = None if not line or not best or line.last is None or best.last is None else line.last - best.last
+    line, bound = map(first.get, (rows.chosen, rows.bound))
+    tests = [(title, line.renewed[kind].control) for kind, title in RENEWED.items() if line and kind in line.renewed]
     records = list(suite.all_records())
     return {
         "chosen": line,
         "last": number(line.last) if line else NOTHING,
         "spread": number(line.spread) if line and line.spread is not None else "",
         "interval": between(line.interval) if line and line.interval else "",
-        "source": _against(line.delta if line else None, line.source if line else None),
-        "baseline": _against(gain, line.baseline if line else None),
-        "baseline_title": best.title if best else "",
+        "no_interval": "one source model" if line and len(line.seeds) == 1 else "the runs kept no per-clip counts",
+        "source": number(line.delta if line else None, "+.2f"),
+        "controls": [{"title": title, **_against(test)} for title, test in tests if test],
         "bound": number(bound.last) if bound else "",
         "bound_title": bound.title if bound else "",
         "missing": list(dict.fromkeys(line.title for line in lines if line.last is None)),
@@ -130,9 +130,10 @@ def _summary(suite: Suite, tables: Sequence[TableLines], rows: Focus) -> dict[st
     }
 
 
-def _against(difference: float | None, test: Comparison | None) -> dict[str, str]:
-    said = "" if test is None else "significant" if test.significant else "not significant"
-    return {"value": number(difference, "+.2f"), "said": said, "title": evidence(test) if test else ""}
+def _against(test: Comparison) -> dict[str, str]:
+    fewer = f"fewer than {FEWEST} source models"
+    said = {None: fewer, True: "significant", False: "not significant"}[test.significant]
+    return {"value": number(test.difference, "+.2f"), "said": said, "evidence": evidence(test)}
 
 
 def _without_shared_notes(main: Sequence[Sheet]) -> tuple[list[Sheet], list[str]]:

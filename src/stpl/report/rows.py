@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from stpl.report.changed_settings import variants
-from stpl.report.significance import Comparison, Interval, compare, deviation, holm, interval, mean
+from stpl.report.significance import Comparison, Interval, compare, deviation, judged, mean, nested_interval
 from stpl.report.suite import Suite
+from stpl.runs.artifacts import Kind
 from stpl.runs.experiments import Row, Table
 from stpl.runs.record import RunRecord
+
+RENEWED: Mapping[Kind, str] = {"original": "original", "all": "augmented"}
+"""The kinds of statistics in which methods are compared, and how columns call them."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a row's last weights are worth with one kind of statistics.
+
+    Attributes:
+        mious: of the runs that measured it.
+        control: the same weights against those of the table's reference experiment with the same kind of statistics.
+    """
+
+    mious: tuple[float, ...]
+    control: Comparison | None
 
 
 @dataclass(frozen=True)
@@ -27,11 +44,8 @@ class Line:
         best: mean at the checkpoint chosen on target labels.
         delta: mean over common seeds of the difference to the table's reference experiment.
         paper: the mIoU that the paper states on `TableLines.paper_bench`.
-        clips: clips with counts, per seed; 0 where the runs kept none, and then there is none of what follows.
-        interval: of `last` over clips and seeds.
-        source: the row against the table's reference experiment.
-        baseline: the row against the best other control; where the table has no controls, against the best other row
-            that neither is the reference nor trains on target labels.
+        interval: of `last`, by the nested bootstrap; `None` where the runs kept no counts, or there is one seed.
+        renewed: by kind of statistics, for those of `RENEWED` that runs have measured.
     """
 
     title: str
@@ -43,10 +57,8 @@ class Line:
     best: float | None
     delta: float | None
     paper: float | None
-    clips: int = 0
     interval: Interval | None = None
-    source: Comparison | None = None
-    baseline: Comparison | None = None
+    renewed: Mapping[Kind, Measured] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,28 +86,50 @@ def tables(suite: Suite) -> list[TableLines]:
     Raises:
         RecordError: for a torn record or artifact.
     """
-    return [table_lines(table, suite) for table in (*suite.tables(), *variants(suite))]
+    return _judged([_lines(table, suite) for table in (*suite.tables(), *variants(suite))])
 
 
 def table_lines(table: Table, suite: Suite) -> TableLines:
-    """Compute the rows of `table` from the records; raises `RecordError` for a torn record or artifact."""
+    """One table of the catalogue as `tables` has it; raises `RecordError` for a torn record or artifact."""
+    others = [other for other in (*suite.tables(), *variants(suite)) if other.id != table.id]
+    return _judged([_lines(each, suite) for each in (table, *others)])[0]
+
+
+def comparisons(found: Sequence[TableLines]) -> Iterator[tuple[Line, Comparison]]:
+    """Every row of tables against the control of a column.
+
+    The controls of a table have the weights of its reference experiment: there is nothing to compare.
+    """
+    for lines in found:
+        for line in lines.lines:
+            if line.experiment not in lines.table.controls:
+                yield from ((line, one.control) for one in line.renewed.values() if one.control is not None)
+
+
+def _judged(found: list[TableLines]) -> list[TableLines]:
+    """The tables with all their comparisons corrected as one family, so that a run has one verdict in all of them."""
+    verdicts = judged(comparison for _, comparison in comparisons(found))
+
+    def marked(one: Measured) -> Measured:
+        return one if one.control is None else replace(one, control=verdicts.get(one.control, one.control))
+
+    def of(line: Line) -> Line:
+        return replace(line, renewed={kind: marked(one) for kind, one in line.renewed.items()})
+
+    return [replace(lines, lines=tuple(map(of, lines.lines))) for lines in found]
+
+
+def _lines(table: Table, suite: Suite) -> TableLines:
+    """The rows of `table` from the records, not yet judged."""
     stated = {name for row in table.rows for name in row.paper}
     paper_bench = suite.bench if suite.bench in stated else table.benchmark
-    lines = [_line(row, table.reference, suite, row.paper.get(paper_bench)) for row in table.rows]
-    # Comparisons are corrected for their number in this table.
-    sources = holm([_compared(line, table.reference, suite) for line in lines])
-    baselines = holm([_compared(line, _baseline(line, lines, table, suite), suite) for line in lines])
-    tested = [
-        replace(line, source=source, baseline=baseline)
-        for line, source, baseline in zip(lines, sources, baselines, strict=True)
-    ]
+    lines = tuple(_line(row, table.reference, suite, row.paper.get(paper_bench)) for row in table.rows)
     records = [record for row in table.rows if row.experiment for record in suite.records(row.experiment)]
     criteria = {record["selection"] for record in records if record["selected"] is not None}
-    return TableLines(table, paper_bench, paper_bench == suite.bench, tuple(tested), tuple(sorted(criteria)))
+    return TableLines(table, paper_bench, paper_bench == suite.bench, lines, tuple(sorted(criteria)))
 
 
 def _line(row: Row, reference: str, suite: Suite, paper: float | None) -> Line:
-    """The row with its interval, not yet compared."""
     records = suite.records(row.experiment) if row.experiment else []
     counts = suite.counts(row.experiment) if row.experiment else None
     last = _mious(records)
@@ -111,32 +145,21 @@ def _line(row: Row, reference: str, suite: Suite, paper: float | None) -> Line:
         best=mean(_mious(records, "best")),
         delta=mean(miou - base[seed] for seed, miou in zip(seeds, last, strict=True) if seed in base),
         paper=paper,
-        clips=len(counts.keys) if counts else 0,
-        interval=interval(counts) if counts else None,
+        interval=nested_interval(counts.counts) if counts else None,
+        renewed=_renewed(row.experiment, reference, suite) if row.experiment else {},
     )
 
 
-def _baseline(line: Line, lines: Sequence[Line], table: Table, suite: Suite) -> str | None:
-    """The best baseline of a row; a row that is no baseline itself has none to be held against."""
-    unfit = {table.reference, *table.bounds}
-    if line.experiment is None or line.experiment in unfit:
-        return None
-    if table.controls:
-        same_seeds = {
-            name: [record for record in suite.records(name) if record["seed"] in line.seeds] for name in table.controls
-        }
-        means = {name: mean(_mious(records)) for name, records in same_seeds.items()}
-    else:
-        means = {other.experiment: other.last for other in lines if other.experiment and other.experiment not in unfit}
-    found = [(miou, name) for name, miou in means.items() if miou is not None and name != line.experiment]
-    return max(found)[1] if found else None
-
-
-def _compared(line: Line, against: str | None, suite: Suite) -> Comparison | None:
-    if line.experiment is None or against is None or against == line.experiment:
-        return None
-    ours, theirs = suite.counts(line.experiment), suite.counts(against)
-    return None if ours is None or theirs is None else compare(ours, theirs, against)
+def _renewed(experiment: str, reference: str, suite: Suite) -> dict[Kind, Measured]:
+    found: dict[Kind, Measured] = {}
+    for kind in RENEWED:
+        ours, theirs = suite.counts(experiment, kind), suite.counts(reference, kind)
+        if ours is not None:
+            # With `start_seed`, seeds do not name source models: neither pairs nor source models can be counted.
+            apart = experiment == reference or any("start_seed" in r["overrides"] for r in suite.records(experiment))
+            control = None if theirs is None or apart else compare(ours, theirs, (experiment, reference), kind)
+            found[kind] = Measured(tuple(ours.mious.tolist()), control)
+    return found
 
 
 def _mious(records: Iterable[RunRecord], moment: Literal["last", "selected", "best"] = "last") -> list[float]:

@@ -15,8 +15,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from stpl.files import write_atomically
+from stpl.report.significance import deviation, mean
 
-_BESIDE = re.compile(r" (?=[±\[])")
+_BESIDE, _WITHIN = re.compile(r" (?=[±\[])|(?<=…) "), re.compile(r"(?<=,) ")
 _WORD = 13  # letters of a word in the first column that are never cut on a screen
 
 NOTHING = "–"
@@ -124,6 +125,12 @@ def plus_minus(value: float | None, spread: float | None, form: str = ".2f") -> 
     return number(value, form) + ("" if spread is None else f" ± {number(spread)}")
 
 
+def average(values: Sequence[float]) -> TableCell:
+    """A cell of a mean and the sample standard deviation, where there are several values."""
+    both = mean(values), deviation(values)
+    return TableCell(plus_minus(*both), plain(*both))
+
+
 def same(text: object) -> TableCell:
     """A cell that people and programs read alike."""
     return TableCell(str(text), (str(text),))
@@ -189,9 +196,14 @@ def latex(sheet: Sheet) -> str:
 def show(sheet: Sheet, console: Console) -> None:
     """Print a table and its notes; on a narrow screen spreads and intervals stand below their number."""
     header, *rows = sheet.texts
-    wide = console.width > 110
+    wide, narrow = console.width > 110, console.width <= 90
+    if not wide:
+        rows = [[first, *(_BESIDE.sub("\n", cell) for cell in cells)] for first, *cells in rows]
+    if narrow:
+        header = [text.replace("→", " →") for text in header]
+        rows = [[first, *(_WITHIN.sub("\n", cell) for cell in cells)] for first, *cells in rows]
     title = Text(sheet.title, style="bold")
-    gap = 1 if console.width > 90 else 0
+    gap = 0 if narrow else 1
     table = RichTable(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, gap, 0, 0), pad_edge=False)
     longest = max((len(word) for row in rows for word in row[0].split()), default=0)
     name, *others = [Text(text.replace(" ", "\n")) for text in header]  # in several lines: a row fits 80 columns
@@ -199,7 +211,7 @@ def show(sheet: Sheet, console: Console) -> None:
     for other in others:
         table.add_column(other, justify="right", no_wrap=True)  # no number is cut
     for first, *cells in rows:
-        table.add_row(Text(first), *(Text(cell if wide else _BESIDE.sub("\n", cell)) for cell in cells))
+        table.add_row(Text(first), *map(Text, cells))
     console.print(table)
     for note in sheet.notes:
         console.print(Text(note, style="dim"), soft_wrap=True)

@@ -1,21 +1,16 @@
-"""How sure the numbers are: intervals over clips and seeds, and paired tests between experiments.
+"""How sure the numbers are: source models are the unit.
 
-Two things vary: which clips the target split happens to hold, and the seed of the training. mIoU is no mean over clips
-but a ratio of sums, so everything here resamples the *counts* of clips and computes mIoU anew.
+A run of seed k starts from source model k, so seeds pair the runs of two experiments. What varies beside the method is
+the source model, and within it the clips that the target split happens to hold.
 
-- Clips that follow one another show the same scene; the unit of resampling is the run of consecutive clips.
-- Interval: percentile bootstrap that draws units and seeds with replacement (Efron and Tibshirani 1993, chapter 13);
-  for differences, the same draw for both sides (paired).
-- Test over clips: the two experiments' counts of a unit are swapped at random, for all seeds at once. Under the null
-  hypothesis, that it does not matter which of the two trained networks saw a unit, all swaps are equally likely. Exact
-  if there are few units, else `SWAPS` random swaps; corrected for the rows of a table by Holm's procedure (Holm 1979).
-- Test over seeds: exact sign-flip test of the differences per seed. With n seeds no p lies below 2/2^n: 0.25 for three.
-
-A difference is called significant if both hold: the corrected p over clips is below 0.05, and the interval over clips
-*and* seeds leaves out zero.
+- What decides (`Comparison.significant`): the two-sided paired t test of the differences of mIoU over source models,
+  corrected by Holm's procedure (Holm 1979) for all comparisons of a report. Below `FEWEST` source models nothing does.
+- Beside a difference stands the t interval over source models.
+- Told beside it, and decides nothing: the sign-flip test over source models (with n of them no p lies below 2/2^n), and
+  the nested bootstrap, which draws source models with replacement and, within each drawn one, clips anew; the same
+  draw for both sides. mIoU is no mean over clips but a ratio of sums, so it is computed anew from the drawn *counts*.
+  Clips that follow one another show the same scene and are drawn together.
 """
-
-from __future__ import annotations
 
 import re
 import statistics
@@ -27,16 +22,22 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from stpl.runs.artifacts import Kind
+
+LEVEL = 0.05
+"""Of significance; intervals cover 1 - LEVEL."""
+
+FEWEST = 5
+"""Source models below which a difference gets no mark."""
+
 DRAWS = 2000
 """Bootstrap draws."""
 
-SWAPS = 10_000
-"""Most swaps that a permutation test tries; with at most this many possible ones it is exact."""
+FLIPS = 10_000
+"""Random sign flips, where there are too many source models to try all."""
 
-_LEVEL = 0.05  # of significance; intervals cover 1 - _LEVEL
 _SEED = 20230614
-_BLOCK = 500  # swaps at once: bounds the memory at a few hundred MB for 2000 units
-_MAX_SEEDS = 16  # the sign-flip test tries 2^seeds signs
+_MAX_EXACT = 16  # 2^16 sign flips
 
 Floats = NDArray[np.float64]
 
@@ -46,7 +47,7 @@ class Counts:
     """The counts of one experiment's evaluations, as far as mIoU needs them.
 
     Attributes:
-        seeds: S seeds.
+        seeds: S seeds, each of a source model.
         keys: names of the clips.
         counts: `[S,U,3,C]`, summed over the clips of a unit: pixels that are true positives, of the class, and
             predicted as the class, for the classes that enter mIoU.
@@ -72,32 +73,107 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One experiment against another, on the same clips and seeds.
+    """The last weights of one experiment against those of another, with the same kind of statistics.
 
     Attributes:
+        experiment: whose weights.
         against: experiment that is subtracted.
-        difference: mean over the common seeds of the difference of mIoU, in percent.
-        interval: of the difference.
-        error: standard error over seeds of the difference; `None` for a single seed.
-        p_clips: two-sided, of the test over clips.
-        p_holm: the same, corrected for the comparisons of the table.
-        p_seeds: two-sided, of the test over seeds; `None` for a single seed or more than 16.
-        seeds: number of common seeds.
+        kind: of the statistics of both.
+        differences: of mIoU in percent, for each source model that both have.
+        p_holm: `p`, corrected for all comparisons of the report; `None` for one that takes no part.
     """
 
+    experiment: str
     against: str
-    difference: float
-    interval: Interval
-    error: float | None
-    p_clips: float
-    p_holm: float
-    p_seeds: float | None
-    seeds: int
+    kind: Kind
+    differences: tuple[float, ...]
+    p_holm: float | None = None
 
     @property
-    def significant(self) -> bool:
-        """Whether the difference is significant, as the head of this module defines it."""
-        return self.p_holm < _LEVEL and not self.interval.low <= 0 <= self.interval.high
+    def difference(self) -> float:
+        """The mean difference."""
+        return statistics.fmean(self.differences)
+
+    @property
+    def error(self) -> float | None:
+        """The standard error of the mean difference; `None` for a single source model."""
+        return error(self.differences)
+
+    @property
+    def interval(self) -> Interval | None:
+        """The t interval of the mean difference; `None` for a single source model."""
+        from scipy.special import stdtrit
+
+        if self.error is None:
+            return None
+        reach = float(stdtrit(len(self.differences) - 1, 1 - LEVEL / 2)) * self.error
+        return Interval(self.difference - reach, self.difference + reach)
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided p of the paired t test; `None` for a single source model."""
+        return float(t_test(np.array(self.differences))) if len(self.differences) > 1 else None
+
+    @property
+    def significant(self) -> bool | None:
+        """What is marked; `None` where nothing is."""
+        return None if self.p_holm is None else self.p_holm < LEVEL
+
+
+def judged(comparisons: Iterable[Comparison]) -> dict[Comparison, Comparison]:
+    """Each comparison with `p_holm`, all together as one family; equal ones count once.
+
+    Those over fewer than `FEWEST` source models take no part, and are not in the answer.
+    """
+    family = list(dict.fromkeys(one for one in comparisons if len(one.differences) >= FEWEST))
+    if not family:
+        return {}
+    corrected = family_p([np.array(one.differences) for one in family])
+    return {one: replace(one, p_holm=float(p)) for one, p in zip(family, corrected, strict=True)}
+
+
+def family_p(differences: Sequence[Floats]) -> Floats:
+    """Holm-corrected p `[…,M]` of the t tests of M comparisons: differences `[…,S]`, each over its own S models."""
+    return holm(np.stack([t_test(one) for one in differences], -1))
+
+
+def t_test(differences: Floats) -> Floats:
+    """Two-sided p `[…]` that the mean of differences `[…,S]` over S > 1 source models is as large by chance."""
+    from scipy.special import stdtr
+
+    many = differences.shape[-1]
+    center = np.abs(differences.mean(-1))
+    spread = differences.std(-1, ddof=1) / many**0.5
+    with np.errstate(divide="ignore"):  # differences that are equal, and not 0
+        t = np.divide(center, spread, out=np.zeros_like(center), where=center > 0)
+    return np.asarray(2 * stdtr(many - 1, -t))
+
+
+def holm(p: Floats) -> Floats:
+    """Probabilities `[…,M]`, each corrected for all M of them."""
+    order = np.argsort(p, -1)
+    scaled = np.take_along_axis(p, order, -1) * np.arange(p.shape[-1], 0, -1)
+    found = np.empty_like(p)
+    np.put_along_axis(found, order, np.minimum(np.maximum.accumulate(scaled, -1), 1), -1)
+    return found
+
+
+def sign_flips(differences: Sequence[float]) -> float | None:
+    """Two-sided p of the mean under changes of sign: exact for few source models; `None` for a single one."""
+    many = len(differences)
+    if many < 2:
+        return None
+    exact = many <= _MAX_EXACT
+    observed = abs(float(np.mean(differences)))
+    extreme = int((np.abs(_signs(many, exact) @ np.array(differences)) / many >= observed - 1e-9).sum())
+    return extreme / 2**many if exact else (extreme + 1) / (FLIPS + 1)
+
+
+@lru_cache(maxsize=16)
+def _signs(many: int, exact: bool) -> Floats:
+    if exact:
+        return np.array(list(product((-1.0, 1.0), repeat=many)))
+    return np.random.default_rng(_SEED).choice((-1.0, 1.0), (FLIPS, many))
 
 
 def mean(values: Iterable[float | None]) -> float | None:
@@ -151,91 +227,46 @@ def miou(counts: Floats) -> Floats:
     return np.asarray(100 * iou.sum(-1) / np.maximum(present.sum(-1), 1))
 
 
-def interval(counts: Counts) -> Interval:
-    """Bootstrap interval of the mean mIoU over clips and, if there are several, seeds."""
-    weights, seeds = _draws(counts.counts.shape[1], len(counts.seeds))
-    return _percentiles((_resampled(counts.counts, weights) * seeds).sum(1))
-
-
-def compare(ours: Counts, theirs: Counts, name: str) -> Comparison | None:
-    """Compare on the clips and seeds that both have; `None` if the clips differ or no seed is common.
-
-    The difference is `ours` minus `theirs`, which the result calls `name`.
-    """
-    common = [seed for seed in ours.seeds if seed in theirs.seeds]
-    if ours.keys != theirs.keys or ours.counts.shape[1:] != theirs.counts.shape[1:] or not common:
+def common(ours: Counts, theirs: Counts) -> tuple[Floats, Floats] | None:
+    """The counts of both on the seeds that both have; `None` if there is none, or the clips differ."""
+    seeds = [seed for seed in ours.seeds if seed in theirs.seeds]
+    if ours.keys != theirs.keys or ours.counts.shape[1:] != theirs.counts.shape[1:] or not seeds:
         return None
-    a, b = (side.counts[[side.seeds.index(seed) for seed in common]] for side in (ours, theirs))
-    weights, seeds = _draws(a.shape[1], len(common))
-    resampled = ((_resampled(a, weights) - _resampled(b, weights)) * seeds).sum(1)
+    a, b = (side.counts[[side.seeds.index(seed) for seed in seeds]] for side in (ours, theirs))
+    return a, b
+
+
+def compare(ours: Counts, theirs: Counts, names: tuple[str, str], kind: Kind) -> Comparison | None:
+    """Compare on the seeds that both have; `None` as for `common`. `names` are those of the two experiments."""
+    if (both := common(ours, theirs)) is None:
+        return None
+    a, b = both
     differences = miou(a.sum(1)) - miou(b.sum(1))
-    spread = float(differences.std(ddof=1) / len(common) ** 0.5) if len(common) > 1 else None
-    p, p_seeds = _swap_test(a, b), _sign_flip(differences)
-    return Comparison(name, float(differences.mean()), _percentiles(resampled), spread, p, p, p_seeds, len(common))
+    return Comparison(*names, kind, tuple(differences.tolist()))
 
 
-def holm(comparisons: Sequence[Comparison | None]) -> list[Comparison | None]:
-    """The comparisons with `p_holm` set for all that are not `None`, taken as one family."""
-    family = [(index, comparison) for index, comparison in enumerate(comparisons) if comparison is not None]
-    corrected, worst = list(comparisons), 0.0
-    for rank, (index, comparison) in enumerate(sorted(family, key=lambda member: member[1].p_clips)):
-        worst = max(worst, min(1.0, comparison.p_clips * (len(family) - rank)))
-        corrected[index] = replace(comparison, p_holm=worst)
-    return corrected
+def nested_interval(ours: Floats, theirs: Floats | None = None) -> Interval | None:
+    """Nested bootstrap interval of the mean mIoU of counts `[S,U,3,C]`, or of the mean difference of two.
 
-
-@lru_cache(maxsize=16)
-def _draws(units: int, seeds: int) -> tuple[Floats, Floats]:
-    """How often each unit `[B,U]`, and with what share each seed `[B,S]`, enters a draw: the same at every call."""
-    random = np.random.default_rng(_SEED)
-    weights = random.multinomial(units, np.full(units, 1 / units), DRAWS).astype(np.float64)
-    return weights, random.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS) / seeds
-
-
-def _resampled(counts: Floats, weights: Floats) -> Floats:
-    """The mIoU `[B,S]` of every draw and seed."""
-    return np.stack([miou(np.tensordot(weights, of_seed, 1)) for of_seed in counts], 1)
-
-
-def _percentiles(values: Floats) -> Interval:
-    low, high = np.quantile(values, [_LEVEL / 2, 1 - _LEVEL / 2])
+    `None` for a single source model: the clips alone do not say how sure a mean over source models is.
+    """
+    models, units = ours.shape[:2]
+    if models < 2:
+        return None
+    drawn, weights = _draws(models, units)
+    values = np.empty(drawn.shape)
+    for model in range(models):
+        mine = drawn == model
+        values[mine] = miou(np.tensordot(weights[mine], ours[model], 1))
+        if theirs is not None:
+            values[mine] -= miou(np.tensordot(weights[mine], theirs[model], 1))
+    low, high = np.quantile(values.mean(1), [LEVEL / 2, 1 - LEVEL / 2])
     return Interval(float(low), float(high))
 
 
-def _swap_test(a: Floats, b: Floats) -> float:
-    """Two-sided p of the difference of mIoU between counts `[S,U,3,C]` under swaps of units."""
-    units = a.shape[1]
-    exact = 2**units <= SWAPS
-    swaps = _all_signs(units) if exact else _random_swaps(units)
-    observed = abs(float((miou(a.sum(1)) - miou(b.sum(1))).mean()))
-    extreme = sum(
-        int((np.abs(_swapped(a, b, swaps[i : i + _BLOCK])) >= observed - 1e-9).sum())
-        for i in range(0, len(swaps), _BLOCK)
-    )
-    return extreme / len(swaps) if exact else (extreme + 1) / (len(swaps) + 1)
-
-
-def _swapped(a: Floats, b: Floats, swaps: Floats) -> Floats:
-    """Mean over seeds of the difference of mIoU under each swap, `[R]`; `swaps` `[R,U]` is 1 where sides change."""
-    total = np.zeros(len(swaps))
-    for ours, theirs in zip(a, b, strict=True):
-        moved = np.tensordot(swaps, theirs - ours, 1)
-        total += miou(ours.sum(0) + moved) - miou(theirs.sum(0) - moved)
-    return total / len(a)
-
-
-@lru_cache(maxsize=16)
-def _random_swaps(units: int) -> Floats:
-    return np.random.default_rng(_SEED).integers(0, 2, (SWAPS, units)).astype(np.float64)
-
-
-def _all_signs(many: int) -> Floats:
-    return np.array(list(product((0.0, 1.0), repeat=many)))
-
-
-def _sign_flip(differences: Floats) -> float | None:
-    """Exact two-sided p that the mean difference `[S]` is as large by chance."""
-    if not 1 < len(differences) <= _MAX_SEEDS:
-        return None
-    means = np.abs((1 - 2 * _all_signs(len(differences))) @ differences) / len(differences)
-    return float((means >= abs(differences.mean()) - 1e-9).mean())
+@lru_cache(maxsize=2)
+def _draws(models: int, units: int) -> tuple[NDArray[np.int64], Floats]:
+    """The S source models `[B,S]` of each draw, and how often each unit `[B,S,U]` enters: the same at every call."""
+    random = np.random.default_rng(_SEED)
+    drawn = random.integers(0, models, (DRAWS, models))
+    return drawn, random.multinomial(units, np.full(units, 1 / units), drawn.shape).astype(np.float64)

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from stpl.data.label_space import SPACES
 from stpl.errors import RecordError
 from stpl.report.significance import Counts, count
@@ -91,6 +93,20 @@ class Suite:
         if (experiment, kind) not in self._counts:
             self._counts[experiment, kind] = self._read_counts(self.records(experiment), kind)
         return self._counts[experiment, kind]
+
+    def mious(self, experiment: str, kind: Kind) -> dict[int, float]:
+        """Seed → mIoU of an experiment's last weights with a kind of statistics, of the runs that measured it."""
+        counts = self.counts(experiment, kind)
+        return {} if counts is None else dict(zip(counts.seeds, counts.mious.tolist(), strict=True))
+
+    def kind_of(self, record: RunRecord) -> Kind | None:
+        """The kind of statistics that a run was recorded with; `None` if it did not measure all kinds."""
+        run = self.directory(record)
+        found, recorded = read_statistics(run, record["last"]["step"]), read_evaluation(run)
+        if found is None or recorded is None:
+            return None
+        alike = [kind for kind, clips in found.items() if np.array_equal(clips.confusions, recorded.confusions)]
+        return alike[0] if alike else None
 
     def _read_counts(self, records: list[RunRecord], kind: Kind | None) -> Counts | None:
         found = [(record, clips) for record in records if (clips := self._read(record, kind)) is not None]

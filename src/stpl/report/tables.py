@@ -9,10 +9,20 @@ from rich.console import Console
 
 from stpl.report.changed_settings import sensitivity_sheet, shifts_sheet
 from stpl.report.further_tables import classes_sheet, costs_sheet, metrics_sheet, selection_sheet, statistics_sheet
-from stpl.report.rows import Line, TableLines, table_lines
-from stpl.report.sheet import NOTHING, Column, Sheet, TableCell, number, numeric, plain, plus_minus, same, show
-from stpl.report.significance import DRAWS, SWAPS, Comparison, Interval
+from stpl.report.rows import RENEWED, Line, TableLines, comparisons, table_lines
+from stpl.report.sheet import NOTHING, Column, Sheet, TableCell, average, number, numeric, plain, plus_minus, same, show
+from stpl.report.significance import (
+    DRAWS,
+    FEWEST,
+    LEVEL,
+    Comparison,
+    Interval,
+    common,
+    nested_interval,
+    sign_flips,
+)
 from stpl.report.suite import Suite
+from stpl.runs.artifacts import Kind
 from stpl.runs.experiments import check_bench, experiment_folders, load_catalogue
 
 FURTHER_IDS = (
@@ -20,8 +30,8 @@ FURTHER_IDS = (
 )  # fmt: skip
 """Ids of the tables that are not the catalogue's; most exist only where the records have something to say."""
 
-_BETTER, _DIFFERENT, _ALIKE = "†", "*", " ns"
-"""Marks: above the best baseline, different from the source-only model, not significantly so."""
+_DIFFERENT, _ALIKE = "*", " ns"
+"""Marks of a difference to the control of its column."""
 
 
 def print_table(
@@ -51,25 +61,19 @@ def sheets(suite: Suite, tables: Sequence[TableLines]) -> list[Sheet]:
 
 
 def main_sheet(lines: TableLines, suite: Suite) -> Sheet:
-    """A table of the catalogue: mIoU of every row at three checkpoints, beside the paper's."""
+    """A table of the catalogue: mIoU of every row as it was evaluated, and beside the control of each column."""
     rows = lines.lines
-    control = "Δ control" if lines.table.controls else "Δ best other"
     paper = "paper" if lines.comparable else f"paper ({suite.called(lines.paper_bench)})"
     has_paper = any(line.paper is not None for line in rows)
-    to_source, to_baseline = "delta_vs_source", "delta_vs_baseline"
     columns = [
         Column("Method", ("row",), [same(line.title) for line in rows]),
         Column("Seeds", ("seeds",), [same(len(line.seeds)) for line in rows]),
         Column("mIoU last", ("miou_last_mean", "miou_last_std"), [_last(line) for line in rows]),
         Column("95 % interval", (), [TableCell(between(line.interval)) for line in rows], page=True),
-        Column("selected", ("miou_selected_mean",), [numeric(line.selected) for line in rows]),
-        Column("best", ("miou_best_mean",), [numeric(line.best) for line in rows]),
-        Column("Δ source", (to_source, f"{to_source}_low", f"{to_source}_high"), [_to_source(line) for line in rows]),
-        Column(
-            control if any(line.baseline for line in rows) else "",
-            ("baseline", to_baseline, f"{to_baseline}_low", f"{to_baseline}_high", f"{to_baseline}_se"),
-            [_to_baseline(line, suite) for line in rows],
-        ),
+        Column("selected", ("miou_selected_mean",), [numeric(line.selected) for line in rows], page=True),
+        Column("best", ("miou_best_mean",), [numeric(line.best) for line in rows], page=True),
+        Column("Δ source", ("delta_vs_source",), [numeric(line.delta, "+.2f") for line in rows]),
+        *(column for kind, title in RENEWED.items() for column in _renewed_columns(rows, kind, title)),
         Column(
             paper if has_paper else "",
             ("paper_miou",),
@@ -82,28 +86,40 @@ def main_sheet(lines: TableLines, suite: Suite) -> Sheet:
 
 
 def _last(line: Line) -> TableCell:
-    above = _BETTER if line.baseline and line.baseline.significant and line.baseline.difference > 0 else ""
     absent = line.experiment and not line.seeds
-    text = plus_minus(line.last, line.spread) + above
-    return TableCell(text, plain(line.last, line.spread), kind="absent" if absent else "")
+    both = line.last, line.spread
+    return TableCell(plus_minus(*both), plain(*both), kind="absent" if absent else "")
 
 
-def _to_source(line: Line) -> TableCell:
-    text, test = number(line.delta, "+.2f"), line.source
+def _renewed_columns(rows: Sequence[Line], kind: Kind, title: str) -> list[Column]:
+    """The mIoU with one kind of statistics and the difference to the control; hidden where nobody measured it."""
+    found = [line.renewed.get(kind) for line in rows]
+    mious = [() if one is None else one.mious for one in found]
+    shown = any(mious)
+    delta = f"{kind}_delta"
+    return [
+        Column(
+            title if shown else "",
+            (f"miou_{kind}_mean", f"miou_{kind}_std"),
+            [average(values) for values in mious],
+        ),
+        Column(
+            f"Δ {title}" if shown else "",
+            (delta, f"{delta}_low", f"{delta}_high", f"{delta}_se"),
+            [_to_control(one.control if one else None) for one in found],
+        ),
+    ]
+
+
+def _to_control(test: Comparison | None) -> TableCell:
     if test is None:
-        return TableCell(text, plain(line.delta, None, None))
-    values = plain(line.delta, test.interval.low, test.interval.high)
-    return TableCell(text + _mark(test), values, evidence(test), _kind(test))
-
-
-def _to_baseline(line: Line, suite: Suite) -> TableCell:
-    test = line.baseline
-    if test is None:
-        return TableCell(NOTHING, ("",) * 5)
-    low, high = test.interval.low, test.interval.high
-    text = f"{number(test.difference, '+.2f')} [{number(low, '+.1f')}, {number(high, '+.1f')}]{_mark(test)}"
-    values = (test.against, *plain(test.difference, low, high, test.error))
-    return TableCell(text, values, f"against {suite.title_of(test.against)}; {evidence(test)}", _kind(test))
+        return TableCell(NOTHING, ("",) * 4)
+    ends, mark = test.interval, {None: "", True: _DIFFERENT, False: _ALIKE}[test.significant]
+    text = number(test.difference, "+.2f") + mark
+    if ends is None:
+        return TableCell(text, plain(test.difference, None, None, None))
+    text += f" [{number(ends.low, '+.1f')}, {number(ends.high, '+.1f')}]"
+    return TableCell(text, plain(test.difference, ends.low, ends.high, test.error), evidence(test), _kind(test))
 
 
 def _to_paper(line: Line) -> TableCell:
@@ -111,21 +127,17 @@ def _to_paper(line: Line) -> TableCell:
     return TableCell(number(gain, "+.2f"), kind="miss" if (gain or 0) < 0 else "")
 
 
-def _mark(test: Comparison) -> str:
-    return _DIFFERENT if test.significant else _ALIKE
-
-
 def _kind(test: Comparison) -> str:
     """The CSS class of a difference."""
-    if not test.significant:
-        return "ns"
-    return "up" if test.difference > 0 else "down"
+    if test.significant is None:
+        return ""
+    return "ns" if not test.significant else "up" if test.difference > 0 else "down"
 
 
 def evidence(test: Comparison) -> str:
     """What the page says of a difference under the pointer."""
     interval, p = between(test.interval, "+.2f"), _probability(test.p_holm)
-    return f"95 % interval {interval}; p Holm {p}; {test.seeds} common seeds"
+    return f"95 % interval {interval}; p Holm {p}; {len(test.differences)} source models"
 
 
 def between(interval: Interval | None, form: str = ".2f") -> str:
@@ -148,18 +160,26 @@ def _notes(lines: TableLines, suite: Suite) -> list[str]:
         "best: at the checkpoint chosen on target labels, hence optimistic.",
         "Δ source: mean over common seeds of the difference of last to the source-only model.",
     ]
-    if any(line.baseline for line in lines.lines):
-        controls = " or ".join(suite.title_of(name) for name in lines.table.controls)
-        to = f"Δ control: to the better of the controls ({controls})" if controls else "Δ best other: to the best row"
+    if any(line.renewed for line in lines.lines):
         notes.append(
-            f"{to} that is not the row itself nor trains with target labels: mean over common seeds of the paired "
-            "difference, [95 % interval over clips and seeds]."
+            "original, augmented: the last weights with BatchNorm statistics renewed from original frames, and from "
+            "original and augmented ones. Δ: mean paired difference to the control of the same column, the weights of "
+            f"{suite.title_of(lines.table.reference)} with the same kind of statistics; [95 % t interval over source "
+            "models]."
         )
-    if any(line.source or line.baseline for line in lines.lines):
+    tests = [test for _, test in comparisons([lines])]
+    if any(test.significant is not None for test in tests):
         notes.append(
-            f"{_DIFFERENT} differs significantly,{_ALIKE}: does not. {_BETTER} significantly above the control or best "
-            "other. Significant: permutation test over clips with Holm's correction within the table, p < 0.05, and "
-            "the bootstrap interval over clips and seeds leaves out 0 (tests.csv)."
+            f"{_DIFFERENT} differs significantly from the control,{_ALIKE}: does not. Significant: p < {LEVEL} in the "
+            "paired t test over source models, with Holm's correction for all rows of the report (tests.csv)."
+        )
+    if any(len(test.differences) < FEWEST for test in tests):
+        notes.append(f"A difference over fewer than {FEWEST} source models has no mark: it says too little.")
+    lacking = [line.title for line in lines.lines if any(len(line.seeds) > len(n) for n in _measured(line))]
+    if lacking:
+        notes.append(
+            f"Not measured in all runs with both kinds of statistics: {', '.join(lacking)}. "
+            f"`stpl weights statistics --bench={suite.bench}` does it."
         )
     if any(line.paper is not None for line in lines.lines):
         context = "" if lines.comparable else ", another benchmark: context, not a comparison"
@@ -167,39 +187,53 @@ def _notes(lines: TableLines, suite: Suite) -> list[str]:
     return notes
 
 
+def _measured(line: Line) -> list[tuple[float, ...]]:
+    """The mIoU of a row's runs with each of the kinds of statistics."""
+    return [line.renewed[kind].mious if kind in line.renewed else () for kind in RENEWED]
+
+
 _TEST_NOTES = (
-    f"Interval: percentile bootstrap over clips and seeds, {DRAWS} draws, paired. Clips that follow one another are "
-    "drawn together. SE: standard error over seeds of the mean difference.",
-    "p clips: permutation test, the two models' counts of a clip swapped; exact with few clips, else "
-    f"{SWAPS} random swaps. p Holm: the same, corrected for the comparisons of its table.",
-    "p seeds: exact sign-flip test over seeds; it cannot fall below 2/2^n for n seeds (0.25 for three).",
-    "significant: p Holm < 0.05 and the interval leaves out 0.",
+    "Δ mIoU: of the last weights, to those of the source model with the same kind of statistics: mean over source "
+    "models. 95 % interval, p: paired t test over source models. SE: standard error of the mean. p Holm: corrected for "
+    "all comparisons here.",
+    f"verdict, whether it is significant: p Holm < {LEVEL}; with fewer than {FEWEST} source models nothing is said.",
+    "p signs: sign-flip test over source models; it cannot fall below 2/2^n for n of them. nested: percentile "
+    f"bootstrap, {DRAWS} draws of source models and, within each, of clips; clips that follow one another are drawn "
+    "together. Neither decides anything.",
 )
 
 
 def tests_sheet(tables: Sequence[TableLines], suite: Suite) -> Sheet | None:
-    """Every comparison that was tested, with its interval and its p values; `None` if there is none."""
-    rows = [(table, line) for table in tables for line in table.lines]
-    tested = [(table, line, test) for table, line in rows for test in (line.source, line.baseline) if test]
-    tests = [test for _, _, test in tested]
+    """Every comparison of the tables, once, with what decides and what is told beside it; `None` if there is none."""
+    rows = {test: line.title for line, test in reversed(list(comparisons(tables)))}
+    tests = list(reversed(rows))
+    nested = [_nested(test, suite) for test in tests]
+    said = {True: same("yes"), False: same("no"), None: TableCell(NOTHING, ("",))}
     columns = [
-        Column("", ("table",), [TableCell("", (table.table.id,)) for table, _, _ in tested]),
-        Column("Row", ("row",), [same(line.title) for _, line, _ in tested]),
-        Column("against", ("against",), [TableCell(suite.title_of(test.against), (test.against,)) for test in tests]),
+        Column("Row", ("row",), [same(rows[test]) for test in tests]),
+        Column("", ("experiment", "against"), [TableCell("", (test.experiment, test.against)) for test in tests]),
+        Column("frames", ("statistics",), [TableCell(RENEWED[test.kind], (test.kind,)) for test in tests]),
         Column("Δ mIoU", ("difference",), [numeric(test.difference, "+.2f") for test in tests]),
-        Column("95 % interval", ("ci_low", "ci_high"), [_interval(test) for test in tests]),
-        Column("SE", ("se",), [numeric(test.error) for test in tests]),
-        Column("p clips", ("p_clips",), [_p(test.p_clips) for test in tests]),
-        Column("p Holm", ("p_clips_holm",), [_p(test.p_holm) for test in tests]),
-        Column("p seeds", ("p_seeds",), [_p(test.p_seeds) for test in tests]),
-        Column("", ("seeds", "clips"), [TableCell("", (str(test.seeds), str(line.clips))) for _, line, test in tested]),
-        Column("significant", ("significant",), [same("yes" if test.significant else "no") for test in tests]),
+        Column("95 % interval", ("ci_low", "ci_high"), [_interval(test.interval) for test in tests]),
+        Column("SE", ("se",), [numeric(test.error) for test in tests], page=True),
+        Column("p", ("p",), [_p(test.p) for test in tests]),
+        Column("p Holm", ("p_holm",), [_p(test.p_holm) for test in tests]),
+        Column("p signs", ("p_signs",), [_p(sign_flips(test.differences)) for test in tests]),
+        Column("nested", ("nested_low", "nested_high"), [_interval(ends) for ends in nested]),
+        Column("models", ("source_models",), [same(len(test.differences)) for test in tests]),
+        Column("verdict", ("significant",), [said[test.significant] for test in tests]),
     ]
     return Sheet("tests", f"Paired tests, {suite.title}", columns, _TEST_NOTES) if tests else None
 
 
-def _interval(test: Comparison) -> TableCell:
-    return TableCell(between(test.interval, "+.2f"), plain(test.interval.low, test.interval.high))
+def _nested(test: Comparison, suite: Suite) -> Interval | None:
+    ours, theirs = suite.counts(test.experiment, test.kind), suite.counts(test.against, test.kind)
+    both = common(ours, theirs) if ours and theirs else None
+    return nested_interval(*both) if both else None
+
+
+def _interval(ends: Interval | None) -> TableCell:
+    return TableCell(between(ends, "+.2f"), plain(*(ends.low, ends.high) if ends else (None, None)))
 
 
 def _p(p: float | None) -> TableCell:

@@ -75,9 +75,9 @@ class Table:
         citation: where the paper's numbers stand.
         benchmark: the benchmark that the paper's table is on; a table with rows that only the paper has run is shown
             on no other.
-        reference: experiment that is subtracted in differences.
+        reference: experiment that is subtracted in differences, with the same kind of BatchNorm statistics.
         bounds: experiments that train on the target's labels: no baseline to anyone.
-        controls: experiments that minimise nothing: what a row gains beyond the best of them is its own.
+        controls: experiments that minimise nothing: they have the weights of the reference.
         optional: whether the table is left out as long as nothing is recorded that it alone shows.
         elsewhere: other benchmarks on which the table is shown, and optional; `None` for any.
     """

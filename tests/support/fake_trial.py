@@ -1,10 +1,9 @@
 """A torch-free stand-in for `stpl fit`, run as a subprocess by the sweep's tests.
 
 Behaviour is set by the environment: FAKE_LEDGER (a line per start), FAKE_STEPS and FAKE_SECONDS (per step),
-FAKE_BREAK=`experiment:exit code[:times]` (an
-experiment's whole name, or that of its overlay), FAKE_SESSION (steps after which it stops, as by `trainer.max_time`).
-It "checkpoints" and evaluates every step, and resumes. Its mIoU depends on the seed and on the settings model.x and
-model.colour.
+FAKE_BREAK=`experiment:exit code[:times]` (an experiment's whole name, or that of its overlay), FAKE_SESSION (steps
+after which it stops, as by `trainer.max_time`). It "checkpoints" and evaluates every step, and resumes. Its mIoU
+depends on the seed and on the settings model.x and model.colour.
 """
 
 from __future__ import annotations

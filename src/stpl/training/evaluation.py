@@ -193,7 +193,7 @@ class ClipSamples:
                 self._videos[self._begun][place] = self._show(key, frames[i], label, predictions[i])
 
     def _begin(self, place: int) -> None:
-        """Keep the video that begins here if it is among the first `count`; drop the one that no longer is."""
+        """Keep the video that begins here if it is among the first; drop the one that no longer is."""
         self._begun, self._videos[place] = place, {}
         ranked = sorted((first for first in self._videos if first), key=lambda first: _rank(self._keys[first]))
         for first in ranked[_SAMPLES:]:

@@ -209,9 +209,8 @@ class OfflinePseudoLabels(Method):
         if (kind := self.statistics_at(self.global_step + 1)) != "running":  # labels of the start, too
             self.renew_statistics(kind)
         try:
-            _, first = next(self._predicted(range(1)))
-            rows = growing(folder, about, count, grid_of(first.doubts))
-            stretch = _Stretch(rows, round_, clips, processes)
+            grid = grid_of(next(self._predicted(range(1)))[1].doubts)
+            stretch = _Stretch(growing(folder, about, count, grid), round_, clips, processes)
             from_first(stretch.rows.begin)
             kept = self._survey(stretch)
             wait_for_all()

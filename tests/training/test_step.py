@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Trainer
 from torch.nn.functional import normalize
+from torch.utils.data import DataLoader
 
 import contrast_rank
+from random_clips import clips as random_clips
 from repository import SUPPORT
-from stpl.data.clip import BACKWARD, Batch, Clip
+from stpl.data.clip import BACKWARD, Batch, Clip, collate
 from stpl.losses.pixel_contrast import pixel_contrast
 from stpl.methods import STPL, Contrast, SelfTraining
 from stpl.methods.stpl import View
@@ -202,6 +205,17 @@ def test_keys_of_all_ranks_equal_one_process_with_all_pixels(tmp_path: Path) -> 
     assert sum(rank["loss"] for rank in found) / 2 == pytest.approx(loss.item(), rel=1e-5)
     for rank in found:
         torch.testing.assert_close(torch.tensor(rank["gradient"]), weight.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_part_of_the_clips_is_evaluated_as_if_it_were_all(tmp_path: Path) -> None:
+    """In anybody's Trainer: the clips before those of one process are another's only where there is another."""
+    clips: Any = [random_clips(seed).map(lambda tensor: tensor[0]) for seed in range(6)]
+    loader = DataLoader(clips, sampler=range(4, 6), collate_fn=collate)
+    method = stpl(policy="frozen")
+    Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path).validate(
+        method, loader, verbose=False
+    )
+    assert set(method.evaluator.feature_space.sample()[2].tolist()) == {0, 1}
 
 
 def test_one_process_gathers_nothing() -> None:

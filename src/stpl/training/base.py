@@ -239,7 +239,8 @@ class Method(LightningModule, ABC):
     def on_validation_start(self) -> None:
         """Set the evaluator's first clip, of all processes' clips; put the statistics in place."""
         loader: Any = self.trainer.val_dataloaders
-        self.evaluator.begin(loader.sampler.start if isinstance(loader.sampler, range) else 0)
+        sampler = loader.sampler if self.trainer.world_size > 1 else None
+        self.evaluator.begin(sampler.start if isinstance(sampler, range) else 0)
         kind = self.statistics or self.statistics_at(self.global_step)
         if kind != "running":
             self._running = [buffer.clone() for buffer in self._statistics()]

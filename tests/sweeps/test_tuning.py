@@ -19,7 +19,7 @@ seeds: [0, 1]
 settings: {trainer.val_check_interval: 5}
 extensions: 2
 coordinates:
-  model.x: {values: [0.05, 0.1], extend: true}
+  model.x: {values: [0.00005, 0.05, 0.1], extend: true}
 rows:
   a: {model.colour: {values: [red, green]}}
   b: {}
@@ -43,11 +43,11 @@ def test_each_setting_is_searched_at_the_best_of_those_before(work: Path, capsys
     """The fake is best at x = 0.3 and green: 0.1 is the upper end, so 0.2 and 0.4 are added, and no more than two."""
     tune("--rows=[a]")
     table = (work / "tuning/a.md").read_text().splitlines()
-    assert table[0] == "### a: 10 runs"
+    assert table[0] == "### a: 12 runs"
     assert table[2] == "| model.x | model.colour | seed 0 | seed 1 | mean |"
     settings = [line.split("|")[1:3] for line in table[4:]]
     assert [[cell.strip(" *") for cell in row] for row in settings] == [
-        ["0.05", "red"], ["0.1", "red"], ["0.2", "red"], ["0.4", "red"], ["0.2", "green"],
+        ["5e-05", "red"], ["0.05", "red"], ["0.1", "red"], ["0.2", "red"], ["0.4", "red"], ["0.2", "green"],
     ]  # fmt: skip
     assert table[-1].startswith("| **0.2** | **green** |")
     assert not (work / "tuning/b.md").exists()
@@ -85,7 +85,7 @@ def test_a_list_goes_on_in_its_own_ratio_at_either_end() -> None:
     ("change", "message"),
     [
         (("values: [red, green]", "values: [red]"), r"a\.model\.colour: its values are"),
-        (("values: [0.05, 0.1]", "values: [0, 0.1]"), r"coordinates\.model\.x: its values are"),
+        (("values: [0.00005, 0.05, 0.1]", "values: [0, 0.05, 0.1]"), r"coordinates\.model\.x: its values are"),
         (("values: [red, green]", "valeus: [red]"), "did you mean 'values'"),
         (("bench: streets", "bench: 1"), "1 is not a text"),
         (("seeds: [0, 1]\n", ""), "lacks 'seeds'"),

@@ -1,11 +1,12 @@
 """`stpl sweep tune`: the same search for every row of a table, one setting after the other."""
 
-import json
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import yaml
 
 from stpl.errors import ConfigError, unknown
 from stpl.files import write_atomically
@@ -134,7 +135,7 @@ class _Search:
     def _try(self, coordinate: Coordinate, values: Sequence[Value], name: str) -> None:
         """Run the settings that differ in one coordinate, and choose the best of its values."""
         path = self.options.runs / self.tuning.bench / "tuning" / f"{name}.yaml"
-        write_atomically(path, json.dumps(self._grid(coordinate, values), indent=1) + "\n")
+        write_atomically(path, yaml.safe_dump(self._grid(coordinate, values), sort_keys=False))
         plan = read_sweep(path)
         try:
             run([plan], self.options, self.workers)
@@ -158,7 +159,7 @@ class _Search:
         return statistics.fmean(mious) if len(mious) == len(self.tuning.seeds) else -math.inf
 
     def _grid(self, coordinate: Coordinate, values: Sequence[Value]) -> dict[str, object]:
-        """A sweep file in W&B's schema (JSON is YAML)."""
+        """A sweep file in W&B's schema."""
         fixed = {"bench": self.tuning.bench, "experiment": self.row, **self.tuning.settings, **self.chosen}
         varied = {coordinate.name: list(values), "seed_everything": list(self.tuning.seeds)}
         return {

@@ -156,7 +156,7 @@ def _notes(lines: TableLines, suite: Suite) -> list[str]:
     notes = [
         f"mIoU in percent. Seeds: {', '.join(map(str, seeds)) or 'none recorded'}. "
         "mean ± sample standard deviation over seeds (no ± for one seed).",
-        f"last: at the last step. selected: at the checkpoint chosen without labels{by}. "
+        f"last: at the last step. Page and CSV also have selected: at the checkpoint chosen without labels{by}; and "
         "best: at the checkpoint chosen on target labels, hence optimistic.",
         "Δ source: mean over common seeds of the difference of last to the source-only model.",
     ]

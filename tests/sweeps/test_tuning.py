@@ -10,6 +10,7 @@ from stpl.arguments import Command
 from stpl.commands.sweep import sweep_tune
 from stpl.errors import ConfigError
 from stpl.sweeps import tuning
+from stpl.sweeps.schema import read_sweep
 from stpl.sweeps.tuning import Coordinate, read_tuning
 from sweep_harness import FAKE, prepare
 
@@ -102,3 +103,8 @@ def test_mistakes_are_named(work: Path, change: tuple[str, str], message: str) -
 def test_an_unknown_row_is_answered(work: Path) -> None:
     with pytest.raises(ConfigError, match=r"--rows: unknown row"):
         tune("--rows=[aa]")
+
+
+def test_a_tuning_file_is_no_sweep(work: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tune\.yaml: is no sweep file(.|\n)*stpl sweep tune"):
+        read_sweep(work / "tune.yaml")

@@ -110,6 +110,8 @@ def read_sweep(path: Path) -> Sweep:
         ConfigError: for anything that this program or W&B would not run as written.
     """
     content = load_yaml(sweep_file(path))
+    if "coordinates" in content:
+        raise ConfigError("is no sweep file", where=path, mend=f"search by it: stpl sweep tune {path}")
     for key in content:
         if key in _ELSEWHERE:
             raise ConfigError(f"'{key}' is for {_ELSEWHERE[key]}", where=path, mend=f"take {key} out")

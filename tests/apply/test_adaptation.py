@@ -21,13 +21,14 @@ from fakes import MovingShapes
 from repository import REPOSITORY
 from stpl.apply import adapt as adaptation
 from stpl.apply import resources
+from stpl.apply.adapt import Stage
 from stpl.apply.guard import Candidate, Seen, agreement, choose, judged, see
 from stpl.apply.loaded import LoadedNetwork, load_network, open_network
 from stpl.apply.option_values import check_size
 from stpl.apply.origin import NetworkOrigin
 from stpl.apply.settings import AdaptationSettings
 from stpl.cli import main
-from stpl.data.clip import BACKWARD, Wants, collate
+from stpl.data.clip import BACKWARD, Clip, Wants, collate
 from stpl.data.videos.video_clips import VideoFrames
 from stpl.errors import ConfigError
 from stpl.metrics.selection import InformationMaximization
@@ -93,6 +94,27 @@ def test_what_the_guard_sees(drive: Path) -> None:
     assert agreement(found.labels, other) == pytest.approx(90)
     names = [Candidate("start", drive), Candidate("other", drive, 20)]
     assert [one.agreement for one in judged(names, [found, Seen(0.0, other)])] == [100, pytest.approx(90)]
+
+
+def test_candidates_do_not_see_with_what_another_left_in_the_network(tmp_path: Path) -> None:
+    """What a network of one's own keeps beside its weights is that of the candidate alone."""
+    classes = tmp_path / "classes.yaml"
+    classes.write_text("classes: [a, b, c, d, e]\n")
+    net = stpl.load("own_networks:Merging", size=SIZE, features="stem", classes=classes)
+    assert isinstance(net.module, own_networks.Merging)
+    candidates = []
+    for step in range(4):
+        torch.nn.init.normal_(net.module.head.weight, std=3)
+        candidates.append(Candidate(f"step {step}", tmp_path / f"{step}.ckpt", step))
+        net.save(candidates[-1].checkpoint)
+    frames = torch.randint(0, 256, (2, 3, *SIZE), dtype=torch.uint8)
+    clips = [collate([Clip(frames, {BACKWARD: torch.zeros(2, *SIZE)}, key="one")])]
+    start = replace(net, network=load_network(candidates[0].checkpoint, net.builder))
+    told: list[Stage] = []
+    seen = list(adaptation._seen(start, candidates, clips, told.append))
+    alone = [see(load_network(one.checkpoint, net.builder), clips) for one in candidates]
+    assert [one.score for one in seen] == [one.score for one in alone]
+    assert len({one.score for one in seen}) == len(told) == 4
 
 
 def test_a_network_is_adapted_from_python(drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

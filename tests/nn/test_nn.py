@@ -37,6 +37,7 @@ def test_stride_8_and_the_lineage_s_feature_size() -> None:
         network = ResNet(101)
         _, features = network(torch.zeros(1, 3, 512, 1024))
     assert features.shape == (1, 2048, 65, 129)
+    assert Accel(DeepLabV2(18, 4).build(3)).stride == 8
 
 
 def test_unknown_depth_is_refused() -> None:

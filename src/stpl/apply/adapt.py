@@ -173,14 +173,12 @@ def spread(data: ClipDataModule, count: int) -> list[Clip]:
 def _seen(
     start: LoadedNetwork, candidates: Sequence[Candidate], clips: Sequence[Clip], on_stage: OnStage
 ) -> Iterator[Seen]:
-    """What each candidate, of which the first is the start, predicts for the clips; one network takes all weights."""
-    network = start.accel
+    """What each candidate, of which the first is the start, predicts for the clips.
+
+    Each is loaded anew: a network of your own may keep more than weights from one pass to the next.
+    """
     for place, candidate in enumerate(candidates, 1):
-        if place == 2:
-            network = load_network(candidate.checkpoint, start.builder)
-        elif place > 2:
-            weights.load(candidate.checkpoint, network, options=start.options)
-        yield see(network, clips)
+        yield see(start.accel if place == 1 else load_network(candidate.checkpoint, start.builder), clips)
         on_stage(Stage("comparing", place, len(candidates)))
 
 

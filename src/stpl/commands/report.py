@@ -109,11 +109,8 @@ def _write_tables(
     known = {sheet.id for sheet in written}
     for name in printed:
         if name not in known:
-            what, mend = (
-                f"the table '{name}' has nothing to show of these runs",
-                f"choose of {', '.join(sorted(known))}",
-            )
-            raise ConfigError(what, where="--only", mend=mend)
+            what = f"the table '{name}' has nothing to show of these runs"
+            raise ConfigError(what, where="--only", mend=f"choose of {', '.join(sorted(known))}")
     for sheet in written:
         sheet.write(folder)
         if sheet.id in printed:

@@ -31,6 +31,7 @@ class Accel(nn.Module):
     def __init__(self, segmenter: Segmenter) -> None:
         super().__init__()
         self.segmenter = segmenter
+        self.stride = segmenter.stride
         self.feature_dim = segmenter.feature_dim
         self.num_classes = segmenter.num_classes
         self.normalization = segmenter.normalization

@@ -218,6 +218,7 @@ class DeepLabV2Segmenter(Segmenter):
         if options.auxiliary:
             self.auxiliary = DilatedClassifier(self.backbone.middle_dim, num_classes, options.dilations)
             self.classifiers = ("main", "auxiliary")
+        self.stride = 8
         self.feature_dim = self.backbone.feature_dim if options.level == "layer4" else self.backbone.middle_dim
         self.num_classes = num_classes
         self.normalization = NORMALIZATIONS[options.normalization]

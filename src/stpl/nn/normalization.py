@@ -78,10 +78,10 @@ def is_number(value: Any) -> bool:
 
 def channels(value: Any, where: str) -> str:
     """An order of channels; raises `ConfigError` for anything but rgb and bgr."""
-    if value not in ("rgb", "bgr"):
-        found = value if isinstance(value, str) else shown(value)
+    found = value if isinstance(value, str) else shown(value)  # an array is compared number by number
+    if found not in ("rgb", "bgr"):
         raise ConfigError(f"'{found}' is no order", where=where, mend="choose rgb or bgr")
-    return str(value)
+    return found
 
 
 def _listed(numbers: Triple) -> str:

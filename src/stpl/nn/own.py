@@ -152,6 +152,7 @@ class OwnSegmenter(Segmenter):
         self.training_path, untrainable = in_training(net, own.logits, frame_size)
         self._untrainable = untrainable or _unwritable(net)
         self.feature_dim = seen.features.shape[1]
+        self.stride = max(1, round(frame_size[0] / seen.features.shape[-2]))
 
     def _catch(self, layer: nn.Module, inputs: Any, output: Any) -> None:
         thread = _thread()

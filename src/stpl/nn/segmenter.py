@@ -58,6 +58,8 @@ class Segmenter(nn.Module, ABC):
     Nothing says that logits can be had from the features alone: an encoder–decoder with skip connections needs more.
     """
 
+    level: str  # name of the level that the features are of
+    stride: int  # pixels a feature along each axis
     feature_dim: int  # channels D of the features
     num_classes: int  # channels K of the logits
     normalization: Normalization

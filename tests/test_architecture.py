@@ -16,9 +16,9 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent
 SOURCE = REPOSITORY / "src" / "stpl"
 PROGRAM = [*SOURCE.rglob("*.py"), *(REPOSITORY / "benchmarks").glob("*.py")]
-MOST_LINES = 35_320
-MOST_IGNORED_TYPES = 60
-MOST_LONG_SIGNATURES = 53
+MOST_LINES = 31_900
+MOST_IGNORED_TYPES = 12
+MOST_LONG_SIGNATURES = 30
 """Functions with more than five arguments (ruff's PLR0913). These three only fall: who makes it less, lowers it."""
 FOUNDATION = {"errors", "files", "machine", "progress", "rows", "signals", "yaml_files"}
 TENSORS = {"errors", "files", "data.clip", "data.label_space"}

@@ -136,8 +136,13 @@ def _kind(test: Comparison) -> str:
 
 def evidence(test: Comparison) -> str:
     """What the page says of a difference under the pointer."""
-    interval, p = between(test.interval, "+.2f"), _probability(test.p_holm)
-    return f"95 % interval {interval}; p Holm {p}; {len(test.differences)} source models"
+    count = len(test.differences)
+    known = [f"{count} source model{'s' if count > 1 else ''}"]
+    if test.interval is not None:
+        known.append(f"95 % interval {between(test.interval, '+.2f')}")
+    if test.p_holm is not None:
+        known.append(f"p Holm {_probability(test.p_holm)}")
+    return "; ".join(known)
 
 
 def between(interval: Interval | None, form: str = ".2f") -> str:

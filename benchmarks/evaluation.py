@@ -45,10 +45,10 @@ def evaluation(
         _evaluate(model, evaluator, clip, place, f"drive/{number:05d}")
     evaluator.gather()
     evaluator.numbers()
-    taken = timer() - start
+    seconds = timer() - start
     title = f"evaluation at {height}×{width}, ResNet-{architecture.depth}, {cuda.name(place)}"
-    print(table(title, ["clips", "seconds", "clips/s"], [[str(frames), f"{taken:.1f}", f"{frames / taken:.1f}"]]))
-    return {"frames": frames, "seconds": taken, "clips_per_second": frames / taken, "device": cuda.name(place)}
+    print(table(title, ["clips", "seconds", "clips/s"], [[str(frames), f"{seconds:.1f}", f"{frames / seconds:.1f}"]]))
+    return {"frames": frames, "seconds": seconds, "clips_per_second": frames / seconds, "device": cuda.name(place)}
 
 
 @torch.no_grad()

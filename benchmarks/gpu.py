@@ -19,7 +19,7 @@ from jsonargparse import auto_cli
 from stpl.files import write_atomically
 from stpl.machine import visible_gpus
 
-_LIMIT = 3.0  # a part may take so many times its estimate
+_LIMIT = 3.0  # times its estimate that a part may take
 _STPL = ("-m", "stpl")
 _RUNS = ("--bench=streets", "--seeds=1")
 _TESTS = ("-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "tests/test_gpu.py")
@@ -138,10 +138,10 @@ def _rows(name: str, found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """What is worth a line of the table."""
     if name == "step" or name.startswith("contrast"):
         yield "card", found["device"]
-        for form, taken in found["seconds"].items():
+        for form, seconds in found["seconds"].items():
             of = "step" if name == "step" else f"N={found['n']}"
             memory = f", {found['peak_mb'][form]:.0f} MB" if form in found["peak_mb"] else ""
-            yield f"{of}, {form}", f"{1000 * taken:.2f} ms, {taken / found['seconds']['stpl']:.2f}×{memory}"
+            yield f"{of}, {form}", f"{1000 * seconds:.2f} ms, {seconds / found['seconds']['stpl']:.2f}×{memory}"
     if name == "step":
         yield "steps a second", f"{found['steps_per_second']:.1f}"
         yield "share of a bfloat16 product's rate", f"{found['share_of_rate']:.0%}"

@@ -117,7 +117,7 @@ def _run(name: str, *args: str) -> int:
 
 
 def _translated(verb: str, args: Sequence[str]) -> list[str]:
-    """The words of a verb that takes a network, former options by their present names, which a note tells."""
+    """The words of a verb that takes a network, former options by their present names, with a note that names these."""
     if verb not in _OF_A_NETWORK:
         return list(args)
     given = {word.partition("=")[0] for word in args}

@@ -32,7 +32,7 @@ def test_bash_completes_verbs_options_and_names(capsys: pytest.CaptureFixture[st
     assert {"table1", "table2", "table3", "table4", "tau"} == completed(script, "stpl", "sweep", "ta")
     assert "status" in completed(script, "stpl", "sweep", "st")
     words = next(line for line in script.splitlines() if line.startswith("_shtab_stpl_sweep_pos_0_choices="))
-    assert words.count("tune") == 1  # the verb: the file of that name is no sweep
+    assert words.count("tune") == 1
     assert "--network" in completed(script, "stpl", "adapt", "--ne")
     of_fit = {"--bench", "--experiment", "--experiments", "--config", "--start_from", "--seed_everything"}
     assert completed(script, "stpl", "fit", "--") - {"--help"} == of_fit

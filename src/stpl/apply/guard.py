@@ -3,8 +3,8 @@
 Two numbers decide, both of frames that nobody labelled. The score is the mutual information between pixel and predicted
 class: it is low for a network that a new camera has made blind, and falls when training goes wrong. It need not rise
 while training goes well, and a method that minimises something of the kind drives it up for ever; so it does not choose
-among trained networks. The last one is taken that has lost next to nothing of the score and still says of most pixels
-what renewed statistics alone say of them. How often that is right is measured by `stpl adapt guard`.
+among trained networks. The choice is the last one that has lost next to nothing of the score and still says of most
+pixels what renewed statistics alone say of them. How often that is right is measured by `stpl adapt guard`.
 """
 
 from collections.abc import Sequence

@@ -108,7 +108,7 @@ def too_large(need: int, free: int, shrink: float, how: str, where: str = "--siz
 
 
 def too_many(batch_size: int, need: int, free: int, fits: int) -> ConfigError:
-    """The error for clips that need more bytes together than are free; so many would fit."""
+    """The error for clips that need more bytes together than are free, with the number that would fit."""
     what = f"{batch_size} clips a step need {need / _GIB:.1f} GiB, {free / _GIB:.1f} are free"
     return ConfigError(what, where="--batch_size", mend=f"choose {fits} or fewer")
 

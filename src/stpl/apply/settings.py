@@ -74,7 +74,7 @@ class AdaptationSettings:
 
 
 def run_name(videos: Sequence[Path]) -> str:
-    """The first video's name, without what cannot be in the name of a run."""
+    """The first video's name, without characters that a run's name may not have."""
     name = re.sub(r"^\.+|[^\w .=,+()-]", "_", videos[0].resolve().stem)[:_MOST_LETTERS].strip()
     return name or "video"
 

@@ -77,7 +77,7 @@ def _words(option: Option) -> Iterable[str]:
     from stpl.runs.experiments import SWEEPS, benches, load_catalogue
 
     if option.name == "files":
-        return sorted(path.stem for path in SWEEPS.glob("*.yaml") if path.stem != "tune")  # for `stpl sweep tune`
+        return sorted(path.stem for path in SWEEPS.glob("*.yaml"))
     if option.name == "bench":
         return benches()
     if option.name in ("experiment", "chosen", "rows", "start_from"):

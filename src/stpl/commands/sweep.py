@@ -79,10 +79,11 @@ def sweep_tune(
     A tuning file names the rows, what their runs have in common, and for each the settings that are searched, one after
     the other: every value of the first, at the first values of the rest; then those of the second at the best value of
     the first; and so on. The best has the highest mean mIoU over the seeds at the last step; of means within 0.05 the
-    smallest value. A row that has a table is done. Call it again at any time: what is recorded is not run again.
+    smallest value. A value with a run that failed for good is not chosen. A row that has a table is done. Call it again
+    at any time: what is recorded is not run again.
 
     Args:
-        file: tuning file, such as `sweeps/tune.yaml`.
+        file: tuning file, such as `sweeps/tuning/table1.yaml`.
         options: of each worker.
         rows: search these alone.
         tables: folder of the tables; each row's is written at its end.

@@ -298,7 +298,7 @@ class VideoData(ClipDataModule):
         stride: take every stride-th frame.
         rate: in place of a stride: frames a second to take, by the time at which each is shown.
         cuts: look for changes of the scene, which no clip crosses.
-        evaluation_clips: at most so many clips are evaluated, in short runs that are spread evenly.
+        evaluation_clips: most clips that are evaluated, in short runs that are spread evenly.
         flow_cache: folder of estimated flow, and of what is known of the videos.
         shared: see `ClipDataModule`; its domain can only be "target".
     """

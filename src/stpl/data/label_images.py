@@ -143,6 +143,6 @@ def _grouped(images: list[Path], key: Callable[[Path], Item]) -> dict[Item, list
 
 
 def _spread(items: Sequence[Item], count: int) -> Sequence[Item]:
-    """At most so many of the items, spread evenly."""
+    """At most `count` of the items, spread evenly."""
     step = max(1, -(-len(items) // count))
     return items[::step]

@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 def each(function: Callable[[Task], Result], tasks: Sequence[Task], *, workers: int = 0, title: str) -> list[Result]:
-    """Results of `function` for all tasks, as they come, from so many threads; 0 for one a core.
+    """Results of `function` for all tasks, in the order in which they end, by `workers` threads; 0 for one a core.
 
     Leaving early (an error, Ctrl-C) lets the running tasks end and drops the others.
     """

@@ -10,7 +10,7 @@ from stpl.metrics.sampling import PixelSample
 
 
 class InformationMaximization(Metric):
-    """How sure the predictions are, one by one, and how diverse, taken together: H(mean p) - mean H(p), in nats.
+    """How sure the predictions are, one by one, and how diverse as a whole: H(mean p) - mean H(p), in nats.
 
     The mutual information between pixel and predicted class, in [0, ln K]: high when every pixel is decided and all
     classes are used; a collapse onto few classes lowers its first term. Higher is better. An objective of

@@ -148,7 +148,7 @@ def video_quality(confusions: Tensor, stretch: Tensor, window: int) -> Tensor:
 
     A tube is what a class covers in `window` successive labelled frames; windows slide by one frame, within a stretch.
     Predicted and true tube of a class match if their IoU, without predicted pixels of unknown truth, is above 0.5. With
-    all windows of all videos taken together, PQ = sum of the matched IoUs / (TP + FP/2 + FN/2). An unmatched prediction
+    all windows of all videos together, PQ = sum of the matched IoUs / (TP + FP/2 + FN/2). An unmatched prediction
     that lies on unknown truth by more than half is no FP.
 
     Args:

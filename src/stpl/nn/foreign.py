@@ -1,4 +1,4 @@
-"""Networks that somebody else wrote: called, copied, taken out of their wrappers; what they raise becomes one line."""
+"""Networks that somebody else wrote: called, copied, without their wrappers; what they raise becomes one line."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -61,7 +61,7 @@ def refused(shape: Sequence[int], error: Exception) -> ConfigError:
 
 
 def copied(module: M) -> M:
-    """A copy of a network; raises `ConfigError` for one that holds what cannot be copied."""
+    """A copy of a network; raises `ConfigError` for one with a part that cannot be copied."""
     try:
         return copy.deepcopy(module)
     except (TypeError, RuntimeError) as error:

@@ -175,7 +175,7 @@ def _config(name: str) -> Any:
 
 
 def _imported() -> Any:
-    """The library, which is told to be quiet."""
+    """The library, with its own messages switched off."""
     try:
         transformers: Any = import_module("transformers")
     except ImportError as error:

@@ -218,7 +218,7 @@ def _float32(values: Tensor) -> Tensor:
 
 
 def _check_logits(logits: Tensor, num_classes: int) -> None:
-    """Raise `ConfigError` unless they are logits of so many classes, and not what a softmax gives."""
+    """Raise `ConfigError` unless they are logits of `num_classes` classes, and not what a softmax gives."""
     where, found = "network.classes", logits.shape[1]
     if found == 1:
         mend = "return those of background and class, torch.cat([torch.zeros_like(x), x], 1), and name both classes"

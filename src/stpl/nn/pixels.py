@@ -89,9 +89,9 @@ class _Take(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         """Zero but at the places, which are distinct, so that copying is adding."""
         (rows,) = ctx.saved_tensors
-        taken = grad.new_zeros(ctx.shape)
-        taken.view(-1, ctx.shape[-1]).index_copy_(0, rows, grad.flatten(0, 1))
-        return taken, None
+        spread = grad.new_zeros(ctx.shape)
+        spread.view(-1, ctx.shape[-1]).index_copy_(0, rows, grad.flatten(0, 1))
+        return spread, None
 
 
 def _shared_by(weights: Tensor) -> Over:

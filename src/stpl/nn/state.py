@@ -91,7 +91,7 @@ def _walk(content: Mapping[Any, Any], place: tuple[str, ...]) -> Iterator[tuple[
 def of_ours(state: State, evaluated: str | None = None) -> State:
     """The network in a state_dict of this suite's checkpoints: what stands under `evaluated`, or else `network`.
 
-    Nothing else is taken off: a network may call a part of its own `module`.
+    Nothing else is removed: a network may call a part of its own `module`.
     """
     return _under(state, _NETWORK if evaluated is None else f"{evaluated}.") or state
 
@@ -100,7 +100,7 @@ def unwrapped(state: State, path: Path | None = None) -> State:
     """The tensors of a network that is not known yet: without what wraps it, and without what stands beside it.
 
     If names begin with a wrapper, the others are left out (`n_averaged` of an averaged model); if names begin with
-    `network.`, only these are taken. Raises `CheckpointError` if two tensors have one name then.
+    `network.`, only these are used. Raises `CheckpointError` if two tensors have one name then.
     """
     wrapped = {key: value for key, value in state.items() if key.partition(".")[0] in _WRAPPERS}
     found = _renamed(wrapped or state, path)
@@ -112,7 +112,7 @@ def of_network(state: State, wanted: Mapping[str, Any], path: Path | None = None
 
     Names fit as they are, or without what all of them begin with, which may be anything (`module.`, `model.`,
     `student.`); what stands beside the network is left out then. Where neither fits, what wrappers put into the middle
-    of names does not count. Nothing is taken off that the network calls a part of its own. Where no place fits, the
+    of names does not count. Nothing is removed that the network calls a part of its own. Where no place fits, the
     result is what stands at the one that comes nearest.
 
     Raises:

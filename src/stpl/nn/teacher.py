@@ -25,7 +25,7 @@ class TeacherOptions:
         decay: α of θ' ← αθ' + (1-α)θ, in [0, 1].
         warmup: take min(1 - 1/(step+1), α) instead, so that the first steps' teacher is the mean of all students so
             far (Mean Teacher, DACS and DAFormer). At step 0 it is the student itself.
-        period: steps between two updates; with decay 0, the teacher is the network of up to so many steps ago (HCL).
+        period: steps between two updates; with decay 0, the teacher is the network of up to `period` steps ago (HCL).
         statistics: what it normalises by, see `Statistics`.
 
     Raises:

@@ -144,7 +144,7 @@ def load(
 
     Args:
         path: the name of a shipped model (`located`), a Lightning checkpoint (entry `state_dict`), a bare state_dict or
-            a file that holds one state_dict under another key. What stands before the network's names is taken off,
+            a file that holds one state_dict under another key. What stands before the network's names is removed,
             and what stands beside it is left out; see `stpl.nn.state`.
         module: takes the weights.
         options: what the module was built from, compared with the checkpoint's own if it has them: classes, image

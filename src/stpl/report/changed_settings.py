@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from stpl.report.sheet import Column, Sheet, TableCell, average, number, plain, plus_minus, same
 from stpl.report.significance import error, mean
 from stpl.report.suite import Suite
-from stpl.runs.artifacts import KINDS, Kind
+from stpl.runs.artifacts import KINDS, StatisticsKind
 from stpl.runs.experiments import Row, Table
 from stpl.runs.record import NEUTRAL, RunRecord
 
@@ -106,7 +106,7 @@ def shifts_sheet(suite: Suite) -> Sheet | None:
     return Sheet("shifts", f"Cameras, {suite.title}", columns, [note])
 
 
-def _control(experiments: Collection[str], suite: Suite) -> dict[tuple[Kind, int], float]:
+def _control(experiments: Collection[str], suite: Suite) -> dict[tuple[StatisticsKind, int], float]:
     """Kind of statistics and seed → mIoU of the source models' weights, which all `experiments` have."""
     return {
         (kind, seed): miou
@@ -116,7 +116,9 @@ def _control(experiments: Collection[str], suite: Suite) -> dict[tuple[Kind, int
     }
 
 
-def _before_camera(records: Sequence[RunRecord], control: Mapping[tuple[Kind, int], float], suite: Suite) -> TableCell:
+def _before_camera(
+    records: Sequence[RunRecord], control: Mapping[tuple[StatisticsKind, int], float], suite: Suite
+) -> TableCell:
     """The mIoU, and the paired difference to the control with the kind of statistics that each run has."""
     gains = []
     for record in records:

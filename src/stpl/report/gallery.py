@@ -240,5 +240,7 @@ def _confusions(suite: Suite, rows: Focus) -> Iterator[Picture]:
         if found:
             total = sum(clips.confusions.sum(0) for clips in found)
             figure = plots.confusion_figure(np.asarray(total), records[0]["classes"], suite.title_of(name))
-            caption = "Of the pixels of a class (row), the share in percent taken for each class (column); all seeds."
+            caption = (
+                "Of the pixels of a class (row), the share in percent predicted as each class (column); all seeds."
+            )
             yield Picture(f"confusion-{name}", "confusion", caption, figure)

@@ -9,11 +9,11 @@ from typing import Literal
 from stpl.report.changed_settings import variants
 from stpl.report.significance import Comparison, Interval, compare, deviation, judged, mean, nested_interval
 from stpl.report.suite import Suite
-from stpl.runs.artifacts import Kind
+from stpl.runs.artifacts import StatisticsKind
 from stpl.runs.experiments import Row, Table
 from stpl.runs.record import RunRecord
 
-RENEWED: Mapping[Kind, str] = {"original": "original", "all": "augmented"}
+RENEWED: Mapping[StatisticsKind, str] = {"original": "original", "all": "augmented"}
 """The kinds of statistics in which methods are compared, and how columns call them."""
 
 
@@ -58,7 +58,7 @@ class Line:
     delta: float | None
     paper: float | None
     interval: Interval | None = None
-    renewed: Mapping[Kind, Measured] = field(default_factory=dict)
+    renewed: Mapping[StatisticsKind, Measured] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ def _line(row: Row, reference: str, suite: Suite, paper: float | None) -> Line:
     )
 
 
-def _renewed(experiment: str, reference: str, suite: Suite) -> dict[Kind, Measured]:
-    found: dict[Kind, Measured] = {}
+def _renewed(experiment: str, reference: str, suite: Suite) -> dict[StatisticsKind, Measured]:
+    found: dict[StatisticsKind, Measured] = {}
     for kind in RENEWED:
         ours, theirs = suite.counts(experiment, kind), suite.counts(reference, kind)
         if ours is not None:

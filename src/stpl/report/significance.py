@@ -6,10 +6,10 @@ the source model, and within it the clips that the target split happens to hold.
 - What decides (`Comparison.significant`): the two-sided paired t test of the differences of mIoU over source models,
   corrected by Holm's procedure (Holm 1979) for all comparisons of a report. Below `FEWEST` source models nothing does.
 - Beside a difference stands the t interval over source models.
-- Told beside it, and decides nothing: the sign-flip test over source models (with n of them no p lies below 2/2^n), and
-  the nested bootstrap, which draws source models with replacement and, within each drawn one, clips anew; the same
-  draw for both sides. mIoU is no mean over clips but a ratio of sums, so it is computed anew from the drawn *counts*.
-  Clips that follow one another show the same scene and are drawn together.
+- Printed beside it, without deciding anything: the sign-flip test over source models (with n of them no p lies below
+  2/2^n), and the nested bootstrap, which draws source models with replacement and, within each drawn one, clips anew;
+  the same draw for both sides. mIoU is no mean over clips but a ratio of sums, so it is computed anew from the drawn
+  *counts*. Clips that follow one another show the same scene and are drawn together.
 """
 
 import re
@@ -22,7 +22,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from stpl.runs.artifacts import Kind
+from stpl.runs.artifacts import StatisticsKind
 
 LEVEL = 0.05
 """Of significance; intervals cover 1 - LEVEL."""
@@ -85,7 +85,7 @@ class Comparison:
 
     experiment: str
     against: str
-    kind: Kind
+    kind: StatisticsKind
     differences: tuple[float, ...]
     p_holm: float | None = None
 
@@ -236,7 +236,7 @@ def common(ours: Counts, theirs: Counts) -> tuple[Floats, Floats] | None:
     return a, b
 
 
-def compare(ours: Counts, theirs: Counts, names: tuple[str, str], kind: Kind) -> Comparison | None:
+def compare(ours: Counts, theirs: Counts, names: tuple[str, str], kind: StatisticsKind) -> Comparison | None:
     """Compare on the seeds that both have; `None` as for `common`. `names` are those of the two experiments."""
     if (both := common(ours, theirs)) is None:
         return None

@@ -11,7 +11,7 @@ import numpy as np
 from stpl.data.label_space import SPACES
 from stpl.errors import RecordError
 from stpl.report.significance import Counts, count
-from stpl.runs.artifacts import EVALUATION, STATISTICS, ClipConfusions, Kind, read_evaluation, read_statistics
+from stpl.runs.artifacts import EVALUATION, STATISTICS, ClipConfusions, StatisticsKind, read_evaluation, read_statistics
 from stpl.runs.experiments import Catalogue, Table, titles_of
 from stpl.runs.record import RECORD, RunRecord, key_of, read_records
 
@@ -26,7 +26,7 @@ class Suite:
     runs: Path
     catalogue: Catalogue
     _records: dict[str, list[RunRecord]] = field(default_factory=dict, repr=False)
-    _counts: dict[tuple[str, Kind | None], Counts | None] = field(default_factory=dict, repr=False)
+    _counts: dict[tuple[str, StatisticsKind | None], Counts | None] = field(default_factory=dict, repr=False)
 
     @property
     def folder(self) -> Path:
@@ -82,7 +82,7 @@ class Suite:
         """The folder of a run."""
         return key_of(record).directory(self.runs)
 
-    def counts(self, experiment: str, kind: Kind | None = None) -> Counts | None:
+    def counts(self, experiment: str, kind: StatisticsKind | None = None) -> Counts | None:
         """The per-clip counts of the last weights of an experiment's runs; `None` if none kept them.
 
         They are those with the kind of statistics `kind`; if not given, with that which each run was recorded with.
@@ -94,12 +94,12 @@ class Suite:
             self._counts[experiment, kind] = self._read_counts(self.records(experiment), kind)
         return self._counts[experiment, kind]
 
-    def mious(self, experiment: str, kind: Kind) -> dict[int, float]:
+    def mious(self, experiment: str, kind: StatisticsKind) -> dict[int, float]:
         """Seed → mIoU of an experiment's last weights with a kind of statistics, of the runs that measured it."""
         counts = self.counts(experiment, kind)
         return {} if counts is None else dict(zip(counts.seeds, counts.mious.tolist(), strict=True))
 
-    def kind_of(self, record: RunRecord) -> Kind | None:
+    def kind_of(self, record: RunRecord) -> StatisticsKind | None:
         """The kind of statistics that a run was recorded with; `None` if it did not measure all kinds."""
         run = self.directory(record)
         found, recorded = read_statistics(run, record["last"]["step"]), read_evaluation(run)
@@ -108,7 +108,7 @@ class Suite:
         alike = [kind for kind, clips in found.items() if np.array_equal(clips.confusions, recorded.confusions)]
         return alike[0] if alike else None
 
-    def _read_counts(self, records: list[RunRecord], kind: Kind | None) -> Counts | None:
+    def _read_counts(self, records: list[RunRecord], kind: StatisticsKind | None) -> Counts | None:
         found = [(record, clips) for record in records if (clips := self._read(record, kind)) is not None]
         if not found:
             return None
@@ -123,14 +123,14 @@ class Suite:
                 raise self._unusable(other, kind, fault)
         return counts
 
-    def _read(self, record: RunRecord, kind: Kind | None) -> ClipConfusions | None:
+    def _read(self, record: RunRecord, kind: StatisticsKind | None) -> ClipConfusions | None:
         run = self.directory(record)
         if kind is None:
             return read_evaluation(run)
         found = read_statistics(run, record["last"]["step"])
         return None if found is None else found[kind]
 
-    def _unusable(self, record: RunRecord, kind: Kind | None, fault: str) -> RecordError:
+    def _unusable(self, record: RunRecord, kind: StatisticsKind | None, fault: str) -> RecordError:
         folder = self.directory(record)
         file = folder / (EVALUATION if kind is None else STATISTICS)
         return RecordError(fault, where=file, mend=f"delete the folder {folder} to run it again")

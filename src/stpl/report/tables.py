@@ -22,7 +22,7 @@ from stpl.report.significance import (
     sign_flips,
 )
 from stpl.report.suite import Suite
-from stpl.runs.artifacts import Kind
+from stpl.runs.artifacts import StatisticsKind
 from stpl.runs.experiments import check_bench, experiment_folders, load_catalogue
 
 FURTHER_IDS = (
@@ -91,7 +91,7 @@ def _last(line: Line) -> TableCell:
     return TableCell(plus_minus(*both), plain(*both), kind="absent" if absent else "")
 
 
-def _renewed_columns(rows: Sequence[Line], kind: Kind, title: str) -> list[Column]:
+def _renewed_columns(rows: Sequence[Line], kind: StatisticsKind, title: str) -> list[Column]:
     """The mIoU with one kind of statistics and the difference to the control; hidden where nobody measured it."""
     found = [line.renewed.get(kind) for line in rows]
     mious = [() if one is None else one.mious for one in found]
@@ -209,7 +209,7 @@ _TEST_NOTES = (
 
 
 def tests_sheet(tables: Sequence[TableLines], suite: Suite) -> Sheet | None:
-    """Every comparison of the tables, once, with what decides and what is told beside it; `None` if there is none."""
+    """Every comparison of the tables, once, with all that is printed beside it; `None` if there is none."""
     rows = {test: line.title for line, test in reversed(list(comparisons(tables)))}
     tests = list(reversed(rows))
     nested = [_nested(test, suite) for test in tests]

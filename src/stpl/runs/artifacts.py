@@ -19,8 +19,8 @@ EVALUATION, FEATURES, SAMPLES = "evaluation.npz", "features.npz", "samples.npz"
 STATISTICS = "statistics.npz"
 """What was counted with each kind of BatchNorm statistics; `stpl weights statistics` makes a missing one."""
 
-Kind = Literal["running", "original", "all"]
-KINDS: tuple[Kind, ...] = ("running", "original", "all")
+StatisticsKind = Literal["running", "original", "all"]
+KINDS: tuple[StatisticsKind, ...] = ("running", "original", "all")
 """Kinds of statistics: those of training; those renewed from original frames, and from original and augmented ones."""
 
 
@@ -98,7 +98,7 @@ def read_samples(run: Path) -> VideoSample | None:
     return VideoSample(tuple(map(str, keys)), frames, labels, predictions)
 
 
-def read_statistics(run: Path, step: int) -> dict[Kind, ClipConfusions] | None:
+def read_statistics(run: Path, step: int) -> dict[StatisticsKind, ClipConfusions] | None:
     """The counts by kind of statistics of the run in folder `run`, whose record ends at `step`; `None` if it has none.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The command line of `stpl fit`, taken apart and expanded: overlays by name, files, settings. Imports no torch."""
+"""The command line of `stpl fit`, parsed and expanded: overlays by name, files, settings. Imports no torch."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _check_value(key: str, value: str) -> None:
 
 @dataclass
 class Request:
-    """A command line, taken apart.
+    """A parsed command line.
 
     Attributes:
         bench: benchmark, or `None` if given by a configuration file; `experiment` likewise.

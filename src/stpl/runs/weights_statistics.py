@@ -8,13 +8,12 @@ import numpy as np
 from stpl.errors import StplError, refusals
 from stpl.nn import weights
 from stpl.nn.batchnorm import batchnorm_layers
-from stpl.runs.artifacts import KINDS, STATISTICS, ClipConfusions, read_evaluation, write_arrays
+from stpl.runs.artifacts import KINDS, STATISTICS, ClipConfusions, StatisticsKind, read_evaluation, write_arrays
 from stpl.runs.build import SuiteCLI, build
 from stpl.runs.experiments import check_runs
 from stpl.runs.identity import check_mark, mark_in
 from stpl.runs.record import CONFIG, RECORD, key_of, read_record
 from stpl.runs.trainer import callbacks_of, signals_raised
-from stpl.training.base import Statistics
 from stpl.training.ranks import from_first
 
 
@@ -39,7 +38,7 @@ def measure(cli: SuiteCLI, folder: Path, step: int) -> None:
         write_arrays(folder / STATISTICS, arrays)
 
 
-def _evaluated(cli: SuiteCLI, kind: Statistics) -> ClipConfusions:
+def _evaluated(cli: SuiteCLI, kind: StatisticsKind) -> ClipConfusions:
     method = cli.model
     method.statistics = kind
     with refusals("trainer", among="lightning"), signals_raised(cli.trainer):

@@ -31,7 +31,7 @@ def run(sweeps: Sequence[Sweep], options: WorkerOptions, workers: int = 1, *, dr
     if os.name != "posix":
         raise StplError("sweeps need process groups, which this system lacks", mend="run it on Linux, macOS or WSL")
     console = Console(highlight=False)
-    for plan in sweeps:  # every mistake is told before anything runs
+    for plan in sweeps:  # every mistake is reported before anything runs
         for cell in examples(plan):
             command_line(plan, cell)
         if plan.method != "grid" and options.sampler is not None:

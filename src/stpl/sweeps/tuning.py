@@ -17,7 +17,7 @@ from stpl.sweeps.schema import read_sweep
 from stpl.sweeps.supervisor import WorkerOptions
 from stpl.yaml_files import Section, is_number, load_yaml, shown
 
-_EQUAL = 0.05  # of mIoU in percent: means as near as this are equal, and the earlier value is taken
+_EQUAL = 0.05  # of mIoU in percent: means as near as this are equal, and the smallest value is chosen
 _DIGITS = 2  # of a value that extends a list
 _COMMAND = ("${env}", "${interpreter}", "-m", "stpl", "fit", "${args}")
 
@@ -72,10 +72,8 @@ def read_tuning(path: Path) -> Tuning:
     content = Section.of(load_yaml(path), str(path))
     content.check_keys("bench", "seeds", "settings", "extensions", "coordinates", "rows")
     shared = _coordinates(content.section("coordinates"))
-    rows = {
-        name: (*shared, *_coordinates(content.section("rows").section(name)))
-        for name in content.section("rows").content
-    }
+    named = content.section("rows")
+    rows = {name: (*shared, *_coordinates(named.section(name))) for name in named.content}
     if not rows or not all(rows.values()):
         raise ConfigError("nothing is searched", where=path, mend="name 'rows:', and 'coordinates:' for all of them")
     seeds, extensions = content.numbers("seeds"), content.number("extensions")
@@ -121,7 +119,7 @@ class _Search:
     tried: dict[tuple[Value, ...], list[float]] = field(default_factory=dict)
 
     def search(self) -> None:
-        """Search one coordinate after the other; all runs that are recorded already are taken from their records."""
+        """Search one coordinate after the other; what is recorded already is read from its record."""
         left = self.tuning.extensions
         self.chosen = {coordinate.name: coordinate.values[0] for coordinate in self.tuning.rows[self.row]}
         for number, coordinate in enumerate(self.tuning.rows[self.row], 1):
@@ -181,13 +179,9 @@ class _Search:
         yield f"|{'---|' * len(header)}"
         for setting, mious in self.tried.items():
             mean = self._mean(mious)
+            names = [f"{value:g}" if isinstance(value, float) else str(value) for value in setting]
             numbers = [*(f"{miou:.2f}" for miou in mious), "failed" if mean == -math.inf else f"{mean:.2f}"]
-            padded = [""] * (len(header) - len(setting) - len(numbers))
-            texts = [
-                *(f"{value:g}" if isinstance(value, float) else str(value) for value in setting),
-                *padded,
-                *numbers,
-            ]
+            texts = [*names, *[""] * (len(header) - len(names) - len(numbers)), *numbers]
             bold = "**" if setting == tuple(self.chosen.values()) else ""
             yield f"| {' | '.join(f'{bold}{text}{bold}' if text else '' for text in texts)} |"
 

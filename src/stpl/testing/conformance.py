@@ -75,7 +75,7 @@ def check_method(
         with mock.patch("stpl.losses.pixel_contrast._best", return_value="masked"):  # the engine of devices
             with watched.watching():
                 whole = fit(tiny_arguments(experiment, drawn, *options, "--run.experiment=whole", steps=_STEPS))
-            assert watched.steps == _STEPS, f"{watched.steps} of {_STEPS} steps were taken"
+            assert watched.steps == _STEPS, f"{watched.steps} of {_STEPS} steps ran"
             _check_opened(watched, drawn)
             _check_golden(whole, golden)
             _check_resumed(whole, tiny_arguments(experiment, drawn, *options, "--run.experiment=cut", steps=_STEPS))

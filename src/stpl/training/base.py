@@ -34,9 +34,9 @@ from stpl.training.evaluation import Evaluator, predicted
 from stpl.training.optimization import WITHOUT_DECAY, OptimizerOptions, build_optimizer, learning_rates
 from stpl.training.ranks import from_first
 
-Statistics = Literal["running", "original", "all"]
+StatisticsKind = Literal["running", "original", "all"]
 """Kinds of BatchNorm statistics: as they came about in training; renewed for the weights as they are, from original
-frames alone, or from original and augmented ones."""
+frames alone, or from original and augmented ones. `stpl.runs.artifacts` has the same for code without torch."""
 
 _DRAWN = -16  # no clip stands at this position or below: seeds of numbers drawn in a step
 
@@ -73,7 +73,7 @@ class Method(LightningModule, ABC):
     folder: Path | None = None
     """The run's folder, once the run has one."""
 
-    statistics: Statistics | None = None
+    statistics: StatisticsKind | None = None
     """Kind of the statistics of the evaluations that follow; the method's own if not set."""
 
     recordable = False
@@ -252,13 +252,13 @@ class Method(LightningModule, ABC):
             buffer.copy_(running)
         self._running = []
 
-    def statistics_at(self, step: int) -> Statistics:
+    def statistics_at(self, step: int) -> StatisticsKind:
         """Kind of the statistics that the method itself evaluates with; at the start they belong to the weights."""
         if step == 0 or self.batchnorm.evaluation == "running" or self.batchnorm.policy == "frozen":
             return "running"
         return "all" if self.batchnorm.views == "all" and self.wants.augmented else "original"
 
-    def renew_statistics(self, kind: Statistics) -> None:
+    def renew_statistics(self, kind: StatisticsKind) -> None:
         """Replace the running statistics by those that belong to the weights as they are, of fixed clips of the target.
 
         Previous and current frames are passes of their own, as in training, and so are augmented ones of kind "all".

@@ -141,7 +141,7 @@ class _Hull:
         self.side.poly(profile, paint, label)
 
     def wheels(self, at: list[float], radius: float) -> None:
-        """Paint wheels on the sides, `at` so many metres before the middle."""
+        """Paint wheels on the sides, `at` metres before the middle."""
         tyre, rim = self.pal.pick("tyre"), self.pal.pick("metal")
         for z in at:
             self.side.disc((z, radius), radius, tyre, self.label)

@@ -105,7 +105,7 @@ class VideoHeader(NamedTuple):
         fps: frames a second; 25 if it states none, or the rate of its clock.
         frames: how many it promises, less those that are hidden: by the edit list of a piece that was cut from a film
             without encoding it again, or as empty pictures of an AVI.
-        least: so many are still all, as far as the header can know.
+        least: fewest frames that still are the whole video, as far as the header can know.
         seconds: when the last of them ends, if frames are counted by this; else `None`.
     """
 
@@ -116,7 +116,7 @@ class VideoHeader(NamedTuple):
     seconds: float | None
 
     def is_whole(self, found: int, seconds: float) -> bool:
-        """Whether so many frames, the last of which is shown at `seconds`, are all."""
+        """Whether `found` frames, the last of which is shown at `seconds`, are all."""
         late = self.seconds is not None and seconds >= (1 - _NEAR_END) * self.seconds - _HIDING / _FPS
         return found >= self.least or late
 

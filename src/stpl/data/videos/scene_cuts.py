@@ -11,7 +11,7 @@ THUMBNAIL = (18, 32)
 """Height and width of what frames are compared by."""
 
 _FAR = 0.5  # structural distance, in [0, 2], above which two frames may be of two scenes
-_TIMES = 3.0  # so many times the distance of the pairs around it
+_TIMES = 3.0  # times the distance of the pairs around it
 _AROUND = 8  # pairs on either side that show how much this video moves
 _FLAT = 2.0  # grey levels; less contrast than this has no structure
 
@@ -25,7 +25,7 @@ def find_cuts(thumbnails: NDArray[np.uint8]) -> list[int]:
     """The frames with which a new scene begins, rising; the first frame is none.
 
     A pair of frames is a cut if its structural distance is large, and large beside that of the pairs around it: a fast
-    turn of the camera is far in every pair. Brightness and contrast are taken out first, so that neither a flash nor an
+    turn of the camera is far in every pair. Brightness and contrast are removed first, so that neither a flash nor an
     exposure that adapts is one; a frame without any structure, such as a black one, is compared with none.
 
     Args:

@@ -61,7 +61,7 @@ class VideoFrames(FrameStream, ClipReader):
 
     @property
     def name(self) -> str:
-        """The identity of its content, and how frames are taken from it."""
+        """The identity of its content, and how frames are chosen from it."""
         (height, width), rate = self.size, self.rate
         pace = f"stride{self.stride}" if rate is None else f"rate{rate:g}"
         return f"{self._stamp}_{height}x{width}_{pace}{'' if self.cuts else '_uncut'}-{len(self)}"

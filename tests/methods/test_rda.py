@@ -78,6 +78,20 @@ def test_the_attacker_learns_the_opposite() -> None:
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in attacker.parameters())
 
 
+def test_noise_counts_beside_the_scores_of_any_picture() -> None:
+    torch.manual_seed(0)
+    attacker = Attacker(0.1)
+    pictures = Spectrum.of(clips(0, (64, 96)).frames[:, -1]).amplitude
+    means = band_means(pictures, ring_bands((64, 96), BANDS, torch.device("cpu")), BANDS, 96)
+    draws = [torch.empty(2, 96, 2).exponential_().log().neg() for _ in range(8)]
+    choices = torch.stack([attacker.gates(means, noise).round() for noise in draws])
+    assert 1 < (choices.mean(0) > 0).sum() / choices[0].sum() < 11  # other components for other noise, not all alike
+    assert (choices.mean(0) < 1).all()
+    attacker.gates(100 * means, draws[0]).square().sum().backward()  # type: ignore[no-untyped-call]
+    assert attacker.mix.weight.grad is not None
+    assert attacker.mix.weight.grad.abs().max() > 1e-4
+
+
 def test_terms_of_rda() -> None:
     options = DiscriminatorOptions(width=4)
     method = RDA(network=SMALL, optimizer=OptimizerOptions(lr=1e-3), discriminator=options)
@@ -87,8 +101,10 @@ def test_terms_of_rda() -> None:
     assert losses["discriminator main"].item() == pytest.approx(math.log(2), abs=0.1)
     assert losses["adversarial attacked auxiliary"].item() == pytest.approx(0.0002 * math.log(2), rel=0.1)
     rates = {group["name"]: group["lr"] for group in method.parameter_groups()}
-    assert rates["attacker"] == 1e-6
+    assert rates["attacker"] == 1e-3  # the network's
     assert "new" not in rates
+    own = RDA(network=SMALL, optimizer=OptimizerOptions(lr=1e-3), attacker_lr=1e-6, discriminator=options)
+    assert {group["name"]: group["lr"] for group in own.parameter_groups()}["attacker"] == 1e-6
     plain = RDA(
         network=SMALL,
         optimizer=OptimizerOptions(),

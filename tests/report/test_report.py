@@ -40,6 +40,7 @@ tables:
     citation: the paper's Table 4
     benchmark: viper
     reference: source_only
+    notes: {streets: Rows are short., viper: Rows are long.}
     rows: [{row: STAM, experiment: stpl}]
 """
 
@@ -100,6 +101,7 @@ def test_markdown_shows_context_on_another_benchmark(runs: Path, experiments: Pa
     assert "chosen without labels by entropy" in notes
     assert "context, not a comparison" in notes
     assert "Seeds: 0, 1, 2." in notes
+    assert "- Rows are short." in (runs / "streets/tables/table4.md").read_text()
 
 
 def test_paper_beside_ours_on_the_papers_benchmark(tmp_path: Path, experiments: Path) -> None:

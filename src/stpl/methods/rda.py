@@ -5,6 +5,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 
 from stpl.data.clip import Batch, Clip, Wants
 from stpl.losses.adversarial import domain_loss, reversed_gradient
@@ -38,7 +39,7 @@ class RDA(Method):
         weight: of the difference of predictions, for each classifier (1).
         portion: share of the components that is exchanged (0.1: 9 of 96).
         structure_weight: λ_FAA of the change in the structure's bands (0.0002).
-        attacker_lr: learning rate of the gate (1e-6; the released code overwrites it by the network's).
+        attacker_lr: learning rate of the gate. `None`: the network's, by which the released code overwrites its 1e-6.
         adversarial_weight: of the predicting classifier's adversary (0.001).
         auxiliary_weight: of the auxiliary classifier's (0.0002).
         smallest_scale: of the attacked clips, relative to their size (0.8).
@@ -56,7 +57,7 @@ class RDA(Method):
         weight: float = 1.0,
         portion: float = 0.1,
         structure_weight: float = 0.0002,
-        attacker_lr: float = 1e-6,
+        attacker_lr: float | None = None,
         adversarial_weight: float = 0.001,
         auxiliary_weight: float = 0.0002,
         smallest_scale: float = 0.8,
@@ -65,13 +66,14 @@ class RDA(Method):
         **shared: Any,
     ) -> None:
         check_choice(Attack, attack=attack)
-        check_settings(weight=weight, structure_weight=structure_weight, attacker_lr=attacker_lr)
+        check_settings(weight=weight, structure_weight=structure_weight, attacker_lr=attacker_lr or 0)
         check_settings(adversarial_weight=adversarial_weight, auxiliary_weight=auxiliary_weight)
         check_settings(0, 1, portion=portion)
         check_settings(0.1, 4, smallest_scale=smallest_scale)
         check_settings(smallest_scale, 4, largest_scale=largest_scale)
         super().__init__(**shared)
-        self.weight, self.structure_weight, self.attacker_lr = weight, structure_weight, attacker_lr
+        self.weight, self.structure_weight = weight, structure_weight
+        self.attacker_lr = self.optimizer_options.lr if attacker_lr is None else attacker_lr
         self.adversarial_weights = {"main": adversarial_weight, "auxiliary": auxiliary_weight}
         self.scales = (smallest_scale, largest_scale)
         self.discriminators = nn.ModuleDict()
@@ -139,8 +141,10 @@ def _difference(attacked: Tensor, clean: Tensor) -> Tensor:
 class Attacker(nn.Module):
     """A gate over the components of a spectrum: which of them an image takes from a reference.
 
-    It looks at the mean amplitude of each component. Its gradients are reversed, so that it makes worse what the
-    network makes better. The choice is hard, and gradients pass as if it were the probability.
+    It looks at the mean amplitude of each component, in logarithms and standardised over the components: the amplitudes
+    themselves, of up to some thousands, give scores of about 100, beside which the noise counts nothing and no gradient
+    is left. Its gradients are reversed, so that it makes worse what the network makes better. The choice is hard, and
+    gradients pass as if it were the probability.
 
     Args:
         portion: share of the components that is exchanged.
@@ -175,7 +179,8 @@ class Attacker(nn.Module):
     def gates(self, means: Tensor, noise: Tensor) -> Tensor:
         """0 or 1 for each component, `[B,3,32]`, from the means `[B,3,32]`; `count` of a clip are 1."""
         # Component n·3 + c is channel c of ring n.
-        scores = self.score(self.mix(means.mT.flatten(1)).relu()[..., None])[..., 0]
+        seen = layer_norm(means.mT.flatten(1).log1p(), (BANDS * _CHANNELS,))
+        scores = self.score(self.mix(seen).relu()[..., None])[..., 0]
         likely = (scores.unflatten(1, (-1, 2)) + noise).softmax(2)[..., 1]
         hard = torch.zeros_like(likely).scatter(1, likely.topk(self.count, dim=1).indices, 1.0)
         chosen: Tensor = hard + likely - likely.detach()

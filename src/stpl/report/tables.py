@@ -189,6 +189,8 @@ def _notes(lines: TableLines, suite: Suite) -> list[str]:
     if any(line.paper is not None for line in lines.lines):
         context = "" if lines.comparable else ", another benchmark: context, not a comparison"
         notes.append(f"Paper ({suite.called(lines.paper_bench)}{context}): {lines.table.citation}.")
+    if suite.bench in lines.table.notes:
+        notes.append(lines.table.notes[suite.bench])
     return notes
 
 

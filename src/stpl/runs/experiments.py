@@ -80,6 +80,7 @@ class Table:
         controls: experiments that minimise nothing: they have the weights of the reference.
         optional: whether the table is left out as long as nothing is recorded that it alone shows.
         elsewhere: other benchmarks on which the table is shown, and optional; `None` for any.
+        notes: benchmark → a sentence below the table there.
     """
 
     id: str
@@ -92,6 +93,7 @@ class Table:
     controls: tuple[str, ...] = ()
     optional: bool = False
     elsewhere: tuple[str, ...] | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def shown_on(self, bench: str) -> bool:
         """Whether the table has anything to say about `bench`."""
@@ -230,11 +232,12 @@ def overlays(experiment: str, bench: str, folders: Sequence[Path] | None = None)
 def _table(item: Any, known: Mapping[str, Table], experiments: dict[str, tuple[str, ...]], path: Path) -> Table:
     entry = Section.of(item, f"{path}: table {item.get('id', '?') if isinstance(item, dict) else '?'}")
     keys = ("id", "title", "citation", "benchmark", "reference")
-    entry.check_keys(*keys, "bounds", "controls", "optional", "elsewhere", "rows")
+    entry.check_keys(*keys, "bounds", "controls", "optional", "elsewhere", "notes", "rows")
     name = entry.text("id")
     if not re.fullmatch(r"[\w.-]+", name):
         raise ConfigError(f"'{name}' cannot name a file", where=entry.where, mend="use letters, digits, '-', '_', '.'")
     rows = tuple(_row(row, experiments, entry.where) for row in entry.items("rows"))
+    notes = entry.section("notes")
     if name in known and entry.content.keys() == {"id", "rows"}:
         return replace(known[name], rows=(*known[name].rows, *rows))
     return Table(
@@ -244,6 +247,7 @@ def _table(item: Any, known: Mapping[str, Table], experiments: dict[str, tuple[s
         controls=entry.texts("controls", ()),
         optional=entry.flag("optional", False),
         elsewhere=entry.texts("elsewhere") if "elsewhere" in entry else None,
+        notes={bench: notes.text(bench) for bench in notes.content},
     )
 
 

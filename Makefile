@@ -19,7 +19,7 @@ SWEEP = $(BIN)/stpl sweep --bench=$(BENCH) --seeds=$(SEEDS) $(if $(DATA),--data=
 # Folders of wheels that pip is configured to use (a CPU build of torch, say); uv does not read pip's configuration.
 LINKS = $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || true)
 
-.PHONY: help setup ablation table1 table2 report dashboard notebooks sensitivity source pictures bench gpu test check lint docs lowest format lock clean
+.PHONY: help setup ablation table1 table2 report dashboard notebooks sensitivity source ship pictures bench gpu test check lint docs lowest format lock clean
 
 help: ## this list
 	@echo "usage: make RECIPE [BENCH=streets] [SEEDS=1] [DATA=folder of data sets] [WORKERS=0: one per GPU or core]"; echo
@@ -50,8 +50,9 @@ $(CLUSTER): $(READY)
 	@$(call install,cluster)
 	@touch $@
 
-# The source models of streets are shipped with the package; other benchmarks have one, which is trained first.
-SOURCE = $(if $(filter-out streets,$(BENCH)),@$(SWEEP) sweeps/source.yaml)
+# Five source models of streets are shipped with the package, further ones are trained first; other benchmarks have one.
+MORE = $(shell test $(SEEDS) -le 5 || echo sweeps/more-source-models.yaml --workers=$(WORKERS))
+SOURCE = $(if $(filter-out streets,$(BENCH)),@$(SWEEP) sweeps/source.yaml,$(if $(MORE),@$(SWEEP) $(MORE)))
 
 ablation: $(READY) ## Tables 3 and 4, all rows: make ablation [BENCH=viper DATA=/data] [SEEDS=3]; call again to resume
 	$(SOURCE)
@@ -83,7 +84,10 @@ sensitivity: $(READY) ## k and τ: the confident proportion and the temperature 
 	@$(SWEEP) sweeps/k.yaml sweeps/tau.yaml --workers=$(WORKERS)
 	@$(BIN)/stpl report --bench=$(BENCH)
 
-source: $(READY) ## train the source models of streets anew, seeds 0 to 4, and make them those that the package ships
+source: $(READY) ## train the source models that are not shipped: make source [SEEDS=12] [BENCH=viper DATA=/data]
+	$(or $(SOURCE),@echo "The source models of seeds 0 to 4 are shipped; SEEDS=12 trains those of 5 to 11.")
+
+ship: $(READY) ## train the source models of streets anew, seeds 0 to 4, and make them those that the package ships
 	@runs=build/source-models/$$($(BIN)/python -c 'from stpl.runs.shipped import fingerprint; print(fingerprint(0))'); \
 	  $(BIN)/stpl sweep sweeps/source-models.yaml --workers=$(WORKERS) --runs=$$runs && $(BIN)/stpl weights ship --runs=$$runs
 

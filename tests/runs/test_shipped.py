@@ -70,9 +70,9 @@ def test_a_description_that_is_no_json_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_shipped_model_belongs_to_the_recipe_as_it_is(seed: int) -> None:
-    """If this fails, what is drawn in the studio, the recipe or the network has changed: `make source`."""
+    """If this fails, what is drawn in the studio, the recipe or the network has changed: `make ship`."""
     path = checkpoint_files.shipped("streets", seed)
-    assert path.is_file(), f"{path} is missing: `make source` makes it"
+    assert path.is_file(), f"{path} is missing: `make ship` makes it"
     assert shipped.source_model(seed) == Path(f"streets:{seed}")
     assert weights.entry(path)["seed"] == seed
     network = build_network(weights.describe(path))
@@ -283,7 +283,7 @@ def test_a_stale_model_is_not_taken(shelf: Path, tiny_run: Arguments, monkeypatc
     monkeypatch.setattr(shipped, "fingerprint", lambda seed: "another")
     with pytest.raises(ConfigError, match="trained with another renderer, recipe or network") as refused:
         fit(tiny_run("stpl"))
-    assert "make source" in str(refused.value)
+    assert "make ship" in str(refused.value)
 
 
 @pytest.mark.slow

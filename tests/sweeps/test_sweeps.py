@@ -122,6 +122,11 @@ def test_the_shipped_sweeps_cover_the_shipped_tables() -> None:
     found = {name: cells(read_sweep(REPOSITORY / f"sweeps/{name}.yaml")) for name in names}
     assert [str(cell.key) for cell in found["source"]] == ["streets/source/seed0"]
     assert narrow(read_sweep(REPOSITORY / "sweeps/source.yaml"), None, 3).constants["seed_everything"] == 0
+    more = read_sweep(REPOSITORY / "sweeps/more-source-models.yaml")
+    assert narrow(more, None, 8).choices["seed_everything"] == (5, 6, 7)
+    assert narrow(more, None, 12).choices == more.choices
+    with pytest.raises(ConfigError, match="no seed below 5 is left: the file begins with 5"):
+        narrow(more, None, 5)
     tables = load_catalogue([REPOSITORY / "experiments"]).tables
     for table in (table for table in tables if table.shown_on("streets")):
         assert {cell.key.experiment for cell in found[table.id]} == {row.experiment for row in table.rows}

@@ -28,7 +28,7 @@ class SweepFiles:
     Attributes:
         files: sweep files in W&B's schema; `table3` is the shipped one of that name.
         bench: benchmark to run on instead of the one in the files.
-        seeds: run the seeds 0 to this number minus one instead of those in the files (a constant seed stays).
+        seeds: run the seeds from a file's smallest one to this number minus one (a constant seed stays).
         data: folder of the data sets, handed to every trial as `data.root`.
         experiments: folder of your own overlays and tables.yaml, beside the shipped ones; ./experiments if not given.
     """

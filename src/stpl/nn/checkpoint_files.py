@@ -22,7 +22,7 @@ def located(path: Path) -> Path:
     if found.is_file():
         return found
     known = sorted(file.stem.removeprefix("source-") for file in folder.glob("source-*.safetensors"))
-    mend = f"choose one of the seeds {', '.join(known)}" if known else "`make source` trains them"
+    mend = f"choose one of the seeds {', '.join(known)}" if known else "`make ship` trains them"
     raise CheckpointError(f"no source model of {bench} with seed {seed or 0} is shipped", where=str(path), mend=mend)
 
 

@@ -17,7 +17,7 @@ def ship(runs: Path, seeds: int) -> None:
     found = [(key, key.read(runs)) for key in keys]
     for key, record in found:
         if record is None:
-            raise ConfigError(f"{key} is not recorded", where=runs, mend="`make source` trains it")
+            raise ConfigError(f"{key} is not recorded", where=runs, mend="`make ship` trains it")
         path = checkpoint_files.shipped(BENCH, key.seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         _ship(key.directory(runs), record, path)

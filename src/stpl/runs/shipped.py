@@ -96,9 +96,10 @@ def source_model(seed: int) -> Path:
     """
     path = checkpoint_files.shipped(BENCH, seed)
     if not path.is_file():
-        mend = f"train it: stpl fit --bench={BENCH} --experiment={EXPERIMENT} --seed_everything={seed}"
+        command = f"stpl fit --bench={BENCH} --experiment={EXPERIMENT} --seed_everything={seed}"
+        mend = f"`make source SEEDS={seed + 1}` trains it, or {command}"
         raise ConfigError(f"no source model of seed {seed} is recorded or shipped", where="start_from", mend=mend)
     if weights.entry(path).get("fingerprint") != fingerprint(seed):
         what = f"the shipped source model of seed {seed} was trained with another renderer, recipe or network"
-        raise ConfigError(what, where="start_from", mend="`make source` trains it anew")
+        raise ConfigError(what, where="start_from", mend="`make ship` trains it anew")
     return Path(f"{BENCH}:{seed}")

@@ -38,12 +38,13 @@ class Cell:
 def narrow(
     sweep: Sweep, bench: str | None, seeds: int | None, data: Path | None = None, experiments: Path | None = None
 ) -> Sweep:
-    """The sweep on another benchmark, with the seeds 0..seeds-1, on the data sets in `data`, with own `experiments`.
+    """The sweep on another benchmark, with other seeds, on the data sets in `data`, with own `experiments`.
 
-    A constant `seed_everything: {value: k}` stays: it marks what is trained once and shared.
+    The seeds are those from the file's smallest one to `seeds` - 1. A constant `seed_everything: {value: k}` stays: it
+    marks what is trained once and shared.
 
     Raises:
-        ConfigError: if `seeds` is more than a grid may have cells.
+        ConfigError: if `seeds` is more than a grid may have cells, or leaves no seed.
     """
     if seeds is not None and seeds > LARGEST_GRID:
         raise ConfigError(f"{seeds:,} seeds are too many", where="seeds", mend=f"ask for at most {LARGEST_GRID:,}")
@@ -53,7 +54,11 @@ def narrow(
     constants = {name: value for name, value in sweep.constants.items() if setting(name) not in fixed}
     choices = {name: values for name, values in sweep.choices.items() if setting(name) not in fixed}
     if seeds is not None and "seed_everything" in choices:
-        choices["seed_everything"] = tuple(range(seeds))
+        first = min(int(str(seed)) for seed in choices["seed_everything"])
+        choices["seed_everything"] = tuple(range(first, seeds))
+        if seeds <= first:
+            what, mend = f"no seed below {seeds} is left: the file begins with {first}", f"ask for {first + 1} or more"
+            raise ConfigError(what, where=sweep.path, mend=mend)
     narrowed = {"bench": bench, "seeds": seeds, "data": root, "experiments": folder}
     return replace(sweep, constants={**constants, **fixed}, choices=choices, narrowed=narrowed)
 

@@ -348,9 +348,9 @@ def test_a_model_is_one(drive: Path) -> None:
         stpl.nothing  # noqa: B018
 
 
-def blocks(section: str, language: str) -> list[str]:
-    """The code of a section of docs/own.md."""
-    text = (REPOSITORY / "docs" / "own.md").read_text().split(f"## {section}\n")[1].split("\n## ")[0]
+def blocks(page: str, language: str) -> list[str]:
+    """The code of a page of the documentation."""
+    text = (REPOSITORY / "docs" / f"{page}.md").read_text()
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
@@ -367,17 +367,17 @@ def test_the_examples_of_the_documentation_run(drive: Path, tmp_path: Path, monk
             f"stpl.apply.{module}.AdaptationSettings",
             lambda *given: replace(AdaptationSettings(*given), steps=2, batch_size=1),
         )
-    examples = blocks("Adapt, and be safe", "python")
+    examples = blocks("adapt", "python")
     assert len(examples) == 2
     for example in examples:
         scope: dict[str, object] = {"frames": VideoFrames(drive).frames()}
-        exec(compile(example, "docs/own.md", "exec"), scope)
+        exec(compile(example, "docs/adapt.md", "exec"), scope)
         result = scope["result"]
         assert isinstance(result, stpl.Adaptation)
         assert [one.step for one in result.verdict.scored] == [0, 0, 1, 2]
-    commands = [line for block in (*blocks("Adapt, and be safe", "bash"), *blocks("Predict and export", "bash"))
-                for line in block.splitlines()]  # fmt: skip
-    assert len(commands) == 3
+    commands = [line for page in ("adapt", "predict") for block in blocks(page, "bash") for line in block.splitlines()
+                if "--network=adapted/" in line or "--output=adapted" in line and "streets" in line]  # fmt: skip
+    assert len(commands) == 4
     for command in commands:
         assert main(command.split()[1:]) == 0
     assert (tmp_path / "adapted" / "index.html").is_file()

@@ -19,7 +19,7 @@ SWEEP = $(BIN)/stpl sweep --bench=$(BENCH) --seeds=$(SEEDS) $(if $(DATA),--data=
 # Folders of wheels that pip is configured to use (a CPU build of torch, say); uv does not read pip's configuration.
 LINKS = $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || true)
 
-.PHONY: help setup ablation table1 table2 report dashboard notebooks sensitivity source ship pictures bench gpu test check lint docs lowest format lock clean
+.PHONY: help setup ablation table1 table2 report dashboard notebooks sensitivity source ship pictures bench gpu test check lint docs lowest release format lock clean
 
 help: ## this list
 	@echo "usage: make RECIPE [BENCH=streets] [SEEDS=1] [DATA=folder of data sets] [WORKERS=0: one per GPU or core]"; echo
@@ -27,27 +27,30 @@ help: ## this list
 
 setup: $(DEV) ## make .venv with exact versions (the other recipes call it)
 
-# $(call install,EXTRA): uv is five times faster; where it cannot be had or cannot reach the index, pip does the same.
-install = { UV_FIND_LINKS="$(LINKS)" $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[$(1)]' 2>/dev/null; } \
-	|| $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(1)]'
+# $(call install,WHAT) or $(call install,WHAT,PYTHON), into .venv or beside another interpreter, with exact versions.
+# uv is five times faster; where it cannot be had or cannot reach the index, pip does the same.
+install = { UV_FIND_LINKS="$(LINKS)" $(BIN)/uv pip install --quiet --python $(or $(2),$(BIN)/python) -c constraints.txt $(1) 2>/dev/null; } \
+	|| $(BIN)/python -m pip --python $(or $(2),$(BIN)/python) install --quiet --disable-pip-version-check -c constraints.txt $(1)
+TESTED = -e '.[report,wandb,hf,export]' --group dev
 
 $(READY): pyproject.toml constraints.txt
 	@echo "setting up $(VENV) …"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "stpl needs Python 3.11 or newer; name one: make PYTHON=python3.12 …" >&2; exit 2; }
 	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1' 2>/dev/null || true # knows --group
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv 2>/dev/null || true
-	@$(call install,report)
+	@$(call install,-e '.[report]')
 	@touch $@
 
 $(DEV): $(READY)
 	@echo "adding what tests and linters need …"
-	@$(call install,dev)
+	@$(call install,$(TESTED))
 	@touch $@
 
 $(CLUSTER): $(READY)
 	@echo "adding database drivers and optuna-dashboard …"
-	@$(call install,cluster)
+	@$(call install,-e '.[cluster]')
 	@touch $@
 
 # Five source models of streets are shipped with the package, further ones are trained first; other benchmarks have one.
@@ -75,7 +78,8 @@ report: $(READY) ## write and print the tables from what is recorded
 dashboard: $(READY) $(if $(OPTUNA),$(CLUSTER)) ## the page of what is recorded: runs/BENCH/report/index.html; LIVE=1 follows a sweep; OPTUNA=1: optuna-dashboard
 	@$(BIN)/stpl $(if $(OPTUNA),dashboard optuna,report) --bench=$(BENCH) $(if $(OPTUNA),,$(if $(LIVE),--live))
 
-notebooks: $(DEV) ## run the notebooks on what is recorded; the results go to runs/notebooks/
+notebooks: $(READY) ## run the notebooks on what is recorded; the results go to runs/notebooks/
+	@$(call install,--group notebooks)
 	@mkdir -p runs/notebooks
 	@$(BIN)/jupyter-execute notebooks/*.ipynb --output=../runs/notebooks/{notebook_name}
 
@@ -114,26 +118,38 @@ lint: $(DEV) ## ruff and mypy, as strict as they come
 	@$(BIN)/mypy
 
 docs: $(READY) ## the documentation as a site, build/docs/index.html; warnings are errors
-	@$(call install,docs)
+	@$(call install,--group docs)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo "build/docs/index.html"
 
 LOWEST := build/lowest
-lowest: $(READY) ## a short part of the tests on the lowest versions that pyproject.toml allows
+lowest: $(READY) ## a short part of the tests on the lowest versions that pyproject.toml allows (with torch, 3 GB to download)
 	@$(PYTHON) -m venv --clear $(LOWEST)
-	@UV_FIND_LINKS="$(LINKS)" $(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution=lowest-direct -e '.[dev]'
+	@UV_FIND_LINKS="$(LINKS)" $(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution=lowest-direct $(TESTED)
 	@$(LOWEST)/bin/python -m pytest -q -W default $(SHORT)
 SHORT = tests/losses/test_losses.py tests/losses/test_pixel_contrast.py tests/nn/test_nn.py \
   tests/runs/test_record.py tests/runs/test_experiments.py tests/sweeps/test_sweep_schema.py \
   tests/report/test_report.py tests/data/test_augment.py tests/testing/test_conformance.py \
   tests/training/test_two_domains.py
 
+RELEASE := build/release
+release: $(DEV) ## build sdist and wheel into build/dist/, check their metadata, test the wheel in a fresh environment
+	@rm -rf build/dist
+	@$(PYTHON) -m venv --clear $(RELEASE)/tools
+	@$(call install,--group release,$(RELEASE)/tools/bin/python)
+	@$(RELEASE)/tools/bin/python -m build --outdir build/dist
+	@$(RELEASE)/tools/bin/python -m twine check --strict build/dist/*
+	@$(PYTHON) -m venv --clear $(RELEASE)/wheel
+	@$(call install,build/dist/*.whl,$(RELEASE)/wheel/bin/python)
+	@STPL_WHEEL_ENVIRONMENT=$(abspath $(RELEASE)/wheel) $(BIN)/python -m pytest -q tests/test_wheel.py
+	@ls -l build/dist
+
 format: $(DEV) ## let ruff format and mend what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
 lock: $(DEV) ## renew constraints.txt from pyproject.toml
-	@$(BIN)/uv pip compile --quiet --universal --no-emit-package torch --all-extras --no-annotate --no-header \
+	@$(BIN)/uv pip compile --quiet --universal --all-extras --group dev --group docs --group release --no-annotate --no-header \
 	  --custom-compile-command "make lock" pyproject.toml -o constraints.txt
 
 clean: ## remove .venv and caches (runs/ and data/ stay)

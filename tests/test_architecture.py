@@ -118,6 +118,15 @@ for name in {names}:
     assert done.returncode == 0, done.stderr
 
 
+def test_what_predicts_imports_no_lightning() -> None:
+    """Nor what only some commands use; Lightning and torchmetrics take three times as long as torch."""
+    names = [f"stpl.apply.{name}" for name in ("export", "labelling", "library", "loaded", "resources")]
+    heavy = {"lightning", "torchmetrics", "wandb", "optuna", "scipy", "matplotlib", "transformers"}
+    code = f"import sys\nfor name in {names}:\n    __import__(name)\nprint({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 def modules() -> dict[str, ast.Module]:
     """Every file of the package, by its name without `stpl.`; a room's `__init__` has the room's."""
     names = {

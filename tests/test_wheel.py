@@ -40,7 +40,12 @@ tables:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh environment with the wheel in it; what it depends on is read from the present one."""
+    """A fresh environment with the wheel in it; what it depends on is read from the present one.
+
+    `make release` names one that has the wheel and all that it depends on.
+    """
+    if (made := os.environ.get("STPL_WHEEL_ENVIRONMENT")) is not None:
+        return Path(made)
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "wheel", "--quiet", "--no-deps"]
     subprocess.run([*build, "--no-index", "--no-build-isolation", "-w", str(folder), str(REPOSITORY)], check=True)

@@ -8,9 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stpl.apply.library import Adaptation, Stage, adapt, load
+    from stpl.apply.adapt import Adaptation, Stage
+    from stpl.apply.library import adapt, load
 
 __version__ = "0.1.0"
+_PLACES = {"Adaptation": "adapt", "Stage": "adapt", "adapt": "library", "load": "library"}
 __all__ = ["Adaptation", "Stage", "__version__", "adapt", "load"]
 
 # albumentations asks the package index for a newer version at import unless this is set.
@@ -19,6 +21,6 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 def __getattr__(name: str) -> Any:
     """Import the library when it is first asked for: torch takes seconds, and help must answer at once."""
-    if name in ("Adaptation", "Stage", "adapt", "load"):
-        return getattr(import_module("stpl.apply.library"), name)
+    if name in _PLACES:
+        return getattr(import_module(f"stpl.apply.{_PLACES[name]}"), name)
     raise AttributeError(f"module 'stpl' has no attribute '{name}'")

@@ -19,12 +19,15 @@ from fakes import MovingShapes
 from repository import SUPPORT
 from stpl.apply import export as export_module
 from stpl.apply.branches import values_read
-from stpl.apply.loaded import open_network
+from stpl.apply.loaded import labelled, open_network
 from stpl.apply.origin import NetworkOrigin
 from stpl.cli import main
 from stpl.commands import export as verb
-from stpl.data.videos.video_clips import VideoFrames
+from stpl.data.clip import collate
+from stpl.data.flow.flow_cache import FlowCache
+from stpl.data.videos.video_clips import VideoFrames, clips_in_order
 from stpl.errors import StplError
+from stpl.nn.segmenter import upsample
 
 pytestmark = pytest.mark.slow
 
@@ -242,6 +245,32 @@ def test_footage_is_labelled(drive: Path, folder: Path, capsys: pytest.CaptureFi
     assert main(["predict", f"--video={drive}", "--network=streets", "--out=found"]) == 2
     assert "there is something here already" in capsys.readouterr().err
     assert not list(folder.glob(".found*"))
+
+
+@pytest.mark.parametrize("name", ["WithoutBatchNorm.yaml", "streets"])
+def test_flow_and_the_frame_before_are_used_where_the_fusion_is_learned(
+    name: str, drive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network of one's own sees each frame once; its labels are those of both frames and flow, to the bit."""
+    model, stream = open_network(NetworkOrigin(network=name)), VideoFrames(drive)
+    clips = list(clips_in_order(stream, model.frame_size, FlowCache()))
+    by_both = []
+    for frame, clip in clips:
+        with torch.no_grad():
+            logits = model.accel(collate([clip]))
+        by_both.append(upsample(logits, frame.shape[:2]).argmax(1)[0].numpy())
+    assert len(np.unique(by_both)) > 1
+    passes: list[int] = []
+    flows: list[object] = []
+    model.accel.segmenter.register_forward_hook(lambda *_: passes.append(1))
+    estimate = FlowCache.find
+    monkeypatch.setattr(FlowCache, "find", lambda *given: (flows.append(given), estimate(*given))[1])
+    for _, (labels,) in labelled([model], stream, FlowCache()):
+        np.testing.assert_array_equal(labels, by_both.pop(0))
+    learned = name == "streets"
+    assert (len(passes), len(flows)) == ((8, 3) if learned else (4, 0))
+    assert len(list(model.predict(stream.frames()))) == 4
+    assert (len(passes), len(flows)) == ((16, 6) if learned else (8, 0))
 
 
 def test_only_what_is_asked_for_is_written(drive: Path, folder: Path) -> None:

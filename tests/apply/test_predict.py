@@ -12,7 +12,7 @@ from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as offic
 from numpy.typing import NDArray
 
 from repository import REPOSITORY
-from stpl.apply.labelling import label_ids
+from stpl.apply.benchmark_labels import label_ids
 from stpl.cli import main
 from stpl.data.image import read_ids, read_rgb, write_png
 from stpl.data.label_space import VIPER_15

@@ -105,6 +105,22 @@ def test_untrained_accel_is_its_segmenter() -> None:
     assert fused.shape == (2, 5, 5, 7)
 
 
+def test_accel_predicts_from_one_frame_where_its_fusion_is_the_identity() -> None:
+    torch.manual_seed(0)
+    network = Accel(DeepLabV2(18, 8, (1, 2)).build(5)).eval()
+    passes: list[int] = []
+    network.segmenter.register_forward_hook(lambda *_: passes.append(1))
+    clip = Clip(frames(4, 32, 48).view(2, 2, 3, 32, 48), flows={BACKWARD: torch.randn(2, 2, 32, 48)})
+    with torch.no_grad():
+        assert not network.uses_previous
+        assert torch.equal(network.predict(Clip(clip.frames[:, -1:])), network(clip))
+        assert len(passes) == 1 + 2
+        network.score_fusion.weight[0, 5] = 1e-3
+        assert network.uses_previous
+        assert torch.equal(network.predict(clip), network(clip))
+        assert len(passes) == 3 + 4
+
+
 def test_accel_takes_no_gradient_through_the_previous_frame() -> None:
     network = Accel(DeepLabV2(18, 8, (1,)).build(5))
     with torch.no_grad():

@@ -16,21 +16,20 @@ from typing import Any
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import LambdaCallback
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
-from stpl.apply.guard import LOOKED, Candidate, Seen, Verdict, choose, judged, see
+from stpl.apply.guard import Candidate, Seen, Verdict, choose, judged, see
 from stpl.apply.loaded import LoadedNetwork, load_network
 from stpl.apply.out_folder import signals_raise
 from stpl.apply.resources import Estimate, estimate, fitting
-from stpl.apply.settings import ADAPTED, BENCH, VERDICT, AdaptationSettings, check_outputs, run_name
+from stpl.apply.settings import ADAPTED, BENCH, LOOKED, VERDICT, AdaptationSettings, check_outputs, run_name
 from stpl.data.clip import BACKWARD, Clip, Wants, collate
 from stpl.data.datamodule import ClipDataModule
-from stpl.data.videos.stream import check_footage
 from stpl.errors import CheckpointError, ConfigError
 from stpl.files import whole_file, write_atomically
 from stpl.nn import weights
 from stpl.nn.batchnorm import batchnorm_layers
+from stpl.nn.generators import generators_kept
 from stpl.runs.build import SuiteCLI, build_request
 from stpl.runs.fit import begin, run
 from stpl.runs.folder import START, run_folder
@@ -115,14 +114,13 @@ def adapt_to(
     """Adapt a network to videos without labels and write the best candidate as `adapted.ckpt`.
 
     Two adaptations in two threads run one after the other; two into one folder are refused. `on_stage` is called after
-    every step, `on_estimate` once before the first.
+    every step, `on_estimate` once before the first. Callers have checked the videos (`check_footage`).
 
     Raises:
         StplError: for a network, a video or a setting that cannot be used, or a full disk.
     """
     videos, folder = [video.absolute() for video in videos], folder.absolute()
     with signals_raise(), run_folder(folder), _TURN, _process_state_kept(), network.buildable():
-        check_footage(videos, stride=settings.stride)
         check_outputs(folder)
         begun = kept_settings(folder, folder / "checkpoints" / "last.ckpt")
         given = settings.batch_size or (begun and begun["data"]["init_args"]["loading"]["batch_size"])
@@ -153,7 +151,7 @@ def adapt_to(
 def _process_state_kept() -> Iterator[None]:
     """Leave generators of random numbers and the switch of determinism as they were: runs set both."""
     enabled, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    with isolate_rng():
+    with generators_kept():
         try:
             yield
         finally:

@@ -22,7 +22,7 @@ from stpl.apply.resources import check_prediction
 from stpl.apply.settings import Format, Output
 from stpl.errors import StplError, first_line, note
 from stpl.files import whole_file
-from stpl.nn.accel import Accel, no_fusion
+from stpl.nn.accel import Accel
 from stpl.nn.outputs import logits_in
 from stpl.nn.own import OwnSegmenter
 from stpl.nn.segmenter import Segmentation, upsample
@@ -97,7 +97,7 @@ def write(network: LoadedNetwork, out: Path, kind: Format, output: Output, frame
         StplError: the network cannot be exported so, or the file does not give what the network gives.
     """
     accel = network.accel.cpu()
-    fused = not torch.equal(accel.score_fusion.weight, no_fusion(accel.num_classes))
+    fused = accel.uses_previous
     count = frames or (2 if fused else 1)
     if count == 1 and fused:
         note("without the frame before, this is not all that the network predicts with")

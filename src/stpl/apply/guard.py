@@ -21,9 +21,6 @@ from stpl.metrics.selection import InformationMaximization
 from stpl.nn.accel import Accel
 from stpl.nn.segmenter import upsample
 
-LOOKED = 48
-"""Pairs of frames that the guard looks at."""
-
 TRUSTED = 80.0
 """Percent of the pixels on which a trained network must agree with the reference."""
 

@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from stpl.apply.adapt import STATISTICS, spread
-from stpl.apply.guard import LOOKED, Candidate, choose, judged, see
+from stpl.apply.guard import Candidate, choose, judged, see
 from stpl.apply.loaded import load_network
+from stpl.apply.settings import LOOKED
 from stpl.data.datamodule import StreetsData
 from stpl.data.streets import StreetsOptions
 from stpl.data.streets.domain import ShiftName

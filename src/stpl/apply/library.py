@@ -6,30 +6,29 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from torch import nn
 
 from stpl.apply import option_values as values
-from stpl.apply.adapt import FLOW, Adaptation, OnStage, Stage, adapt_to, ignored
-from stpl.apply.guard import Verdict
-from stpl.apply.labelling import film
 from stpl.apply.loaded import LoadedNetwork, open_network
 from stpl.apply.origin import NetworkOrigin
-from stpl.apply.page import write_page
-from stpl.apply.resources import Estimate
 from stpl.apply.settings import BENCH, RECOMMENDED, SIDE_BY_SIDE, AdaptationSettings, run_name
 from stpl.data.flow.flow_cache import FlowCache
-from stpl.data.videos.stream import FrameStream
+from stpl.data.videos.stream import FrameStream, check_footage
 from stpl.errors import ConfigError, shown
 from stpl.nn import weights
 from stpl.nn.checkpoint_files import located
 from stpl.progress import Progress
 from stpl.runs.record import RunKey, runs_root
 
+if TYPE_CHECKING:  # what trains imports Lightning, which takes longer than torch: `load` needs none of it
+    from stpl.apply.adapt import Adaptation, OnStage, Stage
+    from stpl.apply.resources import Estimate
+
 File = str | os.PathLike[str]
 
-__all__ = ["Adaptation", "Stage", "Verdict", "adapt", "load"]
+__all__ = ["adapt", "load"]
 
 _FILMED = 200  # frames of each video that are shown side by side
 
@@ -79,8 +78,8 @@ def adapt(
     stride: int = 1,
     seed: int = 0,
     precision: str | None = None,
-    progress: OnStage | None = None,
-) -> Adaptation:
+    progress: "OnStage | None" = None,
+) -> "Adaptation":
     """Adapt a network to unlabelled video, without source data and without labels.
 
     Args:
@@ -104,16 +103,19 @@ def adapt(
         StplError: for a network, a video or a setting that cannot be used.
     """
     videos = _paths(video)
-    on_stage: Any = ignored if progress is None else progress
-    if not callable(on_stage):
+    if progress is not None and not callable(progress):
         mend = "give a function, or leave it out"
-        raise ConfigError(f"{shown(on_stage)} cannot be called", where="progress", mend=mend)
+        raise ConfigError(f"{shown(progress)} cannot be called", where="progress", mend=mend)
     settings = AdaptationSettings(experiment, steps, lr, batch_size, stride, seed, precision)
     written = RunKey(BENCH, run_name(videos), seed).directory(runs_root()) if output is None else output
     folder = values.path(written, "output", "a folder to write into").absolute()
     videos = [one.absolute() for one in videos]  # the program may change its working directory meanwhile
+    check_footage(videos, stride=stride)
     loaded = network if isinstance(network, LoadedNetwork) else load(network)
-    found = adapt_to(loaded, videos, folder, settings, on_stage)
+    from stpl.apply.adapt import adapt_to, ignored
+    from stpl.apply.page import write_page
+
+    found = adapt_to(loaded, videos, folder, settings, progress or ignored)
     write_page(found)
     return found
 
@@ -136,12 +138,16 @@ def _paths(video: File | Sequence[File]) -> list[Path]:
 
 def adapt_and_show(origin: NetworkOrigin, videos: Sequence[Path], folder: Path, settings: AdaptationSettings) -> None:
     """Adapt a network, with progress on stderr, and write the page and the video of the change."""
+    from stpl.apply.adapt import FLOW, adapt_to
+    from stpl.apply.labelling import film
+    from stpl.apply.page import write_page
+
     say, lines, checkpoint = partial(print, file=sys.stderr), dict[str, Progress](), origin.checkpoint
 
-    def on_estimate(estimate: Estimate) -> None:
+    def on_estimate(estimate: "Estimate") -> None:
         say(f"estimate: {estimate}, {estimate.batch_size} clips a step")
 
-    def on_stage(stage: Stage) -> None:
+    def on_stage(stage: "Stage") -> None:
         line = lines.setdefault(stage.name, Progress(stage.name, stage.total, stage.done - 1))
         line.add(stage.done - line.done)
 

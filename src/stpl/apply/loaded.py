@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from numpy.typing import NDArray
 from torch import nn
 
@@ -30,6 +29,7 @@ from stpl.nn.accel import Accel
 from stpl.nn.checkpoint_files import located
 from stpl.nn.finite import fault
 from stpl.nn.foreign import plain, wrapped_as
+from stpl.nn.generators import generators_kept
 from stpl.nn.network import NetworkOptions, around, build_network
 from stpl.nn.normalization import AS_THEY_ARE
 from stpl.nn.outputs import candidates, proposed
@@ -61,6 +61,11 @@ class LoadedNetwork:
     content: str = ""
     held: nn.Module | None = None
     flow_estimator: str = "dis"
+
+    @property
+    def flow(self) -> str | None:
+        """The estimator of its flow, where it uses the frame before."""
+        return self.flow_estimator if self.network.uses_previous else None
 
     def buildable(self) -> AbstractContextManager[None]:
         """Within it, checkpoints of the network can be loaded even if only Python code holds it."""
@@ -115,7 +120,7 @@ class LoadedNetwork:
         Raises:
             DataError: a frame is something else: floating-point, grey, with an alpha channel, a tensor.
         """
-        flow, before = FlowCache(estimator=self.flow_estimator), None
+        flow, before = None if self.flow is None else FlowCache(estimator=self.flow), None
         for frame in _checked(frames):
             seen = resize_rgb(frame, self.frame_size)
             clip = pair_clip(seen if before is None else before, seen, flow)
@@ -178,13 +183,14 @@ def _checked(frames: Iterable[Frame]) -> Iterator[Frame]:
 def predict(network: Accel, clip: Clip, shape: tuple[int, ...]) -> Frame:
     """What a network, in evaluation mode, says of a clip's current frame: train ids uint8 `[H,W]` of a frame's shape.
 
-    The clip has no batch; its frames have the size that the network sees, and it carries the backward flow.
+    The clip has no batch; its frames have the size that the network sees. The frame before and the backward flow are
+    needed where the network uses them.
 
     Raises:
         DivergedError: the network gives no finite numbers.
     """
     batch = collate([clip]).to(next(network.parameters()).device)
-    logits = upsample(network(batch), (shape[0], shape[1]))
+    logits = upsample(network.predict(batch), (shape[0], shape[1]))
     if not bool(logits.isfinite().all()):
         raise DivergedError("the network's output is not finite", mend="use another checkpoint")
     labels: Frame = logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
@@ -196,12 +202,13 @@ def labelled(
 ) -> Iterator[tuple[Frame, list[Frame]]]:
     """Frames, from the one of number `first` on, with what each network predicts at their size.
 
-    Each network sees them at its own size, with the flow of its own estimator, which `flow` keeps; those that see the
-    same clips share them. The frame before a source's first one is that one itself.
+    Each network sees them at its own size, with the flow of its own estimator, which `flow` keeps, if it uses any;
+    those that see the same clips share them. The frame before a source's first one is that one itself.
     """
-    views = [(network.frame_size, network.flow_estimator) for network in networks]
+    views = [(network.frame_size, network.flow) for network in networks]
     kinds = list(dict.fromkeys(views))
-    streams = [clips_in_order(source, size, replace(flow, estimator=name)) for size, name in kinds]
+    flows = [None if name is None else replace(flow, estimator=name) for _, name in kinds]
+    streams = [clips_in_order(source, size, flow) for (size, _), flow in zip(kinds, flows, strict=True)]
     for seen in islice(zip(*streams, strict=True), first, None):
         frame = seen[0][0]
         clips = {kind: clip for kind, (_, clip) in zip(kinds, seen, strict=True)}
@@ -213,7 +220,7 @@ def load_network(checkpoint: Path, builder: str | None = None) -> Accel:
     """The network a checkpoint describes, with its weights, ready to predict; `builder` as for `weights.describe`."""
     with weights.read_once(checkpoint):
         options = weights.describe(checkpoint, builder)
-        with isolate_rng():  # fresh weights, which the checkpoint's replace, are drawn
+        with generators_kept():  # fresh weights, which the checkpoint's replace, are drawn
             network = build_network(options)
         weights.load(checkpoint, network, options=options)
     return network.eval().to(_device())
@@ -232,7 +239,7 @@ def open_network(origin: NetworkOrigin) -> LoadedNetwork:
     """
     estimator = origin.flow_estimator or "dis"
     estimator_class(estimator)
-    with isolate_rng():
+    with generators_kept():
         model = _own(origin) if origin.checkpoint is None else _described(origin, located(origin.checkpoint))
     return replace(model, flow_estimator=estimator)
 

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpl.apply.adapt import FLOW, Adaptation
-from stpl.apply.guard import LOOKED
 from stpl.apply.loaded import Frame, predict
-from stpl.apply.settings import PAGE
+from stpl.apply.settings import LOOKED, PAGE
 from stpl.data.clip import BACKWARD, Wants
 from stpl.data.flow.flow_cache import FlowCache
 from stpl.data.videos.video_clips import VideoFrames, spread_places

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from stpl import machine
-from stpl.apply.guard import LOOKED
 from stpl.apply.option_values import too_large, too_many
+from stpl.apply.settings import LOOKED
 from stpl.errors import ConfigError
 from stpl.nn.outputs import shrunk
 

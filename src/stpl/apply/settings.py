@@ -23,6 +23,9 @@ RECOMMENDED = "affine_teacher"
 BENCH = "video"
 """The benchmark whose overlay describes footage of one's own."""
 
+LOOKED = 48
+"""Pairs of frames that the guard looks at."""
+
 ADAPTED, STATE, VERDICT, PAGE, SIDE_BY_SIDE = OUTPUTS = (
     "adapted.ckpt",
     "adapted.pt",

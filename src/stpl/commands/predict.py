@@ -86,7 +86,7 @@ def _label_benchmark(
     from stpl.apply.out_folder import check_out
 
     check_out(out)
-    from stpl.apply.labelling import label_benchmark
+    from stpl.apply.benchmark_labels import label_benchmark
     from stpl.apply.loaded import as_checkpoint
     from stpl.runs.request import Request
 

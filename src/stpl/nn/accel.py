@@ -39,6 +39,12 @@ class Accel(nn.Module):
         with torch.no_grad():
             self.score_fusion.weight.copy_(no_fusion(self.num_classes))
 
+    @property
+    def uses_previous(self) -> bool:
+        """Whether the previous frame has a part in the prediction: it has none while the score fusion is [I|0]."""
+        weight = self.score_fusion.weight
+        return not torch.equal(weight, no_fusion(self.num_classes).to(weight))
+
     def segment(self, frames: Tensor) -> Segmentation:
         """Features and logits of frames uint8 `[B,3,H,W]` by themselves (before fusion)."""
         return self.segmenter(frames)
@@ -58,6 +64,13 @@ class Accel(nn.Module):
             previous = self.segment(clip.frame(-1)).logits
         current = self.segment(clip.frame()).logits
         return self.fuse(current, previous, clip_flow(clip, grid_of(current)))
+
+    def predict(self, clip: Clip) -> Tensor:
+        """What `forward` gives; where the previous frame has no part in it, without that frame and flow.
+
+        Nothing is added to the current frame's logits then but 0, and the labels are the same to the bit.
+        """
+        return self(clip) if self.uses_previous else self.segment(clip.frame()).logits
 
     @torch.no_grad()
     def observe(self, clip: Clip) -> Observation:

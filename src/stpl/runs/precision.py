@@ -6,10 +6,10 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from stpl.nn.accel import Accel
+from stpl.nn.generators import generators_kept
 
 _LEAST, _MOST = 2**12, 2**24  # bytes of the blocks that are filled with NaN: what layers allocate
 _POISONED = 2**22  # bytes of all blocks of one size, or one block
@@ -39,7 +39,7 @@ def computes_right(network: Accel, frames: Tensor, context: Callable[[], Abstrac
     """
     kept = [(buffer, buffer.clone()) for buffer in network.buffers()]
     try:
-        with isolate_rng():
+        with generators_kept():
             first, second = (_step(network, frames, context) for _ in range(2))
     except Exception:  # what the network refuses here it refuses in the run too, which reports it
         return True

@@ -160,12 +160,12 @@ def flow_key(stamp: str, size: Size, of: int, to: int) -> str:
     return f"video/{stamp}_{size[0]}x{size[1]}/{of:06d}_{to:06d}"
 
 
-def clips_in_order(stream: FrameStream, size: Size, flow: FlowCache) -> Iterator[tuple[Frame, Clip]]:
+def clips_in_order(stream: FrameStream, size: Size, flow: FlowCache | None) -> Iterator[tuple[Frame, Clip]]:
     """Every frame of a stream, and its clip as a network of this size sees it.
 
-    The first frame comes after itself, with flow 0.
+    The first frame comes after itself, with flow 0. Without a `flow`, each clip is a frame by itself.
     """
-    stamp = "" if flow.root is None else content_id(stream.path)
+    stamp = "" if flow is None or flow.root is None else content_id(stream.path)
     before: tuple[int, Frame] | None = None
     for number, shown, seen in stream.views(size):
         earlier = before or (number, seen)
@@ -173,8 +173,13 @@ def clips_in_order(stream: FrameStream, size: Size, flow: FlowCache) -> Iterator
         before = number, seen
 
 
-def pair_clip(earlier: Frame, later: Frame, flow: FlowCache, key: str = "") -> Clip:
-    """The clip of two frames of one size; the same one twice has flow 0. The key names their flow."""
+def pair_clip(earlier: Frame, later: Frame, flow: FlowCache | None, key: str = "") -> Clip:
+    """The clip of two frames of one size; the same one twice has flow 0. The key names their flow.
+
+    Without a `flow`, it is that of the later frame by itself.
+    """
+    if flow is None:
+        return Clip(stack_frames([later]))
     same = earlier is later
     found = np.zeros((2, *later.shape[:2]), np.float32) if same else flow.get(key, later, earlier)
     return Clip(stack_frames([earlier, later]), {BACKWARD: torch.from_numpy(found)})

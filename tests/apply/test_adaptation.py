@@ -376,7 +376,7 @@ def test_the_examples_of_the_documentation_run(drive: Path, tmp_path: Path, monk
         assert isinstance(result, stpl.Adaptation)
         assert [one.step for one in result.verdict.scored] == [0, 0, 1, 2]
     commands = [line for page in ("adapt", "predict") for block in blocks(page, "bash") for line in block.splitlines()
-                if "--network=adapted/" in line or "--output=adapted" in line and "streets" in line]  # fmt: skip
+                if "--network=adapted/" in line or ("--output=adapted" in line and "streets" in line)]  # fmt: skip
     assert len(commands) == 4
     for command in commands:
         assert main(command.split()[1:]) == 0

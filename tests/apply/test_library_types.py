@@ -74,6 +74,12 @@ def test_wrong_types_of_an_adaptation(given: dict[str, Any], option: str, here: 
     assert not list(here.iterdir())  # nothing is begun
 
 
+def test_a_missing_video_is_refused_before_the_network_is_opened(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stpl.apply.library.open_network", pytest.fail)
+    assert "no such video" in refused(lambda: stpl.adapt("streets", "missing.mp4"))
+    assert not list(here.iterdir())
+
+
 def test_what_is_shown_of_a_value_is_short() -> None:
     assert shown("x" * 1000).endswith("…")
     assert shown(None) == "nothing"

@@ -62,8 +62,12 @@ def load(network: File | nn.Module, **fields: Unpack[OriginFields]) -> LoadedNet
     Raises:
         StplError: the network cannot be used; the message says what would mend it.
     """
+    return open_network(_origin(network, **fields))
+
+
+def _origin(network: File | nn.Module, **fields: Unpack[OriginFields]) -> NetworkOrigin:
     given: dict[str, Any] = {"network": network, **fields}
-    return open_network(NetworkOrigin(**given))
+    return NetworkOrigin(**given)
 
 
 def adapt(
@@ -110,8 +114,9 @@ def adapt(
     written = RunKey(BENCH, run_name(videos), seed).directory(runs_root()) if output is None else output
     folder = values.path(written, "output", "a folder to write into").absolute()
     videos = [one.absolute() for one in videos]  # the program may change its working directory meanwhile
+    opened = network if isinstance(network, LoadedNetwork) else _origin(network)
     check_footage(videos, stride=stride)
-    loaded = network if isinstance(network, LoadedNetwork) else load(network)
+    loaded = opened if isinstance(opened, LoadedNetwork) else open_network(opened)
     from stpl.apply.adapt import adapt_to, ignored
     from stpl.apply.page import write_page
 

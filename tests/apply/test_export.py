@@ -261,10 +261,15 @@ def test_flow_and_the_frame_before_are_used_where_the_fusion_is_learned(
         by_both.append(upsample(logits, frame.shape[:2]).argmax(1)[0].numpy())
     assert len(np.unique(by_both)) > 1
     passes: list[int] = []
-    flows: list[object] = []
+    flows: list[str] = []
     model.accel.segmenter.register_forward_hook(lambda *_: passes.append(1))
     estimate = FlowCache.find
-    monkeypatch.setattr(FlowCache, "find", lambda *given: (flows.append(given), estimate(*given))[1])
+
+    def find(self: FlowCache, key: str, *given: Any) -> Any:
+        flows.append(key)
+        return estimate(self, key, *given)
+
+    monkeypatch.setattr(FlowCache, "find", find)
     for _, (labels,) in labelled([model], stream, FlowCache()):
         np.testing.assert_array_equal(labels, by_both.pop(0))
     learned = name == "streets"

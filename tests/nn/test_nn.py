@@ -112,11 +112,12 @@ def test_accel_predicts_from_one_frame_where_its_fusion_is_the_identity() -> Non
     network.segmenter.register_forward_hook(lambda *_: passes.append(1))
     clip = Clip(frames(4, 32, 48).view(2, 2, 3, 32, 48), flows={BACKWARD: torch.randn(2, 2, 32, 48)})
     with torch.no_grad():
-        assert not network.uses_previous
+        uses_previous = [network.uses_previous]
         assert torch.equal(network.predict(Clip(clip.frames[:, -1:])), network(clip))
         assert len(passes) == 1 + 2
         network.score_fusion.weight[0, 5] = 1e-3
-        assert network.uses_previous
+        uses_previous.append(network.uses_previous)
+        assert uses_previous == [False, True]
         assert torch.equal(network.predict(clip), network(clip))
         assert len(passes) == 3 + 4
 

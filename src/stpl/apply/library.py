@@ -107,9 +107,10 @@ def adapt(
         StplError: for a network, a video or a setting that cannot be used.
     """
     videos = _paths(video)
-    if progress is not None and not callable(progress):
+    on_stage: Any = progress
+    if on_stage is not None and not callable(on_stage):
         mend = "give a function, or leave it out"
-        raise ConfigError(f"{shown(progress)} cannot be called", where="progress", mend=mend)
+        raise ConfigError(f"{shown(on_stage)} cannot be called", where="progress", mend=mend)
     settings = AdaptationSettings(experiment, steps, lr, batch_size, stride, seed, precision)
     written = RunKey(BENCH, run_name(videos), seed).directory(runs_root()) if output is None else output
     folder = values.path(written, "output", "a folder to write into").absolute()
@@ -120,7 +121,7 @@ def adapt(
     from stpl.apply.adapt import adapt_to, ignored
     from stpl.apply.page import write_page
 
-    found = adapt_to(loaded, videos, folder, settings, progress or ignored)
+    found = adapt_to(loaded, videos, folder, settings, on_stage or ignored)
     write_page(found)
     return found
 

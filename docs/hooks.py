@@ -18,7 +18,8 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "stpl"
 ROOMS = (
-    "methods", "losses", "nn", "metrics", "training", "testing", "data", "apply", "runs", "sweeps", "report", "pictures",
+    "methods", "losses", "nn", "metrics", "training", "testing", "data", "apply", "runs", "sweeps", "report",
+    "pictures",
 )  # fmt: skip
 NOT_DOCUMENTED = {"__init__", "__main__"}
 IMAGES = {"image/png": "png", "image/jpeg": "jpg"}

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from benchmarks import cuda
 from benchmarks.measure import Action, Figures, in_processes, interleaved, report, run
-from stpl.losses.pixel_contrast import pixel_contrast
+from stpl.losses.pixel_contrast import contrast_pixels
+from stpl.losses.pixel_sets import Pixels
 
 TEMPERATURE = 0.07
 LIBRARY = "pytorch-metric-learning"
@@ -74,8 +75,8 @@ def step(loss: Loss, inputs: Inputs) -> tuple[Tensor, Tensor]:
 
 
 def ours(queries: Tensor, keys: Tensor, labels: Tensor) -> Tensor:
-    """Eq. 3 and 4 by `stpl.losses.pixel_contrast`."""
-    return pixel_contrast(queries, keys, labels, labels, temperature=TEMPERATURE)
+    """Eq. 3 and 4 as training computes them."""
+    return contrast_pixels(Pixels(queries, labels), Pixels(keys, labels), TEMPERATURE)
 
 
 def dense(queries: Tensor, keys: Tensor, labels: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -270,7 +271,8 @@ def slow_contrast(
 
 @pytest.mark.parametrize("positives", ["instance", "class"])
 def test_instance_contrast_against_a_loop(positives: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stpl.losses.instance_contrast._BLOCK", 4)  # several blocks, the last one smaller
+    # Several blocks, the last one smaller.
+    monkeypatch.setattr(import_module("stpl.losses.instance_contrast"), "_BLOCK", 4)
     generator = torch.Generator().manual_seed(0)
     queries, keys = normalize(torch.randn(2, 11, 5, generator=generator, dtype=torch.float64), dim=2)
     reliability = 0.9 + 0.2 * torch.rand(11, generator=generator, dtype=torch.float64)

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ SMALL = NetworkOptions(DeepLabV2(18, 8, (1, 2)))
 @pytest.fixture
 def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the contrast take the engine of devices on a CPU too."""
-    monkeypatch.setattr("stpl.losses.pixel_contrast._best", lambda queries: "masked")
+    monkeypatch.setattr(import_module("stpl.losses.pixel_contrast"), "_best", lambda queries: "masked")
 
 
 def clip(batch: int = 2) -> Clip:
@@ -158,7 +159,7 @@ def test_engines_give_the_same_step(scope: Any, key_scope: Any, monkeypatch: pyt
         total = torch.stack(list(model.losses(Batch(clip())).values())).sum()
         total.backward()  # type: ignore[no-untyped-call]
         found.append((total.item(), model.network.segmenter.backbone.conv1.weight.grad))
-        monkeypatch.setattr("stpl.losses.pixel_contrast._best", lambda queries: "masked")
+        monkeypatch.setattr(import_module("stpl.losses.pixel_contrast"), "_best", lambda queries: "masked")
     (loss, grad), (other_loss, other_grad) = found
     assert loss == pytest.approx(other_loss, rel=1e-5)
     torch.testing.assert_close(grad, other_grad, rtol=1e-3, atol=1e-5)

@@ -3,7 +3,7 @@
 Source has label 0 and target 1 (ADVENT, DA-VSN; AdaptSegNet has it so too).
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,7 +19,16 @@ def domain_loss(scores: Tensor, domain: Domain, kind: Kind = "bce") -> Tensor:
 
     A network that is to look like the source minimises it for `source` on its maps of the target; the discriminator
     minimises it for the true domain of each. Scores may have any shape and value.
+
+    Raises:
+        ValueError: for another domain or kind.
+
+    >>> domain_loss(torch.zeros(1, 1, 2, 2), "target", "lsgan").item()
+    1.0
     """
+    for value, known in ((domain, get_args(Domain)), (kind, get_args(Kind))):
+        if value not in known:
+            raise ValueError(f"'{value}' is unknown, choose one of: {', '.join(known)}")
     label = torch.full_like(scores, 1.0 if domain == "target" else 0.0, dtype=torch.float32)
     if kind == "bce":
         return F.binary_cross_entropy_with_logits(scores.float(), label)
@@ -27,5 +36,11 @@ def domain_loss(scores: Tensor, domain: Domain, kind: Kind = "bce") -> Tensor:
 
 
 def reversed_gradient(values: Tensor) -> Tensor:
-    """The same values, with the sign of their gradient turned (Ganin and Lempitsky, ICML 2015)."""
+    """The same values, with the sign of their gradient turned (Ganin and Lempitsky, ICML 2015).
+
+    >>> x = torch.tensor(3.0, requires_grad=True)
+    >>> (2 * reversed_gradient(x)).backward()
+    >>> x.grad.item()
+    -2.0
+    """
     return 2 * values.detach() - values

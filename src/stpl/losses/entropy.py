@@ -12,6 +12,8 @@ def probabilities(logits: Tensor) -> Tensor:
 
 
 def _wide(logits: Tensor) -> Tensor:
+    if logits.ndim != 4 or logits.shape[1] < 2:
+        raise ValueError(f"logits are [B,K,h,w] of two classes or more, got {list(logits.shape)}")
     return logits if logits.dtype.itemsize >= 4 else logits.float()
 
 
@@ -26,7 +28,13 @@ def weighted_entropy(logits: Tensor) -> Tensor:
 
 
 def entropy_map(logits: Tensor) -> Tensor:
-    """Entropy of each pixel `[B,h,w]`, in [0, 1]."""
+    """Entropy of each pixel of logits `[B,K,h,w]`, `[B,h,w]` in [0, 1].
+
+    >>> import torch
+    >>> unsure, sure = entropy_map(torch.tensor([[0.0, 9.0], [0.0, 0.0]]).view(1, 2, 1, 2)).flatten().tolist()
+    >>> unsure, round(sure, 4)
+    (1.0, 0.0018)
+    """
     return weighted_entropy(logits).sum(1)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from stpl.losses.pixel_contrast import value_with_gradient
+from stpl.losses.pixel_sets import check_temperature
 
 PositiveKind = Literal["instance", "class"]
 """`instance`: the pixel's own place (paper). `class`: every other pixel of its class (released code)."""
@@ -36,8 +37,22 @@ def instance_contrast(
         keys: unit vectors `[N,D]`; they take no gradient.
         reliability: r > 0, `[N]`; no gradient.
         labels: classes `[N]`, for positives of the same class.
-        temperature: τ.
+        temperature: τ > 0.
+
+    Raises:
+        ValueError: for shapes that do not fit, or another temperature.
+
+    >>> z = torch.eye(2)
+    >>> round(instance_contrast(z, z, torch.ones(2), temperature=1.0).item(), 4)  # log(1 + 1/e)
+    0.3133
     """
+    check_temperature(temperature)
+    count = queries.shape[:1]
+    if queries.ndim != 2 or keys.shape != queries.shape or reliability.shape != count:
+        shapes = ", ".join(str(list(x.shape)) for x in (queries, keys, reliability))
+        raise ValueError(f"queries, keys, reliability of shapes {shapes} do not fit: give [N,D], [N,D], [N]")
+    if labels is not None and labels.shape != count:
+        raise ValueError(f"labels {list(labels.shape)} are not those of {len(queries)} pixels: give [N]")
     compute = partial(_blockwise, keys.detach(), reliability.detach(), labels, temperature)
     return value_with_gradient(compute, queries)
 

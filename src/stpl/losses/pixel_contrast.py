@@ -33,12 +33,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from stpl.losses.pixel_sets import Pixels
+from stpl.data.clip import IGNORE
+from stpl.losses.pixel_sets import Pixels, check_classes, check_temperature
 
 Denominator = Literal["negatives", "supcon", "positive+negatives"]
 EngineName = Literal["auto", "sorted", "masked", "triton"]
 Engine = Callable[[Pixels, Pixels, float, str], tuple[Tensor, Tensor, Tensor]]
 """`(queries, keys, 1/τ, denominator) → (loss, its gradient by queries, by keys)`."""
+
+_UNIT = 0.02  # how far a length may be from 1: three times the rounding of bfloat16
 
 
 def pixel_contrast(
@@ -53,8 +56,11 @@ def pixel_contrast(
 ) -> Tensor:
     """Contrast every query pixel with every key pixel (STPL, Eq. 3 and 4).
 
+    Vectors and labels are looked at, for which the host waits for a GPU; `contrast_pixels` does the same without. For
+    maps `[B,D,h,w]` see `stpl.losses.dense_pixel_contrast`.
+
     Args:
-        queries: unit vectors `[N,D]`.
+        queries: unit vectors `[N,D]`. Zeros, which `F.normalize` leaves as they are, and NaN pass.
         keys: unit vectors `[M,D]`.
         query_labels: class of each query, integer `[N]`, 0…254; a pixel of label 255 takes no part.
         key_labels: class of each key, integer `[M]`, likewise.
@@ -68,24 +74,74 @@ def pixel_contrast(
 
     Raises:
         ValueError: for a temperature ≤ 0, an unknown denominator or engine, an engine that these tensors or this
-            machine do not allow, or shapes that do not fit.
+            machine do not allow, shapes that do not fit, vectors that are no unit vectors, or other labels.
+
+    Two pairs of equal vectors, at right angles: log 2 - 1 for each.
+
+    >>> z, y = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 0, 1, 1])
+    >>> round(pixel_contrast(z, z, y, y, temperature=1.0).item(), 4)
+    -0.3069
     """
-    if temperature <= 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+    sides = Pixels(queries, query_labels), Pixels(keys, key_labels)
+    _check_shapes(*sides)
+    for name, pixels in zip(("queries", "keys"), sides, strict=True):
+        _check_values(name, pixels)
+    return contrast_pixels(*sides, temperature, denominator, engine)
+
+
+def contrast_pixels(
+    queries: Pixels,
+    keys: Pixels,
+    temperature: float = 0.07,
+    denominator: Denominator = "negatives",
+    engine: EngineName = "auto",
+) -> Tensor:
+    """`pixel_contrast` for a training step: no value is looked at, so on a GPU the host does not wait.
+
+    Raises:
+        ValueError: as there, but for vectors that are no unit vectors and labels that are no class, which give a
+            number without a meaning.
+    """
+    check_temperature(temperature)
     if denominator not in get_args(Denominator):
         raise ValueError(f"unknown denominator '{denominator}', choose one of: {', '.join(get_args(Denominator))}")
-    if queries.shape[1:] != keys.shape[1:] or len(queries) != len(query_labels) or len(keys) != len(key_labels):
-        shapes = [tuple(t.shape) for t in (queries, keys, query_labels, key_labels)]
-        raise ValueError(f"queries, keys, query_labels, key_labels of shapes {shapes} do not fit")
-    dtype = torch.promote_types(queries.dtype, torch.float32)
-    contrast = choose_engine(queries.to(dtype), engine)
+    _check_shapes(queries, keys)
+    dtype = torch.promote_types(queries.vectors.dtype, torch.float32)
+    contrast = choose_engine(queries.vectors.to(dtype), engine)
 
-    def compute(queries: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
+    def compute(query_vectors: Tensor, key_vectors: Tensor) -> tuple[Tensor, ...]:
         """The loss and its gradients."""
-        return contrast(Pixels(queries, query_labels), Pixels(keys, key_labels), 1.0 / temperature, denominator)
+        sides = Pixels(query_vectors, queries.labels.long()), Pixels(key_vectors, keys.labels.long())
+        return contrast(*sides, 1.0 / temperature, denominator)
 
-    with torch.autocast(queries.device.type, enabled=False):
-        return value_with_gradient(compute, queries.to(dtype), keys.to(dtype))
+    with torch.autocast(queries.vectors.device.type, enabled=False):
+        return value_with_gradient(compute, queries.vectors.to(dtype), keys.vectors.to(dtype))
+
+
+def _check_shapes(queries: Pixels, keys: Pixels) -> None:
+    """Raise `ValueError` for what are no vectors `[N,D]` and `[M,D]` with integer labels `[N]` and `[M]`."""
+    tensors = (queries.vectors, keys.vectors, queries.labels, keys.labels)
+    query, key, of_query, of_key = (tuple(tensor.shape) for tensor in tensors)
+    if len(query) != 2 or len(key) != 2 or query[1] != key[1] or (of_query, of_key) != (query[:1], key[:1]):
+        mend = "give [N,D], [M,D], [N], [M], and maps [B,D,h,w] to stpl.losses.dense_pixel_contrast"
+        shapes = ", ".join(map(str, (query, key, of_query, of_key)))
+        raise ValueError(f"queries, keys, query_labels, key_labels of shapes {shapes} do not fit: {mend}")
+    check_classes(queries.labels)
+    check_classes(keys.labels)
+
+
+def _check_values(name: str, pixels: Pixels) -> None:
+    """Raise `ValueError` for vectors of another length than 1 (or 0) and for labels outside 0…255."""
+    lengths = torch.linalg.vector_norm(pixels.vectors.detach().float(), dim=1)
+    known = (pixels.labels >= 0) & (pixels.labels <= IGNORE)
+    unit = ((lengths - 1).abs() < _UNIT) | (lengths == 0) | lengths.isnan() | (pixels.labels == IGNORE)
+    if bool((known & unit).all()):
+        return
+    if not bool(known.all()):
+        label = int(pixels.labels[~known][0])
+        raise ValueError(f"a label of the {name} is {label}: give classes 0…254, and 255 for pixels without one")
+    length = float(lengths[~unit][0])
+    raise ValueError(f"a vector of the {name} has the length {length:.4g}: give unit vectors, F.normalize(…, dim=1)")
 
 
 def value_with_gradient(compute: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> Tensor:

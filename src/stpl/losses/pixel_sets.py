@@ -1,13 +1,16 @@
-"""Pixels that are contrasted, and their positives through class sums."""
+"""Pixels that are contrasted, the form of their labels, and their positives through class sums."""
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from stpl.data.clip import IGNORE
+from stpl.errors import shown
 
 
 class Pixels(NamedTuple):
@@ -15,6 +18,18 @@ class Pixels(NamedTuple):
 
     vectors: Tensor
     labels: Tensor
+
+
+def check_classes(labels: Tensor) -> None:
+    """Raise `ValueError` for labels that are no integers, without a look at their values."""
+    if labels.is_floating_point() or labels.is_complex():
+        raise ValueError(f"labels are classes, integers, and these are {labels.dtype}: give labels.long()")
+
+
+def check_temperature(value: object) -> None:
+    """Raise `ValueError` for a temperature that is no plain number, such as a tensor that learns, or not above 0."""
+    if not (isinstance(value, Real) and 0 < float(value) < math.inf):
+        raise ValueError(f"temperature must be positive, a plain number, got {shown(value)}")
 
 
 class Positives(NamedTuple):

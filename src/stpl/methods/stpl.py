@@ -21,7 +21,8 @@ from torch import Tensor
 
 from stpl.data.clip import BACKWARD, IGNORE, Batch, Clip, Wants
 from stpl.errors import ConfigError
-from stpl.losses.pixel_contrast import Denominator, EngineName, choose_engine, pixel_contrast
+from stpl.losses.pixel_contrast import Denominator, EngineName, choose_engine, contrast_pixels
+from stpl.losses.pixel_sets import Pixels
 from stpl.nn.accel import clip_flow
 from stpl.nn.batchnorm import statistics_kept
 from stpl.nn.fusion import FUSIONS, Fusion, FusionName, HeadName, ProjectionHead
@@ -180,12 +181,12 @@ class STPL(OnlinePseudoLabels):
     def _contrast(self, queries: Tensor, keys: Tensor, classes: Tensor) -> Tensor:
         """Eq. 4 of queries and keys `[B,n,D]`, averaged over clips, or over the batch as if it were one clip."""
         contrast = partial(
-            pixel_contrast, temperature=self.temperature, denominator=self.denominator, engine=self.engine
+            contrast_pixels, temperature=self.temperature, denominator=self.denominator, engine=self.engine
         )
         if self.key_scope == "clip":
             clips = zip(queries, keys, classes, strict=True)
-            return torch.stack([contrast(q, k, c, c) for q, k, c in clips]).mean()
+            return torch.stack([contrast(Pixels(q, c), Pixels(k, c)) for q, k, c in clips]).mean()
         queries, keys, classes = queries.flatten(0, 1), keys.flatten(0, 1), classes.flatten()
         if self.key_scope == "ranks":
-            return contrast(queries, gather_ranks(keys), classes, gather_ranks(classes))
-        return contrast(queries, keys, classes, classes)
+            return contrast(Pixels(queries, classes), Pixels(gather_ranks(keys), gather_ranks(classes)))
+        return contrast(Pixels(queries, classes), Pixels(keys, classes))

@@ -34,20 +34,41 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore
     Pixels whose label is `ignore_index` are left out.
 
     Raises:
-        ValueError: if the shapes differ, or a label is neither a class nor `ignore_index`.
+        ValueError: if the shapes differ, these are no integers, or a counted pixel's label or prediction is no class.
+
+    >>> confusion_matrix(torch.tensor([0, 1, 1, 1]), torch.tensor([0, 0, 1, 255]), num_classes=2).tolist()
+    [[1, 1], [0, 1]]
     """
+    check_class_ids(prediction=prediction, label=label)
     if prediction.shape != label.shape:
         raise ValueError(f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ in shape")
-    index = label.long() * num_classes + prediction
-    index = index.masked_fill_(label == ignore_index, num_classes**2)  # a bin of its own is faster than a selection
-    counts = torch.bincount(index.flatten(), minlength=num_classes**2 + 1)
-    if len(counts) > num_classes**2 + 1:
-        raise ValueError(f"there are labels or predictions beyond the {num_classes} classes")
-    return counts[:-1].view(num_classes, num_classes)
+    cells = num_classes**2
+    odd = (label < 0) | (label >= num_classes) | (prediction < 0) | (prediction >= num_classes)
+    index = (label.long() * num_classes + prediction).masked_fill_(odd, cells)
+    index = index.masked_fill_(label == ignore_index, cells + 1)  # a bin of its own is faster than a selection
+    counts = torch.bincount(index.flatten(), minlength=cells + 2)
+    if counts[cells]:
+        mend = f"classes are 0…{num_classes - 1}, and {ignore_index} is a label to leave out"
+        raise ValueError(f"{int(counts[cells])} pixels have a label or a prediction beyond the classes: {mend}")
+    return counts[:cells].view(num_classes, num_classes)
+
+
+def check_class_ids(**maps: Tensor) -> None:
+    """Raise `ValueError` for the first of some maps that is no tensor of integers."""
+    for name, found in maps.items():
+        if not isinstance(found, Tensor):
+            raise ValueError(f"the {name} is a {type(found).__name__}: give a tensor, as torch.as_tensor makes it")
+        if found.is_floating_point() or found.is_complex():
+            mend = "give class ids: logits [B,K,H,W] become such by .argmax(1), float ids by .long()"
+            raise ValueError(f"the {name} is {str(found.dtype).removeprefix('torch.')} {list(found.shape)}: {mend}")
 
 
 def intersection_over_union(confusion: Tensor) -> Tensor:
-    """IoU per class in percent, float64 `[K]`: TP / (TP + FP + FN); NaN for a class in neither truth nor prediction."""
+    """IoU per class in percent, float64 `[K]`: TP / (TP + FP + FN); NaN for a class in neither truth nor prediction.
+
+    >>> intersection_over_union(torch.tensor([[1, 1], [0, 2]])).tolist()
+    [50.0, 66.66666666666667]
+    """
     confusion = confusion.double()
     intersection = confusion.diagonal()
     union = confusion.sum(0) + confusion.sum(1) - intersection
@@ -62,6 +83,11 @@ class SegmentationMetrics(Metric):
         ignore_index: label value to leave out.
         reported: train ids that enter the means; all if not given (SYNTHIA leaves out fence).
         dropped: train ids whose pixels are left out, by truth and by prediction.
+
+    >>> metrics = SegmentationMetrics(num_classes=2)
+    >>> metrics.update(torch.tensor([[[0, 1, 1, 1]]]), torch.tensor([[[0, 0, 1, 255]]]))
+    >>> {name: value.tolist() for name, value in metrics.compute().items() if name in ("miou", "iou")}
+    {'miou': 50.0, 'iou': [50.0, 50.0]}
     """
 
     full_state_update = False

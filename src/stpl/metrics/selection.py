@@ -67,7 +67,15 @@ def soft_neighborhood_density(vectors: Tensor, temperature: float = 0.05) -> Ten
 
     The soft neighbourhood of i is the softmax over j ≠ i of cos(v_i, v_j)/τ: an even one means that i lies in a dense
     cluster. Higher is better. The temperature τ is the authors'.
+
+    Raises:
+        ValueError: for fewer than two vectors, or what are none.
+
+    >>> round(soft_neighborhood_density(torch.ones(3, 2)).item(), 4)  # each is as near to the two others: log 2
+    0.6931
     """
+    if vectors.ndim != 2 or len(vectors) < 2:
+        raise ValueError(f"neighbourhoods are of two vectors or more, [M,C], got {list(vectors.shape)}")
     unit = F.normalize(vectors)
     similarity = (unit @ unit.T) / temperature
     others = similarity.clone().fill_diagonal_(-torch.inf)

@@ -15,7 +15,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from stpl.data.clip import IGNORE
 from stpl.data.label_space import LabelSpace
-from stpl.metrics.segmentation import SegmentationMetrics
+from stpl.metrics.segmentation import SegmentationMetrics, check_class_ids
 
 WINDOWS = (1, 2, 3, 4)
 """Labelled frames that a tube of VPQ^s spans."""
@@ -28,7 +28,17 @@ def propagate(labels: Tensor, flow: Tensor) -> Tensor:
     al., TMLR 2024) but for three things of its code: places are rounded and not cut off to whole pixels, which would
     shift everything by half a pixel; a flow of exactly 0 is a valid flow; and of several pixels that look up the same
     place none is discarded.
+
+    Raises:
+        ValueError: for labels that are no integers, or not on the grid of the flow.
+
+    >>> propagate(torch.tensor([[[3, 4, 5]]]), torch.tensor([[[[1.0] * 3], [[0.0] * 3]]])).tolist()
+    [[[4, 5, 255]]]
     """
+    check_class_ids(labels=labels)
+    if labels.ndim != 3 or flow.shape != (len(labels), 2, *labels.shape[1:]):
+        shapes = f"labels {list(labels.shape)} and flow {list(flow.shape)}"
+        raise ValueError(f"{shapes} are not on one grid: give [B,H,W] and [B,2,H,W]")
     height, width = labels.shape[-2:]
     ys = torch.arange(height, device=labels.device, dtype=flow.dtype)[:, None]
     x = (torch.arange(width, device=labels.device, dtype=flow.dtype) + flow[:, 0]).round().long()
@@ -119,7 +129,13 @@ def clip_confusions(prediction: Tensor, label: Tensor, num_classes: int) -> Tens
     """One confusion matrix per clip, int64 `[B,K+1,K]`, of train ids `[B,H,W]`.
 
     Rows are the truth, the last one for pixels of unknown truth; columns are the prediction.
+
+    Raises:
+        ValueError: if these are no integers, or a prediction is no class.
     """
+    check_class_ids(prediction=prediction, label=label)
+    if bool(((prediction < 0) | (prediction >= num_classes) | (label < 0)).any()):
+        raise ValueError(f"a prediction or a label is none of the classes 0…{num_classes - 1}")
     clips = torch.arange(len(label), device=label.device).view(-1, 1, 1)
     index = (clips * (num_classes + 1) + label.long().clamp(max=num_classes)) * num_classes + prediction
     size = (len(label), num_classes + 1, num_classes)

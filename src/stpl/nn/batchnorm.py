@@ -9,7 +9,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from stpl.errors import check_range
+from stpl.errors import ConfigError, check_range
 
 BatchNormPolicy = Literal["frozen", "statistics", "train"]
 """`frozen`: source statistics, affine parameters fixed. `statistics`: batch statistics normalise and move the running
@@ -167,6 +167,18 @@ def renew(module: nn.Module, passes: Iterable[Callable[[], object]]) -> None:
     """Estimate the statistics of `module` anew for the weights as they are; modes and counts stay as they were.
 
     They are the mean over passes of each batch's mean and unbiased variance, as a running average forms them.
+
+    Args:
+        module: whose BatchNorm layers are renewed, in place.
+        passes: one or more functions without arguments, each of which has `module` see a batch.
+
+    Raises:
+        ConfigError: there is no pass; the statistics are as they were.
+
+    >>> net = nn.BatchNorm1d(1)
+    >>> renew(net, [lambda: net(torch.tensor([[1.0], [3.0]])), lambda: net(torch.tensor([[5.0], [7.0]]))])
+    >>> net.running_mean.tolist(), net.running_var.tolist()
+    ([4.0], [2.0])
     """
     layers = batchnorm_layers(module)
     before = [(layer.training, layer.momentum, layer.num_batches_tracked) for layer in layers]
@@ -186,6 +198,9 @@ def renew(module: nn.Module, passes: Iterable[Callable[[], object]]) -> None:
         for layer, (training, momentum, counted) in zip(layers, before, strict=True):
             layer.train(training)
             layer.momentum, layer.num_batches_tracked = momentum, counted
+    if buffers and not count:
+        mend = "give one or more, such as [lambda: network(frames)]"
+        raise ConfigError("there is no pass to renew statistics from", where="renew", mend=mend)
     for total, buffer in zip(totals, buffers, strict=True):
         buffer.copy_(total / count)
 

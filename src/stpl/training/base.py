@@ -13,7 +13,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from stpl.data.clip import BACKWARD, Batch, Clip, Wants, clip_seed
-from stpl.errors import ConfigError, DivergedError, check_range
+from stpl.errors import ConfigError, DataError, DivergedError, check_range
 from stpl.nn import weights
 from stpl.nn.accel import Accel
 from stpl.nn.batchnorm import (
@@ -212,6 +212,7 @@ class Method(LightningModule, ABC):
         Lightning refuses `None` in distributed training. A constant reaches no parameter; a loss of zero that did would
         start the weight decay.
         """
+        check_frames(*batch.clips().values())
         losses = self._step_losses(self.prepare(batch))
         if not losses:
             alone = self.trainer.world_size == 1
@@ -287,6 +288,7 @@ class Method(LightningModule, ABC):
 
     def validation_step(self, clip: Clip, batch_idx: int) -> None:
         """Accumulate the metrics of a batch."""
+        check_frames(clip)
         self.frame_size = clip.size
         observed = self.evaluated.observe(clip)
         check_output(observed.logits, clip)
@@ -294,6 +296,7 @@ class Method(LightningModule, ABC):
 
     def predict_step(self, clip: Clip, batch_idx: int) -> Tensor:
         """Predicted train ids int64 `[B,H,W]`: what `validation_step` scores, or at the frames' size without labels."""
+        check_frames(clip)
         logits = self.evaluated.observe(clip).logits
         check_output(logits, clip)
         return predicted(logits, clip)
@@ -331,6 +334,15 @@ class Method(LightningModule, ABC):
             saved = {id(buffer): running for buffer, running in zip(self._statistics(), self._running, strict=True)}
             named = self.named_buffers()
             checkpoint["running_statistics"] = {name: saved[id(value)] for name, value in named if id(value) in saved}
+
+
+def check_frames(*clips: Clip) -> None:
+    """Raise `DataError` for frames that are not uint8: floats in 0…1 would all be black. No value is looked at."""
+    for clip in clips:
+        if clip.frames.dtype != torch.uint8:
+            found = str(clip.frames.dtype).removeprefix("torch.")
+            mend = "of frames in 0…1 make (255 * frames).round().to(torch.uint8)"
+            raise DataError(f"frames are uint8 RGB in 0…255, these are {found}", where="Clip.frames", mend=mend)
 
 
 def check_output(logits: Tensor, clip: Clip) -> None:

@@ -31,13 +31,13 @@ class FlowCache:
         estimator: see `estimator_class`.
     """
 
-    root: Path | None = None
+    root: str | Path | None = None
     estimator: str = "dis"
 
     @property
     def folder(self) -> Path | None:
         """Where this estimator's flow lies."""
-        return None if self.root is None else self.root / f"flow_{estimator_class(self.estimator).name}"
+        return None if self.root is None else Path(self.root) / f"flow_{estimator_class(self.estimator).name}"
 
     def get(self, key: str, of: Frame, to: Frame) -> Flow:
         """Flow float32 `[2,H,W]` from the frame `of` to the frame `to`; see `find`."""

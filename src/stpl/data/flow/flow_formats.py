@@ -203,7 +203,7 @@ def npy_bytes(array: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def read(path: Path, expected_size: tuple[int, int] | None = None) -> Flow:
+def read(path: str | Path, expected_size: tuple[int, int] | None = None) -> Flow:
     """Read a flow file.
 
     Args:
@@ -216,6 +216,7 @@ def read(path: Path, expected_size: tuple[int, int] | None = None) -> Flow:
     Raises:
         DataError: the file is missing, torn, of another format or of another size, or knows no pixel's flow.
     """
+    path = Path(path)
     flow, known = format_of(path).read(path)
     if not known.any():
         what = "no pixel of this flow is known: none is marked valid, or none is finite and below 1e9"
@@ -229,22 +230,24 @@ def read(path: Path, expected_size: tuple[int, int] | None = None) -> Flow:
     return flow
 
 
-def probe(path: Path) -> tuple[int, int]:
+def probe(path: str | Path) -> tuple[int, int]:
     """The (height, width) of a flow file, from its header, its length and (PNG) its end alone; raises as `read`.
 
     Quick enough to ask of thousands of files; finds a file that is missing, cut short or of another format, but not
     one with flipped bits.
     """
+    path = Path(path)
     return format_of(path).probe(path)
 
 
-def unknown_pixels(path: Path) -> int:
+def unknown_pixels(path: str | Path) -> int:
     """How many pixels of a flow file get zero flow because theirs is unknown; reads no file that cannot say so."""
+    path = Path(path)
     kind = format_of(path)
     return int((~kind.read(path)[1]).sum()) if kind.has_unknown else 0
 
 
-def write(path: Path, flow: Flow) -> None:
+def write(path: str | Path, flow: Flow) -> None:
     """Write a flow file, whole or not at all; the suffix chooses the format as in `read`.
 
     `.flo` is exact. `.npy` keeps tenths of a pixel, **truncated towards zero** as the lineage's generator does, so a
@@ -255,10 +258,13 @@ def write(path: Path, flow: Flow) -> None:
         DataError: the suffix is unknown, a value is not finite or beyond 1e9, or |flow| exceeds 3276.7 px (`.npy`) or
             511.9 (`.png`).
     """
+    path = Path(path)
     encode = format_of(path).encode
-    if flow.ndim != 3 or flow.shape[0] != 2 or not (np.abs(flow) <= UNKNOWN).all():
+    if not isinstance(flow, np.ndarray) or flow.ndim != 3 or flow.shape[0] != 2 or not (np.abs(flow) <= UNKNOWN).all():
         mend = "check how the flow was made"
-        raise DataError(f"a flow must be finite and [2,H,W], got {flow.shape}", where=path, mend=mend)
+        raise DataError(
+            f"a flow must be finite and [2,H,W], got {type(flow).__name__} {tuple(flow.shape)}", where=path, mend=mend
+        )
     write_atomically(path, encode(flow.transpose(1, 2, 0), path), kind=DataError, sync=False)
 
 

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stpl.data.flow.flow_formats import Flow
+from stpl.data.flow.flow_formats import Flow, sides
+from stpl.errors import DataError
 
 
 def resize(flow: Flow, size: tuple[int, int]) -> Flow:
@@ -12,7 +13,14 @@ def resize(flow: Flow, size: tuple[int, int]) -> Flow:
 
     Pixel centres are at half-integers, as in the resizing of frames; the lineage scaled both components by the height
     ratio, which bends the flow wherever the two ratios differ.
+
+    Raises:
+        DataError: it is no flow `[2,H,W]`; so for the other functions here.
+
+    >>> resize(np.full((2, 4, 8), 6, np.float32), (4, 4))[:, 0, 0].tolist()
+    [3.0, 6.0]
     """
+    flow = checked(flow)
     old_height, old_width = flow.shape[1:]
     height, width = size
     if (old_height, old_width) == size:
@@ -34,7 +42,16 @@ def consistent(flow: Flow, back: Flow) -> NDArray[np.bool_]:
 
     Returns:
         Bool `[H,W]`; false where w leaves the image.
+
+    >>> flow = np.zeros((2, 1, 4), np.float32)
+    >>> flow[0] = 1
+    >>> consistent(flow, -flow).tolist()
+    [[True, True, True, False]]
     """
+    flow, back = checked(flow), checked(back)
+    if flow.shape != back.shape:
+        what = f"the flows are {sides(flow.shape[1:])} and {sides(back.shape[1:])}"
+        raise DataError(what, mend="give flows between two frames of one size (`resize`)")
     height, width = flow.shape[1:]
     x = np.arange(width, dtype=np.float32) + flow[0]
     y = np.arange(height, dtype=np.float32)[:, None] + flow[1]
@@ -46,7 +63,19 @@ def consistent(flow: Flow, back: Flow) -> NDArray[np.bool_]:
 
 
 def flip(flow: Flow) -> Flow:
-    """The flow between the two frames mirrored left-right: mirrored itself, with dx negated."""
-    mirrored = flow[:, :, ::-1].copy()
+    """The flow between the two frames mirrored left-right: mirrored itself, with dx negated.
+
+    >>> flip(np.array([[[1, 2]], [[3, 4]]], np.float32)).tolist()
+    [[[-2.0, -1.0]], [[4.0, 3.0]]]
+    """
+    mirrored = checked(flow)[:, :, ::-1].copy()
     mirrored[0] *= -1
     return mirrored
+
+
+def checked(flow: Flow) -> Flow:
+    """The flow as float32; raises `DataError` for what is no array `[2,H,W]`."""
+    if not isinstance(flow, np.ndarray) or flow.ndim != 3 or len(flow) != 2:
+        found = " ".join([type(flow).__name__, str(list(getattr(flow, "shape", ())))])
+        raise DataError(f"a flow is an array [2,H,W], got {found}", mend="give one pair's flow, dx before dy")
+    return flow.astype(np.float32, copy=False)

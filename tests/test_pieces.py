@@ -110,7 +110,7 @@ def test_wrong_input_is_refused_in_one_line(case: str) -> None:
 
 def test_frames_that_a_network_cannot_label_are_refused_before_it_sees_them() -> None:
     network, frame = stpl.load("streets"), np.full((64, 128, 3), 128, np.uint8)
-    wrong = {
+    wrong: dict[str, Any] = {
         "float32": frame.astype(np.float32) / 255, r"uint8 \[3, 64, 128\]": frame.transpose(2, 0, 1),
         r"uint8 \[64, 128\]": frame[..., 0], "Tensor": torch.from_numpy(frame), "int64": frame.astype(np.int64),
     }  # fmt: skip
@@ -172,7 +172,7 @@ def test_flow_files_by_a_path_as_text(tmp_path: Path) -> None:
         assert np.array_equal(flows.read(f"{tmp_path}/a.{suffix}"), ARRAY + 1)
         assert flows.probe(f"{tmp_path}/a.{suffix}") == (4, 5)
         assert flows.unknown_pixels(f"{tmp_path}/a.{suffix}") == 0
-    assert flows.FlowCache(str(tmp_path)).folder == tmp_path / "flow_dis"
+    assert flows.FlowCache(str(tmp_path)).folder == tmp_path / "flow_dis"  # type: ignore[arg-type]
 
 
 def test_a_training_step_looks_at_no_value() -> None:

@@ -120,11 +120,12 @@ class LoadedNetwork:
         Raises:
             DataError: a frame is something else: floating-point, grey, with an alpha channel, a tensor.
 
-        >>> import stpl
-        >>> network = stpl.load("streets")
-        >>> frame = np.full((64, 128, 3), 128, np.uint8)
-        >>> [(labels.shape, labels.dtype.name) for labels in network.predict([frame, frame])]
-        [((64, 128), 'uint8'), ((64, 128), 'uint8')]
+        Examples:
+            >>> import stpl
+            >>> network = stpl.load("streets")
+            >>> frame = np.full((64, 128, 3), 128, np.uint8)
+            >>> [(labels.shape, labels.dtype.name) for labels in network.predict([frame, frame])]
+            [((64, 128), 'uint8'), ((64, 128), 'uint8')]
         """
         flow, before = None if self.flow is None else FlowCache(estimator=self.flow), None
         for frame in _checked(frames):

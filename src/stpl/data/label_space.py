@@ -69,9 +69,10 @@ class LabelSpace:
     def lookup(self, classes: Mapping[int, str]) -> NDArray[np.uint8]:
         """Table uint8 `[65536]` from ids on disk (8 or 16 bit), with the classes they name, to train ids or 255.
 
-        >>> table = label_space("viper15").lookup({7: "road", 24: "person", 25: "rider"})
-        >>> table[[7, 24, 25, 0]].tolist()
-        [0, 9, 9, 255]
+        Examples:
+            >>> table = label_space("viper15").lookup({7: "road", 24: "person", 25: "rider"})
+            >>> table[[7, 24, 25, 0]].tolist()
+            [0, 9, 9, 255]
         """
         table = np.full(65536, IGNORE, dtype=np.uint8)
         for label_id, name in classes.items():
@@ -160,9 +161,10 @@ SPACES = {space.name: space for space in (VIPER_15, SYNTHIA_12, VIPER_15_UNIFIED
 def label_space(name: str) -> LabelSpace:
     """The label space called `name`; raises `ConfigError` naming the known ones.
 
-    >>> viper = label_space("viper15")
-    >>> viper.num_classes, viper.classes[:2]
-    (15, ('road', 'sidewalk'))
+    Examples:
+        >>> viper = label_space("viper15")
+        >>> viper.num_classes, viper.classes[:2]
+        (15, ('road', 'sidewalk'))
     """
     if name not in SPACES:
         raise ConfigError(f"unknown label space '{name}'", mend=f"choose one of: {', '.join(sorted(SPACES))}")

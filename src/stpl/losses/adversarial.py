@@ -23,8 +23,9 @@ def domain_loss(scores: Tensor, domain: Domain, kind: Kind = "bce") -> Tensor:
     Raises:
         ValueError: for another domain or kind.
 
-    >>> domain_loss(torch.zeros(1, 1, 2, 2), "target", "lsgan").item()
-    1.0
+    Examples:
+        >>> domain_loss(torch.zeros(1, 1, 2, 2), "target", "lsgan").item()
+        1.0
     """
     for value, known in ((domain, get_args(Domain)), (kind, get_args(Kind))):
         if value not in known:
@@ -38,9 +39,10 @@ def domain_loss(scores: Tensor, domain: Domain, kind: Kind = "bce") -> Tensor:
 def reversed_gradient(values: Tensor) -> Tensor:
     """The same values, with the sign of their gradient turned (Ganin and Lempitsky, ICML 2015).
 
-    >>> x = torch.tensor(3.0, requires_grad=True)
-    >>> (2 * reversed_gradient(x)).backward()
-    >>> x.grad.item()
-    -2.0
+    Examples:
+        >>> x = torch.tensor(3.0, requires_grad=True)
+        >>> (2 * reversed_gradient(x)).backward()
+        >>> x.grad.item()
+        -2.0
     """
     return 2 * values.detach() - values

@@ -18,10 +18,11 @@ def confident_pixels(logits: Tensor, proportion: float, scope: Scope = "global")
     Raises:
         ValueError: for another proportion or scope, or logits of another shape.
 
-    >>> logits = torch.tensor([[4.0, 0.0, 1.0], [0.0, 3.0, 0.0]]).view(1, 2, 1, 3)
-    >>> labels, kept = confident_pixels(logits, 2 / 3)
-    >>> labels.tolist(), kept.tolist()
-    ([[[0, 1, 0]]], [[[True, True, False]]])
+    Examples:
+        >>> logits = torch.tensor([[4.0, 0.0, 1.0], [0.0, 3.0, 0.0]]).view(1, 2, 1, 3)
+        >>> labels, kept = confident_pixels(logits, 2 / 3)
+        >>> labels.tolist(), kept.tolist()
+        ([[[0, 1, 0]]], [[[True, True, False]]])
     """
     if logits.ndim != 4:
         raise ValueError(f"logits are [B,K,h,w], got {list(logits.shape)}")

@@ -15,9 +15,10 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     Raises:
         ValueError: for labels that are no integers, or not on the grid of the logits.
 
-    >>> import torch
-    >>> cross_entropy(torch.zeros(1, 2, 1, 2), torch.full((1, 1, 2), 255)).item()
-    0.0
+    Examples:
+        >>> import torch
+        >>> cross_entropy(torch.zeros(1, 2, 1, 2), torch.full((1, 1, 2), 255)).item()
+        0.0
     """
     check_classes(labels)
     if logits.ndim != 4 or labels.shape != (len(logits), *logits.shape[2:]):

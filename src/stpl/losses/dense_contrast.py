@@ -41,9 +41,10 @@ def dense_pixel_contrast(
     Raises:
         ValueError: shapes do not fit, a label is no class, or `pixel_contrast` refuses a setting.
 
-    >>> maps, labels = torch.eye(4).view(1, 4, 2, 2), torch.tensor([[[0, 0], [1, 255]]])
-    >>> round(dense_pixel_contrast(maps, labels, temperature=1.0).item(), 4)  # the mean of -1/2, -1/2 and log 2 - 1
-    -0.4356
+    Examples:
+        >>> maps, labels = torch.eye(4).view(1, 4, 2, 2), torch.tensor([[[0, 0], [1, 255]]])
+        >>> round(dense_pixel_contrast(maps, labels, temperature=1.0).item(), 4)  # the mean of -1/2, -1/2 and log 2 - 1
+        -0.4356
     """
     views = [maps] if second is None else [maps, second]
     for view in views:

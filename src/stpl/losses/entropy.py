@@ -30,10 +30,11 @@ def weighted_entropy(logits: Tensor) -> Tensor:
 def entropy_map(logits: Tensor) -> Tensor:
     """Entropy of each pixel of logits `[B,K,h,w]`, `[B,h,w]` in [0, 1].
 
-    >>> import torch
-    >>> unsure, sure = entropy_map(torch.tensor([[0.0, 9.0], [0.0, 0.0]]).view(1, 2, 1, 2)).flatten().tolist()
-    >>> unsure, round(sure, 4)
-    (1.0, 0.0018)
+    Examples:
+        >>> import torch
+        >>> unsure, sure = entropy_map(torch.tensor([[0.0, 9.0], [0.0, 0.0]]).view(1, 2, 1, 2)).flatten().tolist()
+        >>> unsure, round(sure, 4)
+        (1.0, 0.0018)
     """
     return weighted_entropy(logits).sum(1)
 

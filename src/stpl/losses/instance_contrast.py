@@ -42,9 +42,10 @@ def instance_contrast(
     Raises:
         ValueError: for shapes that do not fit, or another temperature.
 
-    >>> z = torch.eye(2)
-    >>> round(instance_contrast(z, z, torch.ones(2), temperature=1.0).item(), 4)  # log(1 + 1/e)
-    0.3133
+    Examples:
+        >>> z = torch.eye(2)
+        >>> round(instance_contrast(z, z, torch.ones(2), temperature=1.0).item(), 4)  # log(1 + 1/e)
+        0.3133
     """
     check_temperature(temperature)
     count = queries.shape[:1]

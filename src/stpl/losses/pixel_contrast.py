@@ -76,11 +76,12 @@ def pixel_contrast(
         ValueError: for a temperature ≤ 0, an unknown denominator or engine, an engine that these tensors or this
             machine do not allow, shapes that do not fit, vectors that are no unit vectors, or other labels.
 
-    Two pairs of equal vectors, at right angles: log 2 - 1 for each.
+    Examples:
+        Two pairs of equal vectors, at right angles: log 2 - 1 for each.
 
-    >>> z, y = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 0, 1, 1])
-    >>> round(pixel_contrast(z, z, y, y, temperature=1.0).item(), 4)
-    -0.3069
+        >>> z, y = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 0, 1, 1])
+        >>> round(pixel_contrast(z, z, y, y, temperature=1.0).item(), 4)
+        -0.3069
     """
     sides = Pixels(queries, query_labels), Pixels(keys, key_labels)
     _check_shapes(*sides)

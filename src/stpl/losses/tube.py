@@ -16,10 +16,11 @@ def tube_matching(probabilities: Tensor, labels: Tensor) -> Tensor:
     Raises:
         ValueError: for shapes that do not fit.
 
-    >>> labels = torch.tensor([0, 1]).view(1, 1, 1, 2)
-    >>> right = torch.eye(2).view(1, 1, 2, 1, 2)
-    >>> tube_matching(right, labels).item(), tube_matching(1 - right, labels).item()
-    (0.0, 2.0)
+    Examples:
+        >>> labels = torch.tensor([0, 1]).view(1, 1, 1, 2)
+        >>> right = torch.eye(2).view(1, 1, 2, 1, 2)
+        >>> tube_matching(right, labels).item(), tube_matching(1 - right, labels).item()
+        (0.0, 2.0)
     """
     if probabilities.ndim != 5 or labels.shape != (*probabilities.shape[:2], *probabilities.shape[3:]):
         shapes = f"{list(probabilities.shape)} and labels {list(labels.shape)}"

@@ -36,8 +36,9 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore
     Raises:
         ValueError: if the shapes differ, these are no integers, or a counted pixel's label or prediction is no class.
 
-    >>> confusion_matrix(torch.tensor([0, 1, 1, 1]), torch.tensor([0, 0, 1, 255]), num_classes=2).tolist()
-    [[1, 1], [0, 1]]
+    Examples:
+        >>> confusion_matrix(torch.tensor([0, 1, 1, 1]), torch.tensor([0, 0, 1, 255]), num_classes=2).tolist()
+        [[1, 1], [0, 1]]
     """
     check_class_ids(prediction=prediction, label=label)
     if prediction.shape != label.shape:
@@ -66,8 +67,9 @@ def check_class_ids(**maps: Tensor) -> None:
 def intersection_over_union(confusion: Tensor) -> Tensor:
     """IoU per class in percent, float64 `[K]`: TP / (TP + FP + FN); NaN for a class in neither truth nor prediction.
 
-    >>> intersection_over_union(torch.tensor([[1, 1], [0, 2]])).tolist()
-    [50.0, 66.66666666666667]
+    Examples:
+        >>> intersection_over_union(torch.tensor([[1, 1], [0, 2]])).tolist()
+        [50.0, 66.66666666666667]
     """
     confusion = confusion.double()
     intersection = confusion.diagonal()
@@ -84,10 +86,11 @@ class SegmentationMetrics(Metric):
         reported: train ids that enter the means; all if not given (SYNTHIA leaves out fence).
         dropped: train ids whose pixels are left out, by truth and by prediction.
 
-    >>> metrics = SegmentationMetrics(num_classes=2)
-    >>> metrics.update(torch.tensor([[[0, 1, 1, 1]]]), torch.tensor([[[0, 0, 1, 255]]]))
-    >>> {name: value.tolist() for name, value in metrics.compute().items() if name in ("miou", "iou")}
-    {'miou': 50.0, 'iou': [50.0, 50.0]}
+    Examples:
+        >>> metrics = SegmentationMetrics(num_classes=2)
+        >>> metrics.update(torch.tensor([[[0, 1, 1, 1]]]), torch.tensor([[[0, 0, 1, 255]]]))
+        >>> {name: value.tolist() for name, value in metrics.compute().items() if name in ("miou", "iou")}
+        {'miou': 50.0, 'iou': [50.0, 50.0]}
     """
 
     full_state_update = False

@@ -71,8 +71,9 @@ def soft_neighborhood_density(vectors: Tensor, temperature: float = 0.05) -> Ten
     Raises:
         ValueError: for fewer than two vectors, or what are none.
 
-    >>> round(soft_neighborhood_density(torch.ones(3, 2)).item(), 4)  # each is as near to the two others: log 2
-    0.6931
+    Examples:
+        >>> round(soft_neighborhood_density(torch.ones(3, 2)).item(), 4)  # each is as near to the two others: log 2
+        0.6931
     """
     if vectors.ndim != 2 or len(vectors) < 2:
         raise ValueError(f"neighbourhoods are of two vectors or more, [M,C], got {list(vectors.shape)}")

@@ -32,8 +32,9 @@ def propagate(labels: Tensor, flow: Tensor) -> Tensor:
     Raises:
         ValueError: for labels that are no integers, or not on the grid of the flow.
 
-    >>> propagate(torch.tensor([[[3, 4, 5]]]), torch.tensor([[[[1.0] * 3], [[0.0] * 3]]])).tolist()
-    [[[4, 5, 255]]]
+    Examples:
+        >>> propagate(torch.tensor([[[3, 4, 5]]]), torch.tensor([[[[1.0] * 3], [[0.0] * 3]]])).tolist()
+        [[[4, 5, 255]]]
     """
     check_class_ids(labels=labels)
     if labels.ndim != 3 or flow.shape != (len(labels), 2, *labels.shape[1:]):

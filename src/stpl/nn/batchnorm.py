@@ -175,10 +175,11 @@ def renew(module: nn.Module, passes: Iterable[Callable[[], object]]) -> None:
     Raises:
         ConfigError: there is no pass; the statistics are as they were.
 
-    >>> net = nn.BatchNorm1d(1)
-    >>> renew(net, [lambda: net(torch.tensor([[1.0], [3.0]])), lambda: net(torch.tensor([[5.0], [7.0]]))])
-    >>> net.running_mean.tolist(), net.running_var.tolist()
-    ([4.0], [2.0])
+    Examples:
+        >>> net = nn.BatchNorm1d(1)
+        >>> renew(net, [lambda: net(torch.tensor([[1.0], [3.0]])), lambda: net(torch.tensor([[5.0], [7.0]]))])
+        >>> net.running_mean.tolist(), net.running_var.tolist()
+        ([4.0], [2.0])
     """
     layers = batchnorm_layers(module)
     before = [(layer.training, layer.momentum, layer.num_batches_tracked) for layer in layers]

@@ -47,8 +47,9 @@ class Add(Fusion):
 class Concat(Fusion):
     """Concatenation along channels; `out_dim` = 2C.
 
-    >>> Concat(8)(torch.zeros(1, 8, 4, 4), torch.ones(1, 8, 4, 4)).shape
-    torch.Size([1, 16, 4, 4])
+    Examples:
+        >>> Concat(8)(torch.zeros(1, 8, 4, 4), torch.ones(1, 8, 4, 4)).shape
+        torch.Size([1, 16, 4, 4])
     """
 
     frames = 2
@@ -120,9 +121,10 @@ class ProjectionHead(nn.Module):
     contrast: Eq. 3 has no positives in its denominator and is unbounded below without it. Without layers, `out_dim` is
     `channels`.
 
-    >>> vectors = ProjectionHead(channels=16, out_dim=8)(torch.rand(2, 5, 16))
-    >>> vectors.shape, bool(vectors.norm(dim=-1).sub(1).abs().max() < 1e-6)
-    (torch.Size([2, 5, 8]), True)
+    Examples:
+        >>> vectors = ProjectionHead(channels=16, out_dim=8)(torch.rand(2, 5, 16))
+        >>> vectors.shape, bool(vectors.norm(dim=-1).sub(1).abs().max() < 1e-6)
+        (torch.Size([2, 5, 8]), True)
     """
 
     def __init__(self, channels: int, out_dim: int = 128, kind: HeadName = "mlp") -> None:

@@ -23,9 +23,10 @@ def warp(features: Tensor, backward_flow: Tensor) -> Tensor:
     Raises:
         ValueError: if the grids differ, or features are integers, which would be cut off.
 
-    >>> row, one_to_the_right = torch.tensor([[[[10.0, 20.0, 30.0]]]]), torch.tensor([[[[1.0] * 3], [[0.0] * 3]]])
-    >>> warp(row, one_to_the_right).tolist()
-    [[[[20.0, 30.0, 30.0]]]]
+    Examples:
+        >>> row, one_to_the_right = torch.tensor([[[[10.0, 20.0, 30.0]]]]), torch.tensor([[[[1.0] * 3], [[0.0] * 3]]])
+        >>> warp(row, one_to_the_right).tolist()
+        [[[[20.0, 30.0, 30.0]]]]
     """
     if features.ndim != 4 or backward_flow.shape != (len(features), 2, *features.shape[2:]):
         shapes = f"features {tuple(features.shape)} and flow {tuple(backward_flow.shape)} differ in grid"
@@ -44,8 +45,9 @@ def warp(features: Tensor, backward_flow: Tensor) -> Tensor:
 def inside(backward_flow: Tensor) -> Tensor:
     """Whether the look-up of each pixel of flow `[B,2,H,W]` lies within the earlier frame, bool `[B,H,W]`.
 
-    >>> inside(torch.tensor([[[[1.0] * 3], [[0.0] * 3]]])).tolist()
-    [[[True, True, False]]]
+    Examples:
+        >>> inside(torch.tensor([[[[1.0] * 3], [[0.0] * 3]]])).tolist()
+        [[[True, True, False]]]
     """
     height, width = backward_flow.shape[-2:]
     x = torch.arange(width, device=backward_flow.device) + backward_flow[:, 0]
@@ -79,9 +81,10 @@ def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
     Raises:
         ValueError: if it is no such flow, or a side of either grid is a single pixel, which has no unit.
 
-    >>> small = resize_flow(torch.full((1, 2, 9, 9), 8.0), (9, 5))  # half as wide: dx is half as many pixels
-    >>> small[0, :, 0, 0].tolist()
-    [4.0, 8.0]
+    Examples:
+        >>> small = resize_flow(torch.full((1, 2, 9, 9), 8.0), (9, 5))  # half as wide: dx is half as many pixels
+        >>> small[0, :, 0, 0].tolist()
+        [4.0, 8.0]
     """
     if flow.ndim != 4 or flow.shape[1] != 2:
         raise ValueError(f"this is no flow [B,2,H,W]: {list(flow.shape)}")

@@ -152,8 +152,9 @@ def t_test(differences: Floats) -> Floats:
 def holm(p: Floats) -> Floats:
     """Probabilities `[…,M]`, each corrected for all M of them.
 
-    >>> holm(np.array([0.01, 0.04, 0.03])).tolist()
-    [0.03, 0.06, 0.06]
+    Examples:
+        >>> holm(np.array([0.01, 0.04, 0.03])).tolist()
+        [0.03, 0.06, 0.06]
     """
     order = np.argsort(p, -1)
     scaled = np.take_along_axis(p, order, -1) * np.arange(p.shape[-1], 0, -1)
@@ -165,8 +166,9 @@ def holm(p: Floats) -> Floats:
 def sign_flips(differences: Sequence[float]) -> float | None:
     """Two-sided p of the mean under changes of sign: exact for few source models; `None` for a single one.
 
-    >>> sign_flips([1.0, 2.0, 1.5, 0.5, 1.0])  # all five above 0: two of 32 choices of signs are as extreme
-    0.0625
+    Examples:
+        >>> sign_flips([1.0, 2.0, 1.5, 0.5, 1.0])  # all five above 0: two of 32 choices of signs are as extreme
+        0.0625
     """
     many = len(differences)
     if many < 2:

@@ -31,13 +31,16 @@ class FlowCache:
         estimator: see `estimator_class`.
     """
 
-    root: str | Path | None = None
+    root: Path | None = None
     estimator: str = "dis"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", None if self.root is None else Path(self.root))  # given as text, perhaps
 
     @property
     def folder(self) -> Path | None:
         """Where this estimator's flow lies."""
-        return None if self.root is None else Path(self.root) / f"flow_{estimator_class(self.estimator).name}"
+        return None if self.root is None else self.root / f"flow_{estimator_class(self.estimator).name}"
 
     def get(self, key: str, of: Frame, to: Frame) -> Flow:
         """Flow float32 `[2,H,W]` from the frame `of` to the frame `to`; see `find`."""

@@ -17,8 +17,9 @@ def resize(flow: Flow, size: tuple[int, int]) -> Flow:
     Raises:
         DataError: it is no flow `[2,H,W]`; so for the other functions here.
 
-    >>> resize(np.full((2, 4, 8), 6, np.float32), (4, 4))[:, 0, 0].tolist()
-    [3.0, 6.0]
+    Examples:
+        >>> resize(np.full((2, 4, 8), 6, np.float32), (4, 4))[:, 0, 0].tolist()
+        [3.0, 6.0]
     """
     flow = checked(flow)
     old_height, old_width = flow.shape[1:]
@@ -43,10 +44,11 @@ def consistent(flow: Flow, back: Flow) -> NDArray[np.bool_]:
     Returns:
         Bool `[H,W]`; false where w leaves the image.
 
-    >>> flow = np.zeros((2, 1, 4), np.float32)
-    >>> flow[0] = 1
-    >>> consistent(flow, -flow).tolist()
-    [[True, True, True, False]]
+    Examples:
+        >>> flow = np.zeros((2, 1, 4), np.float32)
+        >>> flow[0] = 1
+        >>> consistent(flow, -flow).tolist()
+        [[True, True, True, False]]
     """
     flow, back = checked(flow), checked(back)
     if flow.shape != back.shape:
@@ -65,8 +67,9 @@ def consistent(flow: Flow, back: Flow) -> NDArray[np.bool_]:
 def flip(flow: Flow) -> Flow:
     """The flow between the two frames mirrored left-right: mirrored itself, with dx negated.
 
-    >>> flip(np.array([[[1, 2]], [[3, 4]]], np.float32)).tolist()
-    [[[-2.0, -1.0]], [[4.0, 3.0]]]
+    Examples:
+        >>> flip(np.array([[[1, 2]], [[3, 4]]], np.float32)).tolist()
+        [[[-2.0, -1.0]], [[4.0, 3.0]]]
     """
     mirrored = checked(flow)[:, :, ::-1].copy()
     mirrored[0] *= -1

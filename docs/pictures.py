@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from stpl.data.label_space import VIPER_15
 from stpl.data.streets import StreetsOptions, draw_drive
 from stpl.data.streets.domain import SHIFTS
+from stpl.pictures.colours import picture_palette
 from stpl.pictures.labels import legend, paint
 from stpl.runs.artifacts import read_samples
 
@@ -37,7 +38,7 @@ def frame() -> Picture:
     if before is None or after is None:
         sys.exit("no samples: run `make ablation` first")
     shown = len(before.keys) // 2
-    palette = VIPER_15.palette
+    palette = picture_palette(VIPER_15)
     maps = (before.predictions[shown], after.predictions[shown], before.labels[shown])
     panels = [before.frames[shown], *(paint(labels, palette) for labels in maps)]
     titles = ("camera", "source model", "adapted by STPL", "label")

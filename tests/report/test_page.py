@@ -261,6 +261,53 @@ def test_the_keyboard_reaches_everything_that_acts(page: Page) -> None:
     assert page.evaluate("document.activeElement.textContent") == "Skip to the tables"
 
 
+@needs_chromium
+@pytest.mark.parametrize("dark", [False, True])
+def test_links_look_like_links(browser: Page, url: str, dark: bool) -> None:
+    """All but those of the navigation are underlined, and their text is readable on whatever ground they stand."""
+    browser.open(url, 1400, dark)
+    links = ":is(main, footer) a"
+    lines = browser.evaluate(
+        f"[...document.querySelectorAll('{links}')].map((a) => getComputedStyle(a).textDecorationLine)"
+    )
+    assert len(lines) > 100
+    assert set(lines) == {"underline"}
+    assert min(browser.contrasts(f"{links}, nav a")) >= 4.5
+    assert browser.evaluate("[...document.querySelectorAll('main td a')].every((a) => a.textContent !== '–')")
+
+
+@needs_chromium
+def test_a_wide_table_fades_until_it_is_scrolled_to_its_end(browser: Page, url: str) -> None:
+    browser.open(url, 390)
+    browser.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true })")
+    wide = "[...document.querySelectorAll('.scroll, nav')].filter((e) => e.scrollWidth > e.clientWidth)"
+    assert browser.evaluate(f"{wide}.length") > 5
+    faded = f"{wide}.every((e) => getComputedStyle(e).maskImage !== 'none')"
+    browser.wait(faded)
+    browser.evaluate(f"{wide}.forEach((e) => e.scrollTo({{left: e.scrollWidth, behavior: 'instant'}}))")
+    browser.wait(f"{wide}.every((e) => getComputedStyle(e).maskImage === 'none')")
+    browser.open(url, 4000)
+    browser.wait("getComputedStyle(document.querySelector('#variants .scroll')).maskImage === 'none'")
+
+
+@needs_chromium
+def test_figures_are_readable_on_a_phone(browser: Page, url: str) -> None:
+    """The smallest text of any figure, in pixels of a screen that is 390 wide; none lies outside its figure."""
+    browser.open(url, 390)
+    sizes = browser.evaluate(
+        "[...document.querySelectorAll('.figures svg text')].map((t) => { const m = t.getScreenCTM();"
+        " return parseFloat(getComputedStyle(t).fontSize) * Math.hypot(m.a, m.b) })"
+    )
+    assert len(sizes) > 100
+    assert min(sizes) >= 9
+    cut = browser.evaluate(
+        "[...document.querySelectorAll('.figures svg text')].filter((t) => { const b = t.getBoundingClientRect(),"
+        " s = t.closest('svg').getBoundingClientRect(); return b.left < s.left - 1 || b.right > s.right + 1 })"
+        ".map((t) => t.textContent)"
+    )
+    assert cut == []
+
+
 class _Checker(HTMLParser):
     """Collects ids, and sees that elements are closed in order."""
 
@@ -312,6 +359,14 @@ def test_an_empty_suite_has_a_page(tmp_path: Path) -> None:
     text = (tmp_path / "streets/report/index.html").read_text()
     assert "Nothing is recorded yet" in text
     assert "not run" in text
+
+
+def test_one_run_is_not_several(tmp_path: Path) -> None:
+    write_suite(tmp_path, {"stpl": 0.3}, seeds=1, artifacts=False)
+    report(runs=tmp_path, experiments=EXPERIMENTS)
+    text = (tmp_path / "streets/report/index.html").read_text()
+    assert "1 run recorded, seed 0," in text
+    assert "One seed of each row." in text
 
 
 def test_figures_are_exported_from_the_command_line(tmp_path: Path) -> None:

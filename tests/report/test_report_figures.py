@@ -6,6 +6,7 @@ import base64
 import io
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 
 from repository import REPOSITORY
 from stpl.data.label_space import VIPER_15
+from stpl.pictures.colours import picture_palette
 from stpl.pictures.pages import DARK, LIGHT
 from stpl.report.curves import Curve, curves, read_metric, unfinished
 from stpl.report.gallery import Picture, focus, gallery, styles
@@ -69,7 +71,7 @@ def test_text_and_lines_stand_out_from_every_ground(theme: dict[str, str]) -> No
 def test_themes_name_the_same_colours_each_once() -> None:
     assert list(LIGHT) == list(DARK)
     assert len(set(LIGHT.values())) == len(LIGHT)
-    painted = {"#{:02x}{:02x}{:02x}".format(*colour) for colour in VIPER_15.palette}
+    painted = {"#{:02x}{:02x}{:02x}".format(*colour) for colour in picture_palette(VIPER_15)}
     assert not painted & set(LIGHT.values())  # else a class would change its colour with the theme
 
 
@@ -127,7 +129,7 @@ def test_curves_are_means_and_ranges_over_seeds(suite: Suite, tmp_path: Path) ->
         (folder / "metrics.csv").write_text("step,name,value\n0,progress/steps,40\n" + "\n".join(lines) + "\n30,val/mi")
     here = Suite("streets", tmp_path, suite.catalogue)
     assert curves(here, ["naive", "stpl"], "val/miou") == [
-        Curve("stpl", (0, 10, 20), (2.0, 4.0, 9.0), (1.0, 2.0, 9.0), (3.0, 6.0, 9.0))
+        Curve("stpl", (0, 10, 20), (2.0, 4.0, 9.0), (1.0, 2.0, 9.0), (3.0, 6.0, 9.0), seeds=2)
     ]
     assert [(run.run, run.step, run.steps, run.miou) for run in unfinished(here)] == [
         ("stpl/seed0", 10, 40, 2.0), ("stpl/seed1", 20, 40, 9.0),
@@ -136,10 +138,32 @@ def test_curves_are_means_and_ranges_over_seeds(suite: Suite, tmp_path: Path) ->
     assert read_metric(tmp_path / "none.csv", "val/miou") == {}
 
 
+def test_a_caption_speaks_of_the_bands_that_there_are(suite: Suite, tmp_path: Path) -> None:
+    for several, said in (({}, "One seed of each row."), ({"stpl"}, "a row of one seed has none."),
+                          ({"stpl", "naive"}, "to the greatest.")):  # fmt: skip
+        runs = tmp_path / str(len(several))
+        write_suite(runs, {"naive": 0.4, "stpl": 0.3}, seeds=1, artifacts=False)
+        for name in several:
+            write_run(runs, name, 1, 0.5, scene(), np.random.default_rng(1), artifacts=False)
+        here = Suite("streets", runs, suite.catalogue)
+        drawn = {one.name: one for one in gallery(here, tables(here), "stpl", runs, runs)}["curves-miou-table3"]
+        assert drawn.caption.endswith(said)
+        assert len(drawn.figure.axes[0].collections) == len(several)
+
+
+def test_the_axes_of_an_embedding_are_explained(pictures: list[Picture]) -> None:
+    captions = [picture.caption for picture in pictures if picture.name.startswith("embedding")]
+    assert len(captions) == 3
+    assert all("axes are not features and have no unit" in caption for caption in captions)
+
+
 def test_lines_carry_the_numbers() -> None:
     curve = Curve("stpl", (0, 10), (20.0, 40.0), (19.0, 39.0), (21.0, 41.0))
     axes = curve_figure([curve], {"stpl": STYLE}, "t", "y").axes[0]
     np.testing.assert_array_equal(axes.lines[0].get_xydata(), [[0, 20], [10, 40]])
+    assert len(axes.collections) == 0
+    axes = curve_figure([replace(curve, seeds=2)], {"stpl": STYLE}, "t", "y").axes[0]
+    assert len(axes.collections) == 1
     axes = purity_figure([(STYLE, {10: 80.0, 1: 90.0})]).axes[0]
     np.testing.assert_array_equal(axes.lines[0].get_xydata(), [[1, 90], [10, 80]])
     axes = sensitivity_figure("τ", [(0.1, 41.0, None), (0.07, 42.0, 0.5)], log=True).axes[0]
@@ -174,7 +198,7 @@ def test_images_of_the_player_are_the_predictions() -> None:
     ids = np.arange(6, dtype=np.uint8).repeat(20).reshape(6, 20) * 2
     ids[5] = 255
     image = np.array(decode(ids_png(ids, VIPER_15.classes)).convert("RGBA"))
-    np.testing.assert_array_equal(image[:5, :, :3], VIPER_15.palette[ids[:5]])
+    np.testing.assert_array_equal(image[:5, :, :3], picture_palette(VIPER_15)[ids[:5]])
     assert (image[:5, :, 3] == 255).all()
     assert (image[5, :, 3] == 0).all()
     frame = np.full((6, 20, 3), 77, np.uint8)

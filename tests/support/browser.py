@@ -25,6 +25,28 @@ _FLAGS = (
     "--disable-sync", "--hide-scrollbars", "--force-color-profile=srgb",
 )  # fmt: skip
 
+_CONTRASTS = """(selector) => {
+  const paint = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+  const pixel = (colour) => {
+    paint.clearRect(0, 0, 1, 1);
+    paint.fillStyle = colour;
+    paint.fillRect(0, 0, 1, 1);
+    return paint.getImageData(0, 0, 1, 1).data;
+  };
+  const ground = (element) => {
+    const found = pixel(getComputedStyle(element).backgroundColor);
+    return found[3] === 255 || !element.parentElement ? found : ground(element.parentElement);
+  };
+  const luminance = (rgba) => {
+    const part = (value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * part(rgba[0] / 255) + 0.7152 * part(rgba[1] / 255) + 0.0722 * part(rgba[2] / 255);
+  };
+  return [...document.querySelectorAll(selector)].map((element) => {
+    const both = [pixel(getComputedStyle(element).color), ground(element)].map(luminance);
+    return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
+  });
+}"""
+
 
 class Page:
     """One tab, driven over the DevTools protocol.
@@ -81,6 +103,10 @@ class Page:
 
     def wait(self, condition: str) -> None:
         wait_until(lambda: self.evaluate(condition), f"never came true: {condition}")
+
+    def contrasts(self, selector: str) -> list[float]:
+        """Of the text of each element to the ground that it stands on, as WCAG 2.2 defines it."""
+        return [float(found) for found in self.evaluate(f"({_CONTRASTS})({json.dumps(selector)})")]
 
     def press(self, key: str) -> None:
         codes = {"ArrowRight": 39, "ArrowLeft": 37, "Home": 36, "End": 35, " ": 32, "Tab": 9}

@@ -16,6 +16,7 @@ from stpl.data.flow.flow_cache import FlowCache
 from stpl.data.image import resize_ids, resize_rgb
 from stpl.data.videos.stream import FrameStream
 from stpl.errors import ConfigError, DataError, RecordError
+from stpl.pictures.colours import picture_palette
 from stpl.pictures.labels import overlay
 from stpl.pictures.side_by_side import SideBySide, VideoStyle
 from stpl.runs.artifacts import SAMPLES, VideoSample, read_samples
@@ -32,6 +33,7 @@ def write_labels(network: LoadedNetwork, sources: Sequence[FrameStream], folder:
     The sources come one after the other; `kinds` says what to write into the folder of these three.
     """
     space, done, start, shown = network.options.space, 0, time.monotonic(), time.monotonic()
+    palette = picture_palette(space)
     colours = np.pad(space.palette, ((0, 256 - len(space.palette)), (0, 0))).tobytes()
     rows = [
         {"id": number, "name": name, "color": rgb}
@@ -43,7 +45,7 @@ def write_labels(network: LoadedNetwork, sources: Sequence[FrameStream], folder:
     with ExitStack() as stack:
         writer = None
         if "overlay" in kinds:
-            legend = (space.classes, space.palette)
+            legend = (space.classes, palette)
             video = SideBySide(folder / "overlay.webm", sources[0].fps, ["prediction"], legend=legend)
             writer = stack.enter_context(video)
         for frame, (labels,) in (pair for source in sources for pair in labelled([network], source, FlowCache())):
@@ -54,7 +56,7 @@ def write_labels(network: LoadedNetwork, sources: Sequence[FrameStream], folder:
                 image.putpalette(colours)
                 image.save(folder / "colors" / f"{done:06d}.png")
             if writer is not None:
-                writer.write([overlay(frame, labels, space.palette)])
+                writer.write([overlay(frame, labels, palette)])
             done += 1
             now = time.monotonic()
             if now - shown > _EVERY:
@@ -113,7 +115,7 @@ def film(
     if any(space.classes != spaces[0].classes for space in spaces):
         what = f"the networks predict {', '.join(space.name for space in spaces)}"
         raise ConfigError(what, mend="compare networks of one label space")
-    palette, titles = spaces[0].palette, ["input", *networks]
+    palette, titles = picture_palette(spaces[0]), ["input", *networks]
     fps = sources[0].fps if fps is None else fps
     with SideBySide(output, fps, titles, legend=(spaces[0].classes, palette), style=VideoStyle(codec)) as writer:
         height, width = sources[0].size

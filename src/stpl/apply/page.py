@@ -16,6 +16,7 @@ from stpl.data.clip import BACKWARD, Wants
 from stpl.data.flow.flow_cache import FlowCache
 from stpl.data.videos.video_clips import VideoFrames, spread_places
 from stpl.files import write_atomically
+from stpl.pictures.colours import picture_palette
 from stpl.pictures.labels import overlay
 from stpl.pictures.pages import render_page
 from stpl.runs.record import METRICS, read_metrics
@@ -40,7 +41,7 @@ def write_page(found: Adaptation, film: Path | None = None) -> Path:
     more = len(found.videos) - 1
     shares = [
         {"name": name, "colour": f"rgb{tuple(rgb)}", "before": before, "after": after}
-        for name, rgb, (before, after) in zip(space.classes, space.palette.tolist(), change.shares, strict=True)
+        for name, rgb, (before, after) in zip(space.classes, picture_palette(space).tolist(), change.shares, strict=True)
     ]
     titles = ("input", "before", "after")
     filled = render_page(
@@ -63,7 +64,7 @@ def look(found: Adaptation) -> Change:
     """What the network makes of frames that are spread evenly over the videos, before and after."""
     networks = [found.before.accel, found.network.accel]
     space = found.before.options.space
-    palette, count = space.palette, space.num_classes
+    palette, count = picture_palette(space), space.num_classes
     pixels, changed, total = np.zeros((count, 2)), 0, 0
     shown: list[tuple[Frame, Frame, Frame]] = []
     chosen = list(_chosen(found))

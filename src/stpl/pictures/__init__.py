@@ -1,4 +1,4 @@
 """What several rooms draw: colours of classes, labels over frames, films of panels side by side.
 
-Begin with `labels`; `colours` alone imports neither OpenCV nor NumPy.
+Begin with `labels`; `colours` alone does not import OpenCV.
 """

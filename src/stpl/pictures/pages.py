@@ -1,5 +1,6 @@
 """Pages in one HTML file that need neither server nor network: they share frame, colours and base style."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ def render_page(folder: Path, **values: Any) -> str:
 
     Args:
         folder: of the template, which extends `base.html.j2`.
-        values: what it shows.
+        values: what it shows. The filter `code` of the template sets what stands between backticks as code.
     """
     from jinja2 import Environment, FileSystemLoader
+    from markupsafe import Markup, escape  # jinja2 brings it
 
     loader = FileSystemLoader([folder, _ASSETS])
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["code"] = lambda text: Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
     css = "".join(
         (place / name).read_text(encoding="utf-8") for place, name in ((_ASSETS, "base.css"), (folder, "page.css"))
     )

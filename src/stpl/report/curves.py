@@ -14,13 +14,17 @@ from stpl.runs.record import METRICS, RECORD, read_metrics, read_steps
 
 @dataclass(frozen=True)
 class Curve:
-    """One quantity of one experiment over rising steps: mean, least and greatest of the seeds that have the step."""
+    """One quantity of one experiment over rising steps: mean, least and greatest of the seeds that have the step.
+
+    `seeds` counts those that have any step.
+    """
 
     experiment: str
     steps: tuple[int, ...]
     mean: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
+    seeds: int = 1
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def curves(suite: Suite, experiments: Iterable[str], metric: str) -> list[Curve]
         at = [[values[step] for values in seeds if step in values] for step in steps]
         if len(steps) > 1:
             mean = tuple(map(statistics.fmean, at))
-            found.append(Curve(experiment, tuple(steps), mean, tuple(map(min, at)), tuple(map(max, at))))
+            found.append(Curve(experiment, tuple(steps), mean, tuple(map(min, at)), tuple(map(max, at)), len(seeds)))
     return found
 
 

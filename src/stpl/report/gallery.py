@@ -20,7 +20,7 @@ from stpl.files import write_atomically
 from stpl.pictures.pages import LIGHT
 from stpl.report import plots
 from stpl.report.changed_settings import sensitivity_sheet
-from stpl.report.curves import curves
+from stpl.report.curves import Curve, curves
 from stpl.report.further_tables import class_means, class_names
 from stpl.report.plots import FIGURE_CLASSES, Style, plane
 from stpl.report.rows import TableLines
@@ -132,16 +132,15 @@ def _classes(suite: Suite, rows: Focus, looks: Mapping[str, Style]) -> Iterator[
     names = [name for name in rows.rows if name in titles and suite.records(name)]
     shown = [(looks[name], class_means(suite.records(name), classes)) for name in names]
     if shown:
-        caption = "Mean over seeds at the last step. The squares are the classes' colours in labels and player."
+        caption = "Mean over seeds at the last step. The squares are the classes' colours in the player."
         yield Picture("classes", "classes", caption, plots.class_figure(classes, shown))
 
 
-_BAND = "Mean over seeds; the band reaches from the least seed to the greatest."
 _CURVES = (
-    ("miou", "val/miou", "mIoU on the target's labels", "mIoU, percent", _BAND),
+    ("miou", "val/miou", "mIoU on the target's labels", "mIoU, percent", ""),
     (
         "loss", "train/loss", "Training loss", "loss",
-        f"{_BAND} Losses of different rows are different sums: their course compares, their height does not.",
+        " Losses of different rows are different sums: their course compares, their height does not.",
     ),
 )  # fmt: skip
 
@@ -152,12 +151,21 @@ def _curves(suite: Suite, tables: Sequence[TableLines], looks: Mapping[str, Styl
         # A row that trains on labels is trained for much longer and would hide the others.
         fit = {line.experiment for line in table.lines}.difference(table.table.bounds)
         names = [name for name in suite.shown() if name in fit]
-        for kind, metric, what, ylabel, caption in _CURVES:
+        for kind, metric, what, ylabel, more in _CURVES:
             found = curves(suite, names, metric)
             if found:
                 title = f"{what}: {table.table.title.split('.')[0]}"
                 figure = plots.curve_figure(found, looks, title, ylabel)
-                yield Picture(f"curves-{kind}-{table.table.id}", "curves", caption, figure)
+                yield Picture(f"curves-{kind}-{table.table.id}", "curves", _band(found) + more, figure)
+
+
+def _band(found: Sequence[Curve]) -> str:
+    """What lines and bands of a figure of curves are."""
+    several = [curve.seeds > 1 for curve in found]
+    if not any(several):
+        return "One seed of each row."
+    lone = "" if all(several) else "; a row of one seed has none"
+    return f"Mean over seeds; the band reaches from the least seed to the greatest{lone}."
 
 
 def _sensitivity(suite: Suite) -> Iterator[Picture]:
@@ -201,7 +209,9 @@ def _embeddings(suite: Suite, rows: Focus, place: Path) -> Iterator[Picture]:
         sigmas = [f"σ {kind} {space[f'sigma_{kind}']:.4g}" for kind in ("intra", "inter") if f"sigma_{kind}" in space]
         title = "\n".join([suite.title_of(name), ", ".join(sigmas)]).strip()
         caption = (
-            f"t-SNE of pixel features, seed {record['seed']}: {len(positions)} pixels of the target split, balanced."
+            f"t-SNE of pixel features, seed {record['seed']}: {len(positions)} pixels of the target split, balanced. "
+            "The axes are not features and have no unit: which pixels lie close together says something, how far "
+            "groups lie apart does not."
         )
         figure = plots.embedding_figure(positions, pixels.classes, names, title)
         yield Picture(f"embedding-{name}", "features", caption, figure)

@@ -17,7 +17,7 @@ from stpl.pictures.colours import class_colour
 from stpl.pictures.pages import LIGHT
 from stpl.report.curves import Curve
 from stpl.report.rows import TableLines
-from stpl.report.theme import drawing
+from stpl.report.theme import SMALLEST, drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,7 +70,7 @@ def _axes(height: float, title: str, xlabel: str = "", ylabel: str = "") -> tupl
 
 
 def _legend_below(axes: Axes, columns: int = 2) -> None:
-    axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=columns, handlelength=2.4)
+    axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=columns, handlelength=2.0)
 
 
 def _name_rows(axes: Axes, names: Sequence[str], pad: float = 3.5) -> None:
@@ -83,7 +83,7 @@ def _name_rows(axes: Axes, names: Sequence[str], pad: float = 3.5) -> None:
 
 @drawing()
 def curve_figure(curves: Sequence[Curve], styles: Mapping[str, Style], title: str, ylabel: str) -> Figure:
-    """A quantity over training steps: mean over seeds, and a band from the least seed to the greatest.
+    """A quantity over training steps: mean over seeds; with several, a band from the least seed to the greatest.
 
     `styles` has every experiment of the curves; `ylabel` is the quantity with its unit.
     """
@@ -91,7 +91,7 @@ def curve_figure(curves: Sequence[Curve], styles: Mapping[str, Style], title: st
     for curve in sorted(curves, key=lambda curve: styles[curve.experiment].bold):  # the bold one on top
         style = styles[curve.experiment]
         axes.plot(curve.steps, curve.mean, label=style.title, gid=f"line-{curve.experiment}", **style.line)
-        if curve.low != curve.high:
+        if curve.seeds > 1:
             axes.fill_between(curve.steps, curve.low, curve.high, color=style.colour, alpha=0.13, linewidth=0)
     _legend_below(axes)
     return figure
@@ -221,11 +221,11 @@ def confusion_figure(confusion: NDArray[np.int64], classes: Sequence[str], title
     axes.add_collection(PatchCollection(cells, facecolors=colours, edgecolors="none"))
     for y, x in zip(*np.nonzero(share >= 0.095), strict=True):
         colour = LIGHT["surface" if share[y, x] > 0.62 else "ink"]
-        axes.text(x, y, f"{100 * share[y, x]:.0f}", ha="center", va="center", fontsize=6.2, color=colour)
+        axes.text(x, y, f"{100 * share[y, x]:.0f}", ha="center", va="center", fontsize=SMALLEST, color=colour)
     axes.set(xlim=(-0.5, many - 0.5), ylim=(many - 0.5, -0.5), aspect="equal")
     axes.set_xticks(range(many), classes, rotation=90)
     axes.set_yticks(range(many), classes)
-    axes.tick_params(length=0, labelsize=7.5, labelcolor=LIGHT["ink"])
+    axes.tick_params(length=0, labelsize=SMALLEST, labelcolor=LIGHT["ink"])
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     return figure

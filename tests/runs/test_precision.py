@@ -18,7 +18,7 @@ from torch.nn import functional as F
 import stpl
 from stpl.nn.accel import Accel
 from stpl.runs.fit import fit
-from stpl.runs.precision import computes_right, has_grouped_convolutions
+from stpl.runs.precision import computes_right, hardware_precision, has_grouped_convolutions
 
 SIZE = (64, 96)
 Arguments = Callable[..., list[str]]
@@ -131,3 +131,8 @@ def test_a_network_that_passes_is_trained_as_if_nobody_had_looked(
     other = fit(chosen(tiny_run, "--trainer.precision=bf16-mixed", "--run.experiment=other"))
     one, two = (torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (checked, other))
     assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_a_torch_that_does_not_name_the_processor_s_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert hardware_precision("cpu") == "32-true"

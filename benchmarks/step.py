@@ -177,7 +177,7 @@ def _run(method: Method, optimizer: torch.optim.Optimizer, batch: Batch, context
         teacher.follow(method.network, 1)
     optimizer.zero_grad()
     with context:
-        output = method.training_step(batch, 0)
+        output = method.step(batch)
     loss: Tensor = torch.zeros(()) if output is None else output["loss"]
     if loss.requires_grad:
         torch.autograd.backward(loss)

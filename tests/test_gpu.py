@@ -207,7 +207,7 @@ def step(method: Method, optimizer: torch.optim.Optimizer, batch: Clip, precisio
     for teacher in (module for module in method.modules() if isinstance(module, Teacher)):
         teacher.follow(method.network, 3)
     with torch.autocast(batch.frames.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
-        output = method.training_step(Batch(batch), 0)
+        output = method.step(Batch(batch))
     if output is None:
         return None
     optimizer.zero_grad()

@@ -201,7 +201,7 @@ def compiled_losses(counter: CompileCounter | None) -> tuple[list[float], list[i
         model.network.segmenter.get_submodule("backbone").compile(backend=counter)
     optimizer, losses, graphs = torch.optim.SGD(model.parameter_groups()), [], []
     for _ in range(4):
-        output = model.training_step(Batch(clip()), 0)
+        output = model.step(Batch(clip()))
         assert output is not None
         optimizer.zero_grad()
         output["loss"].backward()  # type: ignore[no-untyped-call]

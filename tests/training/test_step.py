@@ -89,7 +89,7 @@ def test_a_step_reads_nothing_back(scope: Any, key_scope: Any) -> None:
         optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
         batch = clip()
         with no_read_back():
-            output = model.training_step(Batch(batch), 0)
+            output = model.step(Batch(batch))
             assert output is not None
             output["loss"].backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -124,7 +124,7 @@ def test_a_step_leaves_nothing_to_the_collector(
 ) -> None:
     """A tensor in a cycle of references would keep its memory through the steps that follow."""
     model, batch = stpl(pair), clip()
-    output = model.training_step(Batch(batch), 0)
+    output = model.step(Batch(batch))
     assert output is not None
     output["loss"].backward()  # type: ignore[no-untyped-call]
     del output
@@ -133,7 +133,7 @@ def test_a_step_leaves_nothing_to_the_collector(
 
 def test_a_cycle_is_found(found_in_cycles: Callable[[], list[Any]]) -> None:
     model = stpl(("fused", "augmented fused"))
-    output = model.training_step(Batch(clip()), 0)
+    output = model.step(Batch(clip()))
     cycle: list[Any] = [output]
     cycle.append(cycle)
     del output, cycle
@@ -144,7 +144,7 @@ def test_a_cycle_is_found(found_in_cycles: Callable[[], list[Any]]) -> None:
 def test_self_training_reads_nothing_back(scope: Any) -> None:
     model = SelfTraining(network=SMALL, optimizer=OptimizerOptions(), confident_scope=scope).train()
     with no_read_back():
-        output = model.training_step(Batch(clip()), 0)
+        output = model.step(Batch(clip()))
         assert output is not None
         output["loss"].backward()  # type: ignore[no-untyped-call]
 

@@ -30,9 +30,8 @@ from stpl.nn.checkpoint_files import located
 from stpl.nn.finite import fault
 from stpl.nn.foreign import plain, wrapped_as
 from stpl.nn.generators import generators_kept
-from stpl.nn.network import NetworkOptions, around, build_network
+from stpl.nn.network import NetworkOptions, around_own, as_accel, build_network
 from stpl.nn.normalization import AS_THEY_ARE
-from stpl.nn.outputs import candidates, proposed
 from stpl.nn.own import IN_MEMORY, OwnNetwork, OwnSegmenter, build_module, holding
 from stpl.nn.segmenter import upsample
 from stpl.nn.state import equal
@@ -276,13 +275,10 @@ def _own(origin: NetworkOrigin) -> LoadedNetwork:
         module = build_module(own)
     if origin.weights is not None:
         weights.own_weights(module, weights.of_file(origin.weights, origin.key), origin.weights)
-    if not own.features and (found := proposed(candidates(module, origin.size), space.num_classes)) is not None:
-        own = replace(own, features=found.name)
-    options = NetworkOptions(own, classes=space.classes, palette=space.colours)
-    network = around(OwnSegmenter(module, own, space.num_classes), options)
+    network = around_own(module, own, space)
     if (bad := fault(module.state_dict())) is not None:
         raise ConfigError(f"its weights are of no use: {bad}", where="--network", mend="give it other weights")
-    return LoadedNetwork(options, origin.size, network.to(_device()), held=held)
+    return LoadedNetwork(as_accel(network)[0], origin.size, network.to(_device()), held=held)
 
 
 def _described(origin: NetworkOrigin, checkpoint: Path) -> LoadedNetwork:

@@ -7,6 +7,8 @@ does with 8 bits, so both give the same frames but for single grey levels.
 Shape legend: T frames of a clip, H×W pixels. Frames are float32 `[T,3,H,W]` holding whole numbers in 0..255.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stpl.data.augment import CrossFrameAugmentation
+from stpl.data.clip import Clip
 
 
 class Draw(NamedTuple):
@@ -39,6 +42,14 @@ def draw(augmentation: CrossFrameAugmentation, height: int, seed: int) -> Draw:
     sigma = height * augmentation.blur_sigmas[chosen[0]] if chosen else None
     names = [_OPERATIONS[place] for place in jitter.params.get("order", ())]
     return Draw(sigma, tuple((name, float(jitter.params[name])) for name in names))
+
+
+def with_view(augmentation: CrossFrameAugmentation, clip: Clip, seeds: Sequence[int]) -> Clip:
+    """Batched clips with their augmented view, which the seed of each decides; waits for nothing."""
+    pairs = torch.stack([clip.frame(-1), clip.frame()], 1)
+    with torch.autocast(pairs.device.type, enabled=False):
+        views = [augment(augmentation, frames, seed) for frames, seed in zip(pairs, seeds, strict=True)]
+    return replace(clip, augmented=torch.stack(views))
 
 
 def augment(augmentation: CrossFrameAugmentation, frames: Tensor, seed: int) -> Tensor:

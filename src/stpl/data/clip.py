@@ -37,6 +37,7 @@ Pair = tuple[int, int]
 """The offsets of two frames (a, b) with flow from a to b."""
 BACKWARD: Pair = (0, -1)
 """The backward flow: from the current frame to the one before it."""
+_SOURCE = -2  # no step has this number, so the source's seed is that of no clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +185,11 @@ def clip_seed(seed: int, step: int, position: int) -> int:
     """
     digest = hashlib.blake2b(struct.pack("<3q", seed, step, position), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def stream_seed(seed: int, stream: str) -> int:
+    """What decides the order and the augmentation of a stream's clips (target, source, before) in a run with `seed`."""
+    return clip_seed(seed, _SOURCE, 0) if stream == "source" else seed
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from stpl.data import steps
 from stpl.data.augment import CrossFrameAugmentation
-from stpl.data.augment_device import augment
-from stpl.data.clip import BACKWARD, Batch, Clip, ClipReader, Wants, clip_seed, collate, collate_streams
+from stpl.data.clip import BACKWARD, Batch, Clip, ClipReader, Wants, collate, collate_streams, stream_seed
 from stpl.data.flow.estimators import estimator_class
 from stpl.data.flow.flow_cache import FlowCache
 from stpl.data.label_space import VIPER_15, label_space
@@ -34,7 +32,6 @@ from stpl.errors import ConfigError, check_range
 
 Domain = Literal["source", "target"]
 Split = Literal["train", "val"]
-_SOURCE = -2  # no step has this number, so the source's seed is that of no clip
 _RENEWAL_SEED = 20160312  # of no run: statistics are renewed from the same clips whatever the run's seed
 
 
@@ -98,8 +95,10 @@ class ClipDataModule(LightningDataModule, ABC):
             reader = self.reader("train", "source" if stream == "source" else None)
             reader.require(wants)
             if self.loading.augment_on == "device":
-                wants = replace(wants, augmented=False)  # `on_after_batch_transfer` makes the view
-            clips[stream] = steps.TrainingClips(reader, wants, self.augmentation, self._seed(stream))
+                wants = replace(wants, augmented=False)  # the method makes the view
+            clips[stream] = steps.TrainingClips(
+                reader, wants, self.augmentation, stream_seed(self.sampling_seed, stream)
+            )
             samplers[stream] = self._sampler(stream, reader)
         sampler = steps.StreamSampler(samplers)
         return self._loader(StepLoader, steps.StreamClips(clips), batch_sampler=sampler, collate_fn=collate_streams)
@@ -107,20 +106,16 @@ class ClipDataModule(LightningDataModule, ABC):
     def _wanted(self) -> dict[str, Wants]:
         """What the method wants of each stream; raises `ConfigError` if it wants the source and trains on it anyway."""
         method: Any = self._trainer().lightning_module
-        found = {"target": method.wants, "source": method.source_wants, "before": method.before_wants}
         if method.source_wants is not None and self.domain == "source":
             mend = "leave it out: the run's domain is the target"
             raise ConfigError(f"{type(method).__name__} adapts from source to target", where="data.domain", mend=mend)
-        return {stream: wants for stream, wants in found.items() if wants is not None}
-
-    def _seed(self, stream: str) -> int:
-        """What decides the order and the augmentation of a stream's clips."""
-        return clip_seed(self.sampling_seed, _SOURCE, 0) if stream == "source" else self.sampling_seed
+        wanted: dict[str, Wants] = method.streams
+        return wanted
 
     def _sampler(self, stream: str, reader: ClipReader) -> steps.StepSampler:
         trainer, rare = self._trainer(), self.loading.rare_classes
         options = {
-            "seed": self._seed(stream),
+            "seed": stream_seed(self.sampling_seed, stream),
             "start": trainer.global_step,
             "steps": trainer.max_steps,
             "batch_size": self.loading.clips_of(stream),
@@ -170,25 +165,6 @@ class ClipDataModule(LightningDataModule, ABC):
             clips = steps.TrainingClips(reader, Wants(augmented=augmented), self.augmentation, _RENEWAL_SEED)
             self._renewal[key] = [collate([clips[ticket] for ticket in tickets]) for tickets in sampler]
         return self._renewal[key]
-
-    def on_after_batch_transfer(self, batch: Batch | Clip, dataloader_idx: int) -> Batch | Clip:
-        """Make the augmented views of a training batch, where that is the device's task."""
-        trainer = self.trainer
-        if trainer is None or not trainer.training or self.loading.augment_on != "device" or isinstance(batch, Clip):
-            return batch
-        clips, wanted = batch.clips(), self._wanted()
-        views: dict[str, Any] = {
-            stream: self._augmented(stream, clips[stream]) for stream, wants in wanted.items() if wants.augmented
-        }
-        return replace(batch, **views)
-
-    def _augmented(self, stream: str, clip: Clip) -> Clip:
-        trainer, seed = self._trainer(), self._seed(stream)
-        first = trainer.global_rank * self.loading.clips_of(stream)
-        pairs = torch.stack([clip.frame(-1), clip.frame()], 1)
-        seeds = [clip_seed(seed, trainer.global_step, first + place) for place in range(len(pairs))]
-        views = [augment(self.augmentation, frames, one) for frames, one in zip(pairs, seeds, strict=True)]
-        return replace(clip, augmented=torch.stack(views))
 
     def _trainer(self) -> Any:
         if self.trainer is None:

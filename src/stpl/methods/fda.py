@@ -13,7 +13,8 @@ from stpl.losses.entropy import robust_entropy
 from stpl.nn import weights
 from stpl.nn.accel import Accel
 from stpl.nn.style import Window
-from stpl.training.base import Method, check_output, check_settings
+from stpl.training.base import Method, check_settings
+from stpl.training.evaluation import check_output
 from stpl.training.offline_pseudo_labels import OfflinePseudoLabels, Predictions, confidence_at, own_threshold
 from stpl.training.supervision import AUXILIARY_WEIGHT, LABELLED, supervision, transferred
 

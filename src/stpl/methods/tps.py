@@ -130,7 +130,7 @@ class TPS(Method):
 
     def _wrapped(self, clip: Clip, grey: Sequence[bool]) -> Tensor:
         """The input of the released code, as frames that become it when they are normalised; float32 `[B,2,3,H,W]`."""
-        options = self._data.augmentation
+        options = self.augmentation
         normalization = self.network.normalization
         views = []
         for place, frames in enumerate(clip.frames[:, -2:]):

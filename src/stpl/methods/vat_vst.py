@@ -15,8 +15,8 @@ from stpl.nn.accel import FrameScores
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
 from stpl.nn.segmenter import grid_of, upsample
 from stpl.nn.warp import inside, resize_flow, warp
-from stpl.training.base import Method, check_choice, check_output, check_settings
-from stpl.training.evaluation import nearest
+from stpl.training.base import Method, check_choice, check_settings
+from stpl.training.evaluation import check_output, nearest
 from stpl.training.offline_pseudo_labels import OfflinePseudoLabels, Predictions, confidence_at, own_threshold
 from stpl.training.ranks import pixel_weight
 from stpl.training.supervision import LABELLED, adversarial_losses, pseudo_label_loss, supervision

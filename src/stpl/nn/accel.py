@@ -28,6 +28,9 @@ class Accel(nn.Module):
     ACCEL predicts exactly what its segmenter predicts. The previous frame takes no gradient (released code of DA-VSN).
     """
 
+    options: object = None
+    """The `NetworkOptions` of which `stpl.nn.network` made it, for checkpoints."""
+
     def __init__(self, segmenter: Segmenter) -> None:
         super().__init__()
         self.segmenter = segmenter

@@ -1,13 +1,18 @@
 """From options to a network: the one place that puts ACCEL around a segmenter."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from stpl.data.label_space import LabelSpace, label_space, own_classes
+from torch import nn
+
+from stpl.data.label_space import CITYSCAPES_19, LabelSpace, label_space, own_classes
 from stpl.errors import ConfigError
 from stpl.nn.accel import Accel
 from stpl.nn.deeplab import DeepLabV2
+from stpl.nn.foreign import plain
+from stpl.nn.outputs import candidates, proposed
+from stpl.nn.own import IN_MEMORY, OwnNetwork, OwnSegmenter
 from stpl.nn.segmenter import Architecture, Segmenter
 
 
@@ -79,5 +84,39 @@ def build_network(options: NetworkOptions) -> Accel:
 def around(segmenter: Segmenter, options: NetworkOptions) -> Accel:
     """ACCEL around a segmenter that the architecture has built."""
     accel = Accel(segmenter)
+    accel.options = options
     accel.score_fusion.requires_grad_(options.architecture.learns_fusion)
     return accel
+
+
+def around_own(module: nn.Module, own: OwnNetwork, space: LabelSpace) -> Accel:
+    """ACCEL around a network of your own, which is not copied; where no layer is named, one is proposed for features.
+
+    Raises:
+        ConfigError: it cannot be called, or `own` or `space` does not describe it; see `OwnSegmenter`.
+    """
+    found = None if own.features else proposed(candidates(module, own.frame_size), space.num_classes)
+    own = own if found is None else replace(own, features=found.name)
+    options = NetworkOptions(own, classes=space.classes, palette=space.colours)
+    return around(OwnSegmenter(module, own, space.num_classes), options)
+
+
+def as_accel(network: object) -> tuple[NetworkOptions, Accel]:
+    """A network with its options: built of `NetworkOptions`, or an `nn.Module` itself, which is not copied.
+
+    A module that is no `Accel` (of `build_network` or `stpl.load`) maps frames with ImageNet's normalisation to logits
+    of the 19 classes of Cityscapes; `stpl.load` takes any other.
+
+    Raises:
+        ConfigError: it cannot be built or called.
+    """
+    if isinstance(network, NetworkOptions):
+        return network, build_network(network)
+    if not isinstance(network, nn.Module):
+        what = f"it is a {type(network).__name__}, neither NetworkOptions nor an nn.Module"
+        raise ConfigError(what, where="network", mend="give options, a module, or stpl.load(…).network")
+    accel = network if isinstance(network, Accel) else around_own(plain(network), OwnNetwork(IN_MEMORY), CITYSCAPES_19)
+    if not isinstance(accel.options, NetworkOptions):
+        mend = "let build_network or stpl.load put it together"
+        raise ConfigError("this ACCEL does not say which network is in it", where="network", mend=mend)
+    return accel.options, accel

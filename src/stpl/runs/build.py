@@ -145,7 +145,7 @@ class SuiteCLI(LightningCLI):
             with refusals("trainer.max_time"):
                 extra.append(SessionTimer(settings.pop("max_time")))
         settings["callbacks"] = [*extra, *(settings["callbacks"] or []), self.recorder]
-        settings["logger"] = logger or False
+        settings["logger"], settings["log_every_n_steps"] = logger or False, options.log_every
         synchronized: bool = self.config_init.batchnorm.synchronized
         return build_trainer(settings, synchronized=synchronized, leaves_idle=self.model.leaves_idle)
 

@@ -19,6 +19,8 @@ from typing import Any, NotRequired, TypedDict, cast
 
 from stpl.errors import ConfigError, RecordError
 from stpl.files import write_atomically
+from stpl.metrics.names import GROUPS as GROUPS
+from stpl.metrics.names import flat as flat
 
 SCHEMA = 1
 """Version of `result.json`. It grows when a field changes its meaning; readers refuse other versions."""
@@ -107,21 +109,6 @@ Evaluation = dict[str, Any]
 """One evaluation on the target's labelled split: `step` (int), `miou` (percent), `iou` (class → percent, `None` where
 the class is absent), `score` (the label-free criterion, `None` if not computed), any further metrics, and the groups
 of `GROUPS`, which older records lack. A group maps names to numbers, or to numbers by k (`purity`, `vpq`)."""
-
-GROUPS = ("scores", "feature_space", "temporal", "weights")
-"""Groups of an evaluation: label-free scores, feature-space metrics, temporal metrics, how the weights changed."""
-
-
-def flat(evaluation: Evaluation) -> dict[str, float]:
-    """All numbers of an evaluation under the names that `metrics.csv` gives them after `val/`.
-
-    A class's IoU is `iou/road`; numbers of a group have their bare name, those by k `purity@10`. The step is left out.
-    """
-    found = {name: value for name, value in evaluation.items() if isinstance(value, float)}
-    found |= {f"iou/{name}": value for name, value in evaluation.get("iou", {}).items()}
-    for name, value in (item for group in GROUPS for item in evaluation.get(group, {}).items()):
-        found |= {f"{name}@{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
-    return {name: value for name, value in found.items() if value is not None}
 
 
 class RunRecord(TypedDict):

@@ -95,6 +95,8 @@ class MetricsFile:
 class Recorder(Callback):
     """Writes metrics and checkpoints while a run goes on, and keeps what its record will say.
 
+    Metrics reach the trainer's loggers by Lightning, at the same pace, not from here.
+
     `last.ckpt` can be resumed from; `selected.ckpt` is the evaluation with the best label-free score and `best.ckpt`
     the one with the best mIoU on labels. All are replaced atomically.
 
@@ -168,10 +170,10 @@ class Recorder(Callback):
         if logs or saves:
             self._check_losses(trainer, pl_module)
         if logs:
-            # Without a part, it is the constant of a method that minimises nothing.
-            losses = _over_processes(trainer, outputs) if outputs and len(outputs) > 1 else {}
-            losses = {f"train/{name}".replace("train/train/", "train/"): x for name, x in losses.items()}
-            self._log(trainer, step, {"train/lr": trainer.optimizers[0].param_groups[0]["lr"], **losses})
+            losses = {name: value.double() for name, value in (outputs or {}).items() if name != "loss"}
+            values = torch.stack(list(losses.values())).tolist() if losses else []
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            self._write(trainer, step, {"train/lr": rate, **dict(zip(losses, values, strict=True))})
         # A step that is evaluated is saved, and may be the last of a session, after its evaluation.
         if step % int(trainer.val_check_interval or 1):
             if saves or trainer.should_stop or (trainer.received_sigterm and trainer.world_size == 1):
@@ -192,7 +194,7 @@ class Recorder(Callback):
                 write_arrays(self.directory / f"{name}.npz", {**arrays, "step": np.array(step)})
         found = {"step": step, **pl_module.evaluation()}
         self.evaluations[step] = found
-        self._log(trainer, step, {f"val/{name}": value for name, value in flat(found).items()})
+        self._write(trainer, step, {f"val/{name}": value for name, value in flat(found).items()})
         for name, criterion in (("selected", "score"), ("best", "miou")):
             chosen = self.chosen(criterion)
             if chosen is not None and chosen["step"] == step:
@@ -271,11 +273,9 @@ class Recorder(Callback):
             "command": sys.argv,
         }
 
-    def _log(self, trainer: Trainer, step: int, values: dict[str, float]) -> None:
+    def _write(self, trainer: Trainer, step: int, values: dict[str, float]) -> None:
         if trainer.is_global_zero:
             self.metrics.write(step, values)
-            for logger in trainer.loggers:
-                logger.log_metrics(values, step)
 
     def _save(self, trainer: Trainer, path: Path) -> None:
         self._check_weights(trainer)
@@ -293,12 +293,6 @@ class _WholeFiles(TorchCheckpointIO):
             return
         with whole_file(Path(path), then="call again") as file:
             torch.save(checkpoint, file)
-
-
-def _over_processes(trainer: Trainer, losses: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Losses of this process's part of a batch, averaged over all parts."""
-    values = torch.stack([loss.double() for loss in losses.values()])
-    return dict(zip(losses, trainer.strategy.reduce(values, reduce_op="mean").tolist(), strict=True))
 
 
 def peak_memory_mb() -> float:

@@ -26,6 +26,7 @@ def measure(cli: SuiteCLI, folder: Path, step: int) -> None:
     if not cli.datamodule.labelled or cli.datamodule.domain == "source":
         return
     callbacks_of(cli.trainer).clear()  # nobody records it, nor stops it
+    cli.trainer.loggers = []
     own = cli.model.statistics_at(step)
     alike = not batchnorm_layers(cli.model.evaluated)
     counts = {own: from_first(lambda: read_evaluation(folder)) or _evaluated(cli, own)}

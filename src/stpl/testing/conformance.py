@@ -99,13 +99,16 @@ class _Watch:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Look over the steps of all methods."""
-        step, backward, before = Method.training_step, Method.backward, Method.on_before_optimizer_step
-        watch = self
+        whole, step, backward = Method.training_step, Method.step, Method.backward
+        before, watch = Method.on_before_optimizer_step, self
 
         def training_step(self: Method, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
             watch.check_batch(self, batch)
+            return whole(self, batch, batch_idx)
+
+        def watched_step(self: Method, batch: Batch) -> dict[str, Tensor] | None:
             with no_read_back():
-                output = step(self, batch, batch_idx)
+                output = step(self, batch)
             watch.check_losses(output)
             return output
 
@@ -119,6 +122,7 @@ class _Watch:
 
         with (
             mock.patch.object(Method, "training_step", training_step),
+            mock.patch.object(Method, "step", watched_step),
             mock.patch.object(Method, "backward", go_backward),
             mock.patch.object(Method, "on_before_optimizer_step", on_before_optimizer_step),
             _listening(self.opened),
@@ -132,15 +136,14 @@ class _Watch:
         assert self.source or not self.wants_source, "it wants source clips; say source=True if it is to have them"
         assert self.labels or not self.wants_labels, "it wants labels of the target; say labels=True if it may"
         assert (batch.source is not None) == self.wants_source, "source clips came without being wanted, or did not"
-        given = {"target": method.wants, "source": method.source_wants, "before": method.before_wants}
         for stream, clip in batch.clips().items():
-            wants = given[stream]
+            wants = method.streams.get(stream)
             assert wants is not None, f"clips of the stream {stream} came without being wanted"
             assert clip.offsets == wants.frames, f"frames {wants.frames} were wanted"
             for name in ("flows", "labels"):
                 there = tuple(getattr(clip, name))
                 assert there == getattr(wants, name), f"{name}: wanted and absent, or there and not wanted"
-            assert (clip.augmented is not None) == wants.augmented, "augmented: wanted or there, not both"
+            assert wants.augmented or clip.augmented is None, "an augmented view came without being wanted"
 
     def check_losses(self, output: dict[str, Tensor] | None) -> None:
         """Named, finite scalars; their sum has a gradient."""

@@ -3,6 +3,7 @@
 import math
 import os
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -12,8 +13,11 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from stpl.data.clip import BACKWARD, Batch, Clip, Wants, clip_seed
-from stpl.errors import ConfigError, DataError, DivergedError, check_range
+from stpl.data.augment import CrossFrameAugmentation
+from stpl.data.augment_device import with_view
+from stpl.data.clip import BACKWARD, Batch, Clip, Wants, clip_seed, stream_seed
+from stpl.errors import ConfigError, check_range
+from stpl.metrics.names import flat
 from stpl.nn import weights
 from stpl.nn.accel import Accel
 from stpl.nn.batchnorm import (
@@ -27,11 +31,12 @@ from stpl.nn.batchnorm import (
 )
 from stpl.nn.discriminator import Discriminator
 from stpl.nn.finite import LossWatch
-from stpl.nn.network import NetworkOptions, build_network
+from stpl.nn.network import NetworkOptions, as_accel
 from stpl.nn.teacher import Teacher
 from stpl.training.cuda_graph import Losses, RecordedLosses
-from stpl.training.evaluation import Evaluator, predicted
-from stpl.training.optimization import WITHOUT_DECAY, OptimizerOptions, build_optimizer, learning_rates
+from stpl.training.evaluation import Evaluator, check_output, predicted
+from stpl.training.loaders import evaluation_clip, renewal_clips, training_batch
+from stpl.training.optimization import OptimizerOptions, build_optimizer, grouped, learning_rates
 from stpl.training.ranks import from_first
 
 StatisticsKind = Literal["running", "original", "all"]
@@ -47,9 +52,12 @@ class Method(LightningModule, ABC):
     Every `Teacher` among the sub-modules follows the network at every step, every `Discriminator` has an optimiser of
     its own. The constructor of a sub-class takes its own settings and passes `**shared` on: the parser follows it here.
 
+    It runs in any Trainer: batches come from a data module of the suite, any other, or loaders (`training_batch` says
+    what they may yield), and every loss and metric is logged (`train/<loss>`, `val/<metric>`).
+
     Args:
-        network: the network to build.
-        optimizer: optimiser and schedule.
+        network: the network to build, or the one to train, which is not copied (see `as_accel`).
+        optimizer: optimiser and schedule; the defaults of `OptimizerOptions` if not given.
         checkpoint: weights to start from; a fresh initialisation if not given. A converted backbone suffices for
             methods that train classifiers.
         batchnorm: what training may do to BatchNorm.
@@ -82,24 +90,27 @@ class Method(LightningModule, ABC):
 
     def __init__(
         self,
-        network: NetworkOptions,
-        optimizer: OptimizerOptions,
+        network: NetworkOptions | torch.nn.Module,
+        optimizer: OptimizerOptions | None = None,
         checkpoint: Path | None = None,
         batchnorm: BatchNormOptions | None = None,
     ) -> None:
         super().__init__()
-        self.options, self.optimizer_options = network, optimizer
-        self.batchnorm = batchnorm or BatchNormOptions()
-        self.network = build_network(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer_options, self.batchnorm = optimizer or OptimizerOptions(), batchnorm or BatchNormOptions()
+        self.options, built = as_accel(network)
+        self.network = built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if checkpoint is not None:
-            weights.load(checkpoint, self.network, options=network, backbone_suffices=self.trains_classifiers)
+            weights.load(checkpoint, self.network, options=self.options, backbone_suffices=self.trains_classifiers)
         forget_batches(self.network)
-        encoder = self.network.segmenter.encoder
-        self._start = None if checkpoint is None else [p.detach().clone() for p in encoder.parameters()]
+        fresh, encoder = checkpoint is None and network is self.options, self.network.segmenter.encoder
+        self._start = None if fresh else [p.detach().clone() for p in encoder.parameters()]
         self._running: list[Tensor] = []  # while an evaluation has renewed statistics in their place
         self._step_seed = self._first_place = 0  # until a step begins
+        self._train_loader: Any = None
+        self._renewal: dict[bool, list[Clip]] = {}  # of a training loader, by whether they have augmented views
+        self._found: dict[str, Any] = {}  # by the last evaluation
         self.frame_size = (0, 0)
-        self.evaluator = Evaluator(network.space)
+        self.evaluator = Evaluator(self.options.space)
         self._step_losses: Losses = self.losses
         self.loss_watch = LossWatch()
         self.train()  # settles which parameters learn before they are spread over devices
@@ -127,35 +138,9 @@ class Method(LightningModule, ABC):
 
         Names and order of the first three are the lineage's; `learning_rates` distinguishes them by `name`.
         """
-        options = self.optimizer_options
-        factor = options.new_module_factor if options.projection_factor is None else options.projection_factor
-        rates = {
-            "backbone": options.lr,
-            f"backbone{WITHOUT_DECAY}": options.lr,
-            "score_fusion": options.lr,
-            "classifiers": options.lr * options.head_factor,
-            f"classifiers{WITHOUT_DECAY}": options.lr * options.head_factor,
-            "projection": options.lr * factor,
-            "new": options.lr * options.new_module_factor,
-        }
-        members: dict[str, list[torch.nn.Parameter]] = {name: [] for name in rates}
-        placed = {
-            id(parameter): group.name if group.decays else f"{group.name}{WITHOUT_DECAY}"
-            for group in self.network.segmenter.parameter_groups()
-            for parameter in group.parameters
-        }
         others = {id(parameter) for part in self._parts(Teacher, Discriminator) for parameter in part.parameters()}
-        for name, parameter in self.named_parameters():
-            if id(parameter) not in others:
-                kind = "projection" if name.startswith("projection.") else "new"
-                outside = "score_fusion" if name.startswith("network.") else kind
-                members[placed.get(id(parameter), outside)].append(parameter)
-        return [
-            {"name": name, "params": members[name], "lr": lr}
-            | ({"weight_decay": 0.0} if name.endswith(WITHOUT_DECAY) else {})
-            for name, lr in rates.items()
-            if members[name]
-        ]
+        learning = {name: value for name, value in self.named_parameters() if id(value) not in others}
+        return grouped(learning, self.network.segmenter.parameter_groups(), self.optimizer_options)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all modules, then apply the BatchNorm policy."""
@@ -178,20 +163,53 @@ class Method(LightningModule, ABC):
         """Replay `losses` and its backward pass as CUDA graphs from now on (see `RecordedLosses`)."""
         self._step_losses = RecordedLosses(self, self.losses)
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_train_start(self) -> None:
+        """Keep the training loader: after training, statistics may still be renewed from its clips."""
+        self._train_loader = self.trainer.train_dataloader
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Have teachers follow, and numbers that are drawn be a function of seed, step and process alone."""
+        clip = training_batch(batch, self.streams).target
         for teacher in self._parts(Teacher):
             teacher.follow(self.network, self.global_step)
-        seed = getattr(self._data, "sampling_seed", None)  # without a data module that has one, Lightning's own seed
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
-        self._step_seed = clip_seed(seed, self.global_step, _DRAWN)
-        self._first_place = self.global_rank * len(batch.target.frames)
+        if self.frame_size == (0, 0):  # nothing was evaluated yet
+            self.frame_size = clip.size
+        self._step_seed = clip_seed(self._seed, self.global_step, _DRAWN)
+        self._first_place = self.global_rank * len(clip.frames)
         torch.manual_seed(clip_seed(self._step_seed, 0, self.global_rank))
 
     @property
     def _data(self) -> Any:
         """The trainer's data module, if it has one."""
         return getattr(self.trainer, "datamodule", None)
+
+    @property
+    def _seed(self) -> int:
+        """The data module's `sampling_seed`; without one, that of `seed_everything`, or 0."""
+        seed = getattr(self._data, "sampling_seed", None)
+        return int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else int(seed)
+
+    @property
+    def augmentation(self) -> CrossFrameAugmentation:
+        """The data module's, or the default."""
+        found = getattr(self._data, "augmentation", None)
+        return found if isinstance(found, CrossFrameAugmentation) else CrossFrameAugmentation()
+
+    @property
+    def streams(self) -> dict[str, Wants]:
+        """What is wanted of clips, by where they stand in a `Batch`."""
+        wanted = {"target": self.wants, "source": self.source_wants, "before": self.before_wants}
+        return {stream: wants for stream, wants in wanted.items() if wants is not None}
+
+    def _with_views(self, batch: Batch) -> Batch:
+        """The batch with the augmented views that its clips lack, as a loader would make them with the same seed."""
+        clips, views, step = batch.clips(), dict[str, Any](), self.global_step
+        for name, wants in self.streams.items():
+            if wants.augmented and clips[name].augmented is None:
+                seed, count = stream_seed(self._seed, name), len(clips[name].frames)
+                seeds = [clip_seed(seed, step, self.global_rank * count + place) for place in range(count)]
+                views[name] = with_view(self.augmentation, clips[name], seeds)
+        return replace(batch, **views)
 
     def generator(self, place: int | None, purpose: int) -> np.random.Generator:
         """A generator of numbers of one kind, `purpose`, for one target clip, the same after a kill.
@@ -206,20 +224,36 @@ class Method(LightningModule, ABC):
         """Values of the host on the device, without waiting for it."""
         return values.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else values
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
-        """Sum of the losses; where there is nothing to minimise `None`, or a loss that moves nothing.
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
+        """What `step` gives, logged with the number of the step, from 1; where it reaches loggers, means over processes."""
+        output = self.step(training_batch(batch, self.streams))
+        logged = {name: value for name, value in (output or {}).items() if name != "loss"}
+        every = int(vars(self.trainer)["log_every_n_steps"])  # Lightning does not declare it
+        if logged and self.trainer.world_size > 1 and every and (self.global_step + 1) % every == 0:
+            means = self.trainer.strategy.reduce(torch.stack(list(logged.values())).double(), reduce_op="mean")
+            logged = dict(zip(logged, means.unbind(), strict=True))
+        self.log_dict({**logged, "step": torch.full((), float(self.global_step + 1), dtype=torch.float64)})
+        return None if output is None else output | logged
+
+    def step(self, batch: Batch) -> dict[str, Tensor] | None:
+        """`loss`, the sum of the losses, and what is logged; where there is nothing to minimise `None` or a constant.
 
         Lightning refuses `None` in distributed training. A constant reaches no parameter; a loss of zero that did would
-        start the weight decay.
+        start the weight decay. The device is asked for no value.
         """
-        check_frames(*batch.clips().values())
-        losses = self._step_losses(self.prepare(batch))
+        losses = self._step_losses(self.prepare(self._with_views(batch)))
         if not losses:
             alone = self.trainer.world_size == 1
             return None if alone else {"loss": torch.zeros((), device=self.device, requires_grad=True)}
         values = torch.stack(list(losses.values()))
         self.loss_watch.see(self.global_step + 1, list(losses), values)
-        return {"loss": values.sum()} | {f"train/{name}": value.detach() for name, value in losses.items()}
+        total, parts = values.sum(), {f"train/{name}": value.detach() for name, value in losses.items()}
+        return {"loss": total, "train/loss": total.detach(), **parts}
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the learning rate of the next step, a number of the host."""
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log("train/lr", torch.tensor(rate, dtype=torch.float64))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Keep the running statistics of all processes equal."""
@@ -239,8 +273,8 @@ class Method(LightningModule, ABC):
 
     def on_validation_start(self) -> None:
         """Set the evaluator's first clip, of all processes' clips; put the statistics in place."""
-        loader: Any = self.trainer.val_dataloaders
-        sampler = loader.sampler if self.trainer.world_size > 1 else None
+        sampler = getattr(self.trainer.val_dataloaders, "sampler", None) if self.trainer.world_size > 1 else None
+        self.evaluator.reset()
         self.evaluator.begin(sampler.start if isinstance(sampler, range) else 0)
         kind = self.statistics or self.statistics_at(self.global_step)
         if kind != "running":
@@ -263,12 +297,22 @@ class Method(LightningModule, ABC):
         """Replace the running statistics by those that belong to the weights as they are, of fixed clips of the target.
 
         Previous and current frames are passes of their own, as in training, and so are augmented ones of kind "all".
+        A data module that has no `renewal_clips` leaves them to the training loader.
         """
-        clips: list[Clip] = self._data.renewal_clips(self.batchnorm.renewal_batches, augmented=kind == "all")
+        clips = self._renewal_clips(self.batchnorm.renewal_batches, kind == "all")
         views = (view for clip in clips for view in (clip.frames, clip.augmented) if view is not None)
         frames = (view[:, place].to(self.device) for view in views for place in (-2, -1))
         with self.trainer.precision_plugin.val_step_context():
             renew(self.evaluated, (partial(self.evaluated.encode, frame) for frame in frames))
+
+    def _renewal_clips(self, batches: int, augmented: bool) -> list[Clip]:
+        if hasattr(self._data, "renewal_clips"):
+            found: list[Clip] = self._data.renewal_clips(batches, augmented=augmented)
+            return found
+        if augmented not in self._renewal:
+            augmentation = self.augmentation if augmented else None
+            self._renewal[augmented] = renewal_clips(self._train_loader, batches, augmentation)
+        return self._renewal[augmented]
 
     def _statistics(self) -> list[Tensor]:
         return statistics_of(batchnorm_layers(self.evaluated))
@@ -283,20 +327,27 @@ class Method(LightningModule, ABC):
         return 100 * float((change / torch.stack([start.square().sum() for _, start in pairs]).sum()).sqrt())
 
     def on_validation_epoch_end(self) -> None:
-        """Join the metrics of all processes."""
+        """Join the metrics of all processes, and log them."""
         self.evaluator.gather()
+        self._found, moved = from_first(self.evaluator.numbers), self.moved()
+        if moved is not None:
+            self._found["weights"] = {"moved": moved}
+        numbers = {"step": float(self.global_step)} | {f"val/{name}": x for name, x in flat(self._found).items()}
+        values = torch.tensor(list(numbers.values()), dtype=torch.float64, device=self.device)
+        # They are the same in all processes, and so is their mean.
+        self.log_dict(dict(zip(numbers, values.unbind(), strict=True)), sync_dist=True)
 
-    def validation_step(self, clip: Clip, batch_idx: int) -> None:
-        """Accumulate the metrics of a batch."""
-        check_frames(clip)
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Accumulate the metrics of a batch; see `evaluation_clip`."""
+        clip = evaluation_clip(batch)
         self.frame_size = clip.size
         observed = self.evaluated.observe(clip)
         check_output(observed.logits, clip)
         self.evaluator.update(clip, observed)
 
-    def predict_step(self, clip: Clip, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Predicted train ids int64 `[B,H,W]`: what `validation_step` scores, or at the frames' size without labels."""
-        check_frames(clip)
+        clip = evaluation_clip(batch)
         logits = self.evaluated.observe(clip).logits
         check_output(logits, clip)
         return predicted(logits, clip)
@@ -304,12 +355,10 @@ class Method(LightningModule, ABC):
     def evaluation(self) -> dict[str, Any]:
         """`Evaluator.numbers` of the validation that just ended, and in `weights` how far the encoder has `moved`.
 
-        Resets them. All processes get the numbers of the first, so that all decide alike what to keep.
+        All processes get the numbers of the first, so that all decide alike what to keep. The evaluator forgets them.
         """
-        found = from_first(self.evaluator.numbers)
         self.evaluator.reset()
-        moved = self.moved()
-        return found if moved is None else found | {"weights": {"moved": moved}}
+        return self._found
 
     def configure_optimizers(self) -> Any:
         """SGD or AdamW over `parameter_groups`, an Adam for each discriminator, and `learning_rates` per step."""
@@ -334,25 +383,6 @@ class Method(LightningModule, ABC):
             saved = {id(buffer): running for buffer, running in zip(self._statistics(), self._running, strict=True)}
             named = self.named_buffers()
             checkpoint["running_statistics"] = {name: saved[id(value)] for name, value in named if id(value) in saved}
-
-
-def check_frames(*clips: Clip) -> None:
-    """Raise `DataError` for frames that are not uint8: floats in 0…1 would all be black. No value is looked at."""
-    for clip in clips:
-        if clip.frames.dtype != torch.uint8:
-            found = str(clip.frames.dtype).removeprefix("torch.")
-            mend = "of frames in 0…1 make (255 * frames).round().to(torch.uint8)"
-            raise DataError(f"frames are uint8 RGB in 0…255, these are {found}", where="Clip.frames", mend=mend)
-
-
-def check_output(logits: Tensor, clip: Clip) -> None:
-    """Raise `DivergedError` for a network whose answer is no number: the largest of NaN is class 0, a road anywhere."""
-    if not bool(logits.isfinite().all()):
-        key = clip.key if isinstance(clip.key, str) else clip.key[0]
-        raise DivergedError(
-            f"the network's output is not finite for clip {key}",
-            mend="lower optimizer.lr if it was trained here; a checkpoint that does this is of no use",
-        )
 
 
 def check_choice(choices: Any, **values: str) -> None:

@@ -16,6 +16,7 @@ from torchmetrics import Metric
 
 from stpl.data.clip import BACKWARD, IGNORE, Clip
 from stpl.data.label_space import LabelSpace
+from stpl.errors import DivergedError
 from stpl.metrics.feature_space import FeatureSpace
 from stpl.metrics.sampling import PixelSample
 from stpl.metrics.segmentation import SegmentationMetrics
@@ -259,6 +260,16 @@ def _rank(name: str) -> tuple[int, str]:
 def predicted(logits: Tensor, clip: Clip) -> Tensor:
     """Classes int64 `[B,H,W]` of logits `[B,K,h,w]`, which are resized to the clips' labels, or frames without them."""
     return upsample(logits, grid_of(clip.labels.get(0, clip.frames))).argmax(1)
+
+
+def check_output(logits: Tensor, clip: Clip) -> None:
+    """Raise `DivergedError` for a network whose answer is no number: the largest of NaN is class 0, a road anywhere."""
+    if not bool(logits.isfinite().all()):
+        key = clip.key if isinstance(clip.key, str) else clip.key[0]
+        raise DivergedError(
+            f"the network's output is not finite for clip {key}",
+            mend="lower optimizer.lr if it was trained here; a checkpoint that does this is of no use",
+        )
 
 
 def nearest(labels: Tensor, size: tuple[int, int]) -> Tensor:

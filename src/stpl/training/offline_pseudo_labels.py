@@ -26,7 +26,8 @@ from stpl.nn.accel import Accel
 from stpl.nn.segmenter import grid_of
 from stpl.progress import Progress
 from stpl.rows import Rows
-from stpl.training.base import Method, check_output, check_settings
+from stpl.training.base import Method, check_settings
+from stpl.training.evaluation import check_output
 from stpl.training.ranks import from_first, is_first, wait_for_all
 from stpl.training.supervision import pseudo_label_loss
 
@@ -126,7 +127,14 @@ class OfflinePseudoLabels(Method):
     def label(self, predictions: Predictions, thresholds: Tensor) -> Tensor:
         """The labels int64 `[B,h,w]`, 255 = none, by thresholds float64 `[B,K]`."""
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_fit_start(self) -> None:
+        """Refuse loaders that cannot serve the whole split in order; raises `ConfigError`."""
+        super().on_fit_start()
+        if not hasattr(self._data, "unlabelled_clips"):
+            what = f"{type(self).__name__} labels the whole training split, which loaders cannot serve"
+            raise ConfigError(what, where="datamodule", mend="give one of stpl.data.datamodule")
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Begin a round where one begins; find its labels again after an interruption."""
         steps = max(1, int(self.trainer.max_steps))
         round_ = self.global_step * self.rounds // steps
@@ -150,13 +158,13 @@ class OfflinePseudoLabels(Method):
     def _labels_of(self, round_: int, begins: bool) -> PseudoLabels:
         if self.labels is not None:
             return self._given(self.labels)
-        assert self.folder is not None  # a run has one
-        folder = self.folder / "pseudo" / f"round{round_}"
+        run = self.folder or Path(self.trainer.default_root_dir)
+        folder = run / "pseudo" / f"round{round_}"
         if finished(folder) and (not begins or PseudoLabels(folder).about == self._about(round_)):
             return PseudoLabels(folder)
         if not begins:
             what = "the labels of this round are gone, and so are the weights that made them"
-            raise ConfigError(what, where=folder, mend=f"delete {self.folder} and run it again")
+            raise ConfigError(what, where=folder, mend=f"delete {run} and run it again")
         return self._make(folder, round_)
 
     def _given(self, folder: Path) -> PseudoLabels:

@@ -1,16 +1,17 @@
 """Optimiser and schedule of all methods."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, PolynomialLR
 
 from stpl.errors import ConfigError, check_range
 from stpl.nn.discriminator import Discriminator
+from stpl.nn.segmenter import ParameterGroup
 
 WITHOUT_DECAY = " without decay"
 """How the name of a group ends to which no weight decay applies."""
@@ -131,6 +132,44 @@ class Joint(torch.optim.Optimizer):
         for part in self.parts:
             part.step()
         return loss
+
+
+def grouped(
+    learning: Mapping[str, nn.Parameter], placed: Iterable[ParameterGroup], options: OptimizerOptions
+) -> list[dict[str, Any]]:
+    """Optimiser groups: backbone, score fusion, classifiers, projection head, other new modules.
+
+    Args:
+        learning: the parameters of a method, by name.
+        placed: those of its segmenter, by how they learn.
+        options: say at which rate.
+    """
+    factor = options.new_module_factor if options.projection_factor is None else options.projection_factor
+    rates = {
+        "backbone": options.lr,
+        f"backbone{WITHOUT_DECAY}": options.lr,
+        "score_fusion": options.lr,
+        "classifiers": options.lr * options.head_factor,
+        f"classifiers{WITHOUT_DECAY}": options.lr * options.head_factor,
+        "projection": options.lr * factor,
+        "new": options.lr * options.new_module_factor,
+    }
+    members: dict[str, list[nn.Parameter]] = {name: [] for name in rates}
+    places = {
+        id(parameter): group.name if group.decays else f"{group.name}{WITHOUT_DECAY}"
+        for group in placed
+        for parameter in group.parameters
+    }
+    for name, parameter in learning.items():
+        kind = "projection" if name.startswith("projection.") else "new"
+        outside = "score_fusion" if name.startswith("network.") else kind
+        members[places.get(id(parameter), outside)].append(parameter)
+    return [
+        {"name": name, "params": members[name], "lr": lr}
+        | ({"weight_decay": 0.0} if name.endswith(WITHOUT_DECAY) else {})
+        for name, lr in rates.items()
+        if members[name]
+    ]
 
 
 def build_optimizer(

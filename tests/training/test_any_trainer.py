@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from unittest import mock
 
 import cv2
@@ -37,6 +37,7 @@ from stpl.runs.fit import fit
 from stpl.runs.record import read_metrics
 from stpl.testing import no_read_back
 from stpl.training import Method
+from stpl.training.base import StatisticsKind
 from stpl.training.loaders import evaluation_clip, renewal_clips, training_batch
 
 SMALL = NetworkOptions(DeepLabV2(18, 8, (1, 2)))
@@ -65,7 +66,7 @@ def rows_of(logger: CSVLogger) -> list[dict[str, str]]:
 
 
 def trainer(folder: Path, **options: Any) -> Trainer:
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     return Trainer(
         **quiet | {"accelerator": "cpu", "max_steps": 3, "logger": False, "default_root_dir": folder} | options
     )
@@ -205,12 +206,11 @@ def test_clips_to_renew_from_are_fixed_and_disturb_nothing(kind: str) -> None:
         def __iter__(self) -> Any:
             return iter(single_clips())
 
-    options: dict[str, Any] = {
+    kinds: dict[str, dict[str, Any]] = {
         "shuffled": {"shuffle": True},
-        "unshuffled": {},
         "own sampler": {"batch_size": 1, "batch_sampler": [[5, 4], [3, 2]]},
-        "stream": {},
-    }[kind]
+    }
+    options = kinds.get(kind, {})
     made = DataLoader(Stream(), batch_size=2, collate_fn=collate) if kind == "stream" else loader(**options)
     state = torch.get_rng_state()
     found = [renewal_clips(made, 2, CrossFrameAugmentation()) for _ in range(2)]
@@ -233,9 +233,9 @@ def test_statistics_are_renewed_from_the_training_loader(tmp_path: Path) -> None
     run = trainer(tmp_path, val_check_interval=3)
     run.fit(method, loader(shuffle=True), loader())
     buffers = {name: value.clone() for name, value in method.named_buffers() if "running" in name}
-    scores = []
-    for kind in ("all", "original", "running", "all"):
-        method.statistics = kind  # type: ignore[assignment]
+    scores, kinds = [], get_args(StatisticsKind)
+    for kind in (*kinds, kinds[0]):
+        method.statistics = kind
         scores.append(run.validate(method, loader(), verbose=False)[0]["val/score"])
         assert all(torch.equal(buffers[name], value) for name, value in method.named_buffers() if "running" in name)
     assert scores[0] == scores[3]

@@ -225,7 +225,7 @@ class Method(LightningModule, ABC):
         return values.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else values
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
-        """What `step` gives, logged with the number of the step, from 1; where it reaches loggers, means over processes."""
+        """What `step` gives, logged with the step's number, from 1; what reaches loggers is the mean over processes."""
         output = self.step(training_batch(batch, self.streams))
         logged = {name: value for name, value in (output or {}).items() if name != "loss"}
         every = int(vars(self.trainer)["log_every_n_steps"])  # Lightning does not declare it

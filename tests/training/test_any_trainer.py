@@ -27,6 +27,8 @@ from random_clips import clips as random_clips
 from repository import REPOSITORY
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.clip import BACKWARD, Batch, Clip, collate
+from stpl.data.datamodule import StreetsData
+from stpl.data.loading import Loading
 from stpl.errors import ConfigError
 from stpl.methods import CBST, DAVSN, STPL, TPS, BatchNormStatistics, SelfTraining
 from stpl.nn.batchnorm import BatchNormOptions
@@ -35,7 +37,7 @@ from stpl.nn.network import NetworkOptions
 from stpl.runs.build import build
 from stpl.runs.fit import fit
 from stpl.runs.record import read_metrics
-from stpl.testing import no_read_back
+from stpl.testing import TINY, no_read_back
 from stpl.training import Method
 from stpl.training.base import StatisticsKind
 from stpl.training.loaders import evaluation_clip, renewal_clips, training_batch
@@ -363,6 +365,12 @@ def test_a_batch_holds_what_is_wanted_and_no_more() -> None:
 def test_methods_that_label_the_whole_split_refuse_loaders(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="CBST labels the whole training split, which loaders cannot serve"):
         trainer(tmp_path).fit(CBST(network=SMALL), loader())
+
+
+def test_a_data_module_of_the_suite_wants_a_number_of_steps(tmp_path: Path, tiny_streets: Path) -> None:
+    data = StreetsData(tiny_streets, TINY, loading=Loading(batch_size=2, num_workers=0))
+    with pytest.raises(ConfigError, match="a run is counted in steps"):
+        trainer(tmp_path, max_steps=-1, max_epochs=1).fit(SelfTraining(network=SMALL), datamodule=data)
 
 
 def test_methods_are_lightning_modules_of_which_nothing_must_be_given_but_the_network() -> None:

@@ -90,6 +90,8 @@ class ClipDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of the remaining steps of the run: starts at the trainer's global step."""
         wanted = self._wanted()
+        if self._trainer().max_steps < 0:
+            raise ConfigError("a run is counted in steps", where="trainer.max_steps", mend="set it")
         clips, samplers = {}, {}
         for stream, wants in wanted.items():
             reader = self.reader("train", "source" if stream == "source" else None)

@@ -33,7 +33,7 @@ from stpl.metrics.selection import soft_neighborhood_density
 from stpl.metrics.temporal import clip_confusions
 from stpl.nn import renew, resize_flow, warp
 from stpl.testing import no_read_back
-from stpl.training.base import check_frames
+from stpl.training.loaders import check_frames
 
 Z = torch.eye(3)
 Y = torch.tensor([0, 1, 1])

@@ -29,7 +29,7 @@ from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.clip import BACKWARD, Batch, Clip, collate
 from stpl.data.datamodule import StreetsData
 from stpl.data.loading import Loading
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, StplError
 from stpl.methods import CBST, DAVSN, STPL, TPS, BatchNormStatistics, SelfTraining
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.deeplab import DeepLabV2
@@ -335,8 +335,8 @@ def changed(**fields: Any) -> Clip:
     [
         (torch.zeros(2, 3, 8, 8), "training loader, target: it yields float32 [2, 3, 8, 8], not clips"),
         ([1], "training loader, target: it yields a list, not clips"),
-        (single_clips(1)[0], "frames are uint8 [2, 3, 48, 64], not uint8 [B,T,3,H,W]"),
-        (changed(frames=torch.zeros(2, 2, 3, 48, 64)), "frames are float32 [2, 2, 3, 48, 64], not uint8"),
+        (single_clips(1)[0], "frames are [2, 3, 48, 64], not [B,T,3,H,W]"),
+        (changed(frames=torch.zeros(2, 2, 3, 48, 64)), "frames are uint8 RGB in 0…255, these are float32"),
         (changed(flows={}), "clips lack flow (0, -1)"),
         (changed(labels={}), "clips lack label 0"),
         (changed(offsets=(-2, 0)), "clips lack frame -1"),
@@ -345,11 +345,11 @@ def changed(**fields: Any) -> Clip:
 )
 def test_what_a_training_loader_may_not_yield(batch: Any, said: str) -> None:
     wants = STPL(network=SMALL).streams["target"]
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(StplError) as error:
         training_batch(batch, {"target": replace(wants, labels=(0,))})
     assert said in str(error.value)
     if not isinstance(batch, Mapping) and "label" not in said:
-        with pytest.raises(ConfigError, match="evaluation loader: "):
+        with pytest.raises(StplError, match=r"evaluation loader: |Clip\.frames: "):
             evaluation_clip(batch)
 
 

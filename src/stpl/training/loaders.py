@@ -6,13 +6,13 @@ from itertools import islice
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.augment_device import with_view
 from stpl.data.clip import BACKWARD, Batch, Clip, Wants, clip_seed
-from stpl.errors import ConfigError
+from stpl.errors import ConfigError, DataError
+from stpl.nn.generators import generators_kept
 
 _RENEWAL_SEED = 20160312  # of no run
 _COLLATE = "give DataLoader collate_fn=stpl.data.clip.collate"
@@ -75,7 +75,7 @@ def renewal_clips(loader: Any, batches: int, augmentation: CrossFrameAugmentatio
     if isinstance(loader, DataLoader):
         loader = _spread(loader, batches)
     wanted = {"target": Wants(augmented=augmentation is not None)}
-    with isolate_rng():
+    with generators_kept():
         clips = [training_batch(given, wanted).target for given in islice(loader, batches)]
     for number, clip in enumerate(clips):
         if augmentation is not None and clip.augmented is None:
@@ -100,9 +100,9 @@ def _carrying(clip: Any, wants: Wants, where: str) -> Clip:
     if not isinstance(clip, Clip):
         mend = f"let it yield stpl.data.clip.Batch or Clip: {_COLLATE}"
         raise ConfigError(f"it yields {_named(clip)}, not clips", where=where, mend=mend)
-    if clip.frames.ndim != 5 or clip.frames.dtype != torch.uint8:
-        mend = f"give frames in 0…255, which the network normalises itself, and {_COLLATE}"
-        raise ConfigError(f"frames are {_named(clip.frames)}, not uint8 [B,T,3,H,W]", where=where, mend=mend)
+    check_frames(clip)
+    if clip.frames.ndim != 5:
+        raise ConfigError(f"frames are {list(clip.frames.shape)}, not [B,T,3,H,W]", where=where, mend=_COLLATE)
     lacks = [f"frame {offset}" for offset in wants.frames if offset not in clip.offsets]
     lacks += [f"flow {pair}" for pair in wants.flows if pair not in clip.flows]
     lacks += [f"label {offset}" for offset in wants.labels if offset not in clip.labels]
@@ -121,6 +121,15 @@ def _carrying(clip: Any, wants: Wants, where: str) -> Clip:
         visible={offset: mask for offset, mask in clip.visible.items() if offset in wants.visible},
         augmented=clip.augmented if wants.augmented else None,
     )
+
+
+def check_frames(*clips: Clip) -> None:
+    """Raise `DataError` for frames that are not uint8: floats in 0…1 would all be black. No value is looked at."""
+    for clip in clips:
+        if clip.frames.dtype != torch.uint8:
+            found = str(clip.frames.dtype).removeprefix("torch.")
+            mend = "of frames in 0…1 make (255 * frames).round().to(torch.uint8)"
+            raise DataError(f"frames are uint8 RGB in 0…255, these are {found}", where="Clip.frames", mend=mend)
 
 
 def _named(value: Any) -> str:

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
 from stpl.errors import ConfigError, RecordError
+from stpl.evaluations import GROUPS as GROUPS
+from stpl.evaluations import flat as flat
 from stpl.files import write_atomically
-from stpl.metrics.names import GROUPS as GROUPS
-from stpl.metrics.names import flat as flat
 
 SCHEMA = 1
 """Version of `result.json`. It grows when a field changes its meaning; readers refuse other versions."""

@@ -17,7 +17,7 @@ from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.augment_device import with_view
 from stpl.data.clip import BACKWARD, Batch, Clip, Wants, clip_seed, stream_seed
 from stpl.errors import ConfigError, check_range
-from stpl.metrics.names import flat
+from stpl.evaluations import flat
 from stpl.nn import weights
 from stpl.nn.accel import Accel
 from stpl.nn.batchnorm import (

@@ -41,7 +41,9 @@ def write_page(found: Adaptation, film: Path | None = None) -> Path:
     more = len(found.videos) - 1
     shares = [
         {"name": name, "colour": f"rgb{tuple(rgb)}", "before": before, "after": after}
-        for name, rgb, (before, after) in zip(space.classes, picture_palette(space).tolist(), change.shares, strict=True)
+        for name, rgb, (before, after) in zip(
+            space.classes, picture_palette(space).tolist(), change.shares, strict=True
+        )
     ]
     titles = ("input", "before", "after")
     filled = render_page(

@@ -51,7 +51,7 @@ ALLOWED = {
         "nn",
         "losses",
         "metrics",
-    },  # fmt: skip
+    },
     "methods": {*TENSORS, "data.augment_device", "nn", "losses", "metrics", "training"},
     "runs": RUNS,
     "sweeps": {*FOUNDATION, "option_types", "runs"},

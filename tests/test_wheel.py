@@ -130,7 +130,7 @@ def test_a_video_is_adapted_to_in_an_empty_folder(stpl: Stpl, tmp_path: Path, ti
     size = f"--size={TINY.height},{TINY.width}"
     said = stpl("adapt", "--network=streets", "--video=drive", "--steps=1", "--batch-size=1", size)
     assert "adapted:" in said
-    assert (tmp_path / "runs/video/drive/seed0/side_by_side.webm").stat().st_size > 0
+    assert (tmp_path / "runs/video/drive/seed0/index.html").stat().st_size > 0
 
 
 SWEEP = """

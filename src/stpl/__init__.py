@@ -8,11 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stpl.apply.adapt import Adaptation, Stage
+    from stpl.apply.adapt import Adaptation
     from stpl.apply.library import adapt, load
+    from stpl.apply.stages import Stage
 
 __version__ = "0.1.0"
-_PLACES = {"Adaptation": "adapt", "Stage": "adapt", "adapt": "library", "load": "library"}
+_PLACES = {"Adaptation": "adapt", "Stage": "stages", "adapt": "library", "load": "library"}
 __all__ = ["Adaptation", "Stage", "__version__", "adapt", "load"]
 
 # albumentations asks the package index for a newer version at import unless this is set.

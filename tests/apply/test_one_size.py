@@ -13,12 +13,12 @@ import torch
 
 from fakes import MovingShapes
 from stpl.apply import export, labelling, page
-from stpl.apply.adapt import FLOW
-from stpl.apply.guard import see
+from stpl.apply.adapt import FLOW, spread
+from stpl.apply.guard import Candidate, Looked, Verdict, look
 from stpl.apply.labelling import write_labels
 from stpl.apply.loaded import open_network, predict
 from stpl.apply.origin import NetworkOrigin
-from stpl.apply.settings import AdaptationSettings
+from stpl.apply.settings import LOOKED, AdaptationSettings
 from stpl.data.clip import BACKWARD, Wants, collate
 from stpl.data.datamodule import VideoData
 from stpl.data.flow import FlowCache
@@ -80,18 +80,21 @@ def test_the_same_labels_everywhere(
     for ids, expected in zip(labels["film"], predicted[1:], strict=True):
         assert np.array_equal(ids, resize_ids(expected.astype(np.uint8), panel))
 
-    done: Any = SimpleNamespace(
-        before=model, network=model, folder=tmp_path, videos=[video], settings=AdaptationSettings()
-    )
-    page.look(done)
-    assert len(labels["page"]) == 2 * (COUNT - 1)
-    for ids, expected in zip(labels["page"][::2], predicted[1:], strict=True):
-        assert np.array_equal(ids, expected)
-
     data = VideoData(video, size=SIZE, flow_cache=tmp_path / FLOW)
+    places, batches = spread(data, LOOKED)
+    assert places == list(range(COUNT - 1))
+    sight = look(model.accel, batches)
+    guarded, start = sight.labels.numpy(), Candidate("start", checkpoint, shares=(0.0,) * 15)
+    done: Any = SimpleNamespace(
+        before=model, folder=tmp_path, videos=[video], settings=AdaptationSettings(),
+        looked=Looked(places, batches, [sight]), verdict=Verdict(start, (start,), "", start),
+    )  # fmt: skip
+    page.look(done)
+    for ids, seen in zip(labels["page"], guarded, strict=True):
+        assert np.array_equal(ids, resize_ids(seen, NATIVE))
+
     reader = data.reader("train", "target")
     clips = [collate([reader.read(place, Wants(flows=(BACKWARD,)))]) for place in range(len(reader))]
-    guarded = see(model.accel, clips).labels.numpy()
     streamed = [clip for _, clip in clips_in_order(FrameStream(video), SIZE, FlowCache())][1:]
     exported = export.Classes(export.TwoFrames(model.accel)).eval()
     frames = [resize_rgb(frame, SIZE) for frame in FrameStream(video).frames()]

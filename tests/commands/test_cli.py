@@ -288,6 +288,7 @@ def test_adapt_to_a_video(tiny_run: Arguments, tmp_path: Path, capsys: pytest.Ca
         f"--network={source}",
         f"--video={frames}",
         f"--output={out}",
+        "--film=true",
         "--steps=2",
         "--batch_size=2",
     ]

@@ -124,7 +124,7 @@ def test_the_folder_one_stands_in_is_a_video(
     monkeypatch.setenv("STPL_RUNS", "runs")
     monkeypatch.chdir(mixed)
     options = ["--steps=1", "--batch_size=1", "--size=32,64"]
-    assert main(["adapt", f"--network={checkpoint}", "--video=.", "--output=out: {x}", *options]) == 0
+    assert main(["adapt", f"--network={checkpoint}", "--video=.", "--output=out: {x}", "--film=true", *options]) == 0
     assert len(list(VideoFrames(mixed / "out: {x}" / "side_by_side.webm").frames())) == 3
     capsys.readouterr()
     Path("# here").symlink_to(".")

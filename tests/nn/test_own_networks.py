@@ -37,7 +37,9 @@ NAMES = "classes: [road, car, tree, sky, other]\n"
 @pytest.fixture
 def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
     """A guard that hands back what was trained last, whatever it is worth."""
-    monkeypatch.setattr(adaptation, "choose", lambda scored: Verdict(scored[-1], tuple(scored), "the last one"))
+    monkeypatch.setattr(
+        adaptation, "choose", lambda scored, take: Verdict(scored[-1], tuple(scored), "the last one", scored[-1])
+    )
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def test_adapted_weights_come_back_as_they_went(
     out = tmp_path / "out"
     args = ["adapt", f"--network=own_networks:{name}", f"--weights={tmp_path / 'mine.pth'}", f"--features={layer}",
             f"--classes={classes}", f"--video={drive}", "--size=64,96", "--steps=2", "--batch_size=2", "--lr=1e-3",
-            f"--output={out}", f"--experiment={experiment}"]  # fmt: skip
+            f"--output={out}", f"--experiment={experiment}", "--film=true"]  # fmt: skip
     assert main(args) == 0
     adapted = torch.load(out / "adapted.pt", weights_only=True)
     again = copy.deepcopy(net)

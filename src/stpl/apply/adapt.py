@@ -7,27 +7,29 @@ interruption, it goes on from there.
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from torch import nn
 
-from stpl.apply.guard import Candidate, Seen, Verdict, choose, judged, see
+from stpl.apply.guard import KINDS, Candidate, Looked, Verdict, choose, judged, look, renewed
 from stpl.apply.loaded import LoadedNetwork, load_network
 from stpl.apply.out_folder import signals_raise
 from stpl.apply.resources import Estimate, estimate, fitting
 from stpl.apply.settings import ADAPTED, BENCH, LOOKED, VERDICT, AdaptationSettings, check_outputs, run_name
+from stpl.apply.stages import Clock, OnStage, ignored
 from stpl.data.clip import BACKWARD, Clip, Wants, collate
 from stpl.data.datamodule import ClipDataModule
+from stpl.data.videos.video_clips import spread_places
 from stpl.errors import CheckpointError, ConfigError
 from stpl.files import whole_file, write_atomically
 from stpl.nn import weights
+from stpl.nn.accel import Accel
 from stpl.nn.batchnorm import batchnorm_layers
 from stpl.nn.generators import generators_kept
 from stpl.runs.build import SuiteCLI, build_request
@@ -37,38 +39,17 @@ from stpl.runs.identity import check_mark, flat_settings, kept_settings
 from stpl.runs.request import Request
 from stpl.runs.trainer import callbacks_of
 
-STATISTICS = "batchnorm_augmented"
-"""The experiment whose result trained networks are compared with: the start with renewed statistics."""
+STATISTICS = "statistics"
+"""Folder of the start with renewed statistics, in that of an adaptation."""
 
-_EVALUATIONS = (4, 5, 3, 6, 2)  # intermediate networks that can be chosen: the first that divides the steps
+_LOOKS, _RENEWS = "looking", "renewing statistics"  # kinds of work
+_RENEWED = 16  # clips from which statistics are renewed, as many of augmented frames
+_EVALUATED = 4  # clips that a training evaluates itself, as few as make a loss of its way visible
 
 FLOW = "flow"
 """Folder of estimated flow and of indices of videos, in that of an adaptation."""
 
 _TURN = threading.Lock()  # generators, determinism and signal handlers are the process's, not a thread's
-
-
-@dataclass(frozen=True)
-class Stage:
-    """How far an adaptation is.
-
-    Attributes:
-        name: what is being done.
-        done: steps of it that are done.
-        total: number of its steps.
-    """
-
-    name: str
-    done: int
-    total: int
-
-
-OnStage = Callable[[Stage], None]
-"""A callback that gets, after every step, how far an adaptation is."""
-
-
-def ignored(_: object) -> None:
-    """The callback where nobody listens."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +65,8 @@ class Adaptation:
         checkpoint: the network to use as a checkpoint, `adapted.ckpt`.
         weights: of a network of your own, the same in the form in which it came; else `None`.
         verdict: what the guard chose, from what, and why.
-        estimate: of memory and time.
+        estimate: of memory.
+        looked: what the guard saw.
     """
 
     network: LoadedNetwork = field(repr=False, compare=False)
@@ -96,6 +78,7 @@ class Adaptation:
     weights: Path | None
     verdict: Verdict
     estimate: Estimate
+    looked: Looked = field(repr=False, compare=False)
 
     @property
     def module(self) -> nn.Module:
@@ -126,25 +109,22 @@ def adapt_to(
         given = settings.batch_size or (begun and begun["data"]["init_args"]["loading"]["batch_size"])
         segmenter, sizes = network.accel.segmenter, [given] if given else [4, 2, 1]
         segmenter.check_trainable()
-        needed = fitting(estimate(segmenter, network.frame_size, size, settings.steps) for size in sizes)
+        needed = fitting(estimate(segmenter, network.frame_size, size) for size in sizes)
         on_estimate(needed)
         settings = replace(settings, batch_size=needed.batch_size)
         start = _start(network, folder, goes_on=begun is not None)
         name = begun["run"]["experiment"] if begun else run_name(videos)  # the video may be called otherwise by now
-        runs = _Runs(network, start, videos, folder, settings, name, on_stage)
+        runs = _Runs(network, start, videos, folder, settings, name, begun is not None)
         with weights.read_once(start):
-            candidates, cli = runs.train()
-            if batchnorm_layers(network.accel):
-                candidates.insert(1, runs.renew(str(cli.config.trainer.precision)))
-        seen = list(_seen(network, candidates, spread(cli.datamodule, LOOKED), on_stage))
-        verdict = choose(judged(candidates, seen))
+            candidates, looked = runs.run(on_stage)
+        verdict = choose(judged(candidates, looked.sights, network.classes), settings.take)
         chosen, checkpoint = verdict.chosen.checkpoint, folder / ADAPTED
         with chosen.open("rb") as content, whole_file(checkpoint) as file:
             shutil.copyfileobj(content, file)
         adapted = network.adapted(checkpoint)
         own = adapted.write_weights(folder)
         write_atomically(folder / VERDICT, json.dumps(_summary(verdict, settings.experiment), indent=2) + "\n")
-    return Adaptation(adapted, network, videos, settings, folder, checkpoint, own, verdict, needed)
+    return Adaptation(adapted, network, videos, settings, folder, checkpoint, own, verdict, needed, looked)
 
 
 @contextmanager
@@ -158,31 +138,17 @@ def _process_state_kept() -> Iterator[None]:
             torch.use_deterministic_algorithms(enabled, warn_only=warns)
 
 
-def spread(data: ClipDataModule, count: int) -> list[Clip]:
-    """At most `count` clips of the target, spread evenly, in batches, without a label."""
-    reader = data.reader("train", "target")
-    every = max(1, len(reader) // count)
-    places = range(every // 2, len(reader), every)[:count]
-    size = data.loading.eval_batch_size
+def spread(data: ClipDataModule, count: int) -> tuple[list[int], list[Clip]]:
+    """At most `count` clips of the target, spread evenly: their places, and they in batches, without a label."""
+    reader, size = data.reader("train", "target"), data.loading.eval_batch_size
+    places = list(spread_places(len(reader), count))
     clips = [reader.read(place, Wants(flows=(BACKWARD,))) for place in places]
-    return [collate(clips[first : first + size]) for first in range(0, len(clips), size)]
-
-
-def _seen(
-    start: LoadedNetwork, candidates: Sequence[Candidate], clips: Sequence[Clip], on_stage: OnStage
-) -> Iterator[Seen]:
-    """What each candidate, of which the first is the start, predicts for the clips.
-
-    Each is loaded anew: a network of your own may keep more than weights from one pass to the next.
-    """
-    for place, candidate in enumerate(candidates, 1):
-        yield see(start.accel if place == 1 else load_network(candidate.checkpoint, start.builder), clips)
-        on_stage(Stage("comparing", place, len(candidates)))
+    return places, [collate(clips[first : first + size]) for first in range(0, len(clips), size)]
 
 
 @dataclass(frozen=True)
 class _Runs:
-    """The runs of one adaptation: what they share."""
+    """The work of one adaptation: the statistics of the start, the training, and what the guard sees of both."""
 
     network: LoadedNetwork
     start: Path
@@ -190,59 +156,92 @@ class _Runs:
     folder: Path
     settings: AdaptationSettings
     name: str
-    on_stage: OnStage
+    goes_on: bool
 
-    def train(self) -> tuple[list[Candidate], SuiteCLI]:
-        """Run the method: the start, and the network at every evaluation; and the run."""
-        settings = self.settings
-        count = next((count for count in _EVALUATIONS if settings.steps % count == 0), 1)
-        every = max(1, settings.steps // count)
-        trainer: dict[str, Any] = {"max_steps": settings.steps, "val_check_interval": every}
+    def run(self, on_stage: OnStage) -> tuple[list[Candidate], Looked]:
+        """All candidates, and what the guard sees of each.
+
+        Each is loaded anew: a network of your own may keep more than weights from one pass to the next.
+        """
+        cli, steps = self._build(), self.settings.evaluated
+        begin(cli)
+        places, clips = spread(cli.datamodule, LOOKED)
+        renews, experiment = bool(batchnorm_layers(self.network.accel)), self.settings.experiment
+        work = {_LOOKS: 1 + 2 * renews + len(steps), _RENEWS: renews + len(steps), experiment: self.settings.steps}
+        clock = Clock(work, on_stage)
+        found = [Candidate("start", self.start)]
+        if renews:
+            found += self._renewed(cli)
+            clock.tell(_RENEWS)
+        sights = []
+
+        def see(candidate: Candidate) -> None:
+            start = candidate is found[0]
+            sights.append(look(self.network.accel if start else self._loaded(candidate.checkpoint), clips))
+            clock.tell(_LOOKS)
+
+        for candidate in found:
+            see(candidate)
+        tell = LambdaCallback(
+            on_train_batch_end=lambda trainer, *_: clock.tell(experiment, trainer.global_step),
+            on_validation_end=lambda trainer, *_: clock.tell(_RENEWS) if trainer.global_step else None,
+        )
+        callbacks_of(cli.trainer).insert(0, tell)
+        run(cli)
+        for step in steps:
+            found.append(_candidate(f"step {step}", cli, step))
+            see(found[-1])
+        return found, Looked(places, clips, sights)
+
+    def _renewed(self, cli: SuiteCLI) -> list[Candidate]:
+        """The start with renewed statistics of both kinds, kept as checkpoints."""
+        found = [Candidate(f"{kind} statistics", self.folder / STATISTICS / f"{kind}.ckpt") for kind in KINDS]
+        if self.goes_on and all(one.checkpoint.is_file() for one in found):
+            return found
+        clips = cli.datamodule.renewal_clips(cli.model.batchnorm.renewal_batches, augmented=True)
+        network = self._loaded(self.start)
+        with cli.trainer.precision_plugin.val_step_context():
+            for candidate, _ in zip(found, renewed(network, clips), strict=True):
+                replace(self.network, network=network).save(candidate.checkpoint)
+        return found
+
+    def _loaded(self, checkpoint: Path) -> Accel:
+        return load_network(checkpoint, self.network.builder)
+
+    def _build(self) -> SuiteCLI:
+        """The run of the method, which evaluates next to nothing itself: the guard looks at all networks alike."""
+        settings, size = self.settings, self.settings.batch_size or 1
+        trainer: dict[str, Any] = {"max_steps": settings.steps, "val_check_interval": settings.interval}
         if settings.precision is not None:
             trainer["precision"] = settings.precision
+        if self.network.builder is not None:  # some networks have operations of which there is no deterministic form
+            trainer["deterministic"] = "warn"
         more = {} if settings.lr is None else {"optimizer": {"lr": settings.lr}}
-        cli = self._run(settings.experiment, settings.experiment, self.folder, trainer=trainer, **more)
-        found = [_candidate(f"step {step}", cli, step) for step in range(every, settings.steps + 1, every)]
-        return [Candidate("start", self.start), *found], cli
-
-    def renew(self, precision: str) -> Candidate:
-        """The start with renewed statistics: a run of one step, which is evaluated with those of its clips."""
-        trainer = {"max_steps": 1, "val_check_interval": 1, "precision": precision}
-        cli = self._run("renewing statistics", STATISTICS, self.folder / STATISTICS, trainer=trainer)
-        return replace(_candidate("renewed statistics", cli, 1), step=0)
-
-    def _run(self, title: str, experiment: str, folder: Path, **settings: Mapping[str, Any]) -> SuiteCLI:
-        """Run an experiment with these settings and those of all into a folder, or go on with it."""
-        size = self.settings.batch_size
         shared = {
-            "seed_everything": self.settings.seed,
-            "run": {"experiment": self.name, "base": experiment, "keep_all": True, "directory": str(folder)},
+            "seed_everything": settings.seed,
+            "run": {
+                "experiment": self.name,
+                "base": settings.experiment,
+                "keep_all": True,
+                "directory": str(self.folder),
+            },
             "network": self.network.options.to_dict(),
             "model": {"init_args": {"checkpoint": str(self.start)}},
+            "batchnorm": {"renewal_batches": -(-_RENEWED // size)},
             "data": {
                 "init_args": {
                     "path": [str(video) for video in self.videos],
                     "size": list(self.network.frame_size),
-                    "stride": self.settings.stride,
+                    "stride": settings.stride,
                     "flow_cache": str(self.folder / FLOW),
                     "flow_estimator": self.network.flow_estimator,
-                    "evaluation_clips": LOOKED,
+                    "evaluation_clips": _EVALUATED,
                     "loading": {"batch_size": size, "eval_batch_size": size},
                 }
             },
         }
-        if self.network.builder is not None:  # some networks have operations of which there is no deterministic form
-            settings["trainer"] = {"deterministic": "warn", **settings["trainer"]}
-        cli = build_request(Request(bench=BENCH, experiment=experiment, settings={**shared, **settings}))
-
-        def tell(trainer: Trainer, *_: Any) -> None:
-            """Call back after a step."""
-            self.on_stage(Stage(title, trainer.global_step, int(trainer.max_steps)))
-
-        callbacks_of(cli.trainer).insert(0, LambdaCallback(on_train_batch_end=tell))
-        begin(cli)
-        run(cli)
-        return cli
+        all_settings = {**shared, "trainer": trainer, **more}
+        return build_request(Request(bench=BENCH, experiment=settings.experiment, settings=all_settings))
 
 
 def _candidate(title: str, cli: SuiteCLI, step: int) -> Candidate:
@@ -286,13 +285,12 @@ def _start(network: LoadedNetwork, folder: Path, *, goes_on: bool) -> Path:
 
 def _summary(verdict: Verdict, experiment: str) -> dict[str, Any]:
     """What `adaptation.json` says."""
+    seen = ("title", "step", "score", "agreement", "consistency", "shares", "refusals")
     return {
         "chosen": verdict.chosen.title,
+        "preferred": verdict.preferred.title,
         "adapted": verdict.adapted,
         "reason": verdict.reason,
         "experiment": experiment,
-        "candidates": [
-            {"title": one.title, "step": one.step, "score": one.score, "agreement": one.agreement}
-            for one in verdict.scored
-        ],
+        "candidates": [{name: getattr(one, name) for name in seen} for one in verdict.scored],
     }

@@ -32,7 +32,7 @@ def write_labels(network: LoadedNetwork, sources: Sequence[FrameStream], folder:
 
     The sources come one after the other; `kinds` says what to write into the folder of these three.
     """
-    space, done, start, shown = network.options.space, 0, time.monotonic(), time.monotonic()
+    space, counted = network.options.space, _Counted("predicting", "predicted")
     palette = picture_palette(space)
     colours = np.pad(space.palette, ((0, 256 - len(space.palette)), (0, 0))).tobytes()
     rows = [
@@ -50,20 +50,43 @@ def write_labels(network: LoadedNetwork, sources: Sequence[FrameStream], folder:
             writer = stack.enter_context(video)
         for frame, (labels,) in (pair for source in sources for pair in labelled([network], source, FlowCache())):
             if "ids" in kinds:
-                Image.fromarray(labels).save(folder / "ids" / f"{done:06d}.png")
+                Image.fromarray(labels).save(folder / "ids" / f"{counted.done:06d}.png")
             if "colors" in kinds:
                 image = Image.fromarray(labels)
                 image.putpalette(colours)
-                image.save(folder / "colors" / f"{done:06d}.png")
+                image.save(folder / "colors" / f"{counted.done:06d}.png")
             if writer is not None:
                 writer.write([overlay(frame, labels, palette)])
-            done += 1
-            now = time.monotonic()
-            if now - shown > _EVERY:
-                shown = now
-                print(f"predicting: {done} frames, {done / (now - start):.1f} a second", file=sys.stderr, flush=True)
-    print(f"predicted {done} frames, {done / (time.monotonic() - start):.1f} a second", file=sys.stderr)
-    return done
+            counted.add()
+    counted.end()
+    return counted.done
+
+
+class _Counted:
+    """Says how many frames are done, of footage whose length is not known before its end.
+
+    Args:
+        doing: what is being done.
+        did: the same once it is done.
+    """
+
+    def __init__(self, doing: str, did: str) -> None:
+        self.doing, self.did, self.done = doing, did, 0
+        self._start = self._shown = time.monotonic()
+
+    def add(self) -> None:
+        """One more frame is done."""
+        self.done += 1
+        if time.monotonic() - self._shown > _EVERY:
+            self._shown = time.monotonic()
+            print(f"{self.doing}: {self.done} frames, {self._pace()}", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """All are."""
+        print(f"{self.did} {self.done} frames, {self._pace()}", file=sys.stderr)
+
+    def _pace(self) -> str:
+        return f"{self.done / max(1e-9, time.monotonic() - self._start):.1f} a second"
 
 
 def film_runs(keys: Mapping[str, RunKey], runs: Path, output: Path, fps: float | None, codec: Codec) -> None:
@@ -116,7 +139,7 @@ def film(
         what = f"the networks predict {', '.join(space.name for space in spaces)}"
         raise ConfigError(what, mend="compare networks of one label space")
     palette, titles = picture_palette(spaces[0]), ["input", *networks]
-    fps = sources[0].fps if fps is None else fps
+    fps, counted = sources[0].fps if fps is None else fps, _Counted("filming", "filmed")
     with SideBySide(output, fps, titles, legend=(spaces[0].classes, palette), style=VideoStyle(codec)) as writer:
         height, width = sources[0].size
         scale = min(1.0, _PANEL_HEIGHT / height)
@@ -125,3 +148,5 @@ def film(
             for frame, labels in labelled(list(networks.values()), source, flow or FlowCache(), first=1):
                 shown = resize_rgb(frame, panel)
                 writer.write([shown, *(overlay(shown, resize_ids(one, panel), palette) for one in labels)])
+                counted.add()
+    counted.end()

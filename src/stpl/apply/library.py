@@ -14,6 +14,7 @@ from stpl.apply import option_values as values
 from stpl.apply.loaded import LoadedNetwork, open_network
 from stpl.apply.origin import NetworkOrigin
 from stpl.apply.settings import BENCH, RECOMMENDED, SIDE_BY_SIDE, AdaptationSettings, run_name
+from stpl.apply.stages import OnStage, Stage, ignored
 from stpl.data.flow.flow_cache import FlowCache
 from stpl.data.videos.stream import FrameStream, check_footage
 from stpl.errors import ConfigError, shown
@@ -23,7 +24,7 @@ from stpl.progress import Progress
 from stpl.runs.record import RunKey, runs_root
 
 if TYPE_CHECKING:  # what trains imports Lightning, which takes longer than torch: `load` needs none of it
-    from stpl.apply.adapt import Adaptation, OnStage, Stage
+    from stpl.apply.adapt import Adaptation
     from stpl.apply.resources import Estimate
 
 File = str | os.PathLike[str]
@@ -82,7 +83,8 @@ def adapt(
     stride: int = 1,
     seed: int = 0,
     precision: str | None = None,
-    progress: "OnStage | None" = None,
+    take: str | None = None,
+    progress: OnStage | None = None,
 ) -> "Adaptation":
     """Adapt a network to unlabelled video, without source data and without labels.
 
@@ -98,6 +100,7 @@ def adapt(
         stride: take every stride-th frame.
         seed: decides the order of clips and their augmentation.
         precision: of training, 32-true, bf16-mixed or 16-mixed; chosen from the hardware if not given.
+        take: return start, original, augmented, statistics or step40, say, whatever the guard says.
         progress: called after every step with a `Stage`.
 
     Returns:
@@ -111,14 +114,14 @@ def adapt(
     if on_stage is not None and not callable(on_stage):
         mend = "give a function, or leave it out"
         raise ConfigError(f"{shown(on_stage)} cannot be called", where="progress", mend=mend)
-    settings = AdaptationSettings(experiment, steps, lr, batch_size, stride, seed, precision)
+    settings = AdaptationSettings(experiment, steps, lr, batch_size, stride, seed, precision, take)
     written = RunKey(BENCH, run_name(videos), seed).directory(runs_root()) if output is None else output
     folder = values.path(written, "output", "a folder to write into").absolute()
     videos = [one.absolute() for one in videos]  # the program may change its working directory meanwhile
     opened = network if isinstance(network, LoadedNetwork) else _origin(network)
     check_footage(videos, stride=stride)
     loaded = opened if isinstance(opened, LoadedNetwork) else open_network(opened)
-    from stpl.apply.adapt import adapt_to, ignored
+    from stpl.apply.adapt import adapt_to
     from stpl.apply.page import write_page
 
     found = adapt_to(loaded, videos, folder, settings, on_stage or ignored)
@@ -142,8 +145,10 @@ def _paths(video: File | Sequence[File]) -> list[Path]:
     return [values.path(one, "video", what) for one in video]
 
 
-def adapt_and_show(origin: NetworkOrigin, videos: Sequence[Path], folder: Path, settings: AdaptationSettings) -> None:
-    """Adapt a network, with progress on stderr, and write the page and the video of the change."""
+def adapt_and_show(
+    origin: NetworkOrigin, videos: Sequence[Path], folder: Path, settings: AdaptationSettings, filmed: bool
+) -> None:
+    """Adapt a network, with progress on stderr, and write the page and, if asked for, the video of the change."""
     from stpl.apply.adapt import FLOW, adapt_to
     from stpl.apply.labelling import film
     from stpl.apply.page import write_page
@@ -153,9 +158,9 @@ def adapt_and_show(origin: NetworkOrigin, videos: Sequence[Path], folder: Path, 
     def on_estimate(estimate: "Estimate") -> None:
         say(f"estimate: {estimate}, {estimate.batch_size} clips a step")
 
-    def on_stage(stage: "Stage") -> None:
+    def on_stage(stage: Stage) -> None:
         line = lines.setdefault(stage.name, Progress(stage.name, stage.total, stage.done - 1))
-        line.add(stage.done - line.done)
+        line.add(stage.done - line.done, "" if stage.left is None else f", about {stage.left:.0f} s left of all")
 
     with nullcontext() if checkpoint is None else weights.read_once(located(checkpoint).absolute()):
         network = open_network(origin)
@@ -164,9 +169,10 @@ def adapt_and_show(origin: NetworkOrigin, videos: Sequence[Path], folder: Path, 
         say(f"adapted: {found.checkpoint}")
         if found.weights is not None:
             say(f"weights: {found.weights}")
-        networks = {f"before: {network.name}": network, "after": found.network}
-        written = found.folder / SIDE_BY_SIDE
-        sources = [FrameStream(path, stride=settings.stride, limit=_FILMED, as_first=True) for path in found.videos]
-        film(networks, sources, written, flow=FlowCache(found.folder / FLOW))
-        say(f"video:   {written}")
+        written = found.folder / SIDE_BY_SIDE if filmed else None
+        if written is not None:
+            networks = {f"before: {network.name}": network, "after": found.network}
+            sources = [FrameStream(path, stride=settings.stride, limit=_FILMED, as_first=True) for path in found.videos]
+            film(networks, sources, written, flow=FlowCache(found.folder / FLOW))
+            say(f"video:   {written}")
         say(f"page:    {write_page(found, written)}")

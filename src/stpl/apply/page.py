@@ -1,7 +1,6 @@
 """The page of an adaptation: what was done, what came of it, and what it looks like, in one HTML file."""
 
 import base64
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpl.apply.adapt import FLOW, Adaptation
-from stpl.apply.loaded import Frame, predict
-from stpl.apply.settings import LOOKED, PAGE
-from stpl.data.clip import BACKWARD, Wants
+from stpl.apply.loaded import Frame
+from stpl.apply.settings import PAGE
 from stpl.data.flow.flow_cache import FlowCache
+from stpl.data.image import resize_ids
 from stpl.data.videos.video_clips import VideoFrames, spread_places
 from stpl.files import write_atomically
 from stpl.pictures.colours import picture_palette
@@ -28,11 +27,12 @@ _ASSETS = Path(__file__).parent / "assets"
 
 
 class Change(NamedTuple):
-    """What a network makes of a video before and after."""
+    """What networks make of a video: the start, the one that is returned, and the best of those that are not."""
 
-    shares: NDArray[np.float64]  # `[K,2]`: of each class in all predicted pixels before and after, in percent
-    changed: float  # percent of the pixels whose class changed
-    shown: list[tuple[Frame, Frame, Frame]]  # some frames: input, before, after
+    titles: list[str]  # of the networks
+    shares: NDArray[np.float64]  # `[K,n]`: of each class in all predicted pixels, in percent
+    changed: float  # percent of the pixels whose class is another than the start's
+    shown: list[list[Frame]]  # some frames: input, and one of each network
 
 
 def write_page(found: Adaptation, film: Path | None = None) -> Path:
@@ -40,12 +40,9 @@ def write_page(found: Adaptation, film: Path | None = None) -> Path:
     change, space = look(found), found.before.options.space
     more = len(found.videos) - 1
     shares = [
-        {"name": name, "colour": f"rgb{tuple(rgb)}", "before": before, "after": after}
-        for name, rgb, (before, after) in zip(
-            space.classes, picture_palette(space).tolist(), change.shares, strict=True
-        )
+        {"name": name, "colour": f"rgb{tuple(rgb)}", "shares": row}
+        for name, rgb, row in zip(space.classes, picture_palette(space).tolist(), change.shares, strict=True)
     ]
-    titles = ("input", "before", "after")
     filled = render_page(
         _ASSETS,
         title=f"to {found.videos[0].name}" + (f" and {more} more" if more else ""),
@@ -53,9 +50,10 @@ def write_page(found: Adaptation, film: Path | None = None) -> Path:
         film="" if film is None else film.name,
         facts=_facts(found, change),
         curves=_curves(found.folder / METRICS),
+        titles=change.titles,
         shares=shares,
         largest=max(float(change.shares.max()), 1e-9),
-        frames=[list(zip(titles, map(_jpeg, frames), strict=True)) for frames in change.shown],
+        frames=[list(zip(("input", *change.titles), map(_jpeg, frames), strict=True)) for frames in change.shown],
     )
     path = found.folder / PAGE
     write_atomically(path, filled)
@@ -63,36 +61,33 @@ def write_page(found: Adaptation, film: Path | None = None) -> Path:
 
 
 def look(found: Adaptation) -> Change:
-    """What the network makes of frames that are spread evenly over the videos, before and after."""
-    networks = [found.before.accel, found.network.accel]
-    space = found.before.options.space
-    palette, count = picture_palette(space), space.num_classes
-    pixels, changed, total = np.zeros((count, 2)), 0, 0
-    shown: list[tuple[Frame, Frame, Frame]] = []
-    chosen = list(_chosen(found))
-    often = max(1, len(chosen) // _SHOWN)
-    for place, (clips, shown_at, number) in enumerate(chosen):
-        frame = shown_at.frame(number)
-        clip = clips.read(number, Wants(flows=(BACKWARD,)))
-        before, after = (predict(network, clip, frame.shape) for network in networks)
-        for column, labels in enumerate((before, after)):
-            pixels[:, column] += np.bincount(labels.ravel(), minlength=count)[:count]
-        changed, total = changed + int((before != after).sum()), total + before.size
-        if place % often == often // 2 and len(shown) < _SHOWN:
-            shown.append((frame, overlay(frame, before, palette), overlay(frame, after, palette)))
-    return Change(100 * pixels / total, 100 * changed / total, shown)
+    """What the networks make of the frames that the guard saw; pictures are of the footage's own size."""
+    looked, verdict, palette = found.looked, found.verdict, picture_palette(found.before.options.space)
+    titles = {verdict.scored[0]: "before"}
+    if verdict.adapted:
+        titles[verdict.chosen] = f"returned: {verdict.chosen.title}"
+    if verdict.other is not None:
+        titles.setdefault(verdict.other, f"best that is not returned: {verdict.other.title}")
+    labels = [looked.sights[verdict.scored.index(one)].labels for one in titles]
+    shown = []
+    for number in spread_places(len(labels[0]), _SHOWN):
+        frame = _frame(found, looked.places[number])
+        maps = [resize_ids(one[number].numpy(), frame.shape[:2]) for one in labels]
+        shown.append([frame, *(overlay(frame, one, palette) for one in maps)])
+    after = looked.sights[verdict.scored.index(verdict.chosen)].labels
+    shares = np.array([one.shares for one in titles]).T
+    return Change([*titles.values()], shares, 100 * float((labels[0] != after).double().mean()), shown)
 
 
-def _chosen(found: Adaptation) -> Iterator[tuple[VideoFrames, VideoFrames, int]]:
-    """Clips that are spread evenly over the videos: as the network sees them, as they are shown, and their number."""
-    kept = FlowCache(found.folder / FLOW, found.before.flow_estimator)  # where index and flow of the training lie
-    count = max(1, LOOKED // len(found.videos))
+def _frame(found: Adaptation, place: int) -> Frame:
+    """The current frame of a clip of the footage as it was decoded."""
+    kept = FlowCache(found.folder / FLOW, found.before.flow_estimator)  # where the index lies
     for video in found.videos:
-        clips, shown = (
-            VideoFrames(video, size, stride=found.settings.stride, as_first=True, flow=kept)
-            for size in (found.before.frame_size, None)
-        )
-        yield from ((clips, shown, place) for place in spread_places(len(clips), count))
+        frames = VideoFrames(video, None, stride=found.settings.stride, as_first=True, flow=kept)
+        if place < len(frames):
+            return frames.frame(place)
+        place -= len(frames)
+    raise IndexError(place)
 
 
 def _facts(found: Adaptation, change: Change) -> dict[str, str]:

@@ -1,6 +1,5 @@
-"""What an adaptation takes of memory and time, estimated before it begins from one small step."""
+"""What an adaptation takes of memory, estimated before it begins from one small step."""
 
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -18,13 +17,10 @@ _PROBED = (128, 256)  # the largest frame that the small step sees
 _COPIES = 5  # weights, gradients, momentum, the teacher, and one in transit to a checkpoint
 _SPARE = 0.8  # share of the free memory to use
 _PROGRAM = 500 * 2**20  # bytes that the libraries take once they work
-_PASSES = 2.0  # passes of a step in units of one with its backward pass: the student's, and two of the teacher without
-_FORWARD = 1 / 3  # of such a unit: a pass without
 _VIEWS = 1.4  # what is kept beside what autograd keeps of one frame: the teacher's maps, frames, gradients of maps
 _MAPS = 12  # bytes of a pixel and class in evaluation: logits at the frames' size, and two maps made of them
 _CLIP = 28  # bytes of a pixel of a clip in evaluation: two frames and a flow, and copies
 _HELD = 40  # bytes of a pixel of the clips that guard and page hold at once: the same, their labels, decoded frames
-_PREDICTED = 1600  # frames that are only predicted, at most: by five evaluations, the guard and the film
 
 
 class Estimate(NamedTuple):
@@ -32,29 +28,26 @@ class Estimate(NamedTuple):
 
     batch_size: int  # clips a step
     memory: int  # bytes, beside those that the process has already
-    seconds: float  # of all that the network does
     free: int  # bytes that there are
     clip: int = 0  # bytes of `memory` that one clip of a step takes
 
     def __str__(self) -> str:
-        time = f"{self.seconds:.0f} s" if self.seconds < 100 else f"{self.seconds / 60:.0f} min"
-        return f"about {self.memory / 2**30:.1f} of {self.free / 2**30:.0f} GiB, about {time}"
+        return f"about {self.memory / 2**30:.1f} of {self.free / 2**30:.0f} GiB"
 
 
-def estimate(network: nn.Module, size: tuple[int, int], batch_size: int, steps: int = 1) -> Estimate:
+def estimate(network: nn.Module, size: tuple[int, int], batch_size: int) -> Estimate:
     """What an adaptation takes on a GPU if there is one, extrapolated from one frame: all grows with its pixels.
 
     The network takes frames `[B,3,*size]`, and is left as it is; `batch_size` is that of evaluations too.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with _learning(network, device):
-        kept, classes, seconds = _measured(network, size, device)
+        kept, classes = _measured(network, size, device)
     mine = sum(weight.numel() * weight.element_size() for weight in network.parameters())
     pixels = size[0] * size[1]
     clip = max(kept * _VIEWS, pixels * (_MAPS * classes + _CLIP))  # in training, in evaluation
     memory = int(_PROGRAM + mine * _COPIES + clip * batch_size + LOOKED * pixels * _HELD)
-    passes = steps * batch_size * _PASSES + _PREDICTED * _FORWARD
-    return Estimate(batch_size, memory, seconds * passes, free_memory(device), int(clip))
+    return Estimate(batch_size, memory, free_memory(device), int(clip))
 
 
 @contextmanager
@@ -73,21 +66,17 @@ def _learning(network: nn.Module, device: torch.device) -> Iterator[None]:
         network.train(was_training).to(home)
 
 
-def _measured(network: nn.Module, size: tuple[int, int], device: torch.device) -> tuple[float, int, float]:
-    """Of a frame of that size: bytes that autograd keeps, classes, seconds forth and back."""
+def _measured(network: nn.Module, size: tuple[int, int], device: torch.device) -> tuple[float, int]:
+    """Of a frame of that size: bytes that autograd keeps, and classes."""
     seen = shrunk(size, _PROBED)
     try:
-        frames = torch.zeros(1, 3, *seen, dtype=torch.uint8, device=device)
-        _pass(network, frames)  # the first one prepares kernels
+        kept, classes = _pass(network, torch.zeros(1, 3, *seen, dtype=torch.uint8, device=device))
     except ConfigError:  # perhaps it takes frames of its own size alone
         if seen == size:
             raise
-        seen, frames = size, torch.zeros(1, 3, *size, dtype=torch.uint8, device=device)
-        _pass(network, frames)
-    scale = size[0] * size[1] / (seen[0] * seen[1])
-    start = time.monotonic()
-    kept, classes = _pass(network, frames)
-    return kept * scale, classes, (time.monotonic() - start) * scale
+        seen = size
+        kept, classes = _pass(network, torch.zeros(1, 3, *size, dtype=torch.uint8, device=device))
+    return kept * size[0] * size[1] / (seen[0] * seen[1]), classes
 
 
 def _pass(network: nn.Module, frames: Tensor) -> tuple[int, int]:

@@ -23,7 +23,7 @@ RECOMMENDED = "affine_teacher"
 BENCH = "video"
 """The benchmark whose overlay describes footage of one's own."""
 
-LOOKED = 48
+LOOKED = 24
 """Pairs of frames that the guard looks at."""
 
 ADAPTED, STATE, VERDICT, PAGE, SIDE_BY_SIDE = OUTPUTS = (
@@ -35,6 +35,7 @@ ADAPTED, STATE, VERDICT, PAGE, SIDE_BY_SIDE = OUTPUTS = (
 )
 """Files that an adaptation writes into its folder at its end."""
 
+_EVALUATIONS = (4, 5, 3, 6, 2)  # networks on the way that can be chosen: the first number that divides the steps
 _RANGES = {"steps": (0, None), "batch_size": (1, None), "stride": (1, None), "seed": (0, 2**32 - 1)}
 _MOST_LETTERS = 100  # of a video's name in that of its run
 
@@ -51,9 +52,12 @@ class AdaptationSettings:
         stride: take every stride-th frame.
         seed: decides the order of clips and their augmentation.
         precision: of training, 32-true, bf16-mixed or 16-mixed; chosen from the hardware if not given.
+        take: return this network whatever the guard says: start, original or augmented (renewed statistics),
+            statistics (the kind of these that the guard prefers), or step40, the network at step 40. The guard chooses
+            if not given.
 
     Raises:
-        ConfigError: for a number of another type or out of its range, or an experiment that there is not.
+        ConfigError: for a number of another type or out of its range, or an experiment or network that there is not.
     """
 
     experiment: str = RECOMMENDED
@@ -63,6 +67,7 @@ class AdaptationSettings:
     stride: Count = 1
     seed: Natural = 0
     precision: str | None = None
+    take: str | None = None
 
     def __post_init__(self) -> None:
         values.text(self.experiment, "experiment", "the name of an experiment")
@@ -74,6 +79,19 @@ class AdaptationSettings:
         if self.precision is not None and self.precision not in PRECISIONS:
             raise unknown("precision", str(self.precision), PRECISIONS, "precision")
         overlays(self.experiment, BENCH)
+        known = ("start", "statistics", "original", "augmented", *(f"step{step}" for step in self.evaluated))
+        if self.take is not None and self.take not in known:
+            raise unknown("network", str(self.take), known, "take")
+
+    @property
+    def interval(self) -> int:
+        """Steps from one evaluation of the training to the next."""
+        return max(1, self.steps // next((count for count in _EVALUATIONS if self.steps % count == 0), 1))
+
+    @property
+    def evaluated(self) -> range:
+        """The steps whose networks can be returned."""
+        return range(self.interval, self.steps + 1, self.interval)
 
 
 def run_name(videos: Sequence[Path]) -> str:

@@ -13,7 +13,6 @@ VERBS = {
     "fit": "run one experiment and record it",
     "test": "evaluate a checkpoint on a benchmark",
     "adapt": "adapt a network to unlabelled video",
-    "adapt guard": "compare the guard's choices in recorded runs by labels",
     "predict": "label the frames of a video, or of a benchmark",
     "export": "write a network as ONNX or TorchScript",
     "video": "show predictions side by side in a video",

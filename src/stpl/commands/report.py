@@ -32,6 +32,7 @@ def report(
     figures: Path | None = None,
     live: bool = False,
     port: Natural = 8008,
+    guard: bool = False,
 ) -> None:
     """Write and print every table of the catalogue from the records on disk, and write the page.
 
@@ -58,7 +59,15 @@ def report(
         figures: folder to write every figure to, as SVG, PNG and PDF.
         live: serve the page on this machine alone (127.0.0.1), and follow a running sweep, until interrupted.
         port: of the served page; 0 takes a free one.
+        guard: instead of all this, have the guard of `stpl adapt` choose among the networks that runs on streets kept,
+            and compare its choices by labels with those of simple rules; record the runs by `stpl sweep guard`. What it
+            sees is kept in `<runs>/streets/guard`.
     """
+    if guard:
+        from stpl.apply.guard_quality import show_choices
+
+        show_choices(runs)
+        return
     from rich.console import Console
 
     from stpl.report.rows import tables

@@ -19,7 +19,7 @@ def hardware_precision(accelerator: str) -> str:
     """`bf16-mixed` where the accelerator ("cpu" or a GPU's) has units for bfloat16, `32-true` elsewhere."""
     if accelerator != "cpu":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    units = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 does not say
+    units: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 does not say
     return "bf16-mixed" if units.get("avx512_bf16") or units.get("amx_bf16") else "32-true"
 
 

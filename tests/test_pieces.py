@@ -29,7 +29,7 @@ from stpl.losses import (
 from stpl.losses.pixel_contrast import contrast_pixels
 from stpl.losses.pixel_sets import Pixels
 from stpl.metrics import SegmentationMetrics, propagate
-from stpl.metrics.selection import soft_neighborhood_density
+from stpl.metrics.selection import InformationMaximization, soft_neighborhood_density
 from stpl.metrics.temporal import clip_confusions
 from stpl.nn import renew, resize_flow, warp
 from stpl.testing import no_read_back
@@ -85,6 +85,7 @@ REFUSED: dict[str, tuple[Call, type[Exception], str]] = {
     "a video's prediction of K": (lambda: clip_confusions(IDS + 3, IDS, 3), ValueError, "none of the classes 0…2"),
     "labels on another grid": (lambda: propagate(IDS[:, :2], FLOW), ValueError, "are not on one grid"),
     "scores for labels": (lambda: propagate(MAP[:, 0], FLOW), ValueError, "the labels is float32"),
+    "logits of other classes": (lambda: InformationMaximization(4).update(MAP), ValueError, "of 4 classes, got"),
     "a lonely vector": (lambda: soft_neighborhood_density(Z[:1]), ValueError, "two vectors or more"),
     "flow [H,W,2] resized": (lambda: flows.resize(ARRAY.transpose(1, 2, 0), (2, 2)), DataError, r"is an array \[2,H,W"),
     "flow [H,W,2] mirrored": (lambda: flows.flip(ARRAY.transpose(1, 2, 0)), DataError, "dx before dy"),

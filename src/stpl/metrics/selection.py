@@ -29,7 +29,9 @@ class InformationMaximization(Metric):
         self.add_state("batches", default=[], dist_reduce_fx="cat")
 
     def update(self, logits: Tensor) -> None:
-        """Take logits `[B,K,h,w]`."""
+        """Take logits `[B,K,h,w]`; raises `ValueError` for another shape."""
+        if logits.ndim != 4 or logits.shape[1] != self.num_classes:
+            raise ValueError(f"logits are [B,K,h,w] of {self.num_classes} classes, got {list(logits.shape)}")
         log_probability = logits.float().log_softmax(1)
         probability = log_probability.exp()
         entropy = -(probability * log_probability).sum().double()

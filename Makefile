@@ -78,10 +78,9 @@ report: $(READY) ## write and print the tables from what is recorded
 dashboard: $(READY) $(if $(OPTUNA),$(CLUSTER)) ## the page of what is recorded: runs/BENCH/report/index.html; LIVE=1 follows a sweep; OPTUNA=1: optuna-dashboard
 	@$(BIN)/stpl $(if $(OPTUNA),dashboard optuna,report) --bench=$(BENCH) $(if $(OPTUNA),,$(if $(LIVE),--live))
 
-notebooks: $(READY) ## run the notebooks on what is recorded; the results go to runs/notebooks/
+notebooks: $(READY) ## run the notebooks on what is recorded, and keep their outputs in them
 	@$(call install,--group notebooks)
-	@mkdir -p runs/notebooks
-	@$(BIN)/jupyter-execute notebooks/*.ipynb --output=../runs/notebooks/{notebook_name}
+	@$(BIN)/python notebooks/execute.py
 
 sensitivity: $(READY) ## k and τ: the confident proportion and the temperature of STPL
 	$(SOURCE)

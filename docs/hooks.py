@@ -26,12 +26,18 @@ IMAGES = {"image/png": "png", "image/jpeg": "jpg"}
 
 
 def on_config(config: MkDocsConfig) -> None:
-    """Put the pages of the reference into the navigation."""
-    reference = next(item["Reference"] for item in config.nav or [] if "Reference" in item)
-    reference.append({"stpl": "reference/stpl.md"})
+    """Put the pages of the reference and of the search into the navigation; edit links need a repository."""
+    if not config.repo_url:
+        config.edit_uri = None
+    sections = {title: pages for item in config.nav or [] for title, pages in item.items()}
+    rows = sorted(path.name for path in (ROOT / "docs" / "tuning").glob("*.md") if path.stem != "index")
+    sections["Results"].append({"The search of Table 1": [f"tuning/{name}" for name in ("index.md", *rows)]})
+    rooms: list[dict[str, Any]] = [{"stpl": _page("stpl")}]
     for room in ROOMS:
-        below = [{name: _page(name)} for name in _modules(room)]
-        reference.append({f"stpl.{room}": [_page(f"stpl.{room}"), *below]})
+        name = f"stpl.{room}"
+        below = [{module.removeprefix(f"{name}."): _page(module)} for module in _modules(room)]
+        rooms.append({name: [_page(name), *below]})
+    sections["Reference"].append({"The package": rooms})
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -59,7 +65,8 @@ def _modules(room: str) -> list[str]:
 
 
 def _page(module: str) -> str:
-    return f"reference/{module}.md"
+    """The page of a module; that of a room is the index of its section."""
+    return f"reference/{module}/index.md" if module.removeprefix("stpl.") in ROOMS else f"reference/{module}.md"
 
 
 def _add(files: Files, config: MkDocsConfig, page: str, source: Path, text: str) -> None:
@@ -87,5 +94,8 @@ def _notebook(notebook: dict[str, Any], name: str) -> tuple[str, dict[str, bytes
                 parts.append(f"![Output of the cell above]({image}){{ .output }}")
             elif text := "".join(output.get("text", output.get("data", {}).get("text/plain", ""))).rstrip():
                 parts.append(f"```text\n{text}\n```")
-    note = f"*This page is the notebook `notebooks/{name}.ipynb` with its outputs.*"
+    shown = (
+        "with its outputs" if "outputs_of" in notebook["metadata"] else "without outputs: `make notebooks` adds them"
+    )
+    note = f"*This page is the notebook `notebooks/{name}.ipynb`, {shown}.*"
     return "\n\n".join([parts[0], note, *parts[1:]]) + "\n", images

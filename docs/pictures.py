@@ -1,7 +1,8 @@
-"""Makes the pictures of the README from what `make ablation` recorded: `make pictures` (needs Chromium for the page).
+"""Makes the pictures of README and documentation from what `make ablation` recorded: `make pictures`.
 
-docs/pictures/frame.jpg   one evaluation frame: input, source model, adapted, label
-docs/pictures/page.jpg    the head of the dashboard's page
+docs/pictures/before_after.jpg   a drive of `streets`: frame, source model, adapted, label
+docs/pictures/cameras.jpg        the cameras of `streets`
+docs/pictures/page.jpg           the head of the dashboard's page (needs Chromium)
 """
 
 from __future__ import annotations
@@ -27,28 +28,27 @@ from stpl.runs.artifacts import read_samples
 RUNS, OUT = Path("runs/streets"), Path("docs/pictures")
 BEFORE, AFTER = "source_only", "stpl"
 MOST_BYTES = 200_000
-_SCALE, _GAP, _TITLE = 2, 8, 30
+_SCALE, _GAP, _TITLE = 2, 8, 48
 _BACKGROUND, _TEXT = (22, 24, 28), (226, 228, 232)
 Picture = NDArray[np.uint8]
 
 
-def frame() -> Picture:
-    """Four panels in a square and a legend, of the clip in the middle of those that were kept."""
+def before_after() -> Picture:
+    """A frame, its labels by the source model and after adaptation, and the true ones: of the clip in the middle."""
     before, after = (read_samples(RUNS / name / "seed0") for name in (BEFORE, AFTER))
     if before is None or after is None:
         sys.exit("no samples: run `make ablation` first")
-    shown = len(before.keys) // 2
-    palette = picture_palette(VIPER_15)
+    palette, shown = picture_palette(VIPER_15), len(before.keys) // 2
     maps = (before.predictions[shown], after.predictions[shown], before.labels[shown])
     panels = [before.frames[shown], *(paint(labels, palette) for labels in maps)]
-    titles = ("camera", "source model", "adapted by STPL", "label")
+    titles = ("frame of the new camera", "source model", "adapted by STPL", "label")
     height, width = (_SCALE * side for side in panels[0].shape[:2])
-    image = Image.new("RGB", (2 * width + 3 * _GAP, 2 * (height + _TITLE) + _GAP), _BACKGROUND)
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(18)
-    for place, (panel, title) in enumerate(zip(panels, titles, strict=True)):
-        x, y = _GAP + place % 2 * (width + _GAP), place // 2 * (height + _TITLE)
-        draw.text((x, y + _TITLE // 2), title, font=font, fill=_TEXT, anchor="lm")
-        image.paste(Image.fromarray(panel).resize((width, height), Image.Resampling.NEAREST), (x, y + _TITLE))
+    image = Image.new("RGB", (len(titles) * (width + _GAP) + _GAP, _TITLE + height + _GAP), _BACKGROUND)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(28)
+    for column, (panel, title) in enumerate(zip(panels, titles, strict=True)):
+        x = _GAP + column * (width + _GAP)
+        draw.text((x, _TITLE // 2), title, font=font, fill=_TEXT, anchor="lm")
+        image.paste(Image.fromarray(panel).resize((width, height), Image.Resampling.NEAREST), (x, _TITLE))
     return np.vstack([np.array(image), legend(VIPER_15.classes, palette, image.width)])
 
 
@@ -95,7 +95,7 @@ def save(picture: Picture, path: Path) -> None:
 
 if __name__ == "__main__":
     save(cameras(), OUT / "cameras.jpg")
-    save(frame(), OUT / "frame.jpg")
+    save(before_after(), OUT / "before_after.jpg")
     picture = page()
     if picture is not None:
         save(picture, OUT / "page.jpg")

@@ -16,6 +16,7 @@ from torch import nn
 import own_networks
 import stpl
 from own_networks import CLASSES, Dictionary, PoolingIndices, WithoutBatchNorm
+from segformer import save_segformer
 from stpl.apply import adapt as adaptation
 from stpl.apply.guard import Verdict
 from stpl.apply.loaded import open_network
@@ -270,26 +271,11 @@ def test_options_go_through_plain_types() -> None:
 # --- Hugging Face -----------------------------------------------------------------------------------------------------
 
 
-def segformer(folder: Path) -> None:
-    """A tiny SegFormer, as somebody saved it."""
-    from transformers import SegformerConfig, SegformerForSemanticSegmentation
-
-    names = dict(enumerate(("road", "car", "sky")))
-    config = SegformerConfig(
-        depths=[1, 1, 1, 1], hidden_sizes=[8, 16, 24, 32], num_attention_heads=[1, 2, 3, 4], decoder_hidden_size=32,
-        id2label=names, label2id={name: place for place, name in names.items()},
-    )  # fmt: skip
-    torch.manual_seed(0)
-    SegformerForSemanticSegmentation(config).save_pretrained(folder)
-    told = {"image_mean": [0.5, 0.25, 0.125], "image_std": [0.2, 0.2, 0.2]}
-    (folder / "preprocessor_config.json").write_text(json.dumps(told))
-
-
 @pytest.mark.usefixtures("trusting")
 def test_a_segformer_comes_back_as_one(tmp_path: Path, drive: Path) -> None:
     from transformers import AutoModelForSemanticSegmentation
 
-    segformer(tmp_path / "mine")
+    save_segformer(tmp_path / "mine")
     out = tmp_path / "out"
     assert main(["adapt", f"--network=hf:{tmp_path / 'mine'}", f"--video={drive}", "--size=64,96", "--steps=2",
                  "--batch_size=2", "--lr=1e-3", f"--output={out}"]) == 0  # fmt: skip
@@ -318,7 +304,7 @@ def test_a_segformer_from_python(tmp_path: Path, drive: Path) -> None:
     """By its folder, and as it is held: its classes are those of its configuration."""
     from transformers import SegformerForSemanticSegmentation
 
-    segformer(tmp_path / "mine")
+    save_segformer(tmp_path / "mine")
     mine = SegformerForSemanticSegmentation.from_pretrained(tmp_path / "mine")
     nets: list[str | nn.Module] = [f"hf:{tmp_path / 'mine'}", mine]
     for place, net in enumerate(nets):

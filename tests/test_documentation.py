@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -176,11 +176,15 @@ def workplace(drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.chdir(work)
     monkeypatch.setenv("STPL_RUNS", str(work / "runs"))
     monkeypatch.syspath_prepend(work)
-    for module in ("library", "settings"):
-        monkeypatch.setattr(
-            f"stpl.apply.{module}.AdaptationSettings",
-            lambda *given: replace(AdaptationSettings(*given), steps=2, batch_size=1),
-        )
+    made = AdaptationSettings.__init__
+
+    @wraps(made)
+    def brief(self: AdaptationSettings, *given: object, **named: object) -> None:
+        made(self, *given, **named)  # type: ignore[arg-type]
+        object.__setattr__(self, "steps", 2)
+        object.__setattr__(self, "batch_size", 1)
+
+    monkeypatch.setattr(AdaptationSettings, "__init__", brief)
     return work
 
 

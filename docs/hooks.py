@@ -47,7 +47,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text = f"---\ntitle: {name}\n---\n\n::: {name}\n"
         files.append(File.generated(config, _page(name), content=text))
     for name in ("CONTRIBUTING", "CHANGELOG"):
-        _add(files, config, f"{name.lower()}.md", ROOT / f"{name}.md", (ROOT / f"{name}.md").read_text("utf-8"))
+        text = (ROOT / f"{name}.md").read_text("utf-8").replace("](docs/", "](")
+        _add(files, config, f"{name.lower()}.md", ROOT / f"{name}.md", text)
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         page = f"notebooks/{path.stem}.md"
         text, images = _notebook(json.loads(path.read_text("utf-8")), path.stem)

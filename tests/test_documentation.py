@@ -22,7 +22,6 @@ from stpl.apply.settings import AdaptationSettings
 from stpl.arguments import Command
 from stpl.cli import main
 from stpl.commands import VERBS, function
-from stpl.data.videos.video_clips import VideoFrames
 from stpl.errors import StplError
 from stpl.runs.build import parse
 from stpl.runs.experiments import SWEEPS
@@ -229,36 +228,6 @@ def test_the_readme_runs_in_order(workplace: Path, tmp_path: Path, capsys: pytes
     capsys.readouterr()
     run_example(pieces)
     assert capsys.readouterr().out.endswith("torch.Size([1, 8, 32, 64])\n100.0\n")
-
-
-@pytest.mark.slow
-def test_the_tutorial_of_adaptation_runs_in_order(workplace: Path, drive: Path) -> None:
-    """As printed, but for a tiny SegFormer and network in place of large ones."""
-    import torch
-
-    import own_networks
-
-    save_segformer(workplace / "segformer")
-    torch.save(own_networks.Dictionary(num_classes=19).state_dict(), workplace / "mine.pth")
-    module = workplace / "my_networks.py"
-    fifteen = module.read_text()
-    module.write_text(fifteen.replace("15", "19"))
-    for script in (*blocks(DOCS / "adapt.md", "bash"), blocks(DOCS / "predict.md", "bash")[1]):
-        run_commands(script.replace(SEGFORMER, "segformer").replace("512,1024", "64,96"))
-    run_commands(blocks(DOCS / "networks.md", "bash")[-1])
-    assert (workplace / "adapted-mine" / "adapted.pt").is_file()
-    assert (workplace / "adapted-hf" / "adapted" / "config.json").is_file()
-    assert (workplace / "adapted" / "index.html").is_file()
-    assert len(list((workplace / "labels-mine" / "ids").iterdir())) == 6
-    assert (workplace / "net.onnx").is_file()
-    module.write_text(fifteen)
-    sys.modules.pop("my_networks", None)
-    examples = blocks(DOCS / "adapt.md", "python")
-    assert len(examples) == 2
-    for example in examples:
-        result = run_example(example, frames=VideoFrames(drive).frames())["result"]
-        assert isinstance(result, stpl.Adaptation)
-        assert [one.step for one in result.verdict.scored][-2:] == [1, 2]
 
 
 def write_files(page: Path, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import re
 from pathlib import Path
@@ -11,11 +12,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import own_networks
 import stpl
 from own_networks import CLASSES, Dictionary, PoolingIndices, WithoutBatchNorm
+from repository import REPOSITORY
 from segformer import save_segformer
 from stpl.apply import adapt as adaptation
 from stpl.apply.guard import Verdict
@@ -28,7 +30,7 @@ from stpl.nn import weights
 from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.huggingface import SemanticMaps
 from stpl.nn.network import NetworkOptions, build_network
-from stpl.nn.outputs import candidates, logits_in, proposed
+from stpl.nn.outputs import FeatureLayer, candidates, grid_in, logits_in, proposal, proposed
 from stpl.nn.own import OwnNetwork
 
 SIZE = (64, 96)
@@ -100,15 +102,67 @@ def test_adapted_weights_come_back_as_they_went(
     assert "began with other weights" in capsys.readouterr().err
 
 
+def named(layer: FeatureLayer | None) -> tuple[str, int, int] | None:
+    return None if layer is None else layer[:3]
+
+
 def test_a_layer_is_proposed() -> None:
     found = candidates(Dictionary(), SIZE)
-    assert proposed(found, CLASSES) == ("backbone", 32, 8)
+    assert named(proposed(found, CLASSES)) == ("backbone", 32, 8)
     assert [layer.stride for layer in found if layer.name in ("backbone.0", "backbone.1")] == [2, 4]
     assert candidates(nn.Conv2d(3, 2, 1), SIZE) == []
     assert proposed([], 3) is None
     fine = proposed(candidates(PoolingIndices(), SIZE), CLASSES)
-    assert fine == ("second", 16, 2)  # the decoder's grid is that of the frames
-    assert proposed(found, 32) == ("backbone.1", 16, 4)
+    assert named(fine) == ("second", 16, 2)  # the decoder's grid is that of the frames
+    assert named(proposed(found, 32)) == ("backbone.1", 16, 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer"),
+    [
+        ("unet", ("down.4", 192, 16)),  # not the decoder, which it called last
+        ("segnet", ("bottom", 64, 16)),
+        ("pyramid", ("encoder", 128, 8)),  # not the pyramid's grids, which are coarser, nor its classifier
+        ("transformer", ("stages.2", 128, 16)),  # not the grids that attention reads, nor the end of the head
+    ],
+)
+@pytest.mark.parametrize("size", [(128, 256), (128, 128)])
+def test_the_deepest_map_is_proposed(
+    kind: str, layer: tuple[str, int, int], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(REPOSITORY / "docs")
+    net = getattr(importlib.import_module("other_networks"), kind)()
+    found = candidates(net, size)
+    chosen = proposed(found, 15)
+    assert named(chosen) == layer
+    assert chosen is not None
+    line = proposal(chosen, found, 15)
+    assert line.startswith(f"{layer[0]} ({layer[1]} channels, 1/{layer[2]}), the deepest map")
+    assert "(15 channels" not in line  # logits
+    assert line.count("channels, 1/") > 1
+
+
+def test_a_grid_of_tokens_on_the_way_does_not_make_the_patches_the_features() -> None:
+    """The patches' grid has the most channels, and nearly all weights come after it."""
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches, self.layer = nn.Conv2d(3, 32, 16, 16), nn.Linear(32, 32)
+            self.layers = nn.Sequential(*(nn.Linear(32, 32) for _ in range(40)))
+            self.neck, self.head = nn.Conv2d(32, 16, 1), nn.Conv2d(16, CLASSES, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            grid = self.patches(x)
+            return self.head(self.neck(self.layers(grid.flatten(2).mT).mT.reshape(grid.shape)))  # type: ignore[no-any-return]
+
+    assert named(proposed(candidates(Tokens(), SIZE), CLASSES)) == ("neck", 16, 16)
+
+
+def test_a_dictionary_of_maps_is_known_by_its_first() -> None:
+    maps = {"out": torch.zeros(1, 8, 2, 3), "aux": torch.zeros(1, 4, 4, 6)}
+    assert grid_in(maps) is maps["out"]
+    assert grid_in((maps["aux"], 1)) is maps["aux"]
 
 
 def test_logits_are_found_where_they_stand(classes: Path) -> None:
@@ -289,7 +343,7 @@ def test_a_segformer_comes_back_as_one(tmp_path: Path, drive: Path) -> None:
     assert isinstance(own, OwnNetwork)
     assert own.mean == (127.5, 63.75, 31.875)
     assert options.space.classes == ("road", "car", "sky")
-    assert own.features.startswith("decode_head.")
+    assert own.features == "segformer"
     footage = [f"--video={drive}", "--size=64,96"]
     assert main(["predict", f"--network=hf:{out / 'adapted'}", *footage, f"--out={tmp_path / 'labels'}"]) == 0
     assert json.loads((tmp_path / "labels" / "classes.json").read_text())[2]["name"] == "sky"

@@ -164,6 +164,8 @@ def adapt_and_show(
 
     with nullcontext() if checkpoint is None else weights.read_once(located(checkpoint).absolute()):
         network = open_network(origin)
+        if network.proposal:
+            say(f"features: {network.proposal}")
         found = adapt_to(network, videos, folder, settings, on_stage, on_estimate)
         say(f"verdict: {found.verdict.reason}")
         say(f"adapted: {found.checkpoint}")

@@ -96,6 +96,12 @@ class LoadedNetwork:
             raise CheckpointError("has changed since it was read", where=self.checkpoint, mend="load it again")
 
     @property
+    def proposal(self) -> str:
+        """If nobody named the layer of its features: which one was taken, why, and what others there are."""
+        segmenter = self.network.segmenter
+        return segmenter.proposal if isinstance(segmenter, OwnSegmenter) else ""
+
+    @property
     def module(self) -> nn.Module:
         """What the callable builds or Hugging Face loads; of a checkpoint of the suite, its segmenter.
 

@@ -11,7 +11,7 @@ from stpl.errors import ConfigError
 from stpl.nn.accel import Accel
 from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.foreign import plain
-from stpl.nn.outputs import candidates, proposed
+from stpl.nn.outputs import candidates, proposal, proposed
 from stpl.nn.own import IN_MEMORY, OwnNetwork, OwnSegmenter
 from stpl.nn.segmenter import Architecture, Segmenter
 
@@ -95,10 +95,13 @@ def around_own(module: nn.Module, own: OwnNetwork, space: LabelSpace) -> Accel:
     Raises:
         ConfigError: it cannot be called, or `own` or `space` does not describe it; see `OwnSegmenter`.
     """
-    found = None if own.features else proposed(candidates(module, own.frame_size), space.num_classes)
-    own = own if found is None else replace(own, features=found.name)
+    found = [] if own.features else candidates(module, own.frame_size)
+    chosen = proposed(found, space.num_classes)
+    own = own if chosen is None else replace(own, features=chosen.name)
     options = NetworkOptions(own, classes=space.classes, palette=space.colours)
-    return around(OwnSegmenter(module, own, space.num_classes), options)
+    segmenter = OwnSegmenter(module, own, space.num_classes)
+    segmenter.proposal = "" if chosen is None else proposal(chosen, found, space.num_classes)
+    return around(segmenter, options)
 
 
 def as_accel(network: object) -> tuple[NetworkOptions, Accel]:

@@ -6,6 +6,7 @@ Shape legend: B images, K classes, D feature channels, h×w the grid of logits o
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from math import log2
 from typing import Any, NamedTuple, TypeGuard
 
 import torch
@@ -17,7 +18,8 @@ from stpl.nn.foreign import output_of
 
 _LOGITS = ("out", "logits")  # what networks call them that return more
 _SHOWN, _DEPTH = 8, 4
-_LEAST_CHANNELS, _FINEST = 8, 4  # of a layer that is proposed for features: channels, pixels a feature
+_LEAST_CHANNELS, _COARSEST = 8, 32  # of a layer that may be features: channels, pixels a feature
+_UNEVEN = 0.375  # octaves that a stride may lie off another axis's, or off a power of two times the finest
 _WHERE = "network.architecture.logits"
 _SAY = "say where the logits stand: a key, an attribute or a place (--logits)"
 _PROBED = (128, 256)  # the largest frames that a network is compared with itself on
@@ -31,6 +33,7 @@ class FeatureLayer(NamedTuple):
     name: str  # as `named_modules` has it
     channels: int
     stride: int  # pixels a feature
+    weights: int = 0  # numbers in the layers that were called until it was done
 
     def __str__(self) -> str:
         return f"{self.name} ({self.channels} channels, 1/{self.stride})"
@@ -39,18 +42,21 @@ class FeatureLayer(NamedTuple):
 def candidates(net: nn.Module, frame_size: tuple[int, int]) -> list[FeatureLayer]:
     """Layers of a network whose output may be features, in the order in which they are called.
 
-    It takes normalised frames `[B,3,H,W]` of that height and width.
+    A grid that is not the frame's with one stride for both axes is none: it is pooled to a size of its own, or has its
+    channels last. The network takes normalised frames `[B,3,H,W]` of that height and width.
     """
     found: dict[str, FeatureLayer] = {}
+    weights: dict[str, int] = {}
 
     def catch(name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
+        weights[name] = sum(parameter.numel() for parameter in layer.parameters(recurse=False))
         grid = grid_in(output)
         if not isinstance(grid, Tensor) or grid.ndim != 4 or grid.shape[1] < _LEAST_CHANNELS:
             return
-        height, width = grid.shape[-2:]
-        if height < frame_size[0] and min(height, width) > 1:
+        rows, columns = (whole / part for whole, part in zip(frame_size, grid.shape[-2:], strict=True))
+        if rows > 1 and min(grid.shape[-2:]) > 1 and abs(log2(rows / columns)) < _UNEVEN:
             found.pop(name, None)
-            found[name] = FeatureLayer(name, grid.shape[1], max(1, round(frame_size[0] / height)))
+            found[name] = FeatureLayer(name, grid.shape[1], max(1, round(rows)), sum(weights.values()))
 
     layers = [(name, layer) for name, layer in nn.Module.named_modules(net) if name]
     hooks = [layer.register_forward_hook(partial(catch, name)) for name, layer in layers]
@@ -64,18 +70,35 @@ def candidates(net: nn.Module, frame_size: tuple[int, int]) -> list[FeatureLayer
 
 def grid_in(output: Any) -> Any:
     """What a layer returned, or the first of several things; of features it is `[B,D,h,w]`."""
+    if isinstance(output, Mapping):
+        output = tuple(output.values())
     return output[0] if isinstance(output, tuple | list) and output else output
 
 
 def proposed(found: Sequence[FeatureLayer], num_classes: int) -> FeatureLayer | None:
-    """The layer to take where none is named: what the classifier reads, if it is not too fine a grid.
+    """The layer to take where none is named: the deepest feature map, after which sizes only grow.
 
-    That is the last one called whose output is no logits, of those at 1/4 of the frames or coarser; where all are
-    finer, the last one of the coarsest.
+    Of the layers at the largest stride that are part of no other such layer, and before which at least half as many
+    weights lie as before any of them (so no map that attention reads at a coarser grid, early in the network), it is
+    the last of those with the most channels: the encoder's end, not what a decoder or a pyramid makes of it.
     """
-    fit = [layer for layer in found if layer.channels != num_classes]
-    stride = min(_FINEST, max((layer.stride for layer in fit), default=1))
-    return next((layer for layer in reversed(fit) if layer.stride >= stride), None)
+    fit = [layer for layer in found if layer.channels != num_classes and layer.stride <= _COARSEST]
+    finest = min((layer.stride for layer in fit), default=1)
+    octaves = [log2(layer.stride / finest) for layer in fit]
+    even = [(round(o), layer) for o, layer in zip(octaves, fit, strict=True) if abs(o - round(o)) < _UNEVEN]
+    deep = [layer for octave, layer in even if octave == max(o for o, _ in even)]
+    deep = [layer for layer in deep if not any(layer.name.startswith(f"{one.name}.") for one in deep)]
+    deep = [layer for layer in deep if 2 * layer.weights >= max(one.weights for one in deep)]
+    return max(reversed(deep), key=lambda layer: layer.channels, default=None)
+
+
+def proposal(chosen: FeatureLayer, found: Sequence[FeatureLayer], num_classes: int) -> str:
+    """One line for a user: the layer that was proposed, why, and the last other layer at each stride."""
+    others = [layer for layer in found if layer.channels != num_classes and layer != chosen]
+    parts = [layer for layer in others if layer.stride == chosen.stride and layer.name.startswith(f"{chosen.name}.")]
+    ends = {layer.stride: str(layer) for layer in others if layer not in parts}
+    listed = ", ".join(list(ends.values())[-_SHOWN:]) or "none"
+    return f"{chosen}, the deepest map: after it sizes only grow; others, by --features: {listed}"
 
 
 def no_such_layer(name: str, found: Sequence[FeatureLayer], layers: Mapping[str, Any]) -> ConfigError:

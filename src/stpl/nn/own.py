@@ -135,6 +135,8 @@ class OwnSegmenter(Segmenter):
             layer is not there or gives no features; the message names layers that do.
     """
 
+    proposal = ""  # one line for a user: which layer was proposed for the features, why, and what others there are
+
     def __init__(self, net: nn.Module, own: OwnNetwork, num_classes: int) -> None:
         super().__init__()
         frame_size = own.frame_size

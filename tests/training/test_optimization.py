@@ -142,6 +142,26 @@ def test_relative_rate_is_the_share_by_which_weights_change() -> None:
         assert torch.equal(idle, torch.ones(3))
 
 
+def test_a_new_module_has_a_share_of_its_own() -> None:
+    """However large its gradients are, they leave the network its share."""
+    values = {"backbone": [3.0, 4.0], "classifiers": [12.0], "projection": [2.0], "new": [1.0]}
+    weights = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in values.items()}
+    groups = [
+        {"name": name, "params": [weight], "lr": 0.1 if name == "projection" else 0.01}
+        for name, weight in weights.items()
+    ]
+    optimizer = RelativeSGD(groups, lr=0.01)
+    for name, weight in weights.items():
+        weight.grad = torch.full_like(weight, 1e6 if name in ("projection", "new") else 1.0)
+    optimizer.step()
+    together = 0.01 * 13 / 3**0.5  # backbone and classifiers
+    expected = {"backbone": together, "classifiers": together, "projection": 0.1 * 2, "new": 0.01 * 1}
+    for name, weight in weights.items():
+        torch.testing.assert_close(
+            torch.tensor(values[name]) - weight.detach(), torch.full_like(weight, expected[name])
+        )
+
+
 def test_no_gradient_moves_nothing() -> None:
     weight = torch.nn.Parameter(torch.ones(2))
     optimizer = RelativeSGD([weight], lr=0.01)

@@ -70,20 +70,25 @@ class OptimizerOptions:
 
 
 class RelativeSGD(torch.optim.SGD):
-    """SGD after all gradients were scaled by one number: to the norm of the weights that they belong to, all together.
+    """SGD after gradients were scaled by one number: to the norm of the weights that they belong to, all together.
 
     With rate ρ, a step without momentum changes the weights by the share ρ of their norm, whatever the scale of the
-    loss and of the weights is. (You et al., LARS, 2017, do so layer by layer, which also changes the direction.)
-    Parameters without gradient are left out. No number leaves the device.
+    loss and of the weights is; momentum μ makes it up to 1/(1-μ) times as much. (You et al., LARS, 2017, do so layer by
+    layer, which also changes the direction.) The network is scaled as a whole, and each kind of module that is new
+    beside it by itself: their gradients say nothing about its own. Parameters without gradient are left out. No number
+    leaves the device.
     """
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Call `closure` once, scale, then take SGD's step."""
         loss = _called(closure)
-        moved: list[Tensor] = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        gradients = [p.grad for p in moved if p.grad is not None]
-        if moved:
+        parts: dict[str, list[Tensor]] = {}
+        for group in self.param_groups:
+            part = parts.setdefault(group["name"] if group.get("name") in _LEARN_AT_ONCE else "network", [])
+            part += [parameter for parameter in group["params"] if parameter.grad is not None]
+        for moved in filter(None, parts.values()):
+            gradients = [parameter.grad for parameter in moved if parameter.grad is not None]
             scale = _norm(moved) / _norm(gradients).clamp(min=torch.finfo(torch.float32).tiny)
             torch._foreach_mul_(gradients, scale)
         super().step()

@@ -60,7 +60,9 @@ def test_source_free_rows_conform(tiny_streets: Path, tmp_path: Path) -> None:
 def test_two_processes_train_as_one(tiny_streets: Path, tmp_path: Path) -> None:
     """All rows in one pair of processes. UR's dropout is another one in each, so it is left out."""
     cases = {
-        "affine_teacher": [],
+        "affine_teacher": ["--model.balance=0.5", "--model.restoration=0.1"],
+        "tent": [],
+        "cotta": ["--model.scales=[0.5,1.5]"],
         "fda": [],
         "da_vsn": [NARROW],
         "da_vsn_target": [],

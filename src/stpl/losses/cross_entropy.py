@@ -1,5 +1,6 @@
 """Cross-entropy that survives frames without a single labelled pixel."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,3 +28,18 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     # Summed here: on CUDA only the unreduced form is deterministic.
     total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none").sum()
     return total / (labels != IGNORE).sum().clamp(min=1)
+
+
+def balanced_cross_entropy(logits: Tensor, labels: Tensor, exponent: float) -> Tensor:
+    """Cross-entropy in which a pixel weighs n^-exponent, n the pixels of its class in its frame; mean over frames.
+
+    Args:
+        logits: `[B,K,h,w]`.
+        labels: int64 `[B,h,w]`, 255 = none. A frame without any counts with 0.
+        exponent: 0 weighs all pixels alike, 1 all classes of a frame.
+    """
+    each = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none")
+    members = torch.stack([labels == label for label in range(logits.shape[1])], 1)
+    counts = members.sum((2, 3)).clamp(min=1)
+    weights = (members * counts[:, :, None, None].to(each.dtype) ** -exponent).sum(1)
+    return ((weights * each).sum((1, 2)) / weights.sum((1, 2)).clamp(min=torch.finfo(each.dtype).tiny)).mean()

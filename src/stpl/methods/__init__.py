@@ -10,6 +10,7 @@ import pkgutil
 from stpl.methods.affine_teacher import AffineTeacher
 from stpl.methods.batchnorm_statistics import BatchNormStatistics
 from stpl.methods.cbst import CBST
+from stpl.methods.cotta import CoTTA
 from stpl.methods.da_vsn import DAVSN
 from stpl.methods.fda import FDA, FDASelfTraining
 from stpl.methods.hcl import HCL
@@ -20,6 +21,7 @@ from stpl.methods.self_training import SelfTraining
 from stpl.methods.source_only import SourceOnly
 from stpl.methods.stpl import STPL, Contrast
 from stpl.methods.supervised import Supervised
+from stpl.methods.tent import TENT
 from stpl.methods.tps import TPS
 from stpl.methods.true_labels import TrueLabelSelfTraining, TrueLabelSTPL
 from stpl.methods.ur import UR
@@ -35,12 +37,14 @@ __all__ = [
     "HCL",
     "RDA",
     "STPL",
+    "TENT",
     "TPS",
     "UR",
     "VAT",
     "VST",
     "AffineTeacher",
     "BatchNormStatistics",
+    "CoTTA",
     "Contrast",
     "FDASelfTraining",
     "MeanTeacher",

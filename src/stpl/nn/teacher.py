@@ -42,6 +42,10 @@ class TeacherOptions:
         check_range("teacher.period", self.period, 1)
 
 
+START = TeacherOptions(decay=1.0, warmup=False)
+"""Of a teacher that stays what the student was at the start."""
+
+
 class Teacher(nn.Module):
     """A copy of a network that follows it, takes no gradient and drops nothing out.
 
@@ -81,3 +85,13 @@ class Teacher(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode, whatever the student does; `apply_batchnorm` says what BatchNorm does."""
         return super().train(False)
+
+
+@torch.no_grad()
+def restore(network: Accel, start: Accel, probability: float, seed: int) -> None:
+    """Give each weight that learns, with a probability, the value it has in `start`: CoTTA's stochastic restoration."""
+    learning = [pair for pair in zip(network.parameters(), start.parameters(), strict=True) if pair[0].requires_grad]
+    generator = torch.Generator(learning[0][0].device).manual_seed(seed)
+    for now, then in learning:
+        drawn = torch.rand(now.shape, generator=generator, device=now.device)
+        now.copy_(torch.where(drawn < probability, then, now))

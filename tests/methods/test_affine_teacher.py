@@ -160,6 +160,12 @@ def test_settings_are_checked(name: str, value: Any) -> None:
 
 
 @pytest.mark.slow
-def test_remedies_conform(tiny_streets: Path, tmp_path: Path) -> None:
-    settings = ["--model.trust=agreement", "--model.balance=0.5", "--model.restoration=0.1", "--model.learns=all"]
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("--model.trust=agreement", "--model.balance=0.5", "--model.restoration=0.1", "--model.learns=all"),
+        ("--model.trust=time",),
+    ],
+)
+def test_options_against_drift_conform(settings: tuple[str, ...], tiny_streets: Path, tmp_path: Path) -> None:
     check_method("affine_teacher", tmp_path, *settings, ranks=False, streets=tiny_streets)

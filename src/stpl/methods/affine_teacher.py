@@ -5,7 +5,6 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from stpl.data.clip import IGNORE, Batch, Clip
 from stpl.losses.cross_entropy import balanced_cross_entropy
@@ -105,9 +104,9 @@ class AffineTeacher(MeanTeacher):
     def _by_time(self, prediction: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
         labels, confident = self.pseudo_labels(prediction, clip)
         before = self.teacher.network.segment(clip.frame(-1)).logits
-        voted = one_hot(before.argmax(1), before.shape[1]).permute(0, 3, 1, 2).float()
-        voted = warp(voted, clip_flow(clip, grid_of(before)))
-        return labels, confident & (voted.gather(1, labels[:, None])[:, 0] > 0.5)
+        classes = torch.arange(before.shape[1], device=before.device)[:, None, None]
+        said = warp((before.argmax(1, keepdim=True) == classes).to(before.dtype), clip_flow(clip, grid_of(before)))
+        return labels, confident & (said.gather(1, labels[:, None])[:, 0] > 0.5)
 
     def _of_start(self, clip: Clip) -> Tensor:
         """Logits of the start for the current frame."""

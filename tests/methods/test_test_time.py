@@ -36,7 +36,7 @@ def test_they_conform(tiny_streets: Path, tmp_path: Path) -> None:
     here: Any = {"ranks": False, "streets": tiny_streets}
     check_method("tent", tmp_path / "tent", RATE, golden=[0.981076, 0.981919, 0.981183, 0.981184], **here)
     few = "--model.scales=[0.5,1.5]"
-    check_method("cotta", tmp_path / "cotta", RATE, few, golden=[2.40337, 2.39509, 2.34375, 2.3308], **here)
+    check_method("cotta", tmp_path / "cotta", RATE, few, golden=[2.40337, 2.38879, 2.34903, 2.31222], **here)
 
 
 def test_tent_minimises_the_entropy_of_the_fused_prediction() -> None:

@@ -231,7 +231,7 @@ def moved(start: Path, end: Path, kind: Kind) -> float:
 
 def scores(folder: Path, start: Path, kind: Kind, clips: Sequence[Clip]) -> dict[str, float]:
     """Score the start, renewed statistics, every step that was kept, and what was returned, by mIoU in percent."""
-    kept = sorted((folder / "checkpoints").glob("step*.ckpt"), key=lambda path: int(path.stem.removeprefix("step")))
+    kept = sorted((folder / "checkpoints").glob("step*.ckpt"), key=lambda path: int(path.stem.removeprefix("step")))[1:]
     renewed = folder / "batchnorm_augmented" / "checkpoints" / "last.ckpt"
     found = {
         "start": start,

@@ -69,7 +69,7 @@ class AffineTeacher(MeanTeacher):
             only_normalization_learns(self.network)
         return self
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Restore weights after the teacher has followed."""
         super().on_train_batch_start(batch, batch_idx)
         if self.restoration and self.start is not None:

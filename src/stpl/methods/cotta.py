@@ -58,7 +58,7 @@ class CoTTA(Method):
         """The teacher."""
         return self.teacher.network
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Restore weights after the teacher has followed."""
         super().on_train_batch_start(batch, batch_idx)
         seed = int(self.generator(None, _RESTORED).integers(2**63))

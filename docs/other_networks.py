@@ -231,15 +231,14 @@ def moved(start: Path, end: Path, kind: Kind) -> float:
 
 def scores(folder: Path, start: Path, kind: Kind, clips: Sequence[Clip]) -> dict[str, float]:
     """Score the start, renewed statistics, every step that was kept, and what was returned, by mIoU in percent."""
-    kept = sorted((folder / "checkpoints").glob("step*.ckpt"), key=lambda path: int(path.stem.removeprefix("step")))[1:]
-    renewed = folder / "batchnorm_augmented" / "checkpoints" / "last.ckpt"
+    kept = {int(path.stem.removeprefix("step")): path for path in (folder / "checkpoints").glob("step*.ckpt")}
     found = {
         "start": start,
-        **({"renewed": renewed} if renewed.is_file() else {}),
-        **{path.stem: path for path in kept},
+        **{f"{path.stem} statistics": path for path in sorted((folder / "statistics").glob("*.ckpt"))},
     }
-    return {name: miou(path, kind, clips) for name, path in (found | {"returned": folder / ADAPTED}).items()} | {
-        "moved": moved(start, kept[-1], kind)
+    found |= {f"step {step}": kept[step] for step in sorted(kept) if step} | {"returned": folder / ADAPTED}
+    return {name: miou(path, kind, clips) for name, path in found.items()} | {
+        "moved": moved(start, kept[max(kept)], kind)
     }
 
 

@@ -1,6 +1,9 @@
 """The page of an adaptation: what was done, what came of it, and what it looks like, in one HTML file."""
 
 import base64
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpl.apply.adapt import FLOW, Adaptation
+from stpl.apply.guard import Candidate
 from stpl.apply.loaded import Frame
 from stpl.apply.settings import PAGE
 from stpl.data.flow.flow_cache import FlowCache
@@ -19,6 +23,7 @@ from stpl.pictures.colours import picture_palette
 from stpl.pictures.labels import overlay
 from stpl.pictures.pages import render_page
 from stpl.runs.record import METRICS, read_metrics
+from stpl.runs.recorder import git_commit, versions
 
 _SHOWN = 4
 _WIDTH, _HEIGHT = 560, 150  # of a curve
@@ -47,8 +52,11 @@ def write_page(found: Adaptation, film: Path | None = None) -> Path:
         _ASSETS,
         title=f"to {found.videos[0].name}" + (f" and {more} more" if more else ""),
         verdict=found.verdict,
+        paths=[_place(one, found.folder) for one in found.verdict.scored],
         film="" if film is None else film.name,
         facts=_facts(found, change),
+        command=_command(sys.argv),
+        made={"seed": found.settings.seed, "commit": git_commit() or "unknown", **versions()},
         curves=_curves(found.folder / METRICS),
         titles=change.titles,
         shares=shares,
@@ -102,6 +110,18 @@ def _facts(found: Adaptation, change: Change) -> dict[str, str]:
         "returned": found.verdict.chosen.title,
         "files": ", ".join(path.name for path in (found.checkpoint, found.weights) if path is not None),
     }
+
+
+def _place(candidate: Candidate, folder: Path) -> str:
+    """Where the checkpoint of a candidate lies: below the folder of the adaptation, or anywhere else."""
+    path = candidate.checkpoint
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
+def _command(line: Sequence[str]) -> str:
+    """The command line of this process, with the program by its name."""
+    program, *arguments = line
+    return shlex.join(["stpl" if arguments[:1] == ["adapt"] else Path(program).name, *arguments])
 
 
 def _curves(metrics: Path) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from stpl.apply.labelling import film
 from stpl.apply.page import write_page
 from stpl.data.image import write_png
 from stpl.data.videos.stream import FrameStream
+from stpl.runs.record import METRICS
 
 pytestmark = pytest.mark.slow
 
@@ -83,11 +84,15 @@ def test_the_command_names_the_program() -> None:
     assert written._command(["/a/mine.py", "7"]) == "mine.py 7"
 
 
-def test_a_part_without_content_has_no_heading(found: Adaptation, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_page(found)
-    assert "<h2>Losses</h2>" in path.read_text()
-    monkeypatch.setattr(written, "_curves", lambda _: [])
-    assert "<h2>Losses</h2>" not in write_page(found).read_text()
+def test_a_part_without_content_has_no_heading(found: Adaptation) -> None:
+    metrics = found.folder / METRICS
+    before = metrics.read_text()
+    assert "<h2>Losses</h2>" not in write_page(found).read_text()  # four steps log none
+    metrics.write_text(before + "10,train/entropy,0.5\n20,train/entropy,0.25\n")
+    text = write_page(found).read_text()
+    metrics.write_text(before)
+    assert "<h2>Losses</h2>" in text
+    assert "entropy: 0.5 at step 10, 0.25 at step 20" in text
 
 
 @needs_chromium

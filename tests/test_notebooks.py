@@ -58,6 +58,8 @@ def prepared(name: str, **parameters: object) -> list[nbformat.NotebookNode]:
     cell = next(cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
     assert all(f"{key} = " in cell.source for key in parameters)
     cell.source += "\n" + "\n".join(f"{key} = {value!r}" for key, value in parameters.items())
+    for number, cell in enumerate(cells):
+        cell.id = f"{name}-{number}"  # of all notebooks of a run, no two may be equal
     return cells
 
 

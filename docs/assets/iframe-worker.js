@@ -3,6 +3,7 @@ if (location.protocol === "file:") {
   window.Worker = class extends EventTarget {
     constructor(address) {
       super()
+      const base = new URL(address, document.baseURI)
       const frame = document.createElement("iframe")
       frame.hidden = true
       document.body.append(frame)
@@ -12,7 +13,7 @@ if (location.protocol === "file:") {
         new Promise((resolve) => {
           const script = inner.document.createElement("script")
           script.onload = resolve
-          script.src = new URL(source, address)
+          script.src = new URL(source, base)
           inner.document.head.append(script)
         })
       inner.postMessage = (data) => {

@@ -105,8 +105,8 @@ bench: $(DEV) ## speed and memory as ratios; figures go to build/bench/ (leave t
 gpu: ## what only a GPU shows: right results, speed, memory; build/gpu/; installs nothing; PLAN=1 shows the plan
 	@PYTHONPATH=src $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu $(if $(PLAN),--dry_run=true)
 
-test: $(DEV) ## all tests, on at most four cores
-	@$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
+test: $(DEV) ## all tests but those of the documentation (make docs), on at most four cores
+	@$(BIN)/python -m pytest -m "not docs" --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 check: lint ## lint, and the tests without the slow ones: minutes less, before every commit
 	@$(BIN)/python -m pytest -q -m "not slow" --numprocesses=auto --maxprocesses=4 --dist=worksteal
@@ -116,10 +116,11 @@ lint: $(DEV) ## ruff and mypy, as strict as they come
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-docs: $(READY) ## the documentation as a site, build/docs/index.html; warnings are errors
+docs: $(DEV) ## the documentation as a site, build/docs/index.html; warnings are errors; TESTS=1 runs its programs too
 	@$(call install,--group docs)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo "build/docs/index.html"
+	@$(if $(TESTS),$(BIN)/python -m pytest -m docs --numprocesses=auto --maxprocesses=4 --dist=worksteal)
 
 LOWEST := build/lowest
 lowest: $(READY) ## a short part of the tests on the lowest versions that pyproject.toml allows (with torch, 3 GB to download)

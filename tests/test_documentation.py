@@ -200,6 +200,7 @@ def run_example(example: str, **names: object) -> dict[str, object]:
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 def test_the_readme_runs_in_order(workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As printed, but for a tiny SegFormer in a local folder, smaller frames, and fakes of the data sets.
 
@@ -241,6 +242,7 @@ def write_files(page: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 @pytest.mark.parametrize(("page", "experiment"), [("write_a_method", "louder"), ("experiments", "bolder")])
 def test_the_files_of_a_page_make_an_experiment(
     page: str, experiment: str, tiny_streets: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
@@ -267,6 +269,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 def test_the_site_has_a_page_a_module_and_asks_no_other_host(site: Path) -> None:
     for module in ("stpl", "stpl.losses/index", "stpl.nn.warp", "stpl.metrics.segmentation"):
         assert (site / "reference" / f"{module}.html").is_file()
@@ -290,6 +293,7 @@ def test_edit_links_need_a_repository(repository: str, monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 @needs_chromium
 def test_search_works_in_pages_that_are_opened_as_files(site: Path, tmp_path: Path) -> None:
     with chromium(tmp_path / "profile") as page:

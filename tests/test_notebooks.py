@@ -16,7 +16,7 @@ from repository import REPOSITORY
 from stpl.cli import main
 from waiting import PATIENCE
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.docs]
 
 Outputs = list[dict[str, Any]]
 MOST_BYTES = 600_000

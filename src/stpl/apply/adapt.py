@@ -44,7 +44,7 @@ STATISTICS = "statistics"
 
 _LOOKS, _RENEWS = "looking", "renewing statistics"  # kinds of work
 _RENEWED = 16  # clips from which statistics are renewed, as many of augmented frames
-_EVALUATED = 4  # clips that a training evaluates itself, as few as make a loss of its way visible
+_EVALUATED = 4  # clips that the run itself evaluates: the guard looks at its networks, on frames of its own
 
 FLOW = "flow"
 """Folder of estimated flow and of indices of videos, in that of an adaptation."""
@@ -172,21 +172,21 @@ class _Runs:
         found = [Candidate("start", self.start)]
         if renews:
             found += self._renewed(cli)
-            clock.tell(_RENEWS)
+            clock.add(_RENEWS)
         sights = []
 
         def see(candidate: Candidate) -> None:
             start = candidate is found[0]
             sights.append(look(self.network.accel if start else self._loaded(candidate.checkpoint), clips))
-            clock.tell(_LOOKS)
+            clock.add(_LOOKS)
 
         for candidate in found:
             see(candidate)
-        tell = LambdaCallback(
-            on_train_batch_end=lambda trainer, *_: clock.tell(experiment, trainer.global_step),
-            on_validation_end=lambda trainer, *_: clock.tell(_RENEWS) if trainer.global_step else None,
+        counting = LambdaCallback(
+            on_train_batch_end=lambda trainer, *_: clock.add(experiment, trainer.global_step),
+            on_validation_end=lambda trainer, *_: clock.add(_RENEWS) if trainer.global_step else None,
         )
-        callbacks_of(cli.trainer).insert(0, tell)
+        callbacks_of(cli.trainer).insert(0, counting)
         run(cli)
         for step in steps:
             found.append(_candidate(f"step {step}", cli, step))

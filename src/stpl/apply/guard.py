@@ -27,8 +27,8 @@ PRESENT = 0.1
 """Percent of the pixels that a class must cover to count."""
 
 CHANGED, LOST, GROWS = 5.0, 2, 1.0
-"""A class is lost where its share is `CHANGED` times less than under both kinds of statistics; `LOST` such classes
-refuse a network. It has grown where its share is so many times more, and of `GROWS` percent."""
+"""A class is lost where its share is below that under both kinds of statistics by a factor of `CHANGED`; `LOST` such
+classes refuse a network. It has grown where its share exceeds both by that factor, and `GROWS` percent by it."""
 
 NEAR = 80.0
 """Percent of the agreement between the two kinds of statistics that a network must have with one of them."""
@@ -106,7 +106,10 @@ def look(network: Accel, clips: Sequence[Clip]) -> Sight:
 
 @torch.no_grad()
 def renewed(network: Accel, clips: Sequence[Clip]) -> Iterator[str]:
-    """Renew the statistics of a network in place by augmented clips: yields each of `KINDS` once they are of it."""
+    """Renew the statistics of a network in place, to the one and then the other of `KINDS`; yields each once it holds.
+
+    The clips have augmented views.
+    """
     buffers, device = statistics_of(batchnorm_layers(network)), next(network.parameters()).device
 
     def renew_from(views: Sequence[Tensor | None]) -> None:
@@ -230,7 +233,7 @@ def choose(scored: Sequence[Candidate], take: str | None = None) -> Verdict:
         ConfigError: there is no such candidate.
     """
     knows = max(one.score for one in scored if not one.step) >= KNOWS
-    order = ranked(scored) if knows else [scored[0], *scored[1:]]
+    order = ranked(scored) if knows else list(scored)
     named = [one for one in order if take in (None, one.name) or (take == "statistics" and one.name in KINDS)]
     if not named:
         raise unknown("network", str(take), [one.name for one in scored], "take")

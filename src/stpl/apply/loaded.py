@@ -97,7 +97,7 @@ class LoadedNetwork:
 
     @property
     def proposal(self) -> str:
-        """If nobody named the layer of its features: which one was taken, why, and what others there are."""
+        """If nobody named the layer of its features: which one is used, why, and what others there are."""
         segmenter = self.network.segmenter
         return segmenter.proposal if isinstance(segmenter, OwnSegmenter) else ""
 

@@ -44,8 +44,8 @@ class Clock:
         self._done, self._took = dict.fromkeys(work, 0), {name: list[float]() for name in work}
         self._last = time.monotonic()
 
-    def tell(self, name: str, done: int | None = None) -> None:
-        """One more piece of a kind is done, or `done` of them in all; it took the time since the last call."""
+    def add(self, name: str, done: int | None = None) -> None:
+        """Count one more piece of a kind, or `done` of them in all; it took the time since the last call."""
         now = time.monotonic()
         self._took[name].append(now - self._last)
         self._last, self._done[name] = now, self._done[name] + 1 if done is None else done

@@ -29,7 +29,7 @@ def dense_pixel_contrast(
         maps: features `[B,D,h,w]`, the queries.
         labels: classes 0…254 or `ignore_index`, integer `[B,h,w]`, on the grid of the maps.
         second: features of another view of the same frames `[B,D,h,w]`, the keys; the maps themselves if not given.
-        samples: draw so many of the labelled pixels of the batch, the same in both views; all if there are fewer.
+        samples: number of labelled pixels to draw of the batch, the same in both views; all if there are fewer.
         generator: what draws them; torch's own if not given.
         temperature: τ > 0.
         denominator: see `stpl.losses.pixel_contrast`.

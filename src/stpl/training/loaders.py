@@ -90,8 +90,8 @@ def _spread(loader: DataLoader[Any], batches: int) -> DataLoader[Any]:
     clips: Any = loader.dataset
     if not isinstance(clips, IterableDataset):
         count = len(clips)
-        taken = min(count, batches * (size or 1))
-        clips = Subset(clips, [place * count // taken for place in range(taken)])
+        wanted = min(count, batches * (size or 1))
+        clips = Subset(clips, [place * count // wanted for place in range(wanted)])
     return DataLoader(clips, batch_size=size, collate_fn=loader.collate_fn)
 
 

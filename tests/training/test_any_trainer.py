@@ -27,9 +27,9 @@ from random_clips import clips as random_clips
 from repository import REPOSITORY
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.clip import BACKWARD, Batch, Clip, collate
-from stpl.data.datamodule import StreetsData
+from stpl.data.datamodule import RecordedData, StreetsData
 from stpl.data.loading import Loading
-from stpl.errors import ConfigError, StplError
+from stpl.errors import ConfigError, DataError, StplError
 from stpl.methods import CBST, DAVSN, STPL, TPS, BatchNormStatistics, SelfTraining
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.deeplab import DeepLabV2
@@ -371,6 +371,11 @@ def test_a_data_module_of_the_suite_wants_a_number_of_steps(tmp_path: Path, tiny
     data = StreetsData(tiny_streets, TINY, loading=Loading(batch_size=2, num_workers=0))
     with pytest.raises(ConfigError, match="a run is counted in steps"):
         trainer(tmp_path, max_steps=-1, max_epochs=1).fit(SelfTraining(network=SMALL), datamodule=data)
+    with pytest.raises(DataError):
+        trainer(tmp_path).validate(SelfTraining(network=SMALL), datamodule=RecordedData(tmp_path / "none"))
+    assert "__old__init__" not in vars(
+        DataLoader
+    )  # Lightning's changes, which an error in a loader's hook leaves behind
 
 
 def test_methods_are_lightning_modules_of_which_nothing_must_be_given_but_the_network() -> None:

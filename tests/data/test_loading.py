@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import pytest
+from torch.utils.data import DataLoader
 
 from stpl.cli import main
 from stpl.data import loading
@@ -38,6 +39,7 @@ def test_processes_that_shared_memory_cannot_hold_are_refused(
     assert "data.loading.num_workers: 2 loader processes need" in said
     assert f"{tmp_path} has 0 free\n  → set data.loading.num_workers=0" in said
     assert not list(tmp_path.rglob("*.ckpt"))
+    assert "__old__init__" not in vars(DataLoader)  # an error in a loader's hook would leave Lightning's changes behind
 
 
 def test_a_batch_that_cannot_be_sent_ends_its_process(

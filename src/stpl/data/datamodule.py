@@ -88,26 +88,24 @@ class ClipDataModule(LightningDataModule, ABC):
         return self._readers[key]
 
     def setup(self, stage: str) -> None:
-        """Opens what the stage reads, and refuses here what cannot be served.
+        """Makes the loaders of the stage once, and so refuses here what cannot be served.
 
         Lightning changes `DataLoader` while it calls the hooks below, and an error in them would leave it changed.
         """
         if stage == "fit":
-            if self._trainer().max_steps < 0:
-                raise ConfigError("a run is counted in steps", where="trainer.max_steps", mend="set it")
-            for stream, wants in self._wanted().items():
-                self._training_reader(stream).require(wants)
+            self.train_dataloader()
         if stage != "fit" or self._trainer().limit_val_batches:
-            self.reader("val")
-
-    def _training_reader(self, stream: str) -> ClipReader:
-        return self.reader("train", "source" if stream == "source" else None)
+            self.val_dataloader()
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of the remaining steps of the run: starts at the trainer's global step."""
+        wanted = self._wanted()
+        if self._trainer().max_steps < 0:
+            raise ConfigError("a run is counted in steps", where="trainer.max_steps", mend="set it")
         clips, samplers = {}, {}
-        for stream, wants in self._wanted().items():
-            reader = self._training_reader(stream)
+        for stream, wants in wanted.items():
+            reader = self.reader("train", "source" if stream == "source" else None)
+            reader.require(wants)
             if self.loading.augment_on == "device":
                 wants = replace(wants, augmented=False)  # the method makes the view
             clips[stream] = steps.TrainingClips(

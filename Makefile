@@ -105,22 +105,23 @@ bench: $(DEV) ## speed and memory as ratios; figures go to build/bench/ (leave t
 gpu: ## what only a GPU shows: right results, speed, memory; build/gpu/; installs nothing; PLAN=1 shows the plan
 	@PYTHONPATH=src $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu $(if $(PLAN),--dry_run=true)
 
-test: $(DEV) ## all tests but those of the documentation (make docs), on at most four cores
-	@$(BIN)/python -m pytest -m "not docs" --numprocesses=auto --maxprocesses=4 --dist=worksteal
+KIND ?= not long and not docs
+test: $(DEV) ## the tests, on at most four cores; KIND=long: those of 15 s and more; KIND=docs: the documentation's programs
+	@$(if $(filter docs,$(firstword $(KIND))),$(call install,--group docs))
+	@$(BIN)/python -m pytest -m "$(KIND)" --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 check: lint ## lint, and the tests without the slow ones: minutes less, before every commit
-	@$(BIN)/python -m pytest -q -m "not slow" --numprocesses=auto --maxprocesses=4 --dist=worksteal
+	@$(BIN)/python -m pytest -q -m "not slow and $(KIND)" --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 lint: $(DEV) ## ruff and mypy, as strict as they come
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-docs: $(DEV) ## the documentation as a site, build/docs/index.html; warnings are errors; TESTS=1 runs its programs too
+docs: $(DEV) ## the documentation as a site, build/docs/index.html; warnings are errors
 	@$(call install,--group docs)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo "build/docs/index.html"
-	@$(if $(TESTS),$(BIN)/python -m pytest -m docs --numprocesses=auto --maxprocesses=4 --dist=worksteal)
 
 LOWEST := build/lowest
 lowest: $(READY) ## a short part of the tests on the lowest versions that pyproject.toml allows (with torch, 3 GB to download)

@@ -53,6 +53,7 @@ def test_a_function_with_the_name_of_its_module_is_the_function_in_any_order() -
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 def test_rooms_give_what_they_say() -> None:
     """`from room import *` gives every name in `__all__`, none of them a module."""
     code = """

@@ -16,7 +16,7 @@ from repository import REPOSITORY
 from stpl.testing import TINY
 from stpl.testing.runs import tiny_arguments
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 Stpl = Callable[..., str]
 

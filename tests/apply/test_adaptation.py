@@ -276,6 +276,7 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
+@pytest.mark.long
 def test_the_examples_of_the_documentation_run(drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they stand there, with two steps for their eighty and forty."""
     monkeypatch.chdir(tmp_path)

@@ -31,7 +31,7 @@ def bench(tmp_path: Path, part: Callable[..., Figures], *args: str) -> dict[str,
     return figures
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_contrast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = bench(tmp_path, contrast.contrast, "--n=600", "--d=16", "--classes=4", "--repeats=3")
     assert (figures["n"], figures["d"], figures["classes"]) == (600, 16, 4)
@@ -72,7 +72,7 @@ def small_step() -> dict[str, Any]:
     return {"height": 48, "width": 64, "network": network}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "FORMS", ("stpl", "plain"))  # each in a process of its own
     options = ("--network.depth=18", "--network.width=8", "--network.dilations=[1,2]")
@@ -136,7 +136,7 @@ def test_data_leaves_the_data_set_as_it_is(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.startup.interleaved", partial(interleaved, warm=0))
     monkeypatch.chdir(REPOSITORY)

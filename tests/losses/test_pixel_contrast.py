@@ -232,7 +232,7 @@ def test_supcon_is_that_of_a_known_library() -> None:
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 @pytest.mark.parametrize("mode", ["interpret", "compile"])
 def test_the_kernels_of_cuda_without_a_gpu(mode: str) -> None:

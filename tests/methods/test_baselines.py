@@ -38,7 +38,7 @@ NARROW = "--model.discriminator.width=4"
 RATE = "--optimizer.lr=6.0e-4"  # whatever a search finds for streets
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rows_with_source_conform(tiny_streets: Path, tmp_path: Path) -> None:
     here: Any = {"source": True, "ranks": False, "streets": tiny_streets}
     check_method("fda", tmp_path / "fda", RATE, golden=[2.86843, 2.74891, 2.70763, 2.58], **here)
@@ -46,7 +46,7 @@ def test_rows_with_source_conform(tiny_streets: Path, tmp_path: Path) -> None:
     check_method("da_vsn", tmp_path / "da_vsn", RATE, NARROW, golden=[4.25245, 4.19557, 4.24561, 4.19767], **here)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_source_free_rows_conform(tiny_streets: Path, tmp_path: Path) -> None:
     here: Any = {"ranks": False, "streets": tiny_streets}
     golden = [4.90963e-06, 5.75257e-06, 4.57516e-06, 6.32847e-06]  # λu is 0.001
@@ -56,7 +56,7 @@ def test_source_free_rows_conform(tiny_streets: Path, tmp_path: Path) -> None:
     check_method("hcl", tmp_path / "hcl", RATE, often, golden=[1.1292, 1.13928, 1.13056, 1.12701], **here)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_train_as_one(tiny_streets: Path, tmp_path: Path) -> None:
     """All rows in one pair of processes. UR's dropout is another one in each, so it is left out."""
     cases = {

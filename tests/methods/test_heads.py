@@ -179,7 +179,7 @@ def test_no_table_of_methods_holds_a_diagnostic() -> None:
 # --- does the contrast do what it says?
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_contrast_with_true_labels_makes_features_easier_to_tell_apart(tiny_run: Arguments) -> None:
     """Overfit eight clips: a classifier refitted on their features must score higher afterwards."""
     source = fit(tiny_run("source", "--data.init_args.loading.batch_size=4", steps=20))

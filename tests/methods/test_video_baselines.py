@@ -33,7 +33,7 @@ NARROW = "--model.discriminator.width=4"
 RATE = "--optimizer.lr=6.0e-4"  # whatever a search finds for streets
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_they_conform(tiny_streets: Path, tmp_path: Path) -> None:
     here: Any = {"source": True, "ranks": False, "streets": tiny_streets}
     check_method("tps", tmp_path / "tps", RATE, golden=[5.45033, 5.33456, 5.30222, 5.10336], **here)
@@ -41,7 +41,7 @@ def test_they_conform(tiny_streets: Path, tmp_path: Path) -> None:
     check_method("vat", tmp_path / "vat", RATE, NARROW, golden=[17.2773, 16.5221, 17.0513, 16.2754], **here)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_source_free_ones_conform(tiny_streets: Path, tmp_path: Path) -> None:
     here: Any = {"ranks": False, "streets": tiny_streets}
     check_method("tps_target", tmp_path / "tps", RATE, golden=[2.59358, 2.56052, 2.55963, 2.59241], **here)

@@ -326,6 +326,7 @@ def test_options_go_through_plain_types() -> None:
 # --- Hugging Face -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("trusting")
 def test_a_segformer_comes_back_as_one(tmp_path: Path, drive: Path) -> None:
     from transformers import AutoModelForSemanticSegmentation

@@ -32,6 +32,7 @@ def faults(**environment: str) -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout)
 
 
+@pytest.mark.long
 @pytest.mark.skipif("CS_GNU_LIBC_VERSION" not in getattr(os, "confstr_names", ()), reason="the allocator of glibc")
 def test_freed_memory_is_kept_unless_the_environment_decides() -> None:
     # Not compared with glibc's defaults, under which it is chance what lies at the heap's end and is given back.

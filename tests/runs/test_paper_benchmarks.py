@@ -60,6 +60,7 @@ def check(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return run
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bench", ["viper", "synthia"])
 def test_data_sets_and_tables(bench: str, workplace: Path, check: Callable[..., str]) -> None:
     """Every row that runs, each in the way `stpl sweep` runs it, then the tables.
@@ -109,6 +110,7 @@ def test_data_sets_and_tables(bench: str, workplace: Path, check: Callable[..., 
     assert len(list(Path("predictions").glob("*_pred_labelIds.png"))) == 2, out
 
 
+@pytest.mark.long
 def test_a_sweep_runs_on_the_data_given(workplace: Path, check: Callable[..., str]) -> None:
     """`make ablation BENCH=viper DATA=elsewhere`, one row of it, with real subprocesses."""
     for name in ("viper", "cityscapes"):

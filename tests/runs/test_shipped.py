@@ -139,7 +139,7 @@ def _drive(domain: str, split: str, number: int) -> Drive:
     return draw_drive(StreetsOptions(), domain, split, number)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_recipe_starts_as_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten steps of source training give the loss that stands in the file."""
     monkeypatch.setenv("STPL_RUNS", str(tmp_path))
@@ -259,7 +259,7 @@ def test_the_seed_of_the_source_model_can_be_chosen(shelf: Path, tiny_run: Argum
     assert "checkpoint: streets:0" in (adapted / "config.yaml").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_from_a_shipped_model_goes_on_from_another_folder(
     shelf: Path, tiny_run: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,7 @@ def client(work: Path, stub: WandbStub, *words: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_sweep_and_agent_drive_the_rows_of_table_3(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stub: WandbStub
 ) -> None:
@@ -79,6 +80,7 @@ def test_sweep_and_agent_drive_the_rows_of_table_3(
         assert run.summary["val/miou"] == 40.0
 
 
+@pytest.mark.long
 def test_real_run_without_an_account_is_synced_later(
     tmp_path: Path, tiny_run: Callable[..., list[str]], stub: WandbStub
 ) -> None:

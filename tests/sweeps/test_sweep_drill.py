@@ -34,7 +34,7 @@ KILLS = ["worker"] * 4 + ["all"] + ["worker"] * 3
 TEXT = SWEEP.replace("[a, b]", "[source_only, self_training, duplicate, temporal]")
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a process to its parent"),
 ]
 

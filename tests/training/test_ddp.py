@@ -32,6 +32,8 @@ from stpl.testing.processes import run_plan, start_ranks
 from stpl.training.evaluation import ClipSamples
 from waiting import PATIENCE
 
+pytestmark = pytest.mark.long
+
 # 9 evaluation clips, and half of them end within a video.
 STREETS = StreetsOptions(height=48, width=96, frames=4, train_drives=3, val_drives=1, camera_val_drives=3)
 ONE_STEP = ("--trainer.max_steps=1", "--trainer.val_check_interval=1", "--trainer.limit_val_batches=1")
@@ -127,7 +129,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         yield Runs(root)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
 def test_two_halves_of_a_batch_train_as_the_whole(row: str, runs: Runs) -> None:
     """Losses, weights, and the gradients as the optimiser has kept them: the same to seven digits."""
@@ -145,7 +146,6 @@ def test_two_halves_of_a_batch_train_as_the_whole(row: str, runs: Runs) -> None:
         torch.testing.assert_close(found[index]["momentum_buffer"], gradient, rtol=0, atol=1e-6 * scale)
 
 
-@pytest.mark.slow
 def test_the_same_evaluation_to_the_last_digit(runs: Runs) -> None:
     """Nine clips in batches of two: one process has four of them, the other five, and the boundary cuts a video."""
     one, two = (runs.record(f"source_only-{ranks}") for ranks in (1, 2))
@@ -161,7 +161,6 @@ def test_the_same_evaluation_to_the_last_digit(runs: Runs) -> None:
     assert len(shared["keys"]) == 9
 
 
-@pytest.mark.slow
 def test_processes_measure_every_kind_of_statistics_together(runs: Runs) -> None:
     """Renewed ones differ: a process renews from batches of its own size."""
     alone, shared = (np.load(runs.folder(f"source_only-{ranks}") / "statistics.npz") for ranks in (1, 2))
@@ -173,7 +172,6 @@ def test_processes_measure_every_kind_of_statistics_together(runs: Runs) -> None
         np.testing.assert_array_equal(shared[kind].sum((1, 2)), alone[kind].sum((1, 2)))  # each clip once, in its place
 
 
-@pytest.mark.slow
 def test_a_shared_run_that_is_resumed_ends_with_the_same_weights(runs: Runs) -> None:
     """To the last bit, with BatchNorm that moves: its statistics are the same in all processes at every step."""
     whole, cut = (runs.checkpoint(name)["state_dict"] for name in ("whole", "cut"))
@@ -182,7 +180,6 @@ def test_a_shared_run_that_is_resumed_ends_with_the_same_weights(runs: Runs) -> 
     assert runs.record("whole")["last"] == runs.record("cut")["last"]
 
 
-@pytest.mark.slow
 def test_what_processes_tell_each_other(runs: Runs) -> None:
     first, second = (json.loads((runs.root / f"{rank}.json").read_text()) for rank in range(2))
     assert first["means"][0] == second["means"][0] == pytest.approx([0.05, 0.05])  # of 0 and 0.1·1
@@ -191,7 +188,6 @@ def test_what_processes_tell_each_other(runs: Runs) -> None:
     assert first["decision"] == second["decision"] == "by 0"
 
 
-@pytest.mark.slow
 def test_fit_starts_its_other_processes_itself(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     """On a real command line: both processes end, one of them writes, and neither says anything."""
     args = arguments(runs.root, "source_only", "launched", devices=2)
@@ -205,13 +201,11 @@ def test_fit_starts_its_other_processes_itself(runs: Runs, capsys: pytest.Captur
     assert capsys.readouterr().err.count("recorded already") == 1
 
 
-@pytest.mark.slow
 def test_several_devices_need_a_command_line(runs: Runs) -> None:
     with pytest.raises(ConfigError, match="2 processes are started by a command line, and this run was not"):
         fit(arguments(runs.root, "stpl", "called", devices=2))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

@@ -104,7 +104,7 @@ def test_labels_are_kept_and_found(tiny_streets: Path, tmp_path: Path, monkeypat
         stores[0].of(["camera-train/9999/01"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_kill_while_labelling_loses_little(
     tiny_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -193,7 +193,7 @@ def test_flow_is_resized_by_its_own_axes() -> None:
     torch.testing.assert_close(small[:, 1], torch.full((1, 5, 5), 4 / 8))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_keys_of_all_ranks_equal_one_process_with_all_pixels(tmp_path: Path) -> None:
     """Loss and gradient, averaged over two processes as DDP does, against the same pixels in this one."""
     command = [sys.executable, str(SUPPORT / "contrast_rank.py"), str(tmp_path / "meeting")]

@@ -42,7 +42,7 @@ def experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_adversarial_method_conforms(experiments: Path, tiny_streets: Path, tmp_path: Path) -> None:
     check_method("adversarial", tmp_path / "here", source=True, streets=tiny_streets, experiments=experiments)
 

@@ -22,7 +22,7 @@ if (location.protocol === "file:") {
         this.onmessage?.(event)
       }
       inner.importScripts = (...sources) => sources.reduce((before, one) => before.then(() => load(one)), Promise.resolve())
-      const ready = load(address)
+      const ready = load(base)
       this.postMessage = (data) => void ready.then(() => send(inner, data))
       this.terminate = () => frame.remove()
     }

@@ -44,7 +44,7 @@ def test_each_setting_is_searched_at_the_best_of_those_before(work: Path, capsys
     """The fake is best at x = 0.3 and green: 0.1 is the upper end, so 0.2 and 0.4 are added, and no more than two."""
     tune("--rows=[a]")
     table = (work / "tuning/a.md").read_text().splitlines()
-    assert table[0] == "### a: 12 runs"
+    assert table[0] == "# a: 12 runs"
     assert table[2] == "| model.x | model.colour | seed 0 | seed 1 | mean |"
     settings = [line.split("|")[1:3] for line in table[4:]]
     assert [[cell.strip(" *") for cell in row] for row in settings] == [

@@ -172,7 +172,7 @@ class _Search:
     def lines(self) -> Iterator[str]:
         """The search as Markdown: every setting with its mIoU, the chosen one in bold."""
         runs = sum(map(len, self.tried.values()))
-        yield f"### {self.row}: {runs} runs\n"
+        yield f"# {self.row}: {runs} runs\n"
         seeds = [f"seed {seed}" for seed in self.tuning.seeds]
         header = [*self.chosen, *seeds, "mean"]
         yield f"| {' | '.join(header)} |"

@@ -101,7 +101,21 @@ def test_step_of_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "experiment",
-    ["source_only", "oracle", "ur", "cbst", "hcl", "mean_teacher", "pixmatch", "tps", "rda", "vat", "vat_vst"],
+    [
+        "source_only",
+        "oracle",
+        "ur",
+        "cbst",
+        "hcl",
+        "mean_teacher",
+        "pixmatch",
+        "tps",
+        "rda",
+        "vat",
+        "vat_vst",
+        "advent",
+        "minent",
+    ],
 )
 def test_every_row_has_a_step_to_time(experiment: str) -> None:
     network = DeepLabV2(18, 8, (1, 2)).to_dict()["init_args"]

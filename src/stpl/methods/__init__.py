@@ -7,6 +7,7 @@ are found by the entry point `stpl.methods`, or named by their import path.
 import importlib
 import pkgutil
 
+from stpl.methods.adaptsegnet import AdaptSegNet, AdvEnt, MinEnt
 from stpl.methods.affine_teacher import AffineTeacher
 from stpl.methods.batchnorm_statistics import BatchNormStatistics
 from stpl.methods.cbst import CBST
@@ -42,12 +43,15 @@ __all__ = [
     "UR",
     "VAT",
     "VST",
+    "AdaptSegNet",
+    "AdvEnt",
     "AffineTeacher",
     "BatchNormStatistics",
     "CoTTA",
     "Contrast",
     "FDASelfTraining",
     "MeanTeacher",
+    "MinEnt",
     "PixMatch",
     "SelfTraining",
     "SourceOnly",

@@ -66,7 +66,7 @@ class DAVSN(Method):
             return found
         assert batch.source is not None  # wanted
         source = self.network.frame_scores(batch.source)
-        found |= supervision(self.network, batch.source, scores=source)
+        found |= supervision(self.network, batch.source, fused=self.network.fuse_scores(source, batch.source))
         shares = {"main": 1.0, "auxiliary": _AUXILIARY}
         for (of, share), ours, theirs in zip(shares.items(), target, source, strict=False):
             maps = _maps(ours, batch.target), _maps(theirs, batch.source)

@@ -9,13 +9,12 @@ from torch.nn.functional import layer_norm
 
 from stpl.data.clip import Batch, Clip, Wants
 from stpl.losses.adversarial import domain_loss, reversed_gradient
-from stpl.losses.entropy import weighted_entropy
-from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
+from stpl.methods.adaptsegnet import AdvEnt
 from stpl.nn.mixing import rescaled
-from stpl.nn.segmenter import grid_of, on_grid, upsample
+from stpl.nn.segmenter import grid_of, on_grid
 from stpl.nn.style import Spectrum, band_means, ring_bands
-from stpl.training.base import Method, check_choice, check_settings
-from stpl.training.supervision import LABELLED, adversarial_losses, supervision
+from stpl.training.base import check_choice, check_settings
+from stpl.training.supervision import supervision
 
 Attack = Literal["gated", "none"]
 """`gated`: a gate that learns picks components of the spectrum (paper). `none`: what the released code amounts to, in
@@ -27,7 +26,7 @@ _STRUCTURE = slice(6 // _CHANNELS, 48 // _CHANNELS)  # rings of the components 6
 _NOISE, _SCALE = range(2)  # purposes of the numbers that are drawn
 
 
-class RDA(Method):
+class RDA(AdvEnt):
     """Supervision and adversaries as in ADVENT, and predictions that withstand an attack in the frequency domain.
 
     An attacker exchanges a tenth of the components of a target clip's spectrum (32 rings of 3 channels) for those of
@@ -40,15 +39,11 @@ class RDA(Method):
         portion: share of the components that is exchanged (0.1: 9 of 96).
         structure_weight: λ_FAA of the change in the structure's bands (0.0002).
         attacker_lr: learning rate of the gate. `None`: the network's, by which the released code overwrites its 1e-6.
-        adversarial_weight: of the predicting classifier's adversary (0.001).
-        auxiliary_weight: of the auxiliary classifier's (0.0002).
         smallest_scale: of the attacked clips, relative to their size (0.8).
         largest_scale: likewise (1.2); sides are rounded to multiples of 8.
-        discriminator: of both.
     """
 
-    source_wants = LABELLED
-    trains_classifiers = True
+    recordable = False  # the size of the attacked clips is drawn
 
     def __init__(
         self,
@@ -58,27 +53,19 @@ class RDA(Method):
         portion: float = 0.1,
         structure_weight: float = 0.0002,
         attacker_lr: float | None = None,
-        adversarial_weight: float = 0.001,
-        auxiliary_weight: float = 0.0002,
         smallest_scale: float = 0.8,
         largest_scale: float = 1.2,
-        discriminator: DiscriminatorOptions | None = None,
         **shared: Any,
     ) -> None:
         check_choice(Attack, attack=attack)
         check_settings(weight=weight, structure_weight=structure_weight, attacker_lr=attacker_lr or 0)
-        check_settings(adversarial_weight=adversarial_weight, auxiliary_weight=auxiliary_weight)
         check_settings(0, 1, portion=portion)
         check_settings(0.1, 4, smallest_scale=smallest_scale)
         check_settings(smallest_scale, 4, largest_scale=largest_scale)
         super().__init__(**shared)
         self.weight, self.structure_weight = weight, structure_weight
         self.attacker_lr = self.optimizer_options.lr if attacker_lr is None else attacker_lr
-        self.adversarial_weights = {"main": adversarial_weight, "auxiliary": auxiliary_weight}
         self.scales = (smallest_scale, largest_scale)
-        self.discriminators = nn.ModuleDict()
-        for of in self.network.segmenter.classifiers:
-            self.discriminators[of] = Discriminator(self.network.num_classes, discriminator)
         self.attacker = Attacker(portion) if attack == "gated" else None
         self.before_wants = Wants() if attack == "gated" else None
 
@@ -91,16 +78,17 @@ class RDA(Method):
         """Supervision, adversaries on the clean and the attacked clip, and the difference of their predictions."""
         source, target = batch.source, batch.target
         assert source is not None  # wanted
-        pairs = self.network.frame_scores(source)
-        found = supervision(self.network, source, scores=pairs)
-        of_source = self.network.fuse_scores(pairs, source)
-        clean = self.network.fused_scores(target)
-        attacked, structure = self._attacked(batch)
+        theirs = self.network.fused_scores(source)
+        found = supervision(self.network, source, fused=theirs)
+        ours = self.network.fused_scores(target)
+        clips, structure = self._attacked(batch)
         found |= structure
-        scores = self.network.fused_scores(attacked)
-        for of, maps in zip(self.discriminators, zip(of_source, clean, scores, strict=True), strict=False):
-            found |= self._adversarial(of, maps, batch)
-            found[f"robustness {of}"] = self.weight * _difference(maps[2], maps[1])
+        attacked = self.network.fused_scores(clips)
+        for of, there, clean, changed in zip(self.discriminators, theirs, ours, attacked, strict=True):
+            found |= self.adversarial(of, self.maps(there, source), self.maps(clean, target))
+            loss = domain_loss(self.judge(of).frozen(self.maps(changed, target)), "source", self.kind)
+            found[f"adversarial attacked {of}"] = self.adversarial_weights[of] * loss
+            found[f"robustness {of}"] = self.weight * _difference(changed, clean)
         return found
 
     def _attacked(self, batch: Batch) -> tuple[Clip, dict[str, Tensor]]:
@@ -114,23 +102,6 @@ class RDA(Method):
             found["structure"] = -self.structure_weight * changed
         scale = self.generator(None, _SCALE).uniform(*self.scales)
         return rescaled(Clip(frames, target.flows, key=target.key), scale), found
-
-    def _adversarial(self, of: str, logits: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
-        """The adversarial losses of a classifier's entropy maps; its discriminator learns from the clean ones."""
-        discriminator = self.discriminators[of]
-        assert isinstance(discriminator, Discriminator)
-        assert batch.source is not None
-        clips = (batch.source, batch.target, batch.target)
-        source, clean, attacked = (
-            weighted_entropy(upsample(scores, clip.size)) for scores, clip in zip(logits, clips, strict=True)
-        )
-        loss, own = adversarial_losses(discriminator, source, clean)
-        weight = self.adversarial_weights[of]
-        return {
-            f"adversarial {of}": weight * loss,
-            f"adversarial attacked {of}": weight * domain_loss(discriminator.frozen(attacked), "source"),
-            f"discriminator {of}": own,
-        }
 
 
 def _difference(attacked: Tensor, clean: Tensor) -> Tensor:

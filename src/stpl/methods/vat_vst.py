@@ -1,6 +1,7 @@
 """VAT-VST: unsupervised domain adaptation for video semantic segmentation (Shin et al., 2021): phases 1 and 2."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -67,8 +68,10 @@ class VAT(Method):
         assert source is not None  # wanted
         theirs = self.network.frame_scores(source, self.previous_gradient)
         ours = self.network.frame_scores(target, self.previous_gradient)
-        found = supervision(self.network, source, scores=theirs)
-        tubes = {"source": self._tube(theirs, source), "target": self._tube(ours, target)}
+        fused = self.network.fuse_scores(theirs, source)
+        found = supervision(self.network, source, fused=fused)
+        here = self.network.fuse_scores(ours[:1], target)
+        tubes = {"source": _tube(theirs, fused, source), "target": _tube(ours, here, target)}
         labels = torch.stack([source.labels[-1], source.labels[0]], 1)
         found["tube"] = self.tube_weight * tube_matching(tubes["source"], labels)
         if self.previous_gradient:
@@ -78,10 +81,10 @@ class VAT(Method):
         loss, own = adversarial_losses(self.discriminator, maps["source"], maps["target"], self.kind)
         return found | {"adversarial": self.adversarial_weight * loss, "discriminator": own}
 
-    def _tube(self, scores: FrameScores, clip: Clip) -> Tensor:
-        """Probabilities of both frames at their size, oldest first, `[B,2,K,H,W]`."""
-        fused = self.network.fuse_scores(scores[:1], clip)[0]
-        return torch.stack([upsample(logits, clip.size).softmax(1) for logits in (scores[0][1], fused)], 1)
+
+def _tube(scores: FrameScores, fused: Sequence[Tensor], clip: Clip) -> Tensor:
+    """Probabilities of both frames at their size, oldest first, `[B,2,K,H,W]`."""
+    return torch.stack([upsample(logits, clip.size).softmax(1) for logits in (scores[0][1], fused[0])], 1)
 
 
 class VST(OfflinePseudoLabels):

@@ -1,5 +1,6 @@
 """Losses of labels, true and false, that methods share, and source clips in the style of the target."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from stpl.errors import ConfigError
 from stpl.losses.adversarial import Kind, domain_loss
 from stpl.losses.confidence import Scope, confident_pixels
 from stpl.losses.cross_entropy import cross_entropy
-from stpl.nn.accel import Accel, FrameScores
+from stpl.nn.accel import Accel
 from stpl.nn.discriminator import Discriminator
 from stpl.nn.segmenter import grid_of, upsample
 from stpl.nn.style import Window, transfer_amplitude
@@ -26,19 +27,18 @@ AUXILIARY_WEIGHT = 0.1
 
 
 def supervision(
-    network: Accel, clip: Clip, auxiliary_weight: float = AUXILIARY_WEIGHT, scores: FrameScores | None = None
+    network: Accel, clip: Clip, auxiliary_weight: float = AUXILIARY_WEIGHT, fused: Sequence[Tensor] | None = None
 ) -> dict[str, Tensor]:
     """Cross-entropy of each classifier's fused prediction with the clips' label, at its resolution, weighted.
 
-    Give `scores`, `network.frame_scores` of the clips, if they were computed before.
+    Give `fused`, `network.fused_scores` of the clips, if they were computed before.
     """
     label = clip.labels[0]
     known = pixel_weight(label)
-    fused = network.fused_scores(clip) if scores is None else network.fuse_scores(scores, clip)
     weights = {"cross_entropy": 1.0, "auxiliary": auxiliary_weight}
     return {
         name: known * weight * cross_entropy(upsample(logits, grid_of(label)), label)
-        for (name, weight), logits in zip(weights.items(), fused, strict=False)
+        for (name, weight), logits in zip(weights.items(), fused or network.fused_scores(clip), strict=False)
     }
 
 

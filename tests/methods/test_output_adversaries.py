@@ -29,6 +29,7 @@ RATE = "--optimizer.lr=6.0e-4"  # whatever a search finds for streets
 def test_adversaries_conform(tiny_streets: Path, tmp_path: Path) -> None:
     here: Any = {"source": True, "ranks": False, "streets": tiny_streets}
     check_method("adaptsegnet", tmp_path / "seg", RATE, NARROW, golden=[3.55766, 3.43814, 3.39686, 3.26924], **here)
+    check_method("iast_warmup", tmp_path / "iast", RATE, NARROW, golden=[3.35451, 3.23472, 3.19315, 3.06533], **here)
     check_method("advent", tmp_path / "advent", RATE, NARROW, golden=[3.55765, 3.43813, 3.39684, 3.26924], **here)
 
 

@@ -12,12 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from random_clips import clips
+from histograms import histogram_of
+from random_clips import Says, clips
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.clip import BACKWARD, IGNORE, Batch, Clip
 from stpl.losses.tube import tube_matching
+from stpl.methods.iast import CONFIDENCE_CAP, sure
 from stpl.methods.tps import TPS, made_grey
-from stpl.methods.vat_vst import CONFIDENCE_CAP, VAT, VST, aggregated, sure
+from stpl.methods.vat_vst import VAT, VST, aggregated
 from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.discriminator import DiscriminatorOptions
 from stpl.nn.mixing import mirrored
@@ -25,7 +27,7 @@ from stpl.nn.network import NetworkOptions
 from stpl.nn.style import match_histogram
 from stpl.nn.warp import warp
 from stpl.testing import check_method
-from stpl.training.offline_pseudo_labels import BINS, Predictions, add_to, doubts_of
+from stpl.training.offline_pseudo_labels import Predictions
 from stpl.training.optimization import OptimizerOptions
 
 SMALL = NetworkOptions(DeepLabV2(18, 8, (1, 2), auxiliary=True))
@@ -222,31 +224,11 @@ def test_terms_of_vat() -> None:
     assert "previous cross_entropy" in both.losses(batch)
 
 
-class Says(nn.Module):
-    """A network that says the same whatever it sees."""
-
-    def __init__(self, logits: Tensor) -> None:
-        super().__init__()
-        self.logits = logits
-
-    def forward(self, clip: Clip) -> Tensor:
-        return self.logits
-
-
 # --- VST --------------------------------------------------------------------------------------------------------------
 
 
 def vst(**settings: Any) -> VST:
     return VST(network=SMALL, optimizer=OptimizerOptions(), **settings)
-
-
-def histogram_of(confidences: list[float]) -> Tensor:
-    """The histogram of pixels of class 0 with these confidences."""
-    rest = torch.tensor([[(1 - c) / 14] * 14 for c in confidences])
-    p = torch.cat([torch.tensor(confidences)[:, None], rest], 1)
-    histogram = torch.zeros(15, BINS, dtype=torch.int64)
-    add_to(histogram, doubts_of(p.log().T[None, :, None]))
-    return histogram
 
 
 def test_thresholds_of_videos_against_a_loop() -> None:

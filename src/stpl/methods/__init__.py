@@ -15,6 +15,7 @@ from stpl.methods.cotta import CoTTA
 from stpl.methods.da_vsn import DAVSN
 from stpl.methods.fda import FDA, FDASelfTraining
 from stpl.methods.hcl import HCL
+from stpl.methods.iast import IAST
 from stpl.methods.mean_teacher import MeanTeacher
 from stpl.methods.pixmatch import PixMatch
 from stpl.methods.rda import RDA
@@ -36,6 +37,7 @@ __all__ = [
     "DAVSN",
     "FDA",
     "HCL",
+    "IAST",
     "RDA",
     "STPL",
     "TENT",

@@ -14,7 +14,7 @@ from stpl.training.supervision import LABELLED, adversarial_losses, supervision
 
 
 class AdaptSegNet(Method):
-    """Supervision on the source, and for each classifier a discriminator of the probabilities of both domains (Eq. 3).
+    """Supervision on the source, and for each classifier a discriminator of the probabilities of both domains.
 
     Args:
         adversarial_weight: λ_adv of the predicting classifier (0.001; the released LSGAN of one level has 0.01).
@@ -71,7 +71,7 @@ class AdaptSegNet(Method):
 
 
 class AdvEnt(AdaptSegNet):
-    """AdaptSegNet with discriminators of weighted self-information (Vu et al., Eq. 7, 8)."""
+    """AdaptSegNet with discriminators of weighted self-information."""
 
     def maps(self, logits: Tensor, clip: Clip) -> Tensor:
         """-p·log p / log K of every class."""
@@ -79,7 +79,7 @@ class AdvEnt(AdaptSegNet):
 
 
 class MinEnt(Method):
-    """Supervision on the source, and the mean entropy of the predictions of the target (Vu et al., Eq. 3, 4).
+    """Supervision on the source, and the mean entropy of the predictions of the target.
 
     Args:
         source_free: the entropy alone.

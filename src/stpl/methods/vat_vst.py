@@ -11,6 +11,7 @@ from torch import Tensor
 from stpl.data.clip import BACKWARD, IGNORE, Batch, Clip, Wants
 from stpl.losses.adversarial import Kind
 from stpl.losses.tube import tube_matching
+from stpl.methods.iast import IAST, Form, sure
 from stpl.metrics.temporal import photometric_occlusion
 from stpl.nn.accel import FrameScores
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
@@ -18,15 +19,12 @@ from stpl.nn.segmenter import grid_of, upsample
 from stpl.nn.warp import inside, resize_flow, warp
 from stpl.training.base import Method, check_choice, check_settings
 from stpl.training.evaluation import check_output, nearest
-from stpl.training.offline_pseudo_labels import OfflinePseudoLabels, Predictions, confidence_at, own_threshold
-from stpl.training.ranks import pixel_weight
+from stpl.training.offline_pseudo_labels import Predictions
 from stpl.training.supervision import LABELLED, adversarial_losses, pseudo_label_loss, supervision
 
 Refinement = Literal["cut-out", "fill-in", "none"]
 """What the warped labels of the frame before do. `cut-out`: a pixel keeps its label where they are the same (Eq. 12).
 `fill-in`: a visible pixel without a label takes theirs (Eq. 14, which the paper found worse)."""
-
-CONFIDENCE_CAP = 0.999  # of thresholds, as in IAST's released code: at 1 no pixel would be sure enough
 
 
 class VAT(Method):
@@ -87,61 +85,36 @@ def _tube(scores: FrameScores, fused: Sequence[Tensor], clip: Clip) -> Tensor:
     return torch.stack([upsample(logits, clip.size).softmax(1) for logits in (scores[0][1], fused[0])], 1)
 
 
-class VST(OfflinePseudoLabels):
-    """Phase 2: self-training with labels that several frames agree on and thresholds that follow each video.
+class VST(IAST):
+    """Phase 2: IAST with labels that several frames agree on and thresholds that follow each video.
 
     A clip's prediction is the mean with those of the frames before and after it, brought along the flow where they show
-    the same. Of each class the sure pixels of a video are labelled: its threshold is a moving average, over the videos,
-    of the confidence at a rank that falls with the threshold. Labels that the frame before does not share are cut out.
+    the same. The moving average of the thresholds runs over the videos (Eq. 11). Labels that the frame before does not
+    share are cut out.
 
     Args:
         aggregate: take the mean with the neighbours' predictions (Eq. 10).
-        proportion: α, the share of a class's pixels whose least confidence counts, at a threshold of 1 (0.2).
-        difficulty: γ of α·θ^γ: how much less of a class that is rarely sure (8).
-        memory: β, the part of the videos so far in the moving average (0.9).
-        initial: the threshold before the first video (0.9).
         refinement: what the labels of the frame before do.
-        entropy_weight: of the entropy of pixels without a label (3).
-        smoothing_weight: of the distance to equal probabilities of pixels with one (0.1).
+        growth: of α each round; the paper names one α (0).
+        entropy_form: as in IAST's released code.
+        rates: of the rounds, relative to the run's; all the same if not given.
     """
 
     labelling_wants = Wants(frames=(-1, 0, 1), flows=(BACKWARD, (0, 1)))
-    recordable = True
 
     def __init__(
         self,
         *,
         aggregate: bool = True,
-        proportion: float = 0.2,
-        difficulty: float = 8.0,
-        memory: float = 0.9,
-        initial: float = 0.9,
         refinement: Refinement = "cut-out",
-        entropy_weight: float = 3.0,
-        smoothing_weight: float = 0.1,
+        growth: float = 0.0,
+        entropy_form: Form = "released",
+        rates: list[float] | None = None,
         **shared: Any,
     ) -> None:
         check_choice(Refinement, refinement=refinement)
-        check_settings(0, 1, proportion=proportion, memory=memory, initial=initial)
-        check_settings(difficulty=difficulty, entropy_weight=entropy_weight, smoothing_weight=smoothing_weight)
-        super().__init__(**shared)
+        super().__init__(growth=growth, entropy_form=entropy_form, rates=[1.0] if rates is None else rates, **shared)
         self.aggregate, self.refinement = aggregate, refinement
-        self.proportion, self.difficulty, self.memory, self.initial = proportion, difficulty, memory, initial
-        self.entropy_weight, self.smoothing_weight = entropy_weight, smoothing_weight
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Cross-entropy with the round's labels; entropy where there is none, smoothing where there is one."""
-        labels = batch.prepared["labels"]
-        logits = self.network(batch.target)
-        log_p = logits.float().log_softmax(1)
-        without = torch.where(labels == IGNORE, 0, IGNORE)
-        # Means over pixels and classes, as in IAST's released code.
-        entropy = _mean_where(-(log_p.exp() * log_p).mean(1), labels == IGNORE)
-        distance = _mean_where(-log_p.mean(1), labels != IGNORE)
-        return self.self_training(logits, batch) | {
-            "entropy": pixel_weight(without) * self.entropy_weight * entropy,
-            "smoothing": pixel_weight(labels) * self.smoothing_weight * distance,
-        }
 
     def predictions(self, clip: Clip) -> Predictions:
         """The fused prediction, aggregated with those of the neighbours by themselves."""
@@ -160,14 +133,6 @@ class VST(OfflinePseudoLabels):
         """The video of a clip: its name without the number of the frame."""
         return re.sub(r"\d+$", "", key)
 
-    def thresholds(self, histogram: Tensor, before: Tensor | None, round_: int) -> Tensor:
-        """θ of each class for a video, from that of the video before (Eq. 11)."""
-        last = torch.full((len(histogram),), self.initial, dtype=torch.float64) if before is None else before
-        count = histogram.sum(1)
-        rank = (self.proportion * last**self.difficulty * count).floor()
-        moved = self.memory * last + (1 - self.memory) * confidence_at(histogram, rank + 1)
-        return torch.where(count > 0, moved, last).clamp(max=CONFIDENCE_CAP)
-
     def label(self, predictions: Predictions, thresholds: Tensor) -> Tensor:
         """The sure pixels, refined by the labels of the frame before."""
         labels = sure(predictions.doubts, thresholds)
@@ -179,11 +144,6 @@ class VST(OfflinePseudoLabels):
         if self.refinement == "cut-out":
             return torch.where(labels == earlier, labels, IGNORE)
         return torch.where((labels == IGNORE) & predictions.visible, earlier, labels)
-
-
-def _mean_where(values: Tensor, chosen: Tensor) -> Tensor:
-    """Mean of `[B,h,w]` over the chosen pixels; 0 with no gradient where there is none."""
-    return torch.where(chosen, values, 0.0).sum() / chosen.sum().clamp(min=1)
 
 
 def _brought(logits: Tensor, clip: Clip, offset: int, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -200,9 +160,3 @@ def aggregated(probability: Tensor, neighbours: list[Tensor], visible: list[Tens
     shown = [mask[:, None].to(probability.dtype) for mask in visible]
     total = probability + torch.stack([mask * other for mask, other in zip(shown, neighbours, strict=True)]).sum(0)
     return total / (1 + torch.stack(shown).sum(0))
-
-
-def sure(doubts: Tensor, thresholds: Tensor) -> Tensor:
-    """The likeliest class int64 `[B,h,w]` where it is likelier than its threshold `[B,K]`, else 255."""
-    classes, confidence, threshold = own_threshold(doubts, thresholds)
-    return torch.where(confidence > threshold, classes, IGNORE)

@@ -36,7 +36,7 @@ from stpl.nn.teacher import Teacher
 from stpl.training.cuda_graph import Losses, RecordedLosses
 from stpl.training.evaluation import Evaluator, check_output, predicted
 from stpl.training.loaders import evaluation_clip, renewal_clips, training_batch
-from stpl.training.optimization import OptimizerOptions, build_optimizer, grouped, learning_rates
+from stpl.training.optimization import Factor, OptimizerOptions, build_optimizer, grouped, learning_rates
 from stpl.training.ranks import from_first
 
 StatisticsKind = Literal["running", "original", "all"]
@@ -87,6 +87,8 @@ class Method(LightningModule, ABC):
     recordable = False
     """Whether `losses` does nothing in Python that differs from step to step, such as drawing numbers or counting. On a
     GPU it is then recorded once and replayed (`run.cuda_graph`), which would repeat what Python did the first time."""
+
+    rate_factor: Factor | None = None  # of all learning rates at each step, beside their schedule
 
     def __init__(
         self,
@@ -362,10 +364,9 @@ class Method(LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """SGD or AdamW over `parameter_groups`, an Adam for each discriminator, and `learning_rates` per step."""
-        options = self.optimizer_options
-        optimizer = build_optimizer(options, self.parameter_groups(), self._parts(Discriminator))
+        optimizer = build_optimizer(self.optimizer_options, self.parameter_groups(), self._parts(Discriminator))
         steps = self.trainer.max_steps if self.trainer.max_steps >= 0 else self.trainer.estimated_stepping_batches
-        schedule = learning_rates(optimizer, options, max(1, int(steps)))
+        schedule = learning_rates(optimizer, self.optimizer_options, max(1, int(steps)), self.rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

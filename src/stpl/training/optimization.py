@@ -15,6 +15,7 @@ from stpl.nn.segmenter import ParameterGroup
 
 WITHOUT_DECAY = " without decay"
 """How the name of a group ends to which no weight decay applies."""
+Factor = Callable[[int], float]
 _LEARN_AT_ONCE = ("projection", "new", "discriminator")
 
 
@@ -195,8 +196,10 @@ def build_optimizer(
     return Joint([main, *others]) if others else main
 
 
-def learning_rates(optimizer: torch.optim.Optimizer, options: OptimizerOptions, steps: int) -> LRScheduler:
-    """The schedule of `options` over a run of `steps` steps.
+def learning_rates(
+    optimizer: torch.optim.Optimizer, options: OptimizerOptions, steps: int, factor: Factor | None = None
+) -> LRScheduler:
+    """The schedule of `options` over a run of `steps` steps, times the `factor` of each step.
 
     Raises:
         ConfigError: if the horizon lies before the end of the run.
@@ -208,11 +211,11 @@ def learning_rates(optimizer: torch.optim.Optimizer, options: OptimizerOptions, 
             where="optimizer.horizon",
             mend="choose a later step, or leave it out to decay over the run",
         )
-    if options.schedule == "poly" and not options.warmup:
+    if options.schedule == "poly" and not options.warmup and factor is None:
         return PolynomialLR(optimizer, total_iters=horizon, power=options.power)
 
     def decayed(step: int) -> float:
-        return float((1 - min(step, horizon) / horizon) ** options.power)
+        return float((1 - min(step, horizon) / horizon) ** options.power) * (factor(step) if factor else 1.0)
 
     def share(name: str, step: int) -> float:
         """Share of a group's initial rate at a step."""
@@ -221,7 +224,7 @@ def learning_rates(optimizer: torch.optim.Optimizer, options: OptimizerOptions, 
         if options.schedule == "advent" and name == "score_fusion":
             return 10 * decayed(step)
         if options.schedule == "advent" and name.removesuffix(WITHOUT_DECAY) == "classifiers":
-            return 1.0
+            return factor(step) if factor else 1.0
         return decayed(step)
 
     return LambdaLR(optimizer, [partial(share, group["name"]) for group in optimizer.param_groups])

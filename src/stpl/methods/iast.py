@@ -1,0 +1,132 @@
+"""IAST: instance adaptive self-training (Mei et al., ECCV 2020), on the fused prediction of clips."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from stpl.data.clip import IGNORE, Batch
+from stpl.training.base import check_choice, check_settings
+from stpl.training.offline_pseudo_labels import (
+    OfflinePseudoLabels,
+    Predictions,
+    confidence_at,
+    doubt_of,
+    own_threshold,
+)
+from stpl.training.ranks import pixel_weight
+
+CONFIDENCE_CAP = 0.999  # of thresholds, as in the released code: at 1 no pixel would be sure enough
+
+Form = Literal["paper", "released"]
+"""Where the two differ. Of thresholds: the released code interpolates between confidences, among which it puts the last
+threshold. Of the entropy: it is the mean over classes instead of the sum, and so weighs 1/K."""
+
+
+class IAST(OfflinePseudoLabels):
+    """Cross-entropy with labels of the surest pixels of each clip; elsewhere entropy is lowered.
+
+    Of each class the sure pixels are labelled: its threshold is a moving average, over the clips in their order, of the
+    confidence at a rank that falls with the threshold. Labelled pixels are kept from certainty.
+
+    Args:
+        proportion: α, the share of a class's pixels whose least confidence counts, at a threshold of 1 (0.2).
+        growth: what α grows by each round (0.05).
+        difficulty: γ of α·θ^γ: how much less of a class that is rarely sure (8).
+        memory: β, the part of the clips so far in the moving average (0.9).
+        initial: the threshold before the first clip (0.9).
+        entropy_weight: of the entropy of pixels without a label (3).
+        smoothing_weight: of the distance to equal probabilities of pixels with one (0.1).
+        threshold_form: of the thresholds.
+        entropy_form: of the entropy.
+        rates: of the rounds, relative to the run's; the last one serves later rounds, too (1, 5/6, 2/3).
+    """
+
+    recordable = True
+
+    def __init__(
+        self,
+        *,
+        proportion: float = 0.2,
+        growth: float = 0.05,
+        difficulty: float = 8.0,
+        memory: float = 0.9,
+        initial: float = 0.9,
+        entropy_weight: float = 3.0,
+        smoothing_weight: float = 0.1,
+        threshold_form: Form = "paper",
+        entropy_form: Form = "paper",
+        rates: list[float] | None = None,
+        **shared: Any,
+    ) -> None:
+        self.rates = [1, 5 / 6, 2 / 3] if rates is None else rates
+        check_choice(Form, threshold_form=threshold_form, entropy_form=entropy_form)
+        check_settings(0, 1, proportion=proportion, growth=growth, memory=memory, initial=initial)
+        check_settings(difficulty=difficulty, entropy_weight=entropy_weight, smoothing_weight=smoothing_weight)
+        check_settings(rates=min(self.rates, default=-1))
+        super().__init__(**shared)
+        self.proportion, self.growth, self.difficulty = proportion, growth, difficulty
+        self.memory, self.initial = memory, initial
+        self.entropy_weight, self.smoothing_weight = entropy_weight, smoothing_weight
+        self.threshold_form: Form = threshold_form
+        self.entropy_form: Form = entropy_form
+        self.rate_factor = self._rate_of_round
+
+    def _rate_of_round(self, step: int) -> float:
+        round_ = step * self.rounds // max(1, self.trainer.max_steps)
+        return self.rates[min(round_, len(self.rates) - 1)]
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy with the round's labels; entropy where there is none, smoothing where there is one."""
+        labels = batch.prepared["labels"]
+        logits = self.network(batch.target)
+        log_p = logits.float().log_softmax(1)
+        terms = -(log_p.exp() * log_p)
+        without = torch.where(labels == IGNORE, 0, IGNORE)
+        entropy = _mean_where(terms.sum(1) if self.entropy_form == "paper" else terms.mean(1), labels == IGNORE)
+        distance = _mean_where(-log_p.mean(1), labels != IGNORE)
+        return self.self_training(logits, batch) | {
+            "entropy": pixel_weight(without) * self.entropy_weight * entropy,
+            "smoothing": pixel_weight(labels) * self.smoothing_weight * distance,
+        }
+
+    def group(self, key: str) -> str:
+        """Every clip has thresholds of its own."""
+        return key
+
+    def thresholds(self, histogram: Tensor, before: Tensor | None, round_: int) -> Tensor:
+        """θ of each class for a group of clips, from that of the group before."""
+        last = torch.full((len(histogram),), self.initial, dtype=torch.float64) if before is None else before
+        count = histogram.sum(1)
+        share = min(1.0, self.proportion + round_ * self.growth) * last**self.difficulty
+        if self.threshold_form == "paper":
+            found = confidence_at(histogram, (share * count).floor() + 1)
+        else:
+            place = share * count
+            high, low = (_with(histogram, last, at.long()) for at in (place.floor(), place.ceil()))
+            found = high + (place - place.floor()) * (low - high)
+        moved = self.memory * last + (1 - self.memory) * found
+        return torch.where(count > 0, moved, last).clamp(max=CONFIDENCE_CAP)
+
+    def label(self, predictions: Predictions, thresholds: Tensor) -> Tensor:
+        """The sure pixels."""
+        return sure(predictions.doubts, thresholds)
+
+
+def _mean_where(values: Tensor, chosen: Tensor) -> Tensor:
+    """Mean of `[B,h,w]` over the chosen pixels; 0 with no gradient where there is none."""
+    return torch.where(chosen, values, 0.0).sum() / chosen.sum().clamp(min=1)
+
+
+def _with(histogram: Tensor, more: Tensor, place: Tensor) -> Tensor:
+    """The confidence at a place `[K]`, from 0 at the surest, among each class's pixels and one `more` `[K]`."""
+    surer = 1 - doubt_of(torch.arange(histogram.shape[1])) > more[:, None]
+    above = (histogram * surer).sum(1)
+    found = confidence_at(histogram, torch.where(place < above, place + 1, place))
+    return torch.where(place == above, more, found)
+
+
+def sure(doubts: Tensor, thresholds: Tensor) -> Tensor:
+    """The likeliest class int64 `[B,h,w]` where it is likelier than its threshold `[B,K]`, else 255."""
+    classes, confidence, threshold = own_threshold(doubts, thresholds)
+    return torch.where(confidence > threshold, classes, IGNORE)

@@ -43,8 +43,8 @@ from stpl.nn.segmenter import upsample
 CLASSES, SPACE = 15, "viper15"
 Kind = Literal["unet", "segnet", "pyramid", "transformer"]
 METHODS = (
-    "affine_teacher", "affine_teacher_all", "tent", "cotta", "self_training", "mean_teacher", "cbst", "ur", "hcl",
-    "da_vsn_target", "tps_target", "vat_vst_target", "spatial", "stpl",
+    "affine_teacher", "affine_teacher_all", "tent", "cotta", "self_training", "mean_teacher", "cbst_target", "ur",
+    "hcl", "da_vsn_target", "tps_target", "vat_vst_target", "spatial", "stpl",
 )  # fmt: skip
 
 

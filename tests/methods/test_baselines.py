@@ -74,6 +74,8 @@ def test_two_processes_train_as_one(tiny_streets: Path, tmp_path: Path) -> None:
         "pixmatch": [],
         "hcl": [],
         "cbst": ["--model.rounds=1"],
+        "crst_mrkld": ["--model.rounds=1"],
+        "crst_lrent_target": ["--model.rounds=1"],
         "iast_target": ["--model.rounds=1", "--model.initial=0.1"],
         "mean_teacher": [],
         "tps": [],

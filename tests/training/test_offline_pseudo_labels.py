@@ -33,7 +33,7 @@ Arguments = Callable[..., list[str]]
 NULL = "--start_from=null"
 
 
-def cbst(**options: float) -> CBST:
+def cbst(**options: Any) -> CBST:
     return CBST(network=NetworkOptions(DeepLabV2(18, 4, (1,))), optimizer=OptimizerOptions(), **options)
 
 
@@ -85,13 +85,13 @@ def test_the_share_grows() -> None:
 
 @pytest.mark.slow
 def test_cbst_conforms(tiny_streets: Path, tmp_path: Path) -> None:
-    check_method("cbst", tmp_path, "--model.rounds=2", ranks=False, streets=tiny_streets)
+    check_method("cbst_target", tmp_path, "--model.rounds=2", ranks=False, streets=tiny_streets)
 
 
 @pytest.mark.slow
 def test_labels_are_kept_and_found(tiny_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STPL_RUNS", str(tmp_path))
-    run = fit(tiny_arguments("cbst", tiny_streets, NULL, "--model.rounds=2"))
+    run = fit(tiny_arguments("cbst_target", tiny_streets, NULL, "--model.rounds=2"))
     stores = [PseudoLabels(run / "pseudo" / f"round{number}") for number in range(2)]
     assert [store.about["round"] for store in stores] == [0, 1]
     assert len(stores[0]) == 8
@@ -111,8 +111,8 @@ def test_a_kill_while_labelling_loses_little(
     """The rows that are there are not made again, and the run ends with the same bits."""
     monkeypatch.setenv("STPL_RUNS", str(tmp_path))
     small = ("--data.loading.eval_batch_size=2", "--run.checkpoint_every=1", NULL, "--model.rounds=2")
-    whole = fit(tiny_arguments("cbst", tiny_streets, *small, "--run.experiment=whole"))
-    again = tiny_arguments("cbst", tiny_streets, *small, "--run.experiment=cut")
+    whole = fit(tiny_arguments("cbst_target", tiny_streets, *small, "--run.experiment=whole"))
+    again = tiny_arguments("cbst_target", tiny_streets, *small, "--run.experiment=cut")
     write, rows = Rows.write, list[str]()
 
     def dying(self: Rows, index: int, row: Mapping[str, NDArray[Any]], name: str = "") -> None:
@@ -140,9 +140,9 @@ def test_a_kill_while_labelling_loses_little(
 @pytest.mark.slow
 def test_labels_that_are_gone_are_told(tiny_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STPL_RUNS", str(tmp_path))
-    args = tiny_arguments("cbst", tiny_streets, NULL, "--model.rounds=1", "--run.checkpoint_every=1")
+    args = tiny_arguments("cbst_target", tiny_streets, NULL, "--model.rounds=1", "--run.checkpoint_every=1")
     assert fit_until(3, args)
-    folder = tmp_path / "streets/cbst/seed0/pseudo/round0"
+    folder = tmp_path / "streets/cbst_target/seed0/pseudo/round0"
     kept = tmp_path / "kept"
     shutil.move(folder, kept)
     with pytest.raises(ConfigError, match="the labels of this round are gone"):
@@ -156,11 +156,11 @@ def test_an_experiment_may_train_on_another_ones_labels(
     tiny_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STPL_RUNS", str(tmp_path))
-    others = tiny_arguments("cbst", tiny_streets, NULL, "--labels_from=cbst", "--run.experiment=second")
+    others = tiny_arguments("cbst_target", tiny_streets, NULL, "--labels_from=cbst_target", "--run.experiment=second")
     with pytest.raises(ConfigError, match="made no pseudo-labels") as caught:
         fit(others)
-    assert "stpl fit --bench=streets --experiment=cbst --seed_everything=0" in str(caught.value)
-    first = fit(tiny_arguments("cbst", tiny_streets, NULL, "--model.rounds=2"))
+    assert "stpl fit --bench=streets --experiment=cbst_target --seed_everything=0" in str(caught.value)
+    first = fit(tiny_arguments("cbst_target", tiny_streets, NULL, "--model.rounds=2"))
     second = fit(others)
     assert not (second / "pseudo").exists()
     assert f"labels: {first / 'pseudo' / 'round1'}" in (second / "config.yaml").read_text()
@@ -174,7 +174,7 @@ def test_an_experiment_may_train_on_another_ones_labels(
         fit([*others, "--run.experiment=fourth"])
     missing = [f"--model.labels={tmp_path / 'nowhere'}", "--run.experiment=fifth"]
     with pytest.raises(ConfigError, match="there are no pseudo-labels here"):
-        fit([*tiny_arguments("cbst", tiny_streets, NULL), *missing])
+        fit([*tiny_arguments("cbst_target", tiny_streets, NULL), *missing])
 
 
 def test_labels_begun_with_other_weights_are_begun_anew(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ class PseudoLabels:
     def __init__(self, folder: Path) -> None:
         self.folder, self._store = folder, Rows.found(folder, _TITLE)
         self.about = self._store.about
+        self.has_soft = "soft" in self._store.arrays
         self._rows = {key: row for row, key in enumerate(self._store.names)}
 
     def __len__(self) -> int:
@@ -27,14 +28,18 @@ class PseudoLabels:
 
     def of(self, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Labels int64 and doubts float32, both `[B,h,w]`; raises `DataError` if a clip has none or they are torn."""
+        labels, doubts = self._rows_of(keys, "labels"), self._rows_of(keys, "doubts")
+        return labels.long(), doubts.float()
+
+    def soft(self, keys: Sequence[str]) -> Tensor:
+        """Soft labels float32 `[B,K,h,w]`; raises `DataError` as `of` does."""
+        return self._rows_of(keys, "soft").float()
+
+    def _rows_of(self, keys: Sequence[str], name: str) -> Tensor:
         unknown = next((key for key in keys if key not in self._rows), None)
         if unknown is not None:
             raise DataError(f"{unknown} has no pseudo-label", where=self.folder, mend="make them for this split")
-        labels, doubts = (
-            torch.from_numpy(np.stack([self._store.row(name, self._rows[key]) for key in keys]))
-            for name in ("labels", "doubts")
-        )
-        return labels.long(), doubts.float()
+        return torch.from_numpy(np.stack([self._store.row(name, self._rows[key]) for key in keys]))
 
 
 def finished(folder: Path) -> bool:
@@ -42,6 +47,7 @@ def finished(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def growing(folder: Path, about: Mapping[str, Any], count: int, size: tuple[int, int]) -> Rows:
-    """What becomes the labels in a folder: of `count` clips, each of a size; see `Rows`."""
-    return Rows(folder, {"labels": ("uint8", size), "doubts": ("float16", size)}, count, about, _TITLE)
+def growing(folder: Path, about: Mapping[str, Any], count: int, size: tuple[int, int], soft: int = 0) -> Rows:
+    """What becomes the labels in a folder: of `count` clips, each of a size, with `soft` probabilities; see `Rows`."""
+    arrays = {"labels": ("uint8", size), "doubts": ("float16", size)}
+    return Rows(folder, arrays | ({"soft": ("float16", (soft, *size))} if soft else {}), count, about, _TITLE)

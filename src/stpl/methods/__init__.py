@@ -12,6 +12,7 @@ from stpl.methods.affine_teacher import AffineTeacher
 from stpl.methods.batchnorm_statistics import BatchNormStatistics
 from stpl.methods.cbst import CBST
 from stpl.methods.cotta import CoTTA
+from stpl.methods.crst import LRENT, MRKLD
 from stpl.methods.da_vsn import DAVSN
 from stpl.methods.fda import FDA, FDASelfTraining
 from stpl.methods.hcl import HCL
@@ -38,6 +39,8 @@ __all__ = [
     "FDA",
     "HCL",
     "IAST",
+    "LRENT",
+    "MRKLD",
     "RDA",
     "STPL",
     "TENT",

@@ -15,6 +15,7 @@ from stpl.training.offline_pseudo_labels import (
     own_threshold,
 )
 from stpl.training.ranks import pixel_weight
+from stpl.training.supervision import mean_where
 
 CONFIDENCE_CAP = 0.999  # of thresholds, as in the released code: at 1 no pixel would be sure enough
 
@@ -83,8 +84,8 @@ class IAST(OfflinePseudoLabels):
         log_p = logits.float().log_softmax(1)
         terms = -(log_p.exp() * log_p)
         without = torch.where(labels == IGNORE, 0, IGNORE)
-        entropy = _mean_where(terms.sum(1) if self.entropy_form == "paper" else terms.mean(1), labels == IGNORE)
-        distance = _mean_where(-log_p.mean(1), labels != IGNORE)
+        entropy = mean_where(terms.sum(1) if self.entropy_form == "paper" else terms.mean(1), labels == IGNORE)
+        distance = mean_where(-log_p.mean(1), labels != IGNORE)
         return self.self_training(logits, batch) | {
             "entropy": pixel_weight(without) * self.entropy_weight * entropy,
             "smoothing": pixel_weight(labels) * self.smoothing_weight * distance,
@@ -111,11 +112,6 @@ class IAST(OfflinePseudoLabels):
     def label(self, predictions: Predictions, thresholds: Tensor) -> Tensor:
         """The sure pixels."""
         return sure(predictions.doubts, thresholds)
-
-
-def _mean_where(values: Tensor, chosen: Tensor) -> Tensor:
-    """Mean of `[B,h,w]` over the chosen pixels; 0 with no gradient where there is none."""
-    return torch.where(chosen, values, 0.0).sum() / chosen.sum().clamp(min=1)
 
 
 def _with(histogram: Tensor, more: Tensor, place: Tensor) -> Tensor:

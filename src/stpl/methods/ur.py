@@ -46,7 +46,7 @@ class UR(CBST):
         check_settings(entropy_weight=entropy_weight, uncertainty_weight=uncertainty_weight)
         check_settings(1, decoders=decoders)
         check_settings(0, 1, dropout=dropout)
-        super().__init__(rounds=rounds, **shared)
+        super().__init__(rounds=rounds, source_free=True, **shared)
         self.entropy_weight, self.uncertainty_weight, self.dropout = entropy_weight, uncertainty_weight, dropout
         self.decoders = nn.ModuleList(self.network.segmenter.further_classifier() for _ in range(decoders))
         self.freeze_classifier = freeze_classifier

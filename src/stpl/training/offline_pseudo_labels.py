@@ -92,6 +92,9 @@ class OfflinePseudoLabels(Method):
     labelling_wants = Wants(flows=(BACKWARD,))
     """What clips carry that are to be labelled."""
 
+    soft = False
+    """Whether pixels have probabilities as labels, too (`soften`)."""
+
     def __init__(self, *, rounds: int = 3, labels: Path | None = None, **shared: Any) -> None:
         check_settings(1, rounds=rounds)
         super().__init__(**shared)
@@ -127,6 +130,10 @@ class OfflinePseudoLabels(Method):
     def label(self, predictions: Predictions, thresholds: Tensor) -> Tensor:
         """The labels int64 `[B,h,w]`, 255 = none, by thresholds float64 `[B,K]`."""
 
+    def soften(self, predictions: Predictions, thresholds: Tensor) -> Tensor:
+        """The soft labels `[B,K,h,w]` of a method that has any: the probabilities, if it makes no others of them."""
+        return 1 - predictions.doubts
+
     def on_fit_start(self) -> None:
         """Refuse loaders that cannot serve the whole split in order; raises `ConfigError`."""
         super().on_fit_start()
@@ -149,7 +156,10 @@ class OfflinePseudoLabels(Method):
         """Add the round's labels of the target's clips."""
         assert self._store is not None  # made before the step
         assert isinstance(batch.target.key, tuple)
-        return replace(batch, prepared={"labels": self.to_device(self._store.of(batch.target.key)[0])})
+        found = {"labels": self._store.of(batch.target.key)[0]}
+        if self.soft:
+            found["soft"] = self._store.soft(batch.target.key)
+        return replace(batch, prepared={name: self.to_device(value) for name, value in found.items()})
 
     def self_training(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of logits `[B,K,h,w]` of the target with the round's labels."""
@@ -176,6 +186,9 @@ class OfflinePseudoLabels(Method):
         if (store.about["clips"], store.about["classes"]) != (clips, classes):
             what = f"these pseudo-labels are of {store.about['clips']}, not of {clips} with the network's classes"
             raise ConfigError(what, where=folder, mend="give labels of the same split, size and classes")
+        if self.soft and not store.has_soft:
+            what = f"these pseudo-labels are no soft ones, which {type(self).__name__} learns from"
+            raise ConfigError(what, where=folder, mend="give those of a run of this method")
         return store
 
     def _about(self, round_: int) -> dict[str, Any]:
@@ -218,7 +231,8 @@ class OfflinePseudoLabels(Method):
             self.renew_statistics(kind)
         try:
             grid = grid_of(next(self._predicted(range(1)))[1].doubts)
-            stretch = _Stretch(growing(folder, about, count, grid), round_, clips, processes)
+            soft = self.network.num_classes if self.soft else 0
+            stretch = _Stretch(growing(folder, about, count, grid, soft), round_, clips, processes)
             from_first(stretch.rows.begin)
             kept = self._survey(stretch)
             wait_for_all()
@@ -293,8 +307,9 @@ class OfflinePseudoLabels(Method):
             labels = self.label(predictions, own)
             classes = torch.where(labels == IGNORE, doubts.argmin(1), labels)
             kinds = labels.byte().cpu().numpy(), doubts.gather(1, classes[:, None])[:, 0].half().cpu().numpy()
-            for key, label, doubt, row in zip(keys, *kinds, left, strict=False):
-                stretch.rows.write(row, {"labels": label, "doubts": doubt}, key)
+            soft = self.soften(predictions, own).half().cpu().numpy() if self.soft else labels
+            for key, label, doubt, more, row in zip(keys, *kinds, soft, left, strict=False):
+                stretch.rows.write(row, {"labels": label, "doubts": doubt, "soft": more}, key)
             if progress is not None:
                 progress.add(len(labels))
 

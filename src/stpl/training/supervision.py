@@ -47,6 +47,11 @@ def pseudo_label_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return pixel_weight(labels) * cross_entropy(logits, labels)
 
 
+def mean_where(values: Tensor, chosen: Tensor) -> Tensor:
+    """Mean of `[B,h,w]` over the chosen pixels; 0 with no gradient where there is none."""
+    return torch.where(chosen, values, 0.0).sum() / chosen.sum().clamp(min=1)
+
+
 class OnlinePseudoLabels(Method):
     """Base of methods that learn from the confident pixels of a prediction that is made in the step itself.
 

@@ -12,6 +12,7 @@ from random_clips import Says, clips
 from stpl.data.clip import IGNORE, Batch, Clip
 from stpl.errors import ConfigError
 from stpl.methods import CBST, LRENT, MRKLD
+from stpl.methods.cbst import Portion
 from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions
 from stpl.runs.fit import fit
@@ -112,10 +113,16 @@ def test_hard_labels_are_none_to_learn_soft_ones_from(
 
 def test_settings_out_of_range_are_refused() -> None:
     refused: list[tuple[Any, dict[str, Any]]] = [
-        (CBST, {"source_portion": 1.5}),
+        (CBST, {"growth": 1.5}),
         (MRKLD, {"smoothing_weight": -1.0}),
         (LRENT, {"softness": 0.0}),
     ]
     for method, settings in refused:
         with pytest.raises(ConfigError, match=next(iter(settings))):
             method(network=SMALL, **settings)
+    with pytest.raises(ConfigError, match=r"source_portion\.first"):
+        Portion(first=1.5)
+
+
+def test_the_portion_grows_from_round_to_round() -> None:
+    assert [Portion().of(round_) for round_ in (0, 1, 2, 99)] == pytest.approx([0.03, 0.0325, 0.035, 0.06])

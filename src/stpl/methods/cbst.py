@@ -1,15 +1,42 @@
 """CBST: class-balanced self-training (Zou et al., ECCV 2018), with and without its source term."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from stpl.data.clip import IGNORE, Batch
+from stpl.errors import check_range
 from stpl.training.base import check_settings
 from stpl.training.offline_pseudo_labels import OfflinePseudoLabels, Predictions, confidence_at
 from stpl.training.supervision import LABELLED, supervision
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Portion of the source's clips that a round trains on beside the target's.
+
+    Attributes:
+        first: that of the first round.
+        growth: what it grows by each round.
+        largest: what it does not exceed.
+
+    Raises:
+        ConfigError: for a value outside [0, 1].
+    """
+
+    first: float = 0.03
+    growth: float = 0.0025
+    largest: float = 0.06
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            check_range(f"model.source_portion.{name}", value, 0, 1)
+
+    def of(self, round_: int) -> float:
+        """That of a round, from 0."""
+        return min(self.largest, self.first + round_ * self.growth)
 
 
 class CBST(OfflinePseudoLabels):
@@ -24,10 +51,8 @@ class CBST(OfflinePseudoLabels):
         growth: what it grows by each round (0.05).
         largest_share: what it does not exceed (0.5).
         source_free: train on the target alone.
-        source_portion: portion of the source's clips of the first round (0.03). A step sees a source clip beside each
-            target clip, and weighs the two as that portion of the source's clips to all of the target's.
-        source_growth: what it grows by each round (0.0025).
-        largest_source_portion: what it does not exceed (0.06).
+        source_portion: of the source's clips. A step sees a source clip beside each target clip, and weighs the two as
+            that portion of the source's clips to all of the target's.
     """
 
     recordable = True
@@ -39,18 +64,13 @@ class CBST(OfflinePseudoLabels):
         growth: float = 0.05,
         largest_share: float = 0.5,
         source_free: bool = False,
-        source_portion: float = 0.03,
-        source_growth: float = 0.0025,
-        largest_source_portion: float = 0.06,
+        source_portion: Portion | None = None,
         **shared: Any,
     ) -> None:
         check_settings(0, 1, share=share, growth=growth, largest_share=largest_share)
-        check_settings(0, 1, source_portion=source_portion, source_growth=source_growth)
-        check_settings(0, 1, largest_source_portion=largest_source_portion)
         super().__init__(**shared)
         self.share, self.growth, self.largest_share = share, growth, largest_share
-        self.source_portion, self.source_growth = source_portion, source_growth
-        self.largest_source_portion = largest_source_portion
+        self.source_portion = source_portion or Portion()
         if not source_free:
             self.source_wants = LABELLED
 
@@ -59,10 +79,10 @@ class CBST(OfflinePseudoLabels):
         batch = super().prepare(batch)
         if self.source_wants is None:
             return batch
-        portion = min(self.largest_source_portion, self.source_portion + (self._round or 0) * self.source_growth)
         ours, theirs = (len(self._data.reader("train", domain)) for domain in ("target", "source"))
-        weight = self.to_device(torch.full((), portion * theirs / (portion * theirs + ours)))
-        return replace(batch, prepared={**batch.prepared, "source_weight": weight})
+        portion = theirs * self.source_portion.of(self._round or 0)
+        weight = torch.full((), portion / (portion + ours))
+        return replace(batch, prepared={**batch.prepared, "source_weight": self.to_device(weight)})
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Those of the fused prediction with the round's labels, and supervision on the source."""

@@ -153,7 +153,9 @@ def _draw_batch(method: Method, height: int, width: int) -> Batch:
     if method.source_wants is not None:
         source = draw(round(height * _SOURCE[0]), round(width * _SOURCE[1]), method.source_wants, generator)
     before = None if method.before_wants is None else draw(height, width, method.before_wants, generator)
-    return Batch(target, source, before, {"labels": labels})
+    soft = torch.rand(1, method.network.num_classes, *grid, generator=generator).softmax(1)
+    prepared = {"labels": labels, "soft": soft, "source_weight": torch.full((), 0.5)}
+    return Batch(target, source, before, prepared)
 
 
 def draw(height: int, width: int, wants: Wants, generator: torch.Generator) -> Clip:

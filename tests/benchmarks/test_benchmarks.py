@@ -106,6 +106,7 @@ def test_step_of_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
         "oracle",
         "ur",
         "cbst",
+        "crst_lrent",
         "hcl",
         "mean_teacher",
         "pixmatch",

@@ -235,7 +235,7 @@ def test_check_names_the_file_that_is_wrong(
         ("experiments: {mine: {overlays: [method/stpl, mine/a]}}\n", "model: {init_args: {temprature: 1}}\n"),
         ("experiments: {mine: {overlays: [method/stpl, mine/a]}}\n", "trainer: [\n"),
         ("experiments: {mine: {overlays: [method/stpl, mine/b]}}\n", ""),
-        ("experiments: {mien: {overlays: [method/stpl]}}\n", ""),
+        ("experiments: {mines: {overlays: [method/stpl]}}\n", ""),
     ):
         tables.write_text(text)
         overlay.write_text(settings)
@@ -247,7 +247,7 @@ def test_check_names_the_file_that_is_wrong(
     assert told[2].startswith("stpl sweep: experiments/mine/a.yaml:2: ")
     assert "mine/b.yaml: the overlay is missing" in told[3]
     assert "unknown experiment 'mine'" in told[4]
-    assert "did you mean 'mien'" in told[4]
+    assert "did you mean 'mines'" in told[4]
     assert all("s.yaml" in said and "experiment=mine" in said for said in told)
 
 

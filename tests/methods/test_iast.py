@@ -43,6 +43,8 @@ def test_thresholds_follow_the_clips() -> None:
         before = method.thresholds(histogram_of(confidences), before, 1)
         assert before[0].item() == pytest.approx(theta, abs=1e-3)
         assert before[1:].tolist() == [0.9] * 14  # classes that no pixel is predicted as
+    certain = method.thresholds(histogram_of([1.0] * 9), torch.full((15,), 0.9999, dtype=torch.float64), 0)
+    assert certain[0].item() == CONFIDENCE_CAP
     assert method.group("frankfurt_000000_000294") == "frankfurt_000000_000294"
 
 

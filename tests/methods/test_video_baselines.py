@@ -12,12 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from histograms import histogram_of
 from random_clips import Says, clips
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.clip import BACKWARD, IGNORE, Batch, Clip
 from stpl.losses.tube import tube_matching
-from stpl.methods.iast import CONFIDENCE_CAP, sure
+from stpl.methods.iast import sure
 from stpl.methods.tps import TPS, made_grey
 from stpl.methods.vat_vst import VAT, VST, aggregated
 from stpl.nn.deeplab import DeepLabV2
@@ -229,21 +228,6 @@ def test_terms_of_vat() -> None:
 
 def vst(**settings: Any) -> VST:
     return VST(network=SMALL, optimizer=OptimizerOptions(), **settings)
-
-
-def test_thresholds_of_videos_against_a_loop() -> None:
-    generator = np.random.default_rng(0)
-    method = vst(proportion=0.6, difficulty=2)
-    before, theta = None, 0.9
-    for _ in range(4):
-        confidences = sorted(generator.uniform(0.4, 1, 30).tolist(), reverse=True)
-        psi = confidences[int(0.6 * theta**2 * 30)]
-        theta = min(0.9 * theta + 0.1 * psi, CONFIDENCE_CAP)
-        before = method.thresholds(histogram_of(confidences), before, 0)
-        assert before[0].item() == pytest.approx(theta, abs=1e-3)
-        assert before[1:].tolist() == [0.9] * 14  # classes that no pixel is predicted as
-    certain = method.thresholds(histogram_of([1.0] * 9), torch.full((15,), 0.9999, dtype=torch.float64), 0)
-    assert certain[0].item() == CONFIDENCE_CAP
 
 
 def test_a_video_is_a_name_without_the_number() -> None:

@@ -88,7 +88,7 @@ class ClipDataModule(LightningDataModule, ABC):
         return self._readers[key]
 
     def setup(self, stage: str) -> None:
-        """Makes the loaders of the stage once, and so refuses here what cannot be served.
+        """Make the loaders of the stage once, so that their errors come from here.
 
         Lightning changes `DataLoader` while it calls the hooks below, and an error in them would leave it changed.
         """

@@ -10,7 +10,7 @@ from stpl.methods.cbst import CBST, relative
 from stpl.training.base import check_settings
 from stpl.training.offline_pseudo_labels import Predictions
 from stpl.training.ranks import pixel_weight
-from stpl.training.supervision import mean_where
+from stpl.training.supervision import mean_where, smoothing_loss
 
 
 class MRKLD(CBST):
@@ -29,8 +29,8 @@ class MRKLD(CBST):
     def labelled(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy with the round's labels, and the distance of labelled pixels."""
         labels = batch.prepared["labels"]
-        distance = mean_where(-logits.float().log_softmax(1).mean(1), labels != IGNORE)
-        return super().labelled(logits, batch) | {"smoothing": pixel_weight(labels) * self.smoothing_weight * distance}
+        smoothing = smoothing_loss(logits.float().log_softmax(1), labels)
+        return super().labelled(logits, batch) | {"smoothing": self.smoothing_weight * smoothing}
 
 
 class LRENT(CBST):

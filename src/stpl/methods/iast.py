@@ -15,7 +15,7 @@ from stpl.training.offline_pseudo_labels import (
     own_threshold,
 )
 from stpl.training.ranks import pixel_weight
-from stpl.training.supervision import mean_where
+from stpl.training.supervision import mean_where, smoothing_loss
 
 CONFIDENCE_CAP = 0.999  # of thresholds, as in the released code: at 1 no pixel would be sure enough
 
@@ -85,10 +85,9 @@ class IAST(OfflinePseudoLabels):
         terms = -(log_p.exp() * log_p)
         without = torch.where(labels == IGNORE, 0, IGNORE)
         entropy = mean_where(terms.sum(1) if self.entropy_form == "paper" else terms.mean(1), labels == IGNORE)
-        distance = mean_where(-log_p.mean(1), labels != IGNORE)
         return self.self_training(logits, batch) | {
             "entropy": pixel_weight(without) * self.entropy_weight * entropy,
-            "smoothing": pixel_weight(labels) * self.smoothing_weight * distance,
+            "smoothing": self.smoothing_weight * smoothing_loss(log_p, labels),
         }
 
     def group(self, key: str) -> str:

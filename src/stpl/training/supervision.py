@@ -52,6 +52,14 @@ def mean_where(values: Tensor, chosen: Tensor) -> Tensor:
     return torch.where(chosen, values, 0.0).sum() / chosen.sum().clamp(min=1)
 
 
+def smoothing_loss(log_p: Tensor, labels: Tensor) -> Tensor:
+    """Mean of -mean_k log p_k over pixels with a label, which keeps them from certainty (CRST's MRKLD, IAST, VST).
+
+    Of logarithms of probabilities `[B,K,h,w]` and labels `[B,h,w]`, 255 = none; pixels of all processes weigh the same.
+    """
+    return pixel_weight(labels) * mean_where(-log_p.mean(1), labels != IGNORE)
+
+
 class OnlinePseudoLabels(Method):
     """Base of methods that learn from the confident pixels of a prediction that is made in the step itself.
 

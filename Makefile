@@ -19,7 +19,7 @@ SWEEP = $(BIN)/stpl sweep --bench=$(BENCH) --seeds=$(SEEDS) $(if $(DATA),--data=
 # Folders of wheels that pip is configured to use (a CPU build of torch, say); uv does not read pip's configuration.
 LINKS = $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || true)
 
-.PHONY: help setup ablation table1 table2 report dashboard notebooks sensitivity source ship pictures bench gpu test check lint docs lowest release format lock clean
+.PHONY: help setup ablation table1 table2 vatvst report dashboard notebooks sensitivity source ship pictures bench gpu test check lint docs lowest release format lock clean
 
 help: ## this list
 	@echo "usage: make RECIPE [BENCH=streets] [SEEDS=1] [DATA=folder of data sets] [WORKERS=0: one per GPU or core]"; echo
@@ -71,6 +71,13 @@ table1: $(READY) ## Table 1, all baselines with and without source data: make ta
 
 table2: ## Table 2, the same for SYNTHIA-Seq: make table2 DATA=/data
 	@$(MAKE) table1 BENCH=synthia
+
+# On streets: a variant of it whose drives are long enough for VPQ^s.
+LONG = $(if $(filter streets,$(BENCH)),streets-long,$(BENCH))
+vatvst: $(READY) ## every table of VAT-VST's paper: make vatvst [BENCH=vps DATA=/data] [SEEDS=5]
+	$(SOURCE)
+	@$(subst --bench=$(BENCH),--bench=$(LONG),$(SWEEP)) sweeps/vatvst-start.yaml sweeps/vatvst.yaml sweeps/vatvst-labels.yaml --workers=$(WORKERS)
+	@$(BIN)/stpl report --bench=$(LONG) --page=false --only=[vatvst1,vatvst3,vatvst4,vatvst5,vatvst6,pseudo_labels,per_class_vpq,metrics,costs]
 
 report: $(READY) ## write and print the tables from what is recorded
 	@$(BIN)/stpl report --bench=$(BENCH) --page=false

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fakes import write_cityscapes, write_synthia, write_viper
 from stpl.data import flow as optical_flow
 from stpl.data.clip import BACKWARD, Wants
+from stpl.data.fake import fake
 from stpl.data.label_space import SYNTHIA_12, VIPER_15, own_classes
 from stpl.data.patterns import FilePattern, FrameFiles, FrameId
 from stpl.data.sequence import SequenceClips, find_flow, read_scaled
@@ -27,6 +28,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_viper(folder / "Viper", sequences=1)
     write_synthia(folder / "SynthiaSeq", clips=2)
     write_cityscapes(folder / "Cityscapes", splits=("train",), cities=("ulm",), snippets=1)
+    fake("vps", folder, SIZE)
     return folder
 
 
@@ -43,12 +45,14 @@ def test_every_set_opens_under_one_root(name: str, root: Path) -> None:
 
 def test_all_is_at_the_usual_size_if_none_is_given(root: Path) -> None:
     assert {name: open_set(root, name, "train").size for name in names()} == {
-        "viper": (720, 1280), "synthia": (640, 1280), "cityscapes": (512, 1024)
+        "viper": (720, 1280), "synthia": (640, 1280), "cityscapes": (512, 1024), "vps": (512, 1024)
     }  # fmt: skip
 
 
 def test_unknown_set_is_told(root: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no data set 'kitti'[\s\S]*→ choose one of: cityscapes, synthia, viper"):
+    with pytest.raises(
+        ConfigError, match=r"no data set 'kitti'[\s\S]*→ choose one of: cityscapes, synthia, viper, vps"
+    ):
         open_set(root, "kitti", "train")
 
 

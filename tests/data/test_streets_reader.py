@@ -94,3 +94,21 @@ def test_a_damaged_frame_is_named_when_it_is_read(kind: str, length: int, split:
     reader.read(0, everything)
     with pytest.raises(DataError, match=rf"{kind}\.npy: the drawn split is torn \(row \d+ is not what was written\)"):
         reader.read(len(reader) - 1, everything)
+
+
+def test_clips_that_lie_apart_are_those_of_all_frames(tmp_path: Path) -> None:
+    long = open_split(tmp_path, "camera", "val", replace(TINY, frames=8), workers=1)
+    every, some = StreetsClips(long), StreetsClips(long, every=3)
+    assert [some.key(index)[-7:] for index in range(len(some))] == [
+        "0000/01", "0000/04", "0000/07", "0001/01", "0001/04", "0001/07"
+    ]  # fmt: skip
+    names = [every.key(index) for index in range(len(every))]
+    for index in range(len(some)):
+        clip, same = (reader.read(at, Wants(flows=(BACKWARD,), labels=(0,))) for reader, at in (
+            (some, index), (every, names.index(some.key(index)))
+        ))  # fmt: skip
+        assert clip.frames.equal(same.frames)
+        assert clip.labels[0].equal(same.labels[0])
+        assert clip.flows[BACKWARD].equal(same.flows[BACKWARD])
+    with pytest.raises(DataError, match="choose 0 to 5"):
+        some.place(6)

@@ -16,7 +16,7 @@ from random_clips import Says
 from stpl.data.clip import IGNORE, Batch, Clip
 from stpl.errors import ConfigError
 from stpl.methods.iast import CONFIDENCE_CAP, IAST
-from stpl.methods.vat_vst import VST
+from stpl.methods.vat_vst import VST, groups
 from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions
 from stpl.testing import check_method
@@ -103,4 +103,7 @@ def test_settings_out_of_range_are_refused() -> None:
 def test_vst_is_iast_of_videos() -> None:
     method = VST(network=SMALL)
     assert (method.growth, method.entropy_form, method.rates) == (0.0, "released", [1.0])
-    assert method.group("camera-train/0003/05") == "camera-train/0003/"
+    names = ["drive/0003/05", "drive/0003/06", "drive/0004/01", "ulm_000000_000019", "ulm_000000_000150"]
+    assert list(groups(names, "clip").values()) == ["0", "0", "1", "2", "3"]
+    assert list(groups(names, "image").values()) == names
+    assert list(groups(names, "split").values()) == [""] * 5

@@ -177,8 +177,9 @@ def test_confusions_per_clip_are_scikit_learn_s() -> None:
 
 def test_stretches_of_uninterrupted_video() -> None:
     keys = ["v/0000/01", "v/0000/02", "v/0001/01", "v/0001/02", "v/0001/04", "lindau_000000_000019", "odd"]
-    assert stretches(keys) == [0, 0, 1, 1, 2, 3, 4]
-    assert stretches(["000004", "000005", "000006", "000010"]) == [0, 0, 0, 1]
+    assert stretches(keys) == [0, 0, 1, 1, 1, 2, 3]
+    assert stretches(["000004", "000005", "000006", "000012"]) == [0, 0, 0, 1]
+    assert stretches(["000019", "000024", "000024", "000020"]) == [0, 0, 1, 2]
     assert stretches([]) == []
     assert not continues("odd", "odd")
     assert continues("a/09", "a/10")
@@ -265,7 +266,22 @@ def test_the_metric_makes_windows_within_videos_only() -> None:
     assert set(found) == {1, 2, 3}
     assert all(value == 100 for value in found.values())
     metric.reset()
-    metric.update(given["prediction"], given["label"], [f"z/{3 * i}" for i in range(5)])
+    metric.update(given["prediction"], given["label"], [f"z/{6 * i}" for i in range(5)])
     assert set(metric.compute()) == {1}
     expected = video_quality(clip_confusions(given["prediction"], given["label"], 3), torch.arange(5), 1).nanmean()
     assert metric.compute()[1] == expected
+
+
+def test_labelled_frames_of_cityscapes_vps_make_all_four_windows() -> None:
+    """Six labelled frames a snippet, 5 apart; the next snippet of the sequence begins 101 frames after its end."""
+    rng = np.random.default_rng(1)
+    numbers = [*range(279, 305, 5), *range(410, 436, 5)]
+    truth = rng.integers(0, 3, (len(numbers), 6, 7))
+    prediction = np.where(rng.random(truth.shape) < 0.8, truth, rng.integers(0, 3, truth.shape))
+    metric = VideoQuality(TRIO)
+    metric.update(*map(torch.from_numpy, (prediction, truth)), [f"frankfurt_000000_{n:06d}" for n in numbers])
+    videos = [0] * 6 + [1] * 6
+    for window, found in metric.of_classes().items():
+        expected = quality_by_segments(list(zip(prediction, truth, strict=True)), videos, window, 3)
+        assert found.tolist() == pytest.approx([expected[c] for c in range(3)])
+        assert metric.compute()[window] == pytest.approx(sum(expected.values()) / 3)

@@ -201,7 +201,7 @@ def test_inspect_says_what_a_file_is(tmp_path: Path, capsys: pytest.CaptureFixtu
     said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.replace("left out", "left-out").splitlines())
     assert said["layout"].startswith("accel: ACCEL of DA-VSN")
     assert said["network"] == "ResNet-101, width 4"
-    assert said["classes"] == "15 (label spaces of that size: viper15, viper15-unified)"
+    assert said["classes"] == "15 (label spaces of that size: viper15, vps15, viper15-unified)"
     assert said["classifiers"] == "of layer4 and layer3 (multi-level), 4 dilations each, score fusion"
     assert said["normalisation"] == "caffe: BGR, mean only"
     assert said["tensors"] == "538: 521 backbone, 8 layer5, 8 layer6, 1 sf_layer"

@@ -10,6 +10,7 @@ from stpl.nn.accel import Accel
 from stpl.nn.batchnorm import BatchNormOptions, BatchNormPolicy, apply_batchnorm, forget_batches
 from stpl.nn.deeplab import DeepLabV2, ResNet
 from stpl.nn.fusion import FUSIONS, STAM, Conv1x1, ProjectionHead
+from stpl.nn.network import NetworkOptions, build_network
 from stpl.nn.pixels import Over, pool, reweigh, take
 from stpl.nn.warp import resize_flow, warp
 
@@ -120,6 +121,33 @@ def test_accel_predicts_from_one_frame_where_its_fusion_is_the_identity() -> Non
         assert uses_previous == [False, True]
         assert torch.equal(network.predict(clip), network(clip))
         assert len(passes) == 3 + 4
+
+
+def test_without_a_fusion_it_predicts_frame_by_frame() -> None:
+    """Every way to a prediction is the segmenter's own, from one pass; both frames are there for who compares them."""
+    torch.manual_seed(0)
+    options = NetworkOptions(DeepLabV2(18, 8, (1, 2), auxiliary=True), fusion="none")
+    network = build_network(NetworkOptions.from_dict(options.to_dict())).eval()
+    assert not network.score_fusion.weight.requires_grad
+    with torch.no_grad():
+        network.score_fusion.weight.normal_()  # as in a checkpoint of a network that fuses
+    passes: list[int] = []
+    network.segmenter.get_submodule("classifier").register_forward_hook(lambda *_: passes.append(1))
+    clip = Clip(frames(4, 32, 48).view(2, 2, 3, 32, 48), flows={BACKWARD: torch.randn(2, 2, 32, 48)})
+    with torch.no_grad():
+        now, before = (network.segmenter.score(clip.frame(offset)) for offset in (0, -1))
+        passes.clear()
+        assert network(clip).equal(now[0])
+        assert network.predict(clip).equal(now[0])
+        assert all(map(torch.equal, network.fused_scores(clip), now))
+        assert len(passes) == 3
+        observed, scores = network.observe(clip), network.frame_scores(clip)
+    torch.testing.assert_close(observed.logits, now[0])
+    torch.testing.assert_close(observed.previous, before[0])
+    assert all(torch.equal(mine, theirs) for pair, of in zip(scores, zip(now, before, strict=True), strict=True)
+               for mine, theirs in zip(pair, of, strict=True))  # fmt: skip
+    assert all(map(torch.equal, network.fuse_scores(scores, clip), now))
+    assert "fusion" not in NetworkOptions().to_dict()
 
 
 def test_accel_takes_no_gradient_through_the_previous_frame() -> None:

@@ -73,7 +73,7 @@ def test_an_auxiliary_classifier_is_not_dropped_in_silence(tmp_path: Path) -> No
 
 
 def test_the_unified_spaces_differ_in_what_they_ignore_alone() -> None:
-    riders = {"cityscapes": {25}, "synthia": {11}}  # in viper15, they count as persons
+    riders = {"cityscapes": {25}, "synthia": {11}, "vps": {12}}  # in viper15, they count as persons
     for name, ignored in (("viper15", riders), ("synthia12", {})):
         lineage, unified = label_space(name), label_space(f"{name}-unified")
         assert (lineage.classes, lineage.reported) == (unified.classes, unified.reported)
@@ -111,7 +111,7 @@ def test_viper_ids(dataset: str, identifier: int, name: str | None) -> None:
 def test_unknown_names_are_told() -> None:
     with pytest.raises(ConfigError, match="viper15"):
         label_space("cityscapes18")
-    with pytest.raises(ConfigError, match="choose one of: cityscapes, synthia, viper"):
+    with pytest.raises(ConfigError, match="choose one of: cityscapes, synthia, viper, vps"):
         data_set("kitti")
     with pytest.raises(DataError, match=r"label values \[15, 200\]"):
         check_train_ids(torch.tensor([0, 15, 200, 255], dtype=torch.uint8).numpy(), VIPER_15, "x.png")

@@ -27,6 +27,7 @@ VERBS = {
     "data fake": "write a tiny data set in its true layout",
     "data check": "look for what is missing or wrong in a data set",
     "data flow": "estimate optical flow to files",
+    "data list": "write a list of frames to train or evaluate on",
     "data cache": "keep frames and flow at training size",
     "weights inspect": "describe a checkpoint of any program",
     "weights convert": "make a checkpoint of another program one of ours",

@@ -126,6 +126,34 @@ def data_flow(
     print(f"{folder}: {written} flow files written, {len(files) - written} were there already")
 
 
+def data_list(
+    clips: SplitOptions,
+    *,
+    out: Path,
+    videos: Path | None = None,
+    frames: Literal["current", "all"] = "current",
+) -> None:
+    """Write a frame list: the current frames of a split, or of some of its videos.
+
+    Runs read it with `data.source_list`, `data.target_train_list` or `data.target_val_list`, the other verbs of
+    `stpl data` with `--frame_list`.
+
+    Args:
+        clips: the split to choose from.
+        out: file to write, one frame a line.
+        videos: text file with the names of the videos to keep, one a line, such as VIPER's sequences that are day; all
+            are kept if not given. VIPER's archives do not say which of its conditions a sequence shows.
+        frames: current (those that clips have) or all (every frame of these videos that has a predecessor; labels are
+            not needed for source-free training).
+    """
+    from stpl.data.frame_list import chosen_frames, write_list
+
+    files = clips.open()
+    chosen = chosen_frames(files, videos, every=frames == "all")
+    write_list(files, chosen, out)
+    print(f"{out}: {len(chosen)} frames of {len({frame.sequence for frame in chosen})} videos")
+
+
 def data_cache(clips: SplitOptions, *, flow: bool = True, estimator: str = "dis") -> None:
     """Keep frames and estimated flow of one split at training size.
 

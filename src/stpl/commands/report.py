@@ -41,12 +41,13 @@ def report(
     marks a difference whose paired t test over source models (seeds) has p < 0.05 after Holm's correction for all rows
     of the report, «ns» one that has not; with fewer than five source models nothing is marked.
 
-    Writes `<id>.csv`, `<id>.md` and `<id>.tex` (booktabs) for each table, for `per_class`, and, where there is any of
-    it, for `variants` (settings changed on the command line), `tests` (every comparison with its intervals and p),
-    `metrics` (feature space and consistency in time), `selection` (label-free validators), `statistics` (weights ×
-    statistics, of all experiments), `shifts` (the cameras of `streets`) and `costs` (what methods need and take). Then
-    `<runs>/<bench>/report/index.html`: one file that needs no server and no network. The same records give the same
-    bytes.
+    Writes `<id>.csv`, `<id>.md` and `<id>.tex` (booktabs) for each table, for `per_class`, and, where there is any
+    of it, for `per_class_vpq` (VPQ^s over windows of 1 to 4 labelled frames), `variants` (settings changed on the
+    command line), `tests` (every comparison with its intervals and p), `metrics` (feature space and consistency in
+    time), `selection` (label-free validators), `statistics` (weights × statistics, of all experiments), `shifts`
+    (the cameras of `streets`), `pseudo_labels` (where runs judged theirs) and `costs` (what methods need and take).
+    Then `<runs>/<bench>/report/index.html`: one file that needs no server and no network. The same records give the
+    same bytes.
 
     Args:
         bench: benchmark whose runs to read.

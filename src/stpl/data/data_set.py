@@ -1,6 +1,7 @@
 """What a recorded data set declares: one `DataSet`, in one file, is all there is of it. Imports no torch."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -158,12 +159,13 @@ class DataSet:
     def scan(self, folder: Path, split: str) -> tuple[FrameFiles, FrameFiles]:
         """The frames and labels of a split below the data set's folder, in the first layout that has any."""
 
-        def first(patterns: Iterable[FilePattern]) -> FrameFiles:
-            found = [FrameFiles.scan(pattern, folder / pattern.folder.format(split=split)) for pattern in patterns]
+        def first(patterns: Sequence[FilePattern]) -> FrameFiles:
+            folders = [os.path.normpath(folder / pattern.folder.format(split=split)) for pattern in patterns]
+            found = [FrameFiles.scan(pattern, Path(path)) for pattern, path in zip(patterns, folders, strict=True)]
             return next((files for files in found if files.paths), found[0])
 
         layouts = self.layouts.values()
-        return first(layout.frames for layout in layouts), first(layout.labels for layout in layouts)
+        return first([layout.frames for layout in layouts]), first([layout.labels for layout in layouts])
 
     def table(self, space: LabelSpace) -> NDArray[np.uint8]:
         """Table uint8 `[65536]` from label ids to train ids; raises `ConfigError` if the two share no class."""

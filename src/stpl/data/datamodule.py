@@ -193,6 +193,7 @@ class StreetsData(ClipDataModule):
         root: folder of the drawn splits.
         options: what is drawn.
         flow: "estimated" (on the frames the network sees, cached) or "exact" (the renderer's own).
+        evaluate_every: from one frame of a drive that is evaluated on to the next; 5 as Cityscapes-VPS is labelled.
         draw_workers: processes that draw; all cores if not given.
         shared: see `ClipDataModule`.
     """
@@ -204,18 +205,22 @@ class StreetsData(ClipDataModule):
         root: Path = Path("data/streets"),
         options: StreetsOptions | None = None,
         flow: Literal["estimated", "exact"] = "estimated",
+        evaluate_every: int = 1,
         draw_workers: int | None = None,
         **shared: Any,  # jsonargparse finds its names, types and defaults in the base's constructor
     ) -> None:
         super().__init__(**shared)
         check_range("data.draw_workers", 1 if draw_workers is None else draw_workers, 1)
+        check_range("data.evaluate_every", evaluate_every, 1)
         self.root, self.options, self.flow, self.draw_workers = root, options or StreetsOptions(), flow, draw_workers
+        self.evaluate_every = evaluate_every
 
     def open(self, domain: Domain, split: Split) -> ClipReader:
         """`studio` or `camera`, drawn if it is not there yet."""
         name = "studio" if domain == "source" else "camera"
         drawn = open_split(self.root, name, split, self.options, self.draw_workers)
-        return StreetsClips(drawn, flow=self.flow, estimator=self.flow_estimator)
+        every = self.evaluate_every if split == "val" else 1
+        return StreetsClips(drawn, flow=self.flow, estimator=self.flow_estimator, every=every)
 
 
 class RecordedData(ClipDataModule):

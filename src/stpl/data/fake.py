@@ -58,6 +58,9 @@ def write_videos(
         mend = f"choose one of: {', '.join(known.layouts)}"
         raise ConfigError(f"{known.name} has no layout '{layout}'", where="layout", mend=mend)
     files = known.layouts[layout]
+    if ".." in Path(files.frames.folder).parts:
+        mend = f"choose another one, or draw that data set: its frames lie in {files.frames.folder}"
+        raise ConfigError(f"the layout {layout} of {known.name} has the frames of another data set", mend=mend)
     for video in videos:
         names = list(video.frames)
         for time, (fields, (frame, ids)) in enumerate(zip(names, scenes(video.name, len(names)), strict=True)):

@@ -151,10 +151,18 @@ SYNTHIA_12 = LabelSpace(
     ("road", "sidewalk", "building", "fence", "pole", "light", "sign", "vegetation", "sky", "person", "rider", "car"),
     unreported=("fence",),  # almost absent: about 0 IoU for every published method
 )
+VPS_15 = LabelSpace(
+    "vps15",  # VAT-VST, Table 1
+    ("road", "sidewalk", "building", "fence", "pole", "light", "sign", "vegetation", "terrain", "sky", "person", "car",
+     "truck", "bus", "motorcycle"),
+    merged={"rider": "person", "infrastructure": "pole"},
+)  # fmt: skip
 VIPER_15_UNIFIED = replace(VIPER_15, name="viper15-unified", merged={}, protocol="unified")
 SYNTHIA_12_UNIFIED = replace(SYNTHIA_12, name="synthia12-unified", protocol="unified")
 CITYSCAPES_19 = LabelSpace("cityscapes19", tuple(PALETTE))
-SPACES = {space.name: space for space in (VIPER_15, SYNTHIA_12, VIPER_15_UNIFIED, SYNTHIA_12_UNIFIED, CITYSCAPES_19)}
+SPACES = {
+    space.name: space for space in (VIPER_15, SYNTHIA_12, VPS_15, VIPER_15_UNIFIED, SYNTHIA_12_UNIFIED, CITYSCAPES_19)
+}
 """All label spaces by name."""
 
 

@@ -132,3 +132,12 @@ def _list(folder: Path, depth: int) -> Iterator[str]:
             yield from (f"{name}/{below}" for below in _list(folder / name, depth - 1))
         else:
             yield name
+
+
+def text_lines(path: Path, what: str) -> list[tuple[int, str]]:
+    """The lines of a text file that are not empty, with their numbers; raises `DataError`, which calls it `what`."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows' editors put a mark in front
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{what} cannot be read ({error})", where=path, mend="check the path") from error
+    return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]

@@ -47,6 +47,12 @@ def finished(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
+def last_round(run: Path) -> Path | None:
+    """The folder of the last round of labels that a run finished, below the run's own; `None` if it finished none."""
+    rounds = [path for path in (run / "pseudo").glob("round*") if finished(path)]
+    return max(rounds, key=lambda path: int(path.name.removeprefix("round")), default=None)
+
+
 def growing(folder: Path, about: Mapping[str, Any], count: int, size: tuple[int, int], soft: int = 0) -> Rows:
     """What becomes the labels in a folder: of `count` clips, each of a size, with `soft` probabilities; see `Rows`."""
     arrays = {"labels": ("uint8", size), "doubts": ("float16", size)}

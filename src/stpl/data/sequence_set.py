@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stpl.data.data_set import DataSet
 from stpl.data.image import read_rgb, resize_ids, resize_rgb
-from stpl.data.patterns import FrameFiles, FrameId
+from stpl.data.patterns import FrameFiles, FrameId, text_lines
 from stpl.data.sets import data_set
 from stpl.errors import ConfigError, DataError
 
@@ -177,14 +177,8 @@ def _listed(path: Path, files: SequenceSet) -> list[FrameId]:
 
     All are there, with the label that the data set must have; no name leads out of the folder.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows' editors put a mark in front
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the frame list cannot be read ({error})", where=path, mend="check the path") from error
     frames = []
-    for number, line in enumerate(map(str.strip, lines), start=1):
-        if not line:
-            continue
+    for number, line in text_lines(path, "the frame list"):
         frame = files.frames.pattern.frame(line)
         if frame is None:
             mend = f"write one frame a line, such as {next(iter(files.frames.paths.values()))}"

@@ -1,5 +1,6 @@
 """IAST: instance adaptive self-training (Mei et al., ECCV 2020), on the fused prediction of clips."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from stpl.data.clip import IGNORE, Batch
 from stpl.training.base import check_choice, check_settings
 from stpl.training.offline_pseudo_labels import (
+    Histograms,
     OfflinePseudoLabels,
     Predictions,
     confidence_at,
@@ -18,6 +20,8 @@ from stpl.training.ranks import pixel_weight
 from stpl.training.supervision import mean_where, smoothing_loss
 
 CONFIDENCE_CAP = 0.999  # of thresholds, as in the released code: at 1 no pixel would be sure enough
+
+_HALVINGS = 10  # of the interval in which α is sought
 
 Form = Literal["paper", "released"]
 """Where the two differ. Of thresholds: the released code interpolates between confidences, among which it puts the last
@@ -33,6 +37,7 @@ class IAST(OfflinePseudoLabels):
     Args:
         proportion: α, the share of a class's pixels whose least confidence counts, at a threshold of 1 (0.2).
         growth: what α grows by each round (0.05).
+        share: of all pixels that are to be sure; α is sought for it in each round, up to 1 (none: α as above).
         difficulty: γ of α·θ^γ: how much less of a class that is rarely sure (8).
         memory: β, the part of the clips so far in the moving average (0.9).
         initial: the threshold before the first clip (0.9).
@@ -50,6 +55,7 @@ class IAST(OfflinePseudoLabels):
         *,
         proportion: float = 0.2,
         growth: float = 0.05,
+        share: float | None = None,
         difficulty: float = 8.0,
         memory: float = 0.9,
         initial: float = 0.9,
@@ -62,11 +68,12 @@ class IAST(OfflinePseudoLabels):
     ) -> None:
         self.rates = [1, 5 / 6, 2 / 3] if rates is None else rates
         check_choice(Form, threshold_form=threshold_form, entropy_form=entropy_form)
-        check_settings(0, 1, proportion=proportion, growth=growth, memory=memory, initial=initial)
+        check_settings(0, 1, proportion=proportion, growth=growth, memory=memory, initial=initial, share=share or 0)
         check_settings(difficulty=difficulty, entropy_weight=entropy_weight, smoothing_weight=smoothing_weight)
         check_settings(rates=min(self.rates, default=-1))
         super().__init__(**shared)
-        self.proportion, self.growth, self.difficulty = proportion, growth, difficulty
+        self.proportion, self.growth, self.share, self.difficulty = proportion, growth, share, difficulty
+        self._sought: float | None = None
         self.memory, self.initial = memory, initial
         self.entropy_weight, self.smoothing_weight = entropy_weight, smoothing_weight
         self.threshold_form: Form = threshold_form
@@ -94,11 +101,24 @@ class IAST(OfflinePseudoLabels):
         """Every clip has thresholds of its own."""
         return key
 
+    def all_thresholds(self, groups: Callable[[], Histograms], round_: int) -> dict[int, Tensor]:
+        """Those of each group; where a share of sure pixels is wanted, with the α that comes closest to it."""
+        if self.share is None:
+            return super().all_thresholds(groups, round_)
+        low, high = 0.0, 1.0
+        for _ in range(_HALVINGS):
+            self._sought = (low + high) / 2
+            found = super().all_thresholds(groups, round_)
+            low, high = (self._sought, high) if sure_share(groups(), found) < self.share else (low, self._sought)
+        self._sought = None
+        return found
+
     def thresholds(self, histogram: Tensor, before: Tensor | None, round_: int) -> Tensor:
         """θ of each class for a group of clips, from that of the group before."""
         last = torch.full((len(histogram),), self.initial, dtype=torch.float64) if before is None else before
         count = histogram.sum(1)
-        share = min(1.0, self.proportion + round_ * self.growth) * last**self.difficulty
+        alpha = self._sought if self._sought is not None else min(1.0, self.proportion + round_ * self.growth)
+        share = alpha * last**self.difficulty
         if self.threshold_form == "paper":
             found = confidence_at(histogram, (share * count).floor() + 1)
         else:
@@ -111,6 +131,15 @@ class IAST(OfflinePseudoLabels):
     def label(self, predictions: Predictions, thresholds: Tensor) -> Tensor:
         """The sure pixels."""
         return sure(predictions.doubts, thresholds)
+
+
+def sure_share(groups: Histograms, thresholds: dict[int, Tensor]) -> float:
+    """The share of all pixels, counted in histograms by group, that are surer than their class's threshold."""
+    counts = torch.zeros(2, dtype=torch.float64)
+    for group, histogram in groups:
+        surer = 1 - doubt_of(torch.arange(histogram.shape[1])) > thresholds[group][:, None]
+        counts += torch.stack([(histogram * surer).sum(), histogram.sum()])
+    return float(counts[0] / counts[1])
 
 
 def _with(histogram: Tensor, more: Tensor, place: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """VAT-VST: unsupervised domain adaptation for video semantic segmentation (Shin et al., 2021): phases 1 and 2."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ from stpl.data.clip import BACKWARD, IGNORE, Batch, Clip, Wants
 from stpl.losses.adversarial import Kind
 from stpl.losses.tube import tube_matching
 from stpl.methods.iast import IAST, Form, sure
-from stpl.metrics.temporal import photometric_occlusion
+from stpl.metrics.temporal import photometric_occlusion, stretches
 from stpl.nn.accel import FrameScores
 from stpl.nn.discriminator import Discriminator, DiscriminatorOptions
 from stpl.nn.segmenter import grid_of, upsample
@@ -21,6 +20,21 @@ from stpl.training.base import Method, check_choice, check_settings
 from stpl.training.evaluation import check_output, nearest
 from stpl.training.offline_pseudo_labels import Predictions
 from stpl.training.supervision import LABELLED, adversarial_losses, pseudo_label_loss, supervision
+
+Dice = Literal["tube", "frame"]
+"""Over what the Dice of a class is taken: both frames of a clip together (Eq. 6), or each by itself (Table 3)."""
+
+Adversary = Literal["sequence", "image"]
+"""What a discriminator judges: both frames of a clip together (Eq. 8), or each by itself, as image methods do."""
+
+_OF_BOTH: dict[str, Callable[[Tensor], Tensor]] = {
+    "sequence": lambda tubes: tubes.flatten(1, 2),
+    "image": lambda tubes: tubes.flatten(0, 1),
+}
+"""What discriminators see of probabilities `[B,2,K,H,W]`: `[B,2K,H,W]` or `[2B,K,H,W]`."""
+
+Scope = Literal["clip", "image", "split"]
+"""Which pixels share thresholds: those of a video (Eq. 11), of a frame (as in IAST), or of the whole split."""
 
 Refinement = Literal["cut-out", "fill-in", "none"]
 """What the warped labels of the frame before do. `cut-out`: a pixel keeps its label where they are the same (Eq. 12).
@@ -32,11 +46,13 @@ class VAT(Method):
 
     Args:
         tube_weight: of the tube matching loss (1).
+        dice: over what it is taken.
         adversarial_weight: λ_V (0.001, that of the image discriminators it replaces; the paper states none).
+        adversary: what the discriminator judges.
         kind: of the adversarial loss.
         previous_gradient: whether the previous frames learn, too, supervised by their own labels. ACCEL's released code
             lets no gradient through them, and with both the step takes twice the memory.
-        discriminator: of sequences.
+        discriminator: its options.
     """
 
     trains_classifiers = True
@@ -46,19 +62,26 @@ class VAT(Method):
         self,
         *,
         tube_weight: float = 1.0,
+        dice: Dice = "tube",
         adversarial_weight: float = 0.001,
+        adversary: Adversary = "sequence",
         kind: Kind = "bce",
         previous_gradient: bool = False,
         discriminator: DiscriminatorOptions | None = None,
         **shared: Any,
     ) -> None:
         check_settings(tube_weight=tube_weight, adversarial_weight=adversarial_weight)
+        check_choice(Dice, dice=dice)
+        check_choice(Adversary, adversary=adversary)
         super().__init__(**shared)
         self.source_wants: Wants | None = replace(LABELLED, labels=(-1, 0))
         self.tube_weight, self.adversarial_weight, self.kind = tube_weight, adversarial_weight, kind
         self.previous_gradient = previous_gradient
+        self._frames = 2 if dice == "tube" else 1  # that a tube of the Dice loss spans
+        self._seen = _OF_BOTH[adversary]
         # A 3-D convolution of temporal stride 2 over two frames is a 2-D one over the channels of both.
-        self.discriminator = Discriminator(2 * self.network.num_classes, discriminator)
+        channels = (2 if adversary == "sequence" else 1) * self.network.num_classes
+        self.discriminator = Discriminator(channels, discriminator)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Supervision, tubes of the source, and the losses of both adversaries."""
@@ -71,11 +94,12 @@ class VAT(Method):
         here = self.network.fuse_scores(ours[:1], target)
         tubes = {"source": _tube(theirs, fused, source), "target": _tube(ours, here, target)}
         labels = torch.stack([source.labels[-1], source.labels[0]], 1)
-        found["tube"] = self.tube_weight * tube_matching(tubes["source"], labels)
+        spans = [x.reshape(-1, self._frames, *x.shape[2:]) for x in (tubes["source"], labels)]
+        found["tube"] = self.tube_weight * tube_matching(*spans)
         if self.previous_gradient:
             logits = upsample(theirs[0][1], grid_of(labels))
             found["previous cross_entropy"] = pseudo_label_loss(logits, source.labels[-1])
-        maps = {domain: tube.flatten(1, 2) for domain, tube in tubes.items()}
+        maps = {domain: self._seen(tube) for domain, tube in tubes.items()}
         loss, own = adversarial_losses(self.discriminator, maps["source"], maps["target"], self.kind)
         return found | {"adversarial": self.adversarial_weight * loss, "discriminator": own}
 
@@ -93,6 +117,7 @@ class VST(IAST):
     share are cut out.
 
     Args:
+        scope: which pixels share thresholds; with `split`, `memory: 0` and `difficulty: 0` they are CBST's.
         aggregate: take the mean with the neighbours' predictions (Eq. 10).
         refinement: what the labels of the frame before do.
         growth: of α each round; the paper names one α (0).
@@ -105,6 +130,7 @@ class VST(IAST):
     def __init__(
         self,
         *,
+        scope: Scope = "clip",
         aggregate: bool = True,
         refinement: Refinement = "cut-out",
         growth: float = 0.0,
@@ -113,8 +139,10 @@ class VST(IAST):
         **shared: Any,
     ) -> None:
         check_choice(Refinement, refinement=refinement)
+        check_choice(Scope, scope=scope)
         super().__init__(growth=growth, entropy_form=entropy_form, rates=[1.0] if rates is None else rates, **shared)
-        self.aggregate, self.refinement = aggregate, refinement
+        self.scope, self.aggregate, self.refinement = scope, aggregate, refinement
+        self._groups: dict[str, str] = {}
 
     def predictions(self, clip: Clip) -> Predictions:
         """The fused prediction, aggregated with those of the neighbours by themselves."""
@@ -129,9 +157,15 @@ class VST(IAST):
         known = torch.where(within[:, None], previous, 0.0)  # beyond the image nothing is sure
         return Predictions((1 - mean).half().double(), (1 - known).half().double(), visible)
 
+    def on_fit_start(self) -> None:
+        """Find which clips share thresholds."""
+        super().on_fit_start()
+        reader = self._data.reader("train", "target")
+        self._groups = groups([reader.key(index) for index in range(len(reader))], self.scope)
+
     def group(self, key: str) -> str:
-        """The video of a clip: its name without the number of the frame."""
-        return re.sub(r"\d+$", "", key)
+        """The frames that share thresholds with a clip's."""
+        return self._groups[key]
 
     def label(self, predictions: Predictions, thresholds: Tensor) -> Tensor:
         """The sure pixels, refined by the labels of the frame before."""
@@ -144,6 +178,12 @@ class VST(IAST):
         if self.refinement == "cut-out":
             return torch.where(labels == earlier, labels, IGNORE)
         return torch.where((labels == IGNORE) & predictions.visible, earlier, labels)
+
+
+def groups(keys: Sequence[str], scope: Scope) -> dict[str, str]:
+    """Names of the groups of clips that share thresholds. A video's frames lie at most 5 apart (`stretches`)."""
+    found = {"clip": map(str, stretches(keys)), "image": keys, "split": [""] * len(keys)}[scope]
+    return dict(zip(keys, found, strict=True))
 
 
 def _brought(logits: Tensor, clip: Clip, offset: int, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:

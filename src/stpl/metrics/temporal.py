@@ -20,6 +20,9 @@ from stpl.metrics.segmentation import SegmentationMetrics, check_class_ids
 WINDOWS = (1, 2, 3, 4)
 """Labelled frames that a tube of VPQ^s spans."""
 
+FRAMES_APART = 5
+"""Most frames from one clip of a video to the next: the labelled frames of Cityscapes-VPS lie so far apart."""
+
 
 def propagate(labels: Tensor, flow: Tensor) -> Tensor:
     """Bring label maps `[B,H,W]` of the previous frame onto the current one by flow `[B,2,H,W]`, to the nearest pixel.
@@ -146,18 +149,23 @@ def clip_confusions(prediction: Tensor, label: Tensor, num_classes: int) -> Tens
 def stretches(keys: Sequence[str]) -> list[int]:
     """Number the stretches of uninterrupted video in a sequence of clips, in order from 0.
 
-    Clips' names end in the number of their frame, such as `drive/0003/07` and `frankfurt_000000_000294`.
+    Clips' names end in the number of their frame, such as `drive/0003/07` and `frankfurt_000000_000294`. A stretch ends
+    where more than `FRAMES_APART` lie between two of them, as between the snippets of Cityscapes.
+
+    Examples:
+        >>> stretches(["a_000019", "a_000024", "a_000150", "b_000151"])
+        [0, 0, 1, 2]
     """
     breaks = (not continues(earlier, later) for earlier, later in pairwise(keys))
     return list(accumulate(map(int, breaks), initial=0))[: len(keys)]
 
 
 def continues(earlier: str, later: str) -> bool:
-    """Whether `later` names the frame of the same video that comes after `earlier`."""
+    """Whether `later` names a frame of the same video that comes after `earlier`, by at most `FRAMES_APART`."""
     found = [re.fullmatch(r"(.*?)(\d+)", key, re.DOTALL) for key in (earlier, later)]
     if found[0] is None or found[1] is None:
         return False
-    return found[0][1] == found[1][1] and int(found[0][2]) + 1 == int(found[1][2])
+    return found[0][1] == found[1][1] and 0 < int(found[1][2]) - int(found[0][2]) <= FRAMES_APART
 
 
 def video_quality(confusions: Tensor, stretch: Tensor, window: int) -> Tensor:
@@ -193,9 +201,9 @@ def video_quality(confusions: Tensor, stretch: Tensor, window: int) -> Tensor:
 class VideoQuality(Metric):
     """VPQ^s of VAT-VST, and the confusion matrix of every clip from which it is computed.
 
-    VAT-VST evaluates Cityscapes-VPS, whose labelled frames lie 5 apart, over windows of 1 to 4 of them. Here windows
-    are made of clips of successive frames, and those count that fit into a video. Classes that are not reported stay
-    out of the means.
+    VAT-VST evaluates Cityscapes-VPS, whose labelled frames lie 5 apart, over windows of 1 to 4 of them: k = 0, 5, 10
+    and 15 frames (Kim et al.). Here windows are made of the clips of a stretch of video, whatever their distance, and
+    those count that fit into it. Classes that are not reported stay out of the means.
 
     Under DDP its numbers are those of this process: keys are no tensors, and torchmetrics brings together only these.
     """
@@ -216,10 +224,14 @@ class VideoQuality(Metric):
 
     def compute(self) -> dict[int, Tensor]:
         """Window → mean over classes in percent, for the windows that occur."""
+        means = {window: quality[self.reported].nanmean() for window, quality in self.of_classes().items()}
+        return {window: mean for window, mean in means.items() if not mean.isnan()}
+
+    def of_classes(self) -> dict[int, Tensor]:
+        """Window → percent of every class, float64 `[K]`, NaN where `video_quality` has it."""
         confusions = dim_zero_cat(self.confusions)
         stretch = torch.tensor(stretches(self.keys), device=confusions.device)
-        means = {n: video_quality(confusions, stretch, n)[self.reported].nanmean() for n in WINDOWS}
-        return {window: mean for window, mean in means.items() if not mean.isnan()}
+        return {window: video_quality(confusions, stretch, window) for window in WINDOWS}
 
     def reset(self) -> None:
         """Forget everything."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from torch import nn
 
@@ -25,6 +25,8 @@ class NetworkOptions:
         label_space: name of the classes that it predicts, e.g. viper15.
         classes: its classes, in its order, in place of a label space that has a name.
         palette: their colours, RGB; if not given, Cityscapes' by name, and others made up.
+        fusion: of the scores of both frames: "learned", or "none" for a network that predicts frame by frame. Networks
+            of your own always do.
 
     Raises:
         ConfigError: for classes or colours that cannot be.
@@ -34,6 +36,7 @@ class NetworkOptions:
     label_space: str = "viper15"
     classes: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
+    fusion: Literal["learned", "none"] = "learned"
 
     @property
     def space(self) -> LabelSpace:
@@ -45,6 +48,8 @@ class NetworkOptions:
         plain: dict[str, Any] = {"architecture": self.architecture.to_dict(), "label_space": self.label_space}
         if self.classes:
             plain |= {"classes": list(self.classes), "palette": [list(colour) for colour in self.palette]}
+        if self.fusion != "learned":
+            plain["fusion"] = self.fusion
         return plain
 
     @classmethod
@@ -83,9 +88,8 @@ def build_network(options: NetworkOptions) -> Accel:
 
 def around(segmenter: Segmenter, options: NetworkOptions) -> Accel:
     """ACCEL around a segmenter that the architecture has built."""
-    accel = Accel(segmenter)
+    accel = Accel(segmenter, fuses=options.architecture.learns_fusion and options.fusion == "learned")
     accel.options = options
-    accel.score_fusion.requires_grad_(options.architecture.learns_fusion)
     return accel
 
 

@@ -14,6 +14,14 @@ from stpl.runs.artifacts import KINDS
 from stpl.runs.experiments import NEEDS
 from stpl.runs.record import Evaluation, RunRecord, flat
 
+_ClassLine = tuple[str, str | None, int, dict[str, float | None]]
+"""Title, experiment, number of seeds, and the numbers of a line."""
+
+_JUDGED = ("pseudo_share", "pseudo_miou")
+
+_WINDOWS = 4
+"""Windows of VPQ^s over which its mean is taken."""
+
 
 def class_names(suite: Suite) -> list[str]:
     """Class names in train-id order; without any run, of the classes whose IoU the paper states on the benchmark.
@@ -33,9 +41,12 @@ def class_names(suite: Suite) -> list[str]:
     return records[0]["classes"] if records else list(suite.catalogue.paper_classes.get(suite.bench, ()))
 
 
-def class_means(records: Sequence[RunRecord], classes: Sequence[str]) -> dict[str, float | None]:
-    """Class → mean IoU in percent over the runs in which the class occurs, at the last step; `None` without any."""
-    return {name: mean(record["last"]["iou"].get(name) for record in records) for name in classes}
+def class_means(records: Sequence[RunRecord], classes: Sequence[str], kind: str = "iou") -> dict[str, float | None]:
+    """Class → mean in percent over the runs in which the class occurs, at the last step; `None` without any.
+
+    `kind` is one of `stpl.evaluations.OF_CLASSES`.
+    """
+    return {name: mean(record["last"].get(kind, {}).get(name) for record in records) for name in classes}
 
 
 def classes_sheet(suite: Suite) -> Sheet:
@@ -45,7 +56,7 @@ def classes_sheet(suite: Suite) -> Sheet:
         RecordError: as `class_names`.
     """
     classes = class_names(suite)
-    rows: list[tuple[str, str | None, int, dict[str, float | None]]] = []  # title, experiment, seeds, mIoU and IoU
+    rows: list[_ClassLine] = []
     for name, title in suite.shown().items():
         records = suite.records(name)
         miou = mean(record["last"]["miou"] for record in records)
@@ -53,19 +64,46 @@ def classes_sheet(suite: Suite) -> Sheet:
     for row in (row for table in suite.catalogue.tables for row in table.rows if suite.bench in row.paper_iou):
         stated = zip(suite.catalogue.paper_classes[suite.bench], row.paper_iou[suite.bench], strict=True)
         rows.append((f"{row.title} (paper)", None, 0, {"miou": row.paper.get(suite.bench), **dict(stated)}))
+    note = "IoU in percent at the last step, mean over seeds; – where a class or a record is absent."
+    return _by_class("per_class", f"Per-class IoU, {suite.title}", ("miou", *classes), rows, note)
+
+
+def video_quality_sheet(suite: Suite) -> Sheet | None:
+    """VPQ^s of every class at the last step, of each experiment once; `None` if no record has all four windows."""
+    classes = class_names(suite)
+    rows: list[_ClassLine] = []
+    for name, title in suite.shown().items():
+        records = [
+            one for one in suite.records(name) if len(one["last"].get("temporal", {}).get("vpq", {})) == _WINDOWS
+        ]
+        if records:
+            overall = mean(record["last"]["temporal"]["vpq_mean"] for record in records)
+            rows.append((title, name, len(records), {"vpq": overall, **class_means(records, classes, "vpq")}))
+    for row in (row for table in suite.catalogue.tables for row in table.rows if rows and suite.bench in row.paper_vpq):
+        values = row.paper_vpq[suite.bench]
+        stated = zip(suite.catalogue.paper_classes[suite.bench], values, strict=True)
+        rows.append((f"{row.title} (paper)", None, 0, {"vpq": statistics.fmean(values), **dict(stated)}))
+    note = (
+        "VPQ^s in percent at the last step, mean over windows of 1 to 4 labelled frames and over seeds (Shin et al., "
+        "2021): of a window's tubes of each class, those count whose IoU is above 0.5; – where a class is absent."
+    )
+    title = f"Per-class VPQ^s, {suite.title}"
+    return _by_class("per_class_vpq", title, ("vpq", *classes), rows, note) if rows else None
+
+
+def _by_class(id_: str, title: str, names: Sequence[str], rows: Sequence[_ClassLine], note: str) -> Sheet:
+    """A line for each row, with a column for each of `names`: the mean, then classes."""
     columns = [
         Column("row", ("row",), [same(title) for title, *_ in rows]),
         Column("seeds", ("seeds",), [same(seeds) for _, _, seeds, _ in rows]),
     ]
-    for name in ("miou", *classes):
-        colour = class_colour(name) if name in classes else ""
-        columns.append(Column(name, (name,), [_iou(values.get(name)) for *_, values in rows], colour))
-    names = [experiment for _, experiment, *_ in rows]
-    note = "IoU in percent at the last step, mean over seeds; – where a class or a record is absent."
-    return Sheet("per_class", f"Per-class IoU, {suite.title}", columns, [note], names)
+    for place, name in enumerate(names):
+        colour = class_colour(name) if place else ""
+        columns.append(Column(name, (name,), [_percent(values.get(name)) for *_, values in rows], colour))
+    return Sheet(id_, title, columns, [note], [experiment for _, experiment, *_ in rows])
 
 
-def _iou(value: float | None) -> TableCell:
+def _percent(value: float | None) -> TableCell:
     return TableCell(number(value, ".1f"), plain(value), number(value), heat=value)
 
 
@@ -182,6 +220,28 @@ def costs_sheet(suite: Suite) -> Sheet | None:
         Column("Memory, MB", ("peak_memory_mb",), [_median(values, ".0f") for values in peaks]),
     ]
     return Sheet("costs", f"What methods need and take, {suite.title}", columns, _COST_NOTES) if rows else None
+
+
+_LABEL_NOTES = (
+    "Pseudo-labels of a run's last round against the labels of the training split (run.judge_labels), mean over seeds: "
+    "the share of pixels that have one, and the mIoU of these in percent (P-mIoU of VAT-VST, Table 7).",
+)
+
+
+def labels_sheet(suite: Suite) -> Sheet | None:
+    """One line for each experiment, with its changed settings, whose pseudo-labels were judged; `None` without any."""
+    judged: dict[str, list[dict[str, float]]] = {}
+    for record in suite.all_records():
+        if found := record["last"].get("pseudo_labels"):
+            judged.setdefault(record["experiment"], []).append(found)
+    shares, mious = ([mean(one[key] for one in runs) for runs in judged.values()] for key in _JUDGED)
+    columns = [
+        Column("Experiment", ("experiment",), [same(name) for name in judged]),
+        Column("Seeds", ("seeds",), [same(len(runs)) for runs in judged.values()]),
+        Column("Labelled, %", ("pseudo_share",), [_text(value, ".1f") for value in shares]),
+        Column("P-mIoU", ("pseudo_miou",), [_text(value, ".2f") for value in mious]),
+    ]
+    return Sheet("pseudo_labels", f"Pseudo-labels, {suite.title}", columns, _LABEL_NOTES) if judged else None
 
 
 def _median(values: Sequence[float], form: str) -> TableCell:

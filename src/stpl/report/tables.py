@@ -8,7 +8,15 @@ from pathlib import Path
 from rich.console import Console
 
 from stpl.report.changed_settings import sensitivity_sheet, shifts_sheet
-from stpl.report.further_tables import classes_sheet, costs_sheet, metrics_sheet, selection_sheet, statistics_sheet
+from stpl.report.further_tables import (
+    classes_sheet,
+    costs_sheet,
+    labels_sheet,
+    metrics_sheet,
+    selection_sheet,
+    statistics_sheet,
+    video_quality_sheet,
+)
 from stpl.report.rows import RENEWED, Line, TableLines, comparisons, table_lines
 from stpl.report.sheet import NOTHING, Column, Sheet, TableCell, average, number, numeric, plain, plus_minus, same, show
 from stpl.report.significance import (
@@ -26,7 +34,8 @@ from stpl.runs.artifacts import StatisticsKind
 from stpl.runs.experiments import check_bench, experiment_folders, load_catalogue
 
 FURTHER_IDS = (
-    "per_class", "variants", "tests", "metrics", "selection", "costs", "statistics", "shifts", "sensitivity",
+    "per_class", "per_class_vpq", "variants", "tests", "metrics", "selection", "costs", "statistics", "shifts",
+    "pseudo_labels", "sensitivity",
 )  # fmt: skip
 """Ids of the tables that are not the catalogue's; most exist only where the records have something to say."""
 
@@ -55,7 +64,16 @@ def print_table(
 
 def sheets(suite: Suite, tables: Sequence[TableLines]) -> list[Sheet]:
     """Everything but the main tables: per-class IoU, and what the records give of the rest."""
-    makers = (metrics_sheet, selection_sheet, costs_sheet, statistics_sheet, shifts_sheet, sensitivity_sheet)
+    makers = (
+        video_quality_sheet,
+        metrics_sheet,
+        selection_sheet,
+        costs_sheet,
+        labels_sheet,
+        statistics_sheet,
+        shifts_sheet,
+        sensitivity_sheet,
+    )
     found = [classes_sheet(suite), tests_sheet(tables, suite), *(make(suite) for make in makers)]
     return [sheet for sheet in found if sheet is not None]
 

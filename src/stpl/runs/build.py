@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,20 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
 from stpl.data.datamodule import ClipDataModule
-from stpl.data.pseudo_labels import finished
+from stpl.data.pseudo_labels import last_round
 from stpl.errors import ConfigError, refusals
 from stpl.machine import find_own_modules
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
+from stpl.runs.experiments import load_catalogue
 from stpl.runs.identity import check_mark, inputs, kept_settings
 from stpl.runs.mistakes import explained
 from stpl.runs.precision import hardware_precision
 from stpl.runs.record import RunKey, runs_root
 from stpl.runs.recorder import Recorder, RunOptions
 from stpl.runs.request import Request
-from stpl.runs.shipped import source_model
+from stpl.runs.shipped import BENCH, EXPERIMENT, source_model
 from stpl.runs.tracking import Tracking, wandb_logger
 from stpl.runs.trainer import SessionTimer, build_trainer
 from stpl.training import Method, OptimizerOptions
@@ -217,9 +219,14 @@ def build_request(request: Request, kind: type[SuiteCLI] = SuiteCLI) -> SuiteCLI
 
 
 def starting_point(run: RunKey) -> Path:
-    """The last checkpoint of a run, or where that is not recorded, the shipped model that stands for it."""
-    if run.bench == "streets" and run.experiment == "source" and run.read(runs_root()) is None:
-        return source_model(run.seed)
+    """The last checkpoint of a run, or where that is not recorded, the shipped model that stands for it.
+
+    A benchmark without a source model of its own may start from another one's (`Catalogue.source`).
+    """
+    if run.experiment == EXPERIMENT and run.read(runs_root()) is None:
+        run = replace(run, bench=load_catalogue().source.get(run.bench, run.bench))
+        if run.bench == BENCH and run.read(runs_root()) is None:
+            return source_model(run.seed)
     path = run.directory(runs_root()) / "checkpoints" / "last.ckpt"
     if path.is_file():
         check_mark(weights.read(path), {"bench": run.bench, "experiment": run.experiment, "seed": run.seed}, path)
@@ -228,12 +235,11 @@ def starting_point(run: RunKey) -> Path:
 
 def last_labels(run: RunKey) -> Path:
     """The folder of the pseudo-labels of a run's last round; raises `ConfigError` if there are none."""
-    folder = run.directory(runs_root()) / "pseudo"
-    rounds = [path for path in folder.glob("round*") if finished(path)]
-    if not rounds:
+    found = last_round(run.directory(runs_root()))
+    if found is None:
         call = f"stpl fit --bench={run.bench} --experiment={run.experiment} --seed_everything={run.seed}"
         raise ConfigError(f"{run} made no pseudo-labels", where="labels_from", mend=f"run it first: {call}")
-    return max(rounds, key=lambda path: int(path.name.removeprefix("round")))
+    return found
 
 
 def _quiet() -> None:

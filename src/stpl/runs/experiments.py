@@ -56,6 +56,7 @@ class Row:
         experiment: whose runs it averages; `None` for a row that only the paper has run.
         paper: benchmark → mIoU in percent that the paper states.
         paper_iou: benchmark → IoU in percent of each of the benchmark's `Catalogue.paper_classes`, where stated.
+        paper_vpq: likewise VPQ^s, mean over windows.
         needs: what training takes beyond frames of the target: `source` data, `video` (more than single frames).
     """
 
@@ -63,6 +64,7 @@ class Row:
     experiment: str | None
     paper: Mapping[str, float]
     paper_iou: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    paper_vpq: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     needs: tuple[str, ...] | None = None
 
 
@@ -113,6 +115,8 @@ class Catalogue:
     Attributes:
         experiments: experiment → overlay names (no suffix, `{bench}` unresolved).
         benchmarks: benchmark → how tables call it, e.g. `viper` → `VIPER→CS`.
+        like: benchmark → the one whose overlays it has, too, each followed by its own where there is one.
+        source: benchmark → the one whose source models it starts from as long as it has none of its own.
         paper_classes: benchmark → classes whose IoU the paper states, in its order.
     """
 
@@ -120,6 +124,15 @@ class Catalogue:
     experiments: Mapping[str, tuple[str, ...]]
     benchmarks: Mapping[str, str]
     paper_classes: Mapping[str, tuple[str, ...]]
+    like: Mapping[str, str] = field(default_factory=dict)
+    source: Mapping[str, str] = field(default_factory=dict)
+
+    def family(self, bench: str) -> list[str]:
+        """The benchmarks that one is like, the farthest first, then itself."""
+        found = [bench]
+        while found[0] in self.like:
+            found.insert(0, self.like[found[0]])
+        return found
 
     def titles(self, bench: str) -> dict[str, str]:
         """Experiment → title, of all rows that a benchmark's tables may show; see `titles_of`."""
@@ -170,16 +183,40 @@ def _joined(base: Catalogue, path: Path) -> Catalogue:
     for item in file.items("tables") if "tables" in file or not base.tables else []:
         table = _table(item, tables, experiments, path)
         tables[table.id] = table
-    benchmarks, classes = file.section("benchmarks"), file.section("paper_classes")
+    benchmarks, classes = _benchmarks(file), file.section("paper_classes")
     found = Catalogue(
         tuple(tables.values()),
         experiments,
-        {**base.benchmarks, **{bench: benchmarks.text(bench) for bench in benchmarks.content}},
+        {**base.benchmarks, **{bench: entry.text("title") for bench, entry in benchmarks.items()}},
         {**base.paper_classes, **{bench: classes.texts(bench) for bench in classes.content}},
+        {**base.like, **{bench: entry.text("like") for bench, entry in benchmarks.items() if "like" in entry}},
+        {**base.source, **{bench: entry.text("source") for bench, entry in benchmarks.items() if "source" in entry}},
     )
+    for bench in benchmarks:
+        _check_like(bench, found.like, file.where)
     for table in found.tables:
         _check_table(table, found, f"{path}: table {table.id}")
     return found
+
+
+def _benchmarks(file: Section) -> dict[str, Section]:
+    """The entries of benchmarks: a title, or a mapping that has one."""
+    group, found = file.section("benchmarks"), {}
+    for bench, value in group.content.items():
+        entry = {"title": group.text(bench)} if not isinstance(value, dict) else value
+        found[bench] = Section.of(entry, f"{file.where}: benchmark {bench}")
+        found[bench].check_keys("title", "like", "source")
+    return found
+
+
+def _check_like(bench: str, like: Mapping[str, str], where: str) -> None:
+    """Raise `ConfigError` for benchmarks that are like each other in a circle."""
+    seen = [bench]
+    while seen[-1] in like:
+        if like[seen[-1]] in seen:
+            what = f"benchmark {bench} is like {', which is like '.join([*seen[1:], like[seen[-1]]])}"
+            raise ConfigError(what, where=where, mend="let one of them be like none")
+        seen.append(like[seen[-1]])
 
 
 def benches(folders: Sequence[Path] | None = None) -> list[str]:
@@ -207,26 +244,31 @@ def overlays(experiment: str, bench: str, folders: Sequence[Path] | None = None)
     """The configuration files of one experiment on one benchmark, to be merged in this order.
 
     These are `base.yaml`, `bench/<bench>.yaml`, the experiment's own overlays, and `bench/<bench>.<experiment>.yaml`
-    where there is one; of several `folders`, the first that has a file wins.
+    where there is one; so too that of another experiment, which an ablation names among its own overlays. Of several
+    `folders`, the first that has a file wins. A benchmark that is like another one has all files of that one, each
+    followed by its own where there is one.
 
     Raises:
         ConfigError: for an unknown name (with «did you mean») or a missing file.
     """
     places = folders or experiment_folders()
-    known = load_catalogue(places).experiments
+    catalogue = load_catalogue(places)
+    known, family = catalogue.experiments, catalogue.family(bench)
     if experiment not in known:
         raise unknown("experiment", experiment, known, places[-1] / "tables.yaml")
     check_bench(bench, places)
-    names = ["base", f"bench/{bench}", *(name.replace("{bench}", bench) for name in known[experiment])]
-    own = f"bench/{bench}.{experiment}"
-    if own not in names and find_overlay(own, places).is_file():
-        names.append(own)
-    paths = [find_overlay(name, places) for name in names]
-    for path in paths:
-        if not path.is_file():
+    found: dict[str, Path] = {}
+    of_one = [f"bench/{{bench}}.{name}" for name in known]  # settings of one row on one benchmark, if it has any
+    for template in ("base", "bench/{bench}", *known[experiment], f"bench/{{bench}}.{experiment}"):
+        names = dict.fromkeys(template.replace("{bench}", one) for one in family)
+        paths = {name: find_overlay(name, places) for name in names}
+        there = {name: path for name, path in paths.items() if path.is_file()}
+        if not there and template not in of_one:
             what = f"the overlay is missing (experiment '{experiment}', benchmark '{bench}')"
-            raise ConfigError(what, where=path, mend="write it, or mend the experiment's overlays in tables.yaml")
-    return paths
+            mend = "write it, or mend the experiment's overlays in tables.yaml"
+            raise ConfigError(what, where=next(iter(paths.values())), mend=mend)
+        found |= {name: path for name, path in there.items() if name not in found}
+    return list(found.values())
 
 
 def _table(item: Any, known: Mapping[str, Table], experiments: dict[str, tuple[str, ...]], path: Path) -> Table:
@@ -253,7 +295,7 @@ def _table(item: Any, known: Mapping[str, Table], experiments: dict[str, tuple[s
 
 def _row(item: Any, experiments: dict[str, tuple[str, ...]], where: str) -> Row:
     entry = Section.of(item, f"{where}, row '{item.get('row', '?') if isinstance(item, dict) else '?'}'")
-    entry.check_keys("row", "experiment", "overlays", "needs", "paper", "paper_iou")
+    entry.check_keys("row", "experiment", "overlays", "needs", "paper", "paper_iou", "paper_vpq")
     experiment = entry.text("experiment") if "experiment" in entry or "overlays" in entry else None
     if experiment is not None and "overlays" in entry:
         _define(experiments, experiment, entry)
@@ -261,12 +303,13 @@ def _row(item: Any, experiments: dict[str, tuple[str, ...]], where: str) -> Row:
     for word in needs or ():
         if word not in NEEDS:
             raise unknown("need", word, NEEDS, entry.where)
-    paper, iou = entry.section("paper"), entry.section("paper_iou")
+    paper, iou, vpq = (entry.section(name) for name in ("paper", "paper_iou", "paper_vpq"))
     return Row(
         title=entry.text("row"),
         experiment=experiment,
         paper={bench: paper.number(bench) for bench in paper.content},
         paper_iou={bench: iou.numbers(bench) for bench in iou.content},
+        paper_vpq={bench: vpq.numbers(bench) for bench in vpq.content},
         needs=needs,
     )
 
@@ -285,9 +328,9 @@ def _check_table(table: Table, catalogue: Catalogue, where: str) -> None:
         if experiment is not None and experiment not in catalogue.experiments:
             raise unknown("experiment", experiment, catalogue.experiments, where)
     for row in table.rows:
-        for bench, values in row.paper_iou.items():
+        for bench, values in [*row.paper_iou.items(), *row.paper_vpq.items()]:
             classes = len(catalogue.paper_classes.get(bench, ()))
             if len(values) != classes:
-                what = f"{len(values)} IoU for the {classes} paper_classes of {bench}"
+                what = f"{len(values)} numbers for the {classes} paper_classes of {bench}"
                 mend = "give one for each class, in that order"
                 raise ConfigError(what, where=f"{where}, row '{row.title}'", mend=mend)

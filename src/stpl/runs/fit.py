@@ -17,6 +17,7 @@ from stpl.nn import weights
 from stpl.runs.build import SuiteCLI, build, build_request
 from stpl.runs.folder import run_folder
 from stpl.runs.identity import check_mark, keep_settings, mark_of
+from stpl.runs.label_quality import check_judged, judge
 from stpl.runs.precision import computes_right, has_grouped_convolutions
 from stpl.runs.record import read_record, write_record
 from stpl.runs.request import Request
@@ -50,6 +51,7 @@ def fit(args: Sequence[str]) -> Path:
         return directory
     check_command_line(cli.trainer, args)
     check_steps(cli.trainer)
+    check_judged(cli)
     if not cli.trainer.is_global_zero:
         settle_precision(cli)
         run(cli)
@@ -61,6 +63,8 @@ def fit(args: Sequence[str]) -> Path:
         if cli.datamodule.labelled:
             overrides = {k: v for k, v in request.overrides.items() if not k.startswith("run.")}
             record = recorder.record(cli.key, overrides, list(cli.model.options.space.classes))
+            if recorder.options.judge_labels:
+                record["last"]["pseudo_labels"] = judge(cli, directory)
             measure(cli, directory, cli.trainer.global_step)
             write_record(directory, record)
         if cli.tracking is not None:

@@ -19,6 +19,7 @@ from typing import Any, NotRequired, TypedDict, cast
 
 from stpl.errors import ConfigError, RecordError
 from stpl.evaluations import GROUPS as GROUPS
+from stpl.evaluations import OF_CLASSES
 from stpl.evaluations import flat as flat
 from stpl.files import write_atomically
 
@@ -107,8 +108,9 @@ def experiment_name(base: str, overrides: Mapping[str, str]) -> str:
 
 Evaluation = dict[str, Any]
 """One evaluation on the target's labelled split: `step` (int), `miou` (percent), `iou` (class → percent, `None` where
-the class is absent), `score` (the label-free criterion, `None` if not computed), any further metrics, and the groups
-of `GROUPS`, which older records lack. A group maps names to numbers, or to numbers by k (`purity`, `vpq`)."""
+the class is absent), `vpq` (likewise, where windows of labelled frames exist), `score` (the label-free criterion,
+`None` if not computed), any further metrics, and the groups of `GROUPS`, which older records lack. A group maps names
+to numbers, or to numbers by k (`purity`, `vpq`)."""
 
 
 class RunRecord(TypedDict):
@@ -229,10 +231,11 @@ def _evaluation_faults(evaluation: Any, name: str, classes: list[str]) -> Iterat
         yield from _group_faults(evaluation.get(group, {}), f"{name}.{group}")
     if not 0 <= evaluation["miou"] <= 100:
         yield f"'{name}.miou' is {evaluation['miou']}, outside 0..100 percent"
-    strangers = sorted(set(evaluation["iou"]) - set(classes))
-    if strangers:
-        yield f"'{name}.iou' names classes that 'classes' does not: {', '.join(strangers)}"
-    yield from _group_faults(evaluation["iou"], f"{name}.iou", nested=False)
+    for kind in OF_CLASSES:
+        numbers = evaluation.get(kind, {})
+        yield from _group_faults(numbers, f"{name}.{kind}", nested=False)
+        if strangers := sorted(set(numbers) - set(classes)):
+            yield f"'{name}.{kind}' names classes that 'classes' does not: {', '.join(strangers)}"
 
 
 def _group_faults(members: Any, name: str, nested: bool = True) -> Iterator[str]:

@@ -46,6 +46,7 @@ class RunOptions:
         compile: run the backbone through `torch.compile`; pays on GPUs in long runs, its first step takes minutes.
         cuda_graph: on one GPU, record the step once and replay it, if the method allows it (`Method.recordable`): the
             GPU then never waits for Python. No effect on the CPU, nor with several processes: DDP watches gradients.
+        judge_labels: after the run, compare the pseudo-labels of its last round with the labels of the training split.
     """
 
     bench: str = "streets"
@@ -59,6 +60,7 @@ class RunOptions:
     wandb: Literal["disabled", "offline", "online"] = "disabled"
     compile: bool = False
     cuda_graph: bool = True
+    judge_labels: bool = False
 
     def __post_init__(self) -> None:
         for name in ("log_every", "checkpoint_every"):

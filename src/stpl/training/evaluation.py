@@ -112,7 +112,8 @@ class Evaluator(nn.Module):
         `scores` has it and its alternatives by name.
         `miou`, `iou` (by class name, `None` where absent), `accuracy` and `class_accuracy` are in percent and, like
         `protocol` (how they were found), missing if the clips had no labels. `feature_space` and `temporal` are groups
-        of numbers: see `FeatureSpace`, `TemporalConsistency` and `VideoQuality` (`vpq` by window, `vpq_mean`).
+        of numbers: see `FeatureSpace`, `TemporalConsistency` and `VideoQuality` (`vpq` by window, `vpq_mean`). `vpq` by
+        class name is the mean over the windows, `None` where the class is absent.
         """
         scores = _plain({name: validator.compute() for name, validator in self._validators().items()})
         found: dict[str, Any] = {"score": scores.get("information_maximization"), "scores": scores}
@@ -126,6 +127,8 @@ class Evaluator(nn.Module):
         windows = _plain(self.quality.compute()) if self.quality.update_called else {}
         if windows:
             found["temporal"] |= {"vpq": windows, "vpq_mean": sum(windows.values()) / len(windows)}
+            classes = torch.stack(list(self.quality.of_classes().values())).nanmean(0)
+            found["vpq"] = dict(zip(self.space.classes, map(_number, classes), strict=True))
         return found
 
     def arrays(self) -> dict[str, Arrays]:

@@ -8,7 +8,7 @@ by the clips' names in the process that trains; loader processes read ahead and 
 import hashlib
 import inspect
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,6 +56,9 @@ class Predictions(NamedTuple):
         """Memory that it takes."""
         return sum(tensor.nbytes for tensor in self if tensor is not None)
 
+
+Histograms = Iterator[tuple[int, Tensor]]
+"""Groups of clips by number, with their histograms: see `OfflinePseudoLabels.thresholds`."""
 
 Labelled = tuple[tuple[str, ...], Predictions]
 """The names of a batch of clips, and their predictions."""
@@ -125,6 +128,14 @@ class OfflinePseudoLabels(Method):
             before: thresholds of the group before; `None` for the first.
             round_: number of the round.
         """
+
+    def all_thresholds(self, groups: Callable[[], Histograms], round_: int) -> dict[int, Tensor]:
+        """The thresholds of every group of clips, by its number, in a round; `groups` gives them in their order."""
+        found: dict[int, Tensor] = {}
+        before = None
+        for group, histogram in groups():
+            found[group] = before = self.thresholds(histogram, before, round_)
+        return found
 
     @abstractmethod
     def label(self, predictions: Predictions, thresholds: Tensor) -> Tensor:
@@ -284,13 +295,13 @@ class OfflinePseudoLabels(Method):
     def _thresholds(self, stretch: _Stretch) -> dict[int, Tensor]:
         """The thresholds of every group, in the order of the clips, from what all processes surveyed."""
         counts = np.concatenate([np.load(path) for path in sorted(stretch.surveys.glob("*.npy"))])
-        found: dict[int, Tensor] = {}
-        before = None
-        for own in np.split(counts, np.flatnonzero(np.diff(counts["group"])) + 1):
-            flat = np.bincount(own["bin"], own["count"], self.network.num_classes * BINS)
-            before = self.thresholds(torch.from_numpy(flat).long().view(-1, BINS), before, stretch.round)
-            found[int(own["group"][0])] = before
-        return found
+
+        def groups() -> Histograms:
+            for own in np.split(counts, np.flatnonzero(np.diff(counts["group"])) + 1):
+                flat = np.bincount(own["bin"], own["count"], self.network.num_classes * BINS)
+                yield int(own["group"][0]), torch.from_numpy(flat).long().view(-1, BINS)
+
+        return self.all_thresholds(groups, stretch.round)
 
     def _write(self, stretch: _Stretch, thresholds: dict[int, Tensor], kept: list[Labelled] | None) -> None:
         written = stretch.rows.written()

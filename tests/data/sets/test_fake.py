@@ -171,7 +171,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("kitti",), "no data set 'kitti'[\\s\\S]*→ choose one of: cityscapes, synthia, viper"),
+        (("kitti",), "no data set 'kitti'[\\s\\S]*→ choose one of: cityscapes, synthia, viper, vps"),
         (("viper", "--clips=0"), "clips: 0 is not[\\s\\S]*→ choose 1 or more"),
         (("viper", "--size=8,64"), "height is 8[\\s\\S]*→ choose height ≥ 16"),
         (("viper", "--layout=old"), "viper has no layout 'old'[\\s\\S]*→ choose one of: archive"),

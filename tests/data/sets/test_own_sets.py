@@ -1,4 +1,4 @@
-"""A data set is one file: three that the package does not know (`vps`, `bdd`, `orchard`) go through every verb."""
+"""A data set is one file: three that the package does not know (`counted`, `bdd`, `orchard`) go through every verb."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from stpl.errors import ConfigError, DataError
 from stpl.runs.fit import fit
 from stpl.runs.record import read_record
 
-SIZE = {"vps": (64, 128), "bdd": (64, 128), "orchard": (58, 128)}  # what the crop leaves of 64 rows
+SIZE = {"counted": (64, 128), "bdd": (64, 128), "orchard": (58, 128)}  # what the crop leaves of 64 rows
 FIRST = {
-    "vps": "0000_frankfurt_000000_001741",
+    "counted": "0000_frankfurt_000000_001741",
     "bdd": "0000f77c-6257be58-0000307",
     "orchard": "2024-05-03-left-10",
 }
@@ -64,8 +64,8 @@ def test_its_clips_are_what_was_drawn(name: str, root: Path) -> None:
 
 
 def test_numbers_that_change_along_are_looked_up(root: Path) -> None:
-    files = open_set(root, "vps", "val", size=SIZE["vps"])
-    folder = root / "cityscapes_vps" / "val"
+    files = open_set(root, "counted", "val", size=SIZE["counted"])
+    folder = root / "counted" / "val"
     assert files.frame_path(0, -1) == folder / "img_all" / "0000_0005_frankfurt_000000_001740_newImg8bit.png"
     assert files.frame_path(0) == folder / "img_all" / "0000_0006_frankfurt_000000_001741_newImg8bit.png"
     assert files.label_path(0) == folder / "cls" / "0000_0002_frankfurt_000000_001741_final_mask.png"
@@ -80,7 +80,7 @@ def test_a_label_without_a_number_is_of_the_declared_frame(root: Path) -> None:
     assert [files.frame_path(0, offset).stem[-3:] for offset in (-2, 0, 1)] == ["305", "307", "308"]
 
 
-@pytest.mark.parametrize(("source", "target"), [("viper", "vps"), ("bdd", "orchard"), ("orchard", "bdd")])
+@pytest.mark.parametrize(("source", "target"), [("viper", "counted"), ("bdd", "orchard"), ("orchard", "bdd")])
 def test_any_source_trains_with_any_target(
     source: str, target: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,7 +100,10 @@ def test_any_source_trains_with_any_target(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("kitti", r"no data set 'kitti'\n  → choose one of: cityscapes, synthia, viper; or name a module of your own"),
+        (
+            "kitti",
+            r"no data set 'kitti'\n  → choose one of: cityscapes, synthia, viper, vps; or name a module of your own",
+        ),
         ("fakes", r"no data set 'fakes': fakes\.SET is not there"),
         ("repository:REPOSITORY", r"no data set 'repository:REPOSITORY': repository\.REPOSITORY is no DataSet"),
     ],

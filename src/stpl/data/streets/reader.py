@@ -17,7 +17,7 @@ from stpl.errors import DataError
 
 
 class StreetsClips(ClipReader):
-    """The clips of every drive of a split, one a frame but the first.
+    """The clips of every drive of a split, one a frame but the first, or a few of these.
 
     Beyond a drive's ends its first or last frame comes again. A reader whose labels are never wanted never opens the
     label file.
@@ -27,16 +27,23 @@ class StreetsClips(ClipReader):
         flow: "exact" (the renderer's, of a frame to the one before) or "estimated" (from the frames as the network sees
             them; kept in the split's own folder).
         estimator: of the estimated flow.
+        every: from a clip of a drive to the next, in frames.
     """
 
     def __init__(
-        self, split: StreetsSplit, *, flow: Literal["exact", "estimated"] = "exact", estimator: str = "dis"
+        self,
+        split: StreetsSplit,
+        *,
+        flow: Literal["exact", "estimated"] = "exact",
+        estimator: str = "dis",
+        every: int = 1,
     ) -> None:
         self.split, self.estimates = split, flow
         self.flows = FlowCache(split.folder, estimator)
+        self._current = range(1, split.shape[1], every)
 
     def __len__(self) -> int:
-        return self.split.shape[0] * (self.split.shape[1] - 1)
+        return self.split.shape[0] * len(self._current)
 
     @property
     def name(self) -> str:
@@ -47,8 +54,8 @@ class StreetsClips(ClipReader):
         """Drive, and number of the frame at an offset of clip `index`."""
         if not 0 <= index < len(self):
             raise DataError(f"there is no clip {index}", where=self.split.folder, mend=f"choose 0 to {len(self) - 1}")
-        drive, step = divmod(index, self.split.shape[1] - 1)
-        return drive, min(max(step + 1 + offset, 0), self.split.shape[1] - 1)
+        drive, place = divmod(index, len(self._current))
+        return drive, min(max(self._current[place] + offset, 0), self.split.shape[1] - 1)
 
     def key(self, index: int) -> str:
         """The split, the drive and the frame."""

@@ -1,4 +1,4 @@
-"""Cityscapes-VPS as a data set of one's own: besides the frame's number, a second one changes in its names.
+"""A data set of one's own in whose names a second number changes from frame to frame, and another from label to label.
 
 val/img_all/0005_0121_frankfurt_000000_001736_newImg8bit.png    frames, counted over the whole split
 val/cls/0005_0025_frankfurt_000000_001736_final_mask.png        every fifth has a label; those are counted too
@@ -35,8 +35,8 @@ def videos(clips: int) -> Iterator[FakeVideo]:
 
 _REST = r"(?P<place>[a-z-]+_\d{6})_(?P<number>\d{6})"
 SET = DataSet(
-    name="vps",
-    folder="cityscapes_vps",
+    name="counted",
+    folder="counted",
     splits=("train", "val"),
     layouts={
         "archive": FileLayout(

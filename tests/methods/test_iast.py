@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -10,13 +11,14 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from histograms import histogram_of
 from random_clips import Says
 from stpl.data.clip import IGNORE, Batch, Clip
 from stpl.errors import ConfigError
-from stpl.methods.iast import CONFIDENCE_CAP, IAST
-from stpl.methods.vat_vst import VST, groups
+from stpl.methods.iast import CONFIDENCE_CAP, IAST, sure_share
+from stpl.methods.vat_vst import VST
 from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.network import NetworkOptions
 from stpl.testing import check_method
@@ -46,6 +48,24 @@ def test_thresholds_follow_the_clips() -> None:
     certain = method.thresholds(histogram_of([1.0] * 9), torch.full((15,), 0.9999, dtype=torch.float64), 0)
     assert certain[0].item() == CONFIDENCE_CAP
     assert method.group("frankfurt_000000_000294") == "frankfurt_000000_000294"
+
+
+@pytest.mark.parametrize("share", [0.25, 0.4])
+def test_alpha_is_sought_for_a_share_of_sure_pixels(share: float) -> None:
+    """Against counting the pixels one by one."""
+    generator = np.random.default_rng(0)
+    clips = [np.sort(generator.beta(4, 1, 200)).tolist() for _ in range(12)]
+
+    def groups() -> Iterator[tuple[int, Tensor]]:
+        return iter([(place, histogram_of(clip)) for place, clip in enumerate(clips)])
+
+    method = IAST(network=SMALL, share=share, difficulty=1.0)
+    found = method.all_thresholds(groups, 0)
+    sure = sum(confidence > found[place][0].item() for place, clip in enumerate(clips) for confidence in clip)
+    assert sure / 2400 == pytest.approx(share, abs=0.01)
+    assert sure_share(groups(), found) == pytest.approx(sure / 2400, abs=0.002)  # confidences are in half precision
+    plain = IAST(network=SMALL, difficulty=1.0)
+    assert [t[0].item() for t in plain.all_thresholds(groups, 0).values()] != [t[0].item() for t in found.values()]
 
 
 def test_thresholds_of_the_released_code() -> None:
@@ -103,7 +123,3 @@ def test_settings_out_of_range_are_refused() -> None:
 def test_vst_is_iast_of_videos() -> None:
     method = VST(network=SMALL)
     assert (method.growth, method.entropy_form, method.rates) == (0.0, "released", [1.0])
-    names = ["drive/0003/05", "drive/0003/06", "drive/0004/01", "ulm_000000_000019", "ulm_000000_000150"]
-    assert list(groups(names, "clip").values()) == ["0", "0", "1", "2", "3"]
-    assert list(groups(names, "image").values()) == names
-    assert list(groups(names, "split").values()) == [""] * 5

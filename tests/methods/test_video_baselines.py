@@ -12,22 +12,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from histograms import histogram_of
 from random_clips import Says, clips
 from stpl.data.augment import CrossFrameAugmentation
 from stpl.data.clip import BACKWARD, IGNORE, Batch, Clip
+from stpl.errors import ConfigError
 from stpl.losses.tube import tube_matching
 from stpl.methods.iast import sure
 from stpl.methods.tps import TPS, made_grey
-from stpl.methods.vat_vst import VAT, VST, aggregated
+from stpl.methods.vat_vst import VAT, VST, aggregated, groups
 from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.discriminator import DiscriminatorOptions
 from stpl.nn.mixing import mirrored
 from stpl.nn.network import NetworkOptions
+from stpl.nn.segmenter import upsample
 from stpl.nn.style import match_histogram
 from stpl.nn.warp import warp
 from stpl.testing import check_method
 from stpl.training.offline_pseudo_labels import Predictions
 from stpl.training.optimization import OptimizerOptions
+from stpl.training.supervision import adversarial_losses
 
 SMALL = NetworkOptions(DeepLabV2(18, 8, (1, 2), auxiliary=True))
 NARROW = "--model.discriminator.width=4"
@@ -223,6 +227,31 @@ def test_terms_of_vat() -> None:
     assert "previous cross_entropy" in both.losses(batch)
 
 
+def test_single_frames_instead_of_tubes() -> None:
+    """The Dice of each frame by itself, and a discriminator of each: the rows of Table 3."""
+    small = {"network": SMALL, "optimizer": OptimizerOptions(), "discriminator": DiscriminatorOptions(width=4)}
+    torch.manual_seed(0)
+    method = VAT(dice="frame", adversary="image", **small)  # type: ignore[arg-type]
+    assert method.discriminator(torch.rand(1, 15, 64, 128)).shape == (1, 1, 2, 4)
+    batch = Batch(clips(0), clips(1, (64, 80)))
+    losses = method.losses(batch)
+    source = batch.source
+    assert source is not None
+    network = method.network
+    now, before = network.frame_scores(source)[0]
+    shown = [upsample(logits, source.size).softmax(1) for logits in (before, now)]  # an untrained fusion is [I|0]
+    each = [tube_matching(p[:, None], source.labels[at][:, None]) for p, at in zip(shown, (-1, 0), strict=True)]
+    assert losses["tube"].item() == pytest.approx(sum(each).item() / 2, rel=1e-5)  # type: ignore[union-attr]
+    others = [upsample(logits, batch.target.size).softmax(1) for logits in network.frame_scores(batch.target)[0][::-1]]
+    theirs, ours = (torch.stack(frames, 1).flatten(0, 1) for frames in (shown, others))
+    loss, own = adversarial_losses(method.discriminator, theirs, ours)
+    assert losses["adversarial"].item() == pytest.approx(0.001 * loss.item(), rel=1e-4)
+    assert losses["discriminator"].item() == pytest.approx(own.item(), rel=1e-4)
+    for wrong in ({"dice": "tubes"}, {"adversary": "video"}):
+        with pytest.raises(ConfigError):
+            VAT(**small, **wrong)  # type: ignore[arg-type]
+
+
 # --- VST --------------------------------------------------------------------------------------------------------------
 
 
@@ -230,14 +259,19 @@ def vst(**settings: Any) -> VST:
     return VST(network=SMALL, optimizer=OptimizerOptions(), **settings)
 
 
-def test_a_video_is_a_name_without_the_number() -> None:
-    keys = ("camera-train/0003/05", "camera-train/0003/06", "frankfurt_000000_000294", "drive 2.mp4/000012")
-    assert [vst().group(key) for key in keys] == [
-        "camera-train/0003/",
-        "camera-train/0003/",
-        "frankfurt_000000_",
-        "drive 2.mp4/",
-    ]
+def test_who_shares_thresholds() -> None:
+    keys = ["drive/0003/05", "drive/0003/06", "ulm_000000_000019", "ulm_000000_000150", "a.mp4/000012"]
+    assert list(groups(keys, "clip").values()) == ["0", "0", "1", "2", "3"]
+    assert list(groups(keys, "image").values()) == keys
+    assert set(groups(keys, "split").values()) == {""}
+
+
+def test_thresholds_of_the_whole_split_are_cbst_s() -> None:
+    """With neither memory nor difficulty, θ is the confidence at rank ⌊α·n⌋: pixels above it are that share."""
+    method = vst(scope="split", memory=0.0, difficulty=0.0, proportion=0.25)
+    confidences = [0.99 - 0.01 * place for place in range(40)]
+    found = method.thresholds(histogram_of(confidences), None, 0)[0].item()
+    assert sum(confidence > found for confidence in confidences) == 10
 
 
 def test_aggregation_against_a_loop() -> None:

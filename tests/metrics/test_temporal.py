@@ -279,7 +279,8 @@ def test_labelled_frames_of_cityscapes_vps_make_all_four_windows() -> None:
     truth = rng.integers(0, 3, (len(numbers), 6, 7))
     prediction = np.where(rng.random(truth.shape) < 0.8, truth, rng.integers(0, 3, truth.shape))
     metric = VideoQuality(TRIO)
-    metric.update(*map(torch.from_numpy, (prediction, truth)), [f"frankfurt_000000_{n:06d}" for n in numbers])
+    keys = [f"frankfurt_000000_{number:06d}" for number in numbers]
+    metric.update(torch.from_numpy(prediction), torch.from_numpy(truth), keys)
     videos = [0] * 6 + [1] * 6
     for window, found in metric.of_classes().items():
         expected = quality_by_segments(list(zip(prediction, truth, strict=True)), videos, window, 3)

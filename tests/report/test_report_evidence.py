@@ -168,6 +168,15 @@ def test_metrics_are_means_over_seeds(suite: Path) -> None:
     assert row["vpq@2"] == "38.70"
 
 
+def test_video_quality_by_class_and_what_pseudo_labels_are_worth(suite: Path) -> None:
+    row = next(row for row in table(suite, "per_class_vpq") if row["row"] == "STPL")
+    assert row["vpq"] == "38.20"
+    assert row["road"] == ""  # absent
+    assert row["sidewalk"] == "30.00"
+    labels = next(row for row in table(suite, "pseudo_labels") if row["experiment"] == "stpl")
+    assert (labels["pseudo_share"], labels["pseudo_miou"]) == ("30.0", "59.70")
+
+
 def statistics_of(run: Path) -> dict[str, Any]:
     with np.load(run / "statistics.npz") as arrays:
         return dict(arrays)

@@ -75,7 +75,7 @@ def test_every_evaluation_has_its_groups(finished: Path) -> None:
     found = record(finished)
     for evaluation in (found["last"], found["selected"], found["best"], *found["selections"].values()):
         assert evaluation is not None
-        assert set(evaluation) >= set(GROUPS) - {"weights"}  # of a source model, which has moved from nowhere
+        assert set(evaluation) >= set(GROUPS) - {"weights", "pseudo_labels"}  # a source model has none of them
         assert set(evaluation["scores"]) == {
             "information_maximization", "soft_neighborhood_density", "negative_entropy"
         }  # fmt: skip
@@ -84,6 +84,7 @@ def test_every_evaluation_has_its_groups(finished: Path) -> None:
         assert set(evaluation["feature_space"]) == {*names, "purity", "linear_probe", "nearest_mean"}
         assert set(evaluation["temporal"]) >= {"mtc", "pl_predconsis", "pl_warped", "pl_consistency", "vpq_mean"}
         assert set(evaluation["temporal"]["vpq"]) == {"1", "2"}  # tiny drives have three frames: two clips
+        assert set(evaluation["vpq"]) == set(evaluation["iou"])
         assert all(0 <= value <= 100 for value in evaluation["feature_space"]["purity"].values())
 
 

@@ -78,6 +78,35 @@ def test_benches_are_the_overlays_without_training(root: Path) -> None:
     assert benches([root]) == ["streets", "viper"]
 
 
+def test_a_benchmark_may_be_like_another_one(root: Path) -> None:
+    """It has all of the other's overlays, each followed by its own where there is one."""
+    like = "benchmarks: {viper: VIPER→CS, mine: {title: Mine, like: streets, source: viper}}"
+    (root / "tables.yaml").write_text(TABLES.replace("benchmarks: {viper: VIPER→CS}", like))
+    for name in ("mine", "mine.training", "streets.oracle"):
+        (root / "bench" / f"{name}.yaml").write_text("trainer: {max_steps: 2}\n")
+    assert names(overlays("oracle", "mine", [root]), root) == [
+        "base.yaml", "bench/streets.yaml", "bench/mine.yaml", "bench/streets.training.yaml",
+        "bench/mine.training.yaml", "method/oracle.yaml", "bench/streets.oracle.yaml",
+    ]  # fmt: skip
+    catalogue = load_catalogue([root])
+    assert (catalogue.benchmarks["mine"], catalogue.source) == ("Mine", {"mine": "viper"})
+    circle = like.replace("viper: VIPER→CS", "streets: {title: S, like: mine}")
+    (root / "tables.yaml").write_text(TABLES.replace("benchmarks: {viper: VIPER→CS}", circle))
+    with pytest.raises(ConfigError, match="benchmark streets is like mine, which is like streets"):
+        load_catalogue([root])
+    (root / "tables.yaml").write_text(TABLES.replace("benchmarks: {viper: VIPER→CS}", like.replace("like", "lik")))
+    with pytest.raises(ConfigError, match="benchmark mine: unknown key 'lik'"):
+        load_catalogue([root])
+
+
+def test_an_ablation_has_the_settings_of_its_method(root: Path) -> None:
+    shipped = [REPOSITORY / "experiments"]
+    assert [path.name for path in overlays("vst_clip", "streets-long", shipped)][2:] == [
+        "streets-long.yaml", "vst_clip.yaml", "streets.vat_vst.yaml"
+    ]  # fmt: skip
+    assert [path.name for path in overlays("vst_clip", "vps", shipped)][-1] == "vst_clip.yaml"
+
+
 def test_missing_overlay_is_named(root: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         overlays("source", "viper", [root])
@@ -165,10 +194,9 @@ def test_the_catalogue_states_the_papers_rows() -> None:
 
 def test_the_papers_means_are_those_of_its_classes() -> None:
     catalogue = load_catalogue([REPOSITORY / "experiments"])
-    stated = [
-        (row, bench) for name in ("table1", "table2") for row in catalogue.table(name).rows for bench in row.paper_iou
-    ]
-    assert len(stated) == 28
+    tables = [catalogue.table(name) for name in ("table1", "table2", "vatvst1")]
+    stated = [(row, bench) for table in tables for row in table.rows for bench in row.paper_iou]
+    assert len(stated) == 28 + 10
     for row, bench in stated:
         values = row.paper_iou[bench]
         # Both are rounded to one digit, so the two may differ by twice half a digit.
@@ -177,7 +205,7 @@ def test_the_papers_means_are_those_of_its_classes() -> None:
 
 def test_paper_classes_are_the_reported_ones() -> None:
     classes = load_catalogue([REPOSITORY / "experiments"]).paper_classes
-    for bench, name in (("viper", "viper15"), ("synthia", "synthia12")):
+    for bench, name in (("viper", "viper15"), ("synthia", "synthia12"), ("vps", "vps15")):
         space = label_space(name)
         assert classes[bench] == tuple(space.classes[i] for i in space.reported)
 

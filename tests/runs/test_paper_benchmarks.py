@@ -111,6 +111,31 @@ def test_data_sets_and_tables(bench: str, workplace: Path, check: Callable[..., 
 
 
 @pytest.mark.long
+def test_every_row_of_vat_vst_s_paper(workplace: Path, check: Callable[..., str]) -> None:
+    """On Cityscapes-VPS, frame by frame, one step each, in the order of its sweeps; then its tables."""
+    check("data", "fake", "viper", "--root=data", "--size=64,128", "--clips=2")
+    check("data", "fake", "vps", "--root=data", "--size=64,128")
+    sweeps = [yaml.safe_load(Path(f"sweeps/{name}.yaml").read_text()) for name in ("vatvst-start", "vatvst")]
+    rows = [name for sweep in sweeps for name in sweep["parameters"]["experiment"]["values"]]
+    short = ["--trainer.max_steps=1", "--trainer.val_check_interval=1", "--trainer.precision=32-true"]
+    for experiment in ("source", *rows):
+        check("fit", "--bench=vps", f"--experiment={experiment}", f"--run.experiment={experiment}", *short)
+    record = RunKey("vps", "vat_vst", 0).read(workplace / "runs")
+    assert record is not None
+    assert record["classes"][4] == "pole"
+    assert set(record["last"]["temporal"]["vpq"]) == {"1", "2", "3", "4"}
+    judged = ["--model.share=0.3", "--model.rounds=1", "--run.judge_labels=true"]
+    check("fit", "--bench=vps", "--experiment=vst_clip", *judged, *short)
+    said = check("report", "--bench=vps", "--page=false", "--only=[vatvst1,vatvst4,per_class_vpq,pseudo_labels]")
+    for part in ("VAT-VST, Tables 1 and 2: systems", "45.5", "VAT-VST (paper)", "vst_clip,rounds=1,share=0.3"):
+        assert part in said
+    with Path("runs/vps/tables/per_class_vpq.csv").open() as file:
+        paper = {row["row"]: row["vpq"] for row in csv.DictReader(file)}
+    assert float(paper["VAT-VST (paper)"]) == pytest.approx(36.43, abs=0.01)
+    assert set(paper) >= {"VAT-VST", "CBST, source-free", "Source-only"}
+
+
+@pytest.mark.long
 def test_a_sweep_runs_on_the_data_given(workplace: Path, check: Callable[..., str]) -> None:
     """`make ablation BENCH=viper DATA=elsewhere`, one row of it, with real subprocesses."""
     for name in ("viper", "cityscapes"):

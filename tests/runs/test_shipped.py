@@ -240,6 +240,7 @@ def test_a_run_starts_from_its_own_source_model_or_the_shipped_one(
     shelf: Path, tiny_run: Arguments, tmp_path: Path
 ) -> None:
     assert starting_point(RunKey("streets", "source", 0)) == Path("streets:0")
+    assert starting_point(RunKey("streets-long", "source", 0)) == Path("streets:0")
     own = RunKey("streets", "source", 0).directory(tmp_path / "runs")
     own.mkdir(parents=True)
     assert starting_point(RunKey("streets", "source", 0)) == Path("streets:0")  # begun, but not recorded
@@ -247,6 +248,7 @@ def test_a_run_starts_from_its_own_source_model_or_the_shipped_one(
     assert "checkpoint: streets:0" in (adapted / "config.yaml").read_text()
     fit(tiny_run("source", steps=2))
     assert starting_point(RunKey("streets", "source", 0)) == own / "checkpoints" / "last.ckpt"
+    assert starting_point(RunKey("streets-long", "source", 0)) == own / "checkpoints" / "last.ckpt"
     assert starting_point(RunKey("viper", "source", 0)).parts[-4:] == ("source", "seed0", "checkpoints", "last.ckpt")
 
 

@@ -120,7 +120,12 @@ def _groups(error: float) -> dict[str, Any]:
             "linear_probe": 70 - error, "nearest_mean": 60 - error,
             "purity": {"1": 90 - 50 * error, "10": 80 - 50 * error, "100": 60 - 50 * error},
         },
-        "temporal": {"mtc": 70 - error, "vpq": {"1": 40 - error, "2": 39 - error}},
+        "temporal": {
+            "mtc": 70 - error, "vpq": {str(window): 41 - window - error for window in range(1, 5)},
+            "vpq_mean": 38.5 - error,
+        },
+        "vpq": {name: 100 * error if place else None for place, name in enumerate(CLASSES)},
+        "pseudo_labels": {"pseudo_share": 100 * error, "pseudo_miou": 60 - error},
         "weights": {"moved": error / 10},
     }  # fmt: skip
 

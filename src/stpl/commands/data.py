@@ -151,7 +151,7 @@ def data_list(
     files = clips.open()
     chosen = chosen_frames(files, videos, every=frames == "all")
     write_list(files, chosen, out)
-    print(f"{out}: {len(chosen)} frames of {len({frame.sequence for frame in chosen})} videos")
+    print(f"{out}: frames {len(chosen)}, videos {len({frame.sequence for frame in chosen})}")
 
 
 def data_cache(clips: SplitOptions, *, flow: bool = True, estimator: str = "dis") -> None:

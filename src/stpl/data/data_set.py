@@ -134,6 +134,8 @@ class DataSet:
         flow_folder: template of the folder of such files, beside the data sets or in this one.
         current: chooses the current frames from all frames and labels of a split.
         labelled: whether a split without any label is refused.
+        repeats_ends: whether the first or last frame of a recording comes again beyond its ends; else a clip that wants
+            a frame there is refused.
         height_kept: share of the height that is used; the rows below it are cut off after the resize.
         published: clips of each split in published work.
     """
@@ -153,6 +155,7 @@ class DataSet:
     flow_folder: str = "optical_flow_{split}"
     current: Callable[[FrameFiles, FrameFiles], list[FrameId]] = labelled_frames
     labelled: bool = True
+    repeats_ends: bool = False
     height_kept: float = 1.0
     published: Mapping[str, int] = field(default_factory=dict)
 

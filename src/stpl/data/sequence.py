@@ -1,6 +1,7 @@
 """The one reader that serves the clips of recorded data sets, and the arrays that `stpl data cache` keeps of them."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -105,7 +106,7 @@ class SequenceCache:
         self._flows[pair] = self._kept("flow", suffix, names, flow_of)
 
     def _name(self, path: Path) -> str:
-        return path.relative_to(self.files.folder).as_posix()
+        return Path(os.path.relpath(path, self.files.folder)).as_posix()  # frames may be another data set's
 
     def _kept(self, array: str, suffix: str, sources: Sequence[str], make: Callable[[int], NDArray[Any]]) -> Rows:
         """An array, made by one process if it is absent; a whole one may lie on a read-only disk.

@@ -54,10 +54,17 @@ class SequenceSet:
 
     def frame_path(self, index: int, offset: int = 0) -> Path:
         """The file of the frame `offset` frames after the current one; raises `DataError` if there is none."""
-        frame = self.current[index].before(-offset)
+        frame = self._shown(self.current[index], offset)
         if frame not in self.frames:
             raise self._no_frame([frame], offset)
         return self.frames.path(frame)
+
+    def _shown(self, current: FrameId, offset: int) -> FrameId:
+        """The frame at an offset, or the last one before it where the recording ends and its ends come again."""
+        frame, step = current.before(-offset), 1 if offset > 0 else -1
+        if frame in self.frames or not self.data_set.repeats_ends or frame.before(-step) in self.frames:
+            return frame
+        return self._shown(current, offset - step) if offset else frame
 
     def frame_pair(self, index: int) -> tuple[Path, Path]:
         """The files of the frame before the current one, and of this one."""
@@ -84,7 +91,7 @@ class SequenceSet:
     def require(self, offsets: Iterable[int]) -> None:
         """Look for the frames at these offsets from every current one; raises `DataError` naming the first missing."""
         for offset in offsets:
-            wanted = [frame.before(-offset) for frame in self.current]
+            wanted = [self._shown(frame, offset) for frame in self.current]
             missing = [frame for frame in wanted if frame not in self.frames]
             if missing:
                 raise self._no_frame(missing, offset)

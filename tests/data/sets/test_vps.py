@@ -14,7 +14,7 @@ from stpl.data.clip import BACKWARD, IGNORE, Wants
 from stpl.data.data_set import FileLayout
 from stpl.data.fake import fake
 from stpl.data.label_space import CITYSCAPES_19, PALETTE, label_space
-from stpl.data.sequence import SequenceClips
+from stpl.data.sequence import SequenceClips, open_cache
 from stpl.data.sequence_set import open_set
 from stpl.data.sets.vps import SET, read_classes
 from stpl.errors import ConfigError, DataError
@@ -62,11 +62,25 @@ def test_a_clip_is_a_labelled_frame_with_the_one_before_it(root: Path) -> None:
     assert clip.flows[BACKWARD].shape == (2, *SIZE)
 
 
+def test_beyond_a_snippet_s_end_its_last_frame_comes_again(root: Path) -> None:
+    """The 30th frame has a label. A frame that is missing within a snippet is refused all the same."""
+    found = reader(root)
+    last = found.read(5, Wants(frames=(-1, 0, 1), flows=(BACKWARD, (0, 1))))
+    assert last.frames[2].equal(last.frames[1])
+    assert last.flows[0, 1].abs().max() < 0.01
+    found.require(Wants(frames=(-1, 0, 1), flows=((0, 1),)))
+    hole = root / "cityscapes_vps/train/img_all/frankfurt_000000_000285_leftImg8bit.png"
+    hole.unlink()
+    with pytest.raises(DataError, match=r"000285_leftImg8bit\.png: there is no such frame"):
+        reader(root).require(Wants(frames=(-1, 0, 1)))
+
+
 def test_labels_are_the_same_in_every_form(root: Path) -> None:
     folder = root / "cityscapes_vps" / "train"
     known = reader(root).read(0, Wants(labels=(0,))).labels[0]
-    assert set(known.unique().tolist()) <= {*range(15), IGNORE}
-    assert len(known.unique()) > 4
+    present = set(known.flatten().tolist())
+    assert present <= {*range(15), IGNORE}
+    assert len(present) > 4
     ids = read_classes(folder / "labelmap" / LABELS[0])
     thing = CITYSCAPES_19.classes.index("car")
     assert (ids == thing).any()
@@ -110,6 +124,9 @@ def test_frames_of_cityscapes_beside_it_serve_as_well(root: Path) -> None:
     assert found.files.frames.folder == there
     assert found.files.keys() == KEYS  # and none of the validation split
     assert found.read(0, Wants()).frames.equal(known.frames)
+    cache = open_cache(found.files)
+    kept = SequenceClips(found.files, label_space("vps15"), cache=cache)
+    assert kept.read(0, Wants()).frames.equal(known.frames)
     shutil.rmtree(root / "cityscapes_vps/train/labelmap")
     with pytest.raises(DataError, match=r"labelmap: there are no labels[\s\S]*which snippets of Cityscapes"):
         reader(root)
@@ -137,7 +154,7 @@ def test_a_list_holds_all_frames_of_the_videos_that_are_kept(root: Path, capsys:
     out = root / "all.txt"
     base = ["data", "list", "vps", f"--root={root}", "--size=32,64"]
     assert main([*base, f"--out={out}", "--frames=all"]) == 0
-    assert capsys.readouterr().out == f"{out}: 29 frames of 1 videos\n"
+    assert capsys.readouterr().out == f"{out}: frames 29, videos 1\n"
     lines = out.read_text().splitlines()
     assert lines == [f"frankfurt_000000_{number:06d}_leftImg8bit.png" for number in range(276, 305)]
     files = open_set(root, "vps", "train", frame_list=out, size=SIZE)

@@ -114,6 +114,7 @@ SET = DataSet(
     fake=Fake(videos, clips=6, void=255),
     current=labelled_ones,
     labelled=False,
+    repeats_ends=True,  # the last frame of a snippet has a label, and VST wants the one after it
     flow_folder="Estimated_optical_flow_Cityscapes-VPS_{split}",
     published={"train": 2400, "val": 300},
 )

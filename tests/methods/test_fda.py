@@ -102,7 +102,7 @@ def test_domains_of_another_size_and_number_train_together() -> None:
 @pytest.mark.slow
 def test_an_ensemble_conforms(tiny_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STPL_RUNS", str(tmp_path / "members"))
-    fresh = ("--start_from=null", "--trainer.limit_val_batches=1", "--optimizer.lr=6.0e-4")  # whatever a search finds
+    fresh = ("--start_from=null", "--trainer.limit_val_batches=1", "--optimizer.lr=6.0e-4", "--model.beta=0.01")
     members = [
         fit(tiny_arguments("fda", tiny_streets, *fresh, f"--seed_everything={seed}", steps=2)) / "checkpoints/last.ckpt"
         for seed in (1, 2)

@@ -51,7 +51,7 @@ def test_thresholds_follow_the_clips() -> None:
 
 
 @pytest.mark.parametrize("share", [0.25, 0.4])
-def test_alpha_is_sought_for_a_share_of_sure_pixels(share: float) -> None:
+def test_alpha_is_sought_for_a_share_of_sure_pixels(share: float, capsys: pytest.CaptureFixture[str]) -> None:
     """Against counting the pixels one by one."""
     generator = np.random.default_rng(0)
     clips = [np.sort(generator.beta(4, 1, 200)).tolist() for _ in range(12)]
@@ -64,6 +64,9 @@ def test_alpha_is_sought_for_a_share_of_sure_pixels(share: float) -> None:
     sure = sum(confidence > found[place][0].item() for place, clip in enumerate(clips) for confidence in clip)
     assert sure / 2400 == pytest.approx(share, abs=0.01)
     assert sure_share(groups(), found) == pytest.approx(sure / 2400, abs=0.002)  # confidences are in half precision
+    assert not capsys.readouterr().err
+    IAST(network=SMALL, share=0.01, difficulty=1.0).all_thresholds(groups, 0)
+    assert "no α makes the share of 0.01; the nearest is 0." in capsys.readouterr().err
     plain = IAST(network=SMALL, difficulty=1.0)
     assert [t[0].item() for t in plain.all_thresholds(groups, 0).values()] != [t[0].item() for t in found.values()]
 

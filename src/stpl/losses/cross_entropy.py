@@ -30,6 +30,21 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return total / (labels != IGNORE).sum().clamp(min=1)
 
 
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Mean over all pixels of w·CE, of logits `[B,K,H,W]`, labels int64 `[B,H,W]` and weights `[B,H,W]`, in float32.
+
+    Pixels without a label (255) count with 0; DACS and DAFormer divide by all pixels.
+
+    Examples:
+        >>> import torch
+        >>> labels = torch.tensor([[[0, 255]]])
+        >>> round(weighted_cross_entropy(torch.zeros(1, 2, 1, 2), labels, torch.ones(1, 1, 2)).item(), 4)
+        0.3466
+    """
+    each = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none")
+    return (weights * each).mean()
+
+
 def balanced_cross_entropy(logits: Tensor, labels: Tensor, exponent: float) -> Tensor:
     """Cross-entropy in which a pixel weighs n^-exponent, n the pixels of its class in its frame; mean over frames.
 

@@ -14,6 +14,7 @@ from stpl.methods.cbst import CBST
 from stpl.methods.cotta import CoTTA
 from stpl.methods.crst import LRENT, MRKLD
 from stpl.methods.da_vsn import DAVSN
+from stpl.methods.dacs import DACS, MIC
 from stpl.methods.fda import FDA, FDASelfTraining
 from stpl.methods.hcl import HCL
 from stpl.methods.iast import IAST
@@ -35,11 +36,13 @@ for _found in pkgutil.iter_modules(__path__):  # a new file needs no line here
 
 __all__ = [
     "CBST",
+    "DACS",
     "DAVSN",
     "FDA",
     "HCL",
     "IAST",
     "LRENT",
+    "MIC",
     "MRKLD",
     "RDA",
     "STPL",

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from stpl.data.clip import IGNORE, Batch
+from stpl.errors import note
 from stpl.training.base import check_choice, check_settings
 from stpl.training.offline_pseudo_labels import (
     Histograms,
@@ -16,12 +17,12 @@ from stpl.training.offline_pseudo_labels import (
     doubt_of,
     own_threshold,
 )
-from stpl.training.ranks import pixel_weight
+from stpl.training.ranks import is_first, pixel_weight
 from stpl.training.supervision import mean_where, smoothing_loss
 
 CONFIDENCE_CAP = 0.999  # of thresholds, as in the released code: at 1 no pixel would be sure enough
 
-_HALVINGS = 10  # of the interval in which α is sought
+_HALVINGS, _NEAR = 10, 0.01  # of the interval in which α is sought; how near the share must come
 
 Form = Literal["paper", "released"]
 """Where the two differ. Of thresholds: the released code interpolates between confidences, among which it puts the last
@@ -109,8 +110,12 @@ class IAST(OfflinePseudoLabels):
         for _ in range(_HALVINGS):
             self._sought = (low + high) / 2
             found = super().all_thresholds(groups, round_)
-            low, high = (self._sought, high) if sure_share(groups(), found) < self.share else (low, self._sought)
+            reached = sure_share(groups(), found)
+            low, high = (self._sought, high) if reached < self.share else (low, self._sought)
         self._sought = None
+        if abs(reached - self.share) > _NEAR and is_first():
+            what = f"no α makes the share of {self.share:g}; the nearest is {reached:.2f}"
+            note(f"{what}: the first clips' thresholds hardly depend on it", where="model.share")
         return found
 
     def thresholds(self, histogram: Tensor, before: Tensor | None, round_: int) -> Tensor:
@@ -126,7 +131,8 @@ class IAST(OfflinePseudoLabels):
             high, low = (_with(histogram, last, at.long()) for at in (place.floor(), place.ceil()))
             found = high + (place - place.floor()) * (low - high)
         moved = self.memory * last + (1 - self.memory) * found
-        return torch.where(count > 0, moved, last).clamp(max=CONFIDENCE_CAP)
+        cap = CONFIDENCE_CAP if self._sought is None else 1.0  # a small share may need more
+        return torch.where(count > 0, moved, last).clamp(max=cap)
 
     def label(self, predictions: Predictions, thresholds: Tensor) -> Tensor:
         """The sure pixels."""

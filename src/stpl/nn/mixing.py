@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stpl.data.clip import Clip
+from stpl.data.clip import IGNORE, Clip
 from stpl.nn.warp import resize_flow
 
 Box = tuple[int, int, int, int]
@@ -35,6 +35,31 @@ def box_mask(boxes: Sequence[Box], size: tuple[int, int], device: torch.device) 
     for place, (top, bottom, left, right) in enumerate(boxes):
         mask[place, top:bottom, left:right] = True
     return mask
+
+
+def class_mask(labels: Tensor, drawn: Tensor) -> Tensor:
+    """Bool `[B,H,W]`, true on ⌈n/2⌉ of the n classes that each label `[B,H,W]` shows, and never on 255.
+
+    They are those with the smallest of the numbers `drawn` in [0, 1) `[B,K]`. ClassMix (Olsson et al., WACV 2021) as
+    DACS uses it, on labels of the source.
+    """
+    shown = torch.stack([(labels == k).flatten(1).any(1) for k in range(drawn.shape[1])], 1)
+    order = torch.where(shown, drawn, 2.0).argsort(1).argsort(1)
+    chosen = shown & (order < (shown.sum(1, keepdim=True) + 1) // 2)
+    known = labels != IGNORE
+    return chosen.gather(1, labels.where(known, 0).flatten(1)).view_as(labels) & known
+
+
+def block_mask(size: tuple[int, int], block: int, share: float, generators: Sequence[np.random.Generator]) -> Tensor:
+    """Bool `[B,H,W]`, true in the blocks of a grid that are hidden, each with the probability `share` (MIC, Eq. 5).
+
+    Blocks have `block` pixels a side, those at the right and lower edge what is left.
+    """
+    height, width = size
+    grid = (-(-height // block), -(-width // block))
+    hidden = torch.from_numpy(np.stack([generator.random(grid) < share for generator in generators]))
+    rows, columns = (torch.arange(side) // block for side in size)
+    return hidden[:, rows[:, None], columns]
 
 
 def paste(base: Clip, patch: Clip, mask: Tensor) -> Clip:

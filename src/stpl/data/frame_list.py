@@ -37,13 +37,12 @@ def chosen_frames(files: SequenceSet, videos: Path | None = None, *, every: bool
 
 def recordings(frames: FrameFiles, current: Iterable[FrameId]) -> list[FrameId]:
     """The frames with a predecessor, in order, of all uninterrupted recordings that a current frame is of."""
-    wanted, found, recording = set(current), [], [FrameId("", -1)]
-    for frame in [*frames, FrameId("", -1)]:
-        if frame.before() != recording[-1]:
-            found += recording[1:] if wanted.intersection(recording) else []
-            recording = []
-        recording.append(frame)
-    return found
+    wanted, found = set(current), list[list[FrameId]]()
+    for frame in frames:
+        if not found or frame.before() != found[-1][-1]:
+            found.append([])
+        found[-1].append(frame)
+    return [frame for recording in found if wanted.intersection(recording) for frame in recording[1:]]
 
 
 def write_list(files: SequenceSet, frames: Iterable[FrameId], path: Path) -> None:

@@ -163,6 +163,13 @@ def test_a_list_holds_all_frames_of_the_videos_that_are_kept(root: Path, capsys:
     assert [line[:-16] for line in out.read_text().splitlines()] == KEYS
 
 
+def test_the_first_frame_of_a_drive_is_in_no_list(tmp_path: Path) -> None:
+    fake("synthia", tmp_path, SIZE)
+    out = tmp_path / "list.txt"
+    assert main(["data", "list", "synthia", f"--root={tmp_path}", f"--out={out}", "--frames=all"]) == 0
+    assert out.read_text().splitlines() == [f"{number:06d}.png" for number in range(1, 7)]
+
+
 def test_videos_are_chosen_by_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fake("viper", tmp_path, SIZE)
     day, out = tmp_path / "day.txt", tmp_path / "list.txt"

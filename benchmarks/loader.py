@@ -24,12 +24,14 @@ from stpl.machine import cores
 _SEED = 0
 
 
+_DRAWN = 4  # clips, where there is no folder of them
+
+
 def loader(
     root: Path | None = None,
     size: tuple[int, int] | None = None,
     workers: tuple[int, ...] = (1, 2, 4, 8),
     steps: int = 96,
-    clips: int = 4,
     device: str = "cpu",
 ) -> Figures:
     """Clips a second by the number of loader processes, with the second view made by them, and made on the device.
@@ -39,13 +41,12 @@ def loader(
         size: height and width of the frames; the training size if not given.
         workers: numbers of processes to try; those beyond the cores of this machine are left out.
         steps: batches of one clip that are timed, once all processes have delivered.
-        clips: how many are drawn where there is no root.
         device: cpu or cuda: where batches go, and where the second view is made in the second column.
     """
     place = cuda.check_device(device)
     with TemporaryDirectory() as folder:
         if root is None:
-            root = drawn("cityscapes", Path(folder), clips, (128, 256))  # small: the cache has the size below
+            root = drawn("cityscapes", Path(folder), _DRAWN, (128, 256))  # small: the cache has the size below
         files = open_set(root, "cityscapes", "train", size=size)
         reader = SequenceClips(files, VIPER_15, cache=open_cache(files))
         counts = [number for number in workers if number <= len(cores())]

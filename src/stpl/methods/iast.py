@@ -1,7 +1,7 @@
 """IAST: instance adaptive self-training (Mei et al., ECCV 2020), on the fused prediction of clips."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class IAST(OfflinePseudoLabels):
 
     Args:
         proportion: α, the share of a class's pixels whose least confidence counts, at a threshold of 1 (0.2).
-        growth: what α grows by each round (0.05).
+        growth: what α grows by each round (0.05; of VST 0).
         share: of all pixels that are to be sure; α is sought for it in each round, up to 1 (none: α as above).
         difficulty: γ of α·θ^γ: how much less of a class that is rarely sure (8).
         memory: β, the part of the clips so far in the moving average (0.9).
@@ -45,9 +45,13 @@ class IAST(OfflinePseudoLabels):
         entropy_weight: of the entropy of pixels without a label (3).
         smoothing_weight: of the distance to equal probabilities of pixels with one (0.1).
         threshold_form: of the thresholds.
-        entropy_form: of the entropy.
-        rates: of the rounds, relative to the run's; the last one serves later rounds, too (1, 5/6, 2/3).
+        entropy_form: of the entropy (the paper's; of VST the released one).
+        rates: of the rounds, relative to the run's; the last one serves later rounds, too (1, 5/6, 2/3; of VST 1).
     """
+
+    GROWTH = 0.05
+    ENTROPY_FORM: ClassVar[Form] = "paper"
+    RATES: ClassVar[tuple[float, ...]] = (1, 5 / 6, 2 / 3)
 
     recordable = True
 
@@ -55,7 +59,7 @@ class IAST(OfflinePseudoLabels):
         self,
         *,
         proportion: float = 0.2,
-        growth: float = 0.05,
+        growth: float | None = None,
         share: float | None = None,
         difficulty: float = 8.0,
         memory: float = 0.9,
@@ -63,11 +67,13 @@ class IAST(OfflinePseudoLabels):
         entropy_weight: float = 3.0,
         smoothing_weight: float = 0.1,
         threshold_form: Form = "paper",
-        entropy_form: Form = "paper",
+        entropy_form: Form | None = None,
         rates: list[float] | None = None,
         **shared: Any,
     ) -> None:
-        self.rates = [1, 5 / 6, 2 / 3] if rates is None else rates
+        self.rates = list(self.RATES) if rates is None else rates
+        growth = self.GROWTH if growth is None else growth
+        entropy_form = self.ENTROPY_FORM if entropy_form is None else entropy_form
         check_choice(Form, threshold_form=threshold_form, entropy_form=entropy_form)
         check_settings(0, 1, proportion=proportion, growth=growth, memory=memory, initial=initial, share=share or 0)
         check_settings(difficulty=difficulty, entropy_weight=entropy_weight, smoothing_weight=smoothing_weight)

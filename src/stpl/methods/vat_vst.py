@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -21,8 +21,8 @@ from stpl.training.evaluation import check_output, nearest
 from stpl.training.offline_pseudo_labels import Predictions
 from stpl.training.supervision import LABELLED, adversarial_losses, pseudo_label_loss, supervision
 
-Dice = Literal["tube", "frame"]
-"""Over what the Dice of a class is taken: both frames of a clip together (Eq. 6), or each by itself (Table 3)."""
+Dice = Literal["tube", "frame", "none"]
+"""Over what the Dice of a class is taken: both frames of a clip together (Eq. 6), each by itself, or none (Table 3)."""
 
 Adversary = Literal["sequence", "image"]
 """What a discriminator judges: both frames of a clip together (Eq. 8), or each by itself, as image methods do."""
@@ -45,8 +45,7 @@ class VAT(Method):
     """Phase 1: supervision and tube matching on the source, and a discriminator of the probabilities of both frames.
 
     Args:
-        tube_weight: of the tube matching loss (1).
-        dice: over what it is taken.
+        dice: over what that of tube matching is taken.
         adversarial_weight: λ_V (0.001, that of the image discriminators it replaces; the paper states none).
         adversary: what the discriminator judges.
         kind: of the adversarial loss.
@@ -61,7 +60,6 @@ class VAT(Method):
     def __init__(
         self,
         *,
-        tube_weight: float = 1.0,
         dice: Dice = "tube",
         adversarial_weight: float = 0.001,
         adversary: Adversary = "sequence",
@@ -70,14 +68,14 @@ class VAT(Method):
         discriminator: DiscriminatorOptions | None = None,
         **shared: Any,
     ) -> None:
-        check_settings(tube_weight=tube_weight, adversarial_weight=adversarial_weight)
+        check_settings(adversarial_weight=adversarial_weight)
         check_choice(Dice, dice=dice)
         check_choice(Adversary, adversary=adversary)
         super().__init__(**shared)
         self.source_wants: Wants | None = replace(LABELLED, labels=(-1, 0))
-        self.tube_weight, self.adversarial_weight, self.kind = tube_weight, adversarial_weight, kind
+        self.adversarial_weight, self.kind = adversarial_weight, kind
         self.previous_gradient = previous_gradient
-        self._frames = 2 if dice == "tube" else 1  # that a tube of the Dice loss spans
+        self._frames, self._dice = {"tube": (2, 1.0), "frame": (1, 1.0), "none": (1, 0.0)}[dice]  # of a tube; weight
         self._seen = _OF_BOTH[adversary]
         # A 3-D convolution of temporal stride 2 over two frames is a 2-D one over the channels of both.
         channels = (2 if adversary == "sequence" else 1) * self.network.num_classes
@@ -95,7 +93,7 @@ class VAT(Method):
         tubes = {"source": _tube(theirs, fused, source), "target": _tube(ours, here, target)}
         labels = torch.stack([source.labels[-1], source.labels[0]], 1)
         spans = [x.reshape(-1, self._frames, *x.shape[2:]) for x in (tubes["source"], labels)]
-        found["tube"] = self.tube_weight * tube_matching(*spans)
+        found["tube"] = self._dice * tube_matching(*spans)
         if self.previous_gradient:
             logits = upsample(theirs[0][1], grid_of(labels))
             found["previous cross_entropy"] = pseudo_label_loss(logits, source.labels[-1])
@@ -120,10 +118,11 @@ class VST(IAST):
         scope: which pixels share thresholds; with `split`, `memory: 0` and `difficulty: 0` they are CBST's.
         aggregate: take the mean with the neighbours' predictions (Eq. 10).
         refinement: what the labels of the frame before do.
-        growth: of α each round; the paper names one α (0).
-        entropy_form: as in IAST's released code.
-        rates: of the rounds, relative to the run's; all the same if not given.
     """
+
+    GROWTH = 0.0  # the paper names one α
+    ENTROPY_FORM: ClassVar[Form] = "released"
+    RATES: ClassVar[tuple[float, ...]] = (1.0,)
 
     labelling_wants = Wants(frames=(-1, 0, 1), flows=(BACKWARD, (0, 1)))
 
@@ -133,14 +132,11 @@ class VST(IAST):
         scope: Scope = "clip",
         aggregate: bool = True,
         refinement: Refinement = "cut-out",
-        growth: float = 0.0,
-        entropy_form: Form = "released",
-        rates: list[float] | None = None,
         **shared: Any,
     ) -> None:
         check_choice(Refinement, refinement=refinement)
         check_choice(Scope, scope=scope)
-        super().__init__(growth=growth, entropy_form=entropy_form, rates=[1.0] if rates is None else rates, **shared)
+        super().__init__(**shared)
         self.scope, self.aggregate, self.refinement = scope, aggregate, refinement
         self._groups: dict[str, str] = {}
 

@@ -12,12 +12,12 @@ from lightning.pytorch.plugins.precision import Precision
 
 from stpl.data.clip import Wants
 from stpl.data.label_space import label_space
+from stpl.data.pseudo_labels import last_round
 from stpl.errors import ConfigError, note, refusals
 from stpl.nn import weights
 from stpl.runs.build import SuiteCLI, build, build_request
 from stpl.runs.folder import run_folder
 from stpl.runs.identity import check_mark, keep_settings, mark_of
-from stpl.runs.label_quality import check_judged, judge
 from stpl.runs.precision import computes_right, has_grouped_convolutions
 from stpl.runs.record import read_record, write_record
 from stpl.runs.request import Request
@@ -31,6 +31,8 @@ from stpl.runs.trainer import (
     signals_raised,
 )
 from stpl.runs.weights_statistics import measure
+from stpl.training.label_quality import judge
+from stpl.training.offline_pseudo_labels import OfflinePseudoLabels
 
 
 def fit(args: Sequence[str]) -> Path:
@@ -51,7 +53,7 @@ def fit(args: Sequence[str]) -> Path:
         return directory
     check_command_line(cli.trainer, args)
     check_steps(cli.trainer)
-    check_judged(cli)
+    _check_judged(cli)
     if not cli.trainer.is_global_zero:
         settle_precision(cli)
         run(cli)
@@ -64,12 +66,27 @@ def fit(args: Sequence[str]) -> Path:
             overrides = {k: v for k, v in request.overrides.items() if not k.startswith("run.")}
             record = recorder.record(cli.key, overrides, list(cli.model.options.space.classes))
             if recorder.options.judge_labels:
-                record["last"]["pseudo_labels"] = judge(cli, directory)
+                record["last"]["pseudo_labels"] = _judged(cli, directory)
             measure(cli, directory, cli.trainer.global_step)
             write_record(directory, record)
         if cli.tracking is not None:
             cli.tracking.finish(read_record(directory))
     return directory
+
+
+def _check_judged(cli: SuiteCLI) -> None:
+    """Raise `ConfigError` if pseudo-labels are to be judged, and the method makes none or the data has no labels."""
+    makes = isinstance(cli.model, OfflinePseudoLabels) and cli.model.labels is None
+    if cli.recorder.options.judge_labels and not (makes and cli.datamodule.labelled):
+        what = f"{type(cli.model).__name__} makes no pseudo-labels of a whole split that has labels to compare with"
+        raise ConfigError(what, where="run.judge_labels", mend="leave it out, or choose such a method, as IAST or VST")
+
+
+def _judged(cli: SuiteCLI, folder: Path) -> dict[str, float]:
+    """What the labels of a run's last round are worth; the labels of the training split are opened for this alone."""
+    made = last_round(folder)
+    assert made is not None  # the run has ended
+    return judge(made, cli.datamodule.reader("train", "target"), cli.model.options.space)
 
 
 def begin(cli: SuiteCLI) -> None:

@@ -27,7 +27,7 @@ def test_bash_completes_verbs_options_and_names(capsys: pytest.CaptureFixture[st
     script = capsys.readouterr().out
     assert {verb.split()[0] for verb in VERBS} <= completed(script, "stpl", "")
     assert completed(script, "stpl", "data", "c") == {"check", "cache"}
-    assert completed(script, "stpl", "fit", "--bench", "s") == {"streets", "synthia"}
+    assert completed(script, "stpl", "fit", "--bench", "s") == {"streets", "streets-long", "synthia"}
     assert "mean_teacher" in completed(script, "stpl", "fit", "--experiment", "")
     assert {"table1", "table2", "table3", "table4", "tau"} == completed(script, "stpl", "sweep", "ta")
     assert "status" in completed(script, "stpl", "sweep", "st")

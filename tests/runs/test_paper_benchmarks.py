@@ -127,8 +127,12 @@ def test_every_row_of_vat_vst_s_paper(workplace: Path, check: Callable[..., str]
     judged = ["--model.share=0.3", "--model.rounds=1", "--run.judge_labels=true"]
     check("fit", "--bench=vps", "--experiment=vst_clip", *judged, *short)
     said = check("report", "--bench=vps", "--page=false", "--only=[vatvst1,vatvst4,per_class_vpq,pseudo_labels]")
-    for part in ("VAT-VST, Tables 1 and 2: systems", "45.5", "VAT-VST (paper)", "vst_clip,rounds=1,share=0.3"):
+    for part in ("VAT-VST, Tables 1 and 2: systems", "45.5", "Per-class VPQ", "Pseudo-labels"):
         assert part in said
+    with Path("runs/vps/tables/pseudo_labels.csv").open() as file:
+        (judged_run,) = csv.DictReader(file)
+    assert "share=0.3" in judged_run["experiment"]
+    assert 0 <= float(judged_run["pseudo_share"]) <= 100
     with Path("runs/vps/tables/per_class_vpq.csv").open() as file:
         paper = {row["row"]: row["vpq"] for row in csv.DictReader(file)}
     assert float(paper["VAT-VST (paper)"]) == pytest.approx(36.43, abs=0.01)

@@ -26,19 +26,13 @@ class Accel(nn.Module):
 
     The score fusion is a 1×1 convolution without bias over [current, warped previous], initialised [I|0]: an untrained
     ACCEL predicts exactly what its segmenter predicts. The previous frame takes no gradient (released code of DA-VSN).
-
-    Args:
-        segmenter: of the frames.
-        fuses: whether it fuses at all. Without, it predicts frame by frame, and only asks for a previous frame where a
-            method compares the two.
     """
 
     options: object = None
     """The `NetworkOptions` of which `stpl.nn.network` made it, for checkpoints."""
 
-    def __init__(self, segmenter: Segmenter, fuses: bool = True) -> None:
+    def __init__(self, segmenter: Segmenter) -> None:
         super().__init__()
-        self.fuses = fuses
         self.segmenter = segmenter
         self.stride = segmenter.stride
         self.feature_dim = segmenter.feature_dim
@@ -47,13 +41,12 @@ class Accel(nn.Module):
         self.score_fusion = nn.Conv2d(2 * self.num_classes, self.num_classes, 1, bias=False)
         with torch.no_grad():
             self.score_fusion.weight.copy_(no_fusion(self.num_classes))
-        self.score_fusion.requires_grad_(fuses)
 
     @property
     def uses_previous(self) -> bool:
         """Whether the previous frame has a part in the prediction: it has none while the score fusion is [I|0]."""
         weight = self.score_fusion.weight
-        return self.fuses and not torch.equal(weight, no_fusion(self.num_classes).to(weight))
+        return not torch.equal(weight, no_fusion(self.num_classes).to(weight))
 
     def segment(self, frames: Tensor) -> Segmentation:
         """Features and logits of frames uint8 `[B,3,H,W]` by themselves (before fusion)."""
@@ -65,15 +58,11 @@ class Accel(nn.Module):
 
     def fuse(self, current: Tensor, previous: Tensor, flow: Tensor) -> Tensor:
         """Fuse logits `[B,K,h,w]` of t and t-1 by flow `[B,2,h,w]` on their grid."""
-        if not self.fuses:
-            return current
         fused: Tensor = self.score_fusion(torch.cat([current, warp(previous, flow)], dim=1))
         return fused
 
     def forward(self, clip: Clip) -> Tensor:
         """Fused logits `[B,K,h,w]` of the current frame of a batch of clips (T ≥ 2, with flow)."""
-        if not self.fuses:
-            return self.segment(clip.frame()).logits
         with torch.no_grad():
             previous = self.segment(clip.frame(-1)).logits
         current = self.segment(clip.frame()).logits
@@ -112,8 +101,6 @@ class Accel(nn.Module):
 
         All share one score fusion (released code of DA-VSN and TPS).
         """
-        if not self.fuses:
-            return tuple(self.segmenter.score(clip.frame()))
         return self.fuse_scores(self.frame_scores(clip), clip)
 
     def frame_scores(self, clip: Clip, previous_gradient: bool = False) -> FrameScores:
@@ -126,6 +113,35 @@ class Accel(nn.Module):
         """Fused logits of what `frame_scores` gave, with one score fusion for all classifiers."""
         flow = clip_flow(clip, grid_of(pairs[0][0]))
         return tuple(self.fuse(now, before, flow) for now, before in pairs)
+
+
+class FrameByFrame(Accel):
+    """ACCEL without its fusion: the prediction of the current frame by itself, at the cost of one pass.
+
+    The previous frame is segmented only where its own prediction is asked for (`observe`, `frame_scores`). The score
+    fusion is there for checkpoints, learns nothing and is not used.
+    """
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        super().__init__(segmenter)
+        self.score_fusion.requires_grad_(False)
+
+    @property
+    def uses_previous(self) -> bool:
+        """It never has a part."""
+        return False
+
+    def fuse(self, current: Tensor, previous: Tensor, flow: Tensor) -> Tensor:
+        """The logits of the current frame as they are."""
+        return current
+
+    def forward(self, clip: Clip) -> Tensor:
+        """Logits `[B,K,h,w]` of the current frame; needs neither previous frame nor flow."""
+        return self.segment(clip.frame()).logits
+
+    def fused_scores(self, clip: Clip) -> tuple[Tensor, ...]:
+        """What `forward` gives, then the same of any classifier that only training uses."""
+        return tuple(self.segmenter.score(clip.frame()))
 
 
 def no_fusion(num_classes: int) -> Tensor:

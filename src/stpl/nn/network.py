@@ -8,7 +8,7 @@ from torch import nn
 
 from stpl.data.label_space import CITYSCAPES_19, LabelSpace, label_space, own_classes
 from stpl.errors import ConfigError
-from stpl.nn.accel import Accel
+from stpl.nn.accel import Accel, FrameByFrame
 from stpl.nn.deeplab import DeepLabV2
 from stpl.nn.foreign import plain
 from stpl.nn.outputs import candidates, proposal, proposed
@@ -88,7 +88,8 @@ def build_network(options: NetworkOptions) -> Accel:
 
 def around(segmenter: Segmenter, options: NetworkOptions) -> Accel:
     """ACCEL around a segmenter that the architecture has built."""
-    accel = Accel(segmenter, fuses=options.architecture.learns_fusion and options.fusion == "learned")
+    fuses = options.architecture.learns_fusion and options.fusion == "learned"
+    accel = Accel(segmenter) if fuses else FrameByFrame(segmenter)
     accel.options = options
     return accel
 

@@ -80,7 +80,7 @@ def test_benches_are_the_overlays_without_training(root: Path) -> None:
 
 def test_a_benchmark_may_be_like_another_one(root: Path) -> None:
     """It has all of the other's overlays, each followed by its own where there is one."""
-    like = "benchmarks: {viper: VIPER→CS, mine: {title: Mine, like: streets, source: viper}}"
+    like = "benchmarks: {viper: VIPER→CS, mine: {title: Mine, like: streets}}"
     (root / "tables.yaml").write_text(TABLES.replace("benchmarks: {viper: VIPER→CS}", like))
     for name in ("mine", "mine.training", "streets.oracle"):
         (root / "bench" / f"{name}.yaml").write_text("trainer: {max_steps: 2}\n")
@@ -89,7 +89,12 @@ def test_a_benchmark_may_be_like_another_one(root: Path) -> None:
         "bench/mine.training.yaml", "method/oracle.yaml", "bench/streets.oracle.yaml",
     ]  # fmt: skip
     catalogue = load_catalogue([root])
-    assert (catalogue.benchmarks["mine"], catalogue.source) == ("Mine", {"mine": "viper"})
+    assert (catalogue.benchmarks["mine"], catalogue.like) == ("Mine", {"mine": "streets"})
+    (root / "tables.yaml").write_text(
+        TABLES.replace("benchmarks: {viper: VIPER→CS}", like.replace("like: s", "like: "))
+    )
+    with pytest.raises(ConfigError, match=r"unknown benchmark 'treets'.*\n.*did you mean 'streets'"):
+        overlays("oracle", "mine", [root])
     circle = like.replace("viper: VIPER→CS", "streets: {title: S, like: mine}")
     (root / "tables.yaml").write_text(TABLES.replace("benchmarks: {viper: VIPER→CS}", circle))
     with pytest.raises(ConfigError, match="benchmark streets is like mine, which is like streets"):

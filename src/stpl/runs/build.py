@@ -27,7 +27,6 @@ from stpl.machine import find_own_modules
 from stpl.nn import weights
 from stpl.nn.batchnorm import BatchNormOptions
 from stpl.nn.network import NetworkOptions
-from stpl.runs.experiments import load_catalogue
 from stpl.runs.identity import check_mark, inputs, kept_settings
 from stpl.runs.mistakes import explained
 from stpl.runs.precision import hardware_precision
@@ -43,6 +42,7 @@ _FROM_OTHER_RUNS = (
     ("start_from", str | None, "Experiment of the same benchmark whose last checkpoint is the starting point, e.g."
         " source; model.checkpoint wins."),
     ("start_seed", int | None, "Seed of that run; this run's own if not given."),
+    ("source_bench", str | None, "Benchmark whose source models serve as long as this one has none of its own."),
     ("labels_from", str | None, "Experiment of the same benchmark and seed whose last round of pseudo-labels is"
         " trained on; model.labels wins."),
     ("ensemble_from", list[str] | None, "Experiments of the same benchmark and seed whose last checkpoints label the"
@@ -87,12 +87,19 @@ class SuiteCLI(LightningCLI):
         source, names, labels = self.config.start_from, self.config.ensemble_from, self.config.labels_from
         if source is not None and model.get("checkpoint") is None:
             start = seed if self.config.start_seed is None else self.config.start_seed
-            self._begin("start_from", "checkpoint", starting_point(self._key(source, start)))
+            self._begin("start_from", "checkpoint", self._start(self._key(source, start)))
         if names is not None and not model.get("ensemble"):
-            self._begin("ensemble_from", "ensemble", [starting_point(self._key(name, seed)) for name in names])
+            self._begin("ensemble_from", "ensemble", [self._start(self._key(name, seed)) for name in names])
         if labels is not None and model.get("labels") is None:
             self._begin("labels_from", "labels", last_labels(self._key(labels, seed)))
         self.config.run.inputs = inputs(self.settings)
+
+    def _start(self, run: RunKey) -> Path:
+        """The last checkpoint of a run, or where it is a source model that this benchmark lacks, `source_bench`'s."""
+        bench = self.config.source_bench
+        if bench is not None and run.experiment == EXPERIMENT and run.read(runs_root()) is None:
+            run = replace(run, bench=bench)
+        return starting_point(run)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -219,14 +226,9 @@ def build_request(request: Request, kind: type[SuiteCLI] = SuiteCLI) -> SuiteCLI
 
 
 def starting_point(run: RunKey) -> Path:
-    """The last checkpoint of a run, or where that is not recorded, the shipped model that stands for it.
-
-    A benchmark without a source model of its own may start from another one's (`Catalogue.source`).
-    """
-    if run.experiment == EXPERIMENT and run.read(runs_root()) is None:
-        run = replace(run, bench=load_catalogue().source.get(run.bench, run.bench))
-        if run.bench == BENCH and run.read(runs_root()) is None:
-            return source_model(run.seed)
+    """The last checkpoint of a run, or where that is not recorded, the shipped model that stands for it."""
+    if run.bench == BENCH and run.experiment == EXPERIMENT and run.read(runs_root()) is None:
+        return source_model(run.seed)
     path = run.directory(runs_root()) / "checkpoints" / "last.ckpt"
     if path.is_file():
         check_mark(weights.read(path), {"bench": run.bench, "experiment": run.experiment, "seed": run.seed}, path)

@@ -116,7 +116,6 @@ class Catalogue:
         experiments: experiment → overlay names (no suffix, `{bench}` unresolved).
         benchmarks: benchmark → how tables call it, e.g. `viper` → `VIPER→CS`.
         like: benchmark → the one whose overlays it has, too, each followed by its own where there is one.
-        source: benchmark → the one whose source models it starts from as long as it has none of its own.
         paper_classes: benchmark → classes whose IoU the paper states, in its order.
     """
 
@@ -125,7 +124,6 @@ class Catalogue:
     benchmarks: Mapping[str, str]
     paper_classes: Mapping[str, tuple[str, ...]]
     like: Mapping[str, str] = field(default_factory=dict)
-    source: Mapping[str, str] = field(default_factory=dict)
 
     def family(self, bench: str) -> list[str]:
         """The benchmarks that one is like, the farthest first, then itself."""
@@ -190,7 +188,6 @@ def _joined(base: Catalogue, path: Path) -> Catalogue:
         {**base.benchmarks, **{bench: entry.text("title") for bench, entry in benchmarks.items()}},
         {**base.paper_classes, **{bench: classes.texts(bench) for bench in classes.content}},
         {**base.like, **{bench: entry.text("like") for bench, entry in benchmarks.items() if "like" in entry}},
-        {**base.source, **{bench: entry.text("source") for bench, entry in benchmarks.items() if "source" in entry}},
     )
     for bench in benchmarks:
         _check_like(bench, found.like, file.where)
@@ -205,7 +202,7 @@ def _benchmarks(file: Section) -> dict[str, Section]:
     for bench, value in group.content.items():
         entry = {"title": group.text(bench)} if not isinstance(value, dict) else value
         found[bench] = Section.of(entry, f"{file.where}: benchmark {bench}")
-        found[bench].check_keys("title", "like", "source")
+        found[bench].check_keys("title", "like")
     return found
 
 
@@ -256,7 +253,8 @@ def overlays(experiment: str, bench: str, folders: Sequence[Path] | None = None)
     known, family = catalogue.experiments, catalogue.family(bench)
     if experiment not in known:
         raise unknown("experiment", experiment, known, places[-1] / "tables.yaml")
-    check_bench(bench, places)
+    for one in family:
+        check_bench(one, places)
     found: dict[str, Path] = {}
     of_one = [f"bench/{{bench}}.{name}" for name in known]  # settings of one row on one benchmark, if it has any
     for template in ("base", "bench/{bench}", *known[experiment], f"bench/{{bench}}.{experiment}"):

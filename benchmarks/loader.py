@@ -22,8 +22,6 @@ from stpl.data.steps import StepSampler, TrainingClips
 from stpl.machine import cores
 
 _SEED = 0
-
-
 _DRAWN = 4  # clips, where there is no folder of them
 
 

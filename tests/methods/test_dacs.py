@@ -42,17 +42,17 @@ def test_they_conform(tiny_streets: Path, tmp_path: Path) -> None:
 # --- ClassMix ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("shown", "taken"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)])
-def test_half_of_the_classes_rounded_up(shown: int, taken: int) -> None:
+@pytest.mark.parametrize(("shown", "pasted"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)])
+def test_half_of_the_classes_rounded_up(shown: int, pasted: int) -> None:
     labels = (torch.arange(40) % shown).view(1, 5, 8) + 2
     labels[0, 0, 0] = IGNORE
     mask = class_mask(labels, torch.rand(1, 9, generator=torch.Generator().manual_seed(shown)))
-    assert len(set(labels[mask].tolist())) == taken
+    assert len(set(labels[mask].tolist())) == pasted
     assert not mask[labels == IGNORE].any()
     assert not set(labels[mask].tolist()) & set(labels[~mask].tolist())  # whole classes
 
 
-def test_the_classes_with_the_smallest_numbers_are_taken() -> None:
+def test_the_classes_with_the_smallest_numbers_are_pasted() -> None:
     labels = torch.tensor([[[0, 1, 3]], [[3, 3, 2]]])
     drawn = torch.tensor([[0.9, 0.1, 0.0, 0.5], [0.0, 0.1, 0.3, 0.2]])
     assert class_mask(labels, drawn).tolist() == [[[False, True, True]], [[True, True, False]]]

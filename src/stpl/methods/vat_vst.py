@@ -22,7 +22,7 @@ from stpl.training.offline_pseudo_labels import Predictions
 from stpl.training.supervision import LABELLED, adversarial_losses, pseudo_label_loss, supervision
 
 Dice = Literal["tube", "frame", "none"]
-"""Over what the Dice of a class is taken: both frames of a clip together (Eq. 6), each by itself, or none (Table 3)."""
+"""Which pixels a Dice compares: those of both frames of a clip (Eq. 6), of each by itself, or none (Table 3)."""
 
 Adversary = Literal["sequence", "image"]
 """What a discriminator judges: both frames of a clip together (Eq. 8), or each by itself, as image methods do."""
@@ -45,7 +45,7 @@ class VAT(Method):
     """Phase 1: supervision and tube matching on the source, and a discriminator of the probabilities of both frames.
 
     Args:
-        dice: over what that of tube matching is taken.
+        dice: which pixels the tube matching loss compares at once.
         adversarial_weight: λ_V (0.001, that of the image discriminators it replaces; the paper states none).
         adversary: what the discriminator judges.
         kind: of the adversarial loss.

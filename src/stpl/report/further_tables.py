@@ -20,7 +20,7 @@ _ClassLine = tuple[str, str | None, int, dict[str, float | None]]
 _JUDGED = ("pseudo_share", "pseudo_miou")
 
 _WINDOWS = 4
-"""Windows of VPQ^s over which its mean is taken."""
+"""How many windows of VPQ^s there are; without all four a mean is not the paper's."""
 
 
 def class_names(suite: Suite) -> list[str]:

@@ -75,11 +75,19 @@ def fit(args: Sequence[str]) -> Path:
 
 
 def _check_judged(cli: SuiteCLI) -> None:
-    """Raise `ConfigError` if pseudo-labels are to be judged, and the method makes none or the data has no labels."""
+    """Refuse to judge pseudo-labels where there will be none, or nothing to compare them with.
+
+    Raises:
+        ConfigError: the method makes none, or the data has no labels.
+        DataError: the first clip that is trained on has no label.
+    """
+    if not cli.recorder.options.judge_labels:
+        return
     makes = isinstance(cli.model, OfflinePseudoLabels) and cli.model.labels is None
-    if cli.recorder.options.judge_labels and not (makes and cli.datamodule.labelled):
+    if not (makes and cli.datamodule.labelled):
         what = f"{type(cli.model).__name__} makes no pseudo-labels of a whole split that has labels to compare with"
         raise ConfigError(what, where="run.judge_labels", mend="leave it out, or choose such a method, as IAST or VST")
+    cli.datamodule.reader("train", "target").require(Wants(labels=(0,)))
 
 
 def _judged(cli: SuiteCLI, folder: Path) -> dict[str, float]:
